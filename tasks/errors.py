@@ -1,0 +1,121 @@
+"""One tree of errors: transient ones are retried, permanent ones are recorded and shown.
+
+The docstring of a class is its message to a person; what it happened to is given when it is raised. `code` is
+stable and is what programs and the `last_error_code` column of an account hold.
+"""
+
+from typing import ClassVar
+
+
+class EmailError(Exception):
+    """Something went wrong with the mail of an account."""
+
+    code: ClassVar[str] = "error"
+
+    def __init__(self, detail: str = "") -> None:
+        super().__init__(detail)
+        self.detail = detail
+
+    def __str__(self) -> str:
+        summary = (self.__doc__ or "").strip()
+        return f"{summary} ({self.detail})" if self.detail else summary
+
+
+class TransientError(EmailError):
+    """A passing condition; the task is retried."""
+
+    code = "transient"
+
+
+class PermanentError(EmailError):
+    """Trying again changes nothing until a person does something."""
+
+    code = "permanent"
+
+
+class MailServerUnavailableError(TransientError):
+    """The mail server could not be reached, hung, or closed the connection; the sync will be tried again."""
+
+    code = "server_unavailable"
+
+
+class MailServerBusyError(TransientError):
+    """The mail server asks to come back later."""
+
+    code = "server_busy"
+
+
+class ProtocolError(TransientError):
+    """The mail server sent what the protocol does not allow."""
+
+    code = "protocol_error"
+
+
+class StorageUnavailableError(TransientError):
+    """PostgreSQL could not be reached or could not store the batch; nothing is lost, the sync will be tried again."""
+
+    code = "storage_unavailable"
+
+
+class LeaseHeldError(TransientError):
+    """Another worker is syncing this account."""
+
+    code = "lease_held"
+
+    def __init__(self, seconds_left: float) -> None:
+        super().__init__(f"its lease has {seconds_left:.0f} s left")
+        self.seconds_left = seconds_left
+
+
+class LeaseLostError(TransientError):
+    """The lease on the account ran out while it was being synced, and another worker took it."""
+
+    code = "lease_lost"
+
+
+class NotFoundError(PermanentError):
+    """Not found."""
+
+    code = "not_found"
+
+
+class AuthenticationFailedError(PermanentError):
+    """The mail server refuses the user name or password; the account is paused until `account test` succeeds."""
+
+    code = "authentication_failed"
+
+
+class UnknownHostError(PermanentError):
+    """The name of the mail server does not resolve; check the account's host name."""
+
+    code = "unknown_host"
+
+
+class CertificateInvalidError(PermanentError):
+    """The mail server's certificate cannot be trusted; no password was sent."""
+
+    code = "certificate_invalid"
+
+
+class EncryptionUnavailableError(PermanentError):
+    """The mail server does not offer the encryption that the account asks for; no password was sent."""
+
+    code = "encryption_unavailable"
+
+
+class CredentialUnreadableError(PermanentError):
+    """The stored secret cannot be decrypted with any key in CREDENTIAL_ENCRYPTION_KEY; enter it again."""
+
+    code = "credential_unreadable"
+
+
+class UnsupportedProtocolError(PermanentError):
+    """Accounts of this protocol cannot be synced."""
+
+    code = "unsupported_protocol"
+
+
+class MessageUnparsableError(PermanentError):
+    """A message cannot be parsed."""
+
+    code = "message_unparsable"

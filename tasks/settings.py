@@ -1,0 +1,204 @@
+"""Everything that can be configured, typed and validated; the only reader of the environment.
+
+Each group is a section of the env file. `load()` reads them all and reports every mistake at once, each by the
+name of its variable. Values are read once per process, on first use, never at import.
+"""
+
+from functools import lru_cache
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import quote
+
+from pydantic import BaseModel, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from tasks.errors import PermanentError
+
+# The longest a retry waits; the broker must not think the message lost in the meantime.
+LONGEST_COUNTDOWN_SECONDS = 600
+
+TaskSeconds = Annotated[int, Field(gt=0)]
+Port = Annotated[int, Field(gt=0, le=65535)]
+
+
+class ConfigurationError(PermanentError):
+    """The configuration is not valid."""
+
+    code = "configuration"
+
+
+class _Group(BaseSettings):
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True, populate_by_name=True)
+
+
+class RedisSettings(_Group):
+    """The broker and the result store. A whole URL wins over its parts."""
+
+    host: str = Field("127.0.0.1", validation_alias="REDIS_HOST")
+    port: Port = Field(6379, validation_alias="REDIS_PORT")
+    password: SecretStr | None = Field(None, validation_alias="REDIS_PASSWORD")
+    broker_db: int = Field(0, validation_alias="REDIS_BROKER_DB", ge=0)
+    result_db: int = Field(1, validation_alias="REDIS_RESULT_DB", ge=0)
+    use_ssl: bool = Field(False, validation_alias="REDIS_USE_SSL")
+    ssl_cert_reqs: Literal["required", "optional", "none"] = Field("required", validation_alias="REDIS_SSL_CERT_REQS")
+    url: SecretStr | None = Field(None, validation_alias="REDIS_URL")
+    result_host: str | None = Field(None, validation_alias="REDIS_RESULT_HOST")
+    result_port: Port | None = Field(None, validation_alias="REDIS_RESULT_PORT")
+    result_password: SecretStr | None = Field(None, validation_alias="REDIS_RESULT_PASSWORD")
+    result_use_ssl: bool | None = Field(None, validation_alias="REDIS_RESULT_USE_SSL")
+    explicit_broker_url: SecretStr | None = Field(None, validation_alias="CELERY_BROKER_URL")
+    explicit_result_backend: SecretStr | None = Field(None, validation_alias="CELERY_RESULT_BACKEND")
+
+    @property
+    def broker_url(self) -> str:
+        """The URL Celery publishes to; it holds the password, so it must not be logged."""
+        if self.explicit_broker_url:
+            return self.explicit_broker_url.get_secret_value()
+        if self.url:
+            return _with_database(self.url.get_secret_value(), self.broker_db)
+        return _redis_url(self.host, self.port, self.password, self.use_ssl, self.broker_db)
+
+    @property
+    def result_backend(self) -> str:
+        """The URL Celery stores results at; it holds the password, so it must not be logged."""
+        if self.explicit_result_backend:
+            return self.explicit_result_backend.get_secret_value()
+        if self.url and self.result_host is None:
+            return _with_database(self.url.get_secret_value(), self.result_db)
+        return _redis_url(
+            self.result_host or self.host,
+            self.result_port or self.port,
+            self.result_password or self.password,
+            self.use_ssl if self.result_use_ssl is None else self.result_use_ssl,
+            self.result_db,
+        )
+
+
+class DatabaseSettings(_Group):
+    """PostgreSQL. The application's role sees one tenant at a time; the owner's role runs the migrations."""
+
+    url: SecretStr = Field(
+        SecretStr("postgresql+psycopg2://metabuilder@127.0.0.1:5432/metabuilder"),
+        validation_alias="DATABASE_URL",
+    )
+    owner_url: SecretStr | None = Field(None, validation_alias="DATABASE_OWNER_URL")
+
+
+class WorkerSettings(_Group):
+    """The Celery worker."""
+
+    concurrency: int = Field(4, validation_alias="CELERYD_CONCURRENCY", ge=1)
+    task_time_limit: TaskSeconds = Field(300, validation_alias="TASK_TIMEOUT")
+    task_soft_time_limit: TaskSeconds = Field(280, validation_alias="CELERY_TASK_SOFT_TIME_LIMIT")
+    prefetch_multiplier: int = Field(1, validation_alias="CELERY_WORKER_PREFETCH_MULTIPLIER", ge=1)
+    max_tasks_per_child: int = Field(1000, validation_alias="CELERY_WORKER_MAX_TASKS_PER_CHILD", ge=1)
+    result_expires: int = Field(3600, validation_alias="CELERY_RESULT_EXPIRES", ge=1)
+    visibility_timeout: int = Field(1200, validation_alias="CELERY_VISIBILITY_TIMEOUT", ge=1)
+    retry_max_delay: int = Field(
+        LONGEST_COUNTDOWN_SECONDS, validation_alias="TASK_RETRY_MAX_DELAY", ge=1, le=LONGEST_COUNTDOWN_SECONDS
+    )
+    flower_port: Port = Field(5556, validation_alias="FLOWER_PORT")
+
+    @model_validator(mode="after")
+    def _limits_fit_each_other(self) -> Self:
+        if self.task_soft_time_limit >= self.task_time_limit:
+            raise ValueError(
+                f"CELERY_TASK_SOFT_TIME_LIMIT ({self.task_soft_time_limit}) must be below "
+                f"TASK_TIMEOUT ({self.task_time_limit}), so that a task can hand on before it is killed"
+            )
+        longest = self.task_time_limit + self.retry_max_delay
+        if self.visibility_timeout <= longest:
+            raise ValueError(
+                f"CELERY_VISIBILITY_TIMEOUT ({self.visibility_timeout}) must be above TASK_TIMEOUT + "
+                f"TASK_RETRY_MAX_DELAY ({longest}), or a task still running is delivered a second time"
+            )
+        return self
+
+
+class SyncSettings(_Group):
+    """The sync engine."""
+
+    batch_size: int = Field(500, validation_alias="SYNC_BATCH_SIZE", ge=1, le=10_000)
+    batch_bytes: int = Field(4 * 1024 * 1024, validation_alias="SYNC_BATCH_BYTES", ge=64 * 1024)
+    max_message_bytes: int = Field(
+        64 * 1024 * 1024, validation_alias="SYNC_MAX_MESSAGE_BYTES", ge=64 * 1024, le=100 * 1024 * 1024
+    )
+    lease_seconds: int = Field(60, validation_alias="SYNC_LEASE_SECONDS", ge=3)
+    interval_seconds: int = Field(300, validation_alias="SYNC_INTERVAL_SECONDS", ge=1)
+    mail_timeout: int = Field(60, validation_alias="MAIL_TIMEOUT", ge=1)
+    ssl_verify: bool = Field(True, validation_alias="SSL_VERIFY")
+
+
+class CredentialSettings(_Group):
+    """Keys that encrypt stored secrets: the first one encrypts, all of them decrypt."""
+
+    encryption_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+        (), validation_alias="CREDENTIAL_ENCRYPTION_KEY"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _split_keys(cls, values: dict[str, Any]) -> dict[str, Any]:
+        for name in ("CREDENTIAL_ENCRYPTION_KEY", "encryption_keys"):
+            if isinstance(values.get(name), str):
+                values = {**values, name: tuple(k.strip() for k in values[name].split(",") if k.strip())}
+        return values
+
+
+class LogSettings(_Group):
+    """Logging and the name of the environment."""
+
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = Field("INFO", validation_alias="LOG_LEVEL")
+    debug: bool = Field(False, validation_alias="DEBUG")
+    environment: str = Field("development", validation_alias="ENVIRONMENT")
+
+
+class Settings(BaseModel, frozen=True):
+    """All groups. Attribute names are the sections that the code speaks of."""
+
+    redis: RedisSettings
+    database: DatabaseSettings
+    worker: WorkerSettings
+    sync: SyncSettings
+    credentials: CredentialSettings
+    log: LogSettings
+
+
+def load() -> Settings:
+    """Read the environment. Raises ConfigurationError that names every variable that is wrong, without its value."""
+    groups: dict[str, Any] = {}
+    mistakes: list[str] = []
+    for section, field in Settings.model_fields.items():
+        group = field.annotation
+        assert isinstance(group, type)
+        try:
+            groups[section] = group()
+        except ValidationError as error:
+            mistakes += [_explain(mistake) for mistake in error.errors(include_input=False, include_url=False)]
+    if mistakes:
+        raise ConfigurationError("; ".join(mistakes))
+    return Settings(**groups)
+
+
+@lru_cache(maxsize=1)
+def get_settings() -> Settings:
+    """The settings of this process, read from the environment on first use."""
+    return load()
+
+
+def _explain(mistake: Any) -> str:
+    message = str(mistake["msg"]).removeprefix("Value error, ")
+    variable = ".".join(str(part) for part in mistake["loc"])
+    return f"{variable}: {message}" if variable else message
+
+
+def _redis_url(host: str, port: int, password: SecretStr | None, ssl: bool, database: int) -> str:
+    login = f":{quote(password.get_secret_value(), safe='')}@" if password else ""
+    return f"{'rediss' if ssl else 'redis'}://{login}{host}:{port}/{database}"
+
+
+def _with_database(url: str, database: int) -> str:
+    """`url` itself when it names a database, else with `database` appended."""
+    scheme, _, rest = url.partition("://")
+    location, question, query = rest.partition("?")
+    authority, _, path = location.partition("/")
+    return f"{scheme}://{authority}/{path or database}{question}{query}"
