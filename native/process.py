@@ -1,0 +1,123 @@
+"""One server as a child process of its own, for tests, benchmarks and the moments before the supervisor runs.
+
+The supervisor does not use this class: it starts the same commands (`Postgres.command()` and so on) by itself.
+"""
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Self
+
+import psutil
+
+from native.errors import StackError
+
+START_SECONDS = 30
+STOP_SECONDS = 30
+
+
+class Server:
+    """Starts, stops and kills one server; as a context manager it runs for the length of the block."""
+
+    name = "server"
+    stop_signal = signal.SIGTERM
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.log = root / f"{self.name}.log"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def command(self) -> list[str]:
+        """The command line, which stays in the foreground."""
+        raise NotImplementedError
+
+    def is_ready(self) -> bool:
+        """Whether it serves clients now."""
+        raise NotImplementedError
+
+    @property
+    def pid(self) -> int:
+        """The process id of the server."""
+        if self._process is None:
+            raise StackError(f"{self.name} is not running")
+        return self._process.pid
+
+    def start(self) -> None:
+        """Start it and wait until it serves. Raises StackError with the end of its log when it does not."""
+        if self._process is not None:
+            return
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                self.command(),
+                cwd=self.root,
+                env=self.environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C in the terminal is for the caller, who stops it in order
+            )
+        self._wait_until_ready()
+
+    def environment(self) -> dict[str, str]:
+        """The environment of the server: nothing of the caller's but what programs need to run at all."""
+        return {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR", "TZ") if name in os.environ}
+
+    def stop(self) -> None:
+        """Ask it to stop and wait for it; what does not stop in time is killed."""
+        self._end(self.stop_signal)
+
+    def kill(self) -> None:
+        """End it as a crash would (SIGKILL to the server, whose children follow)."""
+        self._end(signal.SIGKILL)
+
+    def restart(self) -> None:
+        """Stop it and start it again on the same port with the same data."""
+        self.stop()
+        self.start()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _wait_until_ready(self) -> None:
+        assert self._process is not None
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            if self._process.poll() is not None:
+                status, self._process = self._process.returncode, None
+                raise StackError(f"{self.name} ended with status {status} as it started: {self.log_end()}")
+            if self.is_ready():
+                return
+            time.sleep(0.02)
+        self.kill()
+        raise StackError(f"{self.name} was not ready after {START_SECONDS} s: {self.log_end()}")
+
+    def log_end(self, characters: int = 800) -> str:
+        """The last of what the server said."""
+        return self.log.read_text(errors="replace")[-characters:].strip() or f"{self.log} is empty"
+
+    def _end(self, signal_number: int) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        # Children outlive a killed server for a moment and hold its port and memory: they are waited for as well.
+        children: list[psutil.Process] = []
+        with contextlib.suppress(psutil.NoSuchProcess):
+            children = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(signal_number)
+        try:
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        _, alive = psutil.wait_procs(children, timeout=1)
+        for child in alive:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
+        psutil.wait_procs(alive, timeout=5)

@@ -1,0 +1,82 @@
+"""Servers that refuse to run as root, started by root all the same.
+
+PostgreSQL never runs as root, and Dovecot as root wants system users of its own. An ordinary user starts them as
+they are. Root starts them in a user namespace in which root's own files belong to `nobody`: nothing changes owner,
+no system user is added, and a signal from outside reaches them. Where the machine permits no namespaces (most
+containers), they run as the real `nobody`, who then has to own their folders and reach them.
+"""
+
+import grp
+import os
+import pwd
+import shutil
+import subprocess
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from native.errors import StackError
+
+_NOBODY = 65534
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Who a server runs as: what to put before its command, and what it sees itself as."""
+
+    prefix: tuple[str, ...]
+    uid: int
+    gid: int
+    must_own_files: bool = False
+
+    @property
+    def user(self) -> str:
+        """The name of `uid`, or the number where it has none."""
+        try:
+            return pwd.getpwuid(self.uid).pw_name
+        except KeyError:
+            return str(self.uid)
+
+    @property
+    def group(self) -> str:
+        """The name of `gid`, or the number where it has none."""
+        try:
+            return grp.getgrgid(self.gid).gr_name
+        except KeyError:
+            return str(self.gid)
+
+    def hand_over(self, folder: Path) -> None:
+        """Make `folder` and all in it usable by this identity. Raises StackError when it cannot reach the folder."""
+        if not self.must_own_files:
+            return
+        for path in (folder, *folder.rglob("*")):
+            os.chown(path, self.uid, self.gid, follow_symlinks=False)
+        if subprocess.run([*self.prefix, "test", "-w", str(folder)], check=False).returncode:
+            raise StackError(
+                f"{folder} cannot be reached by the user {self.user}, which PostgreSQL and Dovecot run as when root "
+                "may not make user namespaces: run this as an ordinary user, or set METABUILDER_STATE to a folder "
+                "whose parents everybody may enter"
+            )
+
+
+@lru_cache(maxsize=1)
+def identity() -> Identity:
+    """The identity for servers that refuse root. Raises StackError when root has no way to give itself up."""
+    if os.geteuid() != 0:
+        return Identity((), os.geteuid(), os.getegid())
+    namespace = ("unshare", "--user", f"--map-user={_NOBODY}", f"--map-group={_NOBODY}", "--")
+    if _works(namespace):
+        return Identity(namespace, _NOBODY, _NOBODY)
+    nobody = ("setpriv", f"--reuid={_NOBODY}", f"--regid={_NOBODY}", "--clear-groups", "--")
+    if _works(nobody):
+        return Identity(nobody, _NOBODY, _NOBODY, must_own_files=True)
+    raise StackError(
+        "PostgreSQL refuses to run as root, and neither `unshare --user` nor `setpriv` works here: "
+        "run this as an ordinary user, or install the package util-linux"
+    )
+
+
+def _works(prefix: tuple[str, ...]) -> bool:
+    if shutil.which(prefix[0]) is None:
+        return False
+    return subprocess.run([*prefix, "true"], capture_output=True, check=False).returncode == 0
