@@ -93,6 +93,9 @@ class Dovecot(Server):
     """Serves IMAP on `port`; with `tls` also STARTTLS there, and TLS from the first byte on `tls_port`."""
 
     name = "dovecot"
+    # It waits seconds for its idle children; mail on disk is complete at any moment, so nothing is lost by haste.
+    stop_seconds = 0.5
+    children_seconds = 0.1
     host = LOOPBACK
 
     def __init__(

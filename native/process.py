@@ -16,7 +16,6 @@ import psutil
 from native.errors import StackError
 
 START_SECONDS = 30
-STOP_SECONDS = 30
 
 
 class Server:
@@ -24,6 +23,8 @@ class Server:
 
     name = "server"
     stop_signal = signal.SIGTERM
+    stop_seconds = 30.0  # what has not stopped after that is killed
+    children_seconds = 1.0  # how long its children may outlive it
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -112,11 +113,11 @@ class Server:
             children = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(signal_number)
         try:
-            process.wait(STOP_SECONDS)
+            process.wait(self.stop_seconds)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-        _, alive = psutil.wait_procs(children, timeout=1)
+        _, alive = psutil.wait_procs(children, timeout=self.children_seconds)
         for child in alive:
             with contextlib.suppress(psutil.NoSuchProcess):
                 child.kill()
