@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Self
 
@@ -117,8 +118,29 @@ class Server:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-        _, alive = psutil.wait_procs(children, timeout=self.children_seconds)
-        for child in alive:
+        for child in wait_until_gone(children, self.children_seconds):
             with contextlib.suppress(psutil.NoSuchProcess):
                 child.kill()
-        psutil.wait_procs(alive, timeout=5)
+        wait_until_gone(children, 5)
+
+
+def wait_until_gone(processes: Iterable[psutil.Process], seconds: float) -> list[psutil.Process]:
+    """Wait until the processes have ended; those that have not in time.
+
+    A zombie has ended: it holds neither port nor memory, and an init that reaps slowly is not waited for.
+    """
+    deadline = time.monotonic() + seconds
+    alive = list(processes)
+    while alive := [process for process in alive if is_alive(process)]:
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.01)
+    return alive
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """Whether this very process (not a later one of the same id) still runs."""
+    try:
+        return bool(process.is_running()) and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
