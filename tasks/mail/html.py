@@ -1,0 +1,107 @@
+"""HTML of a message made safe to store and to show (nh3, Rust's ammonia).
+
+Kept is what mail is laid out with: tables, inline styles from a list of harmless properties, classes, images
+by `cid:`, `http(s):` and as `data:image`. Remote images stay: whether to load them is the mail client's to
+decide. Relative URLs go: in a message they would point into the application that shows it.
+"""
+
+import re
+from typing import Final
+
+import nh3
+
+# The parser's time grows with the number of tags times the depth of nesting. Beyond these the tags are dropped
+# and the text is kept.
+_MAX_DEPTH: Final = 256
+_MAX_TAGS: Final = 100_000
+# Fewer tags than this cannot nest deeply enough to matter.
+_FEW_TAGS: Final = 1_500
+
+# Shown to nobody, or only by running something.
+_DROPPED_WITH_CONTENT = {
+    "applet", "embed", "frameset", "iframe", "math", "noembed", "noframes", "object", "script", "style", "svg",
+    "template", "title", "xml",
+}  # fmt: skip
+_TAGS = (set(nh3.ALLOWED_TAGS) - {"area", "map"}) | {"address", "big", "font", "main", "section", "tfoot"}
+_ATTRIBUTES = {
+    **{tag: set(names) for tag, names in nh3.ALLOWED_ATTRIBUTES.items()},
+    "*": {
+        "align", "bgcolor", "border", "class", "color", "dir", "height", "lang", "nowrap", "role", "style",
+        "title", "valign", "width",
+    },
+    "font": {"color", "face", "size"},
+    "table": {"cellpadding", "cellspacing", "summary"},
+    "li": {"value"},
+    "ol": {"start", "type"},
+    "ul": {"type"},
+}  # fmt: skip
+_URL_SCHEMES = {"http", "https", "mailto", "tel", "cid"}
+# Nothing that leaves its place in the page or covers what the client shows (position, z-index, ...).
+_STYLES = {
+    *("background", "background-color", "background-image", "background-position", "background-repeat"),
+    *("background-size", "color", "opacity", "direction", "display", "float", "clear", "overflow", "visibility"),
+    *("font", "font-family", "font-size", "font-style", "font-variant", "font-weight", "letter-spacing"),
+    *("line-height", "list-style", "list-style-type", "list-style-position", "text-align", "text-decoration"),
+    *("text-indent", "text-transform", "vertical-align", "white-space", "word-break", "word-spacing"),
+    *("word-wrap", "overflow-wrap", "height", "width", "max-height", "max-width", "min-height", "min-width"),
+    *("border-collapse", "border-spacing", "border-radius", "table-layout", "caption-side", "empty-cells"),
+    *("box-sizing", "mso-line-height-rule"),
+    *(f"{box}{side}" for box in ("margin", "padding") for side in ("", "-top", "-right", "-bottom", "-left")),
+    *(
+        f"border{side}{aspect}"
+        for side in ("", "-top", "-right", "-bottom", "-left")
+        for aspect in ("", "-color", "-style", "-width")
+    ),
+}
+_DATA_IMAGE = re.compile(r"data:image/(?:png|gif|jpe?g|webp|bmp|x-icon|avif);base64,", re.IGNORECASE)
+
+
+def _only_images_as_data(tag: str, attribute: str, value: str) -> str | None:
+    """An nh3 attribute filter: `data:` is for the images of `<img src>`, and not for SVG, which can run scripts."""
+    if value[:5].lower() != "data:" or attribute not in ("src", "href", "cite"):
+        return value
+    return value if tag == "img" and attribute == "src" and _DATA_IMAGE.match(value) else None
+
+
+def _cleaner(**options: object) -> nh3.Cleaner:
+    return nh3.Cleaner(
+        tags=_TAGS,
+        clean_content_tags=_DROPPED_WITH_CONTENT,
+        attributes=_ATTRIBUTES,
+        filter_style_properties=_STYLES,
+        url_relative="deny",
+        **options,  # type: ignore[arg-type]
+    )
+
+
+# nh3 asks a Python function about every attribute, which takes as long as the rest: only where it is needed.
+_CLEANER: Final = _cleaner(url_schemes=_URL_SCHEMES)
+_CLEANER_WITH_DATA: Final = _cleaner(url_schemes=_URL_SCHEMES | {"data"}, attribute_filter=_only_images_as_data)
+
+
+def sanitise(html: str) -> str:
+    """`html` as a fragment that is safe to show inside a page. Time is linear in its size. Never raises."""
+    cleaner = _CLEANER_WITH_DATA if "data:" in html or "DATA:" in html else _CLEANER
+    return cleaner.clean(_flattened(html) if html.count("<") > _FEW_TAGS else html)
+
+
+_TAG = re.compile(r"<(/?)([a-zA-Z][^\s/>]{0,40})|<[!?/]")
+_TAG_TO_END = re.compile(r"<[a-zA-Z/!?][^<>]*>?")
+# Elements that hold nothing, and those that a neighbour of their kind ends.
+_NOT_NESTING = frozenset({
+    "area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "param", "source", "track", "wbr",
+    "dd", "dt", "li", "option", "p", "tbody", "td", "th", "tr",
+})  # fmt: skip
+
+
+def _flattened(html: str) -> str:
+    """`html` up to where it becomes too deep or too long, its tags dropped from there on."""
+    depth = 0
+    for number, match in enumerate(_TAG.finditer(html)):
+        name = (match[2] or "").lower()
+        if name and name not in _NOT_NESTING:
+            depth = max(0, depth - 1) if match[1] else depth + 1
+        if depth > _MAX_DEPTH or number > _MAX_TAGS:
+            rest = html[match.start() :]
+            return html[: match.start()] + _TAG_TO_END.sub(" ", rest).replace("<", "&lt;")
+    return html

@@ -1,0 +1,161 @@
+"""The tree of parts of a message (RFC 2045, RFC 2046), read as mail programs read broken ones.
+
+Positions into the message are passed down and only leaves are copied out, so the cost is linear in the size of
+the message for each level of nesting, and the levels are bounded.
+"""
+
+import re
+from binascii import Error as BinasciiError
+from binascii import a2b_qp, a2b_uu
+from contextlib import suppress
+from typing import NamedTuple
+
+from tasks.mail.headers import Field, base64_bytes, decode_value, one_line, split_headers
+from tasks.mail.parameters import file_name, media_type, text_parameter, with_parameters
+
+# A part nested more deeply, or beyond this many, stays in one piece as a file of its container.
+MAX_DEPTH = 64
+MAX_PARTS = 10_000
+
+_SOME_BOUNDARY = re.compile(rb"\n--([^\s][^\r\n]{0,199})\r?\n")
+_END_OF_DELIMITER = re.compile(rb"(--)?[ \t]*+(?:\r*+\n|\Z)")
+_SOFT_BREAK_WITH_SPACE = re.compile(rb"=[ \t]++(?=\r?\n)")
+_END_OF_TOKEN = re.compile(r"[;(\s]")
+_UUENCODE = frozenset({"x-uuencode", "uuencode", "x-uue", "uue"})
+
+
+class Part(NamedTuple):
+    """A node of the tree: a container has `parts`, a leaf has None there and `content`, transfer-decoded.
+
+    `mime_type` and `disposition` are in lower case, the latter empty where there is none.
+    """
+
+    mime_type: str
+    charset: str | None
+    disposition: str
+    filename: str | None
+    content_id: str | None
+    content: bytes
+    parts: list["Part"] | None
+
+
+def read(data: bytes) -> tuple[list[Field], Part]:
+    """The header fields of a message, unfolded but not decoded, and its tree of parts. Never raises."""
+    fields, body = split_headers(data, 0, len(data))
+    return fields, _Reader(data).entity(fields, body, len(data), "text/plain", 0)
+
+
+class _Reader:
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.parts_left = MAX_PARTS
+
+    def entity(self, fields: list[Field], body: int, end: int, default_type: str, depth: int) -> Part:
+        """The part with these header fields whose body is `data[body:end]`."""
+        content = {name.lower(): value for name, value in reversed(fields) if name[:8].lower() == "content-"}
+        encoding = content.get("content-transfer-encoding", "")
+        value, parameters = with_parameters(content.get("content-type", default_type))
+        if value.startswith("multipart/") and depth < MAX_DEPTH:
+            parts = self._parts(value, parameters.get("boundary", ""), body, end, depth)
+            if parts is not None:
+                return Part(value, None, "", None, None, b"", parts)
+            # Without its delimiters it is text (and so says RFC 2045 section 5.2 of what makes no sense).
+            value = "text/plain"
+        disposition, named = with_parameters(content.get("content-disposition", ""))
+        filename = file_name(text_parameter(named, "filename") or text_parameter(parameters, "name"))
+        if media_type(value) is None:
+            value = "application/octet-stream" if filename or disposition == "attachment" else "text/plain"
+        return Part(
+            value,
+            parameters.get("charset"),
+            disposition,
+            filename,
+            _content_id(content.get("content-id")),
+            _decoded(self.data[body:end], encoding),
+            None,
+        )
+
+    def _parts(self, value: str, boundary: str, body: int, end: int, depth: int) -> list[Part] | None:
+        delimiter = boundary.rstrip(" \t").encode("latin-1") or self._guessed_boundary(body, end)
+        ranges = self._ranges(b"--" + delimiter, body, end) if delimiter else None
+        if ranges is None:
+            return None
+        default_type = "message/rfc822" if value == "multipart/digest" else "text/plain"
+        parts = []
+        for start, stop in ranges:
+            fields, part_body = split_headers(self.data, start, stop)
+            parts.append(self.entity(fields, part_body, stop, default_type, depth + 1))
+        return parts
+
+    def _ranges(self, delimiter: bytes, start: int, end: int) -> list[tuple[int, int]] | None:
+        """Where the parts between delimiter lines lie (RFC 2046 section 5.1.1), or None without such a line."""
+        data = self.data
+        ranges: list[tuple[int, int]] = []
+        opened: int | None = None
+        seen = False
+        position = start
+        while self.parts_left > 0 and (found := data.find(delimiter, position, end)) >= 0:
+            position = found + len(delimiter)
+            if found > start and data[found - 1] != 0x0A:
+                continue
+            match = _END_OF_DELIMITER.match(data, position, end)
+            if match is None:
+                continue
+            seen = True
+            if opened is not None:
+                self.parts_left -= 1
+                ranges.append((opened, max(opened, _before_line_end(data, found))))
+            opened = None if match[1] else match.end()
+            if match[1]:
+                break
+        if opened is not None:
+            ranges.append((opened, end))
+        return ranges if seen else None
+
+    def _guessed_boundary(self, body: int, end: int) -> bytes:
+        """The boundary that Content-Type forgot: of the first line that looks like a delimiter."""
+        match = _SOME_BOUNDARY.search(self.data, max(0, body - 1), end)
+        return match[1].rstrip() if match else b""
+
+
+def _before_line_end(data: bytes, position: int) -> int:
+    """The line end before a delimiter belongs to the delimiter."""
+    position -= 1
+    return position - 1 if data[position - 1 : position] == b"\r" else position
+
+
+def _content_id(value: str | None) -> str | None:
+    return (one_line(decode_value(value)).strip("<> ") or None) if value else None
+
+
+def _decoded(body: bytes, encoding: str) -> bytes:
+    """`body` without its Content-Transfer-Encoding; one that is unknown or wrong leaves what can be read."""
+    encoding = encoding.lower()
+    if encoding not in ("quoted-printable", "base64"):
+        encoding = _END_OF_TOKEN.split(encoding.strip(), maxsplit=1)[0]
+    if encoding == "quoted-printable":
+        if b"= " in body or b"=\t" in body:
+            body = _SOFT_BREAK_WITH_SPACE.sub(b"=", body)
+        return a2b_qp(body)
+    if encoding == "base64":
+        return base64_bytes(body)
+    return _uudecoded(body) if encoding in _UUENCODE else body
+
+
+def _uudecoded(body: bytes) -> bytes:
+    lines = body.splitlines()
+    begin = next((number for number, line in enumerate(lines) if line.startswith(b"begin ")), None)
+    if begin is None:
+        return body
+    out = []
+    for line in lines[begin + 1 :]:
+        if line.strip() == b"end":
+            break
+        try:
+            out.append(a2b_uu(line))
+        except BinasciiError:
+            # Trailing junk: the first character says how much of the line counts.
+            size = (((line[0] - 32) & 63) * 4 + 5) // 3
+            with suppress(BinasciiError):
+                out.append(a2b_uu(line[:size]))
+    return b"".join(out)

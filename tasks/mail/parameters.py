@@ -1,0 +1,119 @@
+"""MIME header fields with parameters: Content-Type and Content-Disposition (RFC 2045 section 5.1, RFC 2231)."""
+
+import re
+from functools import lru_cache
+from urllib.parse import unquote_to_bytes
+
+from tasks.mail.charset import decode
+from tasks.mail.headers import decode_value, one_line
+
+_PARAMETER = re.compile(r';[ \t]*+([^\s=;"]++)[ \t]*+=[ \t]*+("(?:[^"\\]++|\\.)*+(?:"|\\?$)|[^;]*+)', re.DOTALL)
+_VALUE = re.compile(r"^[ \t]*+([^;]*+)")
+_QUOTED_PAIR = re.compile(r"\\(.)", re.DOTALL)
+_COMMENT = re.compile(r"[ \t]*\([^()]*\)")
+_SECTION = re.compile(r"(.+?)\*(\d{1,4})(\*?)")
+_MEDIA_TYPE = re.compile(r"[a-z0-9!#$&^_.+-]+/[a-z0-9!#$&^_.+-]+")
+# Of file names: what a path, a shell or a terminal would take for something else.
+_UNSAFE_IN_NAME = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]+")
+_LONGEST_NAME = 255
+
+Parameters = dict[str, str]
+
+
+def with_parameters(field: str) -> tuple[str, Parameters]:
+    """The value of a field in lower case, and its parameters by lower-case name, still encoded as they came."""
+    if len(field) < 128 and "boundary" not in field:
+        return _cached(field)
+    return _with_parameters(field)
+
+
+def _with_parameters(field: str) -> tuple[str, Parameters]:
+    match = _VALUE.match(field)
+    value = match[1] if match else ""
+    if "(" in value:
+        value = _COMMENT.sub("", value)
+    parameters: Parameters = {}
+    for name, text in _PARAMETER.findall(field):
+        parameters.setdefault(name.lower(), _unquoted(text))
+    return value.strip(" \t").lower(), parameters
+
+
+# The values are shared: nobody writes to them.
+_cached = lru_cache(maxsize=1024)(_with_parameters)
+
+
+def media_type(value: str) -> str | None:
+    """`value` where it is a type and a subtype, else None; RFC 2045 section 5.2 says what to take instead."""
+    return value if _MEDIA_TYPE.fullmatch(value) else None
+
+
+def text_parameter(parameters: Parameters, name: str, charset: str | None = None) -> str | None:
+    """A parameter as text: RFC 2231 (charset, continuations) or RFC 2047 words, which many send here."""
+    if name in parameters:
+        plain = parameters[name]
+    elif f"{name}*" in parameters:
+        return _extended(parameters[f"{name}*"])
+    else:
+        return _continued(parameters, name, charset)
+    # With both, the one that can hold any character is the better (RFC 6266 section 4.3).
+    if f"{name}*" in parameters:
+        return _extended(parameters[f"{name}*"])
+    return decode_value(plain, charset)
+
+
+def file_name(name: str | None) -> str | None:
+    """`name` as a bare file name: no path, no control or direction-changing character, at most 255 bytes."""
+    if not name:
+        return None
+    name = _UNSAFE_IN_NAME.sub(" ", name)
+    name = one_line(re.split(r"[/\\]", name)[-1])
+    if name in ("", ".", ".."):
+        return None
+    if len(name.encode()) <= _LONGEST_NAME:
+        return name
+    stem, dot, extension = name.rpartition(".")
+    if not dot or len(extension) > 16:
+        stem, extension = name, ""
+    room = _LONGEST_NAME - len((dot + extension).encode())
+    return stem.encode()[:room].decode(errors="ignore") + (dot + extension if extension else "")
+
+
+def _unquoted(text: str) -> str:
+    if not text.startswith('"'):
+        return text.rstrip(" \t")
+    text = text[1:-1] if len(text) > 1 and text.endswith('"') else text[1:]
+    # A backslash of a Windows path is no quoted pair.
+    return _QUOTED_PAIR.sub(r"\1", text) if '\\"' in text or "\\\\" in text else text
+
+
+def _extended(text: str) -> str:
+    charset, quote, rest = text.partition("'")
+    _, second, encoded = rest.partition("'")
+    if not (quote and second):
+        return decode(unquote_to_bytes(text.encode("latin-1")))
+    return decode(unquote_to_bytes(encoded.encode("latin-1")), charset or None)
+
+
+def _continued(parameters: Parameters, name: str, charset: str | None) -> str | None:
+    """`name*0`, `name*1*`, ... in their order (RFC 2231 section 3)."""
+    sections: dict[int, tuple[str, bool]] = {}
+    for key, text in parameters.items():
+        match = _SECTION.fullmatch(key)
+        if match and match[1] == name:
+            sections.setdefault(int(match[2]), (text, bool(match[3])))
+    if not sections:
+        return None
+    ordered = [sections[number] for number in sorted(sections)]
+    if not any(encoded for _, encoded in ordered):
+        return decode_value("".join(text for text, _ in ordered), charset)
+    first = ordered[0][0]
+    label, quote, rest = first.partition("'")
+    _, second, first_text = rest.partition("'")
+    if quote and second and ordered[0][1]:
+        ordered[0] = (first_text, True)
+    else:
+        label = ""
+    data = b"".join(
+        unquote_to_bytes(text.encode("latin-1")) if encoded else text.encode("latin-1") for text, encoded in ordered
+    )
+    return decode(data, label or charset)
