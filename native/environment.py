@@ -1,0 +1,116 @@
+"""What the worker, beat, Flower and the command line are configured with.
+
+Variables of the real environment win over `.env`, and `.env` over what the native stack makes up by itself. A server
+that is named there (REDIS_URL, DATABASE_URL …) is used instead of an embedded one.
+"""
+
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+
+from dotenv import dotenv_values
+
+from native.errors import StackError
+from native.postgres import APPLICATION, OWNER, Passwords, Postgres
+from native.redis import Redis
+from native.state import ROOT, State, read_json, write_private
+
+# Any one of these says where a server is, so that none is embedded.
+REDIS_VARIABLES = ("REDIS_URL", "REDIS_HOST", "CELERY_BROKER_URL")
+DATABASE_VARIABLES = ("DATABASE_URL",)
+FLOWER_USER = "admin"
+
+
+def given(dotenv: Path = ROOT / ".env", real: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """What the operator has set: `.env`, then the real environment, without empty values.
+
+    Of the real environment only what the settings know of, or what `.env` names as well, so that the rest of a
+    shell's variables is not written into the state folder.
+    """
+    try:
+        # Without interpolation: a `$` in a password is a `$`.
+        from_file = {name: value for name, value in dotenv_values(dotenv, interpolate=False).items() if value}
+    except (OSError, UnicodeDecodeError) as error:
+        raise StackError(f"{dotenv} cannot be read: {error}") from error
+    known = variables() | set(from_file)
+    return {**from_file, **{name: real[name] for name in known if real.get(name)}}
+
+
+def variables() -> set[str]:
+    """The names of all variables that the settings read, and those of the tools beside them."""
+    from tasks.settings import Settings
+
+    names = {"FLOWER_BASIC_AUTH", "DATABASE_OWNER_URL"}
+    for group in Settings.model_fields.values():
+        fields = getattr(group.annotation, "model_fields", {})
+        names |= {str(field.validation_alias) for field in fields.values() if field.validation_alias}
+    return names
+
+
+def is_external(names: tuple[str, ...], values: Mapping[str, str]) -> bool:
+    """Whether the operator has named a server of this kind."""
+    return any(name in values for name in names)
+
+
+def make_secrets(state: State) -> dict[str, str]:
+    """The passwords and the key in `secrets.env`, made on first use and never again: data depends on them."""
+    known = {name: value or "" for name, value in dotenv_values(state.secrets, interpolate=False).items()}
+    wanted = {
+        "POSTGRES_PASSWORD": secrets.token_urlsafe(24),
+        "METABUILDER_OWNER_PASSWORD": secrets.token_urlsafe(24),
+        "METABUILDER_PASSWORD": secrets.token_urlsafe(24),
+        "REDIS_PASSWORD": secrets.token_urlsafe(24),
+        "FLOWER_BASIC_AUTH": f"{FLOWER_USER}:{secrets.token_urlsafe(18)}",
+        "DEMO_PASSWORD": secrets.token_urlsafe(18),
+    }
+    if "CREDENTIAL_ENCRYPTION_KEY" not in known:
+        from cryptography.fernet import Fernet
+
+        wanted["CREDENTIAL_ENCRYPTION_KEY"] = Fernet.generate_key().decode()
+    complete = {**wanted, **known}
+    if complete != known:
+        write_private(state.secrets, "".join(f"{name}='{value}'\n" for name, value in sorted(complete.items())))
+    return complete
+
+
+def embedded_postgres(state: State, generated: Mapping[str, str], port: int) -> Postgres:
+    """The embedded PostgreSQL of a state folder."""
+    passwords = Passwords(
+        superuser=generated["POSTGRES_PASSWORD"],
+        owner=generated["METABUILDER_OWNER_PASSWORD"],
+        application=generated["METABUILDER_PASSWORD"],
+    )
+    return Postgres(state.postgres, port, passwords, socket_folder=state.run)
+
+
+def embedded_redis(state: State, generated: Mapping[str, str], port: int) -> Redis:
+    """The embedded Redis of a state folder."""
+    return Redis(state.redis, port, generated["REDIS_PASSWORD"])
+
+
+def effective(state: State, operator: Mapping[str, str], ports: Mapping[str, int]) -> dict[str, str]:
+    """The whole environment of the application's programs. Raises StackError when something needed is missing."""
+    generated = make_secrets(state)
+    values = {name: generated[name] for name in ("CREDENTIAL_ENCRYPTION_KEY", "FLOWER_BASIC_AUTH")}
+    if not is_external(REDIS_VARIABLES, operator):
+        values["REDIS_URL"] = embedded_redis(state, generated, ports["redis"]).url
+    if not is_external(DATABASE_VARIABLES, operator):
+        postgres = embedded_postgres(state, generated, ports["postgres"])
+        values |= {"DATABASE_URL": postgres.url(APPLICATION), "DATABASE_OWNER_URL": postgres.url(OWNER)}
+    elif "DATABASE_OWNER_URL" not in operator:
+        raise StackError(
+            "DATABASE_URL is set, DATABASE_OWNER_URL is not: the migrations need the role that owns the tables. "
+            "Set DATABASE_OWNER_URL in .env, beside DATABASE_URL"
+        )
+    return {**values, **operator, "FLOWER_PORT": str(ports["flower"])}
+
+
+def apply(state: State) -> dict[str, str]:
+    """Put the environment of the running stack, and over it what is set now, into this process."""
+    started_with = {str(name): str(value) for name, value in read_json(state.environment).items()}
+    if not started_with:
+        raise StackError("the native stack has not been started yet: ./manage.sh up")
+    values = {**started_with, **{name: os.environ[name] for name in started_with if os.environ.get(name)}}
+    os.environ.update(values)
+    return values
