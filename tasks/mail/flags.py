@@ -1,0 +1,37 @@
+"""IMAP flags and keywords (RFC 9051 section 2.3.2) as the columns of a message."""
+
+from functools import lru_cache
+from typing import NamedTuple
+
+
+class Flags(NamedTuple):
+    """State of a message that changes over its life; `labels` are the keywords that have no column."""
+
+    is_read: bool
+    is_starred: bool
+    is_spam: bool
+    is_draft: bool
+    is_sent: bool
+    is_deleted: bool
+    labels: tuple[str, ...]
+
+
+_SPAM_KEYWORDS = {"$junk", "junk"}
+_KNOWN_KEYWORDS = _SPAM_KEYWORDS | {"$notjunk", "notjunk", "nonjunk"}
+
+
+@lru_cache(maxsize=4096)
+def read_flags(flags: tuple[str, ...], folder_type: str) -> Flags:
+    """What the flags, and the folder the message is in, say about it."""
+    lowered = {flag.lower() for flag in flags}
+    return Flags(
+        is_read="\\seen" in lowered,
+        is_starred="\\flagged" in lowered,
+        is_spam=folder_type == "spam" or bool(lowered & _SPAM_KEYWORDS),
+        is_draft="\\draft" in lowered or folder_type == "drafts",
+        is_sent=folder_type == "sent",
+        is_deleted="\\deleted" in lowered,
+        labels=tuple(
+            sorted(flag for flag in flags if not flag.startswith("\\") and flag.lower() not in _KNOWN_KEYWORDS)
+        ),
+    )

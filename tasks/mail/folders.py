@@ -1,0 +1,138 @@
+"""Names and purposes of folders: modified UTF-7 (RFC 3501 section 5.1.3) and special use (RFC 6154)."""
+
+import base64
+import binascii
+import re
+from collections.abc import Iterable
+from typing import NamedTuple
+
+# RFC 6154 section 2. \All and \Flagged show messages of other folders a second time, so they stay custom.
+_SPECIAL_USE = {
+    "\\sent": "sent",
+    "\\drafts": "drafts",
+    "\\trash": "trash",
+    "\\junk": "spam",
+    "\\archive": "archive",
+}
+
+# What the common providers and clients call them, for servers that do not say; compared without case.
+_COMMON_NAMES = {
+    "sent": (
+        "sent", "sent items", "sent messages", "sent mail", "gesendet", "gesendete objekte", "gesendete elemente",
+        "éléments envoyés", "messages envoyés", "envoyés", "enviados", "elementos enviados", "posta inviata",
+        "inviata", "verzonden", "verzonden items", "отправленные", "wysłane", "skickat", "送信済みメール", "已发送",
+        "已发送邮件",
+    ),
+    "drafts": (
+        "drafts", "draft", "entwürfe", "brouillons", "borradores", "rascunhos", "bozze", "concepten", "черновики",
+        "szkice", "utkast", "下書き", "草稿", "草稿箱",
+    ),
+    "trash": (
+        "trash", "deleted items", "deleted messages", "deleted", "bin", "papierkorb", "gelöschte objekte",
+        "gelöschte elemente", "corbeille", "éléments supprimés", "papelera", "elementos eliminados", "lixeira",
+        "cestino", "posta eliminata", "prullenbak", "verwijderde items", "корзина", "удаленные", "kosz",
+        "papperskorgen", "ゴミ箱", "已删除", "已删除邮件",
+    ),
+    "spam": (
+        "spam", "junk", "junk e-mail", "junk email", "junk mail", "bulk mail", "spamverdacht", "unerwünscht",
+        "courrier indésirable", "indésirables", "correo no deseado", "lixo eletrônico", "posta indesiderata",
+        "ongewenste e-mail", "спам", "skräppost", "迷惑メール", "垃圾邮件",
+    ),
+    "archive": ("archive", "archives", "archiv", "archivo", "arquivo", "archivio", "archief", "архив", "归档"),
+}  # fmt: skip
+_TYPE_BY_NAME = {name: kind for kind, names in _COMMON_NAMES.items() for name in names}
+
+# Where the providers and servers keep them: at the top, below INBOX, or below [Gmail].
+_SPECIAL_PARENTS = ("", "inbox", "[gmail]", "[google mail]")
+
+_ENCODED = re.compile(r"&([A-Za-z0-9+,]*)-")
+_NOT_PLAIN = re.compile(r"[^\x20-\x7e]+|&")
+_NOT_SELECTABLE = {"\\noselect", "\\nonexistent"}
+
+
+class ListedFolder(NamedTuple):
+    """One answer to LIST. `path` is the name as the server writes it, `attributes` are in lower case."""
+
+    path: str
+    delimiter: str | None
+    attributes: frozenset[str]
+
+    @property
+    def name(self) -> str:
+        """The name for people."""
+        return decode_name(self.path)
+
+    @property
+    def is_selectable(self) -> bool:
+        return not self.attributes & _NOT_SELECTABLE
+
+
+def classify(folders: Iterable[ListedFolder]) -> dict[str, str]:
+    """The type of each folder by its path; what the server says goes before what a name suggests.
+
+    At most one folder gets a type by its name, and only where the server named none for that purpose.
+    """
+    folders = list(folders)
+    types = {folder.path: _type_by_attribute(folder) for folder in folders}
+    taken = set(types.values()) - {"custom"}
+    for folder in folders:
+        guess = _type_by_name(folder)
+        if types[folder.path] == "custom" and guess != "custom" and guess not in taken:
+            types[folder.path] = guess
+            taken.add(guess)
+    return types
+
+
+def decode_name(path: str) -> str:
+    """Read modified UTF-7. A name that is not the canonical form of anything is shown as it is."""
+    try:
+        name = _ENCODED.sub(_decode_run, path)
+    except (UnicodeDecodeError, binascii.Error):
+        return path
+    return name if encode_name(name) == path else path
+
+
+def encode_name(name: str) -> str:
+    """Write modified UTF-7."""
+    return _NOT_PLAIN.sub(_encode_run, name)
+
+
+def quote(path: str) -> str:
+    """`path` as a quoted string (RFC 9051 section 4.3). Raises ValueError where none can hold it."""
+    if any(character in path for character in "\r\n\0"):
+        raise ValueError(f"a folder name with a line break or NUL cannot be quoted: {path!r}")
+    return '"' + path.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _type_by_attribute(folder: ListedFolder) -> str:
+    if folder.path.upper() == "INBOX":
+        return "inbox"
+    for attribute, kind in _SPECIAL_USE.items():
+        if attribute in folder.attributes:
+            return kind
+    return "custom"
+
+
+def _type_by_name(folder: ListedFolder) -> str:
+    if not folder.is_selectable:
+        return "custom"
+    name = folder.name.lower()
+    parent, leaf = "", name
+    if folder.delimiter and folder.delimiter in name:
+        parent, _, leaf = name.rpartition(folder.delimiter)
+    return _TYPE_BY_NAME.get(leaf, "custom") if parent in _SPECIAL_PARENTS else "custom"
+
+
+def _decode_run(match: re.Match[str]) -> str:
+    encoded = match[1]
+    if not encoded:
+        return "&"
+    padded = encoded.replace(",", "/") + "=" * (-len(encoded) % 4)
+    return base64.b64decode(padded, validate=True).decode("utf-16-be")
+
+
+def _encode_run(match: re.Match[str]) -> str:
+    if match[0] == "&":
+        return "&-"
+    encoded = base64.b64encode(match[0].encode("utf-16-be")).decode().rstrip("=")
+    return "&" + encoded.replace("/", ",") + "-"

@@ -1,0 +1,372 @@
+"""One IMAP connection (RFC 3501, RFC 9051); the only module that imports the IMAP library.
+
+imaplib, because it reads several times as fast as the libraries on top of it (docs/decisions/0001). Works on a
+server that offers nothing beyond IMAP4rev1, and uses ID, ENABLE, CONDSTORE, QRESYNC, ESEARCH, LIST-EXTENDED,
+SPECIAL-USE and LIST-STATUS where they are offered.
+"""
+
+import imaplib
+import socket
+import ssl
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, NamedTuple
+
+from tasks.errors import (
+    AuthenticationFailedError,
+    CertificateInvalidError,
+    EncryptionUnavailableError,
+    MailServerBusyError,
+    MailServerUnavailableError,
+    PermanentError,
+    ProtocolError,
+    UnknownHostError,
+)
+from tasks.mail.folders import ListedFolder, quote
+from tasks.mail.imap_responses import (
+    FetchedEnvelope,
+    FetchedFlags,
+    FetchedMessage,
+    FolderStatus,
+    Line,
+    read_envelopes,
+    read_flags,
+    read_list,
+    read_messages,
+    read_sizes,
+    read_status,
+)
+from tasks.mail.uidset import UidSet
+
+# imaplib refuses lines above 1,000,000 bytes; this many UIDs of at most eleven bytes fit.
+_UIDS_PER_SEARCH = 80_000
+
+# Response codes of a refused login that say nothing about the password (RFC 5530 section 3).
+_BUSY_CODES = (b"[UNAVAILABLE]", b"[INUSE]", b"[LIMIT]", b"[SERVERBUG]", b"[CONTACTADMIN]", b"[OVERQUOTA]")
+_BUSY_WORDS = (b"too many", b"try again", b"temporar", b"rate limit", b"throttl", b"maximum number of connections")
+
+_STATUS_ITEMS = "MESSAGES UIDNEXT UIDVALIDITY UNSEEN"
+_HIGHEST_UID = 2**32 - 1
+
+
+class Endpoint(NamedTuple):
+    """Where to connect. `encryption` is none, tls or starttls; `timeout` is in seconds, for each read."""
+
+    hostname: str
+    port: int
+    encryption: str
+    username: str
+    timeout: int
+    ssl_verify: bool
+    max_literal: int
+
+
+class FetchRefusedError(ProtocolError):
+    """The mail server refused to give a message."""
+
+
+class ImapConnection:
+    """An authenticated connection. Every method raises an EmailError that says what happened to what."""
+
+    def __init__(self, endpoint: Endpoint, password: str) -> None:
+        self._where = f"{endpoint.hostname}:{endpoint.port}"
+        with self._translated("connecting"):
+            self._imap = _connect(endpoint)
+        try:
+            self._log_in(endpoint, password)
+            with self._translated("asking for its capabilities"):
+                self.capabilities = self._read_capabilities()
+                self._introduce()
+                self._enable()
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def has_condstore(self) -> bool:
+        """Whether flag changes can be asked for since a point in time (RFC 7162); QRESYNC implies it."""
+        return "CONDSTORE" in self.capabilities or self.has_qresync
+
+    @property
+    def has_qresync(self) -> bool:
+        """Whether removals can be asked for since a point in time (RFC 7162)."""
+        return "QRESYNC" in self.capabilities
+
+    def list_folders(self) -> tuple[list[ListedFolder], dict[str, FolderStatus]]:
+        """All folders, and where the server offers LIST-STATUS (RFC 5819) their states by path."""
+        with self._translated("listing the folders"):
+            if "LIST-STATUS" in self.capabilities:
+                items = _STATUS_ITEMS + (" HIGHESTMODSEQ" if self.has_condstore else "")
+                special_use = "SPECIAL-USE " if "SPECIAL-USE" in self.capabilities else ""
+                pattern = f'"*" RETURN ({special_use}STATUS ({items}))'
+            elif {"SPECIAL-USE", "LIST-EXTENDED"} <= self.capabilities:
+                pattern = '"*" RETURN (SPECIAL-USE)'
+            else:
+                pattern = '"*"'
+            outcome, lines = self._imap.list('""', pattern)
+            self._require_ok(outcome, lines)
+            return list(read_list(lines)), dict(read_status(self._untagged("STATUS")))
+
+    def select(self, path: str) -> FolderStatus:
+        """Open a folder read-only (EXAMINE, RFC 9051 section 6.3.3). Raises FetchRefusedError if it cannot be."""
+        with self._translated(f"opening {path}"):
+            condstore = b" (CONDSTORE)" if self.has_condstore and not self.has_qresync else b""
+            outcome, lines = self._imap.select(quote(path).encode() + condstore, readonly=True)
+            if outcome != "OK":
+                raise FetchRefusedError(_first_words(lines))
+            return FolderStatus(
+                messages=_number(lines) or 0,
+                uidvalidity=_number(self._untagged("UIDVALIDITY")) or 0,
+                uidnext=_number(self._untagged("UIDNEXT")),
+                highestmodseq=_number(self._untagged("HIGHESTMODSEQ")),
+            )
+
+    def search(self, first: int, status: FolderStatus) -> UidSet:
+        """The UIDs from `first` up in the open folder.
+
+        `n:*` always names the last message, also when its UID is below n (RFC 9051 section 9), so what is below is
+        taken out again.
+        """
+        with self._translated("searching"):
+            if "ESEARCH" in self.capabilities:
+                self._require_ok(*self._imap.uid("SEARCH", "RETURN (ALL)", f"UID {first}:*"))
+                return _esearch_result(self._untagged("ESEARCH")).from_uid(first)
+            if status.messages <= _UIDS_PER_SEARCH:
+                return UidSet.of(self._plain_search(first, None)).from_uid(first)
+            last = status.uidnext - 1 if status.uidnext else _HIGHEST_UID
+            windows = range(first, last + 1, _UIDS_PER_SEARCH)
+            return UidSet.of(uid for low in windows for uid in self._plain_search(low, low + _UIDS_PER_SEARCH - 1))
+
+    def fetch_sizes(self, uids: UidSet) -> dict[int, int]:
+        """RFC822.SIZE in bytes by UID, of those that are still there."""
+        with self._translated("fetching sizes"):
+            return read_sizes(self._fetch(uids.to_imap(), "(UID RFC822.SIZE)"))
+
+    def fetch_flags(self, uids: UidSet) -> Iterator[FetchedFlags]:
+        """The flags of `uids`, of those that are still there."""
+        with self._translated("fetching flags"):
+            yield from read_flags(self._fetch(uids.to_imap(), "(UID FLAGS)"))
+
+    def fetch_changes(self, uids: UidSet, since: int) -> tuple[list[FetchedFlags], UidSet]:
+        """Flags changed since mod-sequence `since`, and with QRESYNC the UIDs removed since (RFC 7162 section 3)."""
+        with self._translated("fetching changes"):
+            self._untagged("VANISHED")
+            vanished = " VANISHED" if self.has_qresync else ""
+            lines = self._fetch(uids.to_imap(), "(UID FLAGS)", f"(CHANGEDSINCE {since}{vanished})")
+            return list(read_flags(lines)), _vanished(self._untagged("VANISHED"))
+
+    def fetch_envelopes(self, uids: UidSet) -> Iterator[FetchedEnvelope]:
+        """What identifies each message, without its body."""
+        items = "(UID FLAGS INTERNALDATE RFC822.SIZE BODY.PEEK[HEADER.FIELDS (MESSAGE-ID)])"
+        with self._translated("fetching envelopes"):
+            yield from read_envelopes(self._fetch(uids.to_imap(), items))
+
+    def request_messages(self, uids: UidSet) -> None:
+        """Ask for whole messages. The server sends while the caller works; `receive_messages` reads them."""
+        with self._translated("fetching messages"):
+            self._imap.send_uid_fetch(uids.to_imap(), "(UID FLAGS INTERNALDATE BODY.PEEK[])")
+
+    def receive_messages(self) -> list[FetchedMessage]:
+        """What `request_messages` asked for, of what is still there. Raises FetchRefusedError on NO or BAD."""
+        with self._translated("fetching messages"):
+            outcome, lines = self._imap.receive_uid_fetch()
+            if outcome != "OK":
+                raise FetchRefusedError(_first_words(lines))
+            return list(read_messages(lines))
+
+    def close(self) -> None:
+        """Say goodbye if the server still listens; never raises."""
+        with suppress(imaplib.IMAP4.error, OSError):
+            self._imap.logout()
+
+    def abandon(self) -> None:
+        """Close without a goodbye, for when the server may be in the middle of an answer; never raises."""
+        with suppress(OSError):
+            self._imap.shutdown()
+
+    def _log_in(self, endpoint: Endpoint, password: str) -> None:
+        if self._imap.state != "NONAUTH":
+            return
+        with self._translated("logging in"):
+            if "LOGINDISABLED" in self._imap.capabilities and endpoint.encryption == "none":
+                raise EncryptionUnavailableError(f"{self._where} allows no login without encryption")
+            try:
+                _authenticate(self._imap, endpoint.username, password)
+            except imaplib.IMAP4.abort:
+                raise
+            except imaplib.IMAP4.error as error:
+                raise _login_refusal(str(error), self._where, endpoint.username) from None
+
+    def _read_capabilities(self) -> frozenset[str]:
+        outcome, lines = self._imap.capability()
+        self._require_ok(outcome, lines)
+        return frozenset(b" ".join(line for line in lines if line).decode("latin-1").upper().split())
+
+    def _introduce(self) -> None:
+        if "ID" in self.capabilities:
+            self._imap.xatom("ID", '("name" "metabuilder-email-workers")')
+            self._untagged("ID")
+
+    def _enable(self) -> None:
+        if "ENABLE" not in self.capabilities:
+            # QRESYNC cannot be used before it is enabled (RFC 7162 section 3.2.3).
+            self.capabilities -= {"QRESYNC"}
+        elif self.has_qresync:
+            self._imap.enable("QRESYNC")
+
+    def _plain_search(self, first: int, last: int | None) -> list[int]:
+        outcome, lines = self._imap.uid("SEARCH", f"UID {first}:{last or '*'}")
+        self._require_ok(outcome, lines)
+        return [int(uid) for line in lines if line for uid in line.split() if uid.isdigit()]
+
+    def _fetch(self, uids: str, items: str, modifier: str | None = None) -> list[Line]:
+        outcome, lines = self._imap.uid("FETCH", uids, items, *([modifier] if modifier else []))
+        self._require_ok(outcome, lines)
+        return list(lines)
+
+    def _untagged(self, name: str) -> list[Line]:
+        return [line for line in self._imap.response(name)[1] if line is not None]
+
+    def _require_ok(self, outcome: str, lines: list[Line]) -> None:
+        if outcome != "OK":
+            raise FetchRefusedError(_first_words(lines))
+
+    @contextmanager
+    def _translated(self, doing: str) -> Iterator[None]:
+        """Whatever the library or the network raises, as one of our errors."""
+        where = f"{doing}, {self._where}"
+        try:
+            yield
+        except ssl.SSLCertVerificationError as error:
+            raise CertificateInvalidError(f"{self._where}: {error.verify_message}") from error
+        except ssl.SSLError as error:
+            raise MailServerUnavailableError(f"{where}: TLS failed: {error.reason or error}") from error
+        except socket.gaierror as error:
+            if error.errno == socket.EAI_AGAIN:
+                raise MailServerUnavailableError(f"{where}: the name server does not answer") from error
+            raise UnknownHostError(self._where) from error
+        except TimeoutError as error:
+            raise MailServerUnavailableError(f"{where}: no answer in time") from error
+        except (OSError, imaplib.IMAP4.abort) as error:
+            raise _dropped(where, error) from error
+        except imaplib.IMAP4.error as error:
+            raise FetchRefusedError(f"{where}: {error}") from error
+        except ValueError as error:
+            raise ProtocolError(f"{where}: {error}") from error
+
+
+class _Pipelining:
+    """Splits a UID FETCH into asking and reading, so that the server sends while the caller parses."""
+
+    max_literal: int
+    _command: Callable[..., Any]
+    _command_complete: Callable[..., Any]
+    _untagged_response: Callable[..., Any]
+
+    def send_uid_fetch(self, uids: str, items: str) -> None:
+        self._fetch_tag = self._command("UID", "FETCH", uids, items)
+
+    def receive_uid_fetch(self) -> tuple[str, list[Line]]:
+        outcome, answer = self._command_complete("UID", self._fetch_tag)
+        _, lines = self._untagged_response(outcome, answer, "FETCH")
+        return outcome, lines
+
+    def read(self, size: int) -> bytes:
+        if size > self.max_literal:
+            raise imaplib.IMAP4.abort(f"a literal of {size} bytes was announced; at most {self.max_literal} are read")
+        return super().read(size)  # type: ignore[misc,no-any-return]  # of the imaplib class it is mixed into
+
+
+class _PlainImap(_Pipelining, imaplib.IMAP4):
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.max_literal = endpoint.max_literal
+        imaplib.IMAP4.__init__(self, endpoint.hostname, endpoint.port, timeout=endpoint.timeout)
+
+
+class _TlsImap(_Pipelining, imaplib.IMAP4_SSL):
+    def __init__(self, endpoint: Endpoint, context: ssl.SSLContext) -> None:
+        self.max_literal = endpoint.max_literal
+        imaplib.IMAP4_SSL.__init__(
+            self, endpoint.hostname, endpoint.port, ssl_context=context, timeout=endpoint.timeout
+        )
+
+
+def _connect(endpoint: Endpoint) -> Any:
+    if endpoint.encryption == "tls":
+        return _TlsImap(endpoint, _tls_context(endpoint))
+    imap = _PlainImap(endpoint)
+    if endpoint.encryption == "starttls":
+        if "STARTTLS" not in imap.capabilities:
+            imap.shutdown()
+            raise EncryptionUnavailableError(f"{endpoint.hostname}:{endpoint.port} does not offer STARTTLS")
+        try:
+            imap.starttls(_tls_context(endpoint))
+        except BaseException:
+            imap.shutdown()
+            raise
+    return imap
+
+
+def _tls_context(endpoint: Endpoint) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    if not endpoint.ssl_verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def _authenticate(imap: Any, username: str, password: str) -> None:
+    """SASL PLAIN (RFC 4616), which carries any characters, else LOGIN with quoted strings."""
+    if "\0" in username + password or any(c in username + password for c in "\r\n"):
+        raise PermanentError("a user name or password cannot hold a line break or NUL")
+    if "AUTH=PLAIN" in imap.capabilities:
+        imap.authenticate("PLAIN", lambda _challenge: f"\0{username}\0{password}".encode())
+        return
+    outcome, lines = imap.xatom("LOGIN", quote(username).encode(), quote(password).encode())
+    if outcome != "OK":
+        raise imaplib.IMAP4.error(_first_words(lines))
+    imap.state = "AUTH"
+
+
+def _login_refusal(words: str, where: str, username: str) -> Exception:
+    lowered = words.lower().encode()
+    if any(code.lower() in lowered for code in _BUSY_CODES) or any(word in lowered for word in _BUSY_WORDS):
+        return MailServerBusyError(f"{where}: {words}")
+    return AuthenticationFailedError(f"{username} at {where}: {words}")
+
+
+def _dropped(where: str, error: Exception) -> Exception:
+    words = str(error) or type(error).__name__
+    if "unexpected" in words or "unterminated" in words or "literal" in words or "more than" in words:
+        return ProtocolError(f"{where}: {words[:200]}")
+    return MailServerUnavailableError(f"{where}: {words[:200]}")
+
+
+def _esearch_result(lines: list[Line]) -> UidSet:
+    """`(TAG "A1") UID ALL 1:5,7` (RFC 4731 section 3.1); without ALL nothing was found."""
+    for line in lines:
+        words = line.split() if isinstance(line, bytes) else []
+        if b"ALL" in words:
+            return UidSet.from_imap(words[words.index(b"ALL") + 1].decode("ascii"))
+    return UidSet()
+
+
+def _vanished(lines: list[Line]) -> UidSet:
+    """`(EARLIER) 1:5,7` or `1:5` (RFC 7162 section 3.2.10)."""
+    parts = [line.split()[-1].decode("ascii") for line in lines if isinstance(line, bytes) and line.split()]
+    return UidSet.from_imap(",".join(parts))
+
+
+def _number(lines: list[Line]) -> int | None:
+    """The last of the answers, if it is a number."""
+    for line in reversed(lines):
+        if isinstance(line, bytes) and line.strip().isdigit():
+            return int(line)
+    return None
+
+
+def _first_words(lines: list[Line]) -> str:
+    for line in lines:
+        if isinstance(line, bytes):
+            return line.decode("utf-8", "replace")[:200]
+    return "no reason given"

@@ -1,0 +1,67 @@
+"""Sets of UIDs as ranges: the sequence-set of IMAP (RFC 9051 section 9) and the int8multirange of PostgreSQL.
+
+A folder of 600,000 messages is usually a handful of ranges, so a set stays small where a list would not.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple, Self
+
+_MULTIRANGE_PART = re.compile(r"\[(\d+),(\d+)\)")
+
+
+class UidSet(NamedTuple):
+    """Disjoint ranges in ascending order, each (first, last), both included."""
+
+    ranges: tuple[tuple[int, int], ...] = ()
+
+    @classmethod
+    def of(cls, uids: Iterable[int]) -> Self:
+        """The set of `uids`, in any order, duplicates allowed."""
+        return cls(_joined((uid, uid) for uid in sorted(uids)))
+
+    @classmethod
+    def from_imap(cls, sequence_set: str) -> Self:
+        """Read `1:5,7`; ranges may be written backwards, overlap, and come in any order."""
+        ranges = []
+        for part in filter(None, sequence_set.split(",")):
+            first, _, last = part.partition(":")
+            low, high = sorted((int(first), int(last or first)))
+            ranges.append((low, high))
+        return cls(_joined(sorted(ranges)))
+
+    @classmethod
+    def from_multirange(cls, multirange: str) -> Self:
+        """Read PostgreSQL's canonical text form, `{[1,6),[7,8)}`."""
+        return cls(tuple((int(low), int(high) - 1) for low, high in _MULTIRANGE_PART.findall(multirange)))
+
+    def to_imap(self) -> str:
+        """`1:5,7`. Not for an empty set, which IMAP cannot write."""
+        return ",".join(str(low) if low == high else f"{low}:{high}" for low, high in self.ranges)
+
+    def to_multirange(self) -> str:
+        """`{[1,6),[7,8)}`."""
+        return "{" + ",".join(f"[{low},{high + 1})" for low, high in self.ranges) + "}"
+
+    def size(self) -> int:
+        """How many UIDs there are."""
+        return sum(high - low + 1 for low, high in self.ranges)
+
+    def from_uid(self, first: int) -> "UidSet":
+        """The UIDs that are `first` or above."""
+        return UidSet(tuple((max(low, first), high) for low, high in self.ranges if high >= first))
+
+    def uids(self) -> Iterator[int]:
+        """Each UID, ascending."""
+        for low, high in self.ranges:
+            yield from range(low, high + 1)
+
+
+def _joined(ranges: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    joined: list[tuple[int, int]] = []
+    for low, high in ranges:
+        if joined and low <= joined[-1][1] + 1:
+            joined[-1] = (joined[-1][0], max(high, joined[-1][1]))
+        else:
+            joined.append((low, high))
+    return tuple(joined)

@@ -1,0 +1,198 @@
+"""Mailbox accounts: who they belong to, how to reach them, and how their last sync went."""
+
+from collections.abc import Iterator
+from datetime import datetime
+from typing import NamedTuple
+
+from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, text, update
+from sqlalchemy.exc import IntegrityError
+
+from tasks.errors import EmailError, NotFoundError, PermanentError
+from tasks.settings import get_settings
+from tasks.storage.credentials import add_credential, read_credential, remove_credential
+from tasks.storage.ids import new_id
+from tasks.storage.models import EmailClient
+from tasks.storage.session import tenant_transaction, unbound_transaction
+
+
+class AccountExistsError(PermanentError):
+    """An account of this name exists already."""
+
+    code = "account_exists"
+
+
+class NewAccount(NamedTuple):
+    """What a person gives to register an IMAP account."""
+
+    account_name: str
+    email_address: str
+    hostname: str
+    port: int
+    encryption: str
+    username: str
+    password: str
+    protocol: str = "imap"
+
+
+class Account(NamedTuple):
+    """A row of email_client, without its lease and its secret."""
+
+    tenant_id: str
+    id: str
+    user_id: str
+    account_name: str
+    email_address: str
+    protocol: str
+    hostname: str
+    port: int
+    encryption: str
+    username: str
+    credential_id: str
+    is_enabled: bool
+    is_sync_enabled: bool
+    sync_interval: int
+    last_sync_at: datetime | None
+    paused_at: datetime | None
+    last_error_code: str | None
+    last_error: str | None
+    last_error_at: datetime | None
+
+
+class DueAccount(NamedTuple):
+    """An account whose sync is due, claimed for one dispatcher."""
+
+    tenant_id: str
+    email_client_id: str
+    user_id: str
+
+
+_COLUMNS = [EmailClient.__table__.c[name] for name in Account._fields]
+
+
+def add_account(tenant_id: str, user_id: str, new: NewAccount) -> str:
+    """Register an account with its secret encrypted, and return its id. Raises AccountExistsError."""
+    account_id = new_id()
+    try:
+        with tenant_transaction(tenant_id) as connection:
+            credential_id = add_credential(connection, tenant_id, new.password)
+            values = {name: value for name, value in new._asdict().items() if name != "password"}
+            connection.execute(
+                insert(EmailClient).values(
+                    tenant_id=tenant_id,
+                    id=account_id,
+                    user_id=user_id,
+                    credential_id=credential_id,
+                    sync_interval=get_settings().sync.interval_seconds,
+                    **values,
+                )
+            )
+    except IntegrityError as error:
+        if "account_name" in str(error.orig):
+            raise AccountExistsError(new.account_name) from None
+        raise
+    return account_id
+
+
+def list_accounts(tenant_id: str) -> list[Account]:
+    """All accounts of a tenant, by name."""
+    with tenant_transaction(tenant_id) as connection:
+        rows = connection.execute(
+            select(*_COLUMNS).where(EmailClient.tenant_id == tenant_id).order_by(EmailClient.account_name)
+        )
+        return [Account._make(row) for row in rows]
+
+
+def find_account(tenant_id: str, name_or_id: str) -> Account:
+    """The account of that id, else of that name. Raises NotFoundError, also where several have the name."""
+    accounts = list_accounts(tenant_id)
+    found = [account for account in accounts if account.id == name_or_id] or [
+        account for account in accounts if account.account_name == name_or_id
+    ]
+    if len(found) != 1:
+        raise NotFoundError(f"account {name_or_id}" if not found else f"{len(found)} accounts are named {name_or_id}")
+    return found[0]
+
+
+def get_account(connection: Connection, tenant_id: str, user_id: str, account_id: str) -> Account:
+    """The caller's own account. Raises NotFoundError for one that is not, whether or not it exists."""
+    row = connection.execute(
+        select(*_COLUMNS).where(
+            EmailClient.tenant_id == tenant_id, EmailClient.user_id == user_id, EmailClient.id == account_id
+        )
+    ).one_or_none()
+    if row is None:
+        raise NotFoundError("account")
+    return Account._make(row)
+
+
+def read_password(account: Account) -> str:
+    """The account's secret. Raises CredentialUnreadableError."""
+    with tenant_transaction(account.tenant_id) as connection:
+        return read_credential(connection, account.tenant_id, account.credential_id)
+
+
+def remove_account(account: Account) -> None:
+    """Remove the account with its folders, messages and secret."""
+    with tenant_transaction(account.tenant_id) as connection:
+        connection.execute(delete(EmailClient).where(*_is(account)))
+        remove_credential(connection, account.tenant_id, account.credential_id)
+
+
+def record_success(connection: Connection, account: Account) -> None:
+    """The account is in sync: errors and a pause are forgotten."""
+    connection.execute(
+        update(EmailClient)
+        .where(*_is(account))
+        .values(
+            last_sync_at=func.now(),
+            paused_at=None,
+            last_error_code=None,
+            last_error=None,
+            last_error_at=None,
+            sync_queued_at=None,
+        )
+    )
+
+
+def clear_error(account: Account) -> None:
+    """The account works again: forget its error and its pause, so that its next sync is due."""
+    with tenant_transaction(account.tenant_id) as connection:
+        connection.execute(
+            update(EmailClient)
+            .where(*_is(account))
+            .values(paused_at=None, last_error_code=None, last_error=None, last_error_at=None, sync_queued_at=None)
+        )
+
+
+def record_failure(account: Account, error: EmailError, *, pause: bool) -> None:
+    """Keep what went wrong where the account's owner sees it; a paused account is not synced by schedule."""
+    with tenant_transaction(account.tenant_id) as connection:
+        connection.execute(
+            update(EmailClient)
+            .where(*_is(account))
+            .values(
+                last_error_code=error.code,
+                last_error=str(error),
+                last_error_at=func.now(),
+                paused_at=func.now() if pause else EmailClient.paused_at,
+                sync_queued_at=None,
+            )
+        )
+
+
+def claim_due_accounts(limit: int, queue_seconds: int) -> Iterator[DueAccount]:
+    """Claim accounts of all tenants whose sync is due, the longest waiting first.
+
+    A claimed account is not claimed again before its sync ran or `queue_seconds` passed. Locked rows are skipped, so
+    two dispatchers at once share the work.
+    """
+    with unbound_transaction() as connection:
+        rows = connection.execute(
+            text("SELECT tenant_id, email_client_id, user_id FROM claim_due_accounts(:max_accounts, :seconds)"),
+            {"max_accounts": limit, "seconds": queue_seconds},
+        ).all()
+    yield from (DueAccount(*row) for row in rows)
+
+
+def _is(account: Account) -> tuple[ColumnElement[bool], ...]:
+    return EmailClient.tenant_id == account.tenant_id, EmailClient.id == account.id

@@ -1,0 +1,218 @@
+"""What changed on the server since the last sync, applied to the messages we have: flags, removals, new UIDs.
+
+Each function is one statement or two for any number of messages, in the caller's transaction, and keeps the
+folder's counts right.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import NamedTuple
+
+from sqlalchemy import Connection, TextClause, text
+
+from tasks.mail.flags import Flags
+from tasks.mail.uidset import UidSet
+from tasks.storage import copy
+from tasks.storage.accounts import Account
+from tasks.storage.folders import Folder
+
+# `changed` holds only rows that differ, so a flag that was set again costs no write.
+_UPDATE_FLAGS = text(
+    """
+    WITH fetched AS (
+      SELECT uid, is_read, is_starred, is_spam, is_draft, is_sent, is_deleted, string_to_array(labels, ' ') AS labels
+      FROM unnest(CAST(:uids AS bigint[]), CAST(:is_read AS boolean[]), CAST(:is_starred AS boolean[]),
+                  CAST(:is_spam AS boolean[]), CAST(:is_draft AS boolean[]), CAST(:is_sent AS boolean[]),
+                  CAST(:is_deleted AS boolean[]), CAST(:labels AS text[]))
+           AS fetched (uid, is_read, is_starred, is_spam, is_draft, is_sent, is_deleted, labels)
+    ), changed AS (
+      SELECT message.id, message.is_read AS was_read, fetched.*
+      FROM email_message AS message JOIN fetched ON message.imap_uid = fetched.uid
+      WHERE message.tenant_id = :tenant_id AND message.folder_id = :folder_id AND message.uidvalidity = :uidvalidity
+        AND (message.is_read, message.is_starred, message.is_spam, message.is_draft, message.is_sent,
+             message.is_deleted, message.labels)
+            IS DISTINCT FROM
+            (fetched.is_read, fetched.is_starred, fetched.is_spam, fetched.is_draft, fetched.is_sent,
+             fetched.is_deleted, fetched.labels)
+    ), updated AS (
+      UPDATE email_message AS message
+      SET is_read = changed.is_read, is_starred = changed.is_starred, is_spam = changed.is_spam,
+          is_draft = changed.is_draft, is_sent = changed.is_sent, is_deleted = changed.is_deleted,
+          labels = changed.labels
+      FROM changed WHERE message.tenant_id = :tenant_id AND message.id = changed.id
+    )
+    SELECT count(*), coalesce(sum(was_read::int - is_read::int), 0) FROM changed
+    """
+)
+
+_REMOVE = """
+    WITH quarantined AS (
+      DELETE FROM raw_quarantine
+      WHERE tenant_id = :tenant_id AND folder_id = :folder_id AND uidvalidity = :uidvalidity AND {which}
+    ), removed AS (
+      DELETE FROM email_message
+      WHERE tenant_id = :tenant_id AND folder_id = :folder_id AND uidvalidity = :uidvalidity AND {which}
+      RETURNING is_read
+    )
+    SELECT count(*), count(*) FILTER (WHERE NOT is_read) FROM removed
+    """
+_REMOVE_NAMED = text(_REMOVE.format(which="imap_uid <@ CAST(:uids AS int8multirange)"))
+_REMOVE_ABSENT = text(_REMOVE.format(which="imap_uid < :below AND NOT imap_uid <@ CAST(:uids AS int8multirange)"))
+_REMOVE_ALL = text(_REMOVE.format(which="true"))
+
+_COUNT = text(
+    """
+    UPDATE email_folder SET total_count = total_count + :total, unread_count = unread_count + :unread
+    WHERE tenant_id = :tenant_id AND id = :folder_id
+    """
+)
+
+_ACCOUNTED_FOR = """
+    SELECT imap_uid FROM email_message
+    WHERE tenant_id = :tenant_id AND folder_id = :folder_id AND uidvalidity = :uidvalidity AND imap_uid >= :first
+    UNION ALL
+    SELECT imap_uid FROM raw_quarantine
+    WHERE tenant_id = :tenant_id AND folder_id = :folder_id AND uidvalidity = :uidvalidity AND imap_uid >= :first
+    """
+_MISSING = text(
+    f"""
+    SELECT CAST(:uids AS int8multirange)
+           - coalesce(range_agg(int8range(imap_uid, imap_uid, '[]')), '{{}}')
+    FROM ({_ACCOUNTED_FOR}) AS accounted_for
+    """
+)
+_COUNT_ACCOUNTED_FOR = text(f"SELECT count(*) FROM ({_ACCOUNTED_FOR}) AS accounted_for")
+
+_FORGET_QUARANTINED = text("DELETE FROM raw_quarantine WHERE tenant_id = :tenant_id AND folder_id = :folder_id")
+
+_STAGE_ENVELOPES = """
+    CREATE TEMPORARY TABLE stage_envelope (
+      uid bigint NOT NULL, message_id text, size bigint NOT NULL, received_at timestamptz
+    ) ON COMMIT DROP
+    """
+# Messages with the same Message-ID, size and date are the same mail twice, and pair up in order. Without a
+# Message-ID, size and date must be unique on both sides: two messages without one are two messages.
+_MOVE_TO_NEW_UIDS = text(
+    """
+    WITH old AS (
+      SELECT id, message_id, size, received_at,
+             row_number() OVER same AS ordinal, count(*) OVER (PARTITION BY message_id, size, received_at) AS alike
+      FROM email_message
+      WHERE tenant_id = :tenant_id AND folder_id = :folder_id AND uidvalidity = :old_uidvalidity
+      WINDOW same AS (PARTITION BY message_id, size, received_at ORDER BY imap_uid)
+    ), new AS (
+      SELECT uid, message_id, size, received_at,
+             row_number() OVER same AS ordinal, count(*) OVER (PARTITION BY message_id, size, received_at) AS alike
+      FROM stage_envelope
+      WINDOW same AS (PARTITION BY message_id, size, received_at ORDER BY uid)
+    )
+    UPDATE email_message AS message SET uidvalidity = :new_uidvalidity, imap_uid = new.uid
+    FROM old JOIN new
+      ON coalesce(old.message_id, '') = coalesce(new.message_id, '') AND old.size = new.size
+     AND coalesce(old.received_at, '-infinity') = coalesce(new.received_at, '-infinity')
+     AND old.ordinal = new.ordinal
+     AND (old.message_id IS NOT NULL OR (old.alike = 1 AND new.alike = 1))
+    WHERE message.tenant_id = :tenant_id AND message.id = old.id
+    """
+)
+
+
+class Envelope(NamedTuple):
+    """What identifies a message whose UID changed."""
+
+    uid: int
+    message_id: str | None
+    size: int
+    received_at: datetime | None
+
+
+def update_flags(connection: Connection, account: Account, folder: Folder, flags: Sequence[tuple[int, Flags]]) -> int:
+    """Set the flags of messages by UID; how many rows differed."""
+    if not flags:
+        return 0
+    columns = zip(*(state for _, state in flags), strict=True)
+    names = ("is_read", "is_starred", "is_spam", "is_draft", "is_sent", "is_deleted")
+    values: dict[str, object] = dict(zip((*names, "labels"), map(list, columns), strict=True))
+    # Keywords hold no spaces (RFC 9051 section 9), and arrays of arrays must be rectangular.
+    values["labels"] = [" ".join(state.labels) for _, state in flags]
+    key = _key(account, folder)
+    changed, unread = connection.execute(_UPDATE_FLAGS, {**key, **values, "uids": [uid for uid, _ in flags]}).one()
+    _count(connection, key, 0, unread)
+    return int(changed)
+
+
+def remove_uids(connection: Connection, account: Account, folder: Folder, uids: UidSet) -> int:
+    """Messages the server says are gone; how many of them we had."""
+    if not uids.ranges:
+        return 0
+    return _remove(connection, _REMOVE_NAMED, _key(account, folder), {"uids": uids.to_multirange()})
+
+
+def remove_absent(connection: Connection, account: Account, folder: Folder, present: UidSet, below: int) -> int:
+    """Messages with a UID below `below` that are not among those `present`; how many."""
+    values = {"uids": present.to_multirange(), "below": below}
+    return _remove(connection, _REMOVE_ABSENT, _key(account, folder), values)
+
+
+def missing_uids(connection: Connection, account: Account, folder: Folder, on_server: UidSet, first: int) -> UidSet:
+    """Of the UIDs `on_server`, all of them `first` or above, those neither stored nor quarantined."""
+    if not on_server.ranges:
+        return on_server
+    values = {"uids": on_server.to_multirange(), "first": first}
+    missing = connection.scalar(_MISSING, {**_key(account, folder), **values})
+    # As text or as a list of ranges, depending on the driver's version.
+    return UidSet.from_multirange(str(missing))
+
+
+def count_accounted_for(connection: Connection, account: Account, folder: Folder) -> int:
+    """How many messages are stored or quarantined."""
+    return int(connection.scalar(_COUNT_ACCOUNTED_FOR, {**_key(account, folder), "first": 0}) or 0)
+
+
+def forget_quarantined(connection: Connection, account: Account, folder: Folder) -> None:
+    """Let quarantined messages count as missing, so that they are fetched and tried again."""
+    connection.execute(_FORGET_QUARANTINED, {"tenant_id": account.tenant_id, "folder_id": folder.id})
+
+
+def begin_renumbering(connection: Connection) -> None:
+    """Make room for the envelopes of a folder whose UIDVALIDITY changed, for this transaction."""
+    connection.exec_driver_sql(_STAGE_ENVELOPES)
+
+
+def add_envelopes(connection: Connection, envelopes: Sequence[Envelope]) -> None:
+    """Messages as the server numbers them now."""
+    rows = [
+        (
+            copy.bigint(envelope.uid),
+            copy.text(envelope.message_id),
+            copy.bigint(envelope.size),
+            copy.timestamptz(envelope.received_at),
+        )
+        for envelope in envelopes
+    ]
+    copy.copy_into(connection, "stage_envelope", Envelope._fields, rows)
+
+
+def finish_renumbering(connection: Connection, account: Account, folder: Folder, uidvalidity: int) -> tuple[int, int]:
+    """Give the messages we have their new UIDs and remove the rest; how many kept, how many removed."""
+    key = _key(account, folder)
+    names = {"tenant_id": account.tenant_id, "folder_id": folder.id}
+    kept = connection.execute(
+        _MOVE_TO_NEW_UIDS, {**names, "old_uidvalidity": folder.uidvalidity, "new_uidvalidity": uidvalidity}
+    ).rowcount
+    return kept, _remove(connection, _REMOVE_ALL, key, {})
+
+
+def _remove(connection: Connection, statement: TextClause, key: dict[str, object], values: dict[str, object]) -> int:
+    removed, unread = connection.execute(statement, {**key, **values}).one()
+    _count(connection, key, -removed, -unread)
+    return int(removed)
+
+
+def _count(connection: Connection, key: dict[str, object], total: int, unread: int) -> None:
+    if total or unread:
+        connection.execute(_COUNT, {**key, "total": total, "unread": unread})
+
+
+def _key(account: Account, folder: Folder) -> dict[str, object]:
+    return {"tenant_id": account.tenant_id, "folder_id": folder.id, "uidvalidity": folder.uidvalidity}

@@ -1,0 +1,69 @@
+"""The lease on an account: one sync at a time, and none for ever.
+
+A lease is held by one run of a task, not by a task id: a task delivered twice has the same id both times. It is
+renewed in every batch's own transaction, so a run whose lease was taken by another cannot commit anything more. A
+killed worker's lease runs out by itself.
+"""
+
+from sqlalchemy import Connection, text
+
+from tasks.errors import LeaseHeldError, LeaseLostError
+from tasks.storage.accounts import Account, get_account
+from tasks.storage.session import tenant_transaction
+
+# Locks the row, so that of two runs that come at once one sees the other's lease.
+_SECONDS_LEFT = text(
+    """
+    SELECT coalesce(extract(epoch FROM lease_until - clock_timestamp()), 0)::float
+    FROM email_client WHERE tenant_id = :tenant_id AND id = :id FOR UPDATE
+    """
+)
+# Its queue entry is spent with this: from here on the lease keeps the account from being queued again.
+_TAKE = text(
+    """
+    UPDATE email_client
+    SET lease_owner = :owner, lease_until = clock_timestamp() + make_interval(secs => :seconds), sync_queued_at = NULL
+    WHERE tenant_id = :tenant_id AND id = :id
+    """
+)
+_RENEW = text(
+    """
+    UPDATE email_client SET lease_until = clock_timestamp() + make_interval(secs => :seconds)
+    WHERE tenant_id = :tenant_id AND id = :id AND lease_owner = :owner
+    """
+)
+_RELEASE = text(
+    """
+    UPDATE email_client SET lease_owner = NULL, lease_until = NULL
+    WHERE tenant_id = :tenant_id AND id = :id AND lease_owner = :owner
+    """
+)
+
+
+def take_lease(tenant_id: str, user_id: str, account_id: str, owner: str, seconds: int) -> Account:
+    """Lease the caller's own account. Raises NotFoundError, or LeaseHeldError while another run holds it."""
+    with tenant_transaction(tenant_id) as connection:
+        account = get_account(connection, tenant_id, user_id, account_id)
+        key = {"tenant_id": tenant_id, "id": account_id}
+        seconds_left = connection.execute(_SECONDS_LEFT, key).scalar_one()
+        if seconds_left > 0:
+            raise LeaseHeldError(seconds_left)
+        connection.execute(_TAKE, {**key, "owner": owner, "seconds": seconds})
+        return account
+
+
+def renew_lease(connection: Connection, account: Account, owner: str, seconds: int) -> None:
+    """Hold the lease for `seconds` more, in the caller's transaction. Raises LeaseLostError if another took it."""
+    renewed = connection.execute(_RENEW, {**_key(account, owner), "seconds": seconds})
+    if not renewed.rowcount:
+        raise LeaseLostError(account.account_name)
+
+
+def release_lease(account: Account, owner: str) -> None:
+    """Give the lease back, if it is still held."""
+    with tenant_transaction(account.tenant_id) as connection:
+        connection.execute(_RELEASE, _key(account, owner))
+
+
+def _key(account: Account, owner: str) -> dict[str, str]:
+    return {"tenant_id": account.tenant_id, "id": account.id, "owner": owner}

@@ -1,0 +1,290 @@
+"""The tables, as SQLAlchemy sees them. `migrations/` makes them; a test proves that the two are equal.
+
+Every primary, unique and foreign key begins with tenant_id, so a row cannot even point into another tenant.
+Row-level security is forced on all of them (see the first migration): without a tenant set for the transaction,
+the application's role sees no rows. Times are timestamptz, sizes are bytes.
+"""
+
+from datetime import datetime
+from typing import Any, ClassVar
+
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    CheckConstraint,
+    DateTime,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    Text,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+PROTOCOLS = ("imap", "pop3")
+ENCRYPTIONS = ("none", "tls", "starttls")
+FOLDER_TYPES = ("inbox", "sent", "drafts", "trash", "spam", "archive", "custom")
+
+
+def _one_of(column: str, values: tuple[str, ...]) -> str:
+    return f"{column} IN ({', '.join(repr(value) for value in values)})"
+
+
+class Base(DeclarativeBase):
+    metadata = MetaData(
+        naming_convention={
+            "pk": "%(table_name)s_pkey",
+            "uq": "%(table_name)s_%(column_0_N_name)s_key",
+            "fk": "%(table_name)s_%(referred_table_name)s_fkey",
+            "ix": "%(table_name)s_%(column_0_N_name)s_idx",
+            "ck": "%(table_name)s_%(constraint_name)s_check",
+        }
+    )
+    type_annotation_map: ClassVar = {
+        str: Text(),
+        int: Integer(),
+        bytes: LargeBinary(),
+        datetime: DateTime(timezone=True),
+        list[str]: ARRAY(Text()),
+        list[dict[str, str]]: JSONB(),
+        dict[str, Any]: JSONB(),
+    }
+
+
+_now = text("now()")
+_zero = text("0")
+_true = text("true")
+_false = text("false")
+_empty_array = text("'{}'::text[]")
+_empty_list = text("'[]'::jsonb")
+
+
+class Credential(Base):
+    """A secret, encrypted with the application's keys and bound to its tenant and id."""
+
+    __tablename__ = "credential"
+    tenant_id: Mapped[str]
+    id: Mapped[str]
+    kind: Mapped[str]
+    ciphertext: Mapped[bytes]
+    created_at: Mapped[datetime] = mapped_column(server_default=_now)
+    updated_at: Mapped[datetime] = mapped_column(server_default=_now)
+    __table_args__ = (
+        PrimaryKeyConstraint("tenant_id", "id"),
+        CheckConstraint("tenant_id <> ''", "tenant_id"),
+        CheckConstraint(_one_of("kind", ("password", "oauth2_refresh_token")), "kind"),
+    )
+
+
+class EmailClient(Base):
+    """A mailbox account. `lease_owner` is the one run of a sync that may write to it until `lease_until`."""
+
+    __tablename__ = "email_client"
+    tenant_id: Mapped[str]
+    id: Mapped[str]
+    user_id: Mapped[str]
+    account_name: Mapped[str]
+    email_address: Mapped[str]
+    protocol: Mapped[str]
+    hostname: Mapped[str]
+    port: Mapped[int]
+    encryption: Mapped[str]
+    username: Mapped[str]
+    credential_id: Mapped[str]
+    smtp_hostname: Mapped[str | None]
+    smtp_port: Mapped[int | None]
+    smtp_encryption: Mapped[str | None]
+    smtp_username: Mapped[str | None]
+    smtp_credential_id: Mapped[str | None]
+    is_enabled: Mapped[bool] = mapped_column(server_default=_true)
+    is_sync_enabled: Mapped[bool] = mapped_column(server_default=_true)
+    sync_interval: Mapped[int] = mapped_column(server_default=text("300"))
+    sync_queued_at: Mapped[datetime | None]
+    last_sync_at: Mapped[datetime | None]
+    paused_at: Mapped[datetime | None]
+    last_error_code: Mapped[str | None]
+    last_error: Mapped[str | None]
+    last_error_at: Mapped[datetime | None]
+    lease_owner: Mapped[str | None]
+    lease_until: Mapped[datetime | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=_now)
+    __table_args__ = (
+        PrimaryKeyConstraint("tenant_id", "id"),
+        UniqueConstraint("tenant_id", "user_id", "account_name"),
+        ForeignKeyConstraint(["tenant_id", "credential_id"], ["credential.tenant_id", "credential.id"]),
+        ForeignKeyConstraint(
+            ["tenant_id", "smtp_credential_id"],
+            ["credential.tenant_id", "credential.id"],
+            name="email_client_smtp_credential_fkey",
+        ),
+        CheckConstraint("tenant_id <> ''", "tenant_id"),
+        CheckConstraint(_one_of("protocol", PROTOCOLS), "protocol"),
+        CheckConstraint(_one_of("encryption", ENCRYPTIONS), "encryption"),
+        CheckConstraint(_one_of("smtp_encryption", ENCRYPTIONS), "smtp_encryption"),
+        CheckConstraint("sync_interval > 0", "sync_interval"),
+        # The dispatcher looks for due accounts across all tenants.
+        Index("email_client_due_idx", "last_sync_at", postgresql_where=text("is_enabled AND is_sync_enabled")),
+    )
+
+
+class EmailFolder(Base):
+    """A folder and its sync state (RFC 9051 section 2.3.1, RFC 7162).
+
+    `path` is the name exactly as the server writes it, `name` the same for people. Every message with a UID below
+    `uidnext` is stored or quarantined; `highestmodseq` is the state up to which flags and removals are known;
+    `verified_at` is when all UIDs and flags were last compared one by one. Up to `suspect_uid` messages are fetched
+    singly, because a batch that held one of them broke the connection; `suspect_attempts` counts how often that
+    one message alone did.
+    """
+
+    __tablename__ = "email_folder"
+    tenant_id: Mapped[str]
+    id: Mapped[str]
+    email_client_id: Mapped[str]
+    path: Mapped[str]
+    name: Mapped[str]
+    delimiter: Mapped[str | None]
+    type: Mapped[str]
+    is_selectable: Mapped[bool] = mapped_column(server_default=_true)
+    unread_count: Mapped[int] = mapped_column(server_default=_zero)
+    total_count: Mapped[int] = mapped_column(server_default=_zero)
+    uidvalidity: Mapped[int | None] = mapped_column(BigInteger)
+    uidnext: Mapped[int] = mapped_column(BigInteger, server_default=text("1"))
+    highestmodseq: Mapped[int | None] = mapped_column(BigInteger)
+    suspect_uid: Mapped[int | None] = mapped_column(BigInteger)
+    suspect_attempts: Mapped[int] = mapped_column(server_default=_zero)
+    verified_at: Mapped[datetime | None]
+    synced_at: Mapped[datetime | None]
+    __table_args__ = (
+        PrimaryKeyConstraint("tenant_id", "id"),
+        UniqueConstraint("tenant_id", "email_client_id", "id"),
+        UniqueConstraint("tenant_id", "email_client_id", "path"),
+        ForeignKeyConstraint(
+            ["tenant_id", "email_client_id"], ["email_client.tenant_id", "email_client.id"], ondelete="CASCADE"
+        ),
+        CheckConstraint(_one_of("type", FOLDER_TYPES), "type"),
+    )
+
+
+class EmailMessage(Base):
+    """One message in one folder: one row per (folder, uidvalidity, uid).
+
+    `received_at` is the server's INTERNALDATE, `sent_at` the Date header, `size` RFC822.SIZE. Addresses are lists
+    of {name, address}; `headers` maps a name to all its values.
+    """
+
+    __tablename__ = "email_message"
+    tenant_id: Mapped[str]
+    id: Mapped[str]
+    email_client_id: Mapped[str]
+    folder_id: Mapped[str]
+    uidvalidity: Mapped[int] = mapped_column(BigInteger)
+    imap_uid: Mapped[int] = mapped_column(BigInteger)
+    message_id: Mapped[str | None]
+    conversation_id: Mapped[str | None]
+    from_addresses: Mapped[list[dict[str, str]]] = mapped_column(server_default=_empty_list)
+    to_addresses: Mapped[list[dict[str, str]]] = mapped_column(server_default=_empty_list)
+    cc_addresses: Mapped[list[dict[str, str]]] = mapped_column(server_default=_empty_list)
+    bcc_addresses: Mapped[list[dict[str, str]]] = mapped_column(server_default=_empty_list)
+    reply_to_addresses: Mapped[list[dict[str, str]]] = mapped_column(server_default=_empty_list)
+    subject: Mapped[str]
+    text_body: Mapped[str | None]
+    html_body: Mapped[str | None]
+    headers: Mapped[dict[str, Any]]
+    received_at: Mapped[datetime | None]
+    sent_at: Mapped[datetime | None]
+    is_read: Mapped[bool] = mapped_column(server_default=_false)
+    is_starred: Mapped[bool] = mapped_column(server_default=_false)
+    is_spam: Mapped[bool] = mapped_column(server_default=_false)
+    is_draft: Mapped[bool] = mapped_column(server_default=_false)
+    is_sent: Mapped[bool] = mapped_column(server_default=_false)
+    is_deleted: Mapped[bool] = mapped_column(server_default=_false)
+    labels: Mapped[list[str]] = mapped_column(server_default=_empty_array)
+    attachment_count: Mapped[int] = mapped_column(server_default=_zero)
+    size: Mapped[int] = mapped_column(BigInteger)
+    __table_args__ = (
+        PrimaryKeyConstraint("tenant_id", "id"),
+        UniqueConstraint("tenant_id", "folder_id", "uidvalidity", "imap_uid"),
+        ForeignKeyConstraint(
+            ["tenant_id", "email_client_id", "folder_id"],
+            ["email_folder.tenant_id", "email_folder.email_client_id", "email_folder.id"],
+            ondelete="CASCADE",
+        ),
+        Index("email_message_message_id_idx", "tenant_id", "email_client_id", "message_id"),
+        Index("email_message_conversation_idx", "tenant_id", "email_client_id", "conversation_id"),
+        Index("email_message_received_idx", "tenant_id", "folder_id", "received_at"),
+    )
+
+
+class Blob(Base):
+    """Content by its SHA-256 (hexadecimal), stored once however many messages carry it."""
+
+    __tablename__ = "blob"
+    tenant_id: Mapped[str]
+    sha256: Mapped[str]
+    size: Mapped[int] = mapped_column(BigInteger)
+    content: Mapped[bytes]
+    created_at: Mapped[datetime] = mapped_column(server_default=_now)
+    __table_args__ = (
+        PrimaryKeyConstraint("tenant_id", "sha256"),
+        CheckConstraint("tenant_id <> ''", "tenant_id"),
+    )
+
+
+class EmailAttachment(Base):
+    """A file in a message; `storage_key` is the SHA-256 of its content in `blob`."""
+
+    __tablename__ = "email_attachment"
+    tenant_id: Mapped[str]
+    id: Mapped[str]
+    email_message_id: Mapped[str]
+    position: Mapped[int]
+    filename: Mapped[str | None]
+    mime_type: Mapped[str]
+    size: Mapped[int] = mapped_column(BigInteger)
+    content_id: Mapped[str | None]
+    is_inline: Mapped[bool]
+    storage_key: Mapped[str]
+    __table_args__ = (
+        PrimaryKeyConstraint("tenant_id", "id"),
+        UniqueConstraint("tenant_id", "email_message_id", "position"),
+        ForeignKeyConstraint(
+            ["tenant_id", "email_message_id"], ["email_message.tenant_id", "email_message.id"], ondelete="CASCADE"
+        ),
+        ForeignKeyConstraint(["tenant_id", "storage_key"], ["blob.tenant_id", "blob.sha256"]),
+        Index("email_attachment_blob_idx", "tenant_id", "storage_key"),
+    )
+
+
+class RawQuarantine(Base):
+    """A message that could not be stored, with its bytes where the server gave any and the reason.
+
+    It counts as seen, so it never blocks its folder; a full sync tries it again.
+    """
+
+    __tablename__ = "raw_quarantine"
+    tenant_id: Mapped[str]
+    id: Mapped[str]
+    email_client_id: Mapped[str]
+    folder_id: Mapped[str]
+    uidvalidity: Mapped[int] = mapped_column(BigInteger)
+    imap_uid: Mapped[int] = mapped_column(BigInteger)
+    reason: Mapped[str]
+    detail: Mapped[str]
+    size: Mapped[int] = mapped_column(BigInteger)
+    raw: Mapped[bytes | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=_now)
+    __table_args__ = (
+        PrimaryKeyConstraint("tenant_id", "id"),
+        UniqueConstraint("tenant_id", "folder_id", "uidvalidity", "imap_uid"),
+        ForeignKeyConstraint(
+            ["tenant_id", "email_client_id", "folder_id"],
+            ["email_folder.tenant_id", "email_folder.email_client_id", "email_folder.id"],
+            ondelete="CASCADE",
+        ),
+    )

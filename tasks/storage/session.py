@@ -1,0 +1,92 @@
+"""Transactions on PostgreSQL, each bound to one tenant.
+
+The tenant is set for the transaction, not for the connection, so a transaction pooler (PgBouncer) may sit in
+between. Nothing is connected at import or before the fork.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+
+from sqlalchemy import Connection, Engine, create_engine, text
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+
+from tasks.errors import StorageUnavailableError
+from tasks.settings import get_settings
+
+# Two per process: the transaction at work, and one to spare for a lease renewed from another thread.
+POOL_SIZE = 2
+CONNECT_TIMEOUT_SECONDS = 10
+
+_SET_TENANT = text("SELECT set_config('metabuilder.tenant_id', :tenant_id, true)")
+
+# Classes of SQLSTATE that pass by themselves: connection lost, resources exhausted (disk full among them),
+# operator intervention (restart), system error, and transactions that lost against another.
+_PASSING_SQLSTATES = ("08", "53", "57", "58", "40")
+
+
+@lru_cache(maxsize=1)
+def get_engine() -> Engine:
+    """The pool of this process."""
+    return create_engine(
+        get_settings().database.url.get_secret_value(),
+        pool_size=POOL_SIZE,
+        pool_pre_ping=True,
+        connect_args={"connect_timeout": CONNECT_TIMEOUT_SECONDS, "application_name": "metabuilder"},
+    )
+
+
+def _forget_inherited_connections() -> None:
+    # The parent's sockets must be neither used nor closed here: closing says goodbye on the parent's behalf.
+    if get_engine.cache_info().currsize:
+        get_engine().dispose(close=False)
+
+
+os.register_at_fork(after_in_child=_forget_inherited_connections)
+
+
+@contextmanager
+def tenant_transaction(tenant_id: str, *, durable: bool = True) -> Iterator[Connection]:
+    """One transaction that sees and writes the rows of one tenant only.
+
+    With `durable=False` the commit does not wait for the disk: after a crash of PostgreSQL the last such
+    transactions may be missing, whole and from the end, which a checkpoint committed along with its data allows.
+    The next durable commit makes all earlier ones durable too.
+
+    Raises StorageUnavailableError for what passes by itself.
+    """
+    with _translated(), get_engine().begin() as connection:
+        connection.execute(_SET_TENANT, {"tenant_id": tenant_id})
+        if not durable:
+            connection.exec_driver_sql("SET LOCAL synchronous_commit = off")
+        yield connection
+
+
+@contextmanager
+def unbound_transaction() -> Iterator[Connection]:
+    """A transaction without a tenant: it sees no rows, and is for the functions that look across tenants."""
+    with _translated(), get_engine().begin() as connection:
+        yield connection
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except DBAPIError as error:
+        if _is_passing(error):
+            raise StorageUnavailableError(_first_line(error)) from error
+        raise
+
+
+def _is_passing(error: DBAPIError) -> bool:
+    sqlstate = getattr(error.orig, "pgcode", None)
+    if sqlstate:
+        return str(sqlstate).startswith(_PASSING_SQLSTATES)
+    return isinstance(error, OperationalError | InterfaceError)
+
+
+def _first_line(error: DBAPIError) -> str:
+    # The first line only: what follows may quote the row.
+    return str(error.orig).strip().partition("\n")[0]
