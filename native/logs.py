@@ -1,0 +1,64 @@
+"""The end of the log files, and what is added to them."""
+
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TextIO
+
+_WAIT_SECONDS = 0.2
+# More than fifty long lines, so that the end of a log need not be looked for from its start.
+_TAIL_BYTES = 1_000_000
+
+
+def show(folder: Path, names: Sequence[str], *, lines: int, follow: bool, out: TextIO = sys.stdout) -> None:
+    """Print the last lines of each log; with several, each line carries the program's name."""
+    width = max(len(name) for name in names)
+    tails = [_Tail(folder / f"{name}.log", f"{name:{width}} | " if len(names) > 1 else "") for name in names]
+    for tail in tails:
+        tail.print_end(lines, out)
+    while follow:
+        printed = [tail.print_new(out) for tail in tails]
+        if not any(printed):
+            out.flush()
+            time.sleep(_WAIT_SECONDS)
+
+
+class _Tail:
+    """One log file, which the supervisor may rename and begin anew."""
+
+    def __init__(self, path: Path, prefix: str) -> None:
+        self._path = path
+        self._prefix = prefix
+        self._inode = 0
+        self._position = 0
+
+    def print_end(self, lines: int, out: TextIO) -> None:
+        """Print the last `lines` lines."""
+        if not self._path.exists():
+            return
+        with self._path.open("rb") as log:
+            end = log.seek(0, 2)
+            log.seek(max(0, end - _TAIL_BYTES))
+            text = log.read().decode(errors="replace")
+            self._inode, self._position = self._path.stat().st_ino, log.tell()
+        for line in text.splitlines()[-lines:] if lines > 0 else ():
+            out.write(f"{self._prefix}{line}\n")
+
+    def print_new(self, out: TextIO) -> bool:
+        """Print the whole lines that were added; whether there were any."""
+        try:
+            found = self._path.stat()
+        except FileNotFoundError:
+            return False
+        if found.st_ino != self._inode or found.st_size < self._position:
+            self._inode, self._position = found.st_ino, 0
+        if found.st_size == self._position:
+            return False
+        with self._path.open("rb") as log:
+            log.seek(self._position)
+            whole, newline, _ = log.read().rpartition(b"\n")
+        self._position += len(whole) + len(newline)
+        for line in whole.decode(errors="replace").splitlines():
+            out.write(f"{self._prefix}{line}\n")
+        return bool(newline)

@@ -1,0 +1,81 @@
+"""The programs of the stack: their commands, how they are stopped, and which port each prefers."""
+
+import sys
+from collections.abc import Mapping
+
+from native.dovecot import Dovecot
+from native.environment import (
+    DATABASE_VARIABLES,
+    REDIS_VARIABLES,
+    embedded_postgres,
+    embedded_redis,
+    is_external,
+    make_secrets,
+)
+from native.ports import LOOPBACK, free_port
+from native.state import State
+from native.supervisor import Program
+
+PORTS = {"redis": 6379, "postgres": 5432, "flower": 5556, "demo-imap": 1143}
+SERVERS = ("redis", "postgres", "demo-imap")
+APPLICATION = ("worker", "beat", "flower")
+QUEUES = "sync,periodic"
+# Longer than a task may run before it hands on, so that a drain is not cut short.
+_DRAIN_MARGIN_SECONDS = 20
+
+
+def choose_ports(state: State, operator: Mapping[str, str], running: set[str]) -> dict[str, int]:
+    """A port for every program: its own while it runs, else the one it had or prefers if free, else a free one."""
+    remembered = state.read().get("ports", {})
+    asked = {**PORTS, **remembered}
+    if operator.get("FLOWER_PORT"):
+        asked["flower"] = int(operator["FLOWER_PORT"])
+        if asked["flower"] != remembered.get("flower"):
+            running = running - {"flower"}
+    ports: dict[str, int] = {}
+    for name, port in asked.items():
+        ports[name] = port if name in running else free_port(port, taken=set(ports.values()))
+    return ports
+
+
+def programs(state: State, operator: Mapping[str, str], ports: Mapping[str, int]) -> list[Program]:
+    """What the stack consists of here, in the order in which it starts. The environment must be in effect."""
+    from tasks.settings import load
+
+    settings = load()
+    generated = make_secrets(state)
+    found: list[Program] = []
+    if not is_external(REDIS_VARIABLES, operator):
+        redis = embedded_redis(state, generated, ports["redis"])
+        found.append(Program("redis", tuple(redis.command()), needs_environment=False))
+    if not is_external(DATABASE_VARIABLES, operator):
+        postgres = embedded_postgres(state, generated, ports["postgres"])
+        # SIGINT: the fast shutdown. SIGTERM would wait for every client to leave.
+        found.append(Program("postgres", tuple(postgres.command()), "INT", 60, needs_environment=False))
+    if demo := demo_server(state, generated, ports["demo-imap"]):
+        found.append(Program("demo-imap", tuple(demo.command()), needs_environment=False))
+    drain = settings.worker.task_soft_time_limit + _DRAIN_MARGIN_SECONDS
+    worker = ("worker", "-Q", QUEUES, "--concurrency", str(settings.worker.concurrency), "-n", "worker@%h")
+    schedule = str(state.beat / "schedule")
+    # Only `up` and `health` act as the owner of the tables, and only Flower asks for Flower's password.
+    owner, flower = "DATABASE_OWNER_URL", "FLOWER_BASIC_AUTH"
+    worker_command = _celery(*worker, "--loglevel", settings.log.level)
+    beat_command = _celery("beat", "-s", schedule, "--pidfile=", "--loglevel", settings.log.level)
+    flower_command = _celery("flower", f"--address={LOOPBACK}", f"--port={ports['flower']}")
+    return [
+        *found,
+        Program("worker", worker_command, stop_seconds=drain, withheld=(owner, flower)),
+        Program("beat", beat_command, withheld=(owner, flower)),
+        Program("flower", flower_command, withheld=(owner,)),
+    ]
+
+
+def demo_server(state: State, generated: Mapping[str, str], port: int) -> Dovecot | None:
+    """The IMAP server of the demo mailbox, once the demo has made one."""
+    from native.demo import mail_root, server
+
+    return server(state, generated["DEMO_PASSWORD"], port) if mail_root(state).exists() else None
+
+
+def _celery(*arguments: str) -> tuple[str, ...]:
+    return (sys.executable, "-m", "celery", "-A", "tasks.celery_app:celery_app", *arguments)

@@ -1,0 +1,223 @@
+"""Starts and stops the native stack.
+
+    down → (up) → configured → servers ready → schema migrated → application running and consuming
+
+`up` may be repeated at any time: it starts what is missing, restarts the application when its configuration has
+changed, and leaves the rest alone. A supervisor that was killed leaves programs behind; they are found by the ids
+they noted themselves (see native/run.py) and stopped before new ones start.
+"""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import psutil
+
+from native import health
+from native.environment import (
+    DATABASE_VARIABLES,
+    REDIS_VARIABLES,
+    effective,
+    embedded_postgres,
+    embedded_redis,
+    given,
+    is_external,
+    make_secrets,
+)
+from native.errors import StackError
+from native.ports import wait_until_answers
+from native.process import wait_until_gone
+from native.programs import APPLICATION, PORTS, SERVERS, choose_ports, programs
+from native.state import State, read_json, write_json
+from native.supervisor import Program, Supervisor, noted_pid
+
+Say = Callable[[str], None]
+_SERVER_SECONDS = 30
+_APPLICATION_SECONDS = 90
+
+
+@dataclass(frozen=True)
+class Started:
+    """What `up` did: whether it changed anything, and the ports in use."""
+
+    changed: bool
+    ports: dict[str, int]
+
+
+class Stack:
+    """The native stack of one state folder. Make one per process: it reads the environment as it finds it."""
+
+    def __init__(self, state: State, say: Say) -> None:
+        self.state = state
+        self.supervisor = Supervisor(state)
+        self._say = say
+        self._operator = given()
+        # What the programs inherit: settings reach them through environment.json only, so that one that is taken
+        # out of .env is gone at the next `up`.
+        self._inherited = {name: value for name, value in os.environ.items() if name not in self._operator}
+
+    def up(self) -> Started:
+        """Start what is down and wait until all of it works. Raises StackError or EmailError."""
+        self.state.create()
+        with self.state.locked():
+            alive = self.supervisor.is_alive()
+            if not alive:
+                self._stop_orphans()
+            running = {name for name, status in self.supervisor.status().items() if status.is_running}
+            ports = choose_ports(self.state, self._operator, running)
+            environment = effective(self.state, self._operator, ports)
+            os.environ.update(environment)
+            wanted = programs(self.state, self._operator, ports)
+            changed = self._configure(wanted, environment, ports)
+            names = {program.name for program in wanted}
+            if alive and not changed and names <= running:
+                return Started(False, ports)
+            self._prepare_servers(names - running, ports)
+            self._start_supervisor(alive)
+            if changed and alive:
+                self._say("The configuration has changed: restarting worker, beat and Flower")
+                self.supervisor.stop(APPLICATION)
+            self._start_servers(names, ports)
+            self._migrate(environment)
+            self._start_application(ports)
+        return Started(True, ports)
+
+    def down(self) -> bool:
+        """Stop everything; False when nothing ran."""
+        if not self.state.folder.exists():
+            return False
+        self.state.create()
+        with self.state.locked():
+            if not self.supervisor.is_alive():
+                return self._stop_orphans()
+            self._say("Stopping worker, beat and Flower (a task at work is allowed to finish)")
+            self.supervisor.stop(APPLICATION)
+            self.supervisor.stop(SERVERS)
+            self.supervisor.shut_down()
+        return True
+
+    def _configure(self, wanted: list[Program], environment: Mapping[str, str], ports: Mapping[str, int]) -> bool:
+        """Write the files that programs are started from; whether those of the application have changed."""
+        commands = {
+            program.name: {
+                "command": program.command,
+                "environment": program.needs_environment,
+                "withheld": program.withheld,
+            }
+            for program in wanted
+        }
+        before = read_json(self.state.environment), _application(read_json(self.state.programs))
+        write_json(self.state.environment, dict(environment))
+        write_json(self.state.programs, commands)
+        after = read_json(self.state.environment), _application(read_json(self.state.programs))
+        write_json(self.state.stack, {**self.state.read(), "ports": dict(ports)})
+        self.supervisor.configure(wanted)
+        return before != after
+
+    def _prepare_servers(self, starting: set[str], ports: Mapping[str, int]) -> None:
+        generated = make_secrets(self.state)
+        if "redis" in starting:
+            embedded_redis(self.state, generated, ports["redis"]).init()
+        if "postgres" in starting:
+            if not self.state.postgres.exists():
+                self._say("Making the PostgreSQL database")
+            embedded_postgres(self.state, generated, ports["postgres"]).init()
+        if "demo-imap" in starting:
+            from native.demo import server
+
+            server(self.state, generated["DEMO_PASSWORD"], ports["demo-imap"]).init()
+        for name in sorted(starting & set(PORTS)):
+            if ports[name] != PORTS[name]:
+                self._say(f"Port {PORTS[name]} is taken, {name} uses {ports[name]}")
+
+    def _start_supervisor(self, alive: bool) -> None:
+        if alive:
+            self.supervisor.reload()
+        else:
+            self._say("Starting supervisord")
+            self.supervisor.start(self._inherited)
+
+    def _start_servers(self, names: set[str], ports: Mapping[str, int]) -> None:
+        generated = make_secrets(self.state)
+        for name in SERVERS:
+            if name in names:
+                self.supervisor.start_program(name)
+        if "redis" in names:
+            redis = embedded_redis(self.state, generated, ports["redis"])
+            self._await("redis", redis.pongs, _SERVER_SECONDS)
+            self._say(f"Redis is ready on 127.0.0.1:{ports['redis']}")
+        if "postgres" in names:
+            postgres = embedded_postgres(self.state, generated, ports["postgres"])
+            self._await("postgres", postgres.accepts, _SERVER_SECONDS)
+            postgres.provision()
+            self._say(f"PostgreSQL is ready on 127.0.0.1:{ports['postgres']}")
+        if "demo-imap" in names:
+            self._await("demo-imap", lambda: wait_until_answers(ports["demo-imap"], 0.2), _SERVER_SECONDS)
+            self._say(f"The demo mailbox is served on 127.0.0.1:{ports['demo-imap']}")
+        self._check_external()
+
+    def _check_external(self) -> None:
+        checks = ((REDIS_VARIABLES, health.redis_answers), (DATABASE_VARIABLES, health.postgres_answers))
+        for variables, check in checks:
+            if not is_external(variables, self._operator):
+                continue
+            result = check()
+            if not result.ok:
+                raise StackError(f"{result.component}: {result.detail}. {result.advice}")
+            self._say(f"Using the {result.component} that is configured")
+
+    def _migrate(self, environment: Mapping[str, str]) -> None:
+        from tasks.storage.migrate import current_and_head, upgrade
+
+        current, head = current_and_head(environment["DATABASE_OWNER_URL"])
+        if current != head:
+            upgrade(environment["DATABASE_OWNER_URL"])
+            self._say(f"The database schema is at {head}" + (f" (was {current})" if current else ""))
+
+    def _start_application(self, ports: Mapping[str, int]) -> None:
+        for name in APPLICATION:
+            self.supervisor.start_program(name)
+        self._await("worker", lambda: health.worker_consumes(patience=2).ok, _APPLICATION_SECONDS)
+        self._say("The worker consumes")
+        self._await("flower", lambda: health.flower_answers(ports["flower"]).ok, _APPLICATION_SECONDS)
+        self._say(f"Flower is ready on http://127.0.0.1:{ports['flower']}")
+        self._await("beat", lambda: self.supervisor.status()["beat"].is_running, _APPLICATION_SECONDS)
+
+    def _await(self, name: str, is_ready: Callable[[], bool], seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while not is_ready():
+            known = self.supervisor.status().get(name)
+            failed = known is not None and known.state in ("FATAL", "EXITED", "STOPPED")
+            if failed or time.monotonic() > deadline:
+                raise StackError(f"{name} did not become ready: {self._last_words(name)}")
+            time.sleep(0.1)
+
+    def _last_words(self, name: str) -> str:
+        log = self.state.logs / f"{name}.log"
+        lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+        said = [line for line in lines if line.strip()][-3:]
+        return " | ".join(said) + f" (all of it: ./manage.sh logs {name})"
+
+    def _stop_orphans(self) -> bool:
+        """Stop what a supervisor that was killed has left behind; whether there was anything."""
+        found = [(name, pid) for name in (*APPLICATION, *SERVERS) if (pid := noted_pid(self.state, name)) is not None]
+        for group in (APPLICATION, SERVERS):
+            self._end({name: pid for name, pid in found if name in group})
+        return bool(found)
+
+    def _end(self, orphans: Mapping[str, int]) -> None:
+        everything: list[psutil.Process] = []
+        for name, pid in orphans.items():
+            self._say(f"Stopping {name} (process {pid}), left behind by a supervisor that was killed")
+            process = psutil.Process(pid)
+            everything += [process, *process.children(recursive=True)]
+            process.send_signal(signal.SIGINT if name == "postgres" else signal.SIGTERM)
+        for process in wait_until_gone(everything, _SERVER_SECONDS):
+            process.kill()
+        wait_until_gone(everything, 5)
+
+
+def _application(commands: Mapping[str, object]) -> dict[str, object]:
+    return {name: command for name, command in commands.items() if name in APPLICATION}
