@@ -42,7 +42,7 @@ class Redis:
             "daemonize no\n"
             'logfile ""\n'
             "databases 16\n"
-            "save \"\"\n"
+            'save ""\n'
             "appendonly yes\n"
             "appendfsync everysec\n"
             # A broker that evicts keys loses tasks: better to refuse new ones.
