@@ -121,6 +121,12 @@ class ImapConnection:
                 highestmodseq=_number(self._untagged("HIGHESTMODSEQ")),
             )
 
+    def status(self, path: str) -> FolderStatus | None:
+        """The state of a folder that is not open; None where the server does not say."""
+        with self._translated(f"asking for the state of {path}"):
+            outcome, lines = self._imap.status(quote(path).encode(), f"({_STATUS_ITEMS})")
+            return next((status for _, status in read_status(lines)), None) if outcome == "OK" else None
+
     def search(self, first: int, status: FolderStatus) -> UidSet:
         """The UIDs from `first` up in the open folder.
 
@@ -181,6 +187,10 @@ class ImapConnection:
 
     def abandon(self) -> None:
         """Close without a goodbye, for when the server may be in the middle of an answer; never raises."""
+        with suppress(OSError):
+            # The socket first: closing the buffer would wait for a thread that reads from it. Not by the TLS
+            # socket's own method, which would pull the TLS layer from under that thread.
+            socket.socket.shutdown(self._imap.sock, socket.SHUT_RDWR)
         with suppress(OSError):
             self._imap.shutdown()
 

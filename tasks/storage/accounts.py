@@ -66,6 +66,13 @@ class DueAccount(NamedTuple):
     user_id: str
 
 
+_NO_ERROR = {
+    "paused_at": None,
+    "last_error_code": None,
+    "last_error": None,
+    "last_error_at": None,
+    "sync_queued_at": None,
+}
 _COLUMNS = [EmailClient.__table__.c[name] for name in Account._fields]
 
 
@@ -138,30 +145,16 @@ def remove_account(account: Account) -> None:
         remove_credential(connection, account.tenant_id, account.credential_id)
 
 
-def record_success(connection: Connection, account: Account) -> None:
-    """The account is in sync: errors and a pause are forgotten."""
-    connection.execute(
-        update(EmailClient)
-        .where(*_is(account))
-        .values(
-            last_sync_at=func.now(),
-            paused_at=None,
-            last_error_code=None,
-            last_error=None,
-            last_error_at=None,
-            sync_queued_at=None,
-        )
-    )
+def record_success(connection: Connection, account: Account, *, whole_account: bool) -> None:
+    """The account works: errors and a pause are forgotten; with `whole_account` it counts as synced now."""
+    values = {**_NO_ERROR, "last_sync_at": func.now()} if whole_account else _NO_ERROR
+    connection.execute(update(EmailClient).where(*_is(account)).values(**values))
 
 
 def clear_error(account: Account) -> None:
     """The account works again: forget its error and its pause, so that its next sync is due."""
     with tenant_transaction(account.tenant_id) as connection:
-        connection.execute(
-            update(EmailClient)
-            .where(*_is(account))
-            .values(paused_at=None, last_error_code=None, last_error=None, last_error_at=None, sync_queued_at=None)
-        )
+        connection.execute(update(EmailClient).where(*_is(account)).values(**_NO_ERROR))
 
 
 def record_failure(account: Account, error: EmailError, *, pause: bool) -> None:

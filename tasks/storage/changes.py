@@ -74,14 +74,21 @@ _ACCOUNTED_FOR = """
     SELECT imap_uid FROM raw_quarantine
     WHERE tenant_id = :tenant_id AND folder_id = :folder_id AND uidvalidity = :uidvalidity AND imap_uid >= :first
     """
-_MISSING = text(
-    f"""
-    SELECT CAST(:uids AS int8multirange)
-           - coalesce(range_agg(int8range(imap_uid, imap_uid, '[]')), '{{}}')
-    FROM ({_ACCOUNTED_FOR}) AS accounted_for
+_ACCOUNTED_RANGES = f"""
+    SELECT coalesce(range_agg(int8range(imap_uid, imap_uid, '[]')), '{{}}') FROM ({_ACCOUNTED_FOR}) AS accounted_for
+    """
+# As text: the driver knows no multiranges.
+_MISSING = text(f"SELECT CAST(CAST(:uids AS int8multirange) - ({_ACCOUNTED_RANGES}) AS text)")
+_STORED = text(f"SELECT CAST(CAST(:uids AS int8multirange) * ({_ACCOUNTED_RANGES}) AS text)")
+_COUNT_ACCOUNTED_FOR = text(f"SELECT count(*) FROM ({_ACCOUNTED_FOR}) AS accounted_for")
+
+_NEWEST = text(
+    """
+    SELECT imap_uid, message_id, size, received_at FROM email_message
+    WHERE tenant_id = :tenant_id AND folder_id = :folder_id AND uidvalidity = :uidvalidity
+    ORDER BY imap_uid DESC LIMIT :number
     """
 )
-_COUNT_ACCOUNTED_FOR = text(f"SELECT count(*) FROM ({_ACCOUNTED_FOR}) AS accounted_for")
 
 _FORGET_QUARANTINED = text("DELETE FROM raw_quarantine WHERE tenant_id = :tenant_id AND folder_id = :folder_id")
 
@@ -156,17 +163,25 @@ def remove_absent(connection: Connection, account: Account, folder: Folder, pres
 
 def missing_uids(connection: Connection, account: Account, folder: Folder, on_server: UidSet, first: int) -> UidSet:
     """Of the UIDs `on_server`, all of them `first` or above, those neither stored nor quarantined."""
-    if not on_server.ranges:
-        return on_server
     values = {"uids": on_server.to_multirange(), "first": first}
-    missing = connection.scalar(_MISSING, {**_key(account, folder), **values})
-    # As text or as a list of ranges, depending on the driver's version.
-    return UidSet.from_multirange(str(missing))
+    return UidSet.from_multirange(str(connection.scalar(_MISSING, {**_key(account, folder), **values})))
+
+
+def stored_uids(connection: Connection, account: Account, folder: Folder, on_server: UidSet) -> UidSet:
+    """Of the UIDs `on_server`, those stored or quarantined."""
+    values = {"uids": on_server.to_multirange(), "first": 0}
+    return UidSet.from_multirange(str(connection.scalar(_STORED, {**_key(account, folder), **values})))
 
 
 def count_accounted_for(connection: Connection, account: Account, folder: Folder) -> int:
     """How many messages are stored or quarantined."""
     return int(connection.scalar(_COUNT_ACCOUNTED_FOR, {**_key(account, folder), "first": 0}) or 0)
+
+
+def newest(connection: Connection, account: Account, folder: Folder, number: int) -> list[Envelope]:
+    """The messages with the highest UIDs."""
+    rows = connection.execute(_NEWEST, {**_key(account, folder), "number": number})
+    return [Envelope._make(row) for row in rows]
 
 
 def forget_quarantined(connection: Connection, account: Account, folder: Folder) -> None:

@@ -49,7 +49,7 @@ def assign_conversations(
     known: dict[str, str] = {}
     if ancestors:
         rows = connection.execute(_KNOWN, {**key, "message_ids": list(ancestors)})
-        known = {message_id: conversation_id for message_id, conversation_id in rows}
+        known = {row.message_id: row.conversation_id for row in rows}
     assignment = assign(messages, known)
     if assignment.merges:
         old_ids, new_ids = list(assignment.merges), list(assignment.merges.values())

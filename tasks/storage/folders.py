@@ -1,12 +1,13 @@
 """Folders of an account and how far each is synced."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, text, update
 
 from tasks.storage.accounts import Account
 from tasks.storage.ids import new_id
-from tasks.storage.models import EmailFolder
+from tasks.storage.models import EmailFolder, RawQuarantine
 from tasks.storage.session import tenant_transaction
 
 
@@ -26,6 +27,7 @@ class Folder(NamedTuple):
     highestmodseq: int | None
     suspect_uid: int | None
     suspect_attempts: int
+    quarantined_count: int
     is_verified: bool
 
 
@@ -51,7 +53,16 @@ class FolderSummary(NamedTuple):
     size: int
 
 
-_COLUMNS = [EmailFolder.__table__.c[name] for name in Folder._fields if name != "is_verified"]
+_QUARANTINED = (
+    select(func.count())
+    .where(RawQuarantine.tenant_id == EmailFolder.tenant_id, RawQuarantine.folder_id == EmailFolder.id)
+    .correlate(EmailFolder)
+    .scalar_subquery()
+)
+_COLUMNS = [
+    *(EmailFolder.__table__.c[name] for name in Folder._fields if name in EmailFolder.__table__.c),
+    _QUARANTINED,
+]
 
 _SUMMARIES = text(
     """
@@ -105,8 +116,10 @@ def add_folders(connection: Connection, account: Account, folders: list[NewFolde
         )
 
 
-def change_folder(connection: Connection, account: Account, folder_id: str, changes: dict[str, object]) -> None:
-    """Set columns of one folder."""
+def change_folder(connection: Connection, account: Account, folder_id: str, changes: Mapping[str, object]) -> None:
+    """Set columns of one folder; the checkpoint `uidnext` only ever moves up, unless it starts again at 1."""
+    if changes.get("uidnext", 1) != 1:
+        changes = {**changes, "uidnext": func.greatest(EmailFolder.uidnext, changes["uidnext"])}
     connection.execute(update(EmailFolder).where(*_is(account, folder_id)).values(**changes))
 
 

@@ -1,0 +1,92 @@
+"""The Celery application: configuration, queues, routes and schedule. Tasks are imported from here.
+
+from tasks.celery_app import sync_emails
+sync_emails.delay(email_client_id, tenant_id, user_id)
+"""
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+from celery import Celery
+from kombu import Queue
+
+from tasks.base import CELERY_DEFAULT_RETRY_DELAY, CELERY_RETRY_BACKOFF_BASE, EmailTask
+from tasks.control import get_active_tasks, get_queue_stats, get_task_status, revoke_task
+from tasks.periodic import periodic_sync
+from tasks.settings import Settings, get_settings
+from tasks.sync import sync_emails
+
+__all__ = [
+    "CELERY_DEFAULT_RETRY_DELAY",
+    "CELERY_RETRY_BACKOFF_BASE",
+    "EmailTask",
+    "celery_app",
+    "create_celery_app",
+    "get_active_tasks",
+    "get_queue_stats",
+    "get_task_status",
+    "periodic_sync",
+    "revoke_task",
+    "sync_emails",
+]
+
+_SYNC_SCHEDULE_SECONDS = 300
+
+
+def create_celery_app(get: Callable[[], Settings] = get_settings) -> Celery:
+    """An application whose configuration is read from `get` when it is first needed."""
+    app = Celery("email_service")
+    app.add_defaults(lambda: _configuration(get()))
+    return app
+
+
+def _configuration(settings: Settings) -> dict[str, Any]:
+    worker = settings.worker
+    broker_url, result_backend = settings.redis.broker_url, settings.redis.result_backend
+    return {
+        "broker_url": broker_url,
+        "broker_use_ssl": _tls(broker_url, settings),
+        "broker_connection_retry_on_startup": True,
+        "broker_transport_options": {"visibility_timeout": worker.visibility_timeout},
+        "result_backend": result_backend,
+        "redis_backend_use_ssl": _tls(result_backend, settings),
+        "result_expires": worker.result_expires,
+        "result_extended": False,  # arguments stay out of the result store
+        "task_serializer": "json",
+        "result_serializer": "json",
+        "accept_content": ["json"],
+        "timezone": "UTC",
+        "enable_utc": True,
+        "task_queues": (Queue("sync"), Queue("periodic")),
+        "task_default_queue": "sync",
+        "task_create_missing_queues": False,
+        "task_routes": {sync_emails.name: {"queue": "sync"}, periodic_sync.name: {"queue": "periodic"}},
+        "task_track_started": True,
+        # A task is acknowledged when its effect is durable, and comes back if its worker dies before.
+        "task_acks_late": True,
+        "task_reject_on_worker_lost": True,
+        "task_time_limit": worker.task_time_limit,
+        "task_soft_time_limit": worker.task_soft_time_limit,
+        "worker_concurrency": worker.concurrency,
+        "worker_prefetch_multiplier": worker.prefetch_multiplier,
+        "worker_max_tasks_per_child": worker.max_tasks_per_child,
+        # A sync survives a restart of Redis: it goes on, and its redelivery finds nothing left to do.
+        "worker_cancel_long_running_tasks_on_connection_loss": False,
+        "worker_hijack_root_logger": True,
+        "beat_schedule": {
+            "sync-emails-every-5min": {
+                "task": periodic_sync.name,
+                "schedule": timedelta(seconds=_SYNC_SCHEDULE_SECONDS),
+                "options": {"expires": _SYNC_SCHEDULE_SECONDS},
+            },
+        },
+    }
+
+
+def _tls(url: str, settings: Settings) -> dict[str, str] | None:
+    return {"ssl_cert_reqs": settings.redis.ssl_cert_reqs} if url.startswith("rediss://") else None
+
+
+celery_app = create_celery_app()
+celery_app.set_default()

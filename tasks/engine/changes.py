@@ -1,0 +1,83 @@
+"""What happened on the server to messages we have: flags, removals, new numbers."""
+
+from collections.abc import Iterable
+from itertools import islice
+
+from tasks.engine.envelopes import fetch_envelopes
+from tasks.engine.run import FolderTally, Run
+from tasks.mail.flags import Flags, read_flags
+from tasks.mail.imap import ImapConnection
+from tasks.mail.imap_responses import FetchedFlags, FolderStatus
+from tasks.mail.uidset import UidSet
+from tasks.storage import changes
+from tasks.storage.folders import Folder, change_folder
+from tasks.storage.session import tenant_transaction
+
+# How much is asked for at a time: answers are held in memory, a line a message.
+_UIDS_PER_CHANGE_REQUEST = 50_000
+_FLAGS_PER_REQUEST = 5_000
+_ENVELOPES_PER_REQUEST = 2_000
+
+
+def apply_changes(run: Run, imap: ImapConnection, folder: Folder, opened: FolderStatus, tally: FolderTally) -> None:
+    """Flags and removals since the last sync, by CONDSTORE and QRESYNC, or by comparison where there is neither."""
+    if folder.uidnext <= 1:
+        return
+    if folder.highestmodseq is None or opened.highestmodseq is None:
+        compare_all(run, imap, folder, opened, tally)
+    elif folder.highestmodseq != opened.highestmodseq:
+        for first in range(1, folder.uidnext, _UIDS_PER_CHANGE_REQUEST):
+            uids = UidSet(((first, min(first + _UIDS_PER_CHANGE_REQUEST, folder.uidnext) - 1),))
+            flags, removed = imap.fetch_changes(uids, folder.highestmodseq)
+            with run.transaction() as connection:
+                tally.updated += changes.update_flags(connection, run.account, folder, _states(folder, flags))
+                tally.deleted += changes.remove_uids(connection, run.account, folder, removed)
+
+
+def compare_all(run: Run, imap: ImapConnection, folder: Folder, opened: FolderStatus, tally: FolderTally) -> UidSet:
+    """Compare every UID and every flag with the server's, and return the UIDs the server has."""
+    present = compare_uids(run, imap, folder, opened, tally)
+    with run.transaction() as connection:
+        stored = changes.stored_uids(connection, run.account, folder, present)
+    remaining = stored.uids()
+    while uids := list(islice(remaining, _FLAGS_PER_REQUEST)):
+        flags = imap.fetch_flags(UidSet.of(uids))
+        with run.transaction() as connection:
+            tally.updated += changes.update_flags(connection, run.account, folder, _states(folder, flags))
+    return present
+
+
+def compare_uids(run: Run, imap: ImapConnection, folder: Folder, opened: FolderStatus, tally: FolderTally) -> UidSet:
+    """Remove what the server no longer has, and return what it has."""
+    present = imap.search(1, opened)
+    with run.transaction() as connection:
+        below = max(folder.uidnext, opened.uidnext or 0)
+        tally.deleted += changes.remove_absent(connection, run.account, folder, present, below)
+    return present
+
+
+def renumber(run: Run, imap: ImapConnection, folder: Folder, opened: FolderStatus, tally: FolderTally) -> Folder:
+    """UIDVALIDITY changed: match what we have with the new UIDs by Message-ID, size and date.
+
+    No body is downloaded again. What the server has no more is removed; what is new will be found missing.
+    """
+    remaining = imap.search(1, opened).uids()
+    with tenant_transaction(run.account.tenant_id) as connection:
+        changes.begin_renumbering(connection)
+        while uids := list(islice(remaining, _ENVELOPES_PER_REQUEST)):
+            changes.add_envelopes(connection, list(fetch_envelopes(imap, UidSet.of(uids))))
+            run.keep_lease()
+        _, removed = changes.finish_renumbering(connection, run.account, folder, opened.uidvalidity)
+        state = {"uidvalidity": opened.uidvalidity, "uidnext": 1, "highestmodseq": None}
+        change_folder(connection, run.account, folder.id, {**state, "suspect_uid": None, "suspect_attempts": 0})
+        run.confirm_lease(connection)
+    tally.deleted += removed
+    return folder._replace(
+        uidvalidity=opened.uidvalidity, uidnext=1, highestmodseq=None, suspect_uid=None, suspect_attempts=0
+    )
+
+
+def _states(folder: Folder, fetched: Iterable[FetchedFlags]) -> list[tuple[int, Flags]]:
+    # By UID, so that a message the server tells of twice is set once.
+    by_uid = {flags.uid: read_flags(flags.flags, folder.type) for flags in fetched}
+    return list(by_uid.items())

@@ -1,0 +1,180 @@
+"""Fetches new messages in batches bounded by number and by bytes, and parses them.
+
+The server is asked for the next batch before the last one is parsed, so it sends while we work.
+"""
+
+import logging
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from itertools import islice
+from typing import NamedTuple
+
+from tasks.engine.run import Run
+from tasks.errors import MailServerBusyError, MessageUnparsableError, TransientError
+from tasks.mail.flags import read_flags
+from tasks.mail.imap import FetchRefusedError, ImapConnection
+from tasks.mail.imap_responses import FetchedMessage
+from tasks.mail.parse import parse
+from tasks.mail.uidset import UidSet
+from tasks.storage.folders import Folder
+from tasks.storage.messages import Arrival, Batch, Quarantined, digest
+
+logger = logging.getLogger(__name__)
+
+# Sizes are asked for so many messages at a time: enough to make the extra round trip rare.
+_SIZES_PER_REQUEST = 2000
+
+# A server that refuses so many messages in a row, and gave none, has a problem of its own.
+_REFUSALS_IN_A_ROW = 10
+
+# A message that broke the connection this often, fetched alone, is set aside.
+MOST_ATTEMPTS = 3
+
+
+class BatchFailedError(Exception):
+    """The connection broke while messages `first` to `last` were being fetched."""
+
+    def __init__(self, first: int, last: int, error: TransientError) -> None:
+        super().__init__(first, last, error)
+        self.first, self.last, self.error = first, last, error
+
+
+class _Plan(NamedTuple):
+    sizes: dict[int, int]
+    too_large: list[Quarantined]
+    last: int
+
+
+def fetch_batches(run: Run, imap: ImapConnection, folder: Folder, uids: UidSet) -> Iterator[Batch]:
+    """The messages `uids` in ascending order, in batches ready to be stored.
+
+    Raises BatchFailedError for a connection that breaks, and MailServerBusyError for a server that refuses all.
+    """
+    fetcher = _Fetcher(run, imap, folder)
+    plans = _plan(run, imap, folder, uids)
+    plan = next(plans, None)
+    if plan:
+        fetcher.request(plan)
+    while plan:
+        messages, refused = fetcher.receive(plan)
+        following = next(plans, None)
+        if following:
+            fetcher.request(following)
+        yield _parsed(folder, plan, messages, refused)
+        plan = following
+
+
+class _Fetcher:
+    """Asks for batches and falls back to single messages where the server refuses a batch."""
+
+    def __init__(self, run: Run, imap: ImapConnection, folder: Folder) -> None:
+        self._run, self._imap, self._folder = run, imap, folder
+        self._delivered = False
+        self._refusals = 0
+
+    def request(self, plan: _Plan) -> None:
+        if plan.sizes:
+            with _blaming(plan.sizes):
+                self._imap.request_messages(UidSet.of(plan.sizes))
+
+    def receive(self, plan: _Plan) -> tuple[list[FetchedMessage], list[Quarantined]]:
+        if not plan.sizes:
+            return [], []
+        with _blaming(plan.sizes):
+            try:
+                messages = self._imap.receive_messages()
+            except FetchRefusedError as refusal:
+                return self._one_by_one(plan.sizes, refusal)
+        self._delivered = self._delivered or bool(messages)
+        return messages, []
+
+    def _one_by_one(
+        self, sizes: dict[int, int], refusal: FetchRefusedError
+    ) -> tuple[list[FetchedMessage], list[Quarantined]]:
+        messages: list[FetchedMessage] = []
+        refused: dict[int, FetchRefusedError] = {}
+        for uid in sizes:
+            try:
+                with _blaming([uid]):
+                    self._imap.request_messages(UidSet.of([uid]))
+                    messages += self._imap.receive_messages()
+                self._delivered, self._refusals = True, 0
+            except FetchRefusedError as error:
+                refused[uid] = error
+                self._refusals += 1
+                if self._refusals >= _REFUSALS_IN_A_ROW and not self._delivered:
+                    raise MailServerBusyError(f"it refuses to give messages: {refusal.detail}") from error
+        if refused and not self._delivered:
+            self._doubt(refused)
+        return messages, [
+            Quarantined(uid, "refused", error.detail, sizes[uid], None) for uid, error in refused.items()
+        ]
+
+    def _doubt(self, refused: dict[int, FetchRefusedError]) -> None:
+        # Nothing has been delivered yet, so it may be the server and not the message: give it a few tries.
+        first, error = next(iter(refused.items()))
+        attempts = self._folder.suspect_attempts if self._folder.suspect_uid == first else 0
+        if attempts + 1 < MOST_ATTEMPTS:
+            raise BatchFailedError(first, first, error)
+
+
+@contextmanager
+def _blaming(uids: Collection[int]) -> Iterator[None]:
+    """Names the messages that were being fetched when the connection broke."""
+    try:
+        yield
+    except FetchRefusedError:
+        raise
+    except TransientError as error:
+        raise BatchFailedError(min(uids), max(uids), error) from error
+
+
+def _plan(run: Run, imap: ImapConnection, folder: Folder, uids: UidSet) -> Iterator[_Plan]:
+    """Cut `uids` into batches. Asks for sizes only while no batch is on its way."""
+    remaining = uids.uids()
+    while chunk := list(islice(remaining, _SIZES_PER_REQUEST)):
+        sizes = imap.fetch_sizes(UidSet.of(chunk))
+        batch: dict[int, int] = {}
+        too_large: list[Quarantined] = []
+        for uid in chunk:
+            size = sizes.get(uid)
+            if size is None:
+                continue  # expunged in the meantime
+            if batch and _is_full(run, folder, batch, size):
+                yield _Plan(batch, too_large, next(reversed(batch)))
+                batch, too_large = {}, []
+            if size > run.settings.max_message_bytes:
+                detail = f"{size} bytes; SYNC_MAX_MESSAGE_BYTES is {run.settings.max_message_bytes}"
+                too_large.append(Quarantined(uid, "too_large", detail, size, None))
+            else:
+                batch[uid] = size
+        yield _Plan(batch, too_large, chunk[-1])
+
+
+def _is_full(run: Run, folder: Folder, batch: dict[int, int], size: int) -> bool:
+    if folder.suspect_uid is not None and next(iter(batch)) <= folder.suspect_uid:
+        return True
+    settings = run.settings
+    return len(batch) >= settings.batch_size or sum(batch.values()) + size > settings.batch_bytes
+
+
+def _parsed(folder: Folder, plan: _Plan, messages: list[FetchedMessage], refused: list[Quarantined]) -> Batch:
+    arrivals: dict[int, Arrival] = {}
+    quarantined = [*plan.too_large, *refused]
+    for message in messages:
+        if message.uid not in plan.sizes or message.uid in arrivals:
+            continue  # the server told of a message that was not asked for
+        size = plan.sizes[message.uid]
+        try:
+            parsed = parse(message.raw)
+        except MessageUnparsableError as error:
+            quarantined.append(Quarantined(message.uid, "unparsable", error.detail, size, message.raw))
+        except Exception as error:
+            # A defect of the parser must not stop a folder; the bytes are kept to find it.
+            logger.exception("parser failed", extra={"folder_id": folder.id, "uid": message.uid})
+            quarantined.append(Quarantined(message.uid, "parser_failed", type(error).__name__, size, message.raw))
+        else:
+            digests = tuple(digest(attachment.content) for attachment in parsed.attachments)
+            flags = read_flags(message.flags, folder.type)
+            arrivals[message.uid] = Arrival(message.uid, flags, message.received_at, size, parsed, digests)
+    return Batch([arrivals[uid] for uid in sorted(arrivals)], quarantined, plan.last + 1)

@@ -1,0 +1,29 @@
+"""Tries an account: connects, logs in, and looks at what is there."""
+
+from typing import NamedTuple
+
+from tasks.engine.account import connected
+from tasks.errors import AuthenticationFailedError, EmailError
+from tasks.storage.accounts import Account, clear_error, record_failure
+
+
+class Probe(NamedTuple):
+    """What the server offers. `messages` is None where it does not say without opening each folder."""
+
+    capabilities: tuple[str, ...]
+    folders: int
+    messages: int | None
+
+
+def probe(account: Account) -> Probe:
+    """Try the account and keep how it went: success ends a pause. Raises an EmailError that says what is wrong."""
+    try:
+        with connected(account) as imap:
+            listed, statuses = imap.list_folders()
+            capabilities = tuple(sorted(imap.capabilities))
+    except EmailError as error:
+        record_failure(account, error, pause=isinstance(error, AuthenticationFailedError))
+        raise
+    clear_error(account)
+    messages = sum(status.messages for status in statuses.values()) if statuses else None
+    return Probe(capabilities, len(listed), messages)

@@ -1,0 +1,121 @@
+"""One run of a sync: who holds the lease, how much time is left, what has been done so far."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any, Self
+
+from sqlalchemy import Connection
+
+from tasks.settings import SyncSettings
+from tasks.storage.accounts import Account
+from tasks.storage.leases import renew_lease
+from tasks.storage.session import tenant_transaction
+
+# Renewed this many times in a lease's life, so that one slow renewal does not lose it.
+_RENEWALS_PER_LEASE = 3
+
+
+class HandOnError(Exception):
+    """The time of this run is used up; what is committed stays, and a fresh task goes on from there."""
+
+
+@dataclass
+class FolderTally:
+    """What was done in one folder: messages, and the seconds it took."""
+
+    synced: int = 0
+    updated: int = 0
+    deleted: int = 0
+    quarantined: int = 0
+    seconds: float = 0.0
+
+
+@dataclass
+class Tally:
+    """What was done over all runs of one sync. It travels from a task to the one that goes on."""
+
+    folders: dict[str, FolderTally] = field(default_factory=dict)
+    failed_folders: dict[str, str] = field(default_factory=dict)
+    deleted_with_folders: int = 0
+
+    def of(self, folder_name: str) -> FolderTally:
+        """The tally of one folder, to be added to."""
+        return self.folders.setdefault(folder_name, FolderTally())
+
+    def total(self, name: str) -> int:
+        """The sum of one figure over all folders."""
+        return sum(getattr(folder, name) for folder in self.folders.values())
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON; `from_json` reads it back."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Self:
+        """What `to_json` wrote."""
+        folders = {name: FolderTally(**tally) for name, tally in data["folders"].items()}
+        return cls(folders, data["failed_folders"], data["deleted_with_folders"])
+
+
+@dataclass
+class Progress:
+    """How far a sync is, for people: the messages to fetch are known folder by folder."""
+
+    folder: str = ""
+    folders_done: int = 0
+    folders_total: int = 0
+    messages_done: int = 0
+    messages_total: int = 0
+    messages_synced: int = 0
+
+
+@dataclass
+class Run:
+    """What the steps of one run share. `deadline` is in seconds of time.monotonic()."""
+
+    account: Account
+    lease_owner: str
+    settings: SyncSettings
+    deadline: float
+    full_since: float | None
+    tally: Tally
+    progress: Progress
+    report: Callable[[Progress], None]
+    _lease_renewed: float = field(default_factory=time.monotonic)
+
+    @contextmanager
+    def transaction(self, *, durable: bool = False) -> Iterator[Connection]:
+        """A transaction that commits only while the lease is ours. Raises LeaseLostError."""
+        with tenant_transaction(self.account.tenant_id, durable=durable) as connection:
+            yield connection
+            # Last, so that the account's row is locked for as short as can be.
+            self.confirm_lease(connection)
+
+    def confirm_lease(self, connection: Connection) -> None:
+        """Renew the lease in the caller's transaction. Raises LeaseLostError."""
+        renew_lease(connection, self.account, self.lease_owner, self.settings.lease_seconds)
+        self._lease_renewed = time.monotonic()
+
+    @property
+    def renewal_seconds(self) -> float:
+        """How often the lease is to be renewed."""
+        return self.settings.lease_seconds / _RENEWALS_PER_LEASE
+
+    def keep_lease(self) -> None:
+        """Renew the lease if it is time to."""
+        if time.monotonic() - self._lease_renewed >= self.renewal_seconds:
+            with self.transaction():
+                pass
+
+    def check_deadline(self) -> None:
+        """Raises HandOnError when the time is used up. To be called where everything is committed."""
+        if time.monotonic() >= self.deadline:
+            raise HandOnError
+
+    def show(self, **changes: Any) -> None:
+        """Report progress."""
+        for name, value in changes.items():
+            setattr(self.progress, name, value)
+        self.report(self.progress)

@@ -1,0 +1,122 @@
+"""sync_emails: brings a mailbox into PostgreSQL. The work is in tasks/engine/.
+
+A sync longer than its time budget hands on: the same task, under the same id, is queued again and goes on at the
+checkpoint, so whoever waits for the id gets the result of the whole. Killed at any instant, a redelivery does the
+same. What was done so far travels in the message's header.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+from celery import shared_task
+from celery.exceptions import SoftTimeLimitExceeded
+
+from tasks.base import EmailTask
+from tasks.engine.account import SyncRequest, sync_account
+from tasks.engine.run import Progress, Tally
+from tasks.errors import LeaseHeldError, TransientError
+from tasks.settings import get_settings
+
+logger = logging.getLogger(__name__)
+
+# Of the soft time limit; the rest is for the batch at hand and for what a slow server adds.
+_BUDGET_SHARE = 0.6
+# A lease held longer than this many waits is held by a sync that is alive: there is nothing left to do.
+_LEASE_WAITS = 3
+_REPORT_SECONDS = 0.5
+_HEADER = "metabuilder_sync"
+
+
+@shared_task(bind=True, base=EmailTask, name="email_service.tasks.sync_emails", max_retries=5, default_retry_delay=10)
+def sync_emails(
+    self: Any,
+    email_client_id: str,
+    tenant_id: str,
+    user_id: str,
+    folder_id: str | None = None,
+    force_full_sync: bool = False,  # the signature callers know
+) -> dict[str, Any]:
+    """Sync an account's folders, or one of them, into PostgreSQL.
+
+    By default only what changed is asked for; `force_full_sync` compares every UID and flag with the server and tries
+    quarantined messages again. Returns `status` (success, partial where a folder could not be opened,
+    already_running), messages_synced, messages_updated, messages_deleted, messages_quarantined,
+    sync_duration_seconds, timestamp (ms), folders and failed_folders.
+
+    Raises PermanentError subclasses, which are kept on the account and not retried; TransientError subclasses once
+    retries are used up.
+    """
+    so_far = _SoFar(self.request.get(_HEADER), force_full_sync=force_full_sync)
+    before = so_far.stored
+    request = SyncRequest(email_client_id, tenant_id, user_id, folder_id, so_far.full_since)
+    try:
+        is_done = sync_account(request, self.request.id or "", so_far.tally, _budget_seconds(), _reporter(self))
+    except LeaseHeldError as held:
+        if self.request.retries >= _LEASE_WAITS:
+            return so_far.result("already_running")
+        raise self.retry(countdown=held.seconds_left + 1, headers=so_far.header()) from held
+    except TransientError as error:
+        logger.warning("sync interrupted: %s", error, extra={"email_client_id": email_client_id})
+        if so_far.stored > before:
+            # It moves: the retries are counted anew, so that a flaky server never wears them out.
+            self.request.retries = 0
+        raise self.retry(exc=error, countdown=self.retry_delay(), headers=so_far.header()) from error
+    except SoftTimeLimitExceeded:
+        is_done = False
+    if not is_done:
+        self.replace(self.signature_from_request(retries=0).set(headers=so_far.header()))
+    return so_far.result("partial" if so_far.tally.failed_folders else "success")
+
+
+class _SoFar:
+    """What earlier runs of the same sync did, and since when it goes on."""
+
+    def __init__(self, header: dict[str, Any] | None, *, force_full_sync: bool) -> None:
+        self.started: float = header["started"] if header else time.time()
+        self.full_since: float | None = self.started if force_full_sync else None
+        self.tally = Tally.from_json(header["tally"]) if header else Tally()
+
+    @property
+    def stored(self) -> int:
+        return self.tally.total("synced") + self.tally.total("quarantined")
+
+    def header(self) -> dict[str, Any]:
+        return {_HEADER: {"started": self.started, "tally": self.tally.to_json()}}
+
+    def result(self, status: str) -> dict[str, Any]:
+        tally, now = self.tally, time.time()
+        return {
+            "status": status,
+            "messages_synced": tally.total("synced"),
+            "messages_updated": tally.total("updated"),
+            "messages_deleted": tally.total("deleted") + tally.deleted_with_folders,
+            "messages_quarantined": tally.total("quarantined"),
+            "sync_duration_seconds": round(now - self.started, 3),
+            "timestamp": int(now * 1000),
+            "folders": {name: asdict(folder) for name, folder in tally.folders.items()},
+            "failed_folders": tally.failed_folders,
+        }
+
+
+def _budget_seconds() -> float:
+    return get_settings().worker.task_soft_time_limit * _BUDGET_SHARE
+
+
+def _reporter(task: Any) -> Callable[[Progress], None]:
+    """Shows progress in the task's state, not too often, and never at the cost of the sync."""
+    next_report = 0.0
+
+    def report(progress: Progress) -> None:
+        nonlocal next_report
+        if task.request.is_eager or not task.request.id or time.monotonic() < next_report:
+            return
+        try:
+            task.update_state(state="PROGRESS", meta=asdict(progress))
+        except Exception as error:  # whatever the result store raises
+            logger.warning("progress could not be shown: %s", error)
+        next_report = time.monotonic() + _REPORT_SECONDS
+
+    return report
