@@ -75,10 +75,12 @@ _BOMS = (
 )
 # charset-normalizer takes about a millisecond a kilobyte and a candidate.
 _GUESS_BYTES = 2048
+# Of equals the first wins: hardly any text in another charset is valid in a multi-byte one.
 _GUESS_CANDIDATES = [
-    "cp1252", "cp1250", "cp1251", "koi8_r", "cp1253", "cp1254", "cp1255", "cp1256", "cp874",
-    "cp932", "euc_jp", "gb18030", "big5", "cp949",
+    "euc_jp", "cp949", "gb18030", "big5", "cp932",
+    "cp1252", "cp1251", "koi8_r", "cp1250", "cp1253", "cp1254", "cp1255", "cp1256", "cp874",
 ]  # fmt: skip
+_NOT_ASCII = re.compile(rb"[\x80-\xff]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -96,16 +98,19 @@ def codec_for(name: str) -> str | None:
     return _SUPERSETS.get(codec, codec) if codec else None
 
 
-def decode(data: bytes, charset: str | None = None) -> str:
-    """The text that `data` means, free of NUL and of lone surrogates. Never raises."""
+def decode(data: bytes, charset: str | None = None, *, guess: bool = True) -> str:
+    """The text that `data` means, free of NUL and of lone surrogates. Never raises.
+
+    Without `guess`, which takes up to milliseconds, what nothing explains is read as windows-1252.
+    """
     codec = codec_for(charset) if charset else None
     if codec is None or codec == "utf-8":
         try:
             text = data.decode()
         except UnicodeDecodeError:
-            text = _decode_damaged(data, codec)
+            text = _decode_damaged(data, codec, guess)
     else:
-        text = _decode_declared(data, codec)
+        text = _decode_declared(data, codec, guess)
     if text[:1] == "\ufeff":
         text = text[1:]
     return storable(text)
@@ -123,7 +128,7 @@ def storable(text: str) -> str:
     return text
 
 
-def _decode_declared(data: bytes, codec: str) -> str:
+def _decode_declared(data: bytes, codec: str, guess: bool) -> str:
     if codec in ("utf-16", "utf_16") and data[:2] not in (BOM_UTF16_LE, BOM_UTF16_BE):
         # RFC 2781 section 4.3 says big-endian without a mark; Windows writes little-endian.
         codec = "utf-16-be" if data[:1] == b"\0" else "utf-16-le"
@@ -132,7 +137,7 @@ def _decode_declared(data: bytes, codec: str) -> str:
             return data.decode()
         return data.decode(codec)
     except (UnicodeError, LookupError):
-        return _decode_damaged(data, codec)
+        return _decode_damaged(data, codec, guess)
 
 
 def _is_utf8(data: bytes) -> bool:
@@ -144,7 +149,7 @@ def _is_utf8(data: bytes) -> bool:
     return True
 
 
-def _decode_damaged(data: bytes, codec: str | None) -> str:
+def _decode_damaged(data: bytes, codec: str | None, guess: bool) -> str:
     """What neither the declared charset nor its absence explains."""
     for bom, marked in _BOMS:
         if data.startswith(bom):
@@ -156,19 +161,22 @@ def _decode_damaged(data: bytes, codec: str | None) -> str:
             return text
     if codec != "utf-8" and _is_utf8(data):
         return data.decode()
-    return _guess(data)
-
-
-def _guess(data: bytes) -> str:
     if data.count(0) * 3 > len(data):
         return data.decode("utf-16-be" if data[:1] == b"\0" else "utf-16-le", "replace")
-    first = next(i for i, byte in enumerate(data) if byte > 127) if not data.isascii() else 0
-    start = max(0, first - 256)
+    codec = guess_charset(data) if guess else None
+    return data.decode(codec, "replace") if codec else _western(data)
+
+
+def guess_charset(data: bytes) -> str | None:
+    """The charset that text around the first byte above 127 looks most like."""
+    first = _NOT_ASCII.search(data)
+    start = max(0, first.start() - _GUESS_BYTES // 8) if first else 0
     guesses = from_bytes(data[start : start + _GUESS_BYTES], cp_isolation=_GUESS_CANDIDATES)
     if not guesses:
-        return _western(data)
-    likely = min(guesses, key=lambda guess: (guess.chaos, -guess.coherence, _GUESS_CANDIDATES.index(guess.encoding)))
-    return data.decode(likely.encoding, "replace")
+        return None
+    return min(
+        guesses, key=lambda match: (match.chaos, -match.coherence, _GUESS_CANDIDATES.index(match.encoding))
+    ).encoding
 
 
 def _western(data: bytes) -> str:

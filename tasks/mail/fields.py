@@ -62,6 +62,8 @@ def _in_utc(fields: tuple[int, ...], offset_seconds: int) -> datetime | None:
 
 def identifiers(value: str) -> tuple[str, ...]:
     """The identifiers of Message-ID, In-Reply-To or References without their angle brackets, in order."""
+    if not value:
+        return ()
     found = _IN_ANGLES.findall(value)
     if not found:
         # Some programs forget the brackets; what has no @ either is a phrase such as "your message of Monday".

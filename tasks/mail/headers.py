@@ -56,7 +56,7 @@ def decode_8bit(value: str, charset: str | None) -> str:
     try:
         return data.decode()
     except UnicodeDecodeError:
-        return decode(data, charset)
+        return decode(data, charset, guess=charset is None)
 
 
 def decode_words(text: str) -> str:
@@ -93,7 +93,7 @@ def one_line(text: str) -> str:
     return text.strip()
 
 
-def base64_bytes(data: bytes) -> bytes:
+def base64_bytes(data: bytes | memoryview) -> bytes:
     """RFC 2045 section 6.8, as much of it as can be decoded."""
     try:
         return a2b_base64(data)
@@ -110,7 +110,7 @@ def _is_space(gap: str) -> bool:
 
 def _run_text(run: list[bytes], charset: str) -> str:
     # A control character here is an attempt to add a header field, or a broken sender.
-    return _CONTROLS.sub(" ", decode(b"".join(run), charset))
+    return _CONTROLS.sub(" ", decode(b"".join(run), charset, guess=False))
 
 
 def _word_bytes(encoding: str, encoded: str) -> bytes:

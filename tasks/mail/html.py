@@ -10,12 +10,7 @@ from typing import Final
 
 import nh3
 
-# The parser's time grows with the number of tags times the depth of nesting. Beyond these the tags are dropped
-# and the text is kept.
-_MAX_DEPTH: Final = 256
-_MAX_TAGS: Final = 100_000
-# Fewer tags than this cannot nest deeply enough to matter.
-_FEW_TAGS: Final = 1_500
+from tasks.mail.html_limits import bounded
 
 # Shown to nobody, or only by running something.
 _DROPPED_WITH_CONTENT = {
@@ -82,26 +77,4 @@ _CLEANER_WITH_DATA: Final = _cleaner(url_schemes=_URL_SCHEMES | {"data"}, attrib
 def sanitise(html: str) -> str:
     """`html` as a fragment that is safe to show inside a page. Time is linear in its size. Never raises."""
     cleaner = _CLEANER_WITH_DATA if "data:" in html or "DATA:" in html else _CLEANER
-    return cleaner.clean(_flattened(html) if html.count("<") > _FEW_TAGS else html)
-
-
-_TAG = re.compile(r"<(/?)([a-zA-Z][^\s/>]{0,40})|<[!?/]")
-_TAG_TO_END = re.compile(r"<[a-zA-Z/!?][^<>]*>?")
-# Elements that hold nothing, and those that a neighbour of their kind ends.
-_NOT_NESTING = frozenset({
-    "area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "param", "source", "track", "wbr",
-    "dd", "dt", "li", "option", "p", "tbody", "td", "th", "tr",
-})  # fmt: skip
-
-
-def _flattened(html: str) -> str:
-    """`html` up to where it becomes too deep or too long, its tags dropped from there on."""
-    depth = 0
-    for number, match in enumerate(_TAG.finditer(html)):
-        name = (match[2] or "").lower()
-        if name and name not in _NOT_NESTING:
-            depth = max(0, depth - 1) if match[1] else depth + 1
-        if depth > _MAX_DEPTH or number > _MAX_TAGS:
-            rest = html[match.start() :]
-            return html[: match.start()] + _TAG_TO_END.sub(" ", rest).replace("<", "&lt;")
-    return html
+    return cleaner.clean(bounded(html))

@@ -61,17 +61,21 @@ class _Reader:
                 return Part(value, None, "", None, None, b"", parts)
             # Without its delimiters it is text (and so says RFC 2045 section 5.2 of what makes no sense).
             value = "text/plain"
-        disposition, named = with_parameters(content.get("content-disposition", ""))
-        filename = file_name(text_parameter(named, "filename") or text_parameter(parameters, "name"))
+        disposition, filename = "", None
+        if "content-disposition" in content:
+            disposition, named = with_parameters(content["content-disposition"])
+            filename = text_parameter(named, "filename")
+        if filename is None and parameters:
+            filename = text_parameter(parameters, "name")
         if media_type(value) is None:
             value = "application/octet-stream" if filename or disposition == "attachment" else "text/plain"
         return Part(
             value,
             parameters.get("charset"),
             disposition,
-            filename,
+            file_name(filename),
             _content_id(content.get("content-id")),
-            _decoded(self.data[body:end], encoding),
+            _decoded(self.data, body, end, encoding),
             None,
         )
 
@@ -128,17 +132,18 @@ def _content_id(value: str | None) -> str | None:
     return (one_line(decode_value(value)).strip("<> ") or None) if value else None
 
 
-def _decoded(body: bytes, encoding: str) -> bytes:
-    """`body` without its Content-Transfer-Encoding; one that is unknown or wrong leaves what can be read."""
+def _decoded(data: bytes, start: int, end: int, encoding: str) -> bytes:
+    """`data[start:end]` without its Content-Transfer-Encoding; one unknown or wrong leaves what can be read."""
     encoding = encoding.lower()
     if encoding not in ("quoted-printable", "base64"):
         encoding = _END_OF_TOKEN.split(encoding.strip(), maxsplit=1)[0]
+    if encoding == "base64":
+        return base64_bytes(memoryview(data)[start:end])
+    body = data[start:end]
     if encoding == "quoted-printable":
         if b"= " in body or b"=\t" in body:
             body = _SOFT_BREAK_WITH_SPACE.sub(b"=", body)
         return a2b_qp(body)
-    if encoding == "base64":
-        return base64_bytes(body)
     return _uudecoded(body) if encoding in _UUENCODE else body
 
 

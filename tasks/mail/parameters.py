@@ -10,7 +10,7 @@ from tasks.mail.headers import decode_value, one_line
 _PARAMETER = re.compile(r';[ \t]*+([^\s=;"]++)[ \t]*+=[ \t]*+("(?:[^"\\]++|\\.)*+(?:"|\\?$)|[^;]*+)', re.DOTALL)
 _VALUE = re.compile(r"^[ \t]*+([^;]*+)")
 _QUOTED_PAIR = re.compile(r"\\(.)", re.DOTALL)
-_COMMENT = re.compile(r"[ \t]*\([^()]*\)")
+_COMMENT = re.compile(r"\([^()]*\)")
 _SECTION = re.compile(r"(.+?)\*(\d{1,4})(\*?)")
 _MEDIA_TYPE = re.compile(r"[a-z0-9!#$&^_.+-]+/[a-z0-9!#$&^_.+-]+")
 # Of file names: what a path, a shell or a terminal would take for something else.
@@ -49,16 +49,14 @@ def media_type(value: str) -> str | None:
 
 def text_parameter(parameters: Parameters, name: str, charset: str | None = None) -> str | None:
     """A parameter as text: RFC 2231 (charset, continuations) or RFC 2047 words, which many send here."""
-    if name in parameters:
-        plain = parameters[name]
-    elif f"{name}*" in parameters:
-        return _extended(parameters[f"{name}*"])
-    else:
-        return _continued(parameters, name, charset)
-    # With both, the one that can hold any character is the better (RFC 6266 section 4.3).
+    # With both forms, the one that can hold any character is the better (RFC 6266 section 4.3).
     if f"{name}*" in parameters:
         return _extended(parameters[f"{name}*"])
-    return decode_value(plain, charset)
+    if name in parameters:
+        return decode_value(parameters[name], charset)
+    if f"{name}*0" in parameters or f"{name}*0*" in parameters:
+        return _continued(parameters, name, charset)
+    return None
 
 
 def file_name(name: str | None) -> str | None:
@@ -94,15 +92,13 @@ def _extended(text: str) -> str:
     return decode(unquote_to_bytes(encoded.encode("latin-1")), charset or None)
 
 
-def _continued(parameters: Parameters, name: str, charset: str | None) -> str | None:
+def _continued(parameters: Parameters, name: str, charset: str | None) -> str:
     """`name*0`, `name*1*`, ... in their order (RFC 2231 section 3)."""
     sections: dict[int, tuple[str, bool]] = {}
     for key, text in parameters.items():
         match = _SECTION.fullmatch(key)
         if match and match[1] == name:
             sections.setdefault(int(match[2]), (text, bool(match[3])))
-    if not sections:
-        return None
     ordered = [sections[number] for number in sorted(sections)]
     if not any(encoded for _, encoded in ordered):
         return decode_value("".join(text for text, _ in ordered), charset)

@@ -9,12 +9,14 @@ import re
 from tasks.errors import MessageUnparsableError
 from tasks.mail.addresses import addresses
 from tasks.mail.bodies import bodies
+from tasks.mail.charset import codec_for, guess_charset
 from tasks.mail.fields import date, identifiers
-from tasks.mail.headers import decode_value, one_line
+from tasks.mail.headers import Field, decode_value, one_line
 from tasks.mail.message import Address, ParsedMessage
-from tasks.mail.mime import read
+from tasks.mail.mime import Part, read
 
 _MBOX_FROM = re.compile(rb">?From [^\r\n]{0,500}\d\d:\d\d[^\r\n]{0,500}\r?\n")
+_MAILBOX_FIELDS = ("from", "to", "cc", "bcc", "reply-to")
 _UTF8_BOM = b"\xef\xbb\xbf"
 
 
@@ -31,44 +33,34 @@ def parse(raw: bytes) -> ParsedMessage:
 
 def _parse(raw: bytes) -> ParsedMessage:
     fields, root = read(_normal(raw))
-    charset = root.charset
+    charset = _header_charset(fields, root)
     names: dict[str, str] = {}
-    values: dict[str, list[str]] = {}
     headers: dict[str, list[str]] = {}
+    mailboxes: dict[str, list[Address]] = {key: [] for key in _MAILBOX_FIELDS}
     for name, value in fields:
+        text = value if value.isascii() and "=?" not in value and "\0" not in value else decode_value(value, charset)
         key = name.lower()
-        if value.isascii() and "=?" not in value and "\0" not in value:
-            text = value
-        else:
-            text = decode_value(value, charset)
-        if key in values:
-            values[key].append(value)
+        if key in names:
             headers[names[key]].append(text)
         else:
             names[key] = name
-            values[key] = [value]
             headers[name] = [text]
+        if key in mailboxes:
+            mailboxes[key].extend(addresses(value, charset))
 
     def first(key: str) -> str:
         return headers[names[key]][0] if key in names else ""
-
-    def mailboxes(key: str) -> tuple[Address, ...]:
-        if key not in values:
-            return ()
-        if len(values[key]) == 1:
-            return addresses(values[key][0], charset)
-        return tuple(address for value in values[key] for address in addresses(value, charset))
 
     content = bodies(root)
     return ParsedMessage(
         message_id=next(iter(identifiers(first("message-id"))), None),
         in_reply_to=identifiers(first("in-reply-to")),
         references=identifiers(first("references")),
-        from_=mailboxes("from"),
-        to=mailboxes("to"),
-        cc=mailboxes("cc"),
-        bcc=mailboxes("bcc"),
-        reply_to=mailboxes("reply-to"),
+        from_=tuple(mailboxes["from"]),
+        to=tuple(mailboxes["to"]),
+        cc=tuple(mailboxes["cc"]),
+        bcc=tuple(mailboxes["bcc"]),
+        reply_to=tuple(mailboxes["reply-to"]),
         subject=one_line(first("subject")),
         date=date(first("date")),
         text_body=content.text,
@@ -76,6 +68,19 @@ def _parse(raw: bytes) -> ParsedMessage:
         headers=headers,
         attachments=content.attachments,
     )
+
+
+def _header_charset(fields: list[Field], root: Part) -> str | None:
+    """What 8-bit characters in the header are where they are not UTF-8: the text's charset, or a guess for all."""
+    raw = "\n".join(value for _, value in fields)
+    if raw.isascii():
+        return None
+    part = root
+    while part.parts:
+        part = part.parts[0]
+    if part.charset and codec_for(part.charset) not in (None, "utf-8", "ascii"):
+        return part.charset
+    return guess_charset(raw.encode("latin-1")) or "windows-1252"
 
 
 def _normal(raw: bytes) -> bytes:
