@@ -1,6 +1,76 @@
+"""`test`: linters, types, import rules, then all tests."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
 import click
 
+from manage.output import complain, say
 
-@click.command()
-def test() -> None:
-    """."""
+# What the tests start that pip does not install: the program, and the Debian package that brings it.
+_PACKAGES = {"dovecot": "dovecot-imapd", "mbsync": "isync", "offlineimap": "offlineimap3"}
+_SYSTEM_PATH = "/usr/local/sbin:/usr/sbin:/sbin"
+
+
+@click.command(name="test", context_settings={"ignore_unknown_options": True, "help_option_names": []})
+@click.argument("pytest_arguments", nargs=-1, type=click.UNPROCESSED)
+def test(pytest_arguments: tuple[str, ...]) -> None:
+    """Run linters, type checks, import rules and all tests. What follows is passed to pytest."""
+    from native.state import ROOT
+
+    failed = [] if _packages_are_there() else ["packages"]
+    for name, command in _steps():
+        say(f"── {name}")
+        if subprocess.run(command, cwd=ROOT, check=False).returncode:
+            failed.append(name)
+    if failed:
+        complain(f"failed so far: {', '.join(failed)}")
+    say("── pytest")
+    # Last, so that its summary is the last line whatever came before.
+    tests = subprocess.run([sys.executable, "-m", "pytest", *pytest_arguments], cwd=ROOT, check=False)
+    sys.exit(1 if failed or tests.returncode else 0)
+
+
+def _steps() -> list[tuple[str, list[str]]]:
+    python = sys.executable
+    return [
+        ("ruff check", [python, "-m", "ruff", "check"]),
+        ("ruff format --check", [python, "-m", "ruff", "format", "--check"]),
+        ("mypy", [python, "-m", "mypy"]),
+        ("lint-imports", [str(Path(python).with_name("lint-imports"))]),
+    ]
+
+
+def missing_packages() -> list[str]:
+    """The Debian packages whose programs are not here."""
+    path = f"{os.environ.get('PATH', os.defpath)}:{_SYSTEM_PATH}"
+    return [package for program, package in _PACKAGES.items() if shutil.which(program, path=path) is None]
+
+
+def _packages_are_there() -> bool:
+    """Install what is missing, or say how; whether it is an error that something is missing still."""
+    missing = missing_packages()
+    if missing and os.geteuid() == 0 and shutil.which("apt-get"):
+        _install(missing)
+        missing = missing_packages()
+    if not missing:
+        return True
+    say(
+        f"Not installed: {' '.join(missing)}. Tests that need them are skipped, or fail where CI is set. "
+        f"As root, run: apt-get update && apt-get install -y {' '.join(missing)}"
+    )
+    return not os.environ.get("CI")
+
+
+def _install(packages: list[str]) -> None:
+    say(f"Installing {' '.join(packages)} with apt-get …")
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    install = ["apt-get", "-qq", "install", "-y", "--no-install-recommends", *packages]
+    for command in (["apt-get", "-qq", "update"], install):
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        if done.returncode:
+            complain(f"{' '.join(command)} failed: {done.stderr.strip()[-500:]}")
+            return

@@ -2,10 +2,16 @@
 
 from pathlib import Path
 
+from native import dovecot
 from native.dovecot import Dovecot
+from native.pymap import Pymap
 from native.state import State
 
 USER = "demo"
+ACCOUNT = "demo"
+ADDRESS = "demo@example.org"
+TENANT = "default"
+_PYMAP = "pymap"
 
 
 def mail_root(state: State) -> Path:
@@ -13,6 +19,56 @@ def mail_root(state: State) -> Path:
     return state.demo / "mail"
 
 
-def server(state: State, password: str, port: int) -> Dovecot:
+def exists(state: State) -> bool:
+    """Whether the demo mailbox has been made."""
+    return (mail_root(state) / USER).exists()
+
+
+def make(state: State) -> int:
+    """Make the mailbox unless it is there; how many messages were written."""
+    from native import maildir
+    from native.demo_mail import demo_messages, folders
+
+    if exists(state):
+        return 0
+    state.create()
+    mail_root(state).mkdir(parents=True, exist_ok=True, mode=0o700)
+    # The two servers name folders differently on disk: a mailbox stays with the one that it was made for.
+    with_dovecot = dovecot.is_usable()
+    (state.demo / "server").write_text("dovecot" if with_dovecot else _PYMAP)
+    return maildir.write(mail_root(state) / USER, folders(), demo_messages(), utf7=with_dovecot)
+
+
+def server(state: State, password: str, port: int) -> Dovecot | Pymap:
     """The IMAP server of the demo mailbox."""
+    if (state.demo / "server").read_text() == _PYMAP:
+        return Pymap(state.demo, mail_root(state), USER, password, port=port)
     return Dovecot(state.demo, mail_root(state), password, port=port)
+
+
+def register(tenant_id: str, user_id: str, password: str, port: int) -> None:
+    """Make the account of the demo mailbox unless it is there."""
+    from tasks.errors import NotFoundError
+    from tasks.storage.accounts import NewAccount, add_account, find_account
+
+    try:
+        find_account(tenant_id, ACCOUNT)
+    except NotFoundError:
+        new = NewAccount(ACCOUNT, ADDRESS, Dovecot.host, port, "none", USER, password)
+        add_account(tenant_id, user_id, new)
+
+
+def follow_server(tenant_id: str, port: int) -> None:
+    """Tell the account of the demo mailbox, if there is one, where its server listens now."""
+    from sqlalchemy import update
+
+    from tasks.storage.models import EmailClient
+    from tasks.storage.session import tenant_transaction
+
+    with tenant_transaction(tenant_id) as connection:
+        connection.execute(
+            update(EmailClient)
+            .where(EmailClient.tenant_id == tenant_id, EmailClient.email_address == ADDRESS)
+            .where(EmailClient.hostname == Dovecot.host, EmailClient.port != port)
+            .values(port=port)
+        )

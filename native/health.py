@@ -96,6 +96,7 @@ def worker_consumes(patience: float = _PROBE_SECONDS) -> Check:
     """
     from celery.exceptions import TimeoutError as NoResultError
     from kombu.exceptions import OperationalError
+
     from tasks.celery_app import celery_app
 
     started = time.monotonic()

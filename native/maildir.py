@@ -9,7 +9,6 @@ from typing import Protocol
 
 from tasks.mail.folders import encode_name
 
-
 # pymap serves a file as it is, and lines end with CRLF in IMAP.
 _LINE_END = re.compile(rb"\r?\n")
 

@@ -13,6 +13,7 @@ from native.environment import (
     make_secrets,
 )
 from native.ports import LOOPBACK, free_port
+from native.pymap import Pymap
 from native.state import State
 from native.supervisor import Program
 
@@ -70,11 +71,11 @@ def programs(state: State, operator: Mapping[str, str], ports: Mapping[str, int]
     ]
 
 
-def demo_server(state: State, generated: Mapping[str, str], port: int) -> Dovecot | None:
+def demo_server(state: State, generated: Mapping[str, str], port: int) -> Dovecot | Pymap | None:
     """The IMAP server of the demo mailbox, once the demo has made one."""
-    from native.demo import mail_root, server
+    from native import demo
 
-    return server(state, generated["DEMO_PASSWORD"], port) if mail_root(state).exists() else None
+    return demo.server(state, generated["DEMO_PASSWORD"], port) if demo.exists(state) else None
 
 
 def _celery(*arguments: str) -> tuple[str, ...]:

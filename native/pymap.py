@@ -6,7 +6,6 @@ from pathlib import Path
 from native.ports import LOOPBACK, answers
 from native.process import Server
 
-
 # pymap has no `python -m`, and its script names the interpreter by a path that breaks when a clone is moved.
 _MAIN = "from pymap.main import main; main()"
 

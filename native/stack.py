@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import psutil
 
-from native import health
+from native import demo, health
 from native.environment import (
     DATABASE_VARIABLES,
     REDIS_VARIABLES,
@@ -81,6 +81,8 @@ class Stack:
                 self.supervisor.stop(APPLICATION)
             self._start_servers(names, ports)
             self._migrate(environment)
+            if "demo-imap" in names:
+                demo.follow_server(demo.TENANT, ports["demo-imap"])
             self._start_application(ports)
         return Started(True, ports)
 
@@ -125,9 +127,7 @@ class Stack:
                 self._say("Making the PostgreSQL database")
             embedded_postgres(self.state, generated, ports["postgres"]).init()
         if "demo-imap" in starting:
-            from native.demo import server
-
-            server(self.state, generated["DEMO_PASSWORD"], ports["demo-imap"]).init()
+            demo.server(self.state, generated["DEMO_PASSWORD"], ports["demo-imap"]).init()
         for name in sorted(starting & set(PORTS)):
             if ports[name] != PORTS[name]:
                 self._say(f"Port {PORTS[name]} is taken, {name} uses {ports[name]}")

@@ -1,0 +1,131 @@
+"""A sync as it is seen from outside: queued through the broker, followed by the state of its task, and reported."""
+
+import sys
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from manage.output import say, size, table
+from native.errors import StackError
+
+if TYPE_CHECKING:
+    from tasks.storage.accounts import Account
+
+_COUNTS = {
+    "messages_synced": "new",
+    "messages_updated": "changed",
+    "messages_deleted": "removed",
+    "messages_quarantined": "kept aside, unreadable",
+}
+_POLL_SECONDS = 0.1
+_PATIENCE_SECONDS = 10
+
+
+def queue_sync(account: "Account", *, full: bool = False) -> str:
+    """Queue a sync as any caller does; the id of its task. Raises StackError when the broker takes nothing."""
+    from kombu.exceptions import OperationalError
+
+    from tasks.celery_app import sync_emails
+
+    arguments = (account.id, account.tenant_id, account.user_id)
+    try:
+        return str(sync_emails.apply_async(arguments, {"force_full_sync": full}, retry=False).id)
+    except OperationalError as error:
+        raise StackError(f"the broker does not take tasks ({error}). Run ./manage.sh health") from error
+
+
+def watch(task_id: str, *, quiet: bool = False) -> dict[str, Any]:
+    """Draw the progress of a sync until it ends; its result. Raises StackError when it fails."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("messages"))
+    with Progress(*columns, TimeElapsedColumn(), console=Console(file=sys.stderr), disable=quiet) as progress:
+        bar = progress.add_task("queued", total=None)
+        teller = _Teller()
+        while True:
+            state, info = _ask(task_id)
+            if state == "SUCCESS":
+                total = info["messages_synced"]
+                progress.update(bar, description="done", completed=total, total=total)
+                return dict(info)
+            if state in ("FAILURE", "REVOKED"):
+                raise StackError(f"the sync failed: {info}")
+            teller.tell(state, info)
+            if state == "PROGRESS":
+                done = f"{info['folders_done']}/{info['folders_total']} folders"
+                where = f"{info['folder']} ({done})" if info["folder"] else done
+                progress.update(
+                    bar, description=where, completed=info["messages_done"], total=info["messages_total"] or None
+                )
+            time.sleep(_POLL_SECONDS)
+
+
+def report(account: "Account", result: Mapping[str, Any]) -> None:
+    """A table of what is there now, by folder, and what this sync did."""
+    from tasks.storage.folders import folder_summaries
+
+    by_folder: Mapping[str, Mapping[str, Any]] = result.get("folders", {})
+    rows = []
+    for summary in folder_summaries(account.tenant_id, account.id):
+        done = by_folder.get(summary.name, {})
+        synced, seconds = done.get("synced", 0), done.get("seconds", 0.0)
+        rows.append(
+            (
+                summary.name,
+                str(summary.messages),
+                str(summary.unread),
+                str(summary.attachments),
+                size(summary.size),
+                f"{seconds:.2f}" if done else "",
+                f"{synced / seconds:,.0f}" if synced and seconds else "",
+            )
+        )
+    columns = ("folder", "messages", "unread", "attachments", "size", "seconds", "messages/s")
+    table(columns, rows, right=columns[1:])
+    say(summarise(account, result))
+
+
+def summarise(account: "Account", result: Mapping[str, Any]) -> str:
+    """What a sync did, in a sentence."""
+    seconds = float(result.get("sync_duration_seconds", 0))
+    counts = {
+        name: int(result.get(f"messages_{name}", 0)) for name in ("synced", "updated", "deleted", "quarantined")
+    }
+    if not any(counts.values()):
+        return f"Nothing new: {account.account_name} was in sync (checked in {seconds:.2f} s)"
+    words = {"synced": "new", "updated": "changed", "deleted": "removed", "quarantined": "kept aside, unreadable"}
+    done = ", ".join(f"{count} {words[name]}" for name, count in counts.items() if count)
+    return f"Synced {account.account_name} in {seconds:.2f} s: {done}"
+
+
+class _Teller:
+    """Says once what makes the watcher wait."""
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+        self._said: set[str] = set()
+
+    def tell(self, state: str, info: object) -> None:
+        waited = time.monotonic() - self._started
+        if state == "RETRY":
+            self._once(f"It will be tried again: {info}")
+        elif state == "PENDING" and waited > _PATIENCE_SECONDS:
+            self._once("Still waiting for a worker: is one free? See ./manage.sh health")
+
+    def _once(self, text: str) -> None:
+        if text not in self._said:
+            self._said.add(text)
+            say(text)
+
+
+def _ask(task_id: str) -> tuple[str, Any]:
+    from redis import RedisError
+
+    from tasks.celery_app import celery_app
+
+    try:
+        meta = celery_app.backend.get_task_meta(task_id)
+    except (RedisError, OSError) as error:
+        raise StackError(f"Redis does not answer ({error}). Run ./manage.sh health") from error
+    return meta["status"], meta["result"]

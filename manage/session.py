@@ -1,0 +1,29 @@
+"""What the verbs that work on accounts have in common: the environment of the running stack, and whose accounts."""
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from native.demo import TENANT
+from native.errors import StackError
+
+USER = "admin"
+
+
+def tenant_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`--tenant`, for verbs that look up an account."""
+    option = click.option("--tenant", default=TENANT, show_default=True, help="Whose accounts.")
+    return option(command)
+
+
+def connect(*, broker: bool = False) -> None:
+    """Configure this process as the running stack is. Raises StackError when what is needed does not answer."""
+    from native import health
+    from native.environment import apply
+    from native.state import State
+
+    apply(State.default())
+    for check in (health.postgres_answers(), *([health.redis_answers()] if broker else [])):
+        if not check.ok:
+            raise StackError(f"{check.component} does not answer ({check.detail}). {check.advice}")
