@@ -20,7 +20,6 @@ from native.supervisor import Supervisor
 # Beat writes its schedule down every few minutes even when nothing is due.
 _BEAT_SILENCE_SECONDS = 900
 _PROBE_SECONDS = 10
-_HIGHEST_PRIORITY = 10
 
 
 @dataclass(frozen=True)
@@ -94,35 +93,45 @@ def worker_consumes(patience: float = _PROBE_SECONDS) -> Check:
 
     A worker whose processes are all at work on long tasks cannot take it; it proves that it lives by saying so.
     """
-    from celery.exceptions import TimeoutError as NoResultError
     from kombu.exceptions import OperationalError
+    from redis import RedisError
+
+    try:
+        seconds = _probe_worker(patience)
+        busy = _count_active_tasks() if seconds is None else 0
+    except (OperationalError, RedisError) as error:
+        return Check("worker", False, _one_line(error), "Look at ./manage.sh health for redis first")
+    if seconds is not None:
+        return Check("worker", True, f"consumed a probe in {seconds * 1000:.0f} ms")
+    if busy:
+        return Check("worker", True, f"at work on {busy} tasks, no process free within {patience:.0f} s")
+    advice = "See ./manage.sh logs worker, then ./manage.sh restart"
+    return Check("worker", False, f"took no task from the queue within {patience:.0f} s", advice)
+
+
+def _probe_worker(patience: float) -> float | None:
+    """Seconds until a worker had run a task that every Celery worker has, and that gives back its argument."""
+    from celery.exceptions import TimeoutError as NoResultError
 
     from tasks.celery_app import celery_app
 
     started = time.monotonic()
+    probe = celery_app.send_task("celery.accumulate", ("ok",), {"index": 0}, queue="sync", expires=patience)
     try:
-        # A task that every Celery worker has and that gives back its argument.
-        probe = celery_app.send_task(
-            "celery.accumulate", ("ok",), {"index": 0}, queue="sync", priority=_HIGHEST_PRIORITY, expires=patience
-        )
-        try:
-            probe.get(timeout=patience)
-            return Check("worker", True, f"consumed a probe in {(time.monotonic() - started) * 1000:.0f} ms")
-        except NoResultError:
-            active = celery_app.control.inspect(timeout=2).active() or {}
-        finally:
-            probe.forget()
-    except OperationalError as error:
-        return Check("worker", False, _one_line(error), "Look at ./manage.sh health for redis first")
-    busy = sum(len(tasks) for tasks in active.values())
-    if busy:
-        return Check("worker", True, f"at work on {busy} tasks, no process free within {patience:.0f} s")
-    return Check(
-        "worker",
-        False,
-        f"took no task from the queue within {patience:.0f} s",
-        "See ./manage.sh logs worker, then ./manage.sh restart",
-    )
+        # One that expired in the queue comes back as revoked: a worker is there, but it is late.
+        probe.get(timeout=patience, propagate=False)
+        return time.monotonic() - started if probe.successful() else None
+    except NoResultError:
+        return None
+    finally:
+        probe.forget()
+
+
+def _count_active_tasks() -> int:
+    from tasks.celery_app import celery_app
+
+    active = celery_app.control.inspect(timeout=2).active() or {}
+    return sum(len(tasks) for tasks in active.values())
 
 
 def beat_is_alive(state: State) -> Check:
