@@ -47,7 +47,7 @@ def watch(task_id: str, *, quiet: bool = False) -> dict[str, Any]:
             state, info = _ask(task_id)
             if state == "SUCCESS":
                 total = info["messages_synced"]
-                progress.update(bar, description="done", completed=total, total=total)
+                progress.update(bar, description="done", completed=total, total=total, visible=total > 0)
                 return dict(info)
             if state in ("FAILURE", "REVOKED"):
                 raise StackError(f"the sync failed: {info}")
