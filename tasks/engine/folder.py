@@ -29,6 +29,7 @@ from tasks.mail.uidset import UidSet
 from tasks.storage import changes
 from tasks.storage.folders import Folder, change_folder, load_folder
 from tasks.storage.messages import Batch, Quarantined, store_batch
+from tasks.storage.session import is_about_the_data
 
 logger = logging.getLogger(__name__)
 
@@ -120,7 +121,8 @@ def _store(run: Run, folder: Folder, batch: Batch, tally: FolderTally) -> None:
         with run.transaction() as connection:
             store_batch(connection, run.account, folder.id, folder.uidvalidity, batch)
     except DBAPIError as error:
-        # What passes by itself is an error of ours by now. This is a message that PostgreSQL will never take.
+        if not is_about_the_data(error):
+            raise
         for smaller in _narrowed(batch, error):
             _store(run, folder, smaller, tally)
         return
@@ -134,7 +136,7 @@ def _store(run: Run, folder: Folder, batch: Batch, tally: FolderTally) -> None:
 
 
 def _narrowed(batch: Batch, error: DBAPIError) -> tuple[Batch, ...]:
-    """The batch in two halves; a single message as one to set aside. An error of a batch without any is a defect."""
+    """The batch in two halves, to find the message that PostgreSQL will never take; a single one is set aside."""
     if not batch.arrivals:
         raise error
     middle = len(batch.arrivals) // 2

@@ -171,7 +171,11 @@ def guess_charset(data: bytes) -> str | None:
     """The charset that text around the first byte above 127 looks most like."""
     first = _NOT_ASCII.search(data)
     start = max(0, first.start() - _GUESS_BYTES // 8) if first else 0
-    guesses = from_bytes(data[start : start + _GUESS_BYTES], cp_isolation=_GUESS_CANDIDATES)
+    sample = data[start : start + _GUESS_BYTES]
+    # A name with an accent or two resembles a few letters of any alphabet.
+    if len(sample) < 100 and len(_NOT_ASCII.findall(sample)) * 8 < len(sample):
+        return None
+    guesses = from_bytes(sample, cp_isolation=_GUESS_CANDIDATES)
     if not guesses:
         return None
     return min(

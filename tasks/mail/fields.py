@@ -43,7 +43,7 @@ def _unusual_date(value: str) -> datetime | None:
         return _in_utc(moment.timetuple()[:6], int(zone.total_seconds()))
     try:
         parsed = parsedate_tz(value)
-    except Exception:
+    except (ArithmeticError, LookupError, TypeError, ValueError):
         return None
     return _in_utc(parsed[:6], parsed[9] or 0) if parsed else None
 
@@ -55,7 +55,7 @@ def _in_utc(fields: tuple[int, ...], offset_seconds: int) -> datetime | None:
     try:
         # A leap second is a second that Python does not have.
         moment = datetime(year, month, day, hour, minute, min(second, 59), tzinfo=UTC)
-    except ValueError:
+    except (OverflowError, ValueError):
         return None
     return moment - timedelta(seconds=offset_seconds) if offset_seconds else moment
 

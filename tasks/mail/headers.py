@@ -120,7 +120,7 @@ def _word_bytes(encoding: str, encoded: str) -> bytes:
 
 def _fields(block: bytes) -> list[Field] | None:
     """The fields of a header block, or None where a line of it is no field."""
-    text = block.decode("latin-1").rstrip("\r\n")
+    text = block.decode("latin-1").rstrip(" \t\r\n")
     if "\r" in text:
         text = text.replace("\r\n", "\n").replace("\r", " ")
     if "\n " in text or "\n\t" in text:

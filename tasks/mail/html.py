@@ -75,6 +75,15 @@ _CLEANER_WITH_DATA: Final = _cleaner(url_schemes=_URL_SCHEMES | {"data"}, attrib
 
 
 def sanitise(html: str) -> str:
-    """`html` as a fragment that is safe to show inside a page. Time is linear in its size. Never raises."""
+    """`html` as a fragment that is safe to show inside a page, in time linear in its size.
+
+    Raises ValueError where the sanitiser itself fails.
+    """
     cleaner = _CLEANER_WITH_DATA if "data:" in html or "DATA:" in html else _CLEANER
-    return cleaner.clean(bounded(html))
+    try:
+        return cleaner.clean(bounded(html))
+    except BaseException as error:
+        # A panic in Rust is no Exception and would end the worker's task instead of this message.
+        if type(error).__name__ != "PanicException":
+            raise
+        raise ValueError("the HTML sanitiser panicked") from error

@@ -45,6 +45,8 @@ _UIDS_PER_SEARCH = 80_000
 _BUSY_CODES = (b"[UNAVAILABLE]", b"[INUSE]", b"[LIMIT]", b"[SERVERBUG]", b"[CONTACTADMIN]", b"[OVERQUOTA]")
 _BUSY_WORDS = (b"too many", b"try again", b"temporar", b"rate limit", b"throttl", b"maximum number of connections")
 
+_READ_BUFFER_BYTES = 256 * 1024
+
 _STATUS_ITEMS = "MESSAGES UIDNEXT UIDVALIDITY UNSEEN"
 _HIGHEST_UID = 2**32 - 1
 
@@ -269,9 +271,15 @@ class _Pipelining:
     """Splits a UID FETCH into asking and reading, so that the server sends while the caller parses."""
 
     max_literal: int
+    sock: socket.socket
     _command: Callable[..., Any]
     _command_complete: Callable[..., Any]
     _untagged_response: Callable[..., Any]
+
+    def open(self, *args: Any, **options: Any) -> None:
+        super().open(*args, **options)  # type: ignore[misc]  # of the imaplib class it is mixed into
+        # imaplib's 8 kB would take several reads for each message.
+        self._file = self.sock.makefile("rb", buffering=_READ_BUFFER_BYTES)
 
     def send_uid_fetch(self, uids: str, items: str) -> None:
         self._fetch_tag = self._command("UID", "FETCH", uids, items)

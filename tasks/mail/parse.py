@@ -27,12 +27,12 @@ def parse(raw: bytes) -> ParsedMessage:
     """
     try:
         return _parse(raw)
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
         raise MessageUnparsableError(f"{type(error).__name__} in the parser") from error
 
 
 def _parse(raw: bytes) -> ParsedMessage:
-    fields, root = read(_normal(raw))
+    fields, root = read(without_envelope(raw))
     charset = _header_charset(fields, root)
     names: dict[str, str] = {}
     headers: dict[str, list[str]] = {}
@@ -45,7 +45,8 @@ def _parse(raw: bytes) -> ParsedMessage:
         else:
             names[key] = name
             headers[name] = [text]
-        if key in mailboxes:
+        # A second From is not the sender's: what follows it is up to whoever put it there.
+        if key in mailboxes and not (key == "from" and mailboxes[key]):
             mailboxes[key].extend(addresses(value, charset))
 
     def first(key: str) -> str:
@@ -83,7 +84,7 @@ def _header_charset(fields: list[Field], root: Part) -> str | None:
     return guess_charset(raw.encode("latin-1")) or "windows-1252"
 
 
-def _normal(raw: bytes) -> bytes:
+def without_envelope(raw: bytes) -> bytes:
     """`raw` without what mailbox files and editors put before a message, and with line ends of one kind."""
     if raw.startswith(_UTF8_BOM):
         raw = raw[len(_UTF8_BOM) :]

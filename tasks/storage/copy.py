@@ -80,35 +80,17 @@ def text_array(values: Sequence[str]) -> bytes:
     return _length(len(data)) + data
 
 
-def bulk_insert(
-    connection: Connection,
-    table: str,
-    columns: Sequence[str],
-    rows: Sequence[Sequence[bytes]],
-    *,
-    on_conflict: str | None = None,
-) -> None:
-    """Insert `rows`, each field already in its wire form.
+def bulk_insert(connection: Connection, table: str, columns: Sequence[str], rows: Sequence[Sequence[bytes]]) -> None:
+    """Insert `rows`, each field already in its wire form, into a table with row-level security.
 
-    PostgreSQL refuses COPY into a table with row-level security, so the rows go into a temporary table of the same
-    shape first and from there, checked by the policy, into `table`. Values that PostgreSQL compressed on the way
-    stay so. The temporary table is gone with the transaction, so a transaction pooler never meets a stale one.
+    They go through the table's intake view (see the migrations), since COPY into the table itself is refused.
     """
-    if not rows:
-        return
-    stage = f"stage_{table}"
-    names = ", ".join(columns)
-    connection.exec_driver_sql(
-        f"CREATE TEMPORARY TABLE {stage} (LIKE {table} INCLUDING DEFAULTS INCLUDING STORAGE INCLUDING COMPRESSION) "
-        "ON COMMIT DROP"
-    )
-    copy_into(connection, stage, columns, rows)
-    conflict = f" ON CONFLICT {on_conflict}" if on_conflict else ""
-    connection.exec_driver_sql(f"INSERT INTO {table} ({names}) SELECT {names} FROM {stage}{conflict}")
+    if rows:
+        copy_into(connection, f"intake_{table}", columns, rows)
 
 
 def copy_into(connection: Connection, table: str, columns: Sequence[str], rows: Sequence[Sequence[bytes]]) -> None:
-    """Append `rows` to a table without row-level security."""
+    """Append `rows`, each field already in its wire form, in one COPY."""
     head = _columns(len(columns))
     data = b"".join((_SIGNATURE, *(field for row in rows for field in (head, *row)), _TRAILER))
     driver_connection = connection.connection.driver_connection

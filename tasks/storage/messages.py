@@ -93,7 +93,6 @@ def store_batch(connection: Connection, account: Account, folder_id: str, uidval
         "raw_quarantine",
         _QUARANTINE_COLUMNS,
         [(*place, *_quarantine_fields(quarantined)) for quarantined in batch.quarantined],
-        on_conflict="DO NOTHING",
     )
     connection.execute(
         _CHECKPOINT,
@@ -124,7 +123,7 @@ def _store_blobs(connection: Connection, tenant_id: str, arrivals: Sequence[Arri
         (tenant, copy.text(key), copy.bigint(len(content)), copy.binary(content))
         for key, content in sorted(contents.items())
     ]
-    copy.bulk_insert(connection, "blob", _BLOB_COLUMNS, rows, on_conflict="DO NOTHING")
+    copy.bulk_insert(connection, "blob", _BLOB_COLUMNS, rows)
 
 
 def _store_messages(

@@ -26,6 +26,10 @@ _SET_TENANT = text("SELECT set_config('metabuilder.tenant_id', :tenant_id, true)
 _PASSING_SQLSTATES = ("08", "53", "57", "58", "40")
 
 
+# Data exceptions and exceeded limits: the same rows will never be taken.
+_DATA_SQLSTATES = ("22", "54")
+
+
 @lru_cache(maxsize=1)
 def get_engine() -> Engine:
     """The pool of this process."""
@@ -85,6 +89,11 @@ def _is_passing(error: DBAPIError) -> bool:
     if sqlstate:
         return str(sqlstate).startswith(_PASSING_SQLSTATES)
     return isinstance(error, OperationalError | InterfaceError)
+
+
+def is_about_the_data(error: DBAPIError) -> bool:
+    """Whether PostgreSQL refuses what one of the rows holds, rather than what we do."""
+    return str(getattr(error.orig, "pgcode", None)).startswith(_DATA_SQLSTATES)
 
 
 def _first_line(error: DBAPIError) -> str:
