@@ -1,0 +1,69 @@
+"""Beside the fixtures filename_*.eml and content_type_*.eml."""
+
+import pytest
+
+from tasks.mail.parameters import file_name, media_type, text_parameter, with_parameters
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "parameters"),
+    [
+        ("", "", {}),
+        ("Text/HTML", "text/html", {}),
+        ("text/plain; Charset=UTF-8", "text/plain", {"charset": "UTF-8"}),
+        ('a/b;c="d;e" ;f = g', "a/b", {"c": "d;e", "f": "g"}),
+        ('a/b; c="d \\"e\\""', "a/b", {"c": 'd "e"'}),
+        ('a/b; c="C:\\dir"', "a/b", {"c": "C:\\dir"}),
+        ('a/b; c="never closed', "a/b", {"c": "never closed"}),
+        ("a/b; c=1; c=2", "a/b", {"c": "1"}),
+        ("a/b (x); ; =; c", "a/b", {}),
+    ],
+)
+def test_with_parameters(field: str, value: str, parameters: dict[str, str]) -> None:
+    assert with_parameters(field) == (value, parameters)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "text"),
+    [
+        ({"n": "a"}, "a"),
+        ({"n": "=?utf-8?Q?=C3=A9?="}, "é"),
+        ({"n": "\xc3\xa9"}, "é"),
+        ({"n*": "utf-8''%C3%A9"}, "é"),
+        ({"n*": "iso-8859-1'en'%E9"}, "é"),
+        ({"n*": "nonsense''%C3%A9"}, "é"),
+        ({"n*": "%C3%A9"}, "é"),
+        ({"n*": "100%"}, "100%"),
+        ({"n*1": "b", "n*0": "a"}, "ab"),
+        ({"n*0*": "utf-8''%C3", "n*1*": "%A9", "n*2": "%41"}, "é%41"),
+        ({"m": "a"}, None),
+    ],
+)
+def test_text_parameter(parameters: dict[str, str], text: str | None) -> None:
+    assert text_parameter(parameters, "n") == text
+
+
+@pytest.mark.parametrize(
+    ("name", "safe"),
+    [
+        (None, None),
+        ("", None),
+        ("..", None),
+        ("a/../b.txt", "b.txt"),
+        ("C:\\a\\b.txt", "b.txt"),
+        ("/etc/passwd\0", "passwd"),
+        ("a\r\nb.txt", "a b.txt"),
+        ("dir/", None),
+        ("x" * 300, "x" * 255),
+        ("x" * 300 + ".pdf", "x" * 251 + ".pdf"),
+        (".profile", ".profile"),
+    ],
+)
+def test_file_name(name: str | None, safe: str | None) -> None:
+    assert file_name(name) == safe
+
+
+def test_media_type() -> None:
+    assert media_type("application/vnd.ms-excel") == "application/vnd.ms-excel"
+    assert media_type("text") is None
+    assert media_type("a/b/c") is None
