@@ -183,4 +183,4 @@ def _start_or_look(component: str, variable: str) -> str:
 
 
 def _one_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
+    return str(error).strip().partition("\n")[0].rstrip(".")

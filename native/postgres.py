@@ -7,9 +7,9 @@ works in both places.
 import contextlib
 import re
 import secrets
+import shutil
 import signal
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -133,35 +133,36 @@ class Postgres:
         return (self.bin_dir or wheel_binaries()) / name
 
     def _initdb(self) -> None:
-        self.data.mkdir(parents=True, exist_ok=True, mode=0o700)
-        identity().hand_over(self.data)
+        """Make the data folder under another name first, so that an interrupted one is never taken for whole."""
+        unfinished = self.data.with_name(f"{self.data.name}.unfinished")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True, mode=0o700)
+        password = unfinished.with_name(f"{self.data.name}.password")
+        password.touch(mode=0o600)
+        try:
+            password.write_text(self.passwords.superuser)
+            for path in (unfinished, password):
+                identity().hand_over(path)
+            self._run_initdb(unfinished, password)
+        finally:
+            password.unlink()
+        with (unfinished / "postgresql.conf").open("a") as conf:
+            conf.write("\ninclude 'metabuilder.conf'\n")
+        unfinished.rename(self.data)
+
+    def _run_initdb(self, folder: Path, password: Path) -> None:
         locale = ["--locale=C.UTF-8"]
         if self.major_version() >= 17:  # its own C.UTF-8, the same on every operating system
             locale = ["--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
-        with tempfile.NamedTemporaryFile("w", prefix="pw", dir="/tmp") as password:
-            password.write(self.passwords.superuser)
-            password.flush()
-            identity().hand_over(Path(password.name))
-            made = subprocess.run(
-                [
-                    *identity().prefix,
-                    *(str(self._binary("initdb")), "-D", str(self.data), "-U", SUPERUSER),
-                    *("--auth=scram-sha-256", f"--pwfile={password.name}", "--encoding=UTF8", "--no-sync"),
-                    *locale,
-                ],
-                capture_output=True,
-                text=True,
-                check=False,
-                cwd="/",
-            )
+        command = [*identity().prefix, str(self._binary("initdb")), "-D", str(folder), "-U", SUPERUSER]
+        command += ["--auth=scram-sha-256", f"--pwfile={password}", "--encoding=UTF8", "--no-sync", *locale]
+        made = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
         if made.returncode:
             raise StackError(f"PostgreSQL could not make its data folder {self.data}: {made.stderr.strip()}")
-        with (self.data / "postgresql.conf").open("a") as conf:
-            conf.write("\ninclude 'metabuilder.conf'\n")
 
     def _write_settings(self) -> None:
         sockets = self.socket_folder
-        if sockets is not None and len(str(sockets)) > _LONGEST_SOCKET_FOLDER:
+        if sockets is not None and (len(str(sockets)) > _LONGEST_SOCKET_FOLDER or identity().must_own_files):
             sockets = None
         settings = {
             **_SETTINGS,

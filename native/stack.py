@@ -60,6 +60,7 @@ class Stack:
 
     def up(self) -> Started:
         """Start what is down and wait until all of it works. Raises StackError or EmailError."""
+        self._check_settings()
         self.state.create()
         with self.state.locked():
             alive = self.supervisor.is_alive()
@@ -99,6 +100,13 @@ class Stack:
             self.supervisor.stop(SERVERS)
             self.supervisor.shut_down()
         return True
+
+    def _check_settings(self) -> None:
+        """Raises ConfigurationError that names every variable that is wrong, before anything is started."""
+        from tasks.settings import load
+
+        os.environ.update(self._operator)
+        load()
 
     def _configure(self, wanted: list[Program], environment: Mapping[str, str], ports: Mapping[str, int]) -> bool:
         """Write the files that programs are started from; whether those of the application have changed."""
@@ -165,7 +173,7 @@ class Stack:
                 continue
             result = check()
             if not result.ok:
-                raise StackError(f"{result.component}: {result.detail}. {result.advice}")
+                raise StackError(f"{result.component}: {result.detail}. Check {' and '.join(variables)} in .env")
             self._say(f"Using the {result.component} that is configured")
 
     def _migrate(self, environment: Mapping[str, str]) -> None:

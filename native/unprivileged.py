@@ -47,10 +47,17 @@ class Identity:
 
     def hand_over(self, folder: Path) -> None:
         """Make `folder` and all in it usable by this identity. Raises StackError when it cannot reach the folder."""
-        if not self.must_own_files:
-            return
-        for path in (folder, *folder.rglob("*")):
-            os.chown(path, self.uid, self.gid, follow_symlinks=False)
+        owner = self.uid if self.must_own_files else os.geteuid()
+        if self.must_own_files or folder.stat().st_uid != owner:
+            for path in (folder, *folder.rglob("*")):
+                os.chown(path, owner, self.gid if self.must_own_files else os.getegid(), follow_symlinks=False)
+        if self.must_own_files:
+            self._let_pass(folder)
+
+    def _let_pass(self, folder: Path) -> None:
+        # The folder above stays root's; this identity may pass through it, but not look into it.
+        os.chown(folder.parent, -1, self.gid)
+        folder.parent.chmod(folder.parent.stat().st_mode & 0o777 | 0o010)
         if subprocess.run([*self.prefix, "test", "-w", str(folder)], check=False).returncode:
             raise StackError(
                 f"{folder} cannot be reached by the user {self.user}, which PostgreSQL and Dovecot run as when root "
