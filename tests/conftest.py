@@ -1,0 +1,154 @@
+"""Real servers for the tests: started once per run, a fresh database and mailbox for each test.
+
+A server that cannot be had skips the tests that need it on a laptop, with the reason, and fails them in CI.
+"""
+
+import itertools
+import os
+from collections.abc import Callable, Iterator
+
+import psycopg2
+import pytest
+from cryptography.fernet import Fernet
+
+from native.dovecot import Dovecot
+from native.errors import StackError
+from native.postgres import APPLICATION, OWNER, PostgresServer, libpq
+from native.redis import RedisServer
+from tasks import settings
+from tasks.engine.account import SyncRequest, sync_account
+from tasks.engine.run import Tally
+from tasks.storage import session
+from tasks.storage.accounts import Account, NewAccount, add_account, find_account
+from tasks.storage.migrate import upgrade
+from tests.support.mailbox import Mailbox
+
+MAIL_PASSWORD = 'sample: a password with @:/#%$ " in it'
+TENANT, USER = "tenant-1", "user-1"
+
+_numbers = itertools.count(1)
+
+
+def unavailable(reason: str) -> None:
+    """Skip on a laptop, fail in CI."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    """PostgreSQL with the schema in its database, which the tests' databases are copies of."""
+    with PostgresServer(tmp_path_factory.mktemp("postgres")) as server:
+        upgrade(server.owner_url)
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """Redis."""
+    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def dovecot(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dovecot]:
+    """Dovecot without encryption; every user name has a mailbox of its own."""
+    root = tmp_path_factory.mktemp("dovecot")
+    server = Dovecot(root / "server", root / "mail", MAIL_PASSWORD)
+    try:
+        server.start()
+    except StackError as error:
+        unavailable(str(error))
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Sets variables for this test and makes the settings be read anew; called again, it adds to them."""
+
+    def set_variables(**variables: str) -> None:
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        forget()
+
+    def forget() -> None:
+        settings.get_settings.cache_clear()
+        if session.get_engine.cache_info().currsize:
+            session.get_engine().dispose()
+        session.get_engine.cache_clear()
+
+    set_variables(CREDENTIAL_ENCRYPTION_KEY=Fernet.generate_key().decode(), MAIL_TIMEOUT="10")
+    yield set_variables
+    forget()
+
+
+class Database:
+    """A database of the test's own, with the schema."""
+
+    def __init__(self, server: PostgresServer, name: str) -> None:
+        self.server, self.name = server, name
+        self.app_url = server.url(APPLICATION, name)
+        self.owner_url = server.url(OWNER, name)
+
+
+@pytest.fixture
+def database(postgres: PostgresServer, environment: Callable[..., None]) -> Iterator[Database]:
+    """The schema, empty; the settings point to it."""
+    name = f"test_{next(_numbers)}"
+    as_superuser(
+        postgres,
+        f"CREATE DATABASE {name} OWNER {OWNER} TEMPLATE metabuilder",
+        f"GRANT CONNECT, TEMPORARY ON DATABASE {name} TO {APPLICATION}",
+    )
+    database = Database(postgres, name)
+    environment(DATABASE_URL=database.app_url)
+    yield database
+    environment()
+    postgres.drop_database(name)
+
+
+def as_superuser(server: PostgresServer, *statements: str) -> None:
+    """Run statements outside of any transaction."""
+    connection = psycopg2.connect(libpq(server.superuser_url))
+    connection.autocommit = True
+    with connection.cursor() as cursor:
+        for statement in statements:
+            cursor.execute(statement)
+    connection.close()
+
+
+@pytest.fixture
+def mailbox(dovecot: Dovecot) -> Mailbox:
+    """An empty mailbox."""
+    return Mailbox(dovecot.host, dovecot.port, f"user{next(_numbers)}", MAIL_PASSWORD)
+
+
+@pytest.fixture
+def account(database: Database, mailbox: Mailbox) -> Account:  # the account lives in it
+    """The mailbox as an account of TENANT and USER."""
+    return register(mailbox)
+
+
+def register(mailbox: Mailbox, name: str = "mail", **changes: object) -> Account:
+    """Register a mailbox as an account, with fields of NewAccount changed."""
+    new = NewAccount(
+        account_name=name,
+        email_address=f"{mailbox.user}@example.org",
+        hostname=mailbox.host,
+        port=mailbox.port,
+        encryption="none",
+        username=mailbox.user,
+        password=mailbox.password,
+    )._replace(**changes)
+    add_account(TENANT, USER, new)
+    return find_account(TENANT, name)
+
+
+def sync(account: Account, *, full_since: float | None = None, folder_id: str | None = None) -> Tally:
+    """Sync in this process to the end, and what was done."""
+    tally = Tally()
+    request = SyncRequest(account.id, account.tenant_id, account.user_id, folder_id, full_since)
+    assert sync_account(request, "test", tally, 600, lambda progress: None)
+    return tally

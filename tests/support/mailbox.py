@@ -1,0 +1,91 @@
+"""A mailbox on a real IMAP server, changed as another mail client would change it."""
+
+import imaplib
+import time
+from collections.abc import Iterable
+from email.message import EmailMessage
+
+from tasks.mail.folders import encode_name, quote
+
+
+def message(number: int, *, body: str = "Hello.", subject: str | None = None, **headers: str) -> bytes:
+    """A small message with a Message-ID of its own."""
+    mail = EmailMessage()
+    mail["From"] = "Ada <ada@example.org>"
+    mail["To"] = "Bob <bob@example.org>"
+    mail["Subject"] = subject or f"Message {number}"
+    mail["Date"] = "Mon, 02 Mar 2026 10:00:00 +0000"
+    mail["Message-ID"] = f"<{number}@example.org>"
+    for name, value in headers.items():
+        del mail[name.replace("_", "-")]
+        mail[name.replace("_", "-")] = value
+    mail.set_content(f"{body}\n")
+    return mail.as_bytes().replace(b"\n", b"\r\n")
+
+
+class Mailbox:
+    """One user's mail. Folder names are given as people write them."""
+
+    def __init__(self, host: str, port: int, user: str, password: str) -> None:
+        self.host, self.port, self.user, self.password = host, port, user, password
+
+    def client(self) -> imaplib.IMAP4:
+        """A logged-in connection."""
+        client = imaplib.IMAP4(self.host, self.port, timeout=20)
+        client.login(self.user, self.password)
+        return client
+
+    def append(self, messages: Iterable[bytes], folder: str = "INBOX", flags: str = "") -> None:
+        """Add messages to a folder."""
+        with self.client() as client:
+            for raw in messages:
+                _ok(client.append(_name(folder), f"({flags})", time.time(), raw))
+
+    def create(self, folder: str) -> None:
+        """Make a folder."""
+        with self.client() as client:
+            _ok(client.create(_name(folder)))
+
+    def rename(self, folder: str, new_name: str) -> None:
+        """Give a folder another name."""
+        with self.client() as client:
+            _ok(client.rename(_name(folder), _name(new_name)))
+
+    def remove(self, folder: str) -> None:
+        """Remove a folder with its messages."""
+        with self.client() as client:
+            _ok(client.delete(_name(folder)))
+
+    def flag(self, uids: str, flags: str, folder: str = "INBOX", *, how: str = "+FLAGS") -> None:
+        """Add flags (`how="-FLAGS"`: take them away) to messages by UID."""
+        with self.client() as client:
+            client.select(_name(folder))
+            _ok(client.uid("STORE", uids, how, f"({flags})"))
+
+    def expunge(self, uids: str, folder: str = "INBOX") -> None:
+        """Remove messages by UID for good."""
+        with self.client() as client:
+            client.select(_name(folder))
+            _ok(client.uid("STORE", uids, "+FLAGS", r"(\Deleted)"))
+            _ok(client.expunge())
+
+    def move(self, uids: str, target: str, folder: str = "INBOX") -> None:
+        """Move messages by UID to another folder."""
+        with self.client() as client:
+            client.select(_name(folder))
+            _ok(client.xatom("UID", "MOVE", uids, _name(target)))
+
+    def uids(self, folder: str = "INBOX") -> list[int]:
+        """The UIDs of a folder."""
+        with self.client() as client:
+            client.select(_name(folder), readonly=True)
+            _, lines = client.uid("SEARCH", "ALL")
+            return [int(uid) for uid in (lines[0] or b"").split()]
+
+
+def _name(folder: str) -> str:
+    return quote(encode_name(folder))
+
+
+def _ok(answer: tuple[str, list[object]]) -> None:
+    assert answer[0] == "OK", answer
