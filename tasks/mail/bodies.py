@@ -111,7 +111,7 @@ def _joined(texts: list[str]) -> str | None:
 
 
 def _content_ids(html: str) -> frozenset[str]:
-    return frozenset(unquote(unescape(match)) for match in _CID.findall(html))
+    return frozenset(unquote(content_id) for content_id in _CID.findall(unescape(html)))
 
 
 def _attachment(part: Part, shown: frozenset[str]) -> Attachment:

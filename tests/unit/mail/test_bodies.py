@@ -50,3 +50,9 @@ def test_html_after_text_in_one_message_holds_both() -> None:
 
 def test_empty_container_has_no_body() -> None:
     assert bodies(container("mixed")) == (None, None, ())
+
+
+def test_image_of_a_style_is_inline() -> None:
+    html = leaf("<p style=\"background-image:url('cid:a%20b&amp;c')\">x</p>", "text/html")
+    image = leaf("I", "image/png")._replace(content_id="a b&c")
+    assert [attachment.is_inline for attachment in bodies(container("related", html, image)).attachments] == [True]

@@ -22,6 +22,11 @@ from tasks.mail.html import sanitise
         ("<object><embed></object><base href=x><link rel=stylesheet href=x>y", "y"),
         ("<math><mtext><style><img src=x onerror=y></style></mtext></math>z", "z"),
         ("<form><input><button>b</button></form>", "b"),
+        ('<blockquote type="cite" cite="javascript:x">q</blockquote>', '<blockquote type="cite">q</blockquote>'),
+        (
+            "<td style=\"background:url('cid:a')\">x<p style=\"background-image:url('cid:a@b')\">y",
+            'x<p style="background-image:url(&quot;cid:a@b&quot;)">y</p>',
+        ),
         ("<b>unclosed", "<b>unclosed</b>"),
         ("&lt;script&gt;", "&lt;script&gt;"),
         ("<o:p>x</o:p>", "x"),
