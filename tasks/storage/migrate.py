@@ -22,6 +22,11 @@ def upgrade(owner_url: str, revision: str = "head") -> None:
         raise StorageUnavailableError(str(error.orig).strip().partition("\n")[0]) from error
 
 
+def downgrade(owner_url: str, revision: str) -> None:
+    """Take back revisions down to `revision`, or to "base" all of them, with their data."""
+    command.downgrade(_config(owner_url), revision)
+
+
 def current_and_head(owner_url: str) -> tuple[str | None, str | None]:
     """The revision the database is at (None: no schema yet) and the newest one."""
     engine = create_engine(owner_url)

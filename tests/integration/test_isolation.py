@@ -1,0 +1,136 @@
+"""Two tenants in one database: nothing written in SQL by the application's role crosses over."""
+
+import psycopg2
+import psycopg2.errors
+import pytest
+
+from native.postgres import libpq
+from tasks.errors import NotFoundError
+from tasks.storage import copy
+from tasks.storage.accounts import NewAccount, add_account, find_account, get_account
+from tasks.storage.leases import take_lease
+from tasks.storage.models import Base
+from tasks.storage.session import tenant_transaction, unbound_transaction
+from tests.conftest import TENANT, USER, Database, sync
+from tests.support.mailbox import Mailbox, message
+
+TABLES = sorted(Base.metadata.tables)
+OTHER = "tenant-2"
+
+
+@pytest.fixture
+def filled(account, mailbox: Mailbox):
+    """An account of TENANT with a row in every table."""
+    attachment = message(1).replace(b'text/plain; charset="utf-8"', b"application/pdf")
+    mailbox.append([message(0), attachment])
+    sync(account)
+    with tenant_transaction(TENANT) as connection:
+        folder = connection.exec_driver_sql("SELECT id FROM email_folder WHERE type = 'inbox'").scalar_one()
+        connection.exec_driver_sql(
+            "INSERT INTO raw_quarantine (tenant_id, id, email_client_id, folder_id, uidvalidity, imap_uid, reason, "
+            "detail, size) VALUES (%s, 'q', %s, %s, 1, 999, 'too_large', '', 0)",
+            (TENANT, account.id, folder),
+        )
+    return account
+
+
+def as_application(database: Database, tenant: str | None):
+    """A raw connection of the application's role, with or without a tenant."""
+    connection = psycopg2.connect(libpq(database.app_url))
+    if tenant is not None:
+        connection.cursor().execute("SELECT set_config('metabuilder.tenant_id', %s, false)", (tenant,))
+    return connection.cursor()
+
+
+@pytest.mark.parametrize("table", TABLES)
+@pytest.mark.parametrize("tenant", [OTHER, "", None])
+def test_reads_of_another_tenant_or_none_see_no_rows(filled, database: Database, table: str, tenant) -> None:
+    own = as_application(database, TENANT)
+    own.execute(f"SELECT count(*) FROM {table}")
+    assert own.fetchone()[0] > 0, "the test needs a row that could leak"
+
+    other = as_application(database, tenant)
+    other.execute(f"SELECT count(*) FROM {table} WHERE tenant_id = %s OR true", (TENANT,))
+
+    assert other.fetchone() == (0,)
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_updates_and_deletes_of_another_tenant_touch_nothing(filled, database: Database, table: str) -> None:
+    other = as_application(database, OTHER)
+    other.execute(f"UPDATE {table} SET tenant_id = %s", (OTHER,))
+    assert other.rowcount == 0
+    other.execute(f"DELETE FROM {table}")
+    assert other.rowcount == 0
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_a_row_cannot_be_moved_to_another_tenant(filled, database: Database, table: str) -> None:
+    own = as_application(database, TENANT)
+    with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+        own.execute(f"UPDATE {table} SET tenant_id = %s", (OTHER,))
+
+
+def test_rows_of_another_tenant_cannot_be_copied_in(database: Database) -> None:
+    row = [copy.text(OTHER), copy.text("key"), copy.bigint(1), copy.binary(b"x")]
+    with (
+        pytest.raises(Exception, match="row-level security"),
+        tenant_transaction(TENANT) as connection,
+    ):
+        copy.bulk_insert(connection, "blob", ("tenant_id", "sha256", "size", "content"), [row])
+
+
+def test_intake_views_show_nothing(filled, database: Database) -> None:
+    own = as_application(database, TENANT)
+    with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+        own.execute("SELECT * FROM intake_email_message")
+
+
+def test_a_message_cannot_point_into_another_tenants_folder(filled, database: Database) -> None:
+    own = as_application(database, TENANT)
+    own.execute("SELECT email_client_id, id FROM email_folder LIMIT 1")
+    account_id, folder_id = own.fetchone()
+    other = as_application(database, OTHER)
+    with pytest.raises(psycopg2.errors.ForeignKeyViolation):
+        other.execute(
+            "INSERT INTO email_message (tenant_id, id, email_client_id, folder_id, uidvalidity, imap_uid, subject, "
+            "headers, size) VALUES (%s, 'm', %s, %s, 1, 1, '', '{}', 0)",
+            (OTHER, account_id, folder_id),
+        )
+
+
+def test_the_application_cannot_switch_its_guard_off(filled, database: Database) -> None:
+    for statement in (
+        "ALTER TABLE email_message DISABLE ROW LEVEL SECURITY",
+        "SET ROLE metabuilder_owner",
+        "DROP POLICY tenant ON email_message",
+        "ALTER ROLE metabuilder BYPASSRLS",
+    ):
+        other = as_application(database, OTHER)
+        with pytest.raises(psycopg2.Error):
+            other.execute(statement)
+
+
+def test_the_tenant_ends_with_its_transaction(filled) -> None:
+    with tenant_transaction(TENANT) as connection:
+        assert connection.exec_driver_sql("SELECT count(*) FROM email_client").scalar_one() == 1
+    with unbound_transaction() as connection:
+        assert connection.exec_driver_sql("SELECT count(*) FROM email_client").scalar_one() == 0
+
+
+@pytest.mark.parametrize(("tenant", "user"), [(OTHER, USER), (TENANT, "user-2")])
+def test_an_account_of_somebody_else_is_not_found(filled, tenant: str, user: str) -> None:
+    with pytest.raises(NotFoundError) as somebody_elses:
+        take_lease(tenant, user, filled.id, "owner", 60)
+    with pytest.raises(NotFoundError) as nobodys, tenant_transaction(tenant) as connection:
+        get_account(connection, tenant, user, "no-such-account")
+    assert str(somebody_elses.value) == str(nobodys.value)
+
+
+def test_two_tenants_may_use_the_same_names(filled, mailbox: Mailbox) -> None:
+    new = NewAccount("mail", "a@example.org", mailbox.host, mailbox.port, "none", mailbox.user, mailbox.password)
+    add_account(OTHER, USER, new)
+    theirs = find_account(OTHER, "mail")
+    tally = sync(theirs)
+    assert theirs.id != filled.id
+    assert tally.total("synced") == 2

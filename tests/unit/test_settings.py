@@ -1,0 +1,86 @@
+"""The environment, read and checked."""
+
+import pytest
+
+from tasks.settings import ConfigurationError, load
+
+AWKWARD = "@:/#%$ \"'\\ ü"
+
+
+@pytest.fixture(autouse=True)
+def _empty_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+
+    for name in list(os.environ):
+        if name.startswith(("REDIS", "CELERY", "DATABASE", "SYNC", "TASK", "CREDENTIAL", "SSL", "MAIL", "LOG")):
+            monkeypatch.delenv(name)
+
+
+def test_defaults_fit_each_other() -> None:
+    settings = load()
+    assert settings.redis.broker_url == "redis://127.0.0.1:6379/0"
+    assert settings.redis.result_backend == "redis://127.0.0.1:6379/1"
+    assert settings.worker.task_time_limit == 300
+
+
+def test_a_password_with_any_character_survives_the_url(monkeypatch: pytest.MonkeyPatch) -> None:
+    from kombu.utils.url import url_to_parts
+
+    monkeypatch.setenv("REDIS_PASSWORD", AWKWARD)
+    assert url_to_parts(load().redis.broker_url).password == AWKWARD
+
+
+@pytest.mark.parametrize(
+    ("url", "broker", "result"),
+    [
+        ("redis://h:1", "redis://h:1/0", "redis://h:1/1"),
+        ("redis://h:1/", "redis://h:1/0", "redis://h:1/1"),
+        ("rediss://:p@h:1?ssl_cert_reqs=required", "rediss://:p@h:1/0?ssl_cert_reqs=required", None),
+        ("redis://h:1/5", "redis://h:1/5", "redis://h:1/5"),
+    ],
+)
+def test_one_url_serves_broker_and_results(monkeypatch: pytest.MonkeyPatch, url, broker, result) -> None:
+    monkeypatch.setenv("REDIS_URL", url)
+    redis = load().redis
+    assert redis.broker_url == broker
+    assert result is None or redis.result_backend == result
+
+
+def test_results_may_live_on_another_redis(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REDIS_URL", "redis://broker:1/0")
+    monkeypatch.setenv("REDIS_RESULT_HOST", "results")
+    monkeypatch.setenv("REDIS_RESULT_USE_SSL", "true")
+    assert load().redis.result_backend == "rediss://results:6379/1"
+
+
+def test_all_mistakes_are_named_at_once_without_their_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REDIS_PORT", "secret-port")
+    monkeypatch.setenv("CELERYD_CONCURRENCY", "none")
+    monkeypatch.setenv("SYNC_BATCH_SIZE", "0")
+    with pytest.raises(ConfigurationError) as refusal:
+        load()
+    for name in ("REDIS_PORT", "CELERYD_CONCURRENCY", "SYNC_BATCH_SIZE"):
+        assert name in str(refusal.value)
+    assert "secret-port" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"CELERY_TASK_SOFT_TIME_LIMIT": "300"},
+        {"CELERY_VISIBILITY_TIMEOUT": "900"},
+        {"TASK_TIMEOUT": "1200"},
+    ],
+)
+def test_limits_that_contradict_each_other_are_refused(monkeypatch: pytest.MonkeyPatch, variables) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigurationError, match=next(iter(variables))):
+        load()
+
+
+def test_secrets_are_not_shown_by_their_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("REDIS_PASSWORD", "CREDENTIAL_ENCRYPTION_KEY"):
+        monkeypatch.setenv(name, "sample-secret")
+    monkeypatch.setenv("DATABASE_URL", "postgresql://u:sample-secret@h/d")
+    assert "sample-secret" not in repr(load())
