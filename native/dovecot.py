@@ -40,7 +40,7 @@ passdb {{
 }}
 userdb {{
   driver = static
-  args = uid={uid} gid={gid} home={mail_root}/%u
+  args = uid={uid} gid={gid} home=/nonexistent
 }}
 namespace inbox {{
   inbox = yes
@@ -168,7 +168,7 @@ class Dovecot(Server):
             group=who.group,
             uid=who.uid,
             gid=who.gid,
-            mail_root=self.mail_root,
+            mail_root=str(self.mail_root).replace("%", "%%"),  # %u and the like are expanded there
             # In hexadecimal: any character may be in a password, and `%` would be expanded.
             password=self.password.encode().hex(),
             port=self.port,

@@ -68,20 +68,23 @@ class Supervisor:
     def start(self, environment: Mapping[str, str]) -> None:
         """Start it. Files of one that was killed do not matter. Raises StackError when it does not answer."""
         self.state.socket.unlink(missing_ok=True)
-        process = subprocess.Popen(
-            [sys.executable, "-m", "supervisor.supervisord", "--nodaemon", "-c", str(self.state.supervisor_config)],
-            cwd=ROOT,
-            env=dict(environment),
-            start_new_session=True,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+        command = [sys.executable, "-m", "supervisor.supervisord", "--nodaemon"]
+        log = self.state.logs / "supervisord-start.log"
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                [*command, "-c", str(self.state.supervisor_config)],
+                cwd=ROOT,
+                env=dict(environment),
+                start_new_session=True,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+            )
         note_pid(self.state, "supervisord", process.pid)
         deadline = time.monotonic() + _START_SECONDS
         while not self.is_alive():
             if process.poll() is not None or time.monotonic() > deadline:
-                raise StackError(f"supervisord did not start; its log is {self.state.logs / 'supervisord.log'}")
+                raise StackError(f"supervisord did not start: {log.read_text()[-500:]}")
             time.sleep(0.05)
 
     def shut_down(self) -> None:
@@ -166,6 +169,7 @@ def _config(state: State, programs: Iterable[Program]) -> str:
         f"file = {_plain(state.socket)}\n"
         "chmod = 0700\n\n"
         "[supervisord]\n"
+        "silent = true\n"
         f"logfile = {_plain(state.logs / 'supervisord.log')}\n"
         "logfile_maxbytes = 5MB\n"
         "logfile_backups = 2\n"
@@ -194,7 +198,8 @@ def _section(state: State, program: Program) -> str:
         f"stopsignal = {program.stop_signal}\n"
         f"stopwaitsecs = {program.stop_seconds}\n"
         "killasgroup = true\n"
-        f"stdout_logfile = {_plain(state.logs / f'{program.name}.log')}\n"
+        # The one value that supervisor expands twice.
+        f"stdout_logfile = {_plain(_plain(state.logs / f'{program.name}.log'))}\n"
         "stdout_logfile_maxbytes = 20MB\n"
         "stdout_logfile_backups = 3\n"
         "redirect_stderr = true\n"
