@@ -43,7 +43,7 @@ def server(state: State, password: str, port: int) -> Dovecot | Pymap:
     """The IMAP server of the demo mailbox."""
     if (state.demo / "server").read_text() == _PYMAP:
         return Pymap(state.demo, mail_root(state), USER, password, port=port)
-    return Dovecot(state.demo, mail_root(state), password, port=port)
+    return Dovecot(state.demo, mail_root(state), password, port=port, sockets=state.run / "dovecot")
 
 
 def register(tenant_id: str, user_id: str, password: str, port: int) -> None:

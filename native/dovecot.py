@@ -90,7 +90,10 @@ class TlsFiles:
 
 
 class Dovecot(Server):
-    """Serves IMAP on `port`; with `tls` also STARTTLS there, and TLS from the first byte on `tls_port`."""
+    """Serves IMAP on `port`; with `tls` also STARTTLS there, and TLS from the first byte on `tls_port`.
+
+    Its sockets are in `sockets`, by default in `root`, or in a folder of their own where that path is too long.
+    """
 
     name = "dovecot"
     # It waits seconds for its idle children; mail on disk is complete at any moment, so nothing is lost by haste.
@@ -107,6 +110,7 @@ class Dovecot(Server):
         extra_config: str = "",
         *,
         port: int | None = None,
+        sockets: Path | None = None,
     ) -> None:
         super().__init__(root)
         self.mail_root = mail_root
@@ -115,20 +119,21 @@ class Dovecot(Server):
         self.extra_config = extra_config
         self.port = port or free_port()
         self.tls_port = free_port(taken={self.port}) if tls else 0
-        self._base = root / "base"
+        self._base = sockets or root / "base"
+        self._made_base: Path | None = None
 
     def init(self) -> None:
         """Write the configuration; it holds the password and is for its owner only."""
         for folder in (self.root, self.mail_root):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         if len(str(self._base)) > _LONGEST_BASE:
-            self._base = Path(tempfile.mkdtemp(prefix="dovecot"))
+            self._base = self._made_base = Path(tempfile.mkdtemp(prefix="dovecot"))
         self._base.mkdir(exist_ok=True)
         self._base.chmod(0o755)  # what Dovecot sets itself, with a warning; `root` above it is closed
         config = self.root / "dovecot.conf"
         config.touch(mode=0o600)
         config.write_text(self._config(identity()))
-        for folder in (self.root, self.mail_root):
+        for folder in (self.root, self.mail_root, self._base):
             identity().hand_over(folder)
 
     def command(self) -> list[str]:
@@ -142,8 +147,8 @@ class Dovecot(Server):
     def stop(self) -> None:
         """Stop it and remove the sockets that had to live elsewhere."""
         super().stop()
-        if self._base.parent != self.root:
-            shutil.rmtree(self._base, ignore_errors=True)
+        if self._made_base:
+            shutil.rmtree(self._made_base, ignore_errors=True)
 
     def is_ready(self) -> bool:
         return answers(self.port) and self._greets()
