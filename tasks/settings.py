@@ -145,11 +145,17 @@ class CredentialSettings(_Group):
 
 
 class LogSettings(_Group):
-    """Logging and the name of the environment."""
+    """Logging. DEBUG wins over LOG_LEVEL."""
 
-    level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = Field("INFO", validation_alias="LOG_LEVEL")
+    configured_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = Field(
+        "INFO", validation_alias="LOG_LEVEL"
+    )
     debug: bool = Field(False, validation_alias="DEBUG")
-    environment: str = Field("development", validation_alias="ENVIRONMENT")
+
+    @property
+    def level(self) -> str:
+        """The level in force."""
+        return "DEBUG" if self.debug else self.configured_level
 
 
 class Settings(BaseModel, frozen=True):

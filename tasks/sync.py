@@ -44,7 +44,7 @@ def sync_emails(
     By default only what changed is asked for; `force_full_sync` compares every UID and flag with the server and tries
     quarantined messages again. Returns `status` (success, partial where a folder could not be opened,
     already_running), messages_synced, messages_updated, messages_deleted, messages_quarantined,
-    sync_duration_seconds, timestamp (ms), folders and failed_folders.
+    sync_duration_seconds, connect_seconds (of it: until logged in), timestamp (ms), folders and failed_folders.
 
     Raises PermanentError subclasses, which are kept on the account and not retried; TransientError subclasses once
     retries are used up.
@@ -95,6 +95,7 @@ class _SoFar:
             "messages_deleted": tally.total("deleted") + tally.deleted_with_folders,
             "messages_quarantined": tally.total("quarantined"),
             "sync_duration_seconds": round(now - self.started, 3),
+            "connect_seconds": round(tally.connect_seconds, 3),
             "timestamp": int(now * 1000),
             "folders": {name: asdict(folder) for name, folder in tally.folders.items()},
             "failed_folders": tally.failed_folders,

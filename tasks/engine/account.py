@@ -138,7 +138,9 @@ def _if_storage_lets_us() -> Iterator[None]:
 
 
 def _sync(run: Run, folder_id: str | None) -> None:
+    started = time.monotonic()
     with connected(run.account) as imap:
+        run.tally.connect_seconds += time.monotonic() - started
         listed, statuses = imap.list_folders()
         if not listed:
             raise ProtocolError("LIST named no folder, not even INBOX")

@@ -39,6 +39,7 @@ class Tally:
     folders: dict[str, FolderTally] = field(default_factory=dict)
     failed_folders: dict[str, str] = field(default_factory=dict)
     deleted_with_folders: int = 0
+    connect_seconds: float = 0.0
 
     def of(self, folder_name: str) -> FolderTally:
         """The tally of one folder, to be added to."""
@@ -56,7 +57,7 @@ class Tally:
     def from_json(cls, data: dict[str, Any]) -> Self:
         """What `to_json` wrote."""
         folders = {name: FolderTally(**tally) for name, tally in data["folders"].items()}
-        return cls(folders, data["failed_folders"], data["deleted_with_folders"])
+        return cls(**{**data, "folders": folders})
 
 
 @dataclass

@@ -1,0 +1,1 @@
+"""What the benchmarks share: a mailbox like real mail, peers, a stack of real servers."""

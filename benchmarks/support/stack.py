@@ -1,0 +1,112 @@
+"""A stack of real servers for a benchmark: Dovecot, PostgreSQL, Redis and a Celery worker with one child."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+from cryptography.fernet import Fernet
+
+from native.dovecot import Dovecot
+from native.postgres import APPLICATION, OWNER, PostgresServer
+from native.process import Server
+from native.redis import RedisServer
+
+PASSWORD = "sample-benchmark-password"
+TENANT, USER = "bench", "bench"
+_TASK_SECONDS = 3600
+
+
+class Worker(Server):
+    """A Celery worker with one child, configured by this process's environment."""
+
+    name = "worker"
+
+    def command(self) -> list[str]:
+        options = ["--pool=prefork", "--concurrency=1", "--without-gossip", "--without-mingle", "--loglevel=INFO"]
+        return [sys.executable, "-m", "celery", "-A", "tasks.celery_app:celery_app", "worker", *options]
+
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+
+    def is_ready(self) -> bool:
+        from tasks.celery_app import celery_app
+
+        return bool(celery_app.control.ping(timeout=0.5))
+
+    def child_peak_mb(self) -> float:
+        """The most memory that the child has held so far (VmHWM), in MB of 1,000,000 bytes."""
+        children = psutil.Process(self.pid).children(recursive=True)
+        status = [Path(f"/proc/{child.pid}/status").read_text() for child in children]
+        peaks = [int(line.split()[1]) for text in status for line in text.splitlines() if line.startswith("VmHWM:")]
+        return max(peaks) * 1024 / 1e6
+
+
+class Stack:
+    """The servers, and what a benchmark does with them."""
+
+    def __init__(self, root: Path, dovecot: Dovecot, postgres: PostgresServer) -> None:
+        self.root, self.dovecot, self.postgres = root, dovecot, postgres
+        self._databases = 0
+
+    def maildir(self, user: str) -> Path:
+        return self.root / "mail" / user
+
+    @contextmanager
+    def worker(self) -> Iterator[Worker]:
+        """An empty database and a fresh worker on it."""
+        from tasks import settings
+        from tasks.storage import session
+        from tasks.storage.migrate import upgrade
+
+        self._databases += 1
+        name = f"bench_{self._databases}"
+        self.postgres.create_database(name)
+        os.environ["DATABASE_URL"] = self.postgres.url(APPLICATION, name)
+        settings.get_settings.cache_clear()
+        upgrade(self.postgres.url(OWNER, name))
+        folder = self.root / f"worker-{self._databases}"
+        folder.mkdir()
+        with Worker(folder) as worker:
+            yield worker
+        session.get_engine().dispose()
+        session.get_engine.cache_clear()
+        self.postgres.drop_database(name)
+
+    def add_account(self, user: str) -> str:
+        """Register a user's mailbox; the id of the account."""
+        from tasks.storage.accounts import NewAccount, add_account
+
+        new = NewAccount(user, f"{user}@example.net", self.dovecot.host, self.dovecot.port, "none", user, PASSWORD)
+        return add_account(TENANT, USER, new)
+
+    def sync(self, account_id: str) -> dict[str, Any]:
+        """Sync through the broker and the worker, and the task's result."""
+        from tasks.celery_app import sync_emails
+
+        result: dict[str, Any] = sync_emails.delay(account_id, TENANT, USER).get(
+            timeout=_TASK_SECONDS, interval=0.005
+        )
+        if result["status"] != "success":
+            raise SystemExit(f"the sync did not succeed: {result}")
+        return result
+
+
+@contextmanager
+def running(root: Path) -> Iterator[Stack]:
+    """Start the servers under `root`, stop them afterwards. PostgreSQL is the distribution's where there is one."""
+    installed = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: float(path.parent.name))
+    dovecot = Dovecot(root / "dovecot", root / "mail", PASSWORD)
+    postgres = PostgresServer(root / "postgres", bin_dir=installed[-1] if installed else None)
+    with dovecot, postgres, RedisServer(root / "redis") as redis:
+        os.environ.update(
+            REDIS_URL=redis.url,
+            CREDENTIAL_ENCRYPTION_KEY=Fernet.generate_key().decode(),
+            TASK_TIMEOUT=str(_TASK_SECONDS + 100),
+            CELERY_TASK_SOFT_TIME_LIMIT=str(_TASK_SECONDS),
+            CELERY_VISIBILITY_TIMEOUT=str(3 * _TASK_SECONDS),
+        )
+        yield Stack(root, dovecot, postgres)
