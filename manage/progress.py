@@ -88,14 +88,15 @@ def report(account: "Account", result: Mapping[str, Any]) -> None:
 
 def summarise(account: "Account", result: Mapping[str, Any]) -> str:
     """What a sync did, in a sentence."""
+    if result.get("status") == "already_running":
+        return f"Another sync of {account.account_name} is at work: nothing was done twice"
+    for folder, reason in result.get("failed_folders", {}).items():
+        say(f"The folder {folder} could not be synced: {reason}")
     seconds = float(result.get("sync_duration_seconds", 0))
-    counts = {
-        name: int(result.get(f"messages_{name}", 0)) for name in ("synced", "updated", "deleted", "quarantined")
-    }
+    counts = {words: int(result.get(name, 0)) for name, words in _COUNTS.items()}
     if not any(counts.values()):
         return f"Nothing new: {account.account_name} was in sync (checked in {seconds:.2f} s)"
-    words = {"synced": "new", "updated": "changed", "deleted": "removed", "quarantined": "kept aside, unreadable"}
-    done = ", ".join(f"{count} {words[name]}" for name, count in counts.items() if count)
+    done = ", ".join(f"{count} {words}" for words, count in counts.items() if count)
     return f"Synced {account.account_name} in {seconds:.2f} s: {done}"
 
 

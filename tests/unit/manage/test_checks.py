@@ -1,0 +1,74 @@
+"""`test`: all steps run, pytest last, and one failure is enough."""
+
+import subprocess
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from manage import checks, cli
+
+
+class Commands:
+    """Stands in for subprocess.run."""
+
+    def __init__(self, *failing: str) -> None:
+        self.failing = failing
+        self.ran: list[list[str]] = []
+
+    def __call__(self, command: list[str], **options: Any) -> "subprocess.CompletedProcess[str]":
+        self.ran.append(command)
+        failed = any(word in " ".join(command) for word in self.failing)
+        return subprocess.CompletedProcess(command, int(failed), "", "no network")
+
+
+def run(monkeypatch: pytest.MonkeyPatch, commands: Commands, *arguments: str) -> Result:
+    monkeypatch.setattr(checks.subprocess, "run", commands)
+    return CliRunner().invoke(cli.main, ["test", *arguments])
+
+
+@pytest.fixture(autouse=True)
+def _packages_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "missing_packages", list)
+
+
+def test_everything_runs_and_arguments_go_to_pytest(monkeypatch: pytest.MonkeyPatch) -> None:
+    commands = Commands()
+    assert run(monkeypatch, commands, "-k", "parse", "-x").exit_code == 0
+    assert [command[-1] for command in commands.ran[:2]] == ["check", "--check"]
+    assert len(commands.ran) == 5
+    assert commands.ran[-1][1:] == ["-m", "pytest", "-k", "parse", "-x"]
+
+
+@pytest.mark.parametrize("failing", ["mypy", "lint-imports", "pytest"])
+def test_one_failure_fails_and_the_rest_still_runs(monkeypatch: pytest.MonkeyPatch, failing: str) -> None:
+    commands = Commands(failing)
+    assert run(monkeypatch, commands).exit_code == 1
+    assert len(commands.ran) == 5
+
+
+def test_an_ordinary_user_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "missing_packages", lambda: ["dovecot-imapd", "isync"])
+    monkeypatch.setattr(checks.os, "geteuid", lambda: 1000)
+    monkeypatch.delenv("CI", raising=False)
+    result = run(monkeypatch, Commands())
+    assert "apt-get install -y dovecot-imapd isync" in result.stderr
+    assert result.exit_code == 0
+
+
+def test_in_ci_a_missing_package_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "missing_packages", lambda: ["isync"])
+    monkeypatch.setattr(checks.os, "geteuid", lambda: 1000)
+    monkeypatch.setenv("CI", "true")
+    assert run(monkeypatch, Commands()).exit_code == 1
+
+
+def test_root_installs_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter([["isync"], []])
+    monkeypatch.setattr(checks, "missing_packages", lambda: next(answers))
+    monkeypatch.setattr(checks.os, "geteuid", lambda: 0)
+    monkeypatch.setattr(checks.shutil, "which", lambda *_, **__: "/usr/bin/apt-get")
+    commands = Commands()
+    run(monkeypatch, commands)
+    assert commands.ran[0] == ["apt-get", "-qq", "update"]
+    assert commands.ran[1][-1] == "isync"

@@ -1,0 +1,191 @@
+"""manage.sh: makes .venv once, mends half a one, and says what is missing.
+
+The real script in a folder with a lock file that asks for nothing, and a stand-in for the command line.
+"""
+
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from native.state import ROOT
+
+
+class Clone:
+    """A folder with manage.sh and nothing to install."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        (root / "manage").mkdir(parents=True)
+        shutil.copy(ROOT / "manage.sh", root)
+        for name in ("requirements-native.txt", "requirements-dev.txt"):
+            (root / name).write_text("# nothing\n")
+        (root / "manage" / "__main__.py").write_text("import sys; print('CLI', *sys.argv[1:])\n")
+
+    def run(self, *arguments: str, cwd: Path | None = None, **variables: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [self.root / "manage.sh", *arguments],
+            cwd=cwd or self.root,
+            env={**os.environ, **variables},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Clone:
+    """A clone after its first use."""
+    clone = Clone(tmp_path_factory.mktemp("made") / "a clone")
+    done = clone.run("ps")
+    assert done.stdout == "CLI ps\n", done.stderr
+    assert "Making .venv with Python 3." in done.stderr
+    return clone
+
+
+def program(folder: Path, name: str, script: str) -> Path:
+    folder.mkdir(exist_ok=True)
+    path = folder / name
+    path.write_text(f"#!/bin/bash\n{script}\n")
+    path.chmod(0o755)
+    return path
+
+
+def test_a_later_use_installs_nothing_and_is_quick(made: Clone) -> None:
+    started = time.monotonic()
+    done = made.run("ps", "--json")
+    assert (done.stdout, done.stderr) == ("CLI ps --json\n", "")
+    assert time.monotonic() - started < 1
+
+
+def test_it_works_from_any_folder_and_through_a_link(made: Clone, tmp_path: Path) -> None:
+    link = tmp_path / "manage"
+    link.symlink_to(made.root / "manage.sh")
+    assert made.run("ps", cwd=Path("/")).stdout == "CLI ps\n"
+    assert subprocess.run([link, "ps"], cwd="/", capture_output=True, text=True, check=True).stdout == "CLI ps\n"
+
+
+def test_the_exit_code_is_that_of_the_command_line(made: Clone) -> None:
+    main = made.root / "manage" / "__main__.py"
+    kept = main.read_text()
+    main.write_text("raise SystemExit(2)")
+    try:
+        assert made.run("ps").returncode == 2
+    finally:
+        main.write_text(kept)
+
+
+def test_tests_need_more_than_the_stack_and_a_changed_lock_installs_again(made: Clone) -> None:
+    assert "Installing" in made.run("test").stderr
+    assert made.run("ps").stderr == ""
+    (made.root / "requirements-dev.txt").write_text("# something else\n")
+    assert made.run("ps").stderr == ""
+    assert "Installing" in made.run("lock").stderr
+    (made.root / "requirements-native.txt").write_text("# something else\n")
+    again = made.run("ps").stderr
+    assert "Installing" in again
+    assert "Making" not in again
+
+
+def test_an_install_that_was_interrupted_is_begun_anew(made: Clone) -> None:
+    (made.root / ".venv" / ".installing").touch()
+    (made.root / ".venv" / "rubbish").touch()
+    done = made.run("ps")
+    assert "Making .venv" in done.stderr
+    assert done.stdout == "CLI ps\n"
+    assert not (made.root / ".venv" / "rubbish").exists()
+
+
+def test_half_a_venv_is_mended(made: Clone) -> None:
+    shutil.rmtree(next((made.root / ".venv" / "lib").glob("python*")) / "site-packages")
+    (made.root / ".venv" / ".locked-native").unlink()
+    assert made.run("ps").stdout == "CLI ps\n"
+    (made.root / ".venv" / "bin" / "python").unlink()
+    assert made.run("ps").stdout == "CLI ps\n"
+
+
+def test_two_first_uses_at_once_make_it_once(tmp_path: Path) -> None:
+    clone = Clone(tmp_path / "clone")
+    both = [
+        subprocess.Popen(
+            [clone.root / "manage.sh", "ps"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd="/"
+        )
+        for _ in range(2)
+    ]
+    said = [process.communicate(timeout=120) for process in both]
+    assert [out for out, _ in said] == ["CLI ps\n", "CLI ps\n"]
+    assert sum("Making .venv" in err for _, err in said) == 1
+    assert sum("Waiting for another" in err for _, err in said) <= 1
+
+
+def no_python(folder: Path) -> str:
+    """A PATH on which every Python is too old."""
+    for name in ("python3", "python3.11", "python3.12", "python3.13"):
+        program(folder, name, "exit 1")
+    return f"{folder}:/usr/bin:/bin"
+
+
+def without_root(command: list[str]) -> list[str]:
+    """The command as an ordinary user runs it."""
+    return ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *command] if os.geteuid() == 0 else command
+
+
+def run_without_root(clone: Clone, path: str) -> "subprocess.CompletedProcess[str]":
+    if os.geteuid() == 0:
+        shutil.chown(clone.root, 65534, 65534)
+    command = without_root([str(clone.root / "manage.sh"), "ps"])
+    return subprocess.run(command, env={"PATH": path}, capture_output=True, text=True, check=False, cwd="/")
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that other users may enter, as pytest's own is not."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+@pytest.mark.skipif(shutil.which("apt-get") is None, reason="the advice is for Debian")
+def test_an_ordinary_user_is_told_to_install_python(open_folder: Path) -> None:
+    done = run_without_root(Clone(open_folder / "clone"), no_python(open_folder / "bin"))
+    assert done.returncode == 1
+    assert "As root, run: apt-get update && apt-get install -y python3 python3-venv" in done.stderr
+    assert not (open_folder / "clone" / ".venv").exists()
+
+
+@pytest.mark.skipif(shutil.which("apt-get") is None, reason="the advice is for Debian")
+def test_an_ordinary_user_is_told_to_install_venv(open_folder: Path) -> None:
+    path = no_python(open_folder / "bin")
+    program(open_folder / "bin", "python3", 'case "$2" in *ensurepip*) exit 1;; *print*) echo 3.11;; esac')
+    done = run_without_root(Clone(open_folder / "clone"), path)
+    assert "As root, run: apt-get update && apt-get install -y python3.11-venv" in done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root installs packages")
+def test_root_installs_venv_by_itself(tmp_path: Path) -> None:
+    bin_folder = tmp_path / "bin"
+    path = no_python(bin_folder)
+    real = shutil.which("python3.11") or shutil.which("python3")
+    installed = tmp_path / "installed"
+    script = f'case "$2" in *ensurepip*) [[ -e {installed} ]];; *) exec {real} "$@";; esac'
+    program(bin_folder, "python3", script)
+    program(bin_folder, "apt-get", f'echo "$@" >>{tmp_path}/asked; [[ "$*" != *install* ]] || touch {installed}')
+    done = Clone(tmp_path / "clone").run("ps", PATH=path)
+    assert done.stdout == "CLI ps\n", done.stderr
+    assert "update" in (tmp_path / "asked").read_text()
+    assert "-venv" in (tmp_path / "asked").read_text()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs a folder of somebody else")
+def test_a_clone_of_somebody_else_is_not_written(open_folder: Path) -> None:
+    clone = Clone(open_folder / "clone")
+    command = without_root([str(clone.root / "manage.sh"), "ps"])
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/")
+    assert done.returncode == 1
+    assert "use a clone of your own, or run this as root" in done.stderr
