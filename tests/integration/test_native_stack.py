@@ -1,0 +1,366 @@
+"""The native stack as an operator uses it: real processes, started, hurt and stopped, in a copy of the code."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from native.environment import variables
+from native.postgres import PostgresServer
+from native.process import is_alive
+from native.redis import RedisServer
+from native.state import ROOT
+from native.supervisor import noted_pid
+
+PROGRAMS = {"redis", "postgres", "worker", "beat", "flower"}
+Done = subprocess.CompletedProcess[str]
+
+
+class Clone:
+    """The code in a folder of its own, with its own .env and .state."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.state = root / ".state"
+        for name in ("manage", "native", "tasks"):
+            shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy(ROOT / "pyproject.toml", root)
+        self._environment = {name: value for name, value in os.environ.items() if name not in variables()}
+
+    def manage(self, *arguments: str, input_text: str = "", **more: str) -> Done:
+        return subprocess.run(
+            [sys.executable, "-m", "manage", *arguments],
+            cwd=self.root,
+            env={**self._environment, **more},
+            input=input_text,
+            capture_output=True,
+            text=True,
+            timeout=180,
+            check=False,
+        )
+
+    def succeed(self, *arguments: str, input_text: str = "") -> Done:
+        done = self.manage(*arguments, input_text=input_text)
+        assert done.returncode == 0, done.stderr + self.last_words()
+        return done
+
+    def last_words(self) -> str:
+        return "".join(f"\n== {log.name}\n{log.read_text()[-1500:]}" for log in self.state.glob("logs/*.log"))
+
+    def ps(self) -> dict[str, dict[str, Any]]:
+        return {row["program"]: row for row in json.loads(self.succeed("ps", "--json").stdout)}
+
+    def pids(self) -> dict[str, int]:
+        return {name: row["pid"] for name, row in self.ps().items()}
+
+    def supervisord(self) -> psutil.Process:
+        from native.state import State
+
+        pid = noted_pid(State(self.state), "supervisord")
+        assert pid is not None
+        return psutil.Process(pid)
+
+    def processes(self) -> list[psutil.Process]:
+        """Everything that the supervisor has started, and it."""
+        supervisord = self.supervisord()
+        return [supervisord, *supervisord.children(recursive=True)]
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clone]:
+    clone = Clone(tmp_path_factory.mktemp("stack") / "clone")
+    yield clone
+    clone.manage("down")
+
+
+@pytest.fixture
+def up(clone: Clone) -> Clone:
+    """The stack, running."""
+    clone.succeed("up")
+    return clone
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come true in time"
+        time.sleep(0.1)
+
+
+def test_up_from_nothing_runs_everything(clone: Clone) -> None:
+    started = clone.succeed("up")
+    assert "Flower" in started.stderr
+    assert {name for name, row in clone.ps().items() if row["state"] == "running"} == PROGRAMS
+    health = clone.succeed("health")
+    assert "DOWN" not in health.stdout
+
+
+def test_the_state_folder_is_closed(up: Clone) -> None:
+    assert up.state.stat().st_mode & 0o777 == 0o700
+    for name in ("secrets.env", "environment.json", "redis/redis.conf", "supervisord.conf"):
+        assert (up.state / name).stat().st_mode & 0o077 == 0
+
+
+def test_no_secret_is_on_a_command_line_or_in_a_log(up: Clone) -> None:
+    lines = (up.state / "secrets.env").read_text().splitlines()
+    secrets = [part for line in lines for part in line.partition("=")[2].strip("'").split(":") if part != "admin"]
+    assert len(secrets) >= 7
+    seen = "".join(path.read_text() for path in up.state.glob("logs/*.log"))
+    seen += (up.state / "supervisord.conf").read_text() + (up.state / "programs.json").read_text()
+    for process in psutil.process_iter(["cmdline"]):
+        seen += " ".join(process.info["cmdline"] or [])
+    assert not [secret for secret in secrets if secret in seen]
+
+
+def test_the_worker_does_not_know_the_owners_password(up: Clone) -> None:
+    worker = psutil.Process(up.pids()["worker"])
+    assert "DATABASE_URL" in worker.environ()
+    assert not {"DATABASE_OWNER_URL", "FLOWER_BASIC_AUTH"} & set(worker.environ())
+
+
+def test_everything_listens_on_loopback_only(up: Clone) -> None:
+    listening = [
+        connection.laddr.ip
+        for process in up.processes()
+        for connection in process.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    ]
+    assert set(listening) == {"127.0.0.1"}
+
+
+def test_a_second_up_changes_nothing_and_says_so(up: Clone) -> None:
+    before = up.pids()
+    started = time.monotonic()
+    assert "already up" in up.succeed("up").stderr
+    assert time.monotonic() - started < 5
+    assert up.pids() == before
+
+
+def test_a_killed_worker_comes_back(up: Clone) -> None:
+    killed = up.pids()["worker"]
+    os.kill(killed, signal.SIGKILL)
+    wait_for(lambda: up.pids().get("worker") not in (None, killed))
+    wait_for(lambda: up.manage("health").returncode == 0, 60)
+
+
+def test_a_killed_postgres_comes_back_with_its_data(up: Clone) -> None:
+    os.kill(up.pids()["postgres"], signal.SIGKILL)
+    wait_for(lambda: up.manage("health").returncode == 0, 60)
+
+
+def test_health_names_what_is_down(up: Clone) -> None:
+    """The worker is stopped with SIGSTOP: it is there, and it answers no ping, and it consumes nothing."""
+    stopped = [psutil.Process(up.pids()["worker"])]
+    stopped += stopped[0].children(recursive=True)
+    for process in stopped:
+        process.suspend()
+    try:
+        health = up.manage("health", "--json")
+        assert health.returncode == 1
+        bad = [check for check in json.loads(health.stdout) if not check["ok"]]
+        assert [check["component"] for check in bad] == ["worker"]
+        assert "manage.sh" in bad[0]["advice"]
+    finally:
+        for process in stopped:
+            process.resume()
+
+
+def test_after_the_supervisor_was_killed_up_works_and_leaves_no_orphans(up: Clone) -> None:
+    before = up.processes()
+    before[0].kill()
+    health = up.manage("health")
+    assert health.returncode == 1
+    assert "beat" in health.stderr
+
+    said = up.succeed("up").stderr
+
+    assert "left behind" in said
+    wait_for(lambda: not [process for process in before if is_alive(process)])
+    up.succeed("health")
+
+
+def test_down_stops_orphans_too(up: Clone) -> None:
+    before = up.processes()
+    before[0].kill()
+    up.succeed("down")
+    assert not [process for process in before if is_alive(process)]
+    assert "was not running" in up.succeed("down").stderr
+
+
+def test_down_is_quick_and_stops_everything(up: Clone) -> None:
+    before = up.processes()
+    started = time.monotonic()
+    up.succeed("down")
+    assert time.monotonic() - started < 15
+    assert not [process for process in before if is_alive(process)]
+    assert "is down" in up.succeed("ps").stderr
+
+
+def test_a_port_that_was_taken_meanwhile_is_replaced(clone: Clone) -> None:
+    clone.succeed("up")
+    port = clone.ps()["redis"]["port"]
+    clone.succeed("down")
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("127.0.0.1", port))
+        listener.listen()
+        clone.succeed("up")
+        assert clone.ps()["redis"]["port"] != port
+        clone.succeed("health")
+
+
+def test_a_changed_setting_restarts_the_application_only(up: Clone) -> None:
+    before = up.pids()
+    (up.root / ".env").write_text("CELERYD_CONCURRENCY=1\n")
+    try:
+        assert "configuration has changed" in up.succeed("up").stderr
+        after = up.pids()
+        assert after["postgres"] == before["postgres"]
+        assert after["worker"] != before["worker"]
+        assert len(psutil.Process(after["worker"]).children()) == 1
+    finally:
+        (up.root / ".env").unlink()
+    up.succeed("up")
+
+
+def test_a_wrong_setting_is_named_before_anything_happens(up: Clone) -> None:
+    done = up.manage("up", CELERYD_CONCURRENCY="many", FLOWER_PORT="x")
+    assert done.returncode == 1
+    assert "CELERYD_CONCURRENCY" in done.stderr
+    assert "FLOWER_PORT" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_logs_of_one_program_and_of_all(up: Clone) -> None:
+    assert "ready" in up.succeed("logs", "worker").stdout
+    everything = up.succeed("logs", "all", "-n", "5").stdout
+    assert {line.partition(" ")[0] for line in everything.splitlines()} >= PROGRAMS
+
+
+def test_servers_named_in_env_are_used(tmp_path: Path) -> None:
+    """REDIS_URL and DATABASE_URL in .env, with a password that has every awkward character."""
+    clone = Clone(tmp_path / "clone")
+    with RedisServer(tmp_path / "redis", password="p@ss:/#%$ \"'x") as redis, PostgresServer(tmp_path / "pg") as pg:
+        lines = {"REDIS_URL": redis.url, "DATABASE_URL": pg.app_url}
+        (clone.root / ".env").write_text("".join(f"{name}={value}\n" for name, value in lines.items()))
+        missing = clone.manage("up")
+        assert missing.returncode == 1
+        assert "DATABASE_OWNER_URL" in missing.stderr
+
+        with (clone.root / ".env").open("a") as file:
+            file.write(f"DATABASE_OWNER_URL={pg.owner_url}\n")
+        try:
+            clone.succeed("up")
+            assert set(clone.ps()) == PROGRAMS - {"redis", "postgres"}
+            clone.succeed("health")
+            redis.stop()
+            broken = clone.manage("health")
+            assert broken.returncode == 1
+            assert "redis" in broken.stderr
+        finally:
+            clone.manage("down")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="an ordinary user needs no namespace")
+def test_root_without_namespaces_is_told_what_to_do(tmp_path: Path) -> None:
+    """pytest's folders are closed to `nobody`, as /root is: the fallback cannot work here, and says so."""
+    fake = tmp_path / "bin" / "unshare"
+    fake.parent.mkdir()
+    fake.write_text("#!/bin/sh\nexit 1\n")
+    fake.chmod(0o755)
+    clone = Clone(tmp_path / "clone")
+    done = clone.manage("up", PATH=f"{fake.parent}:{os.environ['PATH']}")
+    assert done.returncode == 1
+    assert "METABUILDER_STATE" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clone]:
+    """A clone for the demo. Without Dovecot it is served by pymap."""
+    clone = Clone(tmp_path_factory.mktemp("demo") / "clone")
+    yield clone
+    clone.manage("down")
+
+
+class TestDemo:
+    """The main job in one command; a class, because each test goes on where the last one ended."""
+
+    def test_the_mailbox_arrives(self, demo: Clone) -> None:
+        done = demo.succeed("demo")
+        assert "352 new" in done.stderr
+        for name in ("INBOX", "Projects/Aurora/Invoices", "Projects/Hafen Süd", "Входящие", "日本語"):
+            assert name in done.stdout
+        assert "http://127.0.0.1:" in done.stderr
+
+    def test_a_second_time_there_is_nothing_new(self, demo: Clone) -> None:
+        started = time.monotonic()
+        assert "Nothing new" in demo.succeed("demo").stderr
+        assert time.monotonic() - started < 10
+
+    def test_a_new_message_is_synced(self, demo: Clone) -> None:
+        inbox = demo.state / "demo" / "mail" / "demo" / "new"
+        (inbox / "1.new.demo").write_bytes(b"From: a@example.org\r\nSubject: new\r\n\r\nHello\r\n")
+        result = json.loads(demo.succeed("sync", "demo", "--follow", "--json").stdout)
+        assert result["status"] == "success"
+        assert result["messages_synced"] == 1
+
+    def test_sync_without_following_prints_the_task(self, demo: Clone) -> None:
+        assert len(demo.succeed("sync", "demo").stdout.strip()) == 36
+        assert json.loads(demo.succeed("sync", "demo", "--full", "--json").stdout)["status"] == "queued"
+
+    def test_the_account_is_listed_and_tested(self, demo: Clone) -> None:
+        [account] = json.loads(demo.succeed("account", "list", "--json").stdout)
+        assert (account["account_name"], account["last_error"]) == ("demo", None)
+        assert "credential_id" not in account
+        assert "folders" in demo.succeed("account", "test", "demo").stdout
+
+    def test_a_wrong_password_is_said_clearly_and_listed(self, demo: Clone) -> None:
+        [account] = json.loads(demo.succeed("account", "list", "--json").stdout)
+        where = ["--hostname", "127.0.0.1", "--port", str(account["port"]), "--encryption", "none"]
+        add = ["account", "add", "--email", "demo@example.org", "--username", "demo", "--name", "wrong", *where]
+        added = demo.succeed(*add, "--password-stdin", input_text="not the password\n")
+        assert "not the password" not in added.stdout + added.stderr
+
+        tested = demo.manage("account", "test", "wrong")
+        assert tested.returncode == 1
+        assert "refuses the user name or password" in tested.stderr
+        assert "Traceback" not in tested.stderr
+        assert "paused" in demo.succeed("account", "list").stdout
+
+        assert demo.manage(*add, "--password-stdin", input_text="x\n").returncode == 1
+        demo.succeed("account", "remove", "wrong", "--yes")
+        assert demo.manage("account", "test", "wrong").returncode == 1
+
+    def test_it_survives_down_and_up_on_another_port(self, demo: Clone) -> None:
+        port = demo.ps()["demo-imap"]["port"]
+        demo.succeed("down")
+        with socket.socket() as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(("127.0.0.1", port))
+            listener.listen()
+            demo.succeed("up")
+            assert demo.ps()["demo-imap"]["port"] != port
+            assert "Nothing new" in demo.succeed("sync", "demo", "--follow").stderr
+
+    def test_accounts_cannot_be_reached_while_it_is_down(self, demo: Clone) -> None:
+        demo.succeed("down")
+        done = demo.manage("account", "list")
+        assert done.returncode == 1
+        assert "./manage.sh up" in done.stderr
+
+    def test_purge_asks_and_deletes(self, demo: Clone) -> None:
+        assert demo.manage("down", "--purge", input_text="n\n").returncode == 1
+        assert demo.state.exists()
+        demo.succeed("down", "--purge", "--yes")
+        assert not demo.state.exists()
