@@ -56,7 +56,10 @@ def programs(state: State, operator: Mapping[str, str], ports: Mapping[str, int]
     if demo := demo_server(state, generated, ports["demo-imap"]):
         found.append(Program("demo-imap", tuple(demo.command()), needs_environment=False))
     drain = settings.worker.task_soft_time_limit + _DRAIN_MARGIN_SECONDS
-    worker = ("worker", "-Q", QUEUES, "--concurrency", str(settings.worker.concurrency), "-n", "worker@%h")
+    worker = (
+        *("worker", "-Q", QUEUES, "--concurrency", str(settings.worker.concurrency), "-n", "worker@%h"),
+        *("--without-mingle", "--without-gossip"),  # a second at the start, for news from other workers
+    )
     schedule = str(state.beat / "schedule")
     # Only `up` and `health` act as the owner of the tables, and only Flower asks for Flower's password.
     owner, flower = "DATABASE_OWNER_URL", "FLOWER_BASIC_AUTH"

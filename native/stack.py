@@ -187,7 +187,7 @@ class Stack:
     def _start_application(self, ports: Mapping[str, int]) -> None:
         for name in APPLICATION:
             self.supervisor.start_program(name)
-        self._await("worker", lambda: health.worker_consumes(patience=2).ok, _APPLICATION_SECONDS)
+        self._await("worker", lambda: health.worker_consumes(patience=5).ok, _APPLICATION_SECONDS)
         self._say("The worker consumes")
         self._await("flower", lambda: health.flower_answers(ports["flower"]).ok, _APPLICATION_SECONDS)
         self._say(f"Flower is ready on http://127.0.0.1:{ports['flower']}")
