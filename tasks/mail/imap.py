@@ -8,7 +8,7 @@ SPECIAL-USE and LIST-STATUS where they are offered.
 import imaplib
 import socket
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
@@ -33,8 +33,12 @@ from tasks.mail.imap_responses import (
     read_flags,
     read_list,
     read_messages,
+    read_number,
+    read_only_uids,
     read_sizes,
     read_status,
+    read_uid_set,
+    read_uids,
 )
 from tasks.mail.uidset import UidSet
 
@@ -45,10 +49,12 @@ _UIDS_PER_SEARCH = 80_000
 _BUSY_CODES = (b"[UNAVAILABLE]", b"[INUSE]", b"[LIMIT]", b"[SERVERBUG]", b"[CONTACTADMIN]", b"[OVERQUOTA]")
 _BUSY_WORDS = (b"too many", b"try again", b"temporar", b"rate limit", b"throttl", b"maximum number of connections")
 
+# Servers have to take lines of 8,192 bytes (RFC 7162 section 4), and some take no more; this is for the UIDs alone.
+_LONGEST_UID_SET = 7_900
+
 _READ_BUFFER_BYTES = 256 * 1024
 
 _STATUS_ITEMS = "MESSAGES UIDNEXT UIDVALIDITY UNSEEN"
-_HIGHEST_UID = 2**32 - 1
 
 
 class Endpoint(NamedTuple):
@@ -64,7 +70,7 @@ class Endpoint(NamedTuple):
 
 
 class FetchRefusedError(ProtocolError):
-    """The mail server refused to give a message."""
+    """The mail server refused what was asked for."""
 
 
 class ImapConnection:
@@ -72,7 +78,7 @@ class ImapConnection:
 
     def __init__(self, endpoint: Endpoint, password: str) -> None:
         self._where = f"{endpoint.hostname}:{endpoint.port}"
-        with self._translated("connecting"):
+        with self._translated("connecting"), _greeted(self._where):
             self._imap = _connect(endpoint)
         try:
             self._log_in(endpoint, password)
@@ -113,7 +119,11 @@ class ImapConnection:
         """Open a folder read-only (EXAMINE, RFC 9051 section 6.3.3). Raises FetchRefusedError if it cannot be."""
         with self._translated(f"opening {path}"):
             condstore = b" (CONDSTORE)" if self.has_condstore and not self.has_qresync else b""
-            outcome, lines = self._imap.select(quote(path).encode() + condstore, readonly=True)
+            try:
+                name = quote(path).encode()
+            except ValueError as error:
+                raise FetchRefusedError(str(error)) from None
+            outcome, lines = self._imap.select(name + condstore, readonly=True)
             if outcome != "OK":
                 raise FetchRefusedError(_first_words(lines))
             return FolderStatus(
@@ -130,49 +140,46 @@ class ImapConnection:
             return next((status for _, status in read_status(lines)), None) if outcome == "OK" else None
 
     def search(self, first: int, status: FolderStatus) -> UidSet:
-        """The UIDs from `first` up in the open folder.
+        """The UIDs from `first` up in the open folder. Raises FetchRefusedError where the server does not say.
 
         `n:*` always names the last message, also when its UID is below n (RFC 9051 section 9), so what is below is
         taken out again.
         """
         with self._translated("searching"):
-            if "ESEARCH" in self.capabilities:
-                self._require_ok(*self._imap.uid("SEARCH", "RETURN (ALL)", f"UID {first}:*"))
-                return _esearch_result(self._untagged("ESEARCH")).from_uid(first)
-            if status.messages <= _UIDS_PER_SEARCH:
-                return UidSet.of(self._plain_search(first, None)).from_uid(first)
-            last = status.uidnext - 1 if status.uidnext else _HIGHEST_UID
-            windows = range(first, last + 1, _UIDS_PER_SEARCH)
-            return UidSet.of(uid for low in windows for uid in self._plain_search(low, low + _UIDS_PER_SEARCH - 1))
+            found = UidSet.union([self._search(window) for window in self._windows(first, status)])
+            if first == 1 and status.messages and not found.ranges:
+                # Not an empty folder, or all that we have of it would be removed.
+                raise FetchRefusedError(f"SEARCH names none of the {status.messages} messages")
+            return found.from_uid(first)
 
     def fetch_sizes(self, uids: UidSet) -> dict[int, int]:
         """RFC822.SIZE in bytes by UID, of those that are still there."""
         with self._translated("fetching sizes"):
-            return read_sizes(self._fetch(uids.to_imap(), "(UID RFC822.SIZE)"))
+            return read_sizes(self._fetch(uids, "(UID RFC822.SIZE)"))
 
     def fetch_flags(self, uids: UidSet) -> Iterator[FetchedFlags]:
         """The flags of `uids`, of those that are still there."""
         with self._translated("fetching flags"):
-            yield from read_flags(self._fetch(uids.to_imap(), "(UID FLAGS)"))
+            yield from read_flags(self._fetch(uids, "(UID FLAGS)"))
 
     def fetch_changes(self, uids: UidSet, since: int) -> tuple[list[FetchedFlags], UidSet]:
         """Flags changed since mod-sequence `since`, and with QRESYNC the UIDs removed since (RFC 7162 section 3)."""
         with self._translated("fetching changes"):
             self._untagged("VANISHED")
             vanished = " VANISHED" if self.has_qresync else ""
-            lines = self._fetch(uids.to_imap(), "(UID FLAGS)", f"(CHANGEDSINCE {since}{vanished})")
+            lines = self._fetch(uids, "(UID FLAGS)", f"(CHANGEDSINCE {since}{vanished})")
             return list(read_flags(lines)), _vanished(self._untagged("VANISHED"))
 
     def fetch_envelopes(self, uids: UidSet) -> Iterator[FetchedEnvelope]:
         """What identifies each message, without its body."""
         items = "(UID FLAGS INTERNALDATE RFC822.SIZE BODY.PEEK[HEADER.FIELDS (MESSAGE-ID)])"
         with self._translated("fetching envelopes"):
-            yield from read_envelopes(self._fetch(uids.to_imap(), items))
+            yield from read_envelopes(self._fetch(uids, items))
 
     def request_messages(self, uids: UidSet) -> None:
         """Ask for whole messages. The server sends while the caller works; `receive_messages` reads them."""
         with self._translated("fetching messages"):
-            self._imap.send_uid_fetch(uids.to_imap(), "(UID FLAGS INTERNALDATE BODY.PEEK[])")
+            self._imap.send_uid_fetch(uids.to_imap_parts(_LONGEST_UID_SET), "(UID FLAGS INTERNALDATE BODY.PEEK[])")
 
     def receive_messages(self) -> list[FetchedMessage]:
         """What `request_messages` asked for, of what is still there. Raises FetchRefusedError on NO or BAD."""
@@ -226,15 +233,33 @@ class ImapConnection:
         elif self.has_qresync:
             self._imap.enable("QRESYNC")
 
-    def _plain_search(self, first: int, last: int | None) -> list[int]:
-        outcome, lines = self._imap.uid("SEARCH", f"UID {first}:{last or '*'}")
+    def _windows(self, first: int, status: FolderStatus) -> list[str]:
+        """Ranges of UIDs that each hold no more messages than one answer can name."""
+        if status.messages <= _UIDS_PER_SEARCH:
+            return [f"{first}:*"]
+        # Cut by UIDs, which do not move when messages go in the meantime, at the messages of these numbers.
+        numbers = range(_UIDS_PER_SEARCH, status.messages, _UIDS_PER_SEARCH)
+        outcome, lines = self._imap.fetch(",".join(map(str, numbers)), "(UID)")
         self._require_ok(outcome, lines)
-        return [int(uid) for line in lines if line for uid in line.split() if uid.isdigit()]
+        cuts = sorted(uid for uid in read_only_uids(lines) if uid >= first)
+        lows = [first, *(cut + 1 for cut in cuts)]
+        return [f"{low}:{high}" for low, high in zip(lows, [*cuts, "*"], strict=True)]
 
-    def _fetch(self, uids: str, items: str, modifier: str | None = None) -> list[Line]:
-        outcome, lines = self._imap.uid("FETCH", uids, items, *([modifier] if modifier else []))
+    def _search(self, window: str) -> UidSet:
+        if "ESEARCH" in self.capabilities:
+            self._require_ok(*self._imap.uid("SEARCH", "RETURN (ALL)", f"UID {window}"))
+            return _esearch_result(self._untagged("ESEARCH"))
+        outcome, lines = self._imap.uid("SEARCH", f"UID {window}")
         self._require_ok(outcome, lines)
-        return list(lines)
+        return UidSet.of(read_uids(word for line in lines if isinstance(line, bytes) for word in line.split()))
+
+    def _fetch(self, uids: UidSet, items: str, modifier: str | None = None) -> list[Line]:
+        fetched: list[Line] = []
+        for part in uids.to_imap_parts(_LONGEST_UID_SET):
+            outcome, lines = self._imap.uid("FETCH", part, items, *([modifier] if modifier else []))
+            self._require_ok(outcome, lines)
+            fetched += lines
+        return fetched
 
     def _untagged(self, name: str) -> list[Line]:
         return [line for line in self._imap.response(name)[1] if line is not None]
@@ -278,16 +303,29 @@ class _Pipelining:
 
     def open(self, *args: Any, **options: Any) -> None:
         super().open(*args, **options)  # type: ignore[misc]  # of the imaplib class it is mixed into
-        # imaplib's 8 kB would take several reads for each message.
-        self._file = self.sock.makefile("rb", buffering=_READ_BUFFER_BYTES)
+        # imaplib's 8 kB would take several reads for each message. From Python 3.14 on the name has an underscore.
+        name = "file" if "file" in vars(self) else "_file"
+        setattr(self, name, self.sock.makefile("rb", buffering=_READ_BUFFER_BYTES))
 
-    def send_uid_fetch(self, uids: str, items: str) -> None:
-        self._fetch_tag = self._command("UID", "FETCH", uids, items)
+    def send_uid_fetch(self, uid_sets: Iterable[str], items: str) -> None:
+        self._fetch_tags = [self._command("UID", "FETCH", uids, items) for uids in uid_sets]
 
     def receive_uid_fetch(self) -> tuple[str, list[Line]]:
-        outcome, answer = self._command_complete("UID", self._fetch_tag)
-        _, lines = self._untagged_response(outcome, answer, "FETCH")
-        return outcome, lines
+        """The answers to all commands of `send_uid_fetch`: what was refused, if any was, and all lines otherwise."""
+        refused: tuple[str, list[Line]] | None = None
+        fetched: list[Line] = []
+        for tag in self._fetch_tags:
+            try:
+                outcome, answer = self._command_complete("UID", tag)
+            except imaplib.IMAP4.abort:
+                raise
+            except imaplib.IMAP4.error as error:
+                outcome, answer = "BAD", [str(error).encode()]
+            _, lines = self._untagged_response(outcome, answer, "FETCH")
+            fetched += lines
+            if outcome != "OK":
+                refused = outcome, answer
+        return refused or ("OK", fetched)
 
     def read(self, size: int) -> bytes:
         if size > self.max_literal:
@@ -319,10 +357,29 @@ def _connect(endpoint: Endpoint) -> Any:
             raise EncryptionUnavailableError(f"{endpoint.hostname}:{endpoint.port} does not offer STARTTLS")
         try:
             imap.starttls(_tls_context(endpoint))
+        except imaplib.IMAP4.abort:
+            imap.shutdown()
+            raise
+        except imaplib.IMAP4.error as error:
+            imap.shutdown()
+            raise EncryptionUnavailableError(f"{endpoint.hostname}:{endpoint.port} refuses STARTTLS") from error
         except BaseException:
             imap.shutdown()
             raise
     return imap
+
+
+@contextmanager
+def _greeted(where: str) -> Iterator[None]:
+    """A server that greets with BYE or with nonsense cannot be used now."""
+    try:
+        yield
+    except imaplib.IMAP4.abort:
+        raise
+    except imaplib.IMAP4.error as error:
+        words = str(error)
+        kind = MailServerBusyError if _means_busy(words) else MailServerUnavailableError
+        raise kind(f"connecting, {where}: {words[:200]}") from error
 
 
 def _tls_context(endpoint: Endpoint) -> ssl.SSLContext:
@@ -347,10 +404,14 @@ def _authenticate(imap: Any, username: str, password: str) -> None:
 
 
 def _login_refusal(words: str, where: str, username: str) -> Exception:
-    lowered = words.lower().encode()
-    if any(code.lower() in lowered for code in _BUSY_CODES) or any(word in lowered for word in _BUSY_WORDS):
+    if _means_busy(words):
         return MailServerBusyError(f"{where}: {words}")
     return AuthenticationFailedError(f"{username} at {where}: {words}")
+
+
+def _means_busy(words: str) -> bool:
+    lowered = words.lower().encode()
+    return any(code.lower() in lowered for code in _BUSY_CODES) or any(word in lowered for word in _BUSY_WORDS)
 
 
 def _dropped(where: str, error: Exception) -> Exception:
@@ -361,25 +422,26 @@ def _dropped(where: str, error: Exception) -> Exception:
 
 
 def _esearch_result(lines: list[Line]) -> UidSet:
-    """`(TAG "A1") UID ALL 1:5,7` (RFC 4731 section 3.1); without ALL nothing was found."""
+    """`(TAG "A1") UID ALL 1:5,7` (RFC 4731 section 3.1); without ALL nothing was found. Raises FetchRefusedError."""
+    if not lines:
+        raise FetchRefusedError("no answer to SEARCH")
     for line in lines:
         words = line.split() if isinstance(line, bytes) else []
-        if b"ALL" in words:
-            return UidSet.from_imap(words[words.index(b"ALL") + 1].decode("ascii"))
+        if b"ALL" in words[:-1]:
+            return read_uid_set(words[words.index(b"ALL") + 1])
     return UidSet()
 
 
 def _vanished(lines: list[Line]) -> UidSet:
     """`(EARLIER) 1:5,7` or `1:5` (RFC 7162 section 3.2.10)."""
-    parts = [line.split()[-1].decode("ascii") for line in lines if isinstance(line, bytes) and line.split()]
-    return UidSet.from_imap(",".join(parts))
+    return read_uid_set(b",".join(line.split()[-1] for line in lines if isinstance(line, bytes) and line.split()))
 
 
 def _number(lines: list[Line]) -> int | None:
     """The last of the answers, if it is a number."""
     for line in reversed(lines):
         if isinstance(line, bytes) and line.strip().isdigit():
-            return int(line)
+            return read_number(line.strip())
     return None
 
 

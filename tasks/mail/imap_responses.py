@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from tasks.errors import ProtocolError
 from tasks.mail.folders import ListedFolder
+from tasks.mail.uidset import UidSet
 
 Line = bytes | tuple[bytes, bytes] | None
 
@@ -25,13 +26,20 @@ _INTERNALDATE = re.compile(
     rb'\bINTERNALDATE "([ \d]\d)-([A-Za-z]{3})-(\d{4}) (\d\d):(\d\d):(\d\d) ([+-])(\d\d)(\d\d)"'
 )
 _BODY_QUOTED = re.compile(rb'\bBODY\[[^]]*\] (?:NIL|"((?:[^"\\]|\\.)*)")', re.IGNORECASE)
+# What may follow a literal: in FETCH more items and the closing parenthesis, in LIST nothing or extended data.
 _AFTER_LITERAL = re.compile(rb"(?: [A-Z][A-Z0-9.\[\]]* .*)?\)\Z", re.DOTALL)
+_AFTER_NAME = re.compile(rb"(?: \(.*\))?\Z", re.DOTALL)
 _MONTHS = {
     month.encode(): number
     for number, month in enumerate(
         ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"), start=1
     )
 }
+
+
+_HIGHEST_UID = 2**32 - 1
+# What a column holds; mod-sequences end there too (RFC 7162 section 3.1.1).
+_HIGHEST_NUMBER = 2**63 - 1
 
 
 class FolderStatus(NamedTuple):
@@ -72,12 +80,14 @@ class FetchedEnvelope(NamedTuple):
 
 def read_list(lines: Iterable[Line]) -> Iterator[ListedFolder]:
     """Answers to LIST (RFC 9051 section 7.3.1); a name may come quoted, bare or as a literal."""
-    for text, literal in _joined(lines):
+    for text, literal in _joined(lines, _AFTER_NAME):
         match = _LIST.match(text)
         if not match:
             raise ProtocolError(f"LIST answered {_shown(text)}")
         delimiter = match["delimiter"]
         name = literal if literal is not None else _string(match["name"])
+        if b"\0" in name:
+            raise ProtocolError(f"LIST named a folder with NUL: {_shown(name)}")
         yield ListedFolder(
             path=name.decode("utf-8", "replace"),
             delimiter=delimiter.decode("latin-1").removeprefix("\\") or None if delimiter else None,
@@ -87,10 +97,10 @@ def read_list(lines: Iterable[Line]) -> Iterator[ListedFolder]:
 
 def read_status(lines: Iterable[Line]) -> Iterator[tuple[str, FolderStatus]]:
     """Answers to STATUS, each with the path of its folder."""
-    for text, literal in _joined(lines):
+    for text, literal in _joined(lines, _AFTER_NAME):
         head, _, items = text.rpartition(b"(")
         name = literal if literal is not None else _string(head.strip())
-        found = {key: int(value) for key, value in _STATUS_ITEM.findall(items)}
+        found = {key: read_number(value) for key, value in _STATUS_ITEM.findall(items)}
         if b"MESSAGES" in found:
             yield (
                 name.decode("utf-8", "replace"),
@@ -107,48 +117,73 @@ def read_status(lines: Iterable[Line]) -> Iterator[tuple[str, FolderStatus]]:
 def read_sizes(lines: Iterable[Line]) -> dict[int, int]:
     """RFC822.SIZE by UID; an answer without both is of another command and is passed over."""
     sizes = {}
-    for text, _ in _joined(lines):
-        uid, size = _UID.search(text), _SIZE.search(text)
-        if uid and size:
-            sizes[int(uid[1])] = int(size[1])
+    for text, _ in _joined(lines, _AFTER_LITERAL):
+        uid, _, items = _identified(text)
+        if uid and (size := _SIZE.search(items)):
+            sizes[uid] = read_number(size[1])
     return sizes
 
 
 def read_flags(lines: Iterable[Line]) -> Iterator[FetchedFlags]:
     """FLAGS by UID."""
-    for text, _ in _joined(lines):
-        uid, flags = _UID.search(text), _FLAGS.search(text)
-        if uid and flags:
-            yield FetchedFlags(int(uid[1]), _split_flags(flags[1]))
+    for text, _ in _joined(lines, _AFTER_LITERAL):
+        uid, flags, _ = _identified(text)
+        if uid and flags is not None:
+            yield FetchedFlags(uid, flags)
 
 
 def read_messages(lines: Iterable[Line]) -> Iterator[FetchedMessage]:
     """UID FLAGS INTERNALDATE BODY[], in whatever order the server writes them."""
-    for text, literal in _joined(lines):
-        uid = _UID.search(text)
+    for text, literal in _joined(lines, _AFTER_LITERAL):
+        uid, flags, _ = _identified(text)
         raw = literal if literal is not None else _quoted_body(text)
         if uid and raw is not None:
-            flags = _FLAGS.search(text)
-            yield FetchedMessage(
-                uid=int(uid[1]),
-                flags=_split_flags(flags[1]) if flags else (),
-                received_at=read_internaldate(text),
-                raw=raw,
-            )
+            yield FetchedMessage(uid=uid, flags=flags or (), received_at=read_internaldate(text), raw=raw)
 
 
 def read_envelopes(lines: Iterable[Line]) -> Iterator[FetchedEnvelope]:
     """UID FLAGS INTERNALDATE RFC822.SIZE BODY[HEADER.FIELDS (MESSAGE-ID)]."""
-    for text, literal in _joined(lines):
-        uid, size, flags = _UID.search(text), _SIZE.search(text), _FLAGS.search(text)
-        if uid and size:
+    for text, literal in _joined(lines, _AFTER_LITERAL):
+        uid, flags, items = _identified(text)
+        if uid and (size := _SIZE.search(items)):
             yield FetchedEnvelope(
-                uid=int(uid[1]),
-                flags=_split_flags(flags[1]) if flags else (),
+                uid=uid,
+                flags=flags or (),
                 received_at=read_internaldate(text),
-                size=int(size[1]),
+                size=read_number(size[1]),
                 header=literal if literal is not None else _quoted_body(text) or b"",
             )
+
+
+def read_only_uids(lines: Iterable[Line]) -> Iterator[int]:
+    """The UID of each answer that has one."""
+    for text, _ in _joined(lines, _AFTER_LITERAL):
+        if uid := _identified(text)[0]:
+            yield uid
+
+
+def read_uids(words: Iterable[bytes]) -> list[int]:
+    """The numbers among `words`, each a UID."""
+    return [read_number(word, _HIGHEST_UID) for word in words if word.isdigit()]
+
+
+def read_uid_set(sequence_set: bytes) -> UidSet:
+    """`1:5,7`, without `*`."""
+    try:
+        uids = UidSet.from_imap(sequence_set.decode("ascii"))
+    except ValueError:
+        raise ProtocolError(f"{_shown(sequence_set)} is no set of UIDs") from None
+    if uids.ranges and (uids.ranges[0][0] < 1 or uids.ranges[-1][1] > _HIGHEST_UID):
+        raise ProtocolError(f"{_shown(sequence_set)} holds what is no UID")
+    return uids
+
+
+def read_number(digits: bytes, highest: int = _HIGHEST_NUMBER) -> int:
+    """Raises ProtocolError for a number that none of the protocol's can be."""
+    number = int(digits) if len(digits) < 20 else highest + 1
+    if number > highest:
+        raise ProtocolError(f"the number {_shown(digits)} is too high")
+    return number
 
 
 def read_internaldate(text: bytes) -> datetime | None:
@@ -177,7 +212,24 @@ def _split_flags(flags: bytes) -> tuple[str, ...]:
     return tuple(flags.decode("utf-8", "replace").split())
 
 
-def _joined(lines: Iterable[Line]) -> Iterator[tuple[bytes, bytes | None]]:
+def _identified(text: bytes) -> tuple[int | None, tuple[str, ...] | None, bytes]:
+    """The UID, the flags, and the other items of an answer to FETCH.
+
+    A word counts as an item only where it is one: a body in quotes or a keyword may well read `UID 7`.
+    """
+    items = _QUOTED.sub(b'""', text) if b'"' in text else text
+    flags = _FLAGS.search(items)
+    if flags:
+        items = items[: flags.start()] + items[flags.end() :]
+    uid = _UID.search(items)
+    return (
+        read_number(uid[1], _HIGHEST_UID) if uid else None,
+        _split_flags(flags[1]) if flags else None,
+        items,
+    )
+
+
+def _joined(lines: Iterable[Line], after_literal: re.Pattern[bytes]) -> Iterator[tuple[bytes, bytes | None]]:
     """Each answer as (its text without the literal, its literal).
 
     Raises ProtocolError where the text after a literal does not end the answer: then the server gave a wrong
@@ -194,7 +246,7 @@ def _joined(lines: Iterable[Line]) -> Iterator[tuple[bytes, bytes | None]]:
         elif pending:
             before, literal = pending
             pending = None
-            if line and not _AFTER_LITERAL.match(line) and not line.startswith(b" ("):
+            if not after_literal.match(line):
                 raise ProtocolError(f"after a literal came {_shown(line)}; its length was wrong")
             yield before + line, literal
         else:

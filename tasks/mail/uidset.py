@@ -21,6 +21,11 @@ class UidSet(NamedTuple):
         return cls(_joined((uid, uid) for uid in sorted(uids)))
 
     @classmethod
+    def union(cls, sets: Iterable["UidSet"]) -> Self:
+        """What is in any of `sets`."""
+        return cls(_joined(sorted(part for uids in sets for part in uids.ranges)))
+
+    @classmethod
     def from_imap(cls, sequence_set: str) -> Self:
         """Read `1:5,7`; ranges may be written backwards, overlap, and come in any order."""
         ranges = []
@@ -38,6 +43,20 @@ class UidSet(NamedTuple):
     def to_imap(self) -> str:
         """`1:5,7`. Not for an empty set, which IMAP cannot write."""
         return ",".join(str(low) if low == high else f"{low}:{high}" for low, high in self.ranges)
+
+    def to_imap_parts(self, longest: int) -> Iterator[str]:
+        """`to_imap` in parts of at most `longest` characters, for servers that read no longer lines."""
+        part: list[str] = []
+        length = 0
+        for low, high in self.ranges:
+            text = UidSet(((low, high),)).to_imap()
+            if part and length + len(text) + 1 > longest:
+                yield ",".join(part)
+                part, length = [], 0
+            part.append(text)
+            length += len(text) + 1
+        if part:
+            yield ",".join(part)
 
     def to_multirange(self) -> str:
         """`{[1,6),[7,8)}`."""
