@@ -1,10 +1,10 @@
 """Fetches new messages in batches bounded by number and by bytes, and parses them.
 
-The server is asked for the next batch before the last one is parsed, so it sends while we work.
+Three things go on at once: the server sends one batch, the one before is parsed, the one before that is stored.
 """
 
 import logging
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -20,7 +20,7 @@ from tasks.mail.imap_responses import FetchedMessage
 from tasks.mail.parse import parse
 from tasks.mail.uidset import UidSet
 from tasks.storage.folders import Folder
-from tasks.storage.messages import Arrival, Batch, Quarantined, digest
+from tasks.storage.messages import Arrival, Batch, Quarantined, prepare
 
 logger = logging.getLogger(__name__)
 
@@ -62,13 +62,24 @@ def fetch_batches(run: Run, imap: ImapConnection, folder: Folder, uids: UidSet) 
     if plan:
         fetcher.request(plan)
     with ThreadPoolExecutor(_PARSERS, thread_name_prefix="parse") as parsers:
+        parsing: Callable[[], Batch] | None = None
         while plan:
-            messages, refused = fetcher.receive(plan)
-            following = next(plans, None)
-            if following:
-                fetcher.request(following)
-            yield _parsed(parsers, folder, plan, messages, refused)
-            plan = following
+            try:
+                messages, refused = fetcher.receive(plan)
+                following = next(plans, None)
+                if following:
+                    fetcher.request(following)
+            except (BatchFailedError, TransientError):
+                # What arrived before the connection broke is stored all the same.
+                if parsing:
+                    yield parsing()
+                raise
+            started = _start_parsing(parsers, folder, plan, messages, refused)
+            if parsing:
+                yield parsing()
+            parsing, plan = started, following
+        if parsing:
+            yield parsing()
 
 
 class _Fetcher:
@@ -165,21 +176,26 @@ def _is_full(run: Run, folder: Folder, batch: dict[int, int], size: int) -> bool
     return len(batch) >= settings.batch_size or sum(batch.values()) + size > settings.batch_bytes
 
 
-def _parsed(
+def _start_parsing(
     parsers: ThreadPoolExecutor,
     folder: Folder,
     plan: _Plan,
     messages: list[FetchedMessage],
     refused: list[Quarantined],
-) -> Batch:
+) -> Callable[[], Batch]:
+    """Parse in the background; what is returned waits for it."""
     # By UID and only what was asked for: a server may tell of any message at any time.
     wanted = list({message.uid: message for message in messages if message.uid in plan.sizes}.values())
     shares = [wanted[start::_PARSERS] for start in range(_PARSERS)]
-    parsed = [item for items in parsers.map(partial(_parse_all, folder, plan.sizes), shares) for item in items]
-    arrivals = [item for item in parsed if isinstance(item, Arrival)]
-    quarantined = [item for item in parsed if isinstance(item, Quarantined)]
-    arrivals.sort(key=attrgetter("uid"))
-    return Batch(arrivals, [*plan.too_large, *refused, *quarantined], plan.last + 1)
+    parsed = parsers.map(partial(_parse_all, folder, plan.sizes), shares)
+
+    def finish() -> Batch:
+        items = [item for share in parsed for item in share]
+        arrivals = sorted((item for item in items if isinstance(item, Arrival)), key=attrgetter("uid"))
+        quarantined = [item for item in items if isinstance(item, Quarantined)]
+        return Batch(arrivals, [*plan.too_large, *refused, *quarantined], plan.last + 1)
+
+    return finish
 
 
 def _parse_all(folder: Folder, sizes: dict[int, int], messages: list[FetchedMessage]) -> list[Arrival | Quarantined]:
@@ -188,12 +204,11 @@ def _parse_all(folder: Folder, sizes: dict[int, int], messages: list[FetchedMess
 
 def _parse(folder: Folder, message: FetchedMessage, size: int) -> Arrival | Quarantined:
     try:
-        parsed = parse(message.raw)
+        flags = read_flags(message.flags, folder.type)
+        return prepare(message.uid, flags, message.received_at, size, parse(message.raw))
     except MessageUnparsableError as error:
         return Quarantined(message.uid, "unparsable", error.detail, size, message.raw)
     except Exception as error:
         # A defect of the parser must not stop a folder; the bytes are kept to find it.
         logger.exception("parser failed", extra={"folder_id": folder.id, "uid": message.uid})
         return Quarantined(message.uid, "parser_failed", type(error).__name__, size, message.raw)
-    digests = tuple(digest(attachment.content) for attachment in parsed.attachments)
-    return Arrival(message.uid, read_flags(message.flags, folder.type), message.received_at, size, parsed, digests)

@@ -8,11 +8,10 @@ has no Message-ID belongs to none.
 
 import hashlib
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from sqlalchemy import Connection, text
 
-from tasks.mail.message import ParsedMessage
 from tasks.storage.accounts import Account
 
 _KNOWN = text(
@@ -33,6 +32,17 @@ _MERGE = text(
 )
 
 
+class Threaded(Protocol):
+    """What says where a message belongs: identifiers without angle brackets, References from root to parent."""
+
+    @property
+    def message_id(self) -> str | None: ...
+    @property
+    def in_reply_to(self) -> tuple[str, ...]: ...
+    @property
+    def references(self) -> tuple[str, ...]: ...
+
+
 class Assignment(NamedTuple):
     """The conversation of each message, in order, and which conversations became part of which others."""
 
@@ -40,9 +50,7 @@ class Assignment(NamedTuple):
     merges: dict[str, str]
 
 
-def assign_conversations(
-    connection: Connection, account: Account, messages: Sequence[ParsedMessage]
-) -> list[str | None]:
+def assign_conversations(connection: Connection, account: Account, messages: Sequence[Threaded]) -> list[str | None]:
     """The conversation of each message; conversations that turn out to be one are joined in the database."""
     key = {"tenant_id": account.tenant_id, "account_id": account.id}
     ancestors = {ancestor for message in messages for ancestor in ancestors_of(message)}
@@ -57,7 +65,7 @@ def assign_conversations(
     return assignment.conversations
 
 
-def assign(messages: Sequence[ParsedMessage], known: dict[str, str]) -> Assignment:
+def assign(messages: Sequence[Threaded], known: dict[str, str]) -> Assignment:
     """Pure: `known` maps Message-IDs that are stored to their conversations."""
     conversation_of = dict(known)
     merges: dict[str, str] = {}
@@ -77,7 +85,7 @@ def assign(messages: Sequence[ParsedMessage], known: dict[str, str]) -> Assignme
     return Assignment([merges.get(c, c) if c else None for c in conversations], merges)
 
 
-def ancestors_of(message: ParsedMessage) -> tuple[str, ...]:
+def ancestors_of(message: Threaded) -> tuple[str, ...]:
     """From the root to the parent. In-Reply-To counts only where it names one message and References none."""
     if message.references:
         return message.references

@@ -5,12 +5,12 @@ Format: https://www.postgresql.org/docs/current/sql-copy.html ("Binary Format");
 """
 
 import io
-import json
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import orjson
 from sqlalchemy import Connection
 
 _SIGNATURE = b"PGCOPY\n\xff\r\n\0" + struct.pack("!ii", 0, 0)
@@ -24,7 +24,6 @@ _columns = struct.Struct("!h").pack
 _int4 = struct.Struct("!ii").pack
 _int8 = struct.Struct("!iq").pack
 _array_head = struct.Struct("!iiiii").pack
-_to_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 NULL = _length(-1)
 TRUE = _length(1) + b"\1"
@@ -67,7 +66,7 @@ def timestamptz(value: datetime | None) -> bytes:
 
 def jsonb(value: Any) -> bytes:
     """jsonb, version 1 of its wire format"""
-    data = _to_json(value).encode()
+    data = orjson.dumps(value)
     return _length(len(data) + 1) + b"\1" + data
 
 
@@ -80,19 +79,20 @@ def text_array(values: Sequence[str]) -> bytes:
     return _length(len(data)) + data
 
 
-def bulk_insert(connection: Connection, table: str, columns: Sequence[str], rows: Sequence[Sequence[bytes]]) -> None:
-    """Insert `rows`, each field already in its wire form, into a table with row-level security.
+def bulk_insert(connection: Connection, table: str, columns: Sequence[str], rows: Iterable[Sequence[bytes]]) -> None:
+    """Insert `rows` into a table with row-level security.
 
     They go through the table's intake view (see the migrations), since COPY into the table itself is refused.
     """
-    if rows:
-        copy_into(connection, f"intake_{table}", columns, rows)
+    copy_into(connection, f"intake_{table}", columns, rows)
 
 
-def copy_into(connection: Connection, table: str, columns: Sequence[str], rows: Sequence[Sequence[bytes]]) -> None:
-    """Append `rows`, each field already in its wire form, in one COPY."""
+def copy_into(connection: Connection, table: str, columns: Sequence[str], rows: Iterable[Sequence[bytes]]) -> None:
+    """Append `rows` in one COPY. Each is a sequence of fields in their wire form; fields may come joined together."""
     head = _columns(len(columns))
     data = b"".join((_SIGNATURE, *(field for row in rows for field in (head, *row)), _TRAILER))
+    if len(data) == len(_SIGNATURE) + len(_TRAILER):
+        return
     driver_connection = connection.connection.driver_connection
     assert driver_connection is not None
     with driver_connection.cursor() as cursor:

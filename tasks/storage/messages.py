@@ -1,6 +1,7 @@
 """Stores a batch of new messages and its checkpoint, in the caller's transaction.
 
-No per-row round trips: each table gets its rows in one COPY. Attachments are stored once by content.
+Two steps: `prepare` turns a parsed message into rows of PostgreSQL's wire format, anywhere and without a connection;
+`store_batch` sends the rows of many, each table in one COPY. Attachments are stored once by content.
 """
 
 import hashlib
@@ -22,14 +23,20 @@ _LONGEST_MESSAGE_ID = 500
 
 
 class Arrival(NamedTuple):
-    """A new message: where it stands on the server, its state, and its content. `size` is RFC822.SIZE."""
+    """A new message, ready to be stored: `row` and `attachment_rows` are fields in their wire form.
+
+    `message_id`, `in_reply_to` and `references` decide its conversation; `blobs` are contents by their digest.
+    """
 
     uid: int
-    flags: Flags
-    received_at: datetime | None
     size: int
-    message: ParsedMessage
-    digests: tuple[str, ...]
+    is_read: bool
+    message_id: str | None
+    in_reply_to: tuple[str, ...]
+    references: tuple[str, ...]
+    row: bytes
+    attachment_rows: tuple[bytes, ...]
+    blobs: dict[str, bytes]
 
 
 class Quarantined(NamedTuple):
@@ -50,20 +57,19 @@ class Batch(NamedTuple):
     uidnext: int
 
 
+_PLACE_COLUMNS = ("tenant_id", "email_client_id", "folder_id", "uidvalidity")
 _MESSAGE_COLUMNS = (
-    "tenant_id", "email_client_id", "folder_id", "uidvalidity", "id", "imap_uid", "message_id", "conversation_id",
-    "from_addresses", "to_addresses", "cc_addresses", "bcc_addresses", "reply_to_addresses",
-    "subject", "text_body", "html_body", "headers", "received_at", "sent_at",
+    *_PLACE_COLUMNS, "id", "imap_uid", "message_id", "from_addresses", "to_addresses", "cc_addresses",
+    "bcc_addresses", "reply_to_addresses", "subject", "text_body", "html_body", "headers", "received_at", "sent_at",
     "is_read", "is_starred", "is_spam", "is_draft", "is_sent", "is_deleted", "labels", "attachment_count", "size",
+    "conversation_id",
 )  # fmt: skip
 _ATTACHMENT_COLUMNS = (
     "tenant_id", "id", "email_message_id", "position", "filename", "mime_type", "size", "content_id", "is_inline",
     "storage_key",
 )  # fmt: skip
 _BLOB_COLUMNS = ("tenant_id", "sha256", "size", "content")
-_QUARANTINE_COLUMNS = (
-    "tenant_id", "email_client_id", "folder_id", "uidvalidity", "id", "imap_uid", "reason", "detail", "size", "raw",
-)  # fmt: skip
+_QUARANTINE_COLUMNS = (*_PLACE_COLUMNS, "id", "imap_uid", "reason", "detail", "size", "raw")
 
 _KNOWN_BLOBS = text("SELECT sha256 FROM blob WHERE tenant_id = :tenant_id AND sha256 = ANY(:digests)")
 _CHECKPOINT = text(
@@ -76,23 +82,54 @@ _CHECKPOINT = text(
 )
 
 
-def digest(content: bytes) -> str:
-    """The key of a blob: SHA-256, hexadecimal."""
-    return hashlib.sha256(content).hexdigest()
+def prepare(uid: int, flags: Flags, received_at: datetime | None, size: int, message: ParsedMessage) -> Arrival:
+    """A message as rows. `received_at` is INTERNALDATE, `size` RFC822.SIZE.
+
+    Raises ValueError or TypeError for a string that is not storable, which the parser lets none be.
+    """
+    row_id = copy.text(new_id())
+    digests = [hashlib.sha256(attachment.content).hexdigest() for attachment in message.attachments]
+    message_id = message.message_id and message.message_id[:_LONGEST_MESSAGE_ID]
+    return Arrival(
+        uid=uid,
+        size=size,
+        is_read=flags.is_read,
+        message_id=message_id,
+        in_reply_to=message.in_reply_to,
+        references=message.references,
+        row=row_id + _message_row(uid, message_id, flags, received_at, size, message),
+        attachment_rows=_attachment_rows(row_id, message, digests),
+        blobs={key: attachment.content for key, attachment in zip(digests, message.attachments, strict=True)},
+    )
 
 
 def store_batch(connection: Connection, account: Account, folder_id: str, uidvalidity: int, batch: Batch) -> None:
     """Store the batch, count it in the folder, and move the folder's checkpoint."""
-    here = tuple(copy.text(value) for value in (account.tenant_id, account.id, folder_id))
-    place = (*here, copy.bigint(uidvalidity))
-    if batch.arrivals:
-        _store_blobs(connection, account.tenant_id, batch.arrivals)
-        _store_messages(connection, account, place, batch.arrivals)
+    tenant = copy.text(account.tenant_id)
+    place = tenant + copy.text(account.id) + copy.text(folder_id) + copy.bigint(uidvalidity)
+    arrivals = batch.arrivals
+    _store_blobs(connection, account.tenant_id, arrivals)
+    conversations = assign_conversations(connection, account, arrivals)
+    copy.bulk_insert(
+        connection,
+        "email_message",
+        _MESSAGE_COLUMNS,
+        (
+            (place, arrival.row, copy.text(conversation))
+            for arrival, conversation in zip(arrivals, conversations, strict=True)
+        ),
+    )
+    copy.bulk_insert(
+        connection,
+        "email_attachment",
+        _ATTACHMENT_COLUMNS,
+        ((tenant, row) for arrival in arrivals for row in arrival.attachment_rows),
+    )
     copy.bulk_insert(
         connection,
         "raw_quarantine",
         _QUARANTINE_COLUMNS,
-        [(*place, *_quarantine_fields(quarantined)) for quarantined in batch.quarantined],
+        ((place, *_quarantine_fields(quarantined)) for quarantined in batch.quarantined),
     )
     connection.execute(
         _CHECKPOINT,
@@ -100,18 +137,14 @@ def store_batch(connection: Connection, account: Account, folder_id: str, uidval
             "tenant_id": account.tenant_id,
             "folder_id": folder_id,
             "uidnext": batch.uidnext,
-            "total": len(batch.arrivals),
-            "unread": sum(not arrival.flags.is_read for arrival in batch.arrivals),
+            "total": len(arrivals),
+            "unread": sum(not arrival.is_read for arrival in arrivals),
         },
     )
 
 
 def _store_blobs(connection: Connection, tenant_id: str, arrivals: Sequence[Arrival]) -> None:
-    contents = {
-        key: attachment.content
-        for arrival in arrivals
-        for key, attachment in zip(arrival.digests, arrival.message.attachments, strict=True)
-    }
+    contents = {key: content for arrival in arrivals for key, content in arrival.blobs.items()}
     if not contents:
         return
     known = connection.scalars(_KNOWN_BLOBS, {"tenant_id": tenant_id, "digests": list(contents)}).all()
@@ -119,72 +152,65 @@ def _store_blobs(connection: Connection, tenant_id: str, arrivals: Sequence[Arri
         del contents[key]
     tenant = copy.text(tenant_id)
     # In order, so that two workers storing the same content wait for each other instead of deadlocking.
-    rows = [
-        (tenant, copy.text(key), copy.bigint(len(content)), copy.binary(content))
-        for key, content in sorted(contents.items())
-    ]
-    copy.bulk_insert(connection, "blob", _BLOB_COLUMNS, rows)
-
-
-def _store_messages(
-    connection: Connection, account: Account, place: tuple[bytes, ...], arrivals: Sequence[Arrival]
-) -> None:
-    conversations = assign_conversations(connection, account, [arrival.message for arrival in arrivals])
-    messages: list[tuple[bytes, ...]] = []
-    attachments: list[tuple[bytes, ...]] = []
-    for arrival, conversation in zip(arrivals, conversations, strict=True):
-        row_id = copy.text(new_id())
-        messages.append((*place, row_id, *_message_fields(arrival, conversation)))
-        attachments += _attachment_rows(place[0], row_id, arrival)
-    copy.bulk_insert(connection, "email_message", _MESSAGE_COLUMNS, messages)
-    copy.bulk_insert(connection, "email_attachment", _ATTACHMENT_COLUMNS, attachments)
-
-
-def _message_fields(arrival: Arrival, conversation: str | None) -> tuple[bytes, ...]:
-    message, flags = arrival.message, arrival.flags
-    return (
-        copy.bigint(arrival.uid),
-        copy.text(message.message_id and message.message_id[:_LONGEST_MESSAGE_ID]),
-        copy.text(conversation),
-        _addresses(message.from_),
-        _addresses(message.to),
-        _addresses(message.cc),
-        _addresses(message.bcc),
-        _addresses(message.reply_to),
-        copy.text(message.subject),
-        copy.text(message.text_body),
-        copy.text(message.html_body),
-        copy.jsonb(message.headers),
-        copy.timestamptz(arrival.received_at),
-        copy.timestamptz(message.date),
-        copy.boolean(flags.is_read),
-        copy.boolean(flags.is_starred),
-        copy.boolean(flags.is_spam),
-        copy.boolean(flags.is_draft),
-        copy.boolean(flags.is_sent),
-        copy.boolean(flags.is_deleted),
-        copy.text_array(flags.labels),
-        copy.integer(len(message.attachments)),
-        copy.bigint(arrival.size),
+    copy.bulk_insert(
+        connection,
+        "blob",
+        _BLOB_COLUMNS,
+        (
+            (tenant, copy.text(key), copy.bigint(len(content)), copy.binary(content))
+            for key, content in sorted(contents.items())
+        ),
     )
 
 
-def _attachment_rows(tenant: bytes, message_row_id: bytes, arrival: Arrival) -> list[tuple[bytes, ...]]:
-    return [
+def _message_row(
+    uid: int, message_id: str | None, flags: Flags, received_at: datetime | None, size: int, message: ParsedMessage
+) -> bytes:
+    return b"".join(
         (
-            tenant,
-            copy.text(new_id()),
-            message_row_id,
-            copy.integer(position),
-            copy.text(attachment.filename),
-            copy.text(attachment.mime_type),
-            copy.bigint(len(attachment.content)),
-            copy.text(attachment.content_id),
-            copy.boolean(attachment.is_inline),
-            copy.text(key),
+            copy.bigint(uid),
+            copy.text(message_id),
+            _addresses(message.from_),
+            _addresses(message.to),
+            _addresses(message.cc),
+            _addresses(message.bcc),
+            _addresses(message.reply_to),
+            copy.text(message.subject),
+            copy.text(message.text_body),
+            copy.text(message.html_body),
+            copy.jsonb(message.headers),
+            copy.timestamptz(received_at),
+            copy.timestamptz(message.date),
+            copy.boolean(flags.is_read),
+            copy.boolean(flags.is_starred),
+            copy.boolean(flags.is_spam),
+            copy.boolean(flags.is_draft),
+            copy.boolean(flags.is_sent),
+            copy.boolean(flags.is_deleted),
+            copy.text_array(flags.labels),
+            copy.integer(len(message.attachments)),
+            copy.bigint(size),
         )
-        for position, (attachment, key) in enumerate(zip(arrival.message.attachments, arrival.digests, strict=True))
-    ]
+    )
+
+
+def _attachment_rows(message_row_id: bytes, message: ParsedMessage, digests: list[str]) -> tuple[bytes, ...]:
+    return tuple(
+        b"".join(
+            (
+                copy.text(new_id()),
+                message_row_id,
+                copy.integer(position),
+                copy.text(attachment.filename),
+                copy.text(attachment.mime_type),
+                copy.bigint(len(attachment.content)),
+                copy.text(attachment.content_id),
+                copy.boolean(attachment.is_inline),
+                copy.text(key),
+            )
+        )
+        for position, (attachment, key) in enumerate(zip(message.attachments, digests, strict=True))
+    )
 
 
 def _quarantine_fields(quarantined: Quarantined) -> tuple[bytes, ...]:
