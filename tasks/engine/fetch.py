@@ -4,7 +4,7 @@ Three things go on at once: the server sends one batch, the one before is parsed
 """
 
 import logging
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -51,7 +51,7 @@ class _Plan(NamedTuple):
     last: int
 
 
-def fetch_batches(run: Run, imap: ImapConnection, folder: Folder, uids: UidSet) -> Iterator[Batch]:
+def fetch_batches(run: Run, imap: ImapConnection, folder: Folder, uids: UidSet) -> Generator[Batch]:
     """The messages `uids` in ascending order, in batches ready to be stored.
 
     Raises BatchFailedError for a connection that breaks, and MailServerBusyError for a server that refuses all.

@@ -2,7 +2,8 @@
 
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from types import TracebackType
 from typing import Generic, NamedTuple, Self, TypeVar
 
@@ -31,7 +32,7 @@ class Prefetch(Generic[T]):
 
     def __init__(
         self,
-        source: Iterator[T],
+        source: Generator[T],
         *,
         interrupt: Callable[[], None],
         idle: Callable[[], None],
@@ -74,9 +75,10 @@ class Prefetch(Generic[T]):
 
     def _produce(self) -> None:
         try:
-            for item in self._source:
-                if not self._put(item):
-                    return
+            with closing(self._source) as source:
+                for item in source:
+                    if not self._put(item):
+                        return
             self._put(_End())
         except BaseException as error:
             self._put(_Failure(error))
