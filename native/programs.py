@@ -69,8 +69,9 @@ def programs(state: State, operator: Mapping[str, str], ports: Mapping[str, int]
     return [
         *found,
         Program("worker", worker_command, stop_seconds=drain, withheld=(owner, flower)),
-        Program("beat", beat_command, withheld=(owner, flower)),
-        Program("flower", flower_command, withheld=(owner,)),
+        # These two have no work to finish, and may hang while the broker is away.
+        Program("beat", beat_command, stop_seconds=8, withheld=(owner, flower)),
+        Program("flower", flower_command, stop_seconds=8, withheld=(owner,)),
     ]
 
 
