@@ -187,4 +187,6 @@ def _finish(
     if full:
         state["verified_at"] = func.now()
     with run.transaction() as connection:
+        if full:
+            changes.recount(connection, run.account, folder)
         change_folder(connection, run.account, folder.id, state)

@@ -67,6 +67,18 @@ _COUNT = text(
     """
 )
 
+_RECOUNT = text(
+    """
+    UPDATE email_folder AS folder SET total_count = counted.total, unread_count = counted.unread
+    FROM (
+      SELECT count(*) AS total, count(*) FILTER (WHERE NOT is_read) AS unread FROM email_message
+      WHERE tenant_id = :tenant_id AND folder_id = :folder_id
+    ) AS counted
+    WHERE folder.tenant_id = :tenant_id AND folder.id = :folder_id
+      AND (folder.total_count, folder.unread_count) IS DISTINCT FROM (counted.total, counted.unread)
+    """
+)
+
 _ACCOUNTED_FOR = """
     SELECT imap_uid FROM email_message
     WHERE tenant_id = :tenant_id AND folder_id = :folder_id AND uidvalidity = :uidvalidity AND imap_uid >= :first
@@ -187,6 +199,11 @@ def newest(connection: Connection, account: Account, folder: Folder, number: int
 def forget_quarantined(connection: Connection, account: Account, folder: Folder) -> None:
     """Let quarantined messages count as missing, so that they are fetched and tried again."""
     connection.execute(_FORGET_QUARANTINED, {"tenant_id": account.tenant_id, "folder_id": folder.id})
+
+
+def recount(connection: Connection, account: Account, folder: Folder) -> None:
+    """Set the folder's counts to what they should be anyway."""
+    connection.execute(_RECOUNT, {"tenant_id": account.tenant_id, "folder_id": folder.id})
 
 
 def begin_renumbering(connection: Connection) -> None:

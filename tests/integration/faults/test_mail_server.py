@@ -12,7 +12,7 @@ from tasks.errors import MailServerBusyError, MailServerUnavailableError, Protoc
 from tasks.storage.accounts import Account, find_account
 from tests.conftest import TENANT, Database, register, sync
 from tests.support.imap_faults import Action, bye, cut, drop, hang, literal_length, refuse, rewrite
-from tests.support.imap_server import BASIC, ImapServer
+from tests.support.imap_server import BASIC, QRESYNC, ImapServer
 from tests.support.mailbox import message
 from tests.support.stored import assert_counts_agree, column, quarantine, rows, stored_uids
 
@@ -163,12 +163,12 @@ def test_a_server_that_refuses_all_messages_is_busy_and_loses_none(
 
 def test_a_few_messages_refused_by_a_server_that_gave_none_yet_are_tried_three_times(server: ImapServer) -> None:
     # Given a server that refuses the first batch, so that it may be the server and not the messages
-    rule = server.on(BODIES, refuse("NO later"), times=None, uid=1)
+    rule = server.on(r"UID FETCH (1:5|[1-5]) .*BODY", refuse("NO later"), times=None)
     account = register(server)
 
     tallies = [sync(account), sync(account)]
     assert quarantine() == {}
-    assert all("NO later" in f"NO {tally.failed_folders['INBOX']}" for tally in tallies)
+    assert all("later" in tally.failed_folders["INBOX"] for tally in tallies)
 
     # When it gives the message after all
     server.rules.remove(rule)
@@ -247,7 +247,7 @@ def test_messages_that_go_while_they_are_fetched_are_simply_not_there(server: Im
 
 
 @pytest.mark.parametrize("exists", [0, 7, 500])
-@pytest.mark.parametrize("capabilities", [BASIC, ImapServer().capabilities], ids=["basic", "qresync"])
+@pytest.mark.parametrize("capabilities", [BASIC, QRESYNC], ids=["basic", "qresync"])
 def test_a_wrong_number_of_messages_does_no_harm(server: ImapServer, exists: int, capabilities: str) -> None:
     # Given a server whose EXISTS and STATUS do not agree with what is there
     server.capabilities = capabilities
@@ -262,7 +262,7 @@ def test_a_wrong_number_of_messages_does_no_harm(server: ImapServer, exists: int
     assert_counts_agree()
 
 
-@pytest.mark.parametrize("capabilities", [BASIC, ImapServer().capabilities], ids=["basic", "qresync"])
+@pytest.mark.parametrize("capabilities", [BASIC, QRESYNC], ids=["basic", "qresync"])
 def test_no_answer_to_a_search_is_not_an_empty_folder(server: ImapServer, capabilities: str) -> None:
     # Given a synced folder, of which the server then lists nothing
     server.capabilities = capabilities
