@@ -13,6 +13,8 @@ class EmailError(Exception):
     code: ClassVar[str] = "error"
 
     def __init__(self, detail: str = "") -> None:
+        # Often a server's own words, which may hold anything; they go into the database and the result store.
+        detail = detail.encode("utf-8", "replace").decode().replace("\0", "\ufffd")
         super().__init__(detail)
         self.detail = detail
 

@@ -24,3 +24,7 @@ def test_the_message_is_the_docstring_with_what_it_happened_to() -> None:
 
     assert str(BrokenError("the cup")) == "It is broken. (the cup)"
     assert str(BrokenError()) == "It is broken."
+
+
+def test_what_a_server_says_can_be_stored() -> None:
+    assert EmailError("a\0b\udcff").detail == "a\ufffdb?"

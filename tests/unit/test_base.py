@@ -1,0 +1,88 @@
+"""What all tasks have in common, without a broker."""
+
+import json
+from collections.abc import Callable
+
+import pytest
+
+import tasks.celery_app as public
+from tasks.celery_app import celery_app, create_celery_app, periodic_sync, sync_emails
+
+UNREACHABLE = "redis://127.0.0.1:1/0"
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs"),
+    [
+        (("account", "", "user"), {}),
+        (("account", "tenant", None), {}),
+        (("account",), {"user_id": "user"}),
+        ((), {"email_client_id": "account", "tenant_id": "tenant", "user_id": ""}),
+    ],
+)
+def test_a_task_of_nobody_is_refused_before_it_is_queued(environment: Callable[..., None], args, kwargs) -> None:
+    environment(REDIS_URL=UNREACHABLE)
+    with pytest.raises(ValueError, match=r"needs a (tenant|user)_id"):
+        sync_emails.apply_async(args, kwargs)
+    with pytest.raises(ValueError, match=r"needs a (tenant|user)_id"):
+        sync_emails(*args, **kwargs)
+
+
+def test_every_name_that_callers_know_is_there() -> None:
+    for name in public.__all__:
+        assert hasattr(public, name), name
+    assert (public.CELERY_DEFAULT_RETRY_DELAY, public.CELERY_RETRY_BACKOFF_BASE) == (5, 2)
+
+
+def test_only_tasks_that_work_are_registered() -> None:
+    ours = {name for name in celery_app.tasks if not name.startswith("celery.")}
+    assert ours == {sync_emails.name, periodic_sync.name}
+    assert all(name.startswith("email_service.tasks.") for name in ours)
+
+
+def test_the_schedule_names_tasks_that_exist() -> None:
+    for entry in celery_app.conf.beat_schedule.values():
+        assert entry["task"] in celery_app.tasks
+        assert entry["options"]["expires"] == entry["schedule"].total_seconds()
+
+
+def test_tasks_are_acknowledged_late_and_speak_json(environment: Callable[..., None]) -> None:
+    environment(TASK_TIMEOUT="200", CELERY_TASK_SOFT_TIME_LIMIT="100")
+    conf = create_celery_app().conf
+    assert conf.task_acks_late
+    assert conf.task_reject_on_worker_lost
+    assert (conf.task_serializer, conf.accept_content) == ("json", ["json"])
+    assert (conf.task_time_limit, conf.task_soft_time_limit) == (200, 100)
+    assert conf.broker_transport_options["visibility_timeout"] > conf.task_time_limit
+
+
+def test_tls_to_redis_verifies_certificates(environment: Callable[..., None]) -> None:
+    environment(REDIS_URL="rediss://redis.example.org")
+    conf = create_celery_app().conf
+    assert conf.broker_use_ssl == {"ssl_cert_reqs": "required"}
+    assert conf.redis_backend_use_ssl == {"ssl_cert_reqs": "required"}
+
+
+def test_retries_wait_longer_and_longer_up_to_a_cap() -> None:
+    for retries, longest in [(0, 10), (1, 20), (3, 80), (20, 600)]:
+        sync_emails.push_request(retries=retries)
+        delays = [sync_emails.retry_delay() for _ in range(50)]
+        sync_emails.pop_request()
+        assert longest / 2 <= min(delays)
+        assert max(delays) <= longest
+        assert len(set(delays)) > 1
+
+
+def test_a_result_is_json() -> None:
+    from tasks.engine.run import FolderTally, Tally
+    from tasks.sync import _SoFar
+
+    so_far = _SoFar(None, force_full_sync=True)
+    so_far.tally = Tally({"INBOX": FolderTally(synced=3)}, {"Shared": "no"}, 2, 0.5)
+
+    handed_on = _SoFar(json.loads(json.dumps(so_far.header()))["metabuilder_sync"], force_full_sync=True)
+
+    assert handed_on.tally == so_far.tally
+    assert handed_on.full_since == so_far.full_since
+    result = json.loads(json.dumps(handed_on.result("partial")))
+    assert (result["messages_synced"], result["messages_deleted"]) == (3, 2)
