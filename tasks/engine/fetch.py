@@ -100,11 +100,27 @@ class _Fetcher:
             return [], []
         with _blaming(plan.sizes):
             try:
-                messages = self._imap.receive_messages()
+                messages, refused = self._imap.receive_messages(), list[Quarantined]()
             except FetchRefusedError as refusal:
-                return self._one_by_one(plan.sizes, refusal)
-        self._delivered = self._delivered or bool(messages)
-        return messages, []
+                messages, refused = self._one_by_one(plan.sizes, refusal)
+            self._delivered = self._delivered or bool(messages)
+            answered = {message.uid for message in messages} | {quarantined.uid for quarantined in refused}
+            if unanswered := plan.sizes.keys() - answered:
+                more, withheld = self._ask_again(UidSet.of(unanswered))
+                messages, refused = [*messages, *more], [*refused, *withheld]
+        return messages, refused
+
+    def _ask_again(self, uids: UidSet) -> tuple[list[FetchedMessage], list[Quarantined]]:
+        """Of messages that came without content, those that are gone are gone; the others are asked for singly."""
+        messages: list[FetchedMessage] = []
+        withheld: list[Quarantined] = []
+        for uid, size in self._imap.fetch_sizes(uids).items():
+            self._imap.request_messages(UidSet.of([uid]))
+            given = [message for message in self._imap.receive_messages() if message.uid == uid]
+            messages += given
+            if not given:
+                withheld.append(Quarantined(uid, "refused", "the server gives no content", size, None))
+        return messages, withheld
 
     def _one_by_one(
         self, sizes: dict[int, int], refusal: FetchRefusedError

@@ -69,8 +69,10 @@ def _sync(run: Run, imap: ImapConnection, folder: Folder, tally: FolderTally, *,
         folder = renumber(run, imap, folder, opened, tally)
         full = True
     if full:
-        with run.transaction() as connection:
-            changes.forget_quarantined(connection, run.account, folder)
+        if run.full_since is not None:
+            # Only what was there before: what this very sync sets aside, over several runs, stays aside.
+            with run.transaction() as connection:
+                changes.forget_quarantined(connection, run.account, folder, run.full_since)
         present = compare_all(run, imap, folder, opened, tally)
         _fetch(run, imap, folder, present, tally, first=1)
     else:
@@ -162,7 +164,8 @@ def _remember_failure(run: Run, folder: Folder, failure: BatchFailedError, tally
             return
         refused = Quarantined(failure.first, "undeliverable", str(failure.error), 0, None)
         assert folder.uidvalidity is not None
-        store_batch(connection, run.account, folder.id, folder.uidvalidity, Batch((), (refused,), failure.first + 1))
+        # The checkpoint stays: a batch before this message may have been lost with the connection.
+        store_batch(connection, run.account, folder.id, folder.uidvalidity, Batch((), (refused,), 1))
         change_folder(connection, run.account, folder.id, {"suspect_uid": None, "suspect_attempts": 0})
     tally.quarantined += 1
 

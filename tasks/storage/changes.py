@@ -102,7 +102,12 @@ _NEWEST = text(
     """
 )
 
-_FORGET_QUARANTINED = text("DELETE FROM raw_quarantine WHERE tenant_id = :tenant_id AND folder_id = :folder_id")
+_FORGET_QUARANTINED = text(
+    """
+    DELETE FROM raw_quarantine
+    WHERE tenant_id = :tenant_id AND folder_id = :folder_id AND created_at < to_timestamp(:before)
+    """
+)
 
 _STAGE_ENVELOPES = """
     CREATE TEMPORARY TABLE stage_envelope (
@@ -196,9 +201,10 @@ def newest(connection: Connection, account: Account, folder: Folder, number: int
     return [Envelope._make(row) for row in rows]
 
 
-def forget_quarantined(connection: Connection, account: Account, folder: Folder) -> None:
-    """Let quarantined messages count as missing, so that they are fetched and tried again."""
-    connection.execute(_FORGET_QUARANTINED, {"tenant_id": account.tenant_id, "folder_id": folder.id})
+def forget_quarantined(connection: Connection, account: Account, folder: Folder, before: float) -> None:
+    """Let messages quarantined before that Unix time count as missing, so that they are fetched and tried again."""
+    values = {"tenant_id": account.tenant_id, "folder_id": folder.id, "before": before}
+    connection.execute(_FORGET_QUARANTINED, values)
 
 
 def recount(connection: Connection, account: Account, folder: Folder) -> None:

@@ -4,6 +4,7 @@ Scripted, since no real server does these on request. Each fault happens in the 
 messages in batches of five; then the sync is tried again as the task would be.
 """
 
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -28,12 +29,14 @@ def server(database: Database, environment: Callable[..., None]) -> Iterator[Ima
         yield server
 
 
-def sync_again_and_again(account: Account, tries: int = 12) -> list[TransientError]:
+def sync_again_and_again(
+    account: Account, tries: int = 12, *, full_since: float | None = None
+) -> list[TransientError]:
     """As the task does: what went wrong before the sync that went through."""
     errors: list[TransientError] = []
     for _ in range(tries):
         try:
-            sync(account)
+            sync(account, full_since=full_since)
         except TransientError as error:
             errors.append(error)
             assert_nothing_below_the_checkpoint_is_missing()
@@ -218,6 +221,22 @@ def test_bodies_as_quoted_strings_are_read(server: ImapServer) -> None:
     assert stored_uids() == [*ALL, 31, 32]
     assert rows("SELECT count(*) FROM email_message WHERE is_deleted") == [(0,)]
     assert rows("SELECT subject FROM email_message WHERE imap_uid = 32") == [("short",)]
+
+
+def test_a_full_sync_sets_a_message_that_breaks_the_connection_aside_as_well(server: ImapServer) -> None:
+    # Given a message that was set aside because it breaks the connection, and still does
+    server.on(BODIES, drop, times=None, uid=13)
+    account = register(server)
+    sync_again_and_again(account)
+    (first,) = column("SELECT id FROM raw_quarantine")
+
+    # When a full sync tries it again
+    sync_again_and_again(account, full_since=time.time())
+
+    # Then it comes to an end, and the message is set aside anew
+    assert stored_uids() == [uid for uid in ALL if uid != 13]
+    assert quarantine() == {13: "undeliverable"}
+    assert column("SELECT id FROM raw_quarantine") != [first]
 
 
 def test_one_folder_that_cannot_be_opened_keeps_no_other_from_its_mail(server: ImapServer) -> None:
