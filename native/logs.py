@@ -1,5 +1,6 @@
 """The end of the log files, and what is added to them."""
 
+import contextlib
 import sys
 import time
 from collections.abc import Sequence
@@ -17,11 +18,12 @@ def show(folder: Path, names: Sequence[str], *, lines: int, follow: bool, out: T
     tails = [_Tail(folder / f"{name}.log", f"{name:{width}} | " if len(names) > 1 else "") for name in names]
     for tail in tails:
         tail.print_end(lines, out)
-    while follow:
-        printed = [tail.print_new(out) for tail in tails]
-        if not any(printed):
-            out.flush()
-            time.sleep(_WAIT_SECONDS)
+    with contextlib.suppress(KeyboardInterrupt):  # how following is ended
+        while follow:
+            printed = [tail.print_new(out) for tail in tails]
+            if not any(printed):
+                out.flush()
+                time.sleep(_WAIT_SECONDS)
 
 
 class _Tail:

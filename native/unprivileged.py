@@ -11,6 +11,7 @@ import os
 import pwd
 import shutil
 import subprocess
+import sys
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -71,19 +72,35 @@ def identity() -> Identity:
     """The identity for servers that refuse root. Raises StackError when root has no way to give itself up."""
     if os.geteuid() != 0:
         return Identity((), os.geteuid(), os.getegid())
-    namespace = ("unshare", "--user", f"--map-user={_NOBODY}", f"--map-group={_NOBODY}", "--")
-    if _works(namespace):
-        return Identity(namespace, _NOBODY, _NOBODY)
-    nobody = ("setpriv", f"--reuid={_NOBODY}", f"--regid={_NOBODY}", "--clear-groups", "--")
-    if _works(nobody):
-        return Identity(nobody, _NOBODY, _NOBODY, must_own_files=True)
+    namespace = Identity(
+        ("unshare", "--user", f"--map-user={_NOBODY}", f"--map-group={_NOBODY}", "--"), _NOBODY, _NOBODY
+    )
+    nobody = Identity(
+        ("setpriv", f"--reuid={_NOBODY}", f"--regid={_NOBODY}", "--clear-groups", "--"),
+        _NOBODY,
+        _NOBODY,
+        must_own_files=True,
+    )
+    for found in (namespace, nobody):
+        if _works(found.prefix, "true"):
+            _require_reach(found)
+            return found
     raise StackError(
         "PostgreSQL refuses to run as root, and neither `unshare --user` nor `setpriv` works here: "
         "run this as an ordinary user, or install the package util-linux"
     )
 
 
-def _works(prefix: tuple[str, ...]) -> bool:
+def _require_reach(found: Identity) -> None:
+    """Without its privileges root is a stranger in the private folders of others, such as a home."""
+    if not _works(found.prefix, "test", "-x", sys.prefix):
+        raise StackError(
+            f"{sys.prefix} is in a folder that is closed to others, and PostgreSQL refuses to run as root: "
+            f"run this as {Path(sys.prefix).owner()}, or from a folder that everybody may enter"
+        )
+
+
+def _works(prefix: tuple[str, ...], *command: str) -> bool:
     if shutil.which(prefix[0]) is None:
         return False
-    return subprocess.run([*prefix, "true"], capture_output=True, check=False).returncode == 0
+    return subprocess.run([*prefix, *command], capture_output=True, check=False).returncode == 0
