@@ -9,7 +9,7 @@ from native import environment
 from native.environment import DATABASE_VARIABLES, REDIS_VARIABLES, effective, given, is_external, make_secrets
 from native.errors import StackError
 from native.run import main as become
-from native.state import State, write_json
+from native.state import ROOT, State, write_json
 
 PORTS = {"redis": 16379, "postgres": 15432, "flower": 15556}
 AWKWARD = "p@ss:/#%$ \"word' ${HOME}"
@@ -109,3 +109,7 @@ def test_a_program_gets_any_password_and_only_its_own_secrets(state: State, monk
 
     assert seen["REDIS_PASSWORD"] == AWKWARD
     assert "DATABASE_OWNER_URL" not in seen
+
+
+def test_the_example_sets_nothing_as_it_is() -> None:
+    assert given(ROOT / ".env.example", {}) == {}
