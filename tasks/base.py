@@ -19,6 +19,11 @@ class EmailTask(Task):  # type: ignore[misc]  # celery has no types
     """A task on somebody's mail. It belongs to a tenant and a user, and says so before it is queued."""
 
     abstract = True
+    # Here and not only in the configuration, which a task bound while it is being read does not get: a message is
+    # acknowledged when its effect is durable, and comes back if its worker dies before.
+    acks_late = True
+    reject_on_worker_lost = True
+    track_started = True
     default_retry_delay = CELERY_DEFAULT_RETRY_DELAY
 
     def apply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:

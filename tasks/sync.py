@@ -19,6 +19,7 @@ from tasks.engine.account import SyncRequest, sync_account
 from tasks.engine.run import Progress, Tally
 from tasks.errors import LeaseHeldError, TransientError
 from tasks.settings import get_settings
+from tasks.storage.leases import OwnLeaseHeldError
 
 logger = logging.getLogger(__name__)
 
@@ -55,19 +56,22 @@ def sync_emails(
     try:
         is_done = sync_account(request, self.request.id or "", so_far.tally, _budget_seconds(), _reporter(self))
     except LeaseHeldError as held:
-        if self.request.retries >= _LEASE_WAITS:
+        if isinstance(held, OwnLeaseHeldError):
+            # Delivered again after its worker was killed: it is for this task to finish, so this wait does not count.
+            self.request.retries -= 1
+        elif self.request.retries >= _LEASE_WAITS:
             return so_far.result("already_running")
-        raise self.retry(countdown=held.seconds_left + 1, headers=so_far.header()) from held
+        raise self.retry(countdown=held.seconds_left + 1, **so_far.options()) from held
     except TransientError as error:
         logger.warning("sync interrupted: %s", error, extra={"email_client_id": email_client_id})
         if so_far.stored > before:
             # It moves: the retries are counted anew, so that a flaky server never wears them out.
             self.request.retries = 0
-        raise self.retry(exc=error, countdown=self.retry_delay(), headers=so_far.header()) from error
+        raise self.retry(exc=error, countdown=self.retry_delay(), **so_far.options()) from error
     except SoftTimeLimitExceeded:
         is_done = False
     if not is_done:
-        self.replace(self.signature_from_request(retries=0).set(headers=so_far.header()))
+        self.replace(self.signature_from_request(retries=0).set(**so_far.options()))
     return so_far.result("partial" if so_far.tally.failed_folders else "success")
 
 
@@ -83,8 +87,9 @@ class _SoFar:
     def stored(self) -> int:
         return self.tally.total("synced") + self.tally.total("quarantined")
 
-    def header(self) -> dict[str, Any]:
-        return {_HEADER: {"started": self.started, "tally": self.tally.to_json()}}
+    def options(self) -> dict[str, Any]:
+        """For the message that goes on. Only a sync that has not begun expires."""
+        return {"headers": {_HEADER: {"started": self.started, "tally": self.tally.to_json()}}, "expires": None}
 
     def result(self, status: str) -> dict[str, Any]:
         tally, now = self.tally, time.time()

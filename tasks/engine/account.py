@@ -2,7 +2,6 @@
 
 import logging
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -32,7 +31,7 @@ from tasks.storage.folders import (
     load_folders,
     remove_folders,
 )
-from tasks.storage.leases import release_lease, take_lease
+from tasks.storage.leases import owner_of, release_lease, take_lease
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +61,7 @@ def sync_account(
     of server and storage, which are kept on the account as well.
     """
     settings = get_settings().sync
-    owner = f"{task_id}:{uuid.uuid4()}"
+    owner = owner_of(task_id)
     deadline = time.monotonic() + budget_seconds
     account = take_lease(request.tenant_id, request.user_id, request.email_client_id, owner, settings.lease_seconds)
     run = Run(

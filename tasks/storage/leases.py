@@ -1,9 +1,12 @@
 """The lease on an account: one sync at a time, and none for ever.
 
-A lease is held by one run of a task, not by a task id: a task delivered twice has the same id both times. It is
-renewed in every batch's own transaction, so a run whose lease was taken by another cannot commit anything more. A
-killed worker's lease runs out by itself.
+A lease is held by one run of a task, not by a task id: a task delivered twice has the same id both times. The
+holder's name is `task id:run`, so that a task can tell its own earlier runs. A lease is renewed in every batch's own
+transaction, so a run whose lease was taken by another cannot commit anything more. A killed worker's lease runs out
+by itself.
 """
+
+import uuid
 
 from sqlalchemy import Connection, text
 
@@ -12,9 +15,9 @@ from tasks.storage.accounts import Account, get_account
 from tasks.storage.session import tenant_transaction
 
 # Locks the row, so that of two runs that come at once one sees the other's lease.
-_SECONDS_LEFT = text(
+_HOLDER = text(
     """
-    SELECT coalesce(extract(epoch FROM lease_until - clock_timestamp()), 0)::float
+    SELECT coalesce(extract(epoch FROM lease_until - clock_timestamp()), 0)::float, lease_owner
     FROM email_client WHERE tenant_id = :tenant_id AND id = :id FOR UPDATE
     """
 )
@@ -40,14 +43,27 @@ _RELEASE = text(
 )
 
 
+class OwnLeaseHeldError(LeaseHeldError):
+    """An earlier run of this very task has not given the account back; it was killed, or it is still at work."""
+
+
+def owner_of(task_id: str) -> str:
+    """A name for one run of a task."""
+    return f"{task_id}:{uuid.uuid4()}"
+
+
 def take_lease(tenant_id: str, user_id: str, account_id: str, owner: str, seconds: int) -> Account:
-    """Lease the caller's own account. Raises NotFoundError, or LeaseHeldError while another run holds it."""
+    """Lease the caller's own account. Raises NotFoundError, or LeaseHeldError while another run holds it.
+
+    OwnLeaseHeldError is for a run of the same task.
+    """
     with tenant_transaction(tenant_id) as connection:
         account = get_account(connection, tenant_id, user_id, account_id)
         key = {"tenant_id": tenant_id, "id": account_id}
-        seconds_left = connection.execute(_SECONDS_LEFT, key).scalar_one()
+        seconds_left, holder = connection.execute(_HOLDER, key).one()
         if seconds_left > 0:
-            raise LeaseHeldError(seconds_left)
+            is_own = str(holder).rpartition(":")[0] == owner.rpartition(":")[0]
+            raise OwnLeaseHeldError(seconds_left) if is_own else LeaseHeldError(seconds_left)
         connection.execute(_TAKE, {**key, "owner": owner, "seconds": seconds})
         return account
 

@@ -1,0 +1,108 @@
+"""A real Celery worker as a process of its own, that can be killed like any other."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+
+from native.process import is_alive, wait_until_gone
+
+_ROOT = Path(__file__).parents[2]
+_START_SECONDS = 30
+_COMMAND = ("-m", "celery", "-A", "tasks.celery_app:celery_app", "worker", "-Q", "sync,periodic", "-l", "INFO")
+
+
+def wait_until(is_true: Callable[[], object], what: str, seconds: float = 30) -> None:
+    """Poll until it is true; what did not come true is said."""
+    deadline = time.monotonic() + seconds
+    while not is_true():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"after {seconds} s: {what}")
+        time.sleep(0.01)
+
+
+class Worker:
+    """Starts with the environment of the test. As a context manager nothing of it outlives the block."""
+
+    def __init__(self, folder: Path, concurrency: int = 1) -> None:
+        self.log = folder / "worker.log"
+        self.concurrency = concurrency
+        self._process: subprocess.Popen[bytes] | None = None
+        self._started: list[psutil.Process] = []
+
+    def start(self, *, wait: bool = True) -> None:
+        """Start it; with `wait` until it consumes."""
+        before = self.log.read_text().count(" ready.") if self.log.exists() else 0
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, *_COMMAND, "-c", str(self.concurrency), "--without-gossip", "--without-mingle"],
+                cwd=_ROOT,
+                env=dict(os.environ),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        self._started.append(psutil.Process(self._process.pid))
+        if wait:
+            self.wait_until_ready(before)
+
+    def wait_until_ready(self, starts_before: int = 0) -> None:
+        """Wait until it consumes."""
+        wait_until(
+            lambda: self.log.read_text().count(" ready.") > starts_before and self.children(),
+            "the worker does not consume",
+            _START_SECONDS,
+        )
+
+    def children(self) -> list[psutil.Process]:
+        """The processes of its pool."""
+        assert self._process is not None
+        try:
+            found = psutil.Process(self._process.pid).children(recursive=True)
+        except psutil.NoSuchProcess:
+            return []
+        self._started += [child for child in found if child not in self._started]
+        return [child for child in found if is_alive(child)]
+
+    def kill_child(self) -> None:
+        """SIGKILL to the process that runs tasks, as the kernel does when memory runs out."""
+        children = self.children()
+        for child in children:
+            child.send_signal(signal.SIGKILL)
+        wait_until_gone(children, 10)
+
+    def kill(self) -> None:
+        """SIGKILL to the worker and all its processes at once."""
+        children = self.children()
+        assert self._process is not None
+        for process in (psutil.Process(self._process.pid), *children):
+            process.send_signal(signal.SIGKILL)
+        self._process.wait()
+        wait_until_gone(children, 10)
+
+    def peak_memory(self) -> int:
+        """The most that a process of the pool has taken so far, in bytes."""
+        status = [Path(f"/proc/{child.pid}/status").read_text() for child in self.children()]
+        return max(int(text.partition("VmHWM:")[2].split()[0]) * 1024 for text in status)
+
+    def __enter__(self) -> "Worker":
+        try:
+            self.start()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self.kill()
+        alive = wait_until_gone(self._started, 5)
+        # Shown by pytest where the test failed.
+        print(self.log.read_text(errors="replace")[-20_000:])
+        assert not alive, f"left behind: {alive}"
