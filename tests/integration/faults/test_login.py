@@ -1,0 +1,185 @@
+"""Accounts that cannot be synced: a clear error on the account, and no storm of tries. Scripted, to count them."""
+
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from tasks.engine.probe import probe
+from tasks.errors import (
+    AuthenticationFailedError,
+    EncryptionUnavailableError,
+    MailServerBusyError,
+    MailServerUnavailableError,
+    UnknownHostError,
+)
+from tasks.storage.accounts import claim_due_accounts, find_account
+from tests.conftest import TENANT, Database, register, sync
+from tests.integration.faults.conftest import Queue
+from tests.support.imap_faults import drop, refuse
+from tests.support.imap_server import BASIC, ImapServer
+from tests.support.mailbox import message
+from tests.support.stored import column
+from tests.support.worker import Worker, wait_until
+
+
+@pytest.fixture
+def server(database: Database) -> Iterator[ImapServer]:
+    with ImapServer() as server:
+        server.inbox.append(message(1))
+        yield server
+
+
+def test_a_wrong_password_pauses_the_account_after_one_try(
+    server: ImapServer, worker: Worker, tasks_queue: Queue
+) -> None:
+    # Given an account whose password is wrong
+    server.password = "changed"
+    account = register(server, password="sample")
+
+    # When a worker syncs it
+    with pytest.raises(Exception, match="refuses the user name or password"):
+        tasks_queue.sync(account).get(timeout=20)
+
+    # Then it was tried once, and the account says what is wrong
+    assert (server.connections, server.logins) == (1, 1)
+    paused = find_account(TENANT, account.id)
+    assert paused.last_error_code == "authentication_failed"
+    assert paused.paused_at is not None
+    assert "wrong user name or password" in str(paused.last_error)
+    assert "sample" not in str(paused.last_error)
+    assert "sample" not in worker.log.read_text()
+    # and the schedule leaves it alone
+    assert list(claim_due_accounts(10, 300)) == []
+
+    # When the server takes the password after all, and the account is tested
+    server.password = "sample"
+    probe(account)
+
+    # Then it is due again
+    assert [due.email_client_id for due in claim_due_accounts(10, 300)] == [account.id]
+
+
+def test_an_unknown_host_is_said_and_not_tried_again(server: ImapServer, worker: Worker, tasks_queue: Queue) -> None:
+    account = register(server, hostname="mail.invalid")
+
+    with pytest.raises(Exception, match="does not resolve"):
+        tasks_queue.sync(account).get(timeout=20)
+
+    failed = find_account(TENANT, account.id)
+    assert failed.last_error_code == UnknownHostError.code
+    assert "mail.invalid" in str(failed.last_error)
+    assert failed.paused_at is None
+    assert worker.log.read_text().count("received") == 1
+    assert list(claim_due_accounts(10, 300)) == []
+
+
+def test_a_server_that_is_away_is_tried_a_few_times_only(
+    server: ImapServer, worker: Worker, tasks_queue: Queue
+) -> None:
+    # Given a server that drops everyone
+    server.on("LIST", drop, times=None)
+    account = register(server)
+
+    with pytest.raises(Exception, match="closed the connection"):
+        tasks_queue.sync(account).get(timeout=40)
+
+    assert server.connections == 6  # once, and five retries
+    assert find_account(TENANT, account.id).last_error_code == "server_unavailable"
+    wait_until(lambda: column("SELECT lease_owner FROM email_client") == [None], "the lease is not given back")
+
+
+BUSY = [
+    "NO [UNAVAILABLE] try later",
+    "NO [LIMIT] too many sessions",
+    "NO [INUSE] locked",
+    "NO Too many simultaneous connections",
+    "NO Temporary authentication failure",
+]
+
+
+@pytest.mark.parametrize("words", BUSY)
+@pytest.mark.parametrize("capabilities", [BASIC, f"{BASIC} AUTH=PLAIN"], ids=["login", "sasl"])
+def test_a_busy_server_is_not_a_wrong_password(server: ImapServer, capabilities: str, words: str) -> None:
+    server.capabilities = capabilities
+    server.login_refusal = words
+    account = register(server)
+
+    with pytest.raises(MailServerBusyError):
+        sync(account)
+
+    busy = find_account(TENANT, account.id)
+    assert (busy.paused_at, busy.last_error_code) == (None, "server_busy")
+
+
+@pytest.mark.parametrize("capabilities", [BASIC, f"{BASIC} AUTH=PLAIN"], ids=["login", "sasl"])
+@pytest.mark.parametrize("password", ['a "b" \\c', "pa$$ wörd 密", "(){%*]", " "])
+def test_any_password_arrives_as_it_is(server: ImapServer, capabilities: str, password: str) -> None:
+    server.capabilities, server.password = capabilities, password
+
+    assert sync(register(server)).total("synced") == 1
+
+
+@pytest.mark.parametrize("capabilities", [BASIC, f"{BASIC} AUTH=PLAIN"], ids=["login", "sasl"])
+def test_a_wrong_password_is_one_however_it_is_sent(server: ImapServer, capabilities: str) -> None:
+    server.capabilities, server.login_refusal = capabilities, "NO Authentication failed"
+    account = register(server)
+
+    with pytest.raises(AuthenticationFailedError):
+        sync(account)
+
+    assert server.logins == 1
+
+
+@pytest.mark.parametrize(
+    ("greeting", "error"),
+    [
+        (b"* BYE Too many connections\r\n", MailServerBusyError),
+        (b"* BYE going down\r\n", MailServerUnavailableError),
+        (b"HTTP/1.1 400 Bad Request\r\n", Exception),
+    ],
+)
+def test_a_server_that_greets_otherwise_is_a_passing_condition(
+    server: ImapServer, greeting: bytes, error: type[Exception]
+) -> None:
+    server.greeting = greeting
+    account = register(server)
+
+    with pytest.raises(error):
+        sync(account)
+
+    assert find_account(TENANT, account.id).paused_at is None
+
+
+def test_nothing_that_listens_is_a_passing_condition(database: Database, server: ImapServer) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound, but does not listen
+        account = register(server, port=taken.getsockname()[1])
+        with pytest.raises(MailServerUnavailableError):
+            sync(account)
+
+
+WITHOUT_ENCRYPTION = {
+    "starttls is not offered": ("starttls", BASIC, None),
+    "starttls is refused": ("starttls", f"{BASIC} STARTTLS", refuse("NO no certificate")),
+    "plaintext is forbidden": ("none", f"{BASIC} STARTTLS LOGINDISABLED", None),
+}
+
+
+@pytest.mark.parametrize(
+    ("encryption", "capabilities", "action"), WITHOUT_ENCRYPTION.values(), ids=WITHOUT_ENCRYPTION
+)
+def test_no_password_is_sent_without_the_encryption_asked_for(
+    server: ImapServer, encryption: str, capabilities: str, action: object
+) -> None:
+    server.capabilities = capabilities
+    if action:
+        server.on("STARTTLS", action)
+    account = register(server, encryption=encryption)
+
+    with pytest.raises(EncryptionUnavailableError):
+        sync(account)
+
+    assert server.logins == 0
+    assert not any(line.startswith((b"LOGIN", b"AUTHENTICATE")) or b"sample" in line for line in server.received)
+    assert find_account(TENANT, account.id).last_error_code == "encryption_unavailable"
