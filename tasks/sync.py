@@ -71,7 +71,9 @@ def sync_emails(
     except SoftTimeLimitExceeded:
         is_done = False
     if not is_done:
-        self.replace(self.signature_from_request(retries=0).set(**so_far.options()))
+        fresh = self.signature_from_request(retries=0, **so_far.options())
+        del fresh.options["chord"]  # `replace` refuses one and puts the request's own there
+        self.replace(fresh)
     return so_far.result("partial" if so_far.tally.failed_folders else "success")
 
 

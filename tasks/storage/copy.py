@@ -11,7 +11,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import orjson
+import psycopg2
 from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
 
 _SIGNATURE = b"PGCOPY\n\xff\r\n\0" + struct.pack("!ii", 0, 0)
 _TRAILER = struct.pack("!h", -1)
@@ -95,8 +97,11 @@ def copy_into(connection: Connection, table: str, columns: Sequence[str], rows: 
         return
     driver_connection = connection.connection.driver_connection
     assert driver_connection is not None
-    with driver_connection.cursor() as cursor:
-        # One read of it all: each further read would wait for the interpreter's lock.
-        cursor.copy_expert(
-            f"COPY {table} ({', '.join(columns)}) FROM STDIN (FORMAT binary)", io.BytesIO(data), size=len(data)
-        )
+    statement = f"COPY {table} ({', '.join(columns)}) FROM STDIN (FORMAT binary)"
+    try:
+        with driver_connection.cursor() as cursor:
+            # One read of it all: each further read would wait for the interpreter's lock.
+            cursor.copy_expert(statement, io.BytesIO(data), size=len(data))
+    except psycopg2.Error as error:
+        # As SQLAlchemy raises it, for those who tell what passes from what does not.
+        raise DBAPIError.instance(statement, None, error, psycopg2.Error, dialect=connection.dialect) from error

@@ -1,0 +1,42 @@
+"""A first sync longer than a task may run: it is handed on under the same id until all is there."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from native.dovecot import Dovecot
+from tests.conftest import register
+from tests.integration.faults.conftest import Queue
+from tests.support.mailbox import Mailbox, message
+from tests.support.maildir import fill
+from tests.support.proxy import Proxy
+from tests.support.stored import assert_counts_agree, stored_uids
+from tests.support.worker import Worker
+
+MESSAGES = 3000
+
+
+def test_a_long_sync_finishes_under_one_id_and_never_expires(
+    dovecot: Dovecot,
+    mailbox: Mailbox,
+    short_waits: None,
+    environment: Callable[..., None],
+    tasks_queue: Queue,
+    tmp_path: Path,
+) -> None:
+    # Given 3,000 messages behind a slow connection, and a task that may work for about a second
+    environment(SYNC_BATCH_SIZE="100", CELERY_TASK_SOFT_TIME_LIMIT="2", TASK_TIMEOUT="10")
+    fill(dovecot, mailbox, (message(n) for n in range(1, MESSAGES + 1)))
+    with Proxy((mailbox.host, mailbox.port), rate=500_000) as proxy, Worker(tmp_path) as worker:
+        mailbox.port = proxy.port
+
+        # When it is queued for a start within two seconds, as the schedule queues it
+        task = tasks_queue.sync(register(mailbox), expires=2)
+        result = task.get(timeout=60)
+
+        # Then the one who waits for its id gets the result of the whole
+        assert result["status"] == "success"
+        assert result["messages_synced"] == MESSAGES
+        assert result["sync_duration_seconds"] > 2
+        assert worker.log.read_text().count(f"[{task.id}] received") >= 3
+    assert stored_uids() == list(range(1, MESSAGES + 1))
+    assert_counts_agree()
