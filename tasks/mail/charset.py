@@ -109,6 +109,9 @@ def decode(data: bytes, charset: str | None = None, *, guess: bool = True) -> st
             text = data.decode()
         except UnicodeDecodeError:
             text = _decode_damaged(data, codec, guess)
+        else:
+            # The usual case, and UTF-8 holds no lone surrogates.
+            return text.replace("\0", "").removeprefix("\ufeff")
     else:
         text = _decode_declared(data, codec, guess)
     if text[:1] == "\ufeff":

@@ -19,7 +19,12 @@ from tasks.settings import get_settings
 POOL_SIZE = 2
 CONNECT_TIMEOUT_SECONDS = 10
 
-_SET_TENANT = text("SELECT set_config('metabuilder.tenant_id', :tenant_id, true)")
+_BEGIN = text(
+    """
+    SELECT set_config('metabuilder.tenant_id', :tenant_id, true),
+           set_config('synchronous_commit', :synchronous_commit, true)
+    """
+)
 
 # Classes of SQLSTATE that pass by themselves: connection lost, resources exhausted (disk full among them),
 # operator intervention (restart), system error, and transactions that lost against another.
@@ -61,9 +66,7 @@ def tenant_transaction(tenant_id: str, *, durable: bool = True) -> Iterator[Conn
     Raises StorageUnavailableError for what passes by itself.
     """
     with _translated(), get_engine().begin() as connection:
-        connection.execute(_SET_TENANT, {"tenant_id": tenant_id})
-        if not durable:
-            connection.exec_driver_sql("SET LOCAL synchronous_commit = off")
+        connection.execute(_BEGIN, {"tenant_id": tenant_id, "synchronous_commit": "on" if durable else "off"})
         yield connection
 
 

@@ -254,7 +254,6 @@ def upgrade() -> None:
             name=op.f("email_message_email_folder_fkey"),
             ondelete="CASCADE",
         ),
-        sa.PrimaryKeyConstraint("tenant_id", "id", name=op.f("email_message_pkey")),
         sa.UniqueConstraint(
             "tenant_id",
             "folder_id",
@@ -275,6 +274,9 @@ def upgrade() -> None:
     op.create_index(
         "email_message_received_idx", "email_message", ["tenant_id", "folder_id", "received_at"], unique=False
     )
+    # Last: PostgreSQL prefers the newest of indexes that look alike to it, as all do while a new table has no
+    # statistics, and the checks of foreign keys, planned then, would read all of a tenant through another index.
+    op.create_primary_key(op.f("email_message_pkey"), "email_message", ["tenant_id", "id"])
     op.create_table(
         "raw_quarantine",
         sa.Column("tenant_id", sa.Text(), nullable=False),
