@@ -1,6 +1,6 @@
 """The Celery application: configuration, queues, routes and schedule. Tasks are imported from here.
 
-from tasks.celery_app import sync_emails
+from tasks.celery_app import SYNC_EMAILS, sync_emails
 sync_emails.delay(email_client_id, tenant_id, user_id)
 """
 
@@ -13,9 +13,9 @@ from kombu import Queue
 
 from tasks.base import CELERY_DEFAULT_RETRY_DELAY, CELERY_RETRY_BACKOFF_BASE, EmailTask
 from tasks.control import get_active_tasks, get_queue_stats, get_task_status, revoke_task
-from tasks.periodic import periodic_sync
+from tasks.periodic import PERIODIC_SYNC, periodic_sync
 from tasks.settings import Settings, get_settings
-from tasks.sync import sync_emails
+from tasks.sync import SYNC_EMAILS, sync_emails
 
 __all__ = [
     "CELERY_DEFAULT_RETRY_DELAY",
@@ -42,6 +42,7 @@ def create_celery_app(get: Callable[[], Settings] = get_settings) -> Celery:
 
 
 def _configuration(settings: Settings) -> dict[str, Any]:
+    # Tasks by name: asking a task for anything would need the configuration that is being made here.
     worker = settings.worker
     broker_url, result_backend = settings.redis.broker_url, settings.redis.result_backend
     return {
@@ -61,7 +62,7 @@ def _configuration(settings: Settings) -> dict[str, Any]:
         "task_queues": (Queue("sync"), Queue("periodic")),
         "task_default_queue": "sync",
         "task_create_missing_queues": False,
-        "task_routes": {sync_emails.name: {"queue": "sync"}, periodic_sync.name: {"queue": "periodic"}},
+        "task_routes": {SYNC_EMAILS: {"queue": "sync"}, PERIODIC_SYNC: {"queue": "periodic"}},
         "task_track_started": True,
         # A task is acknowledged when its effect is durable, and comes back if its worker dies before.
         "task_acks_late": True,
@@ -76,7 +77,7 @@ def _configuration(settings: Settings) -> dict[str, Any]:
         "worker_hijack_root_logger": True,
         "beat_schedule": {
             "sync-emails-every-5min": {
-                "task": periodic_sync.name,
+                "task": PERIODIC_SYNC,
                 "schedule": timedelta(seconds=_SYNC_SCHEDULE_SECONDS),
                 "options": {"expires": _SYNC_SCHEDULE_SECONDS},
             },

@@ -14,9 +14,10 @@ from tasks.sync import sync_emails
 logger = logging.getLogger(__name__)
 
 _ACCOUNTS_PER_CLAIM = 1000
+PERIODIC_SYNC = "email_service.tasks.periodic_sync"
 
 
-@shared_task(bind=True, base=EmailTask, name="email_service.tasks.periodic_sync", max_retries=1)
+@shared_task(bind=True, base=EmailTask, name=PERIODIC_SYNC, max_retries=1)
 def periodic_sync(self: Any) -> dict[str, Any]:  # noqa: ARG001  # bound, so that it can be retried like the others
     """Queue `sync_emails` once for each due account of all tenants.
 

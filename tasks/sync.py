@@ -29,9 +29,10 @@ _BUDGET_SHARE = 0.6
 _LEASE_WAITS = 3
 _REPORT_SECONDS = 0.5
 _HEADER = "metabuilder_sync"
+SYNC_EMAILS = "email_service.tasks.sync_emails"
 
 
-@shared_task(bind=True, base=EmailTask, name="email_service.tasks.sync_emails", max_retries=5, default_retry_delay=10)
+@shared_task(bind=True, base=EmailTask, name=SYNC_EMAILS, max_retries=5, default_retry_delay=10)
 def sync_emails(
     self: Any,
     email_client_id: str,

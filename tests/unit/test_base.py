@@ -1,6 +1,9 @@
 """What all tasks have in common, without a broker."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -80,9 +83,20 @@ def test_a_result_is_json() -> None:
     so_far = _SoFar(None, force_full_sync=True)
     so_far.tally = Tally({"INBOX": FolderTally(synced=3)}, {"Shared": "no"}, 2, 0.5)
 
-    handed_on = _SoFar(json.loads(json.dumps(so_far.header()))["metabuilder_sync"], force_full_sync=True)
+    handed_on = _SoFar(json.loads(json.dumps(so_far.options()["headers"]))["metabuilder_sync"], force_full_sync=True)
 
     assert handed_on.tally == so_far.tally
     assert handed_on.full_since == so_far.full_since
     result = json.loads(json.dumps(handed_on.result("partial")))
     assert (result["messages_synced"], result["messages_deleted"]) == (3, 2)
+
+
+def test_a_task_touched_first_finds_the_whole_configuration() -> None:
+    # In a process of its own: the configuration is read once, when it is first needed.
+    script = (
+        "from tasks.celery_app import sync_emails as task; "
+        "print(task.app.conf.broker_url, task.track_started, task.acks_late, task.app.conf.task_routes[task.name])"
+    )
+    environment = {**os.environ, "REDIS_URL": "redis://sample:1234"}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=True)
+    assert done.stdout.strip() == "redis://sample:1234/0 True True {'queue': 'sync'}"
