@@ -357,14 +357,11 @@ def _connect(endpoint: Endpoint) -> Any:
             raise EncryptionUnavailableError(f"{endpoint.hostname}:{endpoint.port} does not offer STARTTLS")
         try:
             imap.starttls(_tls_context(endpoint))
-        except imaplib.IMAP4.abort:
-            imap.shutdown()
-            raise
-        except imaplib.IMAP4.error as error:
-            imap.shutdown()
-            raise EncryptionUnavailableError(f"{endpoint.hostname}:{endpoint.port} refuses STARTTLS") from error
-        except BaseException:
-            imap.shutdown()
+        except BaseException as error:
+            with suppress(OSError):  # a failed handshake has taken the socket away
+                imap.shutdown()
+            if isinstance(error, imaplib.IMAP4.error) and not isinstance(error, imaplib.IMAP4.abort):
+                raise EncryptionUnavailableError(f"{endpoint.hostname}:{endpoint.port} refuses STARTTLS") from error
             raise
     return imap
 

@@ -1,4 +1,4 @@
-"""A TCP proxy between a client and a real server, that makes the connection slow."""
+"""A TCP proxy between a client and a real server, that makes the connection slow and counts."""
 
 import socket
 import threading
@@ -16,6 +16,7 @@ class Proxy:
     def __init__(self, target: tuple[str, int], rate: float) -> None:
         self.target, self.rate = target, rate
         self.connections = 0
+        self.received = 0  # bytes from the server
         self._stopped = threading.Event()
         self._listener = socket.create_server((HOST, 0))
         self.port = self._listener.getsockname()[1]
@@ -58,6 +59,7 @@ class Proxy:
             if not data:
                 break
             if is_slow:
+                self.received += len(data)
                 due = max(due, time.monotonic()) + len(data) / self.rate
                 self._stopped.wait(due - time.monotonic())
             try:
