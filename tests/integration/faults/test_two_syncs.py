@@ -1,0 +1,42 @@
+"""Two syncs of one account at once: each message is stored once, and both callers are told the truth."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from native.dovecot import Dovecot
+from tests.conftest import Database, register
+from tests.integration.faults.conftest import Queue
+from tests.support.mailbox import Mailbox, message
+from tests.support.maildir import fill
+from tests.support.proxy import Proxy
+from tests.support.stored import assert_counts_agree, column, stored_uids
+from tests.support.worker import Worker, wait_until
+
+ALL = list(range(1, 401))
+
+
+@pytest.fixture
+def slow_mailbox(dovecot: Dovecot, mailbox: Mailbox, database: Database) -> Iterator[Proxy]:
+    fill(dovecot, mailbox, map(message, ALL))
+    with Proxy((mailbox.host, mailbox.port), rate=100_000) as proxy:
+        mailbox.port = proxy.port
+        yield proxy
+
+
+def test_the_second_waits_for_the_first(
+    slow_mailbox: Proxy, mailbox: Mailbox, tasks_queue: Queue, tmp_path: Path
+) -> None:
+    account = register(mailbox)
+    with Worker(tmp_path, concurrency=2) as worker:
+        first = tasks_queue.sync(account)
+        wait_until(lambda: column("SELECT count(*) FROM email_message")[0], "nothing is stored")
+        second = tasks_queue.sync(account)
+
+        assert first.get(timeout=40)["messages_synced"] == len(ALL)
+        assert second.get(timeout=40)["status"] in {"success", "already_running"}
+        assert second.get(timeout=1)["messages_synced"] == 0
+        assert f"[{second.id}] retry" in worker.log.read_text()
+    assert stored_uids() == ALL
+    assert_counts_agree()
