@@ -9,7 +9,8 @@ import pytest
 from tasks.mail.imap import Endpoint, ImapConnection
 from tests.conftest import Database, register
 from tests.integration.faults.conftest import Queue
-from tests.support.imap_server import BASIC, HIGHEST_UID, QRESYNC, ImapServer
+from tests.support.imap_mailbox import HIGHEST_UID
+from tests.support.imap_server import BASIC, QRESYNC, ImapServer
 from tests.support.stored import assert_counts_agree, column
 from tests.support.worker import Worker
 
