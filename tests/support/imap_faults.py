@@ -42,6 +42,19 @@ class Rule:
         return True
 
 
+def from_message(uid: int, action: Action) -> Action:
+    """Answer properly up to this message, and misbehave from there on. To be used with the same `uid` in `on`."""
+
+    def act(answer: Answer) -> None:
+        at = re.search(rb"\* \d+ FETCH \((?:[^{}\r\n]* )?UID %d[ )]" % uid, answer.data)
+        assert at is not None, f"the answer does not hold message {uid}"
+        rest = Answer(answer.tag, answer.data[at.start() :])
+        action(rest)
+        answer.data, answer.then = answer.data[: at.start()] + rest.data, rest.then
+
+    return act
+
+
 def hang(answer: Answer) -> None:
     """Say nothing more."""
     answer.data, answer.then = b"", "hang"

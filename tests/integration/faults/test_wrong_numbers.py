@@ -6,7 +6,7 @@ import pytest
 
 from tasks.errors import TransientError
 from tests.conftest import Database, register, sync
-from tests.support.imap_faults import cut
+from tests.support.imap_faults import cut, from_message
 from tests.support.imap_server import BASIC, QRESYNC, ImapServer
 from tests.support.mailbox import message
 from tests.support.stored import assert_counts_agree, column, quarantine, stored_uids
@@ -82,8 +82,8 @@ def test_a_uidnext_that_was_far_too_high_once(server: ImapServer) -> None:
 
 
 def test_uidvalidity_changes_in_the_middle_of_a_first_sync(server: ImapServer) -> None:
-    # Given a first sync that broke off after two batches
-    server.on(BODIES, cut(100), after=2)
+    # Given a first sync that broke off in the middle
+    server.on(BODIES, from_message(13, cut(100)), uid=13)
     account = register(server)
     with pytest.raises(TransientError):
         sync(account)
