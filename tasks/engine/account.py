@@ -94,8 +94,7 @@ def endpoint_of(account: Account) -> Endpoint:
         username=account.username,
         timeout=settings.mail_timeout,
         ssl_verify=settings.ssl_verify,
-        # Sizes that servers announce are not always exact.
-        max_literal=settings.max_message_bytes * 2,
+        max_literal=settings.max_message_bytes,
     )
 
 

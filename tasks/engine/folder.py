@@ -20,7 +20,7 @@ from sqlalchemy import func
 from sqlalchemy.exc import DBAPIError
 
 from tasks.engine.changes import apply_changes, compare_all, compare_uids, renumber
-from tasks.engine.fetch import MOST_ATTEMPTS, BatchFailedError, fetch_batches
+from tasks.engine.fetch import MOST_ATTEMPTS, BrokenOffError, fetch_batches
 from tasks.engine.prefetch import Prefetch
 from tasks.engine.run import FolderTally, Run
 from tasks.mail.imap import ImapConnection
@@ -112,7 +112,7 @@ def _fetch(
             for batch in batches:
                 _store(run, folder, batch, tally)
                 run.check_deadline()
-    except BatchFailedError as failure:
+    except BrokenOffError as failure:
         _remember_failure(run, folder, failure, tally)
         raise failure.error from failure
 
@@ -152,19 +152,17 @@ def _narrowed(batch: Batch, error: DBAPIError) -> tuple[Batch, ...]:
     return (Batch((), (*batch.quarantined, refused), batch.uidnext),)
 
 
-def _remember_failure(run: Run, folder: Folder, failure: BatchFailedError, tally: FolderTally) -> None:
-    """Narrow down which message breaks the connection; one that does so alone again and again is set aside."""
+def _remember_failure(run: Run, folder: Folder, failure: BrokenOffError, tally: FolderTally) -> None:
+    """Count how often in a row the connection broke at the same message; at last that one is set aside."""
     with run.transaction() as connection:
         current = load_folder(connection, run.account, folder.id)
-        alone = failure.first == failure.last
-        attempts = current.suspect_attempts + 1 if alone and current.suspect_uid == failure.first else int(alone)
+        attempts = current.suspect_attempts + 1 if current.suspect_uid == failure.uid else 1
         if attempts < MOST_ATTEMPTS:
-            suspect = {"suspect_uid": failure.last, "suspect_attempts": attempts}
+            suspect = {"suspect_uid": failure.uid, "suspect_attempts": attempts}
             change_folder(connection, run.account, folder.id, suspect)
             return
-        refused = Quarantined(failure.first, "undeliverable", str(failure.error), 0, None)
+        refused = Quarantined(failure.uid, "undeliverable", str(failure.error), 0, None)
         assert folder.uidvalidity is not None
-        # The checkpoint stays: a batch before this message may have been lost with the connection.
         store_batch(connection, run.account, folder.id, folder.uidvalidity, Batch((), (refused,), 1))
         change_folder(connection, run.account, folder.id, {"suspect_uid": None, "suspect_attempts": 0})
     tally.quarantined += 1

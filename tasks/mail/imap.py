@@ -8,7 +8,7 @@ SPECIAL-USE and LIST-STATUS where they are offered.
 import imaplib
 import socket
 import ssl
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
@@ -54,11 +54,19 @@ _LONGEST_UID_SET = 7_900
 
 _READ_BUFFER_BYTES = 256 * 1024
 
+# Nobody sends mail of this size; a server that announces it has lost its way.
+_ABSURD_LITERAL = 2**31
+
+_MESSAGE_ITEMS = "(UID RFC822.SIZE FLAGS INTERNALDATE BODY.PEEK[])"
+
 _STATUS_ITEMS = "MESSAGES UIDNEXT UIDVALIDITY UNSEEN"
 
 
 class Endpoint(NamedTuple):
-    """Where to connect. `encryption` is none, tls or starttls; `timeout` is in seconds, for each read."""
+    """Where to connect. `encryption` is none, tls or starttls; `timeout` is in seconds, for each read.
+
+    Of a literal longer than `max_literal` bytes nothing is kept.
+    """
 
     hostname: str
     port: int
@@ -176,18 +184,15 @@ class ImapConnection:
         with self._translated("fetching envelopes"):
             yield from read_envelopes(self._fetch(uids, items))
 
-    def request_messages(self, uids: UidSet) -> None:
-        """Ask for whole messages. The server sends while the caller works; `receive_messages` reads them."""
-        with self._translated("fetching messages"):
-            self._imap.send_uid_fetch(uids.to_imap_parts(_LONGEST_UID_SET), "(UID FLAGS INTERNALDATE BODY.PEEK[])")
+    def stream_messages(self, uids: UidSet) -> Iterator[FetchedMessage]:
+        """Whole messages one by one as they arrive, of those that are still there; the server decides the order.
 
-    def receive_messages(self) -> list[FetchedMessage]:
-        """What `request_messages` asked for, of what is still there. Raises FetchRefusedError on NO or BAD."""
+        Raises FetchRefusedError after the last one where the server answers NO or BAD.
+        """
         with self._translated("fetching messages"):
-            outcome, lines = self._imap.receive_uid_fetch()
-            if outcome != "OK":
-                raise FetchRefusedError(_first_words(lines))
-            return list(read_messages(lines))
+            for part in uids.to_imap_parts(_LONGEST_UID_SET):
+                for lines in self._imap.stream_uid_fetch(part, _MESSAGE_ITEMS):
+                    yield from read_messages(lines)
 
     def close(self) -> None:
         """Say goodbye if the server still listens; never raises."""
@@ -292,14 +297,17 @@ class ImapConnection:
             raise ProtocolError(f"{where}: {error}") from error
 
 
-class _Pipelining:
-    """Splits a UID FETCH into asking and reading, so that the server sends while the caller parses."""
+class _Streaming:
+    """Hands out the answers to a UID FETCH as they arrive, and keeps none that is too large."""
 
     max_literal: int
     sock: socket.socket
-    _command: Callable[..., Any]
-    _command_complete: Callable[..., Any]
-    _untagged_response: Callable[..., Any]
+    tagged_commands: Any
+    untagged_responses: Any
+    _check_bye: Callable[[], None]
+    _command: Callable[..., bytes]
+    _command_complete: Callable[..., tuple[str, list[Line]]]
+    _get_response: Callable[[], object]
 
     def open(self, *args: Any, **options: Any) -> None:
         super().open(*args, **options)  # type: ignore[misc]  # of the imaplib class it is mixed into
@@ -307,39 +315,38 @@ class _Pipelining:
         name = "file" if "file" in vars(self) else "_file"
         setattr(self, name, self.sock.makefile("rb", buffering=_READ_BUFFER_BYTES))
 
-    def send_uid_fetch(self, uid_sets: Iterable[str], items: str) -> None:
-        self._fetch_tags = [self._command("UID", "FETCH", uids, items) for uids in uid_sets]
-
-    def receive_uid_fetch(self) -> tuple[str, list[Line]]:
-        """The answers to all commands of `send_uid_fetch`: what was refused, if any was, and all lines otherwise."""
-        refused: tuple[str, list[Line]] | None = None
-        fetched: list[Line] = []
-        for tag in self._fetch_tags:
-            try:
-                outcome, answer = self._command_complete("UID", tag)
-            except imaplib.IMAP4.abort:
-                raise
-            except imaplib.IMAP4.error as error:
-                outcome, answer = "BAD", [str(error).encode()]
-            _, lines = self._untagged_response(outcome, answer, "FETCH")
-            fetched += lines
-            if outcome != "OK":
-                refused = outcome, answer
-        return refused or ("OK", fetched)
+    def stream_uid_fetch(self, uids: str, items: str) -> Iterator[list[Line]]:
+        """What imaplib does for a command, except that it collects all answers first."""
+        tag = self._command("UID", "FETCH", uids, items)
+        while self.tagged_commands[tag] is None:
+            self._check_bye()
+            self._get_response()
+            if lines := self.untagged_responses.pop("FETCH", None):
+                yield lines
+        outcome, answer = self._command_complete("UID", tag)
+        if outcome != "OK":
+            raise FetchRefusedError(_first_words(answer))
 
     def read(self, size: int) -> bytes:
-        if size > self.max_literal:
-            raise imaplib.IMAP4.abort(f"a literal of {size} bytes was announced; at most {self.max_literal} are read")
-        return super().read(size)  # type: ignore[misc,no-any-return]  # of the imaplib class it is mixed into
+        if size <= self.max_literal:
+            return super().read(size)  # type: ignore[misc,no-any-return]  # of the imaplib class it is mixed into
+        if size > _ABSURD_LITERAL:
+            raise imaplib.IMAP4.abort(f"a literal of {size} bytes was announced")
+        while size:
+            chunk = super().read(min(size, _READ_BUFFER_BYTES))  # type: ignore[misc]
+            if not chunk:
+                raise imaplib.IMAP4.abort("the connection ended in a literal")
+            size -= len(chunk)
+        return b""
 
 
-class _PlainImap(_Pipelining, imaplib.IMAP4):
+class _PlainImap(_Streaming, imaplib.IMAP4):
     def __init__(self, endpoint: Endpoint) -> None:
         self.max_literal = endpoint.max_literal
         imaplib.IMAP4.__init__(self, endpoint.hostname, endpoint.port, timeout=endpoint.timeout)
 
 
-class _TlsImap(_Pipelining, imaplib.IMAP4_SSL):
+class _TlsImap(_Streaming, imaplib.IMAP4_SSL):
     def __init__(self, endpoint: Endpoint, context: ssl.SSLContext) -> None:
         self.max_literal = endpoint.max_literal
         imaplib.IMAP4_SSL.__init__(

@@ -27,6 +27,7 @@ _INTERNALDATE = re.compile(
 )
 _BODY_QUOTED = re.compile(rb'\bBODY\[[^]]*\] (?:NIL|"((?:[^"\\]|\\.)*)")', re.IGNORECASE)
 # What may follow a literal: in FETCH more items and the closing parenthesis, in LIST nothing or extended data.
+_ANNOUNCED = re.compile(rb"\{(\d+)\+?\}")
 _AFTER_LITERAL = re.compile(rb"(?: [A-Z][A-Z0-9.\[\]]* .*)?\)\Z", re.DOTALL)
 _AFTER_NAME = re.compile(rb"(?: \(.*\))?\Z", re.DOTALL)
 _MONTHS = {
@@ -60,12 +61,16 @@ class FetchedFlags(NamedTuple):
 
 
 class FetchedMessage(NamedTuple):
-    """One message from the wire. `received_at` is INTERNALDATE, None where unreadable."""
+    """One message from the wire. `received_at` is INTERNALDATE, None where unreadable; `size` is RFC822.SIZE.
+
+    `raw` is None where the message was larger than what is read.
+    """
 
     uid: int
     flags: tuple[str, ...]
     received_at: datetime | None
-    raw: bytes
+    size: int
+    raw: bytes | None
 
 
 class FetchedEnvelope(NamedTuple):
@@ -133,12 +138,21 @@ def read_flags(lines: Iterable[Line]) -> Iterator[FetchedFlags]:
 
 
 def read_messages(lines: Iterable[Line]) -> Iterator[FetchedMessage]:
-    """UID FLAGS INTERNALDATE BODY[], in whatever order the server writes them."""
+    """UID RFC822.SIZE FLAGS INTERNALDATE BODY[], in whatever order the server writes them."""
     for text, literal in _joined(lines, _AFTER_LITERAL):
-        uid, flags, _ = _identified(text)
+        uid, flags, items = _identified(text)
         raw = literal if literal is not None else _quoted_body(text)
         if uid and raw is not None:
-            yield FetchedMessage(uid=uid, flags=flags or (), received_at=read_internaldate(text), raw=raw)
+            announced = _ANNOUNCED.search(items) if literal == b"" else None
+            skipped = read_number(announced[1]) if announced else 0
+            size = _SIZE.search(items)
+            yield FetchedMessage(
+                uid=uid,
+                flags=flags or (),
+                received_at=read_internaldate(text),
+                size=read_number(size[1]) if size else skipped or len(raw),
+                raw=None if skipped else raw,
+            )
 
 
 def read_envelopes(lines: Iterable[Line]) -> Iterator[FetchedEnvelope]:

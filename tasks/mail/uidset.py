@@ -58,6 +58,21 @@ class UidSet(NamedTuple):
         if part:
             yield ",".join(part)
 
+    def split(self, most: int) -> Iterator["UidSet"]:
+        """The same UIDs in sets of at most `most`, ascending."""
+        part: list[tuple[int, int]] = []
+        room = most
+        for first, last in self.ranges:
+            low = first
+            while last - low + 1 >= room:
+                yield UidSet((*part, (low, low + room - 1)))
+                low, part, room = low + room, [], most
+            if low <= last:
+                part.append((low, last))
+                room -= last - low + 1
+        if part:
+            yield UidSet(tuple(part))
+
     def to_multirange(self) -> str:
         """`{[1,6),[7,8)}`."""
         return "{" + ",".join(f"[{low},{high + 1})" for low, high in self.ranges) + "}"

@@ -137,9 +137,8 @@ class EmailFolder(Base):
 
     `path` is the name exactly as the server writes it, `name` the same for people. Every message with a UID below
     `uidnext` is stored or quarantined; `highestmodseq` is the state up to which flags and removals are known;
-    `verified_at` is when all UIDs and flags were last compared one by one. Up to `suspect_uid` messages are fetched
-    singly, because a batch that held one of them broke the connection; `suspect_attempts` counts how often that
-    one message alone did.
+    `verified_at` is when all UIDs and flags were last compared one by one. `suspect_uid` is the message at which the
+    connection broke last, `suspect_attempts` how often in a row it did.
     """
 
     __tablename__ = "email_folder"

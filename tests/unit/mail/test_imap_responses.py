@@ -59,7 +59,7 @@ def test_garbage_as_a_set_of_uids_raises_nothing_but_protocol_error(text: bytes)
 
 
 ITEMS = [b"UID 7", b"FLAGS (\\Seen $Work)", b'INTERNALDATE " 2-Mar-2026 11:30:00 +0130"', b"MODSEQ (12)"]
-MESSAGE = FetchedMessage(7, ("\\Seen", "$Work"), datetime(2026, 3, 2, 10, 0, tzinfo=UTC), b"raw (UID 9)")
+MESSAGE = FetchedMessage(7, ("\\Seen", "$Work"), datetime(2026, 3, 2, 10, 0, tzinfo=UTC), 11, b"raw (UID 9)")
 
 
 @pytest.mark.parametrize("order", list(permutations(range(5))))
@@ -167,3 +167,13 @@ def test_the_state_of_a_folder_named_in_a_literal() -> None:
 )
 def test_an_impossible_date_is_none(text: bytes, expected: datetime | None) -> None:
     assert read_internaldate(text) == expected
+
+
+def test_a_message_that_was_too_large_to_read_has_its_size_and_no_bytes() -> None:
+    answer = [(b"3 (UID 7 RFC822.SIZE 900000 BODY[] {900000}", b""), b")"]
+    assert [(message.size, message.raw) for message in read_messages(answer)] == [(900000, None)]
+
+
+def test_an_empty_message_is_a_message() -> None:
+    answer = [(b"3 (UID 7 BODY[] {0}", b""), b")"]
+    assert [(message.size, message.raw) for message in read_messages(answer)] == [(0, b"")]

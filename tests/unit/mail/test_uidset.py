@@ -62,3 +62,10 @@ def test_an_empty_set_has_no_parts_and_an_empty_multirange() -> None:
 def test_what_is_no_set_raises_value_error(text: str) -> None:
     with pytest.raises(ValueError):
         UidSet.from_imap(text)
+
+
+@given(st.sets(st.integers(1, 300)), st.integers(1, 50))
+def test_split_keeps_all_and_bounds_each(uids: set[int], most: int) -> None:
+    parts = list(UidSet.of(uids).split(most))
+    assert [uid for part in parts for uid in part.uids()] == sorted(uids)
+    assert all(0 < part.size() <= most for part in parts)
