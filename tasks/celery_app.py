@@ -31,6 +31,8 @@ __all__ = [
     "sync_emails",
 ]
 
+QUEUES = ("sync", "periodic")
+
 _SYNC_SCHEDULE_SECONDS = 300
 
 
@@ -59,7 +61,7 @@ def _configuration(settings: Settings) -> dict[str, Any]:
         "accept_content": ["json"],
         "timezone": "UTC",
         "enable_utc": True,
-        "task_queues": (Queue("sync"), Queue("periodic")),
+        "task_queues": tuple(Queue(name, routing_key=name) for name in QUEUES),
         "task_default_queue": "sync",
         "task_create_missing_queues": False,
         "task_routes": {SYNC_EMAILS: {"queue": "sync"}, PERIODIC_SYNC: {"queue": "periodic"}},
