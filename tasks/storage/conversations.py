@@ -14,20 +14,36 @@ from sqlalchemy import Connection, text
 
 from tasks.storage.accounts import Account
 
+# Each identifier is looked up by itself (a LATERAL with LIMIT or OFFSET is not merged into one scan): a planner
+# without statistics would rather read the whole account once.
 _KNOWN = text(
     """
-    SELECT message_id, conversation_id FROM email_message
-    WHERE tenant_id = :tenant_id AND email_client_id = :account_id AND message_id = ANY(:message_ids)
-      AND conversation_id IS NOT NULL
+    SELECT ancestor.message_id, message.conversation_id
+    FROM unnest(CAST(:message_ids AS text[])) AS ancestor (message_id)
+    CROSS JOIN LATERAL (
+      SELECT conversation_id FROM email_message
+      WHERE tenant_id = :tenant_id AND email_client_id = :account_id AND message_id = ancestor.message_id
+        AND conversation_id IS NOT NULL
+      LIMIT 1
+    ) AS message
     """
 )
-# A parent arrived after its replies: what they started is part of its own conversation.
+_OF_CONVERSATIONS = text(
+    """
+    SELECT message.id, merged.into_id
+    FROM unnest(CAST(:old_ids AS text[]), CAST(:new_ids AS text[])) AS merged (old_id, into_id)
+    CROSS JOIN LATERAL (
+      SELECT id FROM email_message
+      WHERE tenant_id = :tenant_id AND email_client_id = :account_id AND conversation_id = merged.old_id
+      OFFSET 0
+    ) AS message
+    """
+)
 _MERGE = text(
     """
-    UPDATE email_message AS message SET conversation_id = merged.into_id
-    FROM unnest(CAST(:old_ids AS text[]), CAST(:new_ids AS text[])) AS merged (old_id, into_id)
-    WHERE message.tenant_id = :tenant_id AND message.email_client_id = :account_id
-      AND message.conversation_id = merged.old_id
+    UPDATE email_message AS message SET conversation_id = found.into_id
+    FROM unnest(CAST(:ids AS text[]), CAST(:new_ids AS text[])) AS found (id, into_id)
+    WHERE message.tenant_id = :tenant_id AND message.id = found.id
     """
 )
 
@@ -60,9 +76,17 @@ def assign_conversations(connection: Connection, account: Account, messages: Seq
         known = {row.message_id: row.conversation_id for row in rows}
     assignment = assign(messages, known)
     if assignment.merges:
-        old_ids, new_ids = list(assignment.merges), list(assignment.merges.values())
-        connection.execute(_MERGE, {**key, "old_ids": old_ids, "new_ids": new_ids})
+        _merge(connection, key, assignment.merges)
     return assignment.conversations
+
+
+def _merge(connection: Connection, key: dict[str, str], merges: dict[str, str]) -> None:
+    """A parent arrived after its replies: what they started is part of its own conversation. Seldom finds any."""
+    names = {"old_ids": list(merges), "new_ids": list(merges.values())}
+    found = connection.execute(_OF_CONVERSATIONS, {**key, **names}).all()
+    if found:
+        ids, new_ids = [row.id for row in found], [row.into_id for row in found]
+        connection.execute(_MERGE, {"tenant_id": key["tenant_id"], "ids": ids, "new_ids": new_ids})
 
 
 def assign(messages: Sequence[Threaded], known: dict[str, str]) -> Assignment:

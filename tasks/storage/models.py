@@ -214,9 +214,9 @@ class EmailMessage(Base):
             ["email_folder.tenant_id", "email_folder.email_client_id", "email_folder.id"],
             ondelete="CASCADE",
         ),
-        Index("email_message_message_id_idx", "tenant_id", "email_client_id", "message_id"),
-        Index("email_message_conversation_idx", "tenant_id", "email_client_id", "conversation_id"),
-        Index("email_message_received_idx", "tenant_id", "folder_id", "received_at"),
+        Index("email_message_message_id_idx", "message_id", "email_client_id"),
+        Index("email_message_conversation_idx", "conversation_id", "email_client_id"),
+        Index("email_message_received_idx", "folder_id", "received_at"),
     )
 
 

@@ -262,21 +262,13 @@ def upgrade() -> None:
             name=op.f("email_message_tenant_id_folder_id_uidvalidity_imap_uid_key"),
         ),
     )
-    op.create_index(
-        "email_message_conversation_idx",
-        "email_message",
-        ["tenant_id", "email_client_id", "conversation_id"],
-        unique=False,
-    )
-    op.create_index(
-        "email_message_message_id_idx", "email_message", ["tenant_id", "email_client_id", "message_id"], unique=False
-    )
-    op.create_index(
-        "email_message_received_idx", "email_message", ["tenant_id", "folder_id", "received_at"], unique=False
-    )
-    # Last: PostgreSQL prefers the newest of indexes that look alike to it, as all do while a new table has no
-    # statistics, and the checks of foreign keys, planned then, would read all of a tenant through another index.
+    # While a new table has no statistics, indexes that begin with the same column look alike to the planner, and it
+    # takes the newest. So the primary key comes after the unique key, or each check of a foreign key would read a
+    # whole tenant; and these, for look-ups, begin with what is looked up and come last.
     op.create_primary_key(op.f("email_message_pkey"), "email_message", ["tenant_id", "id"])
+    op.create_index("email_message_received_idx", "email_message", ["folder_id", "received_at"])
+    op.create_index("email_message_message_id_idx", "email_message", ["message_id", "email_client_id"])
+    op.create_index("email_message_conversation_idx", "email_message", ["conversation_id", "email_client_id"])
     op.create_table(
         "raw_quarantine",
         sa.Column("tenant_id", sa.Text(), nullable=False),
