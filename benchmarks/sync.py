@@ -25,6 +25,7 @@ _OFFLINEIMAP_UP_TO = 10_000
 # Of large mailboxes one round is enough; the small ones vary.
 _REPEATED_UP_TO = 10_000
 _PRESENT, _NEW = 100_000, 100
+_TABLE_WIDTH = 132
 _PLOT = Path(".bench/sync.png")
 
 console = Console(stderr=True)
@@ -157,7 +158,8 @@ def _show(results: list[Result], subject: str) -> None:
             f"{result.resync_seconds * 1000:.0f}",
             f"{result.peak_rss_mb:.0f}",
         )
-    Console().print(table)
+    # Wide enough for its headings also where the output goes to a file.
+    Console(width=max(Console().width, _TABLE_WIDTH)).print(table)
     if (seconds := results[-1].new_among_many_seconds) is not None:
         Console().print(f"{_NEW} new messages among {_PRESENT:,}: {seconds:.3f} s after login")
 
@@ -178,7 +180,7 @@ def _plot(results: list[Result]) -> None:
 
     figure, (times, memory) = pyplot.subplots(1, 2, figsize=(11, 4.5))
     sizes = [result.messages for result in results]
-    series = {
+    series: dict[str, list[float] | list[float | None]] = {
         "this project": [result.seconds for result in results],
         "raw stream": [result.raw_stream_seconds for result in results],
         "mbsync": [result.mbsync_seconds for result in results],
