@@ -96,7 +96,6 @@ class WorkerSettings(_Group):
     retry_max_delay: int = Field(
         LONGEST_COUNTDOWN_SECONDS, validation_alias="TASK_RETRY_MAX_DELAY", ge=1, le=LONGEST_COUNTDOWN_SECONDS
     )
-    flower_port: Port = Field(5556, validation_alias="FLOWER_PORT")
 
     @model_validator(mode="after")
     def _limits_fit_each_other(self) -> Self:
