@@ -121,3 +121,15 @@ class MessageUnparsableError(PermanentError):
     """A message cannot be parsed."""
 
     code = "message_unparsable"
+
+
+class FoldersFailedError(PermanentError):
+    """Some folders could not be synced; the others were."""
+
+    code = "folders_failed"
+
+
+class InternalError(PermanentError):
+    """A defect of this program; the worker's log has the details."""
+
+    code = "internal_error"

@@ -62,7 +62,7 @@ def sync_emails(
             self.request.retries -= 1
         elif self.request.retries >= _LEASE_WAITS:
             return so_far.result("already_running")
-        raise self.retry(countdown=held.seconds_left + 1, **so_far.options()) from held
+        raise self.retry(exc=held, countdown=held.seconds_left + 1, **so_far.options()) from held
     except TransientError as error:
         logger.warning("sync interrupted: %s", error, extra={"email_client_id": email_client_id})
         if so_far.stored > before:
@@ -88,7 +88,7 @@ class _SoFar:
 
     @property
     def stored(self) -> int:
-        return self.tally.total("synced") + self.tally.total("quarantined")
+        return self.tally.total("synced")
 
     def options(self) -> dict[str, Any]:
         """For the message that goes on. Only a sync that has not begun expires."""
@@ -124,6 +124,8 @@ def _reporter(task: Any) -> Callable[[Progress], None]:
             return
         try:
             task.update_state(state="PROGRESS", meta=asdict(progress))
+        except SoftTimeLimitExceeded:
+            raise
         except Exception as error:  # whatever the result store raises
             logger.warning("progress could not be shown: %s", error)
         next_report = time.monotonic() + _REPORT_SECONDS

@@ -6,12 +6,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
+from celery.exceptions import SoftTimeLimitExceeded
+
 from tasks.engine.folder import sync_folder
 from tasks.engine.renames import find_renames
 from tasks.engine.run import HandOnError, Progress, Run, Tally
 from tasks.errors import (
     AuthenticationFailedError,
     EmailError,
+    FoldersFailedError,
+    InternalError,
     LeaseLostError,
     NotFoundError,
     ProtocolError,
@@ -19,10 +23,11 @@ from tasks.errors import (
     UnsupportedProtocolError,
 )
 from tasks.mail.folders import ListedFolder, classify
-from tasks.mail.imap import Endpoint, FetchRefusedError, ImapConnection
+from tasks.mail.imap import Endpoint, FetchRefusedError, FolderGoneError, ImapConnection
 from tasks.mail.imap_responses import FolderStatus
 from tasks.settings import get_settings
 from tasks.storage.accounts import Account, read_password, record_failure, record_success
+from tasks.storage.changes import release_quarantined
 from tasks.storage.folders import (
     Folder,
     NewFolder,
@@ -37,6 +42,11 @@ logger = logging.getLogger(__name__)
 
 # What a person looks at first is there first.
 _ORDER = ("inbox", "sent", "drafts", "custom", "archive", "spam", "trash")
+
+# What a server would not give is asked for again this often: it may have been the server's bad day.
+_TRY_AGAIN_HOURS = 6
+
+_LONGEST_COMPLAINT = 500
 
 
 class SyncRequest(NamedTuple):
@@ -121,6 +131,12 @@ def _leased(run: Run) -> Iterator[None]:
         with _if_storage_lets_us():
             record_failure(run.account, error, pause=isinstance(error, AuthenticationFailedError))
         raise
+    except (HandOnError, SoftTimeLimitExceeded):
+        raise
+    except Exception as error:
+        with _if_storage_lets_us():
+            record_failure(run.account, InternalError(type(error).__name__), pause=False)
+        raise
     finally:
         with _if_storage_lets_us():
             release_lease(run.account, run.lease_owner)
@@ -153,6 +169,9 @@ def _sync(run: Run, folder_id: str | None) -> None:
             try:
                 sync_folder(run, imap, folder, statuses.get(folder.path))
                 run.tally.failed_folders.pop(folder.name, None)
+            except FolderGoneError:
+                with run.transaction() as connection:
+                    run.tally.deleted_with_folders += remove_folders(connection, run.account, [folder.id])
             except FetchRefusedError as error:
                 # One folder that cannot be opened keeps no other from its mail.
                 run.tally.failed_folders[folder.name] = error.detail
@@ -160,6 +179,9 @@ def _sync(run: Run, folder_id: str | None) -> None:
     # Waits for the disk, and with it all batches before: only then is the task acknowledged.
     with run.transaction(durable=True) as connection:
         record_success(connection, run.account, whole_account=folder_id is None)
+    if failed := run.tally.failed_folders:
+        words = "; ".join(f"{name}: {why}" for name, why in failed.items())
+        record_failure(run.account, FoldersFailedError(words[:_LONGEST_COMPLAINT]), pause=False)
 
 
 def _chosen(folders: list[Folder], folder_id: str | None) -> list[Folder]:
@@ -182,9 +204,12 @@ def _reconcile(
         for folder in listed
     }
     with run.transaction() as connection:
+        release_quarantined(connection, run.account, _TRY_AGAIN_HOURS)
         ours = load_folders(connection, run.account, run.full_since)
-    gone = [folder for path, folder in ours.items() if path not in on_server]
-    new = [path for path in on_server if path not in ours]
+    # A folder that can no longer be opened holds no messages any more: it starts anew, empty.
+    emptied = {p for p, f in ours.items() if p in on_server and f.total_count and not on_server[p].is_selectable}
+    gone = [folder for path, folder in ours.items() if path not in on_server or path in emptied]
+    new = [path for path in on_server if path not in ours or path in emptied]
     renames = find_renames(run, imap, gone, new, statuses)
     with run.transaction() as connection:
         for folder, path in renames:
@@ -196,7 +221,7 @@ def _reconcile(
         )
         add_folders(connection, run.account, [on_server[path] for path in new if path not in taken])
         for path, folder in ours.items():
-            if path in on_server and _differs(folder, on_server[path]):
+            if path in on_server and path not in emptied and _differs(folder, on_server[path]):
                 change_folder(connection, run.account, folder.id, on_server[path]._asdict())
         return list(load_folders(connection, run.account, run.full_since).values())
 

@@ -1,5 +1,6 @@
 """What happened on the server to messages we have: flags, removals, new numbers."""
 
+import logging
 from collections.abc import Iterable
 from itertools import islice
 
@@ -12,6 +13,8 @@ from tasks.mail.uidset import UidSet
 from tasks.storage import changes
 from tasks.storage.folders import Folder, change_folder
 from tasks.storage.session import tenant_transaction
+
+logger = logging.getLogger(__name__)
 
 # How much is asked for at a time: answers are held in memory, a line a message.
 _UIDS_PER_CHANGE_REQUEST = 50_000
@@ -48,8 +51,18 @@ def compare_all(run: Run, imap: ImapConnection, folder: Folder, opened: FolderSt
 
 
 def compare_uids(run: Run, imap: ImapConnection, folder: Folder, opened: FolderStatus, tally: FolderTally) -> UidSet:
-    """Remove what the server no longer has, and return what it has."""
+    """Remove what the server no longer has, and return what it has.
+
+    A SEARCH that names fewer messages than the server says there are is not believed: nothing is removed by it.
+    """
     present = imap.search(1, opened)
+    if present.size() < opened.messages:
+        # Some may have gone since the folder was opened.
+        opened = imap.select(folder.path)
+        present = imap.search(1, opened)
+    if present.size() < opened.messages:
+        logger.warning("SEARCH names %d of %d messages; nothing is removed", present.size(), opened.messages)
+        return present
     with run.transaction() as connection:
         below = max(folder.uidnext, opened.uidnext or 0)
         tally.deleted += changes.remove_absent(connection, run.account, folder, present, below)

@@ -98,10 +98,21 @@ class _Receiver:
         self._refusals = 0
 
     def receive(self, uids: UidSet) -> Iterator[_Received]:
-        for part in uids.split(_MESSAGES_PER_COMMAND):
-            yield from self._receive_part(part)
+        """All but a message that broke the connection before, then that one.
 
-    def _receive_part(self, part: UidSet) -> Iterator[_Received]:
+        If the others come, it is the message; if they break the connection as well, it is the server.
+        """
+        suspect = self._folder.suspect_uid
+        others = uids if suspect is None else uids.without(suspect)
+        for part in others.split(_MESSAGES_PER_COMMAND):
+            yield from self._receive_part(part, suspect if others != uids else None)
+        if suspect is not None and others != uids:
+            yield from self._receive_part(UidSet.of([suspect]), None)
+
+    def _receive_part(self, part: UidSet, outstanding: int | None) -> Iterator[_Received]:
+        # The checkpoint never passes a message that is still outstanding.
+        highest = part.ranges[-1][1] + 1
+        end = min(highest, outstanding or highest)
         waiting = dict.fromkeys(part.uids())
         received = _Received(self._settings)
         last = 0
@@ -114,7 +125,7 @@ class _Receiver:
                 received.add(message)
                 if received.is_full:
                     # The first that is still to come; a dict keeps its order, and messages come in theirs.
-                    received.uidnext = next(iter(waiting), part.ranges[-1][1] + 1)
+                    received.uidnext = min(next(iter(waiting), end), end)
                     yield received
                     received = _Received(self._settings)
         except FetchRefusedError as refusal:
@@ -127,7 +138,7 @@ class _Receiver:
             if waiting:
                 # Gone in the meantime, or without content.
                 self._receive_singly(list(self._imap.fetch_sizes(UidSet.of(waiting))), received, None)
-        received.uidnext = part.ranges[-1][1] + 1
+        received.uidnext = end
         yield received
 
     def _receive_singly(self, uids: list[int], received: _Received, refusal: FetchRefusedError | None) -> None:
@@ -181,7 +192,7 @@ def _parse(folder: Folder, message: FetchedMessage) -> Arrival | Quarantined:
     raw = message.raw or b""
     try:
         flags = read_flags(message.flags, folder.type)
-        return prepare(message.uid, flags, message.received_at, message.size, parse(raw))
+        return prepare(message.uid, flags, message.received_at, message.size, raw, parse(raw))
     except MessageUnparsableError as error:
         return Quarantined(message.uid, "unparsable", error.detail, message.size, raw)
     except Exception as error:

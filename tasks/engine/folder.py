@@ -23,7 +23,7 @@ from tasks.engine.changes import apply_changes, compare_all, compare_uids, renum
 from tasks.engine.fetch import MOST_ATTEMPTS, BrokenOffError, fetch_batches
 from tasks.engine.prefetch import Prefetch
 from tasks.engine.run import FolderTally, Run
-from tasks.mail.imap import ImapConnection
+from tasks.mail.imap import FetchRefusedError, ImapConnection
 from tasks.mail.imap_responses import FolderStatus
 from tasks.mail.uidset import UidSet
 from tasks.storage import changes
@@ -63,6 +63,8 @@ def _is_unchanged(folder: Folder, status: FolderStatus) -> bool:
 
 def _sync(run: Run, imap: ImapConnection, folder: Folder, tally: FolderTally, *, full: bool) -> None:
     opened = imap.select(folder.path)
+    if not opened.uidvalidity and folder.uidvalidity:
+        raise FetchRefusedError("the server gives no UIDVALIDITY")
     if folder.uidvalidity is None:
         folder = _begin(run, folder, opened)
     elif folder.uidvalidity != opened.uidvalidity:
@@ -148,7 +150,7 @@ def _narrowed(batch: Batch, error: DBAPIError) -> tuple[Batch, ...]:
     arrival = batch.arrivals[0]
     detail = f"PostgreSQL refuses it: SQLSTATE {getattr(error.orig, 'pgcode', None)}"
     logger.error("message cannot be stored", extra={"uid": arrival.uid, "detail": detail})
-    refused = Quarantined(arrival.uid, "unstorable", detail, arrival.size, None)
+    refused = Quarantined(arrival.uid, "unstorable", detail, arrival.size, arrival.raw)
     return (Batch((), (*batch.quarantined, refused), batch.uidnext),)
 
 

@@ -81,6 +81,10 @@ class FetchRefusedError(ProtocolError):
     """The mail server refused what was asked for."""
 
 
+class FolderGoneError(FetchRefusedError):
+    """The folder does not exist, though it was listed: as a parent of others, or until a moment ago."""
+
+
 class ImapConnection:
     """An authenticated connection. Every method raises an EmailError that says what happened to what."""
 
@@ -133,9 +137,15 @@ class ImapConnection:
                 raise FetchRefusedError(str(error)) from None
             outcome, lines = self._imap.select(name + condstore, readonly=True)
             if outcome != "OK":
-                raise FetchRefusedError(_first_words(lines))
+                words = _first_words(lines)
+                # A name with characters that could not be read is not the folder's name.
+                gone = "[NONEXISTENT]" in words.upper() and "\ufffd" not in path
+                raise (FolderGoneError if gone else FetchRefusedError)(words)
+            messages = _number(lines)
+            if messages is None:
+                raise FetchRefusedError("the server does not say how many messages there are")
             return FolderStatus(
-                messages=_number(lines) or 0,
+                messages=messages,
                 uidvalidity=_number(self._untagged("UIDVALIDITY")) or 0,
                 uidnext=_number(self._untagged("UIDNEXT")),
                 highestmodseq=_number(self._untagged("HIGHESTMODSEQ")),

@@ -85,6 +85,15 @@ class UidSet(NamedTuple):
         """The UIDs that are `first` or above."""
         return UidSet(tuple((max(low, first), high) for low, high in self.ranges if high >= first))
 
+    def without(self, uid: int) -> "UidSet":
+        """The same UIDs except this one."""
+        cut = (
+            part
+            for low, high in self.ranges
+            for part in (((low, uid - 1), (uid + 1, high)) if low <= uid <= high else ((low, high),))
+        )
+        return UidSet(tuple((low, high) for low, high in cut if low <= high))
+
     def uids(self) -> Iterator[int]:
         """Each UID, ascending."""
         for low, high in self.ranges:

@@ -109,6 +109,14 @@ _FORGET_QUARANTINED = text(
     """
 )
 
+_RELEASE_QUARANTINED = text(
+    """
+    DELETE FROM raw_quarantine
+    WHERE tenant_id = :tenant_id AND email_client_id = :account_id AND reason IN ('refused', 'undeliverable')
+      AND created_at < now() - make_interval(hours => :hours)
+    """
+)
+
 _STAGE_ENVELOPES = """
     CREATE TEMPORARY TABLE stage_envelope (
       uid bigint NOT NULL, message_id text, size bigint NOT NULL, received_at timestamptz
@@ -210,6 +218,13 @@ def forget_quarantined(connection: Connection, account: Account, folder: Folder,
 def recount(connection: Connection, account: Account, folder: Folder) -> None:
     """Set the folder's counts to what they should be anyway."""
     connection.execute(_RECOUNT, {"tenant_id": account.tenant_id, "folder_id": folder.id})
+
+
+def release_quarantined(connection: Connection, account: Account, hours: int) -> None:
+    """Let what the server would not give count as missing after so many hours, so that it is asked for again."""
+    connection.execute(
+        _RELEASE_QUARANTINED, {"tenant_id": account.tenant_id, "account_id": account.id, "hours": hours}
+    )
 
 
 def begin_renumbering(connection: Connection) -> None:

@@ -25,11 +25,13 @@ _LONGEST_MESSAGE_ID = 500
 class Arrival(NamedTuple):
     """A new message, ready to be stored: `row` and `attachment_rows` are fields in their wire form.
 
-    `message_id`, `in_reply_to` and `references` decide its conversation; `blobs` are contents by their digest.
+    `raw` is kept until it is stored, in case PostgreSQL refuses it. `message_id`, `in_reply_to` and `references`
+    decide its conversation; `blobs` are contents by their digest.
     """
 
     uid: int
     size: int
+    raw: bytes
     is_read: bool
     message_id: str | None
     in_reply_to: tuple[str, ...]
@@ -82,7 +84,9 @@ _CHECKPOINT = text(
 )
 
 
-def prepare(uid: int, flags: Flags, received_at: datetime | None, size: int, message: ParsedMessage) -> Arrival:
+def prepare(
+    uid: int, flags: Flags, received_at: datetime | None, size: int, raw: bytes, message: ParsedMessage
+) -> Arrival:
     """A message as rows. `received_at` is INTERNALDATE, `size` RFC822.SIZE.
 
     Raises ValueError or TypeError for a string that is not storable, which the parser lets none be.
@@ -93,6 +97,7 @@ def prepare(uid: int, flags: Flags, received_at: datetime | None, size: int, mes
     return Arrival(
         uid=uid,
         size=size,
+        raw=raw,
         is_read=flags.is_read,
         message_id=message_id,
         in_reply_to=message.in_reply_to,

@@ -42,6 +42,7 @@ def get_engine() -> Engine:
         get_settings().database.url.get_secret_value(),
         pool_size=POOL_SIZE,
         pool_pre_ping=True,
+        hide_parameters=True,  # they are people's mail, and errors go into logs and results
         connect_args={"connect_timeout": CONNECT_TIMEOUT_SECONDS, "application_name": "metabuilder"},
     )
 
