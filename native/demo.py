@@ -25,18 +25,19 @@ def exists(state: State) -> bool:
 
 
 def make(state: State) -> int:
-    """Make the mailbox unless it is there; how many messages were written."""
+    """Make the mailbox unless it is there; how many messages were written. Of two at once, one makes it."""
     from native import maildir
     from native.demo_mail import demo_messages, folders
 
-    if exists(state):
-        return 0
     state.create()
-    mail_root(state).mkdir(parents=True, exist_ok=True, mode=0o700)
-    # The two servers name folders differently on disk: a mailbox stays with the one that it was made for.
-    with_dovecot = dovecot.is_usable()
-    (state.demo / "server").write_text("dovecot" if with_dovecot else _PYMAP)
-    return maildir.write(mail_root(state) / USER, folders(), demo_messages(), utf7=with_dovecot)
+    with state.locked():
+        if exists(state):
+            return 0
+        mail_root(state).mkdir(parents=True, exist_ok=True, mode=0o700)
+        # The two servers name folders differently on disk: a mailbox stays with the one that it was made for.
+        with_dovecot = dovecot.is_usable()
+        (state.demo / "server").write_text("dovecot" if with_dovecot else _PYMAP)
+        return maildir.write(mail_root(state) / USER, folders(), demo_messages(), utf7=with_dovecot)
 
 
 def server(state: State, password: str, port: int) -> Dovecot | Pymap:

@@ -3,13 +3,15 @@
 import email
 import email.policy
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from email.message import EmailMessage
 from pathlib import Path
 
 import pytest
 
-from native import maildir
+from native import demo, maildir
 from native.demo_mail import DemoMessage, demo_messages, folders
+from native.state import State
 
 
 @pytest.fixture(scope="module")
@@ -77,3 +79,10 @@ def test_an_interrupted_mailbox_is_made_anew(messages: list[DemoMessage], tmp_pa
     (tmp_path / "demo.unfinished" / "cur" / "half").write_text("")
     assert maildir.write(tmp_path / "demo", folders(), messages, utf7=True) == len(messages)
     assert not list((tmp_path / "demo").rglob("half"))
+
+
+def test_of_two_first_demos_at_once_one_makes_the_mailbox(messages: list[DemoMessage], tmp_path: Path) -> None:
+    state = State(tmp_path / "state")
+    with ThreadPoolExecutor(4) as pool:
+        made = list(pool.map(demo.make, [state] * 4))
+    assert sorted(made) == [0, 0, 0, len(messages)]
