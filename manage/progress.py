@@ -110,7 +110,12 @@ class _Teller:
     def tell(self, state: str, info: object) -> None:
         waited = time.monotonic() - self._started
         if state == "RETRY":
-            self._once(f"It will be tried again: {info}")
+            # A retry that gives no reason found the account taken.
+            self._once(
+                "Another sync of this account is at work; waiting"
+                if info is None
+                else f"It will be tried again: {info}"
+            )
         elif state == "PENDING" and waited > _PATIENCE_SECONDS:
             self._once("Still waiting for a worker: is one free? See ./manage.sh health")
 

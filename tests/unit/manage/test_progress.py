@@ -64,6 +64,14 @@ def test_a_retry_is_told_once(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     assert capsys.readouterr().err.count("server busy") == 1
 
 
+def test_a_retry_without_a_reason_waits_for_another_sync(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answers(monkeypatch, ("RETRY", None), ("SUCCESS", RESULT))
+    watch("id", quiet=True)
+    assert capsys.readouterr().err == "Another sync of this account is at work; waiting\n"
+
+
 def test_a_failure_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     answers(monkeypatch, ("FAILURE", "wrong password"))
     with pytest.raises(StackError, match="wrong password"):
