@@ -71,7 +71,8 @@ install_packages() {
     say "Installing $(grep -c '^[a-z]' "$ROOT/requirements-$NEEDS.txt") locked packages into .venv (a minute or so the first time) …"
     touch "$VENV/.installing"
     rm -f "$VENV"/.locked-*
-    "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check \
+    # Twice quiet: only errors, not what pip thinks of this machine's configuration.
+    "$VENV/bin/python" -m pip install -q -q --disable-pip-version-check \
         --no-input --root-user-action=ignore --no-deps --require-hashes -r "$ROOT/requirements-$NEEDS.txt" >&2 ||
         fail "pip could not install the locked packages (see above). Run the same command again to try once more."
     [[ $NEEDS == native ]] || checksum native >"$VENV/.locked-native"

@@ -110,6 +110,18 @@ def test_half_a_venv_is_mended(made: Clone) -> None:
     assert made.run("ps").stdout == "CLI ps\n"
 
 
+def test_of_pip_only_errors_are_seen(made: Clone) -> None:
+    lock = made.root / "requirements-native.txt"
+    kept = lock.read_text()
+    lock.write_text(f"not-there==1 --hash=sha256:{'0' * 64}\n")
+    done = made.run("ps", PIP_NO_INDEX="1", PIP_FIND_LINKS="/nonexistent/wheels")
+    lock.write_text(kept)
+    assert done.returncode == 1
+    assert "No matching distribution found for not-there" in done.stderr
+    assert "is ignored" not in done.stderr
+    assert made.run("ps").stdout == "CLI ps\n"
+
+
 def test_two_first_uses_at_once_make_it_once(tmp_path: Path) -> None:
     clone = Clone(tmp_path / "clone")
     both = [
