@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from dotenv import dotenv_values
+from dotenv.parser import parse_stream
 
 from native.errors import StackError
 from native.postgres import APPLICATION, OWNER, Passwords, Postgres
@@ -28,13 +29,24 @@ def given(dotenv: Path = ROOT / ".env", real: Mapping[str, str] = os.environ) ->
     Of the real environment only what the settings know of, or what `.env` names as well, so that the rest of a
     shell's variables is not written into the state folder.
     """
-    try:
-        # Without interpolation: a `$` in a password is a `$`.
-        from_file = {name: value for name, value in dotenv_values(dotenv, interpolate=False).items() if value}
-    except (OSError, UnicodeDecodeError) as error:
-        raise StackError(f"{dotenv} cannot be read: {error}") from error
+    from_file = _read(dotenv)
     known = variables() | set(from_file)
     return {**from_file, **{name: real[name] for name in known if real.get(name)}}
+
+
+def _read(dotenv: Path) -> dict[str, str]:
+    """What the file sets, as it is: a `$` in a password is a `$`. Raises StackError that quotes nothing of it."""
+    try:
+        with dotenv.open(encoding="utf-8") as file:
+            found = list(parse_stream(file))
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise StackError(f"{dotenv} cannot be read: {error}") from error
+    if wrong := [str(one.original.line) for one in found if one.error]:
+        lines = f"line {wrong[0]}" if len(wrong) == 1 else f"lines {', '.join(wrong)}"
+        raise StackError(f"{dotenv} cannot be read at {lines}: write NAME=value, with a # before a comment")
+    return {one.key: one.value for one in found if one.key and one.value}
 
 
 def variables() -> set[str]:

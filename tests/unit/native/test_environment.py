@@ -46,6 +46,19 @@ def test_a_missing_file_is_no_error(tmp_path: Path) -> None:
     assert given(tmp_path / "none", {}) == {}
 
 
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [
+        ("LOG_LEVEL=INFO\nsecret garbage here\n", "at line 2:"),
+        ("# note\n=secret\n\nDEBUG=1\nPASSWORD='secret\n", "at lines 2, 5:"),
+    ],
+)
+def test_lines_that_cannot_be_read_are_numbered_but_not_shown(tmp_path: Path, text: str, where: str) -> None:
+    with pytest.raises(StackError, match=where) as caught:
+        given(dotenv(tmp_path, text), {})
+    assert "secret" not in str(caught.value)
+
+
 def test_servers_are_embedded_unless_named(state: State) -> None:
     values = effective(state, {}, PORTS)
     assert "@127.0.0.1:16379" in values["REDIS_URL"]
