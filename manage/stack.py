@@ -100,19 +100,24 @@ def logs(follow: bool, lines: int, name: str) -> None:
 def health(as_json: bool) -> None:
     """Say whether every part does its work; exit 1 if one does not."""
     from native.environment import apply
-    from native.health import check_all
+    from native.health import check_all, configuration_is_valid
     from native.state import State
 
     state = State.default()
+    configuration = configuration_is_valid()
     apply(state)
-    checks = check_all(state)
+    checks = [configuration, *check_all(state)]
     if as_json:
         print_json([check.as_dict() for check in checks])
     else:
         table(
             ("component", "health", "detail"),
             (
-                (check.component, good_or_bad(check.ok, "ok" if check.ok else "DOWN"), check.detail)
+                (
+                    check.component,
+                    good_or_bad(check.ok, "ok" if check.ok else "not ok" if check is configuration else "DOWN"),
+                    check.detail,
+                )
                 for check in checks
             ),
         )

@@ -12,6 +12,8 @@ import urllib.request
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from native.environment import given
+from native.errors import StackError
 from native.ports import LOOPBACK
 from native.postgres import libpq
 from native.state import State
@@ -42,6 +44,25 @@ def check_all(state: State) -> list[Check]:
     checks.append(migrations_are_at_head() if checks[1].ok else _not_asked("migrations", "PostgreSQL is down"))
     checks.append(worker_consumes() if checks[0].ok else _not_asked("worker", "Redis is down"))
     return [*checks, beat_is_alive(state), flower_answers(state.port("flower") or 0)]
+
+
+def configuration_is_valid() -> Check:
+    """What the operator has set by now, in `.env` too, would start.
+
+    To be asked before the environment of the running stack is in effect, which would win over the file.
+    """
+    from tasks.settings import ConfigurationError, load
+
+    before = dict(os.environ)
+    try:
+        os.environ.update(given())
+        load()
+    except (StackError, ConfigurationError) as error:
+        return Check("configuration", False, _one_line(error), "Mend it in .env, then run ./manage.sh up")
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+    return Check("configuration", True, "valid")
 
 
 def redis_answers() -> Check:
