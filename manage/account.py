@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from manage.output import ago, good_or_bad, print_json, say, table
+from manage.output import NEEDS_PASSWORD, ago, good_or_bad, password_advice, print_json, say, table
 from manage.session import USER, connect, tenant_option
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 @click.group()
 def account() -> None:
-    """Add, list, test and remove mail accounts."""
+    """Add, list, test and remove mail accounts, and change their passwords."""
 
 
 @account.command()
@@ -42,7 +42,7 @@ def add(
     tenant: str,
 ) -> None:
     """Register an IMAP account, and print its id."""
-    password = _read_password(password_stdin)
+    secret = _read_password(password_stdin)
     connect()
     from tasks.storage.accounts import NewAccount, add_account
 
@@ -55,7 +55,7 @@ def add(
         port=port or _PORTS[encryption],
         encryption=encryption,
         username=username or email,
-        password=password,
+        password=secret,
     )
     click.echo(add_account(tenant, user, new))
     say(f"Added. Try it: ./manage.sh account test {new.account_name!r}, then ./manage.sh sync {new.account_name!r}")
@@ -89,6 +89,9 @@ def list_(as_json: bool, tenant: str) -> None:
             for found in accounts
         ),
     )
+    for found in accounts:
+        if found.last_error_code in NEEDS_PASSWORD:
+            say(f"{found.account_name}: {password_advice(found.account_name)}")
 
 
 @account.command()
@@ -109,6 +112,20 @@ def test(account_name: str, tenant: str) -> None:
 
 @account.command()
 @click.argument("account_name", metavar="ACCOUNT")
+@click.option("--password-stdin", is_flag=True, help="Read the password from standard input instead of asking.")
+@tenant_option
+def password(account_name: str, password_stdin: bool, tenant: str) -> None:
+    """Store a new password for an account, and end its pause."""
+    connect()
+    from tasks.storage.accounts import change_password, find_account
+
+    found = find_account(tenant, account_name)
+    change_password(found, _read_password(password_stdin))
+    say(f"Stored. Try it: ./manage.sh account test {account_name!r}, then ./manage.sh sync {account_name!r}")
+
+
+@account.command()
+@click.argument("account_name", metavar="ACCOUNT")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @tenant_option
 def remove(account_name: str, yes: bool, tenant: str) -> None:
@@ -125,10 +142,10 @@ def remove(account_name: str, yes: bool, tenant: str) -> None:
 
 def _read_password(from_stdin: bool) -> str:
     if from_stdin:
-        password = sys.stdin.readline().rstrip("\r\n")
-        if not password:
+        secret = sys.stdin.readline().rstrip("\r\n")
+        if not secret:
             raise click.UsageError("--password-stdin was given, but standard input is empty")
-        return password
+        return secret
     if not sys.stdin.isatty():
         raise click.UsageError("there is no terminal to ask for the password: use --password-stdin")
     return str(click.prompt("Password", hide_input=True, err=True))

@@ -1,12 +1,26 @@
 """How the command line speaks: progress and errors on stderr, results on stdout."""
 
 import json
+import shlex
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import click
+
+# The codes of errors that another password mends.
+NEEDS_PASSWORD = ("authentication_failed", "credential_unreadable")
+
+
+def password_advice(account: str = "ACCOUNT") -> str:
+    """How to store another password."""
+    return f"store another password with ./manage.sh account password {shlex.quote(account)}"
+
+
+def explain(error: object) -> str:
+    """What an error says, and what to do about it."""
+    return f"{error}: {password_advice()}" if getattr(error, "code", None) in NEEDS_PASSWORD else str(error)
 
 
 def say(text: str) -> None:

@@ -138,6 +138,18 @@ def read_password(account: Account) -> str:
         return read_credential(connection, account.tenant_id, account.credential_id)
 
 
+def change_password(account: Account, password: str) -> None:
+    """Store a new secret instead of the old one; errors and a pause are forgotten. Raises NotFoundError."""
+    with tenant_transaction(account.tenant_id) as connection:
+        # Not what `account` says: somebody else may have changed it since.
+        old = connection.scalar(select(EmailClient.credential_id).where(*_is(account)).with_for_update())
+        if old is None:
+            raise NotFoundError("account")
+        new = add_credential(connection, account.tenant_id, password)
+        connection.execute(update(EmailClient).where(*_is(account)).values(credential_id=new, **_NO_ERROR))
+        remove_credential(connection, account.tenant_id, old)
+
+
 def remove_account(account: Account) -> None:
     """Remove the account with its folders, messages and secret."""
     with tenant_transaction(account.tenant_id) as connection:

@@ -60,3 +60,26 @@ def test_a_password_in_the_clear_is_warned_of(added: list[NewAccount]) -> None:
     assert "readable by anyone" in add("--encryption", "none", "--password-stdin", input="x\n").stderr
     local = add("--encryption", "none", "--hostname", "127.0.0.1", "--password-stdin", input="x\n")
     assert "readable by anyone" not in local.stderr
+
+
+@pytest.fixture
+def changed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, str]]:
+    """Whose password would have been changed, to what."""
+    found: list[tuple[Any, str]] = []
+    monkeypatch.setattr(account, "connect", lambda: None)
+    monkeypatch.setattr(accounts, "find_account", lambda tenant, name: (tenant, name))
+    monkeypatch.setattr(accounts, "change_password", lambda *arguments: found.append(arguments))
+    return found
+
+
+def test_a_password_is_changed_from_standard_input(changed: list[tuple[Any, str]]) -> None:
+    result = CliRunner().invoke(cli.main, ["account", "password", "mine", "--password-stdin"], input="n@w one \n")
+    assert result.exit_code == 0
+    assert changed == [(("default", "mine"), "n@w one ")]
+    assert "n@w" not in result.output
+
+
+def test_a_new_password_is_no_argument(changed: list[tuple[Any, str]]) -> None:
+    for arguments in (["mine", "secret"], ["mine", "--password", "secret"], ["mine"]):
+        assert CliRunner().invoke(cli.main, ["account", "password", *arguments]).exit_code == 2
+    assert changed == []

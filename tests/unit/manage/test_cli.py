@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 from manage import cli
 from native.errors import StackError
 from native.state import ROOT
-from tasks.errors import NotFoundError
+from tasks.errors import AuthenticationFailedError, CredentialUnreadableError, NotFoundError
 
 VERBS = (
     *("demo", "test", "bench", "up", "down", "restart", "ps", "logs", "health", "account", "sync", "version"),
@@ -29,7 +29,7 @@ def test_help_lists_the_verbs() -> None:
 
 
 @pytest.mark.parametrize(
-    "verb", [*(v for v in VERBS if v != "test"), "account add", "account list", "account remove"]
+    "verb", [*(v for v in VERBS if v != "test"), "account add", "account list", "account password", "account remove"]
 )
 def test_every_verb_explains_itself(verb: str) -> None:
     result = run(*verb.split(), "--help")
@@ -52,6 +52,13 @@ def test_an_expected_error_is_one_line(error: Exception, monkeypatch: pytest.Mon
     result = failing_with(error, monkeypatch)
     assert result.exit_code == 1
     assert result.stderr == f"error: {' '.join(str(error).split())}\n"
+
+
+@pytest.mark.parametrize("error", [AuthenticationFailedError("NO"), CredentialUnreadableError()])
+def test_a_password_that_does_not_work_can_be_changed(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = failing_with(error, monkeypatch).stderr
+    assert said.endswith(": store another password with ./manage.sh account password ACCOUNT\n")
+    assert said.count("\n") == 1
 
 
 def test_a_bug_shows_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ import pytest
 from manage import progress
 from manage.progress import summarise, watch
 from native.errors import StackError
+from tasks.errors import AuthenticationFailedError
 
 ACCOUNT: Any = SimpleNamespace(account_name="demo")
 RESULT = {
@@ -70,6 +71,12 @@ def test_a_retry_without_a_reason_waits_for_another_sync(
     answers(monkeypatch, ("RETRY", None), ("SUCCESS", RESULT))
     watch("id", quiet=True)
     assert capsys.readouterr().err == "Another sync of this account is at work; waiting\n"
+
+
+def test_a_wrong_password_is_followed_by_the_verb_that_changes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers(monkeypatch, ("FAILURE", AuthenticationFailedError("NO")))
+    with pytest.raises(StackError, match=r"manage\.sh account password"):
+        watch("id")
 
 
 def test_a_failure_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
