@@ -175,8 +175,10 @@ def _finish(
 ) -> None:
     """Make sure the number of messages agrees, and remember the server's state."""
     with run.transaction() as connection:
-        accounted_for = changes.count_accounted_for(connection, run.account, folder)
-    if accounted_for != opened.messages:
+        if full:
+            changes.recount(connection, run.account, folder)
+        current = load_folder(connection, run.account, folder.id)
+    if current.total_count + current.quarantined_count != opened.messages:
         present = compare_uids(run, imap, folder, opened, tally)
         _fetch(run, imap, folder, present, tally, first=1)
     state: dict[str, object] = {
@@ -190,6 +192,4 @@ def _finish(
     if full:
         state["verified_at"] = func.now()
     with run.transaction() as connection:
-        if full:
-            changes.recount(connection, run.account, folder)
         change_folder(connection, run.account, folder.id, state)

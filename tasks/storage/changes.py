@@ -92,7 +92,6 @@ _ACCOUNTED_RANGES = f"""
 # As text: the driver knows no multiranges.
 _MISSING = text(f"SELECT CAST(CAST(:uids AS int8multirange) - ({_ACCOUNTED_RANGES}) AS text)")
 _STORED = text(f"SELECT CAST(CAST(:uids AS int8multirange) * ({_ACCOUNTED_RANGES}) AS text)")
-_COUNT_ACCOUNTED_FOR = text(f"SELECT count(*) FROM ({_ACCOUNTED_FOR}) AS accounted_for")
 
 _NEWEST = text(
     """
@@ -196,11 +195,6 @@ def stored_uids(connection: Connection, account: Account, folder: Folder, on_ser
     """Of the UIDs `on_server`, those stored or quarantined."""
     values = {"uids": on_server.to_multirange(), "first": 0}
     return UidSet.from_multirange(str(connection.scalar(_STORED, {**_key(account, folder), **values})))
-
-
-def count_accounted_for(connection: Connection, account: Account, folder: Folder) -> int:
-    """How many messages are stored or quarantined."""
-    return int(connection.scalar(_COUNT_ACCOUNTED_FOR, {**_key(account, folder), "first": 0}) or 0)
 
 
 def newest(connection: Connection, account: Account, folder: Folder, number: int) -> list[Envelope]:
