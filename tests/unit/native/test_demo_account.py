@@ -1,6 +1,7 @@
 """The account of the demo mailbox, and what a new password does to an account."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from cryptography.fernet import Fernet
@@ -57,3 +58,9 @@ def test_the_demo_stores_its_password_again_under_another_key(database: Database
         read_password(find_account(TENANT, demo.ACCOUNT))
     assert read_password(registered("second")) == "second"
     assert read_password(registered("third")) == "second"  # one that can be read is left alone
+
+
+def test_two_that_register_the_demo_at_once_get_one_account(database: Database) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        found = set(pool.map(lambda _: registered().id, range(4)))
+    assert len(found) == 1
