@@ -97,6 +97,9 @@ class WorkerSettings(_Group):
         LONGEST_COUNTDOWN_SECONDS, validation_alias="TASK_RETRY_MAX_DELAY", ge=1, le=LONGEST_COUNTDOWN_SECONDS
     )
 
+    # Not read by the tasks: `up` takes it, and here it is checked with the rest.
+    flower_port: Port = Field(5556, validation_alias="FLOWER_PORT")
+
     @model_validator(mode="after")
     def _limits_fit_each_other(self) -> Self:
         if self.task_soft_time_limit >= self.task_time_limit:

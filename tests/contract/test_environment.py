@@ -9,8 +9,8 @@ from tasks.settings import Settings
 
 ENV_EXAMPLE = Path(__file__).parents[2] / ".env.example"
 
-# For Flower and those who start it; the tasks know nothing of it.
-NOT_IN_SETTINGS = {"FLOWER_BASIC_AUTH", "FLOWER_PORT"}
+# For Flower itself.
+NOT_IN_SETTINGS = {"FLOWER_BASIC_AUTH"}
 # Examples that are not defaults: setting them changes what is started.
 EXAMPLES_ONLY = {"REDIS_URL"}
 

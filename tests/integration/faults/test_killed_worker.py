@@ -21,8 +21,9 @@ from tests.support.worker import Worker, wait_until
 
 MESSAGES = 1500
 KILLS = 10
-BYTES_PER_SECOND = 150_000
 LONGEST_LIFE = 0.8
+# Too slow for ten of the longest lives, and the moments in which a kill is noticed, to bring all messages.
+BYTES_PER_SECOND = 45_000
 
 
 @pytest.fixture
