@@ -25,6 +25,7 @@ _OFFLINEIMAP_UP_TO = 10_000
 # Of large mailboxes one round is enough; the small ones vary.
 _REPEATED_UP_TO = 10_000
 _PRESENT, _NEW = 100_000, 100
+_APPENDED_AT_ONCE = 5_000
 _TABLE_WIDTH = 132
 _PLOT = Path(".bench/sync.png")
 
@@ -115,17 +116,20 @@ def _measure(stack: Stack, count: int, rounds: int) -> Result:
 
 
 def _new_among_many(stack: Stack) -> float:
-    """Seconds from login to done for a few new messages in a folder of many."""
+    """Seconds from login to done for a few new messages in a folder of many.
+
+    Served from mdbox, Dovecot's format for large folders. To open a Maildir of this size in which something is new,
+    Dovecot alone reads its directory for 0.3 s, which is not what is measured here.
+    """
     console.print(f"{_NEW} new among {_PRESENT:,} …")
-    mailbox.build(stack.maildir("many"), _PRESENT, small=True)
     times = []
-    with stack.worker():
-        account = stack.add_account("many")
+    with stack.large_folders() as dovecot, stack.worker():
+        for first in range(0, _PRESENT, _APPENDED_AT_ONCE):
+            mailbox.append(dovecot, "many", _APPENDED_AT_ONCE, first)
+        account = stack.add_account("many", dovecot)
         stack.sync(account)
-        for number in range(3):
-            mailbox.build(stack.maildir("many"), _NEW, small=True, first=_PRESENT + number * _NEW)
-            # Dovecot reads new files into its index once, whoever asks first.
-            peers.raw_stream(stack.dovecot, "many", 1)
+        for number in range(5):
+            mailbox.append(dovecot, "many", _NEW, _PRESENT + number * _NEW)
             result = stack.sync(account)
             if result["messages_synced"] != _NEW:
                 raise SystemExit(f"{result['messages_synced']} of {_NEW} new messages were synced")

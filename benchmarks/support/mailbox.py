@@ -1,14 +1,17 @@
-"""Builds a Maildir that looks like real mail in numbers: sizes, structure, attachments.
+"""Makes mail that looks like real mail in numbers: sizes, structure, attachments.
 
 Mean about 21 kB: two thirds of the messages carry HTML of 1 to 14 kB beside their text of up to 4 kB, one in ten has
 an attachment of 5 to 300 kB, and every message has some twenty header fields. Deterministic for a seed.
 """
 
 import base64
+import imaplib
 import random
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
+
+from native.dovecot import Dovecot
 
 _SEED = 20260302
 _WORDS = 4000
@@ -17,17 +20,14 @@ _WITH_HTML, _WITH_ATTACHMENT, _READ, _REPLIES = 0.67, 0.10, 0.66, 0.4
 _START = datetime(2024, 1, 1, tzinfo=UTC)
 
 
-def build(maildir: Path, count: int, *, small: bool = False, first: int = 0) -> int:
-    """Add messages number `first` to `first + count - 1` to an INBOX and return their size in bytes.
-
-    With `small`, each is a few hundred bytes.
-    """
+def build(maildir: Path, count: int) -> int:
+    """Put `count` messages into a new INBOX on disk and return their size in bytes."""
     for folder in ("cur", "new", "tmp"):
         (maildir / folder).mkdir(parents=True, exist_ok=True)
-    writer = _Writer(first)
+    writer = _Writer(_SEED)
     total = 0
-    for number in range(first, first + count):
-        raw = writer.small(number) if small else writer.message(number)
+    for number in range(count):
+        raw = writer.message(number)
         seen = "S" if writer.random.random() < _READ else ""
         name = f"{1_700_000_000 + number}.M{number}P1.bench,S={len(raw)},W={len(raw)}:2,{seen}"
         (maildir / "cur" / name).write_bytes(raw)
@@ -35,9 +35,24 @@ def build(maildir: Path, count: int, *, small: bool = False, first: int = 0) -> 
     return total
 
 
+def append(dovecot: Dovecot, user: str, count: int, first: int) -> None:
+    """Add messages number `first` to `first + count - 1`, of a few hundred bytes each, over IMAP (RFC 3502)."""
+    writer = _Writer(_SEED + first)
+    messages = [writer.small(number) for number in range(first, first + count)]
+    with imaplib.IMAP4(dovecot.host, dovecot.port, timeout=60) as client:
+        client.login(user, dovecot.password)
+        literals = b"".join(b" {%d+}\r\n%b" % (len(raw), raw) for raw in messages)
+        client.send(b"many APPEND INBOX" + literals + b"\r\n")
+        while not (line := client.readline()).startswith(b"many "):
+            if not line:
+                raise SystemExit("Dovecot hung up in the middle of an APPEND")
+        if not line.startswith(b"many OK"):
+            raise SystemExit(f"Dovecot refused an APPEND: {line!r}")
+
+
 class _Writer:
-    def __init__(self, first: int) -> None:
-        self.random = random.Random(_SEED + first)
+    def __init__(self, seed: int) -> None:
+        self.random = random.Random(seed)
         letters = "abcdefghijklmnoprstuvwyäöüéñ"
         words = ["".join(self.random.choices(letters, k=self.random.randint(2, 10))) for _ in range(_WORDS)]
         self._paragraphs = [

@@ -76,11 +76,20 @@ class Stack:
         session.get_engine.cache_clear()
         self.postgres.drop_database(name)
 
-    def add_account(self, user: str) -> str:
+    @contextmanager
+    def large_folders(self) -> Iterator[Dovecot]:
+        """A second Dovecot, which keeps mail as mdbox."""
+        mail = self.root / "mdbox"
+        location = f"mail_location = mdbox:{mail}/%u"
+        with Dovecot(self.root / "dovecot-mdbox", mail, PASSWORD, extra_config=location) as dovecot:
+            yield dovecot
+
+    def add_account(self, user: str, dovecot: Dovecot | None = None) -> str:
         """Register a user's mailbox; the id of the account."""
         from tasks.storage.accounts import NewAccount, add_account
 
-        new = NewAccount(user, f"{user}@example.net", self.dovecot.host, self.dovecot.port, "none", user, PASSWORD)
+        server = dovecot or self.dovecot
+        new = NewAccount(user, f"{user}@example.net", server.host, server.port, "none", user, PASSWORD)
         return add_account(TENANT, USER, new)
 
     def sync(self, account_id: str) -> dict[str, Any]:
