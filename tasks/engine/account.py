@@ -1,4 +1,4 @@
-"""Brings an account's folders in line with the server's, then the messages of each."""
+"""One sync of an account: under its lease, with what goes wrong kept where its owner sees it."""
 
 import logging
 import time
@@ -8,8 +8,7 @@ from typing import NamedTuple
 
 from celery.exceptions import SoftTimeLimitExceeded
 
-from tasks.engine.folder import sync_folder
-from tasks.engine.renames import find_renames
+from tasks.engine.mailbox import sync_mailbox
 from tasks.engine.run import HandOnError, Progress, Run, Tally
 from tasks.errors import (
     AuthenticationFailedError,
@@ -18,33 +17,15 @@ from tasks.errors import (
     InternalError,
     LeaseLostError,
     NotFoundError,
-    ProtocolError,
     StorageUnavailableError,
     UnsupportedProtocolError,
 )
-from tasks.mail.folders import ListedFolder, classify
-from tasks.mail.imap import Endpoint, FetchRefusedError, FolderGoneError, ImapConnection
-from tasks.mail.imap_responses import FolderStatus
+from tasks.mail.imap import Endpoint, ImapConnection
 from tasks.settings import get_settings
 from tasks.storage.accounts import Account, read_password, record_failure, record_success
-from tasks.storage.changes import release_quarantined
-from tasks.storage.folders import (
-    Folder,
-    NewFolder,
-    add_folders,
-    change_folder,
-    load_folders,
-    remove_folders,
-)
 from tasks.storage.leases import owner_of, release_lease, take_lease
 
 logger = logging.getLogger(__name__)
-
-# What a person looks at first is there first.
-_ORDER = ("inbox", "sent", "drafts", "custom", "archive", "spam", "trash")
-
-# What a server would not give is asked for again this often: it may have been the server's bad day.
-_TRY_AGAIN_HOURS = 6
 
 _LONGEST_COMPLAINT = 500
 
@@ -155,76 +136,10 @@ def _sync(run: Run, folder_id: str | None) -> None:
     started = time.monotonic()
     with connected(run.account) as imap:
         run.tally.connect_seconds += time.monotonic() - started
-        listed, statuses = imap.list_folders()
-        if not listed:
-            raise ProtocolError("LIST named no folder, not even INBOX")
-        folders = _reconcile(run, imap, listed, statuses)
-        chosen = _chosen(folders, folder_id)
-        run.show(folders_total=len(chosen))
-        for number, folder in enumerate(chosen):
-            if number:
-                run.check_deadline()
-            run.show(folder=folder.name, folders_done=number)
-            run.keep_lease()
-            try:
-                sync_folder(run, imap, folder, statuses.get(folder.path))
-                run.tally.failed_folders.pop(folder.name, None)
-            except FolderGoneError:
-                with run.transaction() as connection:
-                    run.tally.deleted_with_folders += remove_folders(connection, run.account, [folder.id])
-            except FetchRefusedError as error:
-                # One folder that cannot be opened keeps no other from its mail.
-                run.tally.failed_folders[folder.name] = error.detail
-        run.show(folder="", folders_done=len(chosen))
+        sync_mailbox(run, imap, folder_id)
     # Waits for the disk, and with it all batches before: only then is the task acknowledged.
     with run.transaction(durable=True) as connection:
         record_success(connection, run.account, whole_account=folder_id is None)
     if failed := run.tally.failed_folders:
         words = "; ".join(f"{name}: {why}" for name, why in failed.items())
         record_failure(run.account, FoldersFailedError(words[:_LONGEST_COMPLAINT]), pause=False)
-
-
-def _chosen(folders: list[Folder], folder_id: str | None) -> list[Folder]:
-    if folder_id is not None:
-        chosen = [folder for folder in folders if folder.id == folder_id and folder.is_selectable]
-        if not chosen:
-            raise NotFoundError("folder")
-        return chosen
-    selectable = [folder for folder in folders if folder.is_selectable]
-    return sorted(selectable, key=lambda folder: (_ORDER.index(folder.type), folder.name))
-
-
-def _reconcile(
-    run: Run, imap: ImapConnection, listed: list[ListedFolder], statuses: dict[str, FolderStatus]
-) -> list[Folder]:
-    """Add, rename, change and remove our folders until they are the server's."""
-    types = classify(listed)
-    on_server = {
-        folder.path: NewFolder(folder.path, folder.name, folder.delimiter, types[folder.path], folder.is_selectable)
-        for folder in listed
-    }
-    with run.transaction() as connection:
-        release_quarantined(connection, run.account, _TRY_AGAIN_HOURS)
-        ours = load_folders(connection, run.account, run.full_since)
-    # A folder that can no longer be opened holds no messages any more: it starts anew, empty.
-    emptied = {p for p, f in ours.items() if p in on_server and f.total_count and not on_server[p].is_selectable}
-    gone = [folder for path, folder in ours.items() if path not in on_server or path in emptied]
-    new = [path for path in on_server if path not in ours or path in emptied]
-    renames = find_renames(run, imap, gone, new, statuses)
-    with run.transaction() as connection:
-        for folder, path in renames:
-            change_folder(connection, run.account, folder.id, on_server[path]._asdict())
-        renamed = {folder.id for folder, _ in renames}
-        taken = {path for _, path in renames}
-        run.tally.deleted_with_folders += remove_folders(
-            connection, run.account, [folder.id for folder in gone if folder.id not in renamed]
-        )
-        add_folders(connection, run.account, [on_server[path] for path in new if path not in taken])
-        for path, folder in ours.items():
-            if path in on_server and path not in emptied and _differs(folder, on_server[path]):
-                change_folder(connection, run.account, folder.id, on_server[path]._asdict())
-        return list(load_folders(connection, run.account, run.full_since).values())
-
-
-def _differs(folder: Folder, listed: NewFolder) -> bool:
-    return any(getattr(folder, name) != value for name, value in listed._asdict().items())

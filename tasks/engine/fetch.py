@@ -1,46 +1,21 @@
-"""Fetches new messages as the server streams them, cuts them into batches, and parses them.
+"""Asks an IMAP server for new messages, and cuts what it streams into batches as it arrives."""
 
-Three things go on at once: one batch arrives, the one before is parsed, the one before that is stored.
-"""
+from collections.abc import Generator, Iterator
 
-import logging
-from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from operator import attrgetter
-
+from tasks.engine.batches import BrokenOffError, Received, in_batches
+from tasks.engine.intake import MOST_ATTEMPTS
 from tasks.engine.run import Run
-from tasks.errors import MailServerBusyError, MessageUnparsableError, TransientError
-from tasks.mail.flags import read_flags
+from tasks.errors import MailServerBusyError, TransientError
 from tasks.mail.imap import FetchRefusedError, ImapConnection
-from tasks.mail.imap_responses import FetchedMessage
-from tasks.mail.parse import parse
 from tasks.mail.uidset import UidSet
-from tasks.settings import SyncSettings
 from tasks.storage.folders import Folder
-from tasks.storage.messages import Arrival, Batch, Quarantined, prepare
-
-logger = logging.getLogger(__name__)
+from tasks.storage.messages import Batch, Quarantined
 
 # So many are asked for with one command: enough to make the pause between two rare.
 _MESSAGES_PER_COMMAND = 5_000
 
-# Sanitising HTML and digesting attachments, two thirds of the work, run outside the interpreter's lock.
-_PARSERS = 2
-
 # A server that refuses so many messages in a row, and gave none, has a problem of its own.
 _REFUSALS_IN_A_ROW = 10
-
-# A message that broke the connection this often in a row is set aside.
-MOST_ATTEMPTS = 3
-
-
-class BrokenOffError(Exception):
-    """The connection broke when message `uid` was to come."""
-
-    def __init__(self, uid: int, error: TransientError) -> None:
-        super().__init__(uid, error)
-        self.uid, self.error = uid, error
 
 
 def fetch_batches(run: Run, imap: ImapConnection, folder: Folder, uids: UidSet) -> Generator[Batch]:
@@ -49,44 +24,7 @@ def fetch_batches(run: Run, imap: ImapConnection, folder: Folder, uids: UidSet) 
     Raises BrokenOffError for a connection that breaks, after what arrived before, and MailServerBusyError for a
     server that refuses all.
     """
-    receiver = _Receiver(run, imap, folder)
-    with ThreadPoolExecutor(_PARSERS, thread_name_prefix="parse") as parsers:
-        parsing: Callable[[], Batch] | None = None
-        try:
-            for received in receiver.receive(uids):
-                started = _start_parsing(parsers, folder, received)
-                if parsing:
-                    yield parsing()
-                parsing = started
-        except (BrokenOffError, TransientError):
-            if parsing:
-                yield parsing()
-            raise
-        if parsing:
-            yield parsing()
-
-
-class _Received:
-    """Messages that will be one batch. After it, all UIDs below `uidnext` are accounted for."""
-
-    def __init__(self, settings: SyncSettings) -> None:
-        self._settings = settings
-        self._bytes = 0
-        self.messages: list[FetchedMessage] = []
-        self.quarantined: list[Quarantined] = []
-        self.uidnext = 1
-
-    def add(self, message: FetchedMessage) -> None:
-        if message.raw is None:
-            detail = f"{message.size} bytes; SYNC_MAX_MESSAGE_BYTES is {self._settings.max_message_bytes}"
-            self.quarantined.append(Quarantined(message.uid, "too_large", detail, message.size, None))
-        else:
-            self.messages.append(message)
-            self._bytes += len(message.raw)
-
-    @property
-    def is_full(self) -> bool:
-        return len(self.messages) >= self._settings.batch_size or self._bytes >= self._settings.batch_bytes
+    return in_batches(folder, _Receiver(run, imap, folder).receive(uids))
 
 
 class _Receiver:
@@ -97,7 +35,7 @@ class _Receiver:
         self._delivered = False
         self._refusals = 0
 
-    def receive(self, uids: UidSet) -> Iterator[_Received]:
+    def receive(self, uids: UidSet) -> Iterator[Received]:
         """All but a message that broke the connection before, then that one.
 
         If the others come, it is the message; if they break the connection as well, it is the server.
@@ -109,12 +47,12 @@ class _Receiver:
         if suspect is not None and others != uids:
             yield from self._receive_part(UidSet.of([suspect]), None)
 
-    def _receive_part(self, part: UidSet, outstanding: int | None) -> Iterator[_Received]:
+    def _receive_part(self, part: UidSet, outstanding: int | None) -> Iterator[Received]:
         # The checkpoint never passes a message that is still outstanding.
         highest = part.ranges[-1][1] + 1
         end = min(highest, outstanding or highest)
         waiting = dict.fromkeys(part.uids())
-        received = _Received(self._settings)
+        received = Received(self._settings)
         last = 0
         try:
             for message in self._imap.stream_messages(part):
@@ -127,7 +65,7 @@ class _Receiver:
                     # The first that is still to come; a dict keeps its order, and messages come in theirs.
                     received.uidnext = min(next(iter(waiting), end), end)
                     yield received
-                    received = _Received(self._settings)
+                    received = Received(self._settings)
         except FetchRefusedError as refusal:
             self._receive_singly(list(waiting), received, refusal)
         except TransientError as error:
@@ -141,7 +79,7 @@ class _Receiver:
         received.uidnext = end
         yield received
 
-    def _receive_singly(self, uids: list[int], received: _Received, refusal: FetchRefusedError | None) -> None:
+    def _receive_singly(self, uids: list[int], received: Received, refusal: FetchRefusedError | None) -> None:
         refused: list[Quarantined] = []
         for uid in uids:
             try:
@@ -168,34 +106,3 @@ class _Receiver:
         attempts = self._folder.suspect_attempts if self._folder.suspect_uid == uid else 0
         if attempts + 1 < MOST_ATTEMPTS:
             raise BrokenOffError(uid, refusal)
-
-
-def _start_parsing(parsers: ThreadPoolExecutor, folder: Folder, received: _Received) -> Callable[[], Batch]:
-    """Parse in the background; what is returned waits for it."""
-    shares = [received.messages[start::_PARSERS] for start in range(_PARSERS)]
-    parsed = parsers.map(partial(_parse_all, folder), shares)
-
-    def finish() -> Batch:
-        items = [item for share in parsed for item in share]
-        arrivals = sorted((item for item in items if isinstance(item, Arrival)), key=attrgetter("uid"))
-        quarantined = [item for item in items if isinstance(item, Quarantined)]
-        return Batch(arrivals, [*received.quarantined, *quarantined], received.uidnext)
-
-    return finish
-
-
-def _parse_all(folder: Folder, messages: list[FetchedMessage]) -> list[Arrival | Quarantined]:
-    return [_parse(folder, message) for message in messages]
-
-
-def _parse(folder: Folder, message: FetchedMessage) -> Arrival | Quarantined:
-    raw = message.raw or b""
-    try:
-        flags = read_flags(message.flags, folder.type)
-        return prepare(message.uid, flags, message.received_at, message.size, raw, parse(raw))
-    except MessageUnparsableError as error:
-        return Quarantined(message.uid, "unparsable", error.detail, message.size, raw)
-    except Exception as error:
-        # A defect of the parser must not stop a folder; the bytes are kept to find it.
-        logger.exception("parser failed", extra={"folder_id": folder.id, "uid": message.uid})
-        return Quarantined(message.uid, "parser_failed", type(error).__name__, message.size, raw)

@@ -13,25 +13,20 @@ checkpoint (`uidnext`) are one transaction; what is fetched is what the server h
 killed anywhere is simply continued.
 """
 
-import logging
 import time
 
 from sqlalchemy import func
-from sqlalchemy.exc import DBAPIError
 
 from tasks.engine.changes import apply_changes, compare_all, compare_uids, renumber
-from tasks.engine.fetch import MOST_ATTEMPTS, BrokenOffError, fetch_batches
-from tasks.engine.prefetch import Prefetch
+from tasks.engine.fetch import fetch_batches
+from tasks.engine.intake import take_in
 from tasks.engine.run import FolderTally, Run
 from tasks.mail.imap import FetchRefusedError, ImapConnection
 from tasks.mail.imap_responses import FolderStatus
 from tasks.mail.uidset import UidSet
 from tasks.storage import changes
 from tasks.storage.folders import Folder, change_folder, load_folder
-from tasks.storage.messages import Batch, Quarantined, store_batch
-from tasks.storage.session import is_about_the_data
-
-logger = logging.getLogger(__name__)
+from tasks.storage.messages import UidNumbering
 
 
 def sync_folder(run: Run, imap: ImapConnection, folder: Folder, status: FolderStatus | None) -> None:
@@ -103,71 +98,9 @@ def _fetch(
     if not missing.ranges:
         return
     run.show(folder=folder.name, messages_total=run.progress.messages_done + missing.size())
-    batches = Prefetch(
-        fetch_batches(run, imap, folder, missing),
-        interrupt=imap.abandon,
-        idle=run.keep_lease,
-        idle_seconds=run.renewal_seconds,
-    )
-    try:
-        with batches:
-            for batch in batches:
-                _store(run, folder, batch, tally)
-                run.check_deadline()
-    except BrokenOffError as failure:
-        _remember_failure(run, folder, failure, tally)
-        raise failure.error from failure
-
-
-def _store(run: Run, folder: Folder, batch: Batch, tally: FolderTally) -> None:
     assert folder.uidvalidity is not None
-    try:
-        with run.transaction() as connection:
-            store_batch(connection, run.account, folder.id, folder.uidvalidity, batch)
-    except DBAPIError as error:
-        if not is_about_the_data(error):
-            raise
-        for smaller in _narrowed(batch, error):
-            _store(run, folder, smaller, tally)
-        return
-    tally.synced += len(batch.arrivals)
-    tally.quarantined += len(batch.quarantined)
-    done = len(batch.arrivals) + len(batch.quarantined)
-    run.show(
-        messages_done=run.progress.messages_done + done,
-        messages_synced=run.progress.messages_synced + len(batch.arrivals),
-    )
-
-
-def _narrowed(batch: Batch, error: DBAPIError) -> tuple[Batch, ...]:
-    """The batch in two halves, to find the message that PostgreSQL will never take; a single one is set aside."""
-    if not batch.arrivals:
-        raise error
-    middle = len(batch.arrivals) // 2
-    if middle:
-        first, second = batch.arrivals[:middle], batch.arrivals[middle:]
-        return Batch(first, (), first[-1].uid + 1), Batch(second, batch.quarantined, batch.uidnext)
-    arrival = batch.arrivals[0]
-    detail = f"PostgreSQL refuses it: SQLSTATE {getattr(error.orig, 'pgcode', None)}"
-    logger.error("message cannot be stored", extra={"uid": arrival.uid, "detail": detail})
-    refused = Quarantined(arrival.uid, "unstorable", detail, arrival.size, arrival.raw)
-    return (Batch((), (*batch.quarantined, refused), batch.uidnext),)
-
-
-def _remember_failure(run: Run, folder: Folder, failure: BrokenOffError, tally: FolderTally) -> None:
-    """Count how often in a row the connection broke at the same message; at last that one is set aside."""
-    with run.transaction() as connection:
-        current = load_folder(connection, run.account, folder.id)
-        attempts = current.suspect_attempts + 1 if current.suspect_uid == failure.uid else 1
-        if attempts < MOST_ATTEMPTS:
-            suspect = {"suspect_uid": failure.uid, "suspect_attempts": attempts}
-            change_folder(connection, run.account, folder.id, suspect)
-            return
-        refused = Quarantined(failure.uid, "undeliverable", str(failure.error), 0, None)
-        assert folder.uidvalidity is not None
-        store_batch(connection, run.account, folder.id, folder.uidvalidity, Batch((), (refused,), 1))
-        change_folder(connection, run.account, folder.id, {"suspect_uid": None, "suspect_attempts": 0})
-    tally.quarantined += 1
+    batches = fetch_batches(run, imap, folder, missing)
+    take_in(run, folder, UidNumbering(folder.uidvalidity), batches, tally, interrupt=imap.abandon)
 
 
 def _finish(

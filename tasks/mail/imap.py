@@ -26,7 +26,6 @@ from tasks.mail.folders import ListedFolder, quote
 from tasks.mail.imap_responses import (
     FetchedEnvelope,
     FetchedFlags,
-    FetchedMessage,
     FolderStatus,
     Line,
     read_envelopes,
@@ -40,6 +39,7 @@ from tasks.mail.imap_responses import (
     read_uid_set,
     read_uids,
 )
+from tasks.mail.message import FetchedMessage
 from tasks.mail.uidset import UidSet
 
 # imaplib refuses lines above 1,000,000 bytes; this many UIDs of at most eleven bytes fit.

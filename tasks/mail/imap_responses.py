@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from tasks.errors import ProtocolError
 from tasks.mail.folders import ListedFolder
+from tasks.mail.message import FetchedMessage
 from tasks.mail.uidset import UidSet
 
 Line = bytes | tuple[bytes, bytes] | None
@@ -58,19 +59,6 @@ class FetchedFlags(NamedTuple):
 
     uid: int
     flags: tuple[str, ...]
-
-
-class FetchedMessage(NamedTuple):
-    """One message from the wire. `received_at` is INTERNALDATE, None where unreadable; `size` is RFC822.SIZE.
-
-    `raw` is None where the message was larger than what is read.
-    """
-
-    uid: int
-    flags: tuple[str, ...]
-    received_at: datetime | None
-    size: int
-    raw: bytes | None
 
 
 class FetchedEnvelope(NamedTuple):

@@ -25,6 +25,20 @@ class Attachment(NamedTuple):
     is_inline: bool
 
 
+class FetchedMessage(NamedTuple):
+    """One message from the wire. `uid` is its UID, or on POP3 its number in the session.
+
+    `received_at` is INTERNALDATE, None where unreadable; `size` is RFC822.SIZE. `raw` is None where the message was
+    larger than what is read.
+    """
+
+    uid: int
+    flags: tuple[str, ...]
+    received_at: datetime | None
+    size: int
+    raw: bytes | None
+
+
 class ParsedMessage(NamedTuple):
     """What a mail client would show of one message.
 

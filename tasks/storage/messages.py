@@ -51,6 +51,16 @@ class Quarantined(NamedTuple):
     raw: bytes | None
 
 
+class UidNumbering(NamedTuple):
+    """Messages are told apart by their UIDs, which are theirs as long as UIDVALIDITY stays the same."""
+
+    uidvalidity: int
+
+    def fields(self, uid: int) -> bytes:
+        """The columns uidvalidity and imap_uid of message `uid`."""
+        return copy.bigint(self.uidvalidity) + copy.bigint(uid)
+
+
 class Batch(NamedTuple):
     """Messages that are committed together; afterwards all UIDs below `uidnext` are accounted for."""
 
@@ -59,9 +69,9 @@ class Batch(NamedTuple):
     uidnext: int
 
 
-_PLACE_COLUMNS = ("tenant_id", "email_client_id", "folder_id", "uidvalidity")
+_PLACE_COLUMNS = ("tenant_id", "email_client_id", "folder_id", "uidvalidity", "imap_uid")
 _MESSAGE_COLUMNS = (
-    *_PLACE_COLUMNS, "id", "imap_uid", "message_id", "from_addresses", "to_addresses", "cc_addresses",
+    *_PLACE_COLUMNS, "id", "message_id", "from_addresses", "to_addresses", "cc_addresses",
     "bcc_addresses", "reply_to_addresses", "subject", "text_body", "html_body", "headers", "received_at", "sent_at",
     "is_read", "is_starred", "is_spam", "is_draft", "is_sent", "is_deleted", "labels", "attachment_count", "size",
     "conversation_id",
@@ -71,7 +81,7 @@ _ATTACHMENT_COLUMNS = (
     "storage_key",
 )  # fmt: skip
 _BLOB_COLUMNS = ("tenant_id", "sha256", "size", "content")
-_QUARANTINE_COLUMNS = (*_PLACE_COLUMNS, "id", "imap_uid", "reason", "detail", "size", "raw")
+_QUARANTINE_COLUMNS = (*_PLACE_COLUMNS, "id", "reason", "detail", "size", "raw")
 
 _KNOWN_BLOBS = text("SELECT sha256 FROM blob WHERE tenant_id = :tenant_id AND sha256 = ANY(:digests)")
 _CHECKPOINT = text(
@@ -102,16 +112,18 @@ def prepare(
         message_id=message_id,
         in_reply_to=message.in_reply_to,
         references=message.references,
-        row=row_id + _message_row(uid, message_id, flags, received_at, size, message),
+        row=row_id + _message_row(message_id, flags, received_at, size, message),
         attachment_rows=_attachment_rows(row_id, message, digests),
         blobs={key: attachment.content for key, attachment in zip(digests, message.attachments, strict=True)},
     )
 
 
-def store_batch(connection: Connection, account: Account, folder_id: str, uidvalidity: int, batch: Batch) -> None:
+def store_batch(
+    connection: Connection, account: Account, folder_id: str, numbering: UidNumbering, batch: Batch
+) -> None:
     """Store the batch, count it in the folder, and move the folder's checkpoint."""
     tenant = copy.text(account.tenant_id)
-    place = tenant + copy.text(account.id) + copy.text(folder_id) + copy.bigint(uidvalidity)
+    place = tenant + copy.text(account.id) + copy.text(folder_id)
     arrivals = batch.arrivals
     _store_blobs(connection, account.tenant_id, arrivals)
     conversations = assign_conversations(connection, account, arrivals)
@@ -120,7 +132,7 @@ def store_batch(connection: Connection, account: Account, folder_id: str, uidval
         "email_message",
         _MESSAGE_COLUMNS,
         (
-            (place, arrival.row, copy.text(conversation))
+            (place, numbering.fields(arrival.uid), arrival.row, copy.text(conversation))
             for arrival, conversation in zip(arrivals, conversations, strict=True)
         ),
     )
@@ -134,7 +146,10 @@ def store_batch(connection: Connection, account: Account, folder_id: str, uidval
         connection,
         "raw_quarantine",
         _QUARANTINE_COLUMNS,
-        ((place, *_quarantine_fields(quarantined)) for quarantined in batch.quarantined),
+        (
+            (place, numbering.fields(quarantined.uid), *_quarantine_fields(quarantined))
+            for quarantined in batch.quarantined
+        ),
     )
     connection.execute(
         _CHECKPOINT,
@@ -169,11 +184,10 @@ def _store_blobs(connection: Connection, tenant_id: str, arrivals: Sequence[Arri
 
 
 def _message_row(
-    uid: int, message_id: str | None, flags: Flags, received_at: datetime | None, size: int, message: ParsedMessage
+    message_id: str | None, flags: Flags, received_at: datetime | None, size: int, message: ParsedMessage
 ) -> bytes:
     return b"".join(
         (
-            copy.bigint(uid),
             copy.text(message_id),
             _addresses(message.from_),
             _addresses(message.to),
@@ -221,7 +235,6 @@ def _attachment_rows(message_row_id: bytes, message: ParsedMessage, digests: lis
 def _quarantine_fields(quarantined: Quarantined) -> tuple[bytes, ...]:
     return (
         copy.text(new_id()),
-        copy.bigint(quarantined.uid),
         copy.text(quarantined.reason),
         copy.text(quarantined.detail),
         copy.bigint(quarantined.size),

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from tasks.errors import ProtocolError
 from tasks.mail.imap_responses import (
-    FetchedMessage,
     Line,
     read_envelopes,
     read_flags,
@@ -23,6 +22,7 @@ from tasks.mail.imap_responses import (
     read_status,
     read_uid_set,
 )
+from tasks.mail.message import FetchedMessage
 
 READERS: list[Callable[[Iterable[Line]], Any]] = [
     read_list, read_status, read_sizes, read_flags, read_messages, read_envelopes, read_only_uids,

@@ -1,0 +1,94 @@
+"""Stores batches as they become ready, whatever protocol they come by, and counts how often one breaks off."""
+
+import logging
+from collections.abc import Callable, Generator
+
+from sqlalchemy.exc import DBAPIError
+
+from tasks.engine.batches import BrokenOffError
+from tasks.engine.prefetch import Prefetch
+from tasks.engine.run import FolderTally, Run
+from tasks.storage.folders import Folder, change_folder, load_folder
+from tasks.storage.messages import Batch, Quarantined, UidNumbering, store_batch
+from tasks.storage.session import is_about_the_data
+
+logger = logging.getLogger(__name__)
+
+# A message that broke the connection this often in a row is set aside.
+MOST_ATTEMPTS = 3
+
+
+def take_in(
+    run: Run,
+    folder: Folder,
+    numbering: UidNumbering,
+    batches: Generator[Batch],
+    tally: FolderTally,
+    *,
+    interrupt: Callable[[], None],
+) -> None:
+    """Store `batches`, each in a transaction of its own; `interrupt` frees a source that waits for the server.
+
+    Raises HandOnError after a batch when the time is used up, and the transient errors of server and storage.
+    """
+    prefetch = Prefetch(batches, interrupt=interrupt, idle=run.keep_lease, idle_seconds=run.renewal_seconds)
+    try:
+        with prefetch:
+            for batch in prefetch:
+                _store(run, folder, numbering, batch, tally)
+                run.check_deadline()
+    except BrokenOffError as failure:
+        _remember_failure(run, folder, numbering, failure, tally)
+        raise failure.error from failure
+
+
+def _store(run: Run, folder: Folder, numbering: UidNumbering, batch: Batch, tally: FolderTally) -> None:
+    try:
+        with run.transaction() as connection:
+            store_batch(connection, run.account, folder.id, numbering, batch)
+    except DBAPIError as error:
+        if not is_about_the_data(error):
+            raise
+        for smaller in _narrowed(batch, error):
+            _store(run, folder, numbering, smaller, tally)
+        return
+    tally.synced += len(batch.arrivals)
+    tally.quarantined += len(batch.quarantined)
+    done = len(batch.arrivals) + len(batch.quarantined)
+    run.show(
+        messages_done=run.progress.messages_done + done,
+        messages_synced=run.progress.messages_synced + len(batch.arrivals),
+    )
+
+
+def _narrowed(batch: Batch, error: DBAPIError) -> tuple[Batch, ...]:
+    """The batch in two halves, to find the message that PostgreSQL will never take; a single one is set aside."""
+    if not batch.arrivals:
+        raise error
+    middle = len(batch.arrivals) // 2
+    if middle:
+        # The checkpoint moves with the second half.
+        first, second = batch.arrivals[:middle], batch.arrivals[middle:]
+        return Batch(first, (), 1), Batch(second, batch.quarantined, batch.uidnext)
+    arrival = batch.arrivals[0]
+    detail = f"PostgreSQL refuses it: SQLSTATE {getattr(error.orig, 'pgcode', None)}"
+    logger.error("message cannot be stored", extra={"uid": arrival.uid, "detail": detail})
+    refused = Quarantined(arrival.uid, "unstorable", detail, arrival.size, arrival.raw)
+    return (Batch((), (*batch.quarantined, refused), batch.uidnext),)
+
+
+def _remember_failure(
+    run: Run, folder: Folder, numbering: UidNumbering, failure: BrokenOffError, tally: FolderTally
+) -> None:
+    """Count how often in a row the connection broke at the same message; at last that one is set aside."""
+    with run.transaction() as connection:
+        current = load_folder(connection, run.account, folder.id)
+        attempts = current.suspect_attempts + 1 if current.suspect_uid == failure.uid else 1
+        if attempts < MOST_ATTEMPTS:
+            suspect = {"suspect_uid": failure.uid, "suspect_attempts": attempts}
+            change_folder(connection, run.account, folder.id, suspect)
+            return
+        refused = Quarantined(failure.uid, "undeliverable", str(failure.error), 0, None)
+        store_batch(connection, run.account, folder.id, numbering, Batch((), (refused,), 1))
+        change_folder(connection, run.account, folder.id, {"suspect_uid": None, "suspect_attempts": 0})
+    tally.quarantined += 1
