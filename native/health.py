@@ -19,8 +19,8 @@ from native.postgres import libpq
 from native.state import State
 from native.supervisor import Supervisor
 
-# Beat writes its schedule down every few minutes even when nothing is due.
-_BEAT_SILENCE_SECONDS = 900
+# Beat looks at its schedule every few seconds, and notes in Redis that it did.
+_BEAT_SILENCE_SECONDS = 30
 _PROBE_SECONDS = 10
 
 
@@ -156,15 +156,23 @@ def _count_active_tasks() -> int:
 
 
 def beat_is_alive(state: State) -> Check:
-    """Beat runs and has written its schedule lately."""
+    """Beat runs and has looked at its schedule lately."""
+    import redis
+
+    from tasks.beat import seconds_since_tick
+    from tasks.celery_app import celery_app
+
     status = Supervisor(state).status().get("beat")
     if status is None or not status.is_running:
         return Check("beat", False, status.state.lower() if status else "not running", "Run ./manage.sh up")
-    written = [path.stat().st_mtime for path in state.beat.glob("schedule*")]
-    silence = time.time() - max([*written, status.started])
-    if silence > _BEAT_SILENCE_SECONDS:
-        return Check("beat", False, f"has not ticked for {silence:.0f} s", "Run ./manage.sh restart")
-    return Check("beat", True, f"ticks (schedule written {silence:.0f} s ago)")
+    try:
+        silence = seconds_since_tick(celery_app)
+    except redis.RedisError as error:
+        return Check("beat", False, _one_line(error), "Look at ./manage.sh health for redis first")
+    if silence is None or silence > _BEAT_SILENCE_SECONDS:
+        detail = "has not ticked yet" if silence is None else f"has not ticked for {silence:.0f} s"
+        return Check("beat", False, detail, "See ./manage.sh logs beat, then ./manage.sh restart")
+    return Check("beat", True, f"ticks (last {silence:.0f} s ago)")
 
 
 def flower_answers(port: int) -> Check:

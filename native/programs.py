@@ -60,11 +60,10 @@ def programs(state: State, operator: Mapping[str, str], ports: Mapping[str, int]
         *("worker", "-Q", QUEUES, "--concurrency", str(settings.worker.concurrency), "-n", "worker@%h"),
         *("--without-mingle", "--without-gossip"),  # a second at the start, for news from other workers
     )
-    schedule = str(state.beat / "schedule")
     # Only `up` and `health` act as the owner of the tables, and only Flower asks for Flower's password.
     owner, flower = "DATABASE_OWNER_URL", "FLOWER_BASIC_AUTH"
     worker_command = _celery(*worker, "--loglevel", settings.log.level)
-    beat_command = _celery("beat", "-s", schedule, "--pidfile=", "--loglevel", settings.log.level)
+    beat_command = _celery("beat", "--pidfile=", "--loglevel", settings.log.level)
     flower_command = _celery("flower", f"--address={LOOPBACK}", f"--port={ports['flower']}")
     return [
         *found,

@@ -1,6 +1,6 @@
 """The state folder: everything the native stack keeps, in one place that is closed to others (0700).
 
-postgres/ redis/ beat/   data
+postgres/ redis/         data
 logs/                    one file a program, rotated by the supervisor
 run/                     sockets and the process ids of the programs
 demo/                    the demo mailbox and its server
@@ -35,7 +35,6 @@ class State:
         self.folder = folder.absolute()
         self.postgres = self.folder / "postgres"
         self.redis = self.folder / "redis"
-        self.beat = self.folder / "beat"
         self.logs = self.folder / "logs"
         self.demo = self.folder / "demo"
         self.secrets = self.folder / "secrets.env"
@@ -66,7 +65,7 @@ class State:
     def create(self) -> None:
         """Make the folders. Raises StackError when they cannot be made or belong to somebody else."""
         try:
-            for folder in (self.folder, self.logs, self.run, self.beat):
+            for folder in (self.folder, self.logs, self.run):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             for folder in (self.folder, self.run):
                 if folder.stat().st_uid != os.geteuid():

@@ -77,6 +77,7 @@ def _configuration(settings: Settings) -> dict[str, Any]:
         # A sync survives a restart of Redis: it goes on, and its redelivery finds nothing left to do.
         "worker_cancel_long_running_tasks_on_connection_loss": False,
         "worker_hijack_root_logger": True,
+        "beat_scheduler": "tasks.beat:SharedScheduler",
         "beat_schedule": {
             "sync-emails-every-5min": {
                 "task": PERIODIC_SYNC,

@@ -1,0 +1,158 @@
+"""Several real beats on one Redis: each due task is queued once, and none late when a beat is gone."""
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import redis as redis_client
+
+from native.redis import RedisServer
+from tasks.beat import LAST_RUNS, seconds_since_tick
+from tasks.celery_app import celery_app
+from tests.support.worker import wait_until
+
+ROOT = Path(__file__).parents[2]
+INTERVAL = 2.0
+
+
+@pytest.fixture
+def broker(redis: RedisServer, environment: Callable[..., None]) -> Iterator[redis_client.Redis]:
+    environment(REDIS_URL=redis.url, BEAT_TEST_SECONDS=str(INTERVAL))
+    with redis_client.Redis(port=redis.port, password=redis.password, decode_responses=True) as client:
+        client.flushall()
+        yield client
+
+
+class Beats:
+    """Beats as processes of their own, each scheduling `probe` every INTERVAL seconds."""
+
+    def __init__(self, folder: Path) -> None:
+        self.log = folder / "beat.log"
+        self.running: list[subprocess.Popen[bytes]] = []
+
+    def start(self) -> subprocess.Popen[bytes]:
+        command = ["-m", "celery", "-A", "tests.support.beat_app:app", "beat", "--pidfile=", "-l", "INFO"]
+        with self.log.open("ab") as log:
+            beat = subprocess.Popen(
+                [sys.executable, *command], cwd=ROOT, env=dict(os.environ), stdout=log, stderr=log
+            )
+        self.running.append(beat)
+        return beat
+
+    def kill(self, beat: subprocess.Popen[bytes]) -> None:
+        self.running.remove(beat)
+        beat.kill()
+        beat.wait()
+
+
+@pytest.fixture
+def beats(broker: redis_client.Redis, tmp_path: Path) -> Iterator[Beats]:
+    beats = Beats(tmp_path)
+    yield beats
+    for beat in list(beats.running):
+        beats.kill(beat)
+    print(beats.log.read_text())
+
+
+def firings(broker: redis_client.Redis) -> int:
+    return int(broker.llen("sync"))
+
+
+def watch(broker: redis_client.Redis, seconds: float, meanwhile: Callable[[], None] = lambda: None) -> list[float]:
+    """When messages arrived within so many seconds."""
+    arrivals: list[float] = []
+    known, deadline = firings(broker), time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        now = firings(broker)
+        arrivals += [time.monotonic()] * (now - known)
+        if now != known:
+            known = now
+            meanwhile()
+        time.sleep(0.01)
+    return arrivals
+
+
+def gaps(arrivals: list[float]) -> list[float]:
+    return [later - earlier for earlier, later in pairwise(arrivals)]
+
+
+def test_three_beats_never_fire_twice(beats: Beats, broker: redis_client.Redis) -> None:
+    for _ in range(3):
+        beats.start()
+    wait_until(lambda: firings(broker), "nothing is queued", 30)
+
+    arrivals = watch(broker, 5 * INTERVAL)
+
+    assert len(arrivals) >= 4
+    # A message of a second beat would come at once, not an interval later.
+    assert min(gaps(arrivals)) > 0.75 * INTERVAL
+    assert len(set(broker.lrange("sync", 0, -1))) == firings(broker)
+
+
+def test_killed_ones_are_replaced_without_a_missed_interval(beats: Beats, broker: redis_client.Redis) -> None:
+    beats.start()
+    beats.start()
+    wait_until(lambda: firings(broker), "nothing is queued", 30)
+    wait_until(lambda: beats.log.read_text().count("beat: Starting") == 2, "the second beat does not start")
+
+    def kill_one_and_start_another() -> None:
+        beats.kill(beats.running[0])
+        beats.start()
+
+    arrivals = watch(broker, 7 * INTERVAL, kill_one_and_start_another)
+
+    assert len(arrivals) >= 5
+    assert min(gaps(arrivals)) > 0.75 * INTERVAL
+    assert max(gaps(arrivals)) < 1.75 * INTERVAL
+
+
+def test_one_that_slept_through_its_turn_does_not_fire_again(beats: Beats, broker: redis_client.Redis) -> None:
+    """Stopped longer than an interval, as a virtual machine is while it is moved."""
+    sleeper = beats.start()
+    wait_until(lambda: firings(broker), "nothing is queued", 30)
+    sleeper.send_signal(signal.SIGSTOP)
+    beats.start()
+    wait_until(lambda: firings(broker) == 3, "the other does not go on", 30)
+    time.sleep(INTERVAL / 4)
+
+    sleeper.send_signal(signal.SIGCONT)
+    arrivals = watch(broker, 3 * INTERVAL)
+
+    assert min(gaps(arrivals)) > 0.75 * INTERVAL
+
+
+def test_the_schedule_survives_a_restart_of_everything(
+    beats: Beats, broker: redis_client.Redis, redis: RedisServer
+) -> None:
+    only = beats.start()
+    wait_until(lambda: firings(broker), "nothing is queued", 30)
+    beats.kill(only)
+    last_run = float(broker.hget(LAST_RUNS, "probe"))
+    redis.restart()
+    time.sleep(2 * INTERVAL)
+
+    # Overdue by now: it fires when it comes back, once, and not an interval after that.
+    beats.start()
+    wait_until(lambda: firings(broker) == 2, "the overdue task is not queued", 30)
+    assert float(broker.hget(LAST_RUNS, "probe")) > last_run + 2 * INTERVAL
+
+
+def test_it_waits_for_redis(beats: Beats, broker: redis_client.Redis, redis: RedisServer) -> None:
+    beat = beats.start()
+    wait_until(lambda: firings(broker), "nothing is queued", 30)
+    assert seconds_since_tick(celery_app) < 5
+    redis.stop()
+    try:
+        wait_until(lambda: "does not answer" in beats.log.read_text(), "it has not noticed")
+    finally:
+        redis.start()
+    before = firings(broker)
+
+    wait_until(lambda: firings(broker) > before, "it does not go on")
+
+    assert beat.poll() is None
