@@ -11,7 +11,17 @@ import click
 from manage.output import complain, say
 
 # What the tests start that pip does not install: the program, and the Debian package that brings it.
-_PACKAGES = {"dovecot": "dovecot-imapd", "mbsync": "isync", "offlineimap": "offlineimap3"}
+_PACKAGES = {
+    "dovecot": "dovecot-imapd",
+    "mbsync": "isync",
+    "offlineimap": "offlineimap3",
+    # The test hosts of the Molecule scenarios.
+    "systemd-nspawn": "systemd-container",
+    "debootstrap": "debootstrap",
+    "ip": "iproute2",
+    "nft": "nftables",
+    "ssh": "openssh-client",
+}
 _SYSTEM_PATH = "/usr/local/sbin:/usr/sbin:/sbin"
 
 
