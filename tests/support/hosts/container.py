@@ -88,6 +88,8 @@ class Container:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             time.sleep(0.05)
+        with contextlib.suppress(HostsError):  # the kernel may have removed it already, and would only later
+            run("ip", "link", "delete", f"vb-{self.name}")
         self._remove_groups()
 
     def remove(self) -> None:
