@@ -1,0 +1,25 @@
+-- What the server has not applied yet of the files it reads, whoever changed them: 'restart', 'reload', 'nothing', or
+-- what is wrong with them. The psql variable `etc` is the folder of the configuration, `tls` that of the certificates.
+WITH wrong AS (
+  SELECT format('%s line %s: %s', :'etc' || '/pg_hba.conf', line_number, error) AS what
+  FROM pg_hba_file_rules WHERE error IS NOT NULL
+  UNION ALL
+  SELECT format('%s line %s: %s: %s', sourcefile, sourceline, name, error)
+  FROM pg_file_settings LEFT JOIN pg_settings USING (name)
+  WHERE error IS NOT NULL AND context IS DISTINCT FROM 'postmaster'
+), restart AS (
+  -- What only a restart can apply is reported as an error, too.
+  SELECT FROM pg_file_settings JOIN pg_settings USING (name) WHERE error IS NOT NULL AND context = 'postmaster'
+), reload AS (
+  SELECT FROM unnest(ARRAY[
+    :'etc' || '/conf.d/metabuilder.conf', :'etc' || '/pg_hba.conf', :'etc' || '/pg_ident.conf',
+    :'tls' || '/postgresql.crt', :'tls' || '/postgresql.key'
+  ]) AS path, pg_stat_file(path, true) AS file
+  WHERE file.change > pg_conf_load_time()
+)
+SELECT CASE
+  WHEN EXISTS (SELECT FROM wrong) THEN 'wrong: ' || (SELECT string_agg(what, '; ') FROM wrong)
+  WHEN EXISTS (SELECT FROM restart) THEN 'restart'
+  WHEN EXISTS (SELECT FROM reload) THEN 'reload'
+  ELSE 'nothing'
+END;

@@ -1,0 +1,146 @@
+#!/usr/bin/python
+"""Ensure that a systemd unit is enabled and runs with its current configuration."""
+
+import os
+from datetime import datetime, timezone
+
+from ansible.module_utils.basic import AnsibleModule
+
+DOCUMENTATION = r"""
+module: unit_current
+short_description: A systemd unit runs with its current configuration
+description:
+  - Enables and starts a unit, and restarts it when something it reads changed after it was started. What counts is
+    when the files changed, not whether this play changed them. So a play that died between a change and its restart is
+    completed by the next one, and nothing restarts twice.
+  - The unit's own file and its drop-ins always count as read.
+options:
+  name: {description: The unit., type: str, required: true}
+  reads: {description: Files or links that it reads when it starts., type: list, elements: path, default: []}
+  reloads: {description: Files that it reads again when it is reloaded., type: list, elements: path, default: []}
+  enabled: {description: Whether it starts at boot., type: bool, default: true}
+"""
+
+EXAMPLES = r"""
+- name: Redis runs with its current configuration
+  unit_current:
+    name: redis-server@broker.service
+    reads: [/etc/redis/redis-broker.conf, /etc/redis/broker.acl]
+"""
+
+PROPERTIES = (
+    "LoadState",
+    "ActiveState",
+    "UnitFileState",
+    "FragmentPath",
+    "DropInPaths",
+    "NeedDaemonReload",
+    "ExecMainStartTimestamp",
+    "ActiveEnterTimestamp",
+    "StateChangeTimestamp",
+)
+# What `systemctl enable` has nothing to do for.
+ENABLED = ("enabled", "enabled-runtime", "static", "generated", "indirect", "alias", "transient")
+
+
+class Unit:
+    """One unit, by systemctl."""
+
+    def __init__(self, module):
+        self.module = module
+        self.name = module.params["name"]
+        self.done = []
+
+    def show(self):
+        """Its properties by name."""
+        # Every timestamp to the microsecond, so that a file written just before the start is not newer than it.
+        command = ["systemctl", "show", "--timestamp=us+utc", f"--property={','.join(PROPERTIES)}", self.name]
+        _code, out, _errors = self.module.run_command(command, check_rc=True)
+        return dict(line.partition("=")[::2] for line in out.splitlines())
+
+    def act(self, *verb):
+        """Do it, unless only asked what would be done. Fails with the unit's last words."""
+        self.done.append(verb[0])
+        if self.module.check_mode:
+            return
+        code, _out, errors = self.module.run_command(["systemctl", *verb])
+        if code:
+            _code, journal, _errors = self.module.run_command(
+                ["journalctl", f"--unit={self.name}", "--lines=25", "--no-pager", "--output=cat"]
+            )
+            self.module.fail_json(
+                msg=f"systemctl {' '.join(verb)} failed: {errors.strip()}", journal=journal.splitlines()
+            )
+
+
+def changed_at(path):
+    """When a file or link last changed, in seconds since the epoch; 0 if there is none."""
+    try:
+        times = [os.lstat(path).st_ctime]
+        if os.path.isfile(path):
+            times.append(os.stat(path).st_ctime)
+    except OSError:
+        return 0.0
+    return max(times)
+
+
+def moment(timestamp):
+    """What systemd prints, in seconds since the epoch; 0 if it is empty."""
+    if not timestamp or timestamp == "n/a":
+        return 0.0
+    parsed = datetime.strptime(timestamp, "%a %Y-%m-%d %H:%M:%S.%f UTC")
+    return parsed.replace(tzinfo=timezone.utc).timestamp()
+
+
+def newer(paths, since):
+    """Those of `paths` that changed after `since`."""
+    return [path for path in paths if changed_at(path) > since]
+
+
+def bring_up(unit, properties, params):
+    """Start, restart or reload as needed; what for."""
+    if properties["ActiveState"] not in ("active", "reloading"):
+        # A unit that failed too often would be refused.
+        unit.module.run_command(["systemctl", "reset-failed", unit.name])
+        unit.act("restart" if properties["ActiveState"] == "activating" else "start", unit.name)
+        return ["it was not running"]
+    own = [path for path in [properties["FragmentPath"], *properties["DropInPaths"].split()] if path]
+    started = moment(properties["ExecMainStartTimestamp"]) or moment(properties["ActiveEnterTimestamp"])
+    reasons = newer([*own, *params["reads"]], started)
+    if reasons:
+        unit.act("restart", unit.name)
+        return reasons
+    reasons = newer(params["reloads"], moment(properties["StateChangeTimestamp"]))
+    if reasons:
+        unit.act("reload", unit.name)
+    return reasons
+
+
+def main():
+    """What Ansible runs."""
+    module = AnsibleModule(
+        argument_spec={
+            "name": {"type": "str", "required": True},
+            "reads": {"type": "list", "elements": "path", "default": []},
+            "reloads": {"type": "list", "elements": "path", "default": []},
+            "enabled": {"type": "bool", "default": True},
+        },
+        supports_check_mode=True,
+    )
+    unit = Unit(module)
+    properties = unit.show()
+    if properties["NeedDaemonReload"] == "yes" or properties["LoadState"] != "loaded":
+        unit.module.run_command(["systemctl", "daemon-reload"], check_rc=True)
+        properties = unit.show()
+    if properties["LoadState"] != "loaded":
+        if module.check_mode:
+            module.exit_json(changed=True, done=["enable", "start"], because=["it is not installed yet"])
+        module.fail_json(msg=f"there is no unit {unit.name} ({properties['LoadState']})")
+    if module.params["enabled"] and properties["UnitFileState"] not in ENABLED:
+        unit.act("enable", unit.name)
+    because = bring_up(unit, properties, module.params)
+    module.exit_json(changed=bool(unit.done), done=unit.done, because=because)
+
+
+if __name__ == "__main__":
+    main()
