@@ -4,8 +4,8 @@ WITH wrong AS (
   SELECT format('%s line %s: %s', :'etc' || '/pg_hba.conf', line_number, error) AS what
   FROM pg_hba_file_rules WHERE error IS NOT NULL
   UNION ALL
-  SELECT format('%s line %s: %s: %s', sourcefile, sourceline, name, error)
-  FROM pg_file_settings LEFT JOIN pg_settings USING (name)
+  SELECT format('%s line %s: %s: %s', file.sourcefile, file.sourceline, name, file.error)
+  FROM pg_file_settings AS file LEFT JOIN pg_settings USING (name)
   WHERE error IS NOT NULL AND context IS DISTINCT FROM 'postmaster'
 ), restart AS (
   -- What only a restart can apply is reported as an error, too.

@@ -44,7 +44,7 @@ def _resolve(name):
         return [entry[4][0] for entry in socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)]
     except OSError as error:
         raise AnsibleFilterError(
-            f"{name} does not resolve on the control machine ({error}): set site_address for that host to an IP address"
+            f"{name} does not resolve on the control machine ({error}): set site_address of that host to an IP address"
         ) from error
 
 
@@ -53,4 +53,9 @@ class FilterModule:
 
     def filters(self):
         """The filters by name."""
-        return {"addresses": addresses, "networks": networks, "ip_version": ip_version, "site_address_of": site_address_of}
+        return {
+            "addresses": addresses,
+            "networks": networks,
+            "ip_version": ip_version,
+            "site_address_of": site_address_of,
+        }

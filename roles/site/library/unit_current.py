@@ -1,8 +1,8 @@
 #!/usr/bin/python
 """Ensure that a systemd unit is enabled and runs with its current configuration."""
 
-import os
-from datetime import datetime, timezone
+from datetime import datetime
+from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -11,8 +11,8 @@ module: unit_current
 short_description: A systemd unit runs with its current configuration
 description:
   - Enables and starts a unit, and restarts it when something it reads changed after it was started. What counts is
-    when the files changed, not whether this play changed them. So a play that died between a change and its restart is
-    completed by the next one, and nothing restarts twice.
+    when the files changed, not whether this play changed them, so a play that died between a change and its restart
+    is completed by the next one, and nothing restarts twice.
   - The unit's own file and its drop-ins always count as read.
 options:
   name: {description: The unit., type: str, required: true}
@@ -75,21 +75,19 @@ class Unit:
 
 def changed_at(path):
     """When a file or link last changed, in seconds since the epoch; 0 if there is none."""
+    file = Path(path)
     try:
-        times = [os.lstat(path).st_ctime]
-        if os.path.isfile(path):
-            times.append(os.stat(path).st_ctime)
+        link = file.lstat().st_ctime
+        return max(link, file.stat().st_ctime) if file.is_file() else link
     except OSError:
         return 0.0
-    return max(times)
 
 
 def moment(timestamp):
     """What systemd prints, in seconds since the epoch; 0 if it is empty."""
     if not timestamp or timestamp == "n/a":
         return 0.0
-    parsed = datetime.strptime(timestamp, "%a %Y-%m-%d %H:%M:%S.%f UTC")
-    return parsed.replace(tzinfo=timezone.utc).timestamp()
+    return datetime.strptime(f"{timestamp} +0000", "%a %Y-%m-%d %H:%M:%S.%f UTC %z").timestamp()
 
 
 def newer(paths, since):
