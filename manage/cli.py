@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from manage import account, bench, checks, demo, info, lock, stack, sync
-from manage.output import complain, explain
+from manage.output import complain
 
 
 class Manage(click.Group):
@@ -25,7 +25,7 @@ class Manage(click.Group):
         except Exception as error:
             if not _is_expected(error):
                 raise
-            complain(explain(error))
+            complain(str(error))
             sys.exit(1)
 
 

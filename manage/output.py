@@ -13,14 +13,9 @@ import click
 NEEDS_PASSWORD = ("authentication_failed", "credential_unreadable")
 
 
-def password_advice(account: str = "ACCOUNT") -> str:
+def password_advice(account: str) -> str:
     """How to store another password."""
     return f"store another password with ./manage.sh account password {shlex.quote(account)}"
-
-
-def explain(error: object) -> str:
-    """What an error says, and what to do about it."""
-    return f"{error}: {password_advice()}" if getattr(error, "code", None) in NEEDS_PASSWORD else str(error)
 
 
 def say(text: str) -> None:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from manage.output import explain, say, size, table
+from manage.output import say, size, table
 from native.errors import StackError
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def watch(task_id: str, *, quiet: bool = False) -> dict[str, Any]:
                 progress.update(bar, description="done", completed=total, total=total, visible=total > 0)
                 return dict(info)
             if state in ("FAILURE", "REVOKED"):
-                raise StackError(f"the sync failed: {explain(info)}")
+                raise StackError(f"the sync failed: {info}")
             teller.tell(state, info)
             if state == "PROGRESS":
                 done = f"{info['folders_done']}/{info['folders_total']} folders"

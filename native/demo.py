@@ -57,7 +57,7 @@ def register(tenant_id: str, user_id: str, password: str, port: int) -> None:
         add_account,
         change_password,
         find_account,
-        read_password,
+        read_secret,
     )
 
     try:
@@ -68,7 +68,7 @@ def register(tenant_id: str, user_id: str, password: str, port: int) -> None:
             add_account(tenant_id, user_id, new)
         return
     try:
-        read_password(found)
+        read_secret(found, found.credential_id)
     except CredentialUnreadableError:
         if found.email_address == ADDRESS and found.hostname == Dovecot.host:
             change_password(found, password)

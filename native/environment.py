@@ -21,6 +21,7 @@ from native.state import ROOT, State, read_json, write_private
 REDIS_VARIABLES = ("REDIS_URL", "REDIS_HOST", "CELERY_BROKER_URL")
 DATABASE_VARIABLES = ("DATABASE_URL",)
 FLOWER_USER = "admin"
+_DEMO_NETWORK = "127.0.0.1/32"
 
 
 def given(dotenv: Path = ROOT / ".env", real: Mapping[str, str] = os.environ) -> dict[str, str]:
@@ -115,7 +116,9 @@ def effective(state: State, operator: Mapping[str, str], ports: Mapping[str, int
             "DATABASE_URL is set, DATABASE_OWNER_URL is not: the migrations need the role that owns the tables. "
             "Set DATABASE_OWNER_URL in .env, beside DATABASE_URL"
         )
-    return {**values, **operator, "FLOWER_PORT": str(ports["flower"])}
+    # The demo mailbox is served here; what else is inside of a network is for the operator to name.
+    networks = ",".join(filter(None, (_DEMO_NETWORK, operator.get("MAIL_ALLOWED_NETWORKS"))))
+    return {**values, **operator, "MAIL_ALLOWED_NETWORKS": networks, "FLOWER_PORT": str(ports["flower"])}
 
 
 def apply(state: State) -> dict[str, str]:

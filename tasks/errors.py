@@ -19,7 +19,7 @@ class EmailError(Exception):
         self.detail = detail
 
     def __str__(self) -> str:
-        summary = (self.__doc__ or "").strip()
+        summary = " ".join((self.__doc__ or "").split())
         return f"{summary} ({self.detail})" if self.detail else summary
 
 
@@ -82,7 +82,8 @@ class NotFoundError(PermanentError):
 
 
 class AuthenticationFailedError(PermanentError):
-    """The mail server refuses the user name or password; the account is paused until `account test` succeeds."""
+    """The mail server refuses the user name or password; the account is paused until `./manage.sh account password`
+    stores another or `./manage.sh account test` succeeds."""
 
     code = "authentication_failed"
 
@@ -91,6 +92,18 @@ class UnknownHostError(PermanentError):
     """The name of the mail server does not resolve; check the account's host name."""
 
     code = "unknown_host"
+
+
+class HostNotAllowedError(PermanentError):
+    """The name of the mail server leads to no public address, and MAIL_ALLOWED_NETWORKS does not hold it."""
+
+    code = "host_not_allowed"
+
+
+class LoginMethodUnavailableError(PermanentError):
+    """The mail server does not take OAuth2 tokens (OAUTHBEARER or XOAUTH2); use a password."""
+
+    code = "login_method_unavailable"
 
 
 class CertificateInvalidError(PermanentError):
@@ -106,7 +119,8 @@ class EncryptionUnavailableError(PermanentError):
 
 
 class CredentialUnreadableError(PermanentError):
-    """The stored secret cannot be decrypted with any key in CREDENTIAL_ENCRYPTION_KEY; enter it again."""
+    """The stored secret cannot be decrypted with any key in CREDENTIAL_ENCRYPTION_KEY; enter it again with
+    `./manage.sh account password`."""
 
     code = "credential_unreadable"
 
@@ -115,6 +129,12 @@ class UnsupportedProtocolError(PermanentError):
     """Accounts of this protocol cannot be synced."""
 
     code = "unsupported_protocol"
+
+
+class SmtpServerMissingError(PermanentError):
+    """The account has no SMTP server, so it cannot send."""
+
+    code = "smtp_server_missing"
 
 
 class MessageUnparsableError(PermanentError):

@@ -5,6 +5,7 @@ name of its variable. Values are read once per process, on first use, never at i
 """
 
 from functools import lru_cache
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import quote
 
@@ -126,8 +127,30 @@ class SyncSettings(_Group):
     )
     lease_seconds: int = Field(60, validation_alias="SYNC_LEASE_SECONDS", ge=3)
     interval_seconds: int = Field(300, validation_alias="SYNC_INTERVAL_SECONDS", ge=1)
-    mail_timeout: int = Field(60, validation_alias="MAIL_TIMEOUT", ge=1)
+
+
+class MailSettings(_Group):
+    """Connections to mail servers, and to the token endpoints of OAuth2.
+
+    A server that is not public is connected to only where its address is in `allowed_networks`.
+    """
+
+    timeout: int = Field(60, validation_alias="MAIL_TIMEOUT", ge=1)
     ssl_verify: bool = Field(True, validation_alias="SSL_VERIFY")
+    allowed_networks: Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode] = Field(
+        (), validation_alias="MAIL_ALLOWED_NETWORKS"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _split(cls, values: dict[str, Any]) -> dict[str, Any]:
+        values = _split_at_commas(values, "MAIL_ALLOWED_NETWORKS", "allowed_networks")
+        for network in values.get("MAIL_ALLOWED_NETWORKS", ()):
+            try:
+                ip_network(network)
+            except ValueError:
+                raise ValueError("MAIL_ALLOWED_NETWORKS: each must be a network like 10.1.2.0/24") from None
+        return values
 
 
 class CredentialSettings(_Group):
@@ -140,10 +163,7 @@ class CredentialSettings(_Group):
     @model_validator(mode="before")
     @classmethod
     def _split_keys(cls, values: dict[str, Any]) -> dict[str, Any]:
-        for name in ("CREDENTIAL_ENCRYPTION_KEY", "encryption_keys"):
-            if isinstance(values.get(name), str):
-                values = {**values, name: tuple(k.strip() for k in values[name].split(",") if k.strip())}
-        return values
+        return _split_at_commas(values, "CREDENTIAL_ENCRYPTION_KEY", "encryption_keys")
 
 
 class LogSettings(_Group):
@@ -167,6 +187,7 @@ class Settings(BaseModel, frozen=True):
     database: DatabaseSettings
     worker: WorkerSettings
     sync: SyncSettings
+    mail: MailSettings
     credentials: CredentialSettings
     log: LogSettings
 
@@ -191,6 +212,12 @@ def load() -> Settings:
 def get_settings() -> Settings:
     """The settings of this process, read from the environment on first use."""
     return load()
+
+
+def _split_at_commas(values: dict[str, Any], *names: str) -> dict[str, Any]:
+    """The same values, those of these names as a tuple of what stands between commas."""
+    lists = {name: values[name] for name in names if isinstance(values.get(name), str)}
+    return {**values, **{name: tuple(filter(None, map(str.strip, text.split(",")))) for name, text in lists.items()}}
 
 
 def _explain(mistake: Any) -> str:

@@ -79,7 +79,11 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]
             session.get_engine().dispose()
         session.get_engine.cache_clear()
 
-    set_variables(CREDENTIAL_ENCRYPTION_KEY=Fernet.generate_key().decode(), MAIL_TIMEOUT="10")
+    set_variables(
+        CREDENTIAL_ENCRYPTION_KEY=Fernet.generate_key().decode(),
+        MAIL_TIMEOUT="10",
+        MAIL_ALLOWED_NETWORKS="127.0.0.0/8",
+    )
     yield set_variables
     forget()
 

@@ -114,6 +114,7 @@ def running(root: Path) -> Iterator[Stack]:
         os.environ.update(
             REDIS_URL=redis.url,
             CREDENTIAL_ENCRYPTION_KEY=Fernet.generate_key().decode(),
+            MAIL_ALLOWED_NETWORKS="127.0.0.0/8",
             TASK_TIMEOUT=str(_TASK_SECONDS + 100),
             CELERY_TASK_SOFT_TIME_LIMIT=str(_TASK_SECONDS),
             CELERY_VISIBILITY_TIMEOUT=str(3 * _TASK_SECONDS),

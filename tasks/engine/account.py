@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from celery.exceptions import SoftTimeLimitExceeded
 
+from tasks.engine.connect import connected
 from tasks.engine.mailbox import sync_mailbox
 from tasks.engine.run import HandOnError, Progress, Run, Tally
 from tasks.errors import (
@@ -18,11 +19,9 @@ from tasks.errors import (
     LeaseLostError,
     NotFoundError,
     StorageUnavailableError,
-    UnsupportedProtocolError,
 )
-from tasks.mail.imap import Endpoint, ImapConnection
 from tasks.settings import get_settings
-from tasks.storage.accounts import Account, read_password, record_failure, record_success
+from tasks.storage.accounts import record_failure, record_success
 from tasks.storage.leases import owner_of, release_lease, take_lease
 
 logger = logging.getLogger(__name__)
@@ -71,34 +70,6 @@ def sync_account(
         except HandOnError:
             return False
     return True
-
-
-def endpoint_of(account: Account) -> Endpoint:
-    """Where the account's IMAP server is. Raises UnsupportedProtocolError for another protocol."""
-    if account.protocol != "imap":
-        raise UnsupportedProtocolError(account.protocol)
-    settings = get_settings().sync
-    return Endpoint(
-        hostname=account.hostname,
-        port=account.port,
-        encryption=account.encryption,
-        username=account.username,
-        timeout=settings.mail_timeout,
-        ssl_verify=settings.ssl_verify,
-        max_literal=settings.max_message_bytes,
-    )
-
-
-@contextmanager
-def connected(account: Account) -> Iterator[ImapConnection]:
-    """A connection to the account's server, closed afterwards."""
-    imap = ImapConnection(endpoint_of(account), read_password(account))
-    try:
-        yield imap
-    except BaseException:
-        imap.abandon()
-        raise
-    imap.close()
 
 
 @contextmanager

@@ -6,7 +6,8 @@ from tasks.engine.batches import BrokenOffError, Received, in_batches
 from tasks.engine.intake import MOST_ATTEMPTS
 from tasks.engine.run import Run
 from tasks.errors import MailServerBusyError, TransientError
-from tasks.mail.imap import FetchRefusedError, ImapConnection
+from tasks.mail.imap import ImapConnection
+from tasks.mail.imap_session import FetchRefusedError
 from tasks.mail.uidset import UidSet
 from tasks.storage.folders import Folder
 from tasks.storage.messages import Batch, Quarantined

@@ -21,8 +21,9 @@ from tasks.engine.changes import apply_changes, compare_all, compare_uids, renum
 from tasks.engine.fetch import fetch_batches
 from tasks.engine.intake import take_in
 from tasks.engine.run import FolderTally, Run
-from tasks.mail.imap import FetchRefusedError, ImapConnection
+from tasks.mail.imap import ImapConnection
 from tasks.mail.imap_responses import FolderStatus
+from tasks.mail.imap_session import FetchRefusedError
 from tasks.mail.uidset import UidSet
 from tasks.storage import changes
 from tasks.storage.folders import Folder, change_folder, load_folder

@@ -5,8 +5,9 @@ from tasks.engine.renames import find_renames
 from tasks.engine.run import Run
 from tasks.errors import NotFoundError, ProtocolError
 from tasks.mail.folders import ListedFolder, classify
-from tasks.mail.imap import FetchRefusedError, FolderGoneError, ImapConnection
+from tasks.mail.imap import FolderGoneError, ImapConnection
 from tasks.mail.imap_responses import FolderStatus
+from tasks.mail.imap_session import FetchRefusedError
 from tasks.storage.changes import release_quarantined
 from tasks.storage.folders import (
     Folder,

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from tasks.engine.account import connected
+from tasks.engine.connect import connected
 from tasks.errors import AuthenticationFailedError, EmailError
 from tasks.storage.accounts import Account, clear_error, record_failure
 

@@ -6,8 +6,9 @@ many folders, so the newest messages must agree as well.
 
 from tasks.engine.envelopes import fetch_envelopes
 from tasks.engine.run import Run
-from tasks.mail.imap import FetchRefusedError, ImapConnection
+from tasks.mail.imap import ImapConnection
 from tasks.mail.imap_responses import FolderStatus
+from tasks.mail.imap_session import FetchRefusedError
 from tasks.mail.uidset import UidSet
 from tasks.storage import changes
 from tasks.storage.changes import Envelope

@@ -1,27 +1,14 @@
-"""One IMAP connection (RFC 3501, RFC 9051); the only module that imports the IMAP library.
+"""The commands of an IMAP connection (RFC 3501, RFC 9051).
 
-imaplib, because it reads several times as fast as the libraries on top of it (docs/decisions/0001). Works on a
-server that offers nothing beyond IMAP4rev1, and uses ID, ENABLE, CONDSTORE, QRESYNC, ESEARCH, LIST-EXTENDED,
-SPECIAL-USE and LIST-STATUS where they are offered.
+Works on a server that offers nothing beyond IMAP4rev1, and uses ID, ENABLE, CONDSTORE, QRESYNC, ESEARCH,
+LIST-EXTENDED, SPECIAL-USE and LIST-STATUS where they are offered.
 """
 
-import imaplib
-import socket
-import ssl
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from typing import Any
 
-from tasks.errors import (
-    AuthenticationFailedError,
-    CertificateInvalidError,
-    EncryptionUnavailableError,
-    MailServerBusyError,
-    MailServerUnavailableError,
-    PermanentError,
-    ProtocolError,
-    UnknownHostError,
-)
+from tasks.mail.connection import Endpoint
 from tasks.mail.folders import ListedFolder, quote
 from tasks.mail.imap_responses import (
     FetchedEnvelope,
@@ -39,46 +26,20 @@ from tasks.mail.imap_responses import (
     read_uid_set,
     read_uids,
 )
+from tasks.mail.imap_session import FetchRefusedError, first_words, open_session, translated
+from tasks.mail.login import Login
 from tasks.mail.message import FetchedMessage
 from tasks.mail.uidset import UidSet
 
 # imaplib refuses lines above 1,000,000 bytes; this many UIDs of at most eleven bytes fit.
 _UIDS_PER_SEARCH = 80_000
 
-# Response codes of a refused login that say nothing about the password (RFC 5530 section 3).
-_BUSY_CODES = (b"[UNAVAILABLE]", b"[INUSE]", b"[LIMIT]", b"[SERVERBUG]", b"[CONTACTADMIN]", b"[OVERQUOTA]")
-_BUSY_WORDS = (b"too many", b"try again", b"temporar", b"rate limit", b"throttl", b"maximum number of connections")
-
 # Servers have to take lines of 8,192 bytes (RFC 7162 section 4), and some take no more; this is for the UIDs alone.
 _LONGEST_UID_SET = 7_900
-
-_READ_BUFFER_BYTES = 256 * 1024
-
-# Nobody sends mail of this size; a server that announces it has lost its way.
-_ABSURD_LITERAL = 2**31
 
 _MESSAGE_ITEMS = "(UID RFC822.SIZE FLAGS INTERNALDATE BODY.PEEK[])"
 
 _STATUS_ITEMS = "MESSAGES UIDNEXT UIDVALIDITY UNSEEN"
-
-
-class Endpoint(NamedTuple):
-    """Where to connect. `encryption` is none, tls or starttls; `timeout` is in seconds, for each read.
-
-    Of a literal longer than `max_literal` bytes nothing is kept.
-    """
-
-    hostname: str
-    port: int
-    encryption: str
-    username: str
-    timeout: int
-    ssl_verify: bool
-    max_literal: int
-
-
-class FetchRefusedError(ProtocolError):
-    """The mail server refused what was asked for."""
 
 
 class FolderGoneError(FetchRefusedError):
@@ -88,12 +49,11 @@ class FolderGoneError(FetchRefusedError):
 class ImapConnection:
     """An authenticated connection. Every method raises an EmailError that says what happened to what."""
 
-    def __init__(self, endpoint: Endpoint, password: str) -> None:
-        self._where = f"{endpoint.hostname}:{endpoint.port}"
-        with self._translated("connecting"), _greeted(self._where):
-            self._imap = _connect(endpoint)
+    def __init__(self, endpoint: Endpoint, login: Login, max_literal: int) -> None:
+        """Of a literal longer than `max_literal` bytes nothing is kept."""
+        self._endpoint = endpoint
+        self._imap: Any = open_session(endpoint, login, max_literal)
         try:
-            self._log_in(endpoint, password)
             with self._translated("asking for its capabilities"):
                 self.capabilities = self._read_capabilities()
                 self._introduce()
@@ -137,7 +97,7 @@ class ImapConnection:
                 raise FetchRefusedError(str(error)) from None
             outcome, lines = self._imap.select(name + condstore, readonly=True)
             if outcome != "OK":
-                words = _first_words(lines)
+                words = first_words(lines)
                 # A name with characters that could not be read is not the folder's name.
                 gone = "[NONEXISTENT]" in words.upper() and "\ufffd" not in path
                 raise (FolderGoneError if gone else FetchRefusedError)(words)
@@ -206,30 +166,11 @@ class ImapConnection:
 
     def close(self) -> None:
         """Say goodbye if the server still listens; never raises."""
-        with suppress(imaplib.IMAP4.error, OSError):
-            self._imap.logout()
+        self._imap.say_goodbye()
 
     def abandon(self) -> None:
         """Close without a goodbye, for when the server may be in the middle of an answer; never raises."""
-        with suppress(OSError):
-            # The socket first: closing the buffer would wait for a thread that reads from it. Not by the TLS
-            # socket's own method, which would pull the TLS layer from under that thread.
-            socket.socket.shutdown(self._imap.sock, socket.SHUT_RDWR)
-        with suppress(OSError):
-            self._imap.shutdown()
-
-    def _log_in(self, endpoint: Endpoint, password: str) -> None:
-        if self._imap.state != "NONAUTH":
-            return
-        with self._translated("logging in"):
-            if "LOGINDISABLED" in self._imap.capabilities and endpoint.encryption == "none":
-                raise EncryptionUnavailableError(f"{self._where} allows no login without encryption")
-            try:
-                _authenticate(self._imap, endpoint.username, password)
-            except imaplib.IMAP4.abort:
-                raise
-            except imaplib.IMAP4.error as error:
-                raise _login_refusal(str(error), self._where, endpoint.username) from None
+        self._imap.abandon()
 
     def _read_capabilities(self) -> frozenset[str]:
         outcome, lines = self._imap.capability()
@@ -281,158 +222,10 @@ class ImapConnection:
 
     def _require_ok(self, outcome: str, lines: list[Line]) -> None:
         if outcome != "OK":
-            raise FetchRefusedError(_first_words(lines))
+            raise FetchRefusedError(first_words(lines))
 
-    @contextmanager
-    def _translated(self, doing: str) -> Iterator[None]:
-        """Whatever the library or the network raises, as one of our errors."""
-        where = f"{doing}, {self._where}"
-        try:
-            yield
-        except ssl.SSLCertVerificationError as error:
-            raise CertificateInvalidError(f"{self._where}: {error.verify_message}") from error
-        except ssl.SSLError as error:
-            raise MailServerUnavailableError(f"{where}: TLS failed: {error.reason or error}") from error
-        except socket.gaierror as error:
-            if error.errno == socket.EAI_AGAIN:
-                raise MailServerUnavailableError(f"{where}: the name server does not answer") from error
-            raise UnknownHostError(self._where) from error
-        except TimeoutError as error:
-            raise MailServerUnavailableError(f"{where}: no answer in time") from error
-        except (OSError, imaplib.IMAP4.abort) as error:
-            raise _dropped(where, error) from error
-        except imaplib.IMAP4.error as error:
-            raise FetchRefusedError(f"{where}: {error}") from error
-        except ValueError as error:
-            raise ProtocolError(f"{where}: {error}") from error
-
-
-class _Streaming:
-    """Hands out the answers to a UID FETCH as they arrive, and keeps none that is too large."""
-
-    max_literal: int
-    sock: socket.socket
-    tagged_commands: Any
-    untagged_responses: Any
-    _check_bye: Callable[[], None]
-    _command: Callable[..., bytes]
-    _command_complete: Callable[..., tuple[str, list[Line]]]
-    _get_response: Callable[[], object]
-
-    def open(self, *args: Any, **options: Any) -> None:
-        super().open(*args, **options)  # type: ignore[misc]  # of the imaplib class it is mixed into
-        # imaplib's 8 kB would take several reads for each message. From Python 3.14 on the name has an underscore.
-        name = "file" if "file" in vars(self) else "_file"
-        setattr(self, name, self.sock.makefile("rb", buffering=_READ_BUFFER_BYTES))
-
-    def stream_uid_fetch(self, uids: str, items: str) -> Iterator[list[Line]]:
-        """What imaplib does for a command, except that it collects all answers first."""
-        tag = self._command("UID", "FETCH", uids, items)
-        while self.tagged_commands[tag] is None:
-            self._check_bye()
-            self._get_response()
-            if lines := self.untagged_responses.pop("FETCH", None):
-                yield lines
-        outcome, answer = self._command_complete("UID", tag)
-        if outcome != "OK":
-            raise FetchRefusedError(_first_words(answer))
-
-    def read(self, size: int) -> bytes:
-        if size <= self.max_literal:
-            return super().read(size)  # type: ignore[misc,no-any-return]  # of the imaplib class it is mixed into
-        if size > _ABSURD_LITERAL:
-            raise imaplib.IMAP4.abort(f"a literal of {size} bytes was announced")
-        while size:
-            chunk = super().read(min(size, _READ_BUFFER_BYTES))  # type: ignore[misc]
-            if not chunk:
-                raise imaplib.IMAP4.abort("the connection ended in a literal")
-            size -= len(chunk)
-        return b""
-
-
-class _PlainImap(_Streaming, imaplib.IMAP4):
-    def __init__(self, endpoint: Endpoint) -> None:
-        self.max_literal = endpoint.max_literal
-        imaplib.IMAP4.__init__(self, endpoint.hostname, endpoint.port, timeout=endpoint.timeout)
-
-
-class _TlsImap(_Streaming, imaplib.IMAP4_SSL):
-    def __init__(self, endpoint: Endpoint, context: ssl.SSLContext) -> None:
-        self.max_literal = endpoint.max_literal
-        imaplib.IMAP4_SSL.__init__(
-            self, endpoint.hostname, endpoint.port, ssl_context=context, timeout=endpoint.timeout
-        )
-
-
-def _connect(endpoint: Endpoint) -> Any:
-    if endpoint.encryption == "tls":
-        return _TlsImap(endpoint, _tls_context(endpoint))
-    imap = _PlainImap(endpoint)
-    if endpoint.encryption == "starttls":
-        if "STARTTLS" not in imap.capabilities:
-            imap.shutdown()
-            raise EncryptionUnavailableError(f"{endpoint.hostname}:{endpoint.port} does not offer STARTTLS")
-        try:
-            imap.starttls(_tls_context(endpoint))
-        except BaseException as error:
-            with suppress(OSError):  # a failed handshake has taken the socket away
-                imap.shutdown()
-            if isinstance(error, imaplib.IMAP4.error) and not isinstance(error, imaplib.IMAP4.abort):
-                raise EncryptionUnavailableError(f"{endpoint.hostname}:{endpoint.port} refuses STARTTLS") from error
-            raise
-    return imap
-
-
-@contextmanager
-def _greeted(where: str) -> Iterator[None]:
-    """A server that greets with BYE or with nonsense cannot be used now."""
-    try:
-        yield
-    except imaplib.IMAP4.abort:
-        raise
-    except imaplib.IMAP4.error as error:
-        words = str(error)
-        kind = MailServerBusyError if _means_busy(words) else MailServerUnavailableError
-        raise kind(f"connecting, {where}: {words[:200]}") from error
-
-
-def _tls_context(endpoint: Endpoint) -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    if not endpoint.ssl_verify:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    return context
-
-
-def _authenticate(imap: Any, username: str, password: str) -> None:
-    """SASL PLAIN (RFC 4616), which carries any characters, else LOGIN with quoted strings."""
-    if "\0" in username + password or any(c in username + password for c in "\r\n"):
-        raise PermanentError("a user name or password cannot hold a line break or NUL")
-    if "AUTH=PLAIN" in imap.capabilities:
-        imap.authenticate("PLAIN", lambda _challenge: f"\0{username}\0{password}".encode())
-        return
-    outcome, lines = imap.xatom("LOGIN", quote(username).encode(), quote(password).encode())
-    if outcome != "OK":
-        raise imaplib.IMAP4.error(_first_words(lines))
-    imap.state = "AUTH"
-
-
-def _login_refusal(words: str, where: str, username: str) -> Exception:
-    if _means_busy(words):
-        return MailServerBusyError(f"{where}: {words}")
-    return AuthenticationFailedError(f"{username} at {where}: {words}")
-
-
-def _means_busy(words: str) -> bool:
-    lowered = words.lower().encode()
-    return any(code.lower() in lowered for code in _BUSY_CODES) or any(word in lowered for word in _BUSY_WORDS)
-
-
-def _dropped(where: str, error: Exception) -> Exception:
-    words = str(error) or type(error).__name__
-    if "unexpected" in words or "unterminated" in words or "literal" in words or "more than" in words:
-        return ProtocolError(f"{where}: {words[:200]}")
-    return MailServerUnavailableError(f"{where}: {words[:200]}")
+    def _translated(self, doing: str) -> AbstractContextManager[None]:
+        return translated(self._endpoint, doing)
 
 
 def _esearch_result(lines: list[Line]) -> UidSet:
@@ -457,10 +250,3 @@ def _number(lines: list[Line]) -> int | None:
         if isinstance(line, bytes) and line.strip().isdigit():
             return read_number(line.strip())
     return None
-
-
-def _first_words(lines: list[Line]) -> str:
-    for line in lines:
-        if isinstance(line, bytes):
-            return line.decode("utf-8", "replace")[:200]
-    return "no reason given"

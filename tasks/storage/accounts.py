@@ -22,7 +22,10 @@ class AccountExistsError(PermanentError):
 
 
 class NewAccount(NamedTuple):
-    """What a person gives to register an IMAP account."""
+    """What a person gives to register an account.
+
+    Without `smtp_username` and `smtp_password` it logs in at its SMTP server as at its mailbox.
+    """
 
     account_name: str
     email_address: str
@@ -32,6 +35,11 @@ class NewAccount(NamedTuple):
     username: str
     password: str
     protocol: str = "imap"
+    smtp_hostname: str | None = None
+    smtp_port: int | None = None
+    smtp_encryption: str | None = None
+    smtp_username: str | None = None
+    smtp_password: str | None = None
 
 
 class Account(NamedTuple):
@@ -48,6 +56,11 @@ class Account(NamedTuple):
     encryption: str
     username: str
     credential_id: str
+    smtp_hostname: str | None
+    smtp_port: int | None
+    smtp_encryption: str | None
+    smtp_username: str | None
+    smtp_credential_id: str | None
     is_enabled: bool
     is_sync_enabled: bool
     sync_interval: int
@@ -81,16 +94,18 @@ def add_account(tenant_id: str, user_id: str, new: NewAccount) -> str:
     account_id = new_id()
     try:
         with tenant_transaction(tenant_id) as connection:
-            credential_id = add_credential(connection, tenant_id, new.password)
-            values = {name: value for name, value in new._asdict().items() if name != "password"}
+            columns = new._asdict()
+            password, smtp_password = columns.pop("password"), columns.pop("smtp_password")
+            columns["credential_id"] = add_credential(connection, tenant_id, password)
+            if smtp_password is not None:
+                columns["smtp_credential_id"] = add_credential(connection, tenant_id, smtp_password)
             connection.execute(
                 insert(EmailClient).values(
                     tenant_id=tenant_id,
                     id=account_id,
                     user_id=user_id,
-                    credential_id=credential_id,
                     sync_interval=get_settings().sync.interval_seconds,
-                    **values,
+                    **columns,
                 )
             )
     except IntegrityError as error:
@@ -132,10 +147,10 @@ def get_account(connection: Connection, tenant_id: str, user_id: str, account_id
     return Account._make(row)
 
 
-def read_password(account: Account) -> str:
-    """The account's secret. Raises CredentialUnreadableError."""
+def read_secret(account: Account, credential_id: str) -> str:
+    """One of the account's secrets. Raises CredentialUnreadableError."""
     with tenant_transaction(account.tenant_id) as connection:
-        return read_credential(connection, account.tenant_id, account.credential_id)
+        return read_credential(connection, account.tenant_id, credential_id)
 
 
 def change_password(account: Account, password: str) -> None:
@@ -151,10 +166,16 @@ def change_password(account: Account, password: str) -> None:
 
 
 def remove_account(account: Account) -> None:
-    """Remove the account with its folders, messages and secret."""
+    """Remove the account with its folders, messages and secrets."""
     with tenant_transaction(account.tenant_id) as connection:
-        connection.execute(delete(EmailClient).where(*_is(account)))
-        remove_credential(connection, account.tenant_id, account.credential_id)
+        # Not what `account` says: its password may have been changed since.
+        secrets = connection.execute(
+            delete(EmailClient)
+            .where(*_is(account))
+            .returning(EmailClient.credential_id, EmailClient.smtp_credential_id)
+        ).one_or_none()
+        for credential_id in filter(None, secrets or ()):
+            remove_credential(connection, account.tenant_id, credential_id)
 
 
 def record_success(connection: Connection, account: Account, *, whole_account: bool) -> None:

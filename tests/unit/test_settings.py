@@ -1,5 +1,7 @@
 """The environment, read and checked."""
 
+from ipaddress import ip_network
+
 import pytest
 
 from tasks.settings import ConfigurationError, load
@@ -62,6 +64,14 @@ def test_all_mistakes_are_named_at_once_without_their_values(monkeypatch: pytest
     for name in ("REDIS_PORT", "CELERYD_CONCURRENCY", "SYNC_BATCH_SIZE"):
         assert name in str(refusal.value)
     assert "secret-port" not in str(refusal.value)
+
+
+def test_networks_are_read_and_a_wrong_one_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAIL_ALLOWED_NETWORKS", "10.1.0.0/16, fd00:1::/64,")
+    assert load().mail.allowed_networks == (ip_network("10.1.0.0/16"), ip_network("fd00:1::/64"))
+    monkeypatch.setenv("MAIL_ALLOWED_NETWORKS", "10.1.0.0/16, 10.1.2.3/8")
+    with pytest.raises(ConfigurationError, match="MAIL_ALLOWED_NETWORKS"):
+        load()
 
 
 @pytest.mark.parametrize(

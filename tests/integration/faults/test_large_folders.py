@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.mail.imap import Endpoint, ImapConnection
+from tasks.engine.connect import connected
 from tests.conftest import Database, register
 from tests.integration.faults.conftest import Queue
 from tests.support.imap_mailbox import HIGHEST_UID
@@ -68,14 +68,12 @@ def test_a_search_reads_no_line_longer_than_the_library_takes(
     server.capabilities = capabilities
     uids = fill_sparsely(server, 200_000)
     server.inbox.uidnext = uidnext
-    endpoint = Endpoint(server.host, server.port, "none", server.user, 20, True, 10**6)
-    imap = ImapConnection(endpoint, server.password)
 
-    status = imap.select("INBOX")
-    found = imap.search(1, status)
-    newer = imap.search(uids[150_000], status)
+    with connected(register(server)) as imap:
+        status = imap.select("INBOX")
+        found = imap.search(1, status)
+        newer = imap.search(uids[150_000], status)
 
-    imap.close()
     assert list(found.uids()) == uids
     assert list(newer.uids()) == uids[150_000:]
     assert len(server.commands("UID SEARCH")) <= 6

@@ -1,7 +1,7 @@
 """Accounts that cannot be synced: a clear error on the account, and no storm of tries. Scripted, to count them."""
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -9,6 +9,7 @@ from tasks.engine.probe import probe
 from tasks.errors import (
     AuthenticationFailedError,
     EncryptionUnavailableError,
+    HostNotAllowedError,
     MailServerBusyError,
     MailServerUnavailableError,
     UnknownHostError,
@@ -183,3 +184,17 @@ def test_no_password_is_sent_without_the_encryption_asked_for(
     assert server.logins == 0
     assert not any(line.startswith((b"LOGIN", b"AUTHENTICATE")) or b"sample" in line for line in server.received)
     assert find_account(TENANT, account.id).last_error_code == "encryption_unavailable"
+
+
+@pytest.mark.parametrize("hostname", ["127.0.0.1", "localhost", "2130706433", "0x7f.1", "::ffff:127.0.0.1"])
+def test_an_account_does_not_lead_a_worker_to_what_is_inside(
+    server: ImapServer, environment: Callable[..., None], hostname: str
+) -> None:
+    environment(MAIL_ALLOWED_NETWORKS="10.0.0.0/8")
+    account = register(server, hostname=hostname)
+
+    with pytest.raises(HostNotAllowedError):
+        sync(account)
+
+    assert server.connections == 0
+    assert find_account(TENANT, account.id).last_error_code == "host_not_allowed"

@@ -57,7 +57,7 @@ def test_an_expected_error_is_one_line(error: Exception, monkeypatch: pytest.Mon
 @pytest.mark.parametrize("error", [AuthenticationFailedError("NO"), CredentialUnreadableError()])
 def test_a_password_that_does_not_work_can_be_changed(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     said = failing_with(error, monkeypatch).stderr
-    assert said.endswith(": store another password with ./manage.sh account password ACCOUNT\n")
+    assert "./manage.sh account password" in said
     assert said.count("\n") == 1
 
 

@@ -12,7 +12,7 @@ from tasks.storage.accounts import (
     Account,
     change_password,
     find_account,
-    read_password,
+    read_secret,
     record_failure,
     remove_account,
 )
@@ -27,6 +27,10 @@ def registered(password: str = "first") -> Account:
     return find_account(TENANT, demo.ACCOUNT)
 
 
+def secret(account: Account) -> str:
+    return read_secret(account, account.credential_id)
+
+
 def credentials() -> int:
     with tenant_transaction(TENANT) as connection:
         return int(connection.exec_driver_sql("SELECT count(*) FROM credential").scalar_one())
@@ -38,7 +42,7 @@ def test_a_new_password_replaces_the_old_one_and_ends_the_pause(database: Databa
     change_password(before, "second")
     change_password(before, "third")  # what it knows of the account is old by now
     after = find_account(TENANT, demo.ACCOUNT)
-    assert read_password(after) == "third"
+    assert secret(after) == "third"
     assert (after.paused_at, after.last_error_code, after.last_error, after.last_error_at) == (None,) * 4
     assert credentials() == 1
 
@@ -55,9 +59,9 @@ def test_the_demo_stores_its_password_again_under_another_key(database: Database
     registered()
     environment(CREDENTIAL_ENCRYPTION_KEY=Fernet.generate_key().decode())
     with pytest.raises(CredentialUnreadableError):
-        read_password(find_account(TENANT, demo.ACCOUNT))
-    assert read_password(registered("second")) == "second"
-    assert read_password(registered("third")) == "second"  # one that can be read is left alone
+        secret(find_account(TENANT, demo.ACCOUNT))
+    assert secret(registered("second")) == "second"
+    assert secret(registered("third")) == "second"  # one that can be read is left alone
 
 
 def test_two_that_register_the_demo_at_once_get_one_account(database: Database) -> None:

@@ -1,0 +1,110 @@
+"""Which addresses a server's name may stand for, and the connection to one of them.
+
+Accounts are entered by people outside: without a check, a name like `redis.internal` or `169.254.169.254` would make
+a worker speak to what only it can reach. So a name is resolved once, each address is checked, and the connection is
+made to an address that passed: a name that resolves otherwise a moment later (DNS rebinding) changes nothing.
+
+Addresses are judged as the resolver gives them, so every way of writing one (decimal, octal, hexadecimal, mapped into
+IPv6) is the same address here. The tables are those of IANA's special-purpose registries (RFC 6890), and not Python's
+`is_global`, which differs from version to version.
+"""
+
+import logging
+import socket
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import cast
+
+from tasks.errors import HostNotAllowedError, MailServerUnavailableError, UnknownHostError
+
+logger = logging.getLogger(__name__)
+
+Address = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
+
+_NOT_PUBLIC: tuple[Network, ...] = tuple(
+    ip_network(network)
+    for network in (
+        "0.0.0.0/8",  # this host, unspecified
+        "10.0.0.0/8",  # private
+        "100.64.0.0/10",  # carrier-grade NAT
+        "127.0.0.0/8",  # loopback
+        "169.254.0.0/16",  # link-local, the metadata services of clouds among them
+        "172.16.0.0/12",  # private
+        "192.0.0.0/24",  # protocol assignments
+        "192.0.2.0/24",  # documentation
+        "192.88.99.0/24",  # relays of 6to4, withdrawn
+        "192.168.0.0/16",  # private
+        "198.18.0.0/15",  # benchmarks
+        "198.51.100.0/24",  # documentation
+        "203.0.113.0/24",  # documentation
+        "224.0.0.0/4",  # multicast
+        "240.0.0.0/4",  # reserved, broadcast
+        "2001::/23",  # protocol assignments, Teredo and ORCHID among them
+        "2001:db8::/32",  # documentation
+        "2002::/16",  # 6to4, withdrawn: it carries an IPv4 address to wherever that leads
+        "3fff::/20",  # documentation
+    )
+)
+# All of IPv6 that is handed out to the public; loopback, link-local, unique local and multicast lie outside.
+_PUBLIC_IPV6 = IPv6Network("2000::/3")
+_NAT64 = IPv6Network("64:ff9b::/96")  # RFC 6052: the IPv4 address is in the last 32 bits
+
+
+def connect(hostname: str, port: int, timeout: float, allowed: tuple[Network, ...]) -> socket.socket:
+    """A TCP connection to an address of `hostname` that is public or in an allowed network. `timeout` is in seconds.
+
+    Raises HostNotAllowedError where there is none, UnknownHostError, MailServerUnavailableError where the name server
+    does not answer, and OSError where no address takes the connection.
+    """
+    failure: OSError | None = None
+    for address in resolve(hostname, allowed):
+        try:
+            return socket.create_connection((str(address), port), timeout)
+        except OSError as error:
+            failure = error
+    assert failure is not None
+    raise failure
+
+
+def resolve(hostname: str, allowed: tuple[Network, ...]) -> list[Address]:
+    """The addresses of `hostname` that may be connected to, at least one. Raises what `connect` raises."""
+    found = _look_up(hostname)
+    permitted = [address for address in found if is_permitted(address, allowed)]
+    if not permitted:
+        # The addresses stay in the log: whoever entered the name need not learn the inside of our network.
+        logger.warning("%s is not connected to: it resolves to %s", hostname, ", ".join(map(str, found)))
+        raise HostNotAllowedError(hostname)
+    return permitted
+
+
+def is_permitted(address: Address, allowed: tuple[Network, ...]) -> bool:
+    """Whether the address is public, or in one of the allowed networks."""
+    address = _unwrapped(address)
+    if any(address in network for network in allowed):
+        return True
+    if address.version == 6 and address not in _PUBLIC_IPV6:
+        return False
+    return not any(address in network for network in _NOT_PUBLIC)
+
+
+def _look_up(hostname: str) -> list[Address]:
+    try:
+        answers = socket.getaddrinfo(hostname, None, type=socket.SOCK_STREAM)
+    except socket.gaierror as error:
+        if error.errno == socket.EAI_AGAIN:
+            raise MailServerUnavailableError(f"{hostname}: the name server does not answer") from error
+        raise UnknownHostError(hostname) from error
+    except ValueError as error:  # a label too long or empty, a NUL
+        raise UnknownHostError(hostname) from error
+    return list(dict.fromkeys(ip_address(cast(str, answer[4][0])) for answer in answers))
+
+
+def _unwrapped(address: Address) -> Address:
+    """The IPv4 address that an IPv6 address leads to, if it does."""
+    if isinstance(address, IPv4Address):
+        return address
+    if address.ipv4_mapped:
+        return address.ipv4_mapped
+    if address in _NAT64:
+        return IPv4Address(int(address) & 0xFFFFFFFF)
+    return address

@@ -1,0 +1,205 @@
+"""An IMAP connection up to the login; the only module that imports the IMAP library.
+
+imaplib, because it reads several times as fast as the libraries on top of it (docs/decisions/0001). What is added to
+it: answers to a FETCH are handed out as they arrive, nothing too large is kept, sockets come from
+`tasks.mail.connection`, and its errors become ours.
+"""
+
+import imaplib
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from tasks.errors import EncryptionUnavailableError, MailServerBusyError, MailServerUnavailableError, ProtocolError
+from tasks.mail import connection
+from tasks.mail.connection import Endpoint, open_socket, tls_context
+from tasks.mail.folders import quote
+from tasks.mail.imap_responses import Line
+from tasks.mail.login import Login, Sasl, login_refusal, means_busy, sasl_for
+
+_READ_BUFFER_BYTES = 256 * 1024
+
+# Nobody sends mail of this size; a server that announces it has lost its way.
+_ABSURD_LITERAL = 2**31
+
+_LONGEST_WORDS = 200
+
+
+class FetchRefusedError(ProtocolError):
+    """The mail server refused what was asked for."""
+
+
+def open_session(endpoint: Endpoint, login: Login, max_literal: int) -> "Session":
+    """Connect, encrypt as the endpoint says, and log in. Raises an EmailError that says what happened."""
+    with translated(endpoint, "connecting"), _greeted(endpoint):
+        session = _connect(endpoint, max_literal)
+    try:
+        with translated(endpoint, "logging in"):
+            _log_in(session, endpoint, login)
+    except BaseException:
+        session.say_goodbye()
+        raise
+    return session
+
+
+@contextmanager
+def translated(endpoint: Endpoint, doing: str) -> Iterator[None]:
+    """Whatever the library or the network raises, as one of our errors."""
+    where = f"{doing}, {endpoint}"
+    with connection.translated(endpoint, doing):
+        try:
+            yield
+        except imaplib.IMAP4.abort as error:
+            words = str(error)[:_LONGEST_WORDS] or "the connection ended"
+            out_of_step = any(sign in words for sign in ("unexpected", "unterminated", "literal", "more than"))
+            raise (ProtocolError if out_of_step else MailServerUnavailableError)(f"{where}: {words}") from error
+        except imaplib.IMAP4.error as error:
+            raise FetchRefusedError(f"{where}: {error}") from error
+
+
+def first_words(lines: list[Line]) -> str:
+    """What the server says about an outcome, for a person."""
+    for line in lines:
+        if isinstance(line, bytes):
+            return line.decode("utf-8", "replace")[:_LONGEST_WORDS]
+    return "no reason given"
+
+
+class Session(imaplib.IMAP4):
+    """Hands out the answers to a UID FETCH as they arrive, and keeps no literal that is too large."""
+
+    # Of imaplib; they have no types there.
+    sock: socket.socket
+    tagged_commands: Any
+    untagged_responses: Any
+    _check_bye: Callable[[], None]
+    _command: Callable[..., bytes]
+    _command_complete: Callable[..., tuple[str, list[Line]]]
+    _get_response: Callable[[], object]
+
+    def __init__(self, endpoint: Endpoint, max_literal: int) -> None:
+        self._endpoint = endpoint
+        self._max_literal = max_literal
+        super().__init__(endpoint.hostname, endpoint.port, timeout=endpoint.timeout)
+
+    def _create_socket(self, _timeout: float | None) -> socket.socket:
+        return open_socket(self._endpoint)
+
+    def open(self, *args: Any, **options: Any) -> None:
+        super().open(*args, **options)
+        # imaplib's 8 kB would take several reads for each message. From Python 3.14 on the name has an underscore.
+        name = "file" if "file" in vars(self) else "_file"
+        setattr(self, name, self.sock.makefile("rb", buffering=_READ_BUFFER_BYTES))
+
+    def stream_uid_fetch(self, uids: str, items: str) -> Iterator[list[Line]]:
+        """What imaplib does for a command, except that it collects all answers first."""
+        tag = self._command("UID", "FETCH", uids, items)
+        while self.tagged_commands[tag] is None:
+            self._check_bye()
+            self._get_response()
+            if lines := self.untagged_responses.pop("FETCH", None):
+                yield lines
+        outcome, answer = self._command_complete("UID", tag)
+        if outcome != "OK":
+            raise FetchRefusedError(first_words(answer))
+
+    def read(self, size: int) -> bytes:
+        if size <= self._max_literal:
+            return super().read(size)
+        if size > _ABSURD_LITERAL:
+            raise imaplib.IMAP4.abort(f"a literal of {size} bytes was announced")
+        while size:
+            chunk = super().read(min(size, _READ_BUFFER_BYTES))
+            if not chunk:
+                raise imaplib.IMAP4.abort("the connection ended in a literal")
+            size -= len(chunk)
+        return b""
+
+    def say_goodbye(self) -> None:
+        """Close politely; never raises."""
+        with suppress(imaplib.IMAP4.error, OSError):
+            self.logout()
+
+    def abandon(self) -> None:
+        """Close at once; never raises."""
+        with suppress(OSError):
+            # The socket first: closing the buffer would wait for a thread that reads from it. Not by the TLS
+            # socket's own method, which would pull the TLS layer from under that thread.
+            socket.socket.shutdown(self.sock, socket.SHUT_RDWR)
+        with suppress(OSError):
+            self.shutdown()
+
+
+class _TlsSession(Session):
+    def _create_socket(self, timeout: float | None) -> socket.socket:
+        plain = super()._create_socket(timeout)
+        return tls_context(self._endpoint).wrap_socket(plain, server_hostname=self._endpoint.hostname)
+
+
+def _connect(endpoint: Endpoint, max_literal: int) -> Session:
+    if endpoint.encryption == "tls":
+        return _TlsSession(endpoint, max_literal)
+    session = Session(endpoint, max_literal)
+    if endpoint.encryption == "starttls":
+        if "STARTTLS" not in session.capabilities:
+            session.shutdown()
+            raise EncryptionUnavailableError(f"{endpoint} does not offer STARTTLS")
+        try:
+            session.starttls(tls_context(endpoint))
+        except BaseException as error:
+            with suppress(OSError):  # a failed handshake has taken the socket away
+                session.shutdown()
+            if isinstance(error, imaplib.IMAP4.error) and not isinstance(error, imaplib.IMAP4.abort):
+                raise EncryptionUnavailableError(f"{endpoint} refuses STARTTLS") from error
+            raise
+    return session
+
+
+@contextmanager
+def _greeted(endpoint: Endpoint) -> Iterator[None]:
+    """A server that greets with BYE or with nonsense cannot be used now."""
+    try:
+        yield
+    except imaplib.IMAP4.abort:
+        raise
+    except imaplib.IMAP4.error as error:
+        words = str(error)
+        kind = MailServerBusyError if means_busy(words) else MailServerUnavailableError
+        raise kind(f"connecting, {endpoint}: {words[:_LONGEST_WORDS]}") from error
+
+
+def _log_in(session: Session, endpoint: Endpoint, login: Login) -> None:
+    if session.state != "NONAUTH":
+        return
+    if "LOGINDISABLED" in session.capabilities and endpoint.encryption == "none":
+        raise EncryptionUnavailableError(f"{endpoint} allows no login without encryption")
+    offered = {name.removeprefix("AUTH=") for name in session.capabilities if name.startswith("AUTH=")}
+    sasl = sasl_for(login, endpoint, offered)
+    challenges: list[bytes] = []
+    try:
+        if sasl:
+            session.authenticate(sasl.mechanism, lambda challenge: _answer(sasl, challenges, challenge))
+        else:
+            _log_in_by_command(session, login)
+    except imaplib.IMAP4.abort:
+        raise
+    except imaplib.IMAP4.error as error:
+        reasons = b" ".join(challenges[1:]).decode("utf-8", "replace")
+        raise login_refusal(f"{error} {reasons}".strip()[:_LONGEST_WORDS], endpoint, login) from None
+
+
+def _answer(sasl: Sasl, challenges: list[bytes], challenge: bytes) -> bytes | None:
+    """The answers to the challenges one after another; None gives up."""
+    answers = dict(enumerate((sasl.initial_response, sasl.on_failure)))
+    challenges.append(challenge)
+    return answers.get(len(challenges) - 1)
+
+
+def _log_in_by_command(session: Session, login: Login) -> None:
+    """LOGIN with quoted strings; imaplib's own takes ASCII only."""
+    words: Any = (quote(login.username).encode(), quote(login.secret).encode())
+    outcome, lines = session.xatom("LOGIN", *words)
+    if outcome != "OK":
+        raise imaplib.IMAP4.error(first_words(lines))
+    session.state = "AUTH"

@@ -1,0 +1,77 @@
+"""Who logs in at a mail server, and with what: a password, or an OAuth2 access token.
+
+SASL exchanges as values (RFC 4422), for IMAP, POP3 and SMTP alike: PLAIN (RFC 4616), OAUTHBEARER (RFC 7628) and
+XOAUTH2, which Google and Microsoft speak and nobody has standardised. All of them say everything at once.
+"""
+
+import re
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+from tasks.errors import (
+    AuthenticationFailedError,
+    EmailError,
+    LoginMethodUnavailableError,
+    MailServerBusyError,
+    PermanentError,
+)
+from tasks.mail.connection import Endpoint
+
+# A refusal in these words says nothing about the password: response codes of IMAP (RFC 5530 section 3) and POP3
+# (RFC 3206), the statuses of Google and Microsoft for too many requests, and what servers say freely.
+_BUSY = re.compile(
+    r"\[(?:UNAVAILABLE|IN-?USE|LIMIT|SERVERBUG|CONTACTADMIN|OVERQUOTA|LOGIN-DELAY|SYS/TEMP)\]"
+    r"|too many|try again|temporar|rate limit|throttl|maximum number of connections",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """A user name with its secret, which is a password or an access token."""
+
+    username: str
+    secret: str = field(repr=False)
+    method: Literal["password", "oauth2"] = "password"
+
+
+class Sasl(NamedTuple):
+    """One SASL exchange. After a challenge that tells of a failure, `on_failure` lets the server say no."""
+
+    mechanism: str
+    initial_response: bytes
+    on_failure: bytes = b""
+
+
+def sasl_for(login: Login, endpoint: Endpoint, offered: Collection[str]) -> Sasl | None:
+    """The exchange to log in with, of the mechanisms the server offers (without AUTH=, in upper case).
+
+    None where a password has to go by the protocol's own command (LOGIN, USER and PASS). Raises
+    LoginMethodUnavailableError for a token that the server cannot take, and PermanentError for what cannot be sent.
+    """
+    if re.search(r"[\0\r\n\x01]", login.username + login.secret):
+        raise PermanentError("a user name or password cannot hold a line break or control character")
+    if login.method == "password":
+        plain = Sasl("PLAIN", f"\0{login.username}\0{login.secret}".encode())
+        return plain if "PLAIN" in offered else None
+    if "OAUTHBEARER" in offered:
+        name = login.username.replace("=", "=3D").replace(",", "=2C")
+        fields = (f"n,a={name},", f"host={endpoint.hostname}", f"port={endpoint.port}")
+        message = "\1".join((*fields, f"auth=Bearer {login.secret}", "", ""))
+        return Sasl("OAUTHBEARER", message.encode(), on_failure=b"\1")
+    if "XOAUTH2" in offered:
+        return Sasl("XOAUTH2", f"user={login.username}\1auth=Bearer {login.secret}\1\1".encode())
+    raise LoginMethodUnavailableError(f"{endpoint} offers {', '.join(sorted(offered)) or 'none'}")
+
+
+def login_refusal(words: str, endpoint: Endpoint, login: Login) -> EmailError:
+    """What a refused login means, by the server's words: busy, or a wrong password."""
+    if means_busy(words):
+        return MailServerBusyError(f"{endpoint}: {words}")
+    return AuthenticationFailedError(f"{login.username} at {endpoint}: {words}")
+
+
+def means_busy(words: str) -> bool:
+    """Whether a refusal asks to come back later."""
+    return bool(_BUSY.search(words))

@@ -1,0 +1,68 @@
+"""SASL exchanges, byte for byte as their documents write them."""
+
+import pytest
+
+from tasks.errors import AuthenticationFailedError, LoginMethodUnavailableError, MailServerBusyError, PermanentError
+from tasks.mail.connection import Endpoint
+from tasks.mail.login import Login, login_refusal, sasl_for
+
+ENDPOINT = Endpoint("server.example.com", 143, "tls", 10, True, ())
+TOKEN = Login("user@example.com", "vF9dft4qmTc2Nvb3RlckBhbHRhdmlzdGEuY29tCg==", "oauth2")
+
+
+def test_oauthbearer_as_in_rfc_7628() -> None:
+    sasl = sasl_for(TOKEN, ENDPOINT, {"PLAIN", "OAUTHBEARER", "XOAUTH2"})
+    assert sasl is not None
+    assert sasl.mechanism == "OAUTHBEARER"
+    assert sasl.initial_response == (
+        b"n,a=user@example.com,\x01host=server.example.com\x01port=143\x01"
+        b"auth=Bearer vF9dft4qmTc2Nvb3RlckBhbHRhdmlzdGEuY29tCg==\x01\x01"
+    )
+    assert sasl.on_failure == b"\x01"
+
+
+def test_xoauth2_as_google_writes_it() -> None:
+    sasl = sasl_for(Login("someuser@example.com", "ya29.vF9dft4", "oauth2"), ENDPOINT, {"PLAIN", "XOAUTH2"})
+    assert sasl is not None
+    assert (sasl.mechanism, sasl.on_failure) == ("XOAUTH2", b"")
+    assert sasl.initial_response == b"user=someuser@example.com\x01auth=Bearer ya29.vF9dft4\x01\x01"
+
+
+def test_a_token_is_never_sent_as_a_password() -> None:
+    with pytest.raises(LoginMethodUnavailableError, match="PLAIN"):
+        sasl_for(TOKEN, ENDPOINT, {"PLAIN"})
+
+
+def test_a_password_goes_by_plain_or_by_the_protocols_own_command() -> None:
+    login = Login("ådå", "密 ")
+    assert sasl_for(login, ENDPOINT, set()) is None
+    plain = sasl_for(login, ENDPOINT, {"XOAUTH2", "PLAIN"})
+    assert plain is not None
+    assert plain.initial_response == "\0ådå\0密 ".encode()
+
+
+@pytest.mark.parametrize("character", ["\0", "\r", "\n", "\x01"])
+@pytest.mark.parametrize("method", ["password", "oauth2"])
+def test_nothing_can_be_smuggled_into_an_exchange(character: str, method: str) -> None:
+    for login in (Login(f"u{character}", "s", method), Login("u", f"s{character}", method)):
+        with pytest.raises(PermanentError):
+            sasl_for(login, ENDPOINT, {"PLAIN", "XOAUTH2"})
+
+
+def test_a_secret_is_not_shown() -> None:
+    assert "sample" not in repr(Login("user", "sample"))
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["[UNAVAILABLE] x", "[IN-USE] locked", "[SYS/TEMP] x", "Too many simultaneous connections", "[LOGIN-DELAY] wait"],
+)
+def test_a_busy_server_is_not_a_wrong_password(words: str) -> None:
+    assert isinstance(login_refusal(words, ENDPOINT, TOKEN), MailServerBusyError)
+
+
+def test_any_other_refusal_is_one() -> None:
+    refusal = login_refusal("[AUTHENTICATIONFAILED] no", ENDPOINT, TOKEN)
+    assert isinstance(refusal, AuthenticationFailedError)
+    assert "./manage.sh account password" in str(refusal)
+    assert TOKEN.secret not in str(refusal)
