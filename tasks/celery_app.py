@@ -13,6 +13,7 @@ from kombu import Queue
 
 from tasks.base import CELERY_DEFAULT_RETRY_DELAY, CELERY_RETRY_BACKOFF_BASE, EmailTask
 from tasks.control import get_active_tasks, get_queue_stats, get_task_status, revoke_task
+from tasks.monitoring import systemd
 from tasks.periodic import PERIODIC_SYNC, periodic_sync
 from tasks.settings import Settings, get_settings
 from tasks.sync import SYNC_EMAILS, sync_emails
@@ -89,8 +90,14 @@ def _configuration(settings: Settings) -> dict[str, Any]:
 
 
 def _tls(url: str, settings: Settings) -> dict[str, str] | None:
-    return {"ssl_cert_reqs": settings.redis.ssl_cert_reqs} if url.startswith("rediss://") else None
+    if not url.startswith("rediss://"):
+        return None
+    options: dict[str, str] = {"ssl_cert_reqs": settings.redis.ssl_cert_reqs}
+    if settings.redis.ssl_ca_certs:
+        options["ssl_ca_certs"] = settings.redis.ssl_ca_certs
+    return options
 
 
 celery_app = create_celery_app()
 celery_app.set_default()
+systemd.connect()

@@ -36,14 +36,17 @@ class RedisSettings(_Group):
 
     host: str = Field("127.0.0.1", validation_alias="REDIS_HOST")
     port: Port = Field(6379, validation_alias="REDIS_PORT")
+    username: str | None = Field(None, validation_alias="REDIS_USERNAME")
     password: SecretStr | None = Field(None, validation_alias="REDIS_PASSWORD")
     broker_db: int = Field(0, validation_alias="REDIS_BROKER_DB", ge=0)
     result_db: int = Field(1, validation_alias="REDIS_RESULT_DB", ge=0)
     use_ssl: bool = Field(False, validation_alias="REDIS_USE_SSL")
     ssl_cert_reqs: Literal["required", "optional", "none"] = Field("required", validation_alias="REDIS_SSL_CERT_REQS")
+    ssl_ca_certs: str | None = Field(None, validation_alias="REDIS_SSL_CA_CERTS")
     url: SecretStr | None = Field(None, validation_alias="REDIS_URL")
     result_host: str | None = Field(None, validation_alias="REDIS_RESULT_HOST")
     result_port: Port | None = Field(None, validation_alias="REDIS_RESULT_PORT")
+    result_username: str | None = Field(None, validation_alias="REDIS_RESULT_USERNAME")
     result_password: SecretStr | None = Field(None, validation_alias="REDIS_RESULT_PASSWORD")
     result_use_ssl: bool | None = Field(None, validation_alias="REDIS_RESULT_USE_SSL")
     explicit_broker_url: SecretStr | None = Field(None, validation_alias="CELERY_BROKER_URL")
@@ -56,7 +59,7 @@ class RedisSettings(_Group):
             return self.explicit_broker_url.get_secret_value()
         if self.url:
             return _with_database(self.url.get_secret_value(), self.broker_db)
-        return _redis_url(self.host, self.port, self.password, self.use_ssl, self.broker_db)
+        return _redis_url(self.host, self.port, self.username, self.password, self.use_ssl, self.broker_db)
 
     @property
     def result_backend(self) -> str:
@@ -68,6 +71,7 @@ class RedisSettings(_Group):
         return _redis_url(
             self.result_host or self.host,
             self.result_port or self.port,
+            self.result_username or self.username,
             self.result_password or self.password,
             self.use_ssl if self.result_use_ssl is None else self.result_use_ssl,
             self.result_db,
@@ -226,8 +230,11 @@ def _explain(mistake: Any) -> str:
     return f"{variable}: {message}" if variable else message
 
 
-def _redis_url(host: str, port: int, password: SecretStr | None, ssl: bool, database: int) -> str:
-    login = f":{quote(password.get_secret_value(), safe='')}@" if password else ""
+def _redis_url(
+    host: str, port: int, username: str | None, password: SecretStr | None, ssl: bool, database: int
+) -> str:
+    user = quote(username or "", safe="")
+    login = f"{user}:{quote(password.get_secret_value(), safe='')}@" if password else ""
     return f"{'rediss' if ssl else 'redis'}://{login}{host}:{port}/{database}"
 
 

@@ -1,5 +1,10 @@
-"""Brings the schema to the newest revision, as the owner's role."""
+"""Brings the schema to the newest revision, as the owner's role.
 
+`python -m tasks.storage.migrate` reads the owner's URL from standard input, where no process list shows it, and
+prints what it did.
+"""
+
+import sys
 from pathlib import Path
 
 from alembic import command
@@ -9,7 +14,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine
 from sqlalchemy.exc import OperationalError
 
-from tasks.errors import StorageUnavailableError
+from tasks.errors import EmailError, StorageUnavailableError
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 
@@ -46,3 +51,19 @@ def _config(owner_url: str) -> Config:
     # As an attribute, not an option: a password may hold the % that options interpolate.
     config.attributes["owner_url"] = owner_url
     return config
+
+
+def main() -> None:
+    """Migrate the database whose URL is on standard input."""
+    owner_url = sys.stdin.readline().strip()
+    try:
+        before, _ = current_and_head(owner_url)
+        upgrade(owner_url)
+        after, _ = current_and_head(owner_url)
+    except EmailError as error:
+        sys.exit(f"error: {error}")
+    sys.stdout.write(f"migrated from {before} to {after}\n" if before != after else f"already at {after}\n")
+
+
+if __name__ == "__main__":
+    main()

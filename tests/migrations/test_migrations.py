@@ -97,3 +97,22 @@ def test_large_columns_are_compressed_with_lz4_where_the_server_can(tmp_path_fac
                 )
             ).all()
     assert compressed == ["headers", "html_body", "text_body"]
+
+
+def test_the_command_migrates_the_database_named_on_standard_input(database: Database) -> None:
+    run = [sys.executable, "-m", "tasks.storage.migrate"]
+    downgrade(database.owner_url, "base")
+    first = subprocess.run(run, input=database.owner_url, capture_output=True, text=True, check=True)
+    _, head = current_and_head(database.owner_url)
+    assert first.stdout == f"migrated from None to {head}\n"
+    second = subprocess.run(run, input=database.owner_url, capture_output=True, text=True, check=True)
+    assert second.stdout == f"already at {head}\n"
+
+
+def test_the_command_says_what_is_wrong_without_the_password(database: Database) -> None:
+    url = database.owner_url.replace(f":{database.server.port}/", ":1/")
+    run = [sys.executable, "-m", "tasks.storage.migrate"]
+    refused = subprocess.run(run, input=url, capture_output=True, text=True, check=False)
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("error: ")
+    assert database.server.postgres.passwords.owner not in refused.stderr

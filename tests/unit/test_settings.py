@@ -94,3 +94,22 @@ def test_secrets_are_not_shown_by_their_settings(monkeypatch: pytest.MonkeyPatch
         monkeypatch.setenv(name, "sample-secret")
     monkeypatch.setenv("DATABASE_URL", "postgresql://u:sample-secret@h/d")
     assert "sample-secret" not in repr(load())
+
+
+def test_a_user_name_for_redis_and_one_for_its_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REDIS_USERNAME", "app:1")
+    monkeypatch.setenv("REDIS_PASSWORD", "p@ss")
+    monkeypatch.setenv("REDIS_RESULT_USERNAME", "results")
+    redis = load().redis
+    assert redis.broker_url == "redis://app%3A1:p%40ss@127.0.0.1:6379/0"
+    assert redis.result_backend == "redis://results:p%40ss@127.0.0.1:6379/1"
+
+
+def test_redis_is_verified_by_the_authority_that_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tasks.celery_app import create_celery_app
+
+    monkeypatch.setenv("REDIS_USE_SSL", "true")
+    monkeypatch.setenv("REDIS_SSL_CA_CERTS", "/etc/metabuilder/tls/ca.crt")
+    configuration = create_celery_app(load).conf
+    for option in ("broker_use_ssl", "redis_backend_use_ssl"):
+        assert configuration[option] == {"ssl_cert_reqs": "required", "ssl_ca_certs": "/etc/metabuilder/tls/ca.crt"}
