@@ -9,9 +9,9 @@ VENV=$ROOT/.venv
 say() { printf '%s\n' "$*" >&2; }
 fail() { say "error: $*"; exit 1; }
 
-# The verbs that need the linters, the test tools and the benchmarks' plotting.
+# The verbs that need the linters, the test tools, the benchmarks' plotting, or uv.
 case ${1:-help} in
-    test | bench | lock) NEEDS=dev ;;
+    test | bench | lock | release) NEEDS=dev ;;
     *) NEEDS=native ;;
 esac
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from manage import account, bench, checks, demo, info, lock, stack, sync
+from manage import account, bench, checks, demo, info, lock, release, stack, sync
 from manage.output import complain
 
 
@@ -55,6 +55,7 @@ for verb in (
     sync.sync,
     info.version,
     lock.lock,
+    release.release,
     info.help_,
 ):
     main.add_command(verb)

@@ -1,0 +1,179 @@
+"""`release`: what the hosts run, made on the control machine once per Python and architecture.
+
+A release is a virtual environment that holds the locked packages and the code, made for the folder in which it will
+lie on the hosts, so that unpacking one archive is all that a host has to do. Its version names its content: the same
+code and the same requirements are the same release, wherever and whenever they are built.
+"""
+
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from manage.output import print_json, say
+
+RELEASES = "/opt/metabuilder/releases"
+PACKAGES = ("tasks",)
+# What a release depends on beside the code itself.
+_INPUTS = ("requirements.txt", "manage/release.py")
+_ARCHIVES_KEPT = 8
+
+
+@dataclass(frozen=True)
+class Target:
+    """A host's Python, like 3.11.2, and its machine, like x86_64."""
+
+    python: str
+    machine: str
+
+    @property
+    def minor(self) -> str:
+        """The Python that a virtual environment is for: 3.11."""
+        return ".".join(self.python.split(".")[:2])
+
+    def __str__(self) -> str:
+        return f"{self.python}/{self.machine}"
+
+
+@click.group()
+def release() -> None:
+    """Build what the hosts run."""
+
+
+@release.command()
+@click.option(
+    "--for", "targets", multiple=True, required=True, metavar="PYTHON/MACHINE", help="For example 3.11.2/x86_64."
+)
+def build(targets: tuple[str, ...]) -> None:
+    """Make the archives of this code for hosts with such a Python, and print where they are as JSON."""
+    from native.errors import StackError
+
+    version, archives = current_version(), {}
+    for text in targets:
+        python, slash, machine = text.partition("/")
+        if not slash or python.count(".") != 2:
+            raise click.UsageError(f"{text!r} is not PYTHON/MACHINE, like 3.11.2/x86_64")
+        try:
+            archives[text] = str(archive(version, Target(python, machine)))
+        except subprocess.CalledProcessError as error:
+            raise StackError(f"release {version} for {text} could not be built: {error.stderr.strip()}") from error
+    print_json({"version": version, "archives": archives})
+
+
+def current_version() -> str:
+    """The version of the code as it lies here, committed or not: the project's and a digest of the content."""
+    from native.state import ROOT
+
+    digest = hashlib.sha256()
+    for path in [ROOT / name for name in _INPUTS] + [path for name in PACKAGES for path in _code(ROOT / name)]:
+        digest.update(f"{path.relative_to(ROOT)}\0".encode() + path.read_bytes() + b"\0")
+    number = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    return f"{number}-{digest.hexdigest()[:12]}"
+
+
+def archive(version: str, target: Target) -> Path:
+    """The archive of a release for a target, built if it is not there yet."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "metabuilder" / "releases"
+    cache.mkdir(parents=True, exist_ok=True)
+    path = cache / f"{version}-python{target.python}-{target.machine}.tar.gz"
+    with _one_at_a_time(cache):
+        if not path.exists():
+            say(f"Building release {version} for Python {target.python} on {target.machine} …")
+            with tempfile.TemporaryDirectory(dir=cache) as folder:
+                _build(Path(folder) / version, target)
+                _pack(Path(folder) / version, path)
+            _prune(cache)
+    return path
+
+
+def _build(folder: Path, target: Target) -> None:
+    from native.state import ROOT
+
+    site = folder / "lib" / f"python{target.minor}" / "site-packages"
+    install = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--target", str(site)]
+    install += ["--python-version", target.python, "--python-platform", f"{target.machine}-unknown-linux-gnu"]
+    install += ["--only-binary", ":all:", "--no-deps", "--require-hashes", "--link-mode", "copy"]
+    subprocess.run([*install, "-r", str(ROOT / "requirements.txt")], check=True, capture_output=True, text=True)
+    shutil.rmtree(site / "bin")  # scripts that start the Python of this machine
+    (site / ".lock").unlink(missing_ok=True)
+    for package in PACKAGES:
+        for source in _code(ROOT / package):
+            copy = site / source.relative_to(ROOT)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, copy)
+    _make_environment(folder, target)
+    _compile(folder, target)
+    (folder / "RELEASE").write_text(f"{folder.name}\n")
+
+
+def _make_environment(folder: Path, target: Target) -> None:
+    """What `python -m venv` makes, for the folder's place on the hosts."""
+    (folder / "pyvenv.cfg").write_text(
+        f"home = /usr/bin\ninclude-system-site-packages = false\nversion = {target.python}\n"
+    )
+    programs = folder / "bin"
+    programs.mkdir()
+    for name in ("python", "python3", f"python{target.minor}"):
+        (programs / name).symlink_to(f"/usr/bin/python{target.minor}")
+    # By the release's own path and not through `current`: a process goes on with the release that it started with.
+    celery = programs / "celery"
+    celery.write_text(
+        f"#!{RELEASES}/{folder.name}/bin/python\nimport sys\n\nfrom celery.__main__ import main\n\nsys.exit(main())\n"
+    )
+    celery.chmod(0o755)
+
+
+def _compile(folder: Path, target: Target) -> None:
+    """Byte code, where this Python makes what the target's reads; the hosts make what is missing."""
+    if target.minor != "{}.{}".format(*sys.version_info):
+        return
+    command = [sys.executable, "-m", "compileall", "-q", "-j", "0"]
+    command += ["-s", str(folder), "-p", f"{RELEASES}/{folder.name}", str(folder / "lib")]
+    subprocess.run(command, check=True, capture_output=True, text=True)
+
+
+def _pack(folder: Path, path: Path) -> None:
+    unfinished = path.with_suffix(".unfinished")
+    # Little compression: it is sent over a local network once, and time is what matters.
+    with tarfile.open(unfinished, "w:gz", compresslevel=1) as tar:
+        tar.add(folder, arcname=folder.name, filter=_readable_by_all)
+    unfinished.replace(path)
+
+
+def _readable_by_all(member: tarfile.TarInfo) -> tarfile.TarInfo:
+    # Whatever the umask and the user here.
+    member.uid = member.gid = 0
+    member.uname = member.gname = "root"
+    is_program = member.isdir() or member.mode & 0o100
+    member.mode = 0o755 if is_program else 0o644
+    return member
+
+
+def _code(package: Path) -> Iterator[Path]:
+    for path in sorted(package.rglob("*")):
+        if path.is_file() and "__pycache__" not in path.parts:
+            yield path
+
+
+def _prune(cache: Path) -> None:
+    archives = sorted(cache.glob("*.tar.gz"), key=lambda path: path.stat().st_mtime)
+    for path in archives[:-_ARCHIVES_KEPT]:
+        path.unlink()
+
+
+@contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
