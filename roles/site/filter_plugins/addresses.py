@@ -44,7 +44,7 @@ def _resolve(name):
         return [entry[4][0] for entry in socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)]
     except OSError as error:
         raise AnsibleFilterError(
-            f"{name} does not resolve on the control machine ({error}): set site_address of that host to an IP address"
+            f"{name} does not resolve on the control machine ({error}): set site_address of that host"
         ) from error
 
 
