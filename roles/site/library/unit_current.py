@@ -73,6 +73,16 @@ class Unit:
             )
 
 
+def is_outdated(name, properties):
+    """Whether systemd must read the unit again; by itself it does not see a first drop-in in a new folder."""
+    if properties["NeedDaemonReload"] == "yes" or properties["LoadState"] != "loaded":
+        return True
+    stem, at, _instance = name.rpartition("@")
+    names = [name, f"{stem}@.{name.rpartition('.')[2]}"] if at else [name]
+    there = {str(path) for one in names for path in Path(f"/etc/systemd/system/{one}.d").glob("*.conf")}
+    return not there <= set(properties["DropInPaths"].split())
+
+
 def changed_at(path):
     """When a file or link last changed, in seconds since the epoch; 0 if there is none."""
     file = Path(path)
@@ -127,7 +137,7 @@ def main():
     )
     unit = Unit(module)
     properties = unit.show()
-    if properties["NeedDaemonReload"] == "yes" or properties["LoadState"] != "loaded":
+    if is_outdated(unit.name, properties):
         unit.module.run_command(["systemctl", "daemon-reload"], check_rc=True)
         properties = unit.show()
     if properties["LoadState"] != "loaded":

@@ -8,10 +8,10 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.x509.oid import ExtensionOID
 
 
-def certificate_is_current(present, authority, names, days):
-    """Whether `present` (base64 of PEM) is signed by `authority` (PEM), for just `names`, and valid for `days` more."""
+def shows_current_certificate(slurped, authority, names, days):
+    """Whether `authority` (PEM) signed what was slurped, if anything, for just `names` and for `days` to come."""
     try:
-        certificate = x509.load_pem_x509_certificate(base64.b64decode(present))
+        certificate = x509.load_pem_x509_certificate(base64.b64decode(slurped.get("content", "")))
         certificate.verify_directly_issued_by(x509.load_pem_x509_certificate(authority.encode()))
     except (ValueError, TypeError, InvalidSignature):
         return False
@@ -32,4 +32,4 @@ class TestModule:
 
     def tests(self):
         """The tests by name."""
-        return {"certificate_is_current": certificate_is_current}
+        return {"shows_current_certificate": shows_current_certificate}
