@@ -9,7 +9,7 @@ from tasks.engine.batches import BrokenOffError
 from tasks.engine.prefetch import Prefetch
 from tasks.engine.run import FolderTally, Run
 from tasks.storage.folders import Folder, change_folder, load_folder
-from tasks.storage.messages import Batch, Quarantined, UidNumbering, store_batch
+from tasks.storage.messages import Batch, Numbering, Quarantined, store_batch
 from tasks.storage.session import is_about_the_data
 
 logger = logging.getLogger(__name__)
@@ -21,7 +21,7 @@ MOST_ATTEMPTS = 3
 def take_in(
     run: Run,
     folder: Folder,
-    numbering: UidNumbering,
+    numbering: Numbering,
     batches: Generator[Batch],
     tally: FolderTally,
     *,
@@ -42,7 +42,7 @@ def take_in(
         raise failure.error from failure
 
 
-def _store(run: Run, folder: Folder, numbering: UidNumbering, batch: Batch, tally: FolderTally) -> None:
+def _store(run: Run, folder: Folder, numbering: Numbering, batch: Batch, tally: FolderTally) -> None:
     try:
         with run.transaction() as connection:
             store_batch(connection, run.account, folder.id, numbering, batch)
@@ -78,17 +78,18 @@ def _narrowed(batch: Batch, error: DBAPIError) -> tuple[Batch, ...]:
 
 
 def _remember_failure(
-    run: Run, folder: Folder, numbering: UidNumbering, failure: BrokenOffError, tally: FolderTally
+    run: Run, folder: Folder, numbering: Numbering, failure: BrokenOffError, tally: FolderTally
 ) -> None:
     """Count how often in a row the connection broke at the same message; at last that one is set aside."""
     with run.transaction() as connection:
         current = load_folder(connection, run.account, folder.id)
-        attempts = current.suspect_attempts + 1 if current.suspect_uid == failure.uid else 1
+        suspect = numbering.suspect(failure.uid)
+        is_the_same = all(getattr(current, column) == value for column, value in suspect.items())
+        attempts = current.suspect_attempts + 1 if is_the_same else 1
         if attempts < MOST_ATTEMPTS:
-            suspect = {"suspect_uid": failure.uid, "suspect_attempts": attempts}
-            change_folder(connection, run.account, folder.id, suspect)
+            change_folder(connection, run.account, folder.id, {**suspect, "suspect_attempts": attempts})
             return
         refused = Quarantined(failure.uid, "undeliverable", str(failure.error), 0, None)
         store_batch(connection, run.account, folder.id, numbering, Batch((), (refused,), 1))
-        change_folder(connection, run.account, folder.id, {"suspect_uid": None, "suspect_attempts": 0})
+        change_folder(connection, run.account, folder.id, {**dict.fromkeys(suspect), "suspect_attempts": 0})
     tally.quarantined += 1

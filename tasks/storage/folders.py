@@ -26,6 +26,7 @@ class Folder(NamedTuple):
     uidnext: int
     highestmodseq: int | None
     suspect_uid: int | None
+    suspect_uidl: str | None
     suspect_attempts: int
     quarantined_count: int
     is_verified: bool

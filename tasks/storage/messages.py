@@ -5,7 +5,7 @@ Two steps: `prepare` turns a parsed message into rows of PostgreSQL's wire forma
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
@@ -57,8 +57,29 @@ class UidNumbering(NamedTuple):
     uidvalidity: int
 
     def fields(self, uid: int) -> bytes:
-        """The columns uidvalidity and imap_uid of message `uid`."""
-        return copy.bigint(self.uidvalidity) + copy.bigint(uid)
+        """The columns uidvalidity, imap_uid and uidl of message `uid`."""
+        return copy.bigint(self.uidvalidity) + copy.bigint(uid) + copy.NULL
+
+    def suspect(self, uid: int) -> dict[str, object]:
+        """The columns of the folder that name the message."""
+        return {"suspect_uid": uid}
+
+
+class UidlNumbering(NamedTuple):
+    """On POP3 messages have their numbers in one session only, and lasting keys; these are the keys."""
+
+    uidls: Mapping[int, str]
+
+    def fields(self, uid: int) -> bytes:
+        """The columns uidvalidity, imap_uid and uidl of message `uid`."""
+        return copy.NULL + copy.NULL + copy.text(self.uidls[uid])
+
+    def suspect(self, uid: int) -> dict[str, object]:
+        """The columns of the folder that name the message."""
+        return {"suspect_uidl": self.uidls[uid]}
+
+
+Numbering = UidNumbering | UidlNumbering
 
 
 class Batch(NamedTuple):
@@ -69,7 +90,7 @@ class Batch(NamedTuple):
     uidnext: int
 
 
-_PLACE_COLUMNS = ("tenant_id", "email_client_id", "folder_id", "uidvalidity", "imap_uid")
+_PLACE_COLUMNS = ("tenant_id", "email_client_id", "folder_id", "uidvalidity", "imap_uid", "uidl")
 _MESSAGE_COLUMNS = (
     *_PLACE_COLUMNS, "id", "message_id", "from_addresses", "to_addresses", "cc_addresses",
     "bcc_addresses", "reply_to_addresses", "subject", "text_body", "html_body", "headers", "received_at", "sent_at",
@@ -118,9 +139,7 @@ def prepare(
     )
 
 
-def store_batch(
-    connection: Connection, account: Account, folder_id: str, numbering: UidNumbering, batch: Batch
-) -> None:
+def store_batch(connection: Connection, account: Account, folder_id: str, numbering: Numbering, batch: Batch) -> None:
     """Store the batch, count it in the folder, and move the folder's checkpoint."""
     tenant = copy.text(account.tenant_id)
     place = tenant + copy.text(account.id) + copy.text(folder_id)

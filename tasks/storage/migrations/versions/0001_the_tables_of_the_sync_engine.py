@@ -4,6 +4,9 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
+from tasks.storage.migrations.intake import create_intake, drop_intake
+from tasks.storage.migrations.tenancy import isolate_tenants
+
 revision = "0001"
 down_revision = None
 branch_labels = None
@@ -22,30 +25,13 @@ TABLES = (
 # Large columns: lz4 where the server was built with it (about three times as fast as its default).
 LZ4_COLUMNS = {"email_message": ("text_body", "html_body", "headers"), "raw_quarantine": ("raw",)}
 
-# As a scalar sub-select, the setting is read once per statement and not once per row. A transaction that sets no
-# tenant gets NULL or an empty string, and neither equals any tenant.
-OF_THIS_TENANT = "tenant_id = (SELECT current_setting('metabuilder.tenant_id', true))"
-
-# PostgreSQL refuses COPY into a table with row-level security. It takes COPY into a view whose trigger inserts each
-# row, and there the policy of the table applies to the role that copies. The view shows nothing and may only be
-# inserted into. Two workers may bring the same content at once, and a message may be set aside twice.
+# Two workers may bring the same content at once, and a message may be set aside twice.
 INTAKES = {
-    "blob": "ON CONFLICT DO NOTHING",
-    "email_message": "",
-    "email_attachment": "",
-    "raw_quarantine": "ON CONFLICT DO NOTHING",
+    "blob": {"on_conflict": "ON CONFLICT DO NOTHING", "created_at": "now()"},
+    "email_message": {},
+    "email_attachment": {},
+    "raw_quarantine": {"on_conflict": "ON CONFLICT DO NOTHING", "created_at": "now()"},
 }
-INTAKE = """
-CREATE VIEW intake_{table} AS SELECT * FROM {table} WHERE false;
-CREATE FUNCTION intake_{table}() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, public, pg_temp AS $$
-BEGIN
-  INSERT INTO public.{table} VALUES (NEW.*) {on_conflict};
-  RETURN NEW;
-END
-$$;
-CREATE TRIGGER intake INSTEAD OF INSERT ON intake_{table} FOR EACH ROW EXECUTE FUNCTION intake_{table}();
-GRANT INSERT ON intake_{table} TO metabuilder;
-"""
 
 # A tenth of the interval early: a dispatcher that runs once per interval would otherwise find an account, synced a
 # moment after its last run, not quite due, and sync it every second time only.
@@ -328,15 +314,13 @@ def upgrade() -> None:
     )
     op.create_index("email_attachment_blob_idx", "email_attachment", ["tenant_id", "storage_key"], unique=False)
     for table in TABLES:
-        _isolate_tenants(table)
+        isolate_tenants(table)
     for table, columns in LZ4_COLUMNS.items():
         _compress_with_lz4(table, columns)
     # Attachments are compressed already; trying again costs time and gains nothing.
     op.execute("ALTER TABLE blob ALTER COLUMN content SET STORAGE EXTERNAL")
-    for table, on_conflict in INTAKES.items():
-        op.execute(INTAKE.format(table=table, on_conflict=on_conflict))
-    for table in ("blob", "raw_quarantine"):
-        op.execute(f"ALTER VIEW intake_{table} ALTER COLUMN created_at SET DEFAULT now()")
+    for table, options in INTAKES.items():
+        create_intake(table, **options)
     # A folder whose UIDVALIDITY changed is matched through a temporary table.
     op.execute(
         "DO $$ BEGIN EXECUTE format('GRANT TEMPORARY ON DATABASE %I TO metabuilder', current_database()); END $$"
@@ -344,17 +328,6 @@ def upgrade() -> None:
     op.execute(CLAIM_DUE_ACCOUNTS)
     op.execute("REVOKE ALL ON FUNCTION claim_due_accounts FROM PUBLIC")
     op.execute("GRANT EXECUTE ON FUNCTION claim_due_accounts TO metabuilder")
-
-
-def _isolate_tenants(table: str) -> None:
-    op.execute(f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY")
-    op.execute(f"ALTER TABLE {table} FORCE ROW LEVEL SECURITY")
-    op.execute(
-        f"CREATE POLICY tenant ON {table} TO metabuilder USING ({OF_THIS_TENANT}) WITH CHECK ({OF_THIS_TENANT})"
-    )
-    # The owner migrates data and runs the functions that look across tenants.
-    op.execute(f"CREATE POLICY owner ON {table} TO CURRENT_USER USING (true) WITH CHECK (true)")
-    op.execute(f"GRANT SELECT, INSERT, UPDATE, DELETE ON {table} TO metabuilder")
 
 
 def _compress_with_lz4(table: str, columns: tuple[str, ...]) -> None:
@@ -368,7 +341,6 @@ def _compress_with_lz4(table: str, columns: tuple[str, ...]) -> None:
 def downgrade() -> None:
     op.execute("DROP FUNCTION claim_due_accounts")
     for table in INTAKES:
-        op.execute(f"DROP VIEW intake_{table}")
-        op.execute(f"DROP FUNCTION intake_{table}")
+        drop_intake(table)
     for table in reversed(TABLES):
         op.drop_table(table)

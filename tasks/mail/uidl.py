@@ -1,0 +1,67 @@
+"""What a POP3 message is known by: its unique-id (RFC 1939, UIDL), or a key made of its content.
+
+A unique-id is the same in every session; a message's number is not, and is never kept. Two messages of one
+unique-id are copies of each other, which the standard allows, unless their sizes differ.
+
+Where a server gives no unique-id, the key is a digest of the header. Fields that servers add or change while a
+message lies there are left out; a header without a Message-ID says too little, so the whole message is digested.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterable
+from typing import NamedTuple
+
+# 1 to 70 characters, says the standard; some servers take more, and an index takes much more.
+_UNIQUE_ID = re.compile(r"[!-~]{1,200}")
+_FIELD = re.compile(rb"^([!-9;-~]+)[ \t]*:.*\n?(?:[ \t].*\n?)*", re.MULTILINE)
+_END_OF_HEADER = re.compile(rb"\r?\n\r?\n")
+_CHANGING_FIELDS = {b"status", b"x-status", b"x-keywords", b"x-uid", b"x-uidl", b"content-length", b"lines"}
+
+
+class Listed(NamedTuple):
+    """A message as LIST and UIDL name it: its number in this session, its size in bytes, its unique-id if any."""
+
+    number: int
+    size: int
+    unique_id: str | None
+
+
+def read_unique_id(word: bytes) -> str | None:
+    """The unique-id in an answer to UIDL, or None for what is none."""
+    text = word.decode("latin-1")
+    return text if _UNIQUE_ID.fullmatch(text) else None
+
+
+def keys_by_unique_id(messages: Iterable[Listed]) -> dict[int, str]:
+    """The key of each message, by its number; the others are known by their content only."""
+    sizes: dict[str, int] = {}
+    return {
+        message.number: message.unique_id
+        for message in messages
+        if message.unique_id and sizes.setdefault(message.unique_id, message.size) == message.size
+    }
+
+
+def key_of_header(header: bytes) -> str | None:
+    """A key made of the header, or None where it has no Message-ID."""
+    fields = list(_FIELD.finditer(_END_OF_HEADER.split(header, maxsplit=1)[0] + b"\n"))
+    names = [match[1].lower() for match in fields]
+    if b"message-id" not in names:
+        return None
+    kept = (match[0].strip() for match, name in zip(fields, names, strict=True) if name not in _CHANGING_FIELDS)
+    return _digest(b"\n".join(line.replace(b"\r", b"") for line in kept))
+
+
+def key_of_message(raw: bytes) -> str:
+    """A key made of a whole message."""
+    return key_of_header(raw) or _digest(raw)
+
+
+def key_of_size(size: int) -> str:
+    """The key of a message that is too large to be looked at."""
+    return f"size:{size}"
+
+
+def _digest(data: bytes) -> str:
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
