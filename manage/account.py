@@ -11,7 +11,10 @@ from manage.session import USER, connect, tenant_option
 if TYPE_CHECKING:
     from tasks.storage.accounts import Account
 
-_PORTS = {"tls": 993, "starttls": 143, "none": 143}
+_PORTS = {
+    "imap": {"tls": 993, "starttls": 143, "none": 143},
+    "pop3": {"tls": 995, "starttls": 110, "none": 110},
+}
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -22,9 +25,15 @@ def account() -> None:
 
 @account.command()
 @click.option("--email", required=True, help="The mail address.")
-@click.option("--hostname", required=True, help="The IMAP server.")
-@click.option("--port", type=click.IntRange(1, 65535), help="Its port.  [default: 993 with tls, otherwise 143]")
-@click.option("--encryption", type=click.Choice(list(_PORTS)), default="tls", show_default=True)
+@click.option("--hostname", required=True, help="The IMAP or POP3 server.")
+@click.option("--protocol", type=click.Choice(list(_PORTS)), default="imap", show_default=True)
+@click.option("--port", type=click.IntRange(1, 65535), help="Its port.  [default: the protocol's own]")
+@click.option("--encryption", type=click.Choice(list(_PORTS["imap"])), default="tls", show_default=True)
+@click.option(
+    "--keep-days",
+    type=click.IntRange(0),
+    help="POP3: delete messages from the server so many days after they were stored.  [default: never]",
+)
 @click.option("--username", help="The name to log in with.  [default: the mail address]")
 @click.option("--name", help="What to call the account here.  [default: the mail address]")
 @click.option("--password-stdin", is_flag=True, help="Read the password from standard input instead of asking.")
@@ -33,15 +42,19 @@ def account() -> None:
 def add(
     email: str,
     hostname: str,
+    protocol: str,
     port: int | None,
     encryption: str,
+    keep_days: int | None,
     username: str | None,
     name: str | None,
     password_stdin: bool,
     user: str,
     tenant: str,
 ) -> None:
-    """Register an IMAP account, and print its id."""
+    """Register an account, and print its id."""
+    if keep_days is not None and protocol != "pop3":
+        raise click.UsageError("--keep-days is for --protocol pop3: IMAP never deletes by itself")
     secret = _read_password(password_stdin)
     connect()
     from tasks.storage.accounts import NewAccount, add_account
@@ -52,10 +65,12 @@ def add(
         account_name=name or email,
         email_address=email,
         hostname=hostname,
-        port=port or _PORTS[encryption],
+        port=port or _PORTS[protocol][encryption],
         encryption=encryption,
         username=username or email,
         password=secret,
+        protocol=protocol,
+        pop3_keep_days=keep_days,
     )
     click.echo(add_account(tenant, user, new))
     say(f"Added. Try it: ./manage.sh account test {new.account_name!r}, then ./manage.sh sync {new.account_name!r}")

@@ -13,6 +13,7 @@ from manage.output import complain, say
 # What the tests start that pip does not install: the program, and the Debian package that brings it.
 _PACKAGES = {
     "dovecot": "dovecot-imapd",
+    "pop3-login": "dovecot-pop3d",
     "mbsync": "isync",
     "offlineimap": "offlineimap3",
     # The test hosts of the Molecule scenarios.
@@ -22,7 +23,7 @@ _PACKAGES = {
     "nft": "nftables",
     "ssh": "openssh-client",
 }
-_SYSTEM_PATH = "/usr/local/sbin:/usr/sbin:/sbin"
+_SYSTEM_PATH = "/usr/local/sbin:/usr/sbin:/sbin:/usr/lib/dovecot"
 
 
 @click.command(name="test", context_settings={"ignore_unknown_options": True, "help_option_names": []})

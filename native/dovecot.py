@@ -14,11 +14,13 @@ from native.ports import LOOPBACK, answers, free_port
 from native.process import Server
 from native.unprivileged import Identity, identity
 
+_PROGRAMS = Path("/usr/lib/dovecot")
+
 # The path of the longest socket below base_dir must fit into 107 bytes.
 _LONGEST_BASE = 107 - len("/login/login-master-notify0123456789abcdef")
 
 _CONFIG = """\
-protocols = imap
+protocols = {protocols}
 listen = {host}
 base_dir = {base}
 state_dir = {base}
@@ -77,7 +79,23 @@ service imap-login {{
     ssl = yes
   }}
 }}
+{pop3}
 {extra}
+"""
+
+# Unlike by default, what POP3 has fetched does not count as read in IMAP.
+_POP3 = """\
+service pop3-login {{
+  chroot =
+  inet_listener pop3 {{
+    port = {port}
+  }}
+  inet_listener pop3s {{
+    port = {tls_port}
+    ssl = yes
+  }}
+}}
+pop3_no_flag_updates = yes
 """
 
 
@@ -91,6 +109,8 @@ class TlsFiles:
 
 class Dovecot(Server):
     """Serves IMAP on `port`; with `tls` also STARTTLS there, and TLS from the first byte on `tls_port`.
+
+    With `pop3` it serves the INBOX by POP3 as well, on `pop3_port` and `pop3s_port`.
 
     Its sockets are in `sockets`, by default in `root`, or in a folder of their own where that path is too long.
     """
@@ -110,6 +130,7 @@ class Dovecot(Server):
         extra_config: str = "",
         *,
         port: int | None = None,
+        pop3: bool = False,
         sockets: Path | None = None,
     ) -> None:
         super().__init__(root)
@@ -119,6 +140,8 @@ class Dovecot(Server):
         self.extra_config = extra_config
         self.port = port or free_port()
         self.tls_port = free_port(taken={self.port}) if tls else 0
+        self.pop3_port = free_port(taken={self.port, self.tls_port}) if pop3 else 0
+        self.pop3s_port = free_port(taken={self.port, self.tls_port, self.pop3_port}) if pop3 and tls else 0
         self._base = sockets or root / "base"
         self._made_base: Path | None = None
 
@@ -141,6 +164,8 @@ class Dovecot(Server):
 
     def start(self) -> None:
         """Start it and wait until it greets. Raises StackError when Dovecot 2.3 is not installed."""
+        if self.pop3_port and not (_PROGRAMS / "pop3-login").exists():
+            raise StackError("Dovecot's POP3 server is not installed: apt-get install dovecot-pop3d")
         self.init()
         super().start()
 
@@ -164,7 +189,10 @@ class Dovecot(Server):
         certificate = ""
         if self.tls:
             certificate = f"ssl_cert = <{self.tls.certificate}\nssl_key = <{self.tls.key}"
+        pop3 = _POP3.format(port=self.pop3_port, tls_port=self.pop3s_port) if self.pop3_port else ""
         return _CONFIG.format(
+            protocols="imap pop3" if pop3 else "imap",
+            pop3=pop3,
             host=self.host,
             base=self._base,
             ssl="yes" if self.tls else "no",

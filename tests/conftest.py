@@ -53,9 +53,9 @@ def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
 
 @pytest.fixture(scope="session")
 def dovecot(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dovecot]:
-    """Dovecot without encryption; every user name has a mailbox of its own."""
+    """Dovecot without encryption, IMAP and POP3; every user name has a mailbox of its own."""
     root = tmp_path_factory.mktemp("dovecot")
-    server = Dovecot(root / "server", root / "mail", MAIL_PASSWORD)
+    server = Dovecot(root / "server", root / "mail", MAIL_PASSWORD, pop3=True)
     try:
         server.start()
     except StackError as error:
@@ -127,6 +127,12 @@ def as_superuser(server: PostgresServer, *statements: str) -> None:
 def mailbox(dovecot: Dovecot) -> Mailbox:
     """An empty mailbox."""
     return Mailbox(dovecot.host, dovecot.port, f"user{next(_numbers)}", MAIL_PASSWORD)
+
+
+@pytest.fixture
+def maildrop(database: Database, dovecot: Dovecot, mailbox: Mailbox) -> Account:
+    """The mailbox's INBOX by POP3, as an account of TENANT and USER."""
+    return register(mailbox, protocol="pop3", port=dovecot.pop3_port)
 
 
 @pytest.fixture

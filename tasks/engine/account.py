@@ -1,30 +1,18 @@
-"""One sync of an account: under its lease, with what goes wrong kept where its owner sees it."""
+"""One sync of an account, by the protocol that its server speaks."""
 
-import logging
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import NamedTuple
 
-from celery.exceptions import SoftTimeLimitExceeded
-
-from tasks.engine.connect import connected
+from tasks.engine.connect import connected, connected_pop3
+from tasks.engine.lease import leased
 from tasks.engine.mailbox import sync_mailbox
+from tasks.engine.maildrop import sync_maildrop
 from tasks.engine.run import HandOnError, Progress, Run, Tally
-from tasks.errors import (
-    AuthenticationFailedError,
-    EmailError,
-    FoldersFailedError,
-    InternalError,
-    LeaseLostError,
-    NotFoundError,
-    StorageUnavailableError,
-)
+from tasks.errors import FoldersFailedError
 from tasks.settings import get_settings
 from tasks.storage.accounts import record_failure, record_success
-from tasks.storage.leases import owner_of, release_lease, take_lease
-
-logger = logging.getLogger(__name__)
+from tasks.storage.leases import owner_of, take_lease
 
 _LONGEST_COMPLAINT = 500
 
@@ -64,7 +52,7 @@ def sync_account(
         progress=Progress(messages_synced=tally.total("synced")),
         report=report,
     )
-    with _leased(run):
+    with leased(run):
         try:
             _sync(run, request.folder_id)
         except HandOnError:
@@ -72,42 +60,16 @@ def sync_account(
     return True
 
 
-@contextmanager
-def _leased(run: Run) -> Iterator[None]:
-    """Keeps errors on the account, and gives the lease back whatever happens."""
-    try:
-        yield
-    except (LeaseLostError, NotFoundError):
-        raise
-    except EmailError as error:
-        with _if_storage_lets_us():
-            record_failure(run.account, error, pause=isinstance(error, AuthenticationFailedError))
-        raise
-    except (HandOnError, SoftTimeLimitExceeded):
-        raise
-    except Exception as error:
-        with _if_storage_lets_us():
-            record_failure(run.account, InternalError(type(error).__name__), pause=False)
-        raise
-    finally:
-        with _if_storage_lets_us():
-            release_lease(run.account, run.lease_owner)
-
-
-@contextmanager
-def _if_storage_lets_us() -> Iterator[None]:
-    # Without PostgreSQL nothing can be noted; the lease runs out by itself, and the error at hand matters more.
-    try:
-        yield
-    except StorageUnavailableError as error:
-        logger.warning("could not note the end of a sync: %s", error)
-
-
 def _sync(run: Run, folder_id: str | None) -> None:
     started = time.monotonic()
-    with connected(run.account) as imap:
-        run.tally.connect_seconds += time.monotonic() - started
-        sync_mailbox(run, imap, folder_id)
+    if run.account.protocol == "pop3":
+        with connected_pop3(run.account) as pop3:
+            run.tally.connect_seconds += time.monotonic() - started
+            sync_maildrop(run, pop3, folder_id)
+    else:
+        with connected(run.account) as imap:
+            run.tally.connect_seconds += time.monotonic() - started
+            sync_mailbox(run, imap, folder_id)
     # Waits for the disk, and with it all batches before: only then is the task acknowledged.
     with run.transaction(durable=True) as connection:
         record_success(connection, run.account, whole_account=folder_id is None)

@@ -7,6 +7,7 @@ from tasks.errors import SmtpServerMissingError, UnsupportedProtocolError
 from tasks.mail.connection import Endpoint
 from tasks.mail.imap import ImapConnection
 from tasks.mail.login import Login
+from tasks.mail.pop3 import Pop3Connection
 from tasks.settings import get_settings
 from tasks.storage.accounts import Account, read_secret
 
@@ -46,6 +47,23 @@ def connected(account: Account) -> Iterator[ImapConnection]:
         imap.abandon()
         raise
     imap.close()
+
+
+@contextmanager
+def connected_pop3(account: Account) -> Iterator[Pop3Connection]:
+    """A connection to the account's POP3 server. What is deleted there is gone when the block ends well, else kept.
+
+    Raises UnsupportedProtocolError for IMAP.
+    """
+    if account.protocol != "pop3":
+        raise UnsupportedProtocolError(account.protocol)
+    pop3 = Pop3Connection(endpoint_of(account), login_of(account), get_settings().sync.max_message_bytes)
+    try:
+        yield pop3
+    except BaseException:
+        pop3.abandon()
+        raise
+    pop3.close()
 
 
 def _endpoint(hostname: str, port: int, encryption: str) -> Endpoint:

@@ -127,16 +127,16 @@ class _Receiver:
         waiting = [m.number for m in messages if m.size <= self._settings.max_message_bytes]
         done = 0
         try:
-            for message in self._pop3.stream_messages(waiting):
+            for answer in self._pop3.stream_messages(waiting):
                 done += 1
-                if isinstance(message, FetchedMessage):
+                if isinstance(answer, FetchedMessage):
                     self._delivered = True
-                    received.add(message)
+                    received.add(answer)
                 elif self._delivered or attempts + 1 >= MOST_ATTEMPTS:
-                    received.quarantined.append(Quarantined(message.number, "refused", message.words, 0, None))
+                    received.quarantined.append(Quarantined(answer.number, "refused", answer.words, 0, None))
                 else:
                     # It may be the server and not the message: give it a few tries.
-                    raise BrokenOffError(message.number, ProtocolError(f"it refuses a message: {message.words}"))
+                    raise BrokenOffError(answer.number, ProtocolError(f"it refuses a message: {answer.words}"))
                 if received.is_full:
                     yield received
                     received = Received(self._settings)

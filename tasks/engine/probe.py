@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from tasks.engine.connect import connected
+from tasks.engine.connect import connected, connected_pop3
 from tasks.errors import AuthenticationFailedError, EmailError
 from tasks.storage.accounts import Account, clear_error, record_failure
 
@@ -18,12 +18,21 @@ class Probe(NamedTuple):
 def probe(account: Account) -> Probe:
     """Try the account and keep how it went: success ends a pause. Raises an EmailError that says what is wrong."""
     try:
-        with connected(account) as imap:
-            listed, statuses = imap.list_folders()
-            capabilities = tuple(sorted(imap.capabilities))
+        found = _look_at_pop3(account) if account.protocol == "pop3" else _look_at_imap(account)
     except EmailError as error:
         record_failure(account, error, pause=isinstance(error, AuthenticationFailedError))
         raise
     clear_error(account)
-    messages = sum(status.messages for status in statuses.values()) if statuses else None
-    return Probe(capabilities, len(listed), messages)
+    return found
+
+
+def _look_at_imap(account: Account) -> Probe:
+    with connected(account) as imap:
+        listed, statuses = imap.list_folders()
+        messages = sum(status.messages for status in statuses.values()) if statuses else None
+        return Probe(tuple(sorted(imap.capabilities)), len(listed), messages)
+
+
+def _look_at_pop3(account: Account) -> Probe:
+    with connected_pop3(account) as pop3:
+        return Probe(tuple(sorted(pop3.capabilities)), 1, pop3.count())

@@ -10,6 +10,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import BufferedReader
+from typing import Any
 
 from tasks.errors import (
     EncryptionUnavailableError,
@@ -62,7 +63,7 @@ def translated(endpoint: Endpoint, doing: str) -> Iterator[None]:
 class Session(poplib.POP3):
     """Reads answers of any size line by line."""
 
-    sock: socket.socket
+    sock: Any
     file: BufferedReader
 
     def __init__(self, endpoint: Endpoint) -> None:
@@ -82,7 +83,7 @@ class Session(poplib.POP3):
 
     def _enlarge_buffer(self) -> None:
         # poplib's 8 kB would take several reads for each message. Nothing is lost: the server waits for a command.
-        self.file = self.sock.makefile("rb", buffering=_READ_BUFFER_BYTES)
+        self.file = BufferedReader(self.sock.makefile("rb", buffering=0), _READ_BUFFER_BYTES)
 
     def send(self, *commands: str) -> None:
         """Send commands in one write, without waiting for the answers."""
@@ -164,6 +165,8 @@ class Session(poplib.POP3):
 
     def abandon(self) -> None:
         """Close at once and without QUIT, so that nothing is deleted; never raises."""
+        if self.sock is None:
+            return
         with suppress(OSError):
             # See imap_session: the socket first, and not by the TLS socket's own method.
             socket.socket.shutdown(self.sock, socket.SHUT_RDWR)

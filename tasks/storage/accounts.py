@@ -24,7 +24,8 @@ class AccountExistsError(PermanentError):
 class NewAccount(NamedTuple):
     """What a person gives to register an account.
 
-    Without `smtp_username` and `smtp_password` it logs in at its SMTP server as at its mailbox.
+    A POP3 server keeps its messages for `pop3_keep_days` after they were stored, or for ever. Without `smtp_username`
+    and `smtp_password` the account logs in at its SMTP server as at its mailbox.
     """
 
     account_name: str
@@ -35,6 +36,7 @@ class NewAccount(NamedTuple):
     username: str
     password: str
     protocol: str = "imap"
+    pop3_keep_days: int | None = None
     smtp_hostname: str | None = None
     smtp_port: int | None = None
     smtp_encryption: str | None = None
@@ -56,6 +58,7 @@ class Account(NamedTuple):
     encryption: str
     username: str
     credential_id: str
+    pop3_keep_days: int | None
     smtp_hostname: str | None
     smtp_port: int | None
     smtp_encryption: str | None

@@ -1,0 +1,52 @@
+"""One run of a task on an account: under its lease, with what goes wrong kept where its owner sees it."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from celery.exceptions import SoftTimeLimitExceeded
+
+from tasks.engine.run import HandOnError, Run
+from tasks.errors import (
+    AuthenticationFailedError,
+    EmailError,
+    InternalError,
+    LeaseLostError,
+    NotFoundError,
+    StorageUnavailableError,
+)
+from tasks.storage.accounts import record_failure
+from tasks.storage.leases import release_lease
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def leased(run: Run) -> Iterator[None]:
+    """Keeps errors on the account, and gives the lease back whatever happens."""
+    try:
+        yield
+    except (LeaseLostError, NotFoundError):
+        raise
+    except EmailError as error:
+        with _if_storage_lets_us():
+            record_failure(run.account, error, pause=isinstance(error, AuthenticationFailedError))
+        raise
+    except (HandOnError, SoftTimeLimitExceeded):
+        raise
+    except Exception as error:
+        with _if_storage_lets_us():
+            record_failure(run.account, InternalError(type(error).__name__), pause=False)
+        raise
+    finally:
+        with _if_storage_lets_us():
+            release_lease(run.account, run.lease_owner)
+
+
+@contextmanager
+def _if_storage_lets_us() -> Iterator[None]:
+    # Without PostgreSQL nothing can be noted; the lease runs out by itself, and the error at hand matters more.
+    try:
+        yield
+    except StorageUnavailableError as error:
+        logger.warning("could not note the end of a run: %s", error)
