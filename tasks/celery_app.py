@@ -13,7 +13,7 @@ from kombu import Queue
 
 from tasks.base import CELERY_DEFAULT_RETRY_DELAY, CELERY_RETRY_BACKOFF_BASE, EmailTask
 from tasks.control import get_active_tasks, get_queue_stats, get_task_status, revoke_task
-from tasks.monitoring import systemd
+from tasks.monitoring import journal, systemd
 from tasks.periodic import PERIODIC_SYNC, periodic_sync
 from tasks.settings import Settings, get_settings
 from tasks.sync import SYNC_EMAILS, sync_emails
@@ -101,3 +101,4 @@ def _tls(url: str, settings: Settings) -> dict[str, str] | None:
 celery_app = create_celery_app()
 celery_app.set_default()
 systemd.connect()
+journal.connect()
