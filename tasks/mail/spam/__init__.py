@@ -1,0 +1,37 @@
+"""How much a message looks like spam, and why: named rules over what is stored of it. Pure, and the same every time.
+
+evidence.gather: a parsed message to what the rules look at  ->  rules/: findings  ->  weights.py: the score
+"""
+
+from operator import attrgetter
+
+from tasks.mail.message import ParsedMessage
+from tasks.mail.spam.evidence import Recipient, gather
+from tasks.mail.spam.rules import CHECKS
+from tasks.mail.spam.verdict import Indicator, Verdict, clamped
+from tasks.mail.spam.weights import WEIGHTS
+
+# What a sender wrote may be of any length.
+_LONGEST_DETAIL = 200
+
+
+def judge(message: ParsedMessage, recipient: Recipient) -> Verdict:
+    """The verdict of the rules on a message to `recipient`."""
+    evidence = gather(message, recipient)
+    found: dict[str, str] = {}
+    for check in CHECKS:
+        for rule, detail in check(evidence):
+            found.setdefault(rule, detail)
+    return verdict_of(found)
+
+
+def verdict_of(found: dict[str, str]) -> Verdict:
+    """The score that findings, details by rule, come to."""
+    if not found:
+        return NOTHING_FOUND
+    indicators = [Indicator(rule, WEIGHTS[rule], detail[:_LONGEST_DETAIL]) for rule, detail in found.items()]
+    indicators.sort(key=attrgetter("weight"), reverse=True)
+    return Verdict(clamped(sum(indicator.weight for indicator in indicators)), tuple(indicators))
+
+
+NOTHING_FOUND = Verdict(0.0, ())
