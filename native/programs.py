@@ -20,7 +20,7 @@ from native.supervisor import Program
 PORTS = {"redis": 6379, "postgres": 5432, "flower": 5556, "demo-imap": 1143}
 SERVERS = ("redis", "postgres", "demo-imap")
 APPLICATION = ("worker", "beat", "flower")
-QUEUES = "sync,periodic"
+QUEUES = "sync,periodic,spam"
 # Longer than a task may run before it hands on, so that a drain is not cut short.
 _DRAIN_MARGIN_SECONDS = 20
 

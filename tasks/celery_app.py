@@ -13,16 +13,19 @@ from kombu import Queue
 
 from tasks.base import CELERY_DEFAULT_RETRY_DELAY, CELERY_RETRY_BACKOFF_BASE, EmailTask
 from tasks.control import get_active_tasks, get_queue_stats, get_task_status, revoke_task
-from tasks.monitoring import journal, systemd
+from tasks.monitoring import systemd
 from tasks.periodic import PERIODIC_SYNC, periodic_sync
 from tasks.settings import Settings, get_settings
+from tasks.spam import ASK_SPAM_ENGINES, CHECK_SPAM, ask_spam_engines, check_spam
 from tasks.sync import SYNC_EMAILS, sync_emails
 
 __all__ = [
     "CELERY_DEFAULT_RETRY_DELAY",
     "CELERY_RETRY_BACKOFF_BASE",
     "EmailTask",
+    "ask_spam_engines",
     "celery_app",
+    "check_spam",
     "create_celery_app",
     "get_active_tasks",
     "get_queue_stats",
@@ -32,7 +35,7 @@ __all__ = [
     "sync_emails",
 ]
 
-QUEUES = ("sync", "periodic")
+QUEUES = ("sync", "periodic", "spam")
 
 _SYNC_SCHEDULE_SECONDS = 300
 
@@ -65,7 +68,12 @@ def _configuration(settings: Settings) -> dict[str, Any]:
         "task_queues": tuple(Queue(name, routing_key=name) for name in QUEUES),
         "task_default_queue": "sync",
         "task_create_missing_queues": False,
-        "task_routes": {SYNC_EMAILS: {"queue": "sync"}, PERIODIC_SYNC: {"queue": "periodic"}},
+        "task_routes": {
+            SYNC_EMAILS: {"queue": "sync"},
+            PERIODIC_SYNC: {"queue": "periodic"},
+            CHECK_SPAM: {"queue": "spam"},
+            ASK_SPAM_ENGINES: {"queue": "spam"},
+        },
         "task_track_started": True,
         # A task is acknowledged when its effect is durable, and comes back if its worker dies before.
         "task_acks_late": True,
@@ -101,4 +109,3 @@ def _tls(url: str, settings: Settings) -> dict[str, str] | None:
 celery_app = create_celery_app()
 celery_app.set_default()
 systemd.connect()
-journal.connect()

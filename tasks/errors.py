@@ -143,6 +143,12 @@ class MessageUnparsableError(PermanentError):
     code = "message_unparsable"
 
 
+class SpamEngineUnavailableError(TransientError):
+    """A spam engine could not be asked; the rules alone decide."""
+
+    code = "spam_engine_unavailable"
+
+
 class FoldersFailedError(PermanentError):
     """Some folders could not be synced; the others were."""
 

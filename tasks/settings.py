@@ -5,11 +5,11 @@ name of its variable. Values are read once per process, on first use, never at i
 """
 
 from functools import lru_cache
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
-from pydantic import BaseModel, Field, SecretStr, ValidationError, model_validator
+from pydantic import BaseModel, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from tasks.errors import PermanentError
@@ -157,6 +157,54 @@ class MailSettings(_Group):
         return values
 
 
+class SpamSettings(_Group):
+    """The spam check."""
+
+    check_enabled: bool = Field(True, validation_alias="SPAM_CHECK_ENABLED")
+    score_threshold: float = Field(0.5, validation_alias="SPAM_SCORE_THRESHOLD", gt=0, le=1)
+    api_enabled: bool = Field(False, validation_alias="SPAM_API_ENABLED")
+    api_url: SecretStr | None = Field(None, validation_alias="SPAM_API_URL")
+    spamd_host: str | None = Field(None, validation_alias="SPAMD_HOST")
+    spamd_port: Port = Field(783, validation_alias="SPAMD_PORT")
+    engine_timeout: int = Field(20, validation_alias="SPAM_ENGINE_TIMEOUT", ge=1, le=60)
+    trusted_authserv_ids: Annotated[dict[str, frozenset[str]], NoDecode] = Field(
+        "imap.gmail.com=mx.google.com", validation_alias="SPAM_TRUSTED_AUTHSERV_IDS", validate_default=True
+    )
+
+    @field_validator("trusted_authserv_ids", mode="before")
+    @classmethod
+    def _by_server(cls, value: Any) -> Any:
+        """`server=authserv-id, ...` as the authserv-ids of each mail server, all in lower case."""
+        if not isinstance(value, str):
+            return value
+        trusted: dict[str, set[str]] = {}
+        for pair in filter(None, (part.strip().lower() for part in value.split(","))):
+            server, equals, authserv_id = (part.strip() for part in pair.partition("="))
+            if not (server and equals and authserv_id):
+                raise ValueError("it is a list of server=authserv-id with commas between them")
+            trusted.setdefault(server, set()).add(authserv_id)
+        return trusted
+
+    @model_validator(mode="after")
+    def _api_is_safe(self) -> Self:
+        if not self.api_enabled:
+            return self
+        if self.api_url is None:
+            raise ValueError("SPAM_API_URL is missing, and SPAM_API_ENABLED is true")
+        url = urlsplit(self.api_url.get_secret_value())
+        if not url.hostname or (url.scheme != "https" and not (url.scheme == "http" and _is_private(url.hostname))):
+            raise ValueError(
+                "SPAM_API_URL must be an https:// URL, or http:// to a loopback or private address: whole messages "
+                "are sent there"
+            )
+        return self
+
+    @property
+    def has_engine(self) -> bool:
+        """Whether anything besides the rules is asked."""
+        return self.api_enabled or self.spamd_host is not None
+
+
 class CredentialSettings(_Group):
     """Keys that encrypt stored secrets: the first one encrypts, all of them decrypt."""
 
@@ -192,6 +240,7 @@ class Settings(BaseModel, frozen=True):
     worker: WorkerSettings
     sync: SyncSettings
     mail: MailSettings
+    spam: SpamSettings
     credentials: CredentialSettings
     log: LogSettings
 
@@ -236,6 +285,15 @@ def _redis_url(
     user = quote(username or "", safe="")
     login = f"{user}:{quote(password.get_secret_value(), safe='')}@" if password else ""
     return f"{'rediss' if ssl else 'redis'}://{login}{host}:{port}/{database}"
+
+
+def _is_private(hostname: str) -> bool:
+    if hostname == "localhost":
+        return True
+    try:
+        return ip_address(hostname).is_private
+    except ValueError:
+        return False
 
 
 def _with_database(url: str, database: int) -> str:

@@ -19,6 +19,7 @@ from tasks.engine.account import SyncRequest, sync_account
 from tasks.engine.run import Progress, Tally
 from tasks.errors import LeaseHeldError, TransientError
 from tasks.settings import get_settings
+from tasks.spam import queue_engines
 from tasks.storage.leases import OwnLeaseHeldError
 
 logger = logging.getLogger(__name__)
@@ -75,6 +76,8 @@ def sync_emails(
         fresh = self.signature_from_request(retries=0, **so_far.options())
         del fresh.options["chord"]  # `replace` refuses one and puts the request's own there
         self.replace(fresh)
+    if so_far.stored:
+        queue_engines(email_client_id, tenant_id, user_id)
     return so_far.result("partial" if so_far.tally.failed_folders else "success")
 
 

@@ -9,11 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from operator import attrgetter
 
+from tasks.engine.spam import Judge, judge_for
 from tasks.errors import MessageUnparsableError, TransientError
 from tasks.mail.flags import read_flags
 from tasks.mail.message import FetchedMessage
 from tasks.mail.parse import parse
 from tasks.settings import SyncSettings
+from tasks.storage.accounts import Account
 from tasks.storage.folders import Folder
 from tasks.storage.messages import Arrival, Batch, Quarantined, prepare
 
@@ -21,6 +23,9 @@ logger = logging.getLogger(__name__)
 
 # Sanitising HTML and digesting attachments, two thirds of the work, run outside the interpreter's lock.
 _PARSERS = 2
+
+
+ParseOne = Callable[[FetchedMessage], Arrival | Quarantined]
 
 
 class BrokenOffError(Exception):
@@ -54,13 +59,14 @@ class Received:
         return len(self.messages) >= self._settings.batch_size or self._bytes >= self._settings.batch_bytes
 
 
-def in_batches(folder: Folder, arriving: Iterator[Received]) -> Generator[Batch]:
-    """What arrives, parsed. An error of `arriving` is raised after what came before it."""
+def in_batches(account: Account, folder: Folder, arriving: Iterator[Received]) -> Generator[Batch]:
+    """What arrives, parsed and checked for spam. An error of `arriving` is raised after what came before it."""
+    parse_one = partial(_parse, folder, judge_for(account, folder.type))
     with ThreadPoolExecutor(_PARSERS, thread_name_prefix="parse") as parsers:
         parsing: Callable[[], Batch] | None = None
         try:
             for received in arriving:
-                started = _start_parsing(parsers, folder, received)
+                started = _start_parsing(parsers, parse_one, received)
                 if parsing:
                     yield parsing()
                 parsing = started
@@ -72,10 +78,10 @@ def in_batches(folder: Folder, arriving: Iterator[Received]) -> Generator[Batch]
             yield parsing()
 
 
-def _start_parsing(parsers: ThreadPoolExecutor, folder: Folder, received: Received) -> Callable[[], Batch]:
+def _start_parsing(parsers: ThreadPoolExecutor, parse_one: ParseOne, received: Received) -> Callable[[], Batch]:
     """Parse in the background; what is returned waits for it."""
     shares = [received.messages[start::_PARSERS] for start in range(_PARSERS)]
-    parsed = parsers.map(partial(_parse_all, folder), shares)
+    parsed = parsers.map(lambda share: [parse_one(message) for message in share], shares)
 
     def finish() -> Batch:
         items = [item for share in parsed for item in share]
@@ -86,15 +92,12 @@ def _start_parsing(parsers: ThreadPoolExecutor, folder: Folder, received: Receiv
     return finish
 
 
-def _parse_all(folder: Folder, messages: list[FetchedMessage]) -> list[Arrival | Quarantined]:
-    return [_parse(folder, message) for message in messages]
-
-
-def _parse(folder: Folder, message: FetchedMessage) -> Arrival | Quarantined:
+def _parse(folder: Folder, judge: Judge, message: FetchedMessage) -> Arrival | Quarantined:
     raw = message.raw or b""
     try:
         flags = read_flags(message.flags, folder.type)
-        return prepare(message.uid, flags, message.received_at, message.size, raw, parse(raw))
+        parsed = parse(raw)
+        return prepare(message.uid, flags, message.received_at, message.size, raw, parsed, judge(parsed))
     except MessageUnparsableError as error:
         return Quarantined(message.uid, "unparsable", error.detail, message.size, raw)
     except Exception as error:

@@ -101,7 +101,7 @@ def _fetch(run: Run, pop3: Pop3Connection, inbox: Folder, keys: dict[Listed, str
     run.show(messages_total=run.progress.messages_done + len(wanted))
     arriving = _Receiver(run, pop3, inbox).receive(wanted)
     numbering = UidlNumbering({message.number: key for key, message in wanted.items()})
-    take_in(run, inbox, numbering, in_batches(inbox, arriving), tally, interrupt=pop3.abandon)
+    take_in(run, inbox, numbering, in_batches(run.account, inbox, arriving), tally, interrupt=pop3.abandon)
 
 
 class _Receiver:

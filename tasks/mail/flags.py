@@ -10,6 +10,7 @@ class Flags(NamedTuple):
     is_read: bool
     is_starred: bool
     is_spam: bool
+    is_not_spam: bool
     is_draft: bool
     is_sent: bool
     is_deleted: bool
@@ -17,17 +18,23 @@ class Flags(NamedTuple):
 
 
 _SPAM_KEYWORDS = {"$junk", "junk"}
-_KNOWN_KEYWORDS = _SPAM_KEYWORDS | {"$notjunk", "notjunk", "nonjunk"}
+_NO_SPAM_KEYWORDS = {"$notjunk", "notjunk", "nonjunk"}
+_KNOWN_KEYWORDS = _SPAM_KEYWORDS | _NO_SPAM_KEYWORDS
 
 
 @lru_cache(maxsize=4096)
 def read_flags(flags: tuple[str, ...], folder_type: str) -> Flags:
     """What the flags, and the folder the message is in, say about it."""
     lowered = {flag.lower() for flag in flags}
+    is_spam, is_not_spam = bool(lowered & _SPAM_KEYWORDS), bool(lowered & _NO_SPAM_KEYWORDS)
+    if is_spam and is_not_spam:
+        # As if there were neither.
+        is_spam = is_not_spam = False
     return Flags(
         is_read="\\seen" in lowered,
         is_starred="\\flagged" in lowered,
-        is_spam=folder_type == "spam" or bool(lowered & _SPAM_KEYWORDS),
+        is_spam=is_spam or folder_type == "spam",
+        is_not_spam=is_not_spam and folder_type != "spam",
         is_draft="\\draft" in lowered or folder_type == "drafts",
         is_sent=folder_type == "sent",
         is_deleted="\\deleted" in lowered,

@@ -20,25 +20,26 @@ from tasks.storage.folders import Folder
 _UPDATE_FLAGS = text(
     """
     WITH fetched AS (
-      SELECT uid, is_read, is_starred, is_spam, is_draft, is_sent, is_deleted, string_to_array(labels, ' ') AS labels
+      SELECT uid, is_read, is_starred, is_spam, is_not_spam, is_draft, is_sent, is_deleted,
+             string_to_array(labels, ' ') AS labels
       FROM unnest(CAST(:uids AS bigint[]), CAST(:is_read AS boolean[]), CAST(:is_starred AS boolean[]),
-                  CAST(:is_spam AS boolean[]), CAST(:is_draft AS boolean[]), CAST(:is_sent AS boolean[]),
-                  CAST(:is_deleted AS boolean[]), CAST(:labels AS text[]))
-           AS fetched (uid, is_read, is_starred, is_spam, is_draft, is_sent, is_deleted, labels)
+                  CAST(:is_spam AS boolean[]), CAST(:is_not_spam AS boolean[]), CAST(:is_draft AS boolean[]),
+                  CAST(:is_sent AS boolean[]), CAST(:is_deleted AS boolean[]), CAST(:labels AS text[]))
+           AS fetched (uid, is_read, is_starred, is_spam, is_not_spam, is_draft, is_sent, is_deleted, labels)
     ), changed AS (
       SELECT message.id, message.is_read AS was_read, fetched.*
       FROM email_message AS message JOIN fetched ON message.imap_uid = fetched.uid
       WHERE message.tenant_id = :tenant_id AND message.folder_id = :folder_id AND message.uidvalidity = :uidvalidity
-        AND (message.is_read, message.is_starred, message.is_spam, message.is_draft, message.is_sent,
-             message.is_deleted, message.labels)
+        AND (message.is_read, message.is_starred, message.is_spam, message.is_not_spam, message.is_draft,
+             message.is_sent, message.is_deleted, message.labels)
             IS DISTINCT FROM
-            (fetched.is_read, fetched.is_starred, fetched.is_spam, fetched.is_draft, fetched.is_sent,
-             fetched.is_deleted, fetched.labels)
+            (fetched.is_read, fetched.is_starred, fetched.is_spam, fetched.is_not_spam, fetched.is_draft,
+             fetched.is_sent, fetched.is_deleted, fetched.labels)
     ), updated AS (
       UPDATE email_message AS message
       SET is_read = changed.is_read, is_starred = changed.is_starred, is_spam = changed.is_spam,
-          is_draft = changed.is_draft, is_sent = changed.is_sent, is_deleted = changed.is_deleted,
-          labels = changed.labels
+          is_not_spam = changed.is_not_spam, is_draft = changed.is_draft, is_sent = changed.is_sent,
+          is_deleted = changed.is_deleted, labels = changed.labels
       FROM changed WHERE message.tenant_id = :tenant_id AND message.id = changed.id
     )
     SELECT count(*), coalesce(sum(was_read::int - is_read::int), 0) FROM changed
@@ -162,7 +163,7 @@ def update_flags(connection: Connection, account: Account, folder: Folder, flags
     if not flags:
         return 0
     columns = zip(*(state for _, state in flags), strict=True)
-    names = ("is_read", "is_starred", "is_spam", "is_draft", "is_sent", "is_deleted")
+    names = ("is_read", "is_starred", "is_spam", "is_not_spam", "is_draft", "is_sent", "is_deleted")
     values: dict[str, object] = dict(zip((*names, "labels"), map(list, columns), strict=True))
     # Keywords hold no spaces (RFC 9051 section 9), and arrays of arrays must be rectangular.
     values["labels"] = [" ".join(state.labels) for _, state in flags]

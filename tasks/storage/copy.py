@@ -25,6 +25,7 @@ _length = struct.Struct("!i").pack
 _columns = struct.Struct("!h").pack
 _int4 = struct.Struct("!ii").pack
 _int8 = struct.Struct("!iq").pack
+_float4 = struct.Struct("!if").pack
 _array_head = struct.Struct("!iiiii").pack
 
 NULL = _length(-1)
@@ -59,6 +60,11 @@ def integer(value: int) -> bytes:
 def bigint(value: int) -> bytes:
     """bigint"""
     return _int8(8, value)
+
+
+def real(value: float | None) -> bytes:
+    """real"""
+    return NULL if value is None else _float4(4, value)
 
 
 def timestamptz(value: datetime | None) -> bytes:

@@ -13,6 +13,7 @@ from sqlalchemy import Connection, text
 
 from tasks.mail.flags import Flags
 from tasks.mail.message import Address, ParsedMessage
+from tasks.mail.spam.verdict import Verdict
 from tasks.storage import copy
 from tasks.storage.accounts import Account
 from tasks.storage.conversations import assign_conversations
@@ -94,8 +95,8 @@ _PLACE_COLUMNS = ("tenant_id", "email_client_id", "folder_id", "uidvalidity", "i
 _MESSAGE_COLUMNS = (
     *_PLACE_COLUMNS, "id", "message_id", "from_addresses", "to_addresses", "cc_addresses",
     "bcc_addresses", "reply_to_addresses", "subject", "text_body", "html_body", "headers", "received_at", "sent_at",
-    "is_read", "is_starred", "is_spam", "is_draft", "is_sent", "is_deleted", "labels", "attachment_count", "size",
-    "conversation_id",
+    "is_read", "is_starred", "is_spam", "is_not_spam", "is_draft", "is_sent", "is_deleted", "labels",
+    "attachment_count", "size", "spam_score", "spam_indicators", "conversation_id",
 )  # fmt: skip
 _ATTACHMENT_COLUMNS = (
     "tenant_id", "id", "email_message_id", "position", "filename", "mime_type", "size", "content_id", "is_inline",
@@ -116,9 +117,16 @@ _CHECKPOINT = text(
 
 
 def prepare(
-    uid: int, flags: Flags, received_at: datetime | None, size: int, raw: bytes, message: ParsedMessage
+    uid: int,
+    flags: Flags,
+    received_at: datetime | None,
+    size: int,
+    raw: bytes,
+    message: ParsedMessage,
+    verdict: Verdict | None,
 ) -> Arrival:
-    """A message as rows. `received_at` is INTERNALDATE, `size` RFC822.SIZE.
+    """A message as rows. `received_at` is INTERNALDATE, `size` RFC822.SIZE,
+    `verdict` None for what was not checked.
 
     Raises ValueError or TypeError for a string that is not storable, which the parser lets none be.
     """
@@ -133,7 +141,7 @@ def prepare(
         message_id=message_id,
         in_reply_to=message.in_reply_to,
         references=message.references,
-        row=row_id + _message_row(message_id, flags, received_at, size, message),
+        row=row_id + _message_row(message_id, flags, received_at, size, message, verdict),
         attachment_rows=_attachment_rows(row_id, message, digests),
         blobs={key: attachment.content for key, attachment in zip(digests, message.attachments, strict=True)},
     )
@@ -203,7 +211,12 @@ def _store_blobs(connection: Connection, tenant_id: str, arrivals: Sequence[Arri
 
 
 def _message_row(
-    message_id: str | None, flags: Flags, received_at: datetime | None, size: int, message: ParsedMessage
+    message_id: str | None,
+    flags: Flags,
+    received_at: datetime | None,
+    size: int,
+    message: ParsedMessage,
+    verdict: Verdict | None,
 ) -> bytes:
     return b"".join(
         (
@@ -222,14 +235,24 @@ def _message_row(
             copy.boolean(flags.is_read),
             copy.boolean(flags.is_starred),
             copy.boolean(flags.is_spam),
+            copy.boolean(flags.is_not_spam),
             copy.boolean(flags.is_draft),
             copy.boolean(flags.is_sent),
             copy.boolean(flags.is_deleted),
             copy.text_array(flags.labels),
             copy.integer(len(message.attachments)),
             copy.bigint(size),
+            _verdict(verdict),
         )
     )
+
+
+def _verdict(verdict: Verdict | None) -> bytes:
+    """The columns spam_score and spam_indicators."""
+    if verdict is None:
+        return copy.NULL + copy.EMPTY_JSONB
+    indicators = [indicator._asdict() for indicator in verdict.indicators]
+    return copy.real(verdict.score) + (copy.jsonb(indicators) if indicators else copy.EMPTY_JSONB)
 
 
 def _attachment_rows(message_row_id: bytes, message: ParsedMessage, digests: list[str]) -> tuple[bytes, ...]:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 from sqlalchemy import (
     ARRAY,
+    REAL,
     BigInteger,
     CheckConstraint,
     DateTime,
@@ -196,6 +197,10 @@ class EmailMessage(Base):
     `received_at` is the server's INTERNALDATE, `sent_at` the Date header, `size` RFC822.SIZE, `filed_at` when the
     message came into its folder as far as we know. Addresses are lists of {name, address}; `headers` maps a name to
     all its values.
+
+    `is_spam` and `is_not_spam` are the word of the user or the server (a keyword, or the folder). `spam_score` (0 to
+    1, NULL where it was not checked) and `spam_indicators`, a list of {rule, weight, detail}, are what the spam check
+    finds; neither ever changes the other.
     """
 
     __tablename__ = "email_message"
@@ -222,6 +227,7 @@ class EmailMessage(Base):
     is_read: Mapped[bool] = mapped_column(server_default=_false)
     is_starred: Mapped[bool] = mapped_column(server_default=_false)
     is_spam: Mapped[bool] = mapped_column(server_default=_false)
+    is_not_spam: Mapped[bool] = mapped_column(server_default=_false)
     is_draft: Mapped[bool] = mapped_column(server_default=_false)
     is_sent: Mapped[bool] = mapped_column(server_default=_false)
     is_deleted: Mapped[bool] = mapped_column(server_default=_false)
@@ -229,8 +235,11 @@ class EmailMessage(Base):
     attachment_count: Mapped[int] = mapped_column(server_default=_zero)
     size: Mapped[int] = mapped_column(BigInteger)
     filed_at: Mapped[datetime] = mapped_column(server_default=_now)
+    spam_score: Mapped[float | None] = mapped_column(REAL)
+    spam_indicators: Mapped[list[dict[str, Any]]] = mapped_column(JSONB(), server_default=_empty_list)
     __table_args__ = (
         PrimaryKeyConstraint("tenant_id", "id"),
+        CheckConstraint("spam_score BETWEEN 0 AND 1", "spam_score"),
         UniqueConstraint("tenant_id", "folder_id", "uidvalidity", "imap_uid"),
         _one_uidl_an_account("email_message"),
         ForeignKeyConstraint(

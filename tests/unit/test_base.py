@@ -9,7 +9,14 @@ from collections.abc import Callable
 import pytest
 
 import tasks.celery_app as public
-from tasks.celery_app import celery_app, create_celery_app, periodic_sync, sync_emails
+from tasks.celery_app import (
+    ask_spam_engines,
+    celery_app,
+    check_spam,
+    create_celery_app,
+    periodic_sync,
+    sync_emails,
+)
 
 UNREACHABLE = "redis://127.0.0.1:1/0"
 
@@ -39,7 +46,7 @@ def test_every_name_that_callers_know_is_there() -> None:
 
 def test_only_tasks_that_work_are_registered() -> None:
     ours = {name for name in celery_app.tasks if not name.startswith("celery.")}
-    assert ours == {sync_emails.name, periodic_sync.name}
+    assert ours == {sync_emails.name, periodic_sync.name, check_spam.name, ask_spam_engines.name}
     assert all(name.startswith("email_service.tasks.") for name in ours)
 
 

@@ -1,0 +1,157 @@
+"""The spam check of messages as they arrive, of stored ones, and by engines.
+
+On arrival only the rules are asked: they take microseconds and need nobody. Engines take a good part of a second for
+a message, so they are asked later and elsewhere, and a sync never waits for them. A stored message gets the verdict
+of the rules that it got on arrival, since these look at nothing that is not stored.
+"""
+
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Final, NamedTuple
+
+from tasks.errors import NotFoundError, SpamEngineUnavailableError
+from tasks.mail.message import ParsedMessage
+from tasks.mail.rebuild import rebuild
+from tasks.mail.spam import judge
+from tasks.mail.spam.evidence import Recipient
+from tasks.mail.spam.verdict import Indicator, Verdict, clamped
+from tasks.mail.spam_engines import HTTP_API, SPAMD, Opinion, ask_http, ask_spamd
+from tasks.settings import SpamSettings, get_settings
+from tasks.storage.accounts import Account
+from tasks.storage.session import tenant_transaction
+from tasks.storage.spam import (
+    OWN_FOLDERS,
+    StoredMessage,
+    load_messages,
+    save_verdicts,
+    without_opinion,
+)
+
+logger = logging.getLogger(__name__)
+
+ENGINE_UNAVAILABLE: Final = "engine_unavailable"
+
+# A first sync brings years of mail: engines are asked about what somebody may still be taken in by.
+_DAYS: Final = 7
+_BATCH: Final = 20
+# spamd runs five children unless told otherwise, and is there for others too.
+_AT_ONCE: Final = 4
+
+Judge = Callable[[ParsedMessage], Verdict | None]
+Ask = Callable[[bytes], Opinion]
+
+
+class Decision(NamedTuple):
+    """What is to be thought of a message. `decided_by` is "user" where a flag or the folder says it, or "score"."""
+
+    is_spam: bool
+    decided_by: str
+    verdict: Verdict
+
+
+def judge_for(account: Account, folder_type: str) -> Judge:
+    """What checks the new messages of a folder; nothing is checked in folders of own mail, or where it is off."""
+    settings = get_settings().spam
+    if not settings.check_enabled or folder_type in OWN_FOLDERS:
+        return _no_verdict
+    return partial(_judged, _recipient(account.email_address, account.hostname, settings))
+
+
+def check_message(tenant_id: str, user_id: str, email_id: str) -> Decision:
+    """Check a stored message by rules and engines, and store the verdict. Raises NotFoundError.
+
+    An engine that cannot be asked leaves the verdict to the others and is named in it.
+    """
+    settings = get_settings().spam
+    with tenant_transaction(tenant_id) as connection:
+        found = load_messages(connection, tenant_id, user_id, [email_id])
+    if not found:
+        raise NotFoundError("message")
+    stored = found[0]
+    raw = rebuild(stored.message) if settings.has_engine else b""
+    opinions, failures = [], []
+    for engine, ask in _engines(settings).items():
+        try:
+            opinions.append(ask(raw))
+        except SpamEngineUnavailableError as error:
+            logger.warning("%s is not there, the rules decide: %s", engine, error.detail)
+            failures.append(Indicator(ENGINE_UNAVAILABLE, 0.0, error.detail))
+    verdict = _with_opinions(_verdict_of_rules(stored, settings), opinions, failures)
+    with tenant_transaction(tenant_id) as connection:
+        save_verdicts(connection, tenant_id, [(stored.id, verdict)])
+    return _decide(stored, verdict, settings.score_threshold)
+
+
+def ask_engines(tenant_id: str, user_id: str, account_id: str) -> int:
+    """Ask the engines about a batch of new messages; how many there were. Raises SpamEngineUnavailableError.
+
+    Whatever an engine says of a message, it is not asked about it again, so this comes to an end.
+    """
+    settings = get_settings().spam
+    engines = _engines(settings)
+    if not engines:
+        return 0
+    with tenant_transaction(tenant_id) as connection:
+        ids = without_opinion(connection, tenant_id, account_id, list(engines), _DAYS, _BATCH)
+        batch = load_messages(connection, tenant_id, user_id, ids) if ids else []
+    if not batch:
+        return 0
+    with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="spam") as pool:
+        verdicts = list(pool.map(partial(_asked, engines, settings), batch))
+    with tenant_transaction(tenant_id) as connection:
+        save_verdicts(connection, tenant_id, verdicts)
+    return len(batch)
+
+
+def _judged(recipient: Recipient, message: ParsedMessage) -> Verdict | None:
+    try:
+        return judge(message, recipient)
+    except Exception:
+        # A defect of a rule must not keep a message from being stored; it counts as not checked.
+        logger.exception("spam rules failed")
+        return None
+
+
+def _no_verdict(message: ParsedMessage) -> Verdict | None:  # noqa: ARG001 - a Judge
+    return None
+
+
+def _recipient(email_address: str, hostname: str, settings: SpamSettings) -> Recipient:
+    return Recipient(email_address, settings.trusted_authserv_ids.get(hostname.lower(), frozenset()))
+
+
+def _verdict_of_rules(stored: StoredMessage, settings: SpamSettings) -> Verdict:
+    return judge(stored.message, _recipient(stored.email_address, stored.hostname, settings))
+
+
+def _engines(settings: SpamSettings) -> dict[str, Ask]:
+    engines: dict[str, Ask] = {}
+    if settings.spamd_host is not None:
+        engines[SPAMD] = partial(
+            ask_spamd, host=settings.spamd_host, port=settings.spamd_port, timeout=settings.engine_timeout
+        )
+    if settings.api_enabled and settings.api_url is not None:
+        url = settings.api_url.get_secret_value()
+        engines[HTTP_API] = partial(ask_http, url=url, timeout=settings.engine_timeout)
+    return engines
+
+
+def _asked(engines: dict[str, Ask], settings: SpamSettings, stored: StoredMessage) -> tuple[str, Verdict]:
+    raw = rebuild(stored.message)
+    opinions = [ask(raw) for ask in engines.values()]
+    return stored.id, _with_opinions(_verdict_of_rules(stored, settings), opinions, [])
+
+
+def _with_opinions(rules: Verdict, opinions: list[Opinion], failures: list[Indicator]) -> Verdict:
+    """A message is as suspicious as the most suspicious of those who looked at it says."""
+    indicators = [Indicator(opinion.engine, opinion.score or 0.0, opinion.detail) for opinion in opinions]
+    score = max([rules.score, *(indicator.weight for indicator in indicators)])
+    return Verdict(clamped(score), (*indicators, *failures, *rules.indicators))
+
+
+def _decide(stored: StoredMessage, verdict: Verdict, threshold: float) -> Decision:
+    if stored.is_spam or stored.is_not_spam:
+        return Decision(stored.is_spam, "user", verdict)
+    return Decision(verdict.score >= threshold, "score", verdict)

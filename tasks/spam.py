@@ -1,0 +1,74 @@
+"""check_spam: a scored and explained verdict on a message. The work is in tasks/engine/spam.py."""
+
+import logging
+import time
+from typing import Any
+
+from celery import shared_task
+from kombu.exceptions import OperationalError
+
+from tasks.base import EmailTask
+from tasks.engine.spam import ask_engines, check_message
+from tasks.errors import SpamEngineUnavailableError, TransientError
+from tasks.settings import get_settings
+
+logger = logging.getLogger(__name__)
+
+CHECK_SPAM = "email_service.tasks.check_spam"
+ASK_SPAM_ENGINES = "email_service.tasks.ask_spam_engines"
+
+# Of the soft time limit; an engine may take its whole timeout for each message of the batch at hand.
+_BUDGET_SHARE = 0.4
+
+
+@shared_task(bind=True, base=EmailTask, name=CHECK_SPAM, max_retries=2, default_retry_delay=10)
+def check_spam(self: Any, email_id: str, tenant_id: str, user_id: str) -> dict[str, Any]:
+    """Check one stored message, and store its score.
+
+    Returns `status`, is_spam, spam_score (0 to 1), indicators (a list of {rule, weight, detail}) and decided_by:
+    "user" where a keyword or the folder says whether it is spam, or "score". Raises NotFoundError.
+    """
+    try:
+        decision = check_message(tenant_id, user_id, email_id)
+    except TransientError as error:
+        raise self.retry(exc=error, countdown=self.retry_delay()) from error
+    return {
+        "status": "success",
+        "is_spam": decision.is_spam,
+        "spam_score": decision.verdict.score,
+        "indicators": [indicator._asdict() for indicator in decision.verdict.indicators],
+        "decided_by": decision.decided_by,
+    }
+
+
+@shared_task(bind=True, base=EmailTask, name=ASK_SPAM_ENGINES, max_retries=2, default_retry_delay=10)
+def ask_spam_engines(self: Any, email_client_id: str, tenant_id: str, user_id: str) -> dict[str, Any]:
+    """Ask the engines about an account's new messages, after a sync. Run again, it goes on where it stopped.
+
+    Returns `status` (success; handed_on where a fresh task goes on; engine_unavailable where the verdict of the rules
+    stays until the next sync asks again) and messages_checked.
+    """
+    deadline = time.monotonic() + get_settings().worker.task_soft_time_limit * _BUDGET_SHARE
+    checked = 0
+    try:
+        while asked := ask_engines(tenant_id, user_id, email_client_id):
+            checked += asked
+            if time.monotonic() > deadline:
+                ask_spam_engines.delay(email_client_id, tenant_id, user_id)
+                return {"status": "handed_on", "messages_checked": checked}
+    except SpamEngineUnavailableError as error:
+        logger.warning("new mail keeps the verdict of the rules: %s", error)
+        return {"status": "engine_unavailable", "messages_checked": checked, "detail": str(error)}
+    except TransientError as error:
+        raise self.retry(exc=error, countdown=self.retry_delay()) from error
+    return {"status": "success", "messages_checked": checked}
+
+
+def queue_engines(email_client_id: str, tenant_id: str, user_id: str) -> None:
+    """Have the engines, if there are any, asked about what a sync brought. Never at the cost of the sync."""
+    if not get_settings().spam.check_enabled or not get_settings().spam.has_engine:
+        return
+    try:
+        ask_spam_engines.delay(email_client_id, tenant_id, user_id)
+    except OperationalError as error:
+        logger.warning("spam engines are asked after the next sync: %s", error)
