@@ -37,11 +37,9 @@ class Beats:
         self.running: list[subprocess.Popen[bytes]] = []
 
     def start(self) -> subprocess.Popen[bytes]:
-        command = ["-m", "celery", "-A", "tests.support.beat_app:app", "beat", "--pidfile=", "-l", "INFO"]
+        celery = [sys.executable, "-m", "celery", "-A", "tests.support.beat_app:app"]
         with self.log.open("ab") as log:
-            beat = subprocess.Popen(
-                [sys.executable, *command], cwd=ROOT, env=dict(os.environ), stdout=log, stderr=log
-            )
+            beat = subprocess.Popen([*celery, "beat", "--pidfile=", "-l", "INFO"], cwd=ROOT, stdout=log, stderr=log)
         self.running.append(beat)
         return beat
 
