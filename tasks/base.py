@@ -2,10 +2,11 @@
 
 import inspect
 import random
-from typing import Any
+from typing import Any, NoReturn
 
 from celery import Task
 
+from tasks.redaction import redact_arguments
 from tasks.settings import get_settings
 
 CELERY_DEFAULT_RETRY_DELAY = 5
@@ -29,6 +30,8 @@ class EmailTask(Task):  # type: ignore[misc]  # celery has no types
     def apply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
         """Queue the task. Raises ValueError without a tenant_id or user_id, before anything is queued."""
         self._require_owner(args or (), kwargs or {})
+        shown_args, shown_kwargs = redact_arguments(self.run, args or (), kwargs or {})
+        options = {"argsrepr": repr(shown_args), "kwargsrepr": repr(shown_kwargs), **options}
         return super().apply_async(args, kwargs, **options)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -39,6 +42,11 @@ class EmailTask(Task):  # type: ignore[misc]  # celery has no types
         """Seconds until the next try: exponential from the task's first delay, with jitter and a cap."""
         backoff: float = self.default_retry_delay * CELERY_RETRY_BACKOFF_BASE**self.request.retries
         return min(backoff, get_settings().worker.retry_max_delay) * random.uniform(_LEAST_JITTER, 1)
+
+    def look_again(self, why: Exception, seconds: float, **options: Any) -> NoReturn:
+        """Come back in `seconds`, because somebody else is at it. This wears out no retries."""
+        self.request.retries -= 1
+        raise self.retry(exc=why, countdown=seconds, **options) from why
 
     def _require_owner(self, args: Any, kwargs: Any) -> None:
         signature = inspect.signature(self.run)

@@ -69,6 +69,12 @@ class LeaseHeldError(TransientError):
         self.seconds_left = seconds_left
 
 
+class HostBusyError(TransientError):
+    """As many accounts of this mail server are being synced as MAIL_HOST_CONNECTIONS allows."""
+
+    code = "host_busy"
+
+
 class LeaseLostError(TransientError):
     """The lease on the account ran out while it was being synced, and another worker took it."""
 

@@ -1,48 +1,100 @@
 """periodic_sync: queues a sync for each account that is due. Beat runs it."""
 
 import logging
+import time
+from collections import Counter
 from typing import Any
 
 from celery import shared_task
 from kombu.exceptions import OperationalError
 
 from tasks.base import EmailTask
+from tasks.publish import publish_many
 from tasks.settings import get_settings
-from tasks.storage.accounts import DueAccount, claim_due_accounts
+from tasks.storage.dispatch import DueAccount, claim_due_accounts, unclaim_accounts
 from tasks.sync import sync_emails
 
 logger = logging.getLogger(__name__)
 
-_ACCOUNTS_PER_CLAIM = 1000
+_ACCOUNTS_PER_CLAIM = 5000
+# A claim ends before the next run of the dispatcher looks for it.
+_CLAIM_SHARE = 0.9
+# Of the soft time limit; what is still due then is claimed by a fresh task.
+_BUDGET_SHARE = 0.6
+# A sync of an account without news takes less: of the accounts of a limited host no more are queued than it can
+# serve in an interval.
+_SECONDS_PER_SYNC = 1
+# The result is kept in Redis and read by people: with a million accounts it is not a list of all.
+_MOST_TASK_IDS = 1000
 PERIODIC_SYNC = "email_service.tasks.periodic_sync"
 
 
 @shared_task(bind=True, base=EmailTask, name=PERIODIC_SYNC, max_retries=1)
-def periodic_sync(self: Any) -> dict[str, Any]:  # noqa: ARG001  # bound, so that it can be retried like the others
+def periodic_sync(self: Any) -> dict[str, Any]:
     """Queue `sync_emails` once for each due account of all tenants.
 
-    Returns `status`, accounts_synced (queued), accounts_failed (could not be queued; they are due again once their
-    claim is over) and task_ids.
+    Returns `status` (success; partial where the broker did not take all, or time ran out and a fresh task goes on),
+    accounts_synced (queued), accounts_failed (could not be queued; they are due again at once), accounts_deferred
+    (their host has as many as it can serve) and task_ids (of the first 1,000).
     """
-    queue_seconds = get_settings().sync.interval_seconds
-    task_ids: list[str] = []
-    failed = 0
-    while accounts := list(claim_due_accounts(_ACCOUNTS_PER_CLAIM, queue_seconds)):
+    round_ = _Round(get_settings().sync.interval_seconds)
+    deadline = time.monotonic() + get_settings().worker.task_soft_time_limit * _BUDGET_SHARE
+    for accounts in claim_due_accounts(_ACCOUNTS_PER_CLAIM, round_.claim_seconds):
+        round_.queue(accounts)
+        if round_.failed:
+            break  # the broker refuses: what is not claimed stays due
+        if time.monotonic() > deadline:
+            round_.is_cut_short = True
+            self.apply_async()
+            break
+    return round_.result()
+
+
+class _Round:
+    """One run of the dispatcher."""
+
+    def __init__(self, interval_seconds: int) -> None:
+        self.claim_seconds = int(interval_seconds * _CLAIM_SHARE)
+        self.slots = max(interval_seconds // _SECONDS_PER_SYNC, 1)
+        self.per_host: Counter[str] = Counter()
+        self.queued = self.failed = self.deferred = 0
+        self.task_ids: list[str] = []
+        self.is_cut_short = False
+
+    def queue(self, accounts: list[DueAccount]) -> None:
+        """Publish the syncs of claimed accounts; what cannot be queued is given back."""
+        taken: list[DueAccount] = []
+        waiting: list[DueAccount] = []
         for account in accounts:
-            try:
-                task_ids.append(_queue(account, queue_seconds))
-            except OperationalError as error:
-                failed += 1
-                logger.warning("could not queue a sync: %s", error, extra={"account": account.email_client_id})
-    return {
-        "status": "success" if not failed else "partial",
-        "accounts_synced": len(task_ids),
-        "accounts_failed": failed,
-        "task_ids": task_ids,
-    }
+            (taken if self._host_has_room(account.hostname) else waiting).append(account)
+        if waiting:
+            self.deferred += len(waiting)
+            # Due before those that had their turn, in the next run and not in this one.
+            unclaim_accounts(waiting, self.claim_seconds // 2)
+        calls = [(account.email_client_id, account.tenant_id, account.user_id) for account in taken]
+        try:
+            # A sync that waited longer than its claim is dropped: the account has been claimed anew by then.
+            ids = publish_many(sync_emails, calls, expires=self.claim_seconds)
+        except OperationalError as error:
+            logger.warning("could not queue %s syncs: %s", len(taken), error)
+            self.failed += len(taken)
+            unclaim_accounts(taken)
+            return
+        self.queued += len(ids)
+        self.task_ids += ids[: _MOST_TASK_IDS - len(self.task_ids)]
 
+    def result(self) -> dict[str, Any]:
+        return {
+            "status": "partial" if self.failed or self.is_cut_short else "success",
+            "accounts_synced": self.queued,
+            "accounts_failed": self.failed,
+            "accounts_deferred": self.deferred,
+            "task_ids": self.task_ids,
+        }
 
-def _queue(account: DueAccount, expires: int) -> str:
-    # A sync that waited longer than its claim is dropped: the account has been claimed anew by then.
-    queued = sync_emails.apply_async((account.email_client_id, account.tenant_id, account.user_id), expires=expires)
-    return str(queued.id)
+    def _host_has_room(self, hostname: str) -> bool:
+        limit = get_settings().mail.connections_to(hostname)
+        if not limit:
+            return True
+        self.per_host[hostname] += 1
+        return self.per_host[hostname] <= limit * self.slots

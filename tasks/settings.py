@@ -17,6 +17,9 @@ from tasks.errors import PermanentError
 # The longest a retry waits; the broker must not think the message lost in the meantime.
 LONGEST_COUNTDOWN_SECONDS = 600
 
+# imap.example.org=10,*=50
+_HOST_CONNECTIONS = r"^([a-z0-9.:*-]+=\d+(,[a-z0-9.:*-]+=\d+)*)?$"
+
 TaskSeconds = Annotated[int, Field(gt=0)]
 Port = Annotated[int, Field(gt=0, le=65535)]
 
@@ -144,6 +147,7 @@ class MailSettings(_Group):
     allowed_networks: Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode] = Field(
         (), validation_alias="MAIL_ALLOWED_NETWORKS"
     )
+    host_connections: str = Field("", validation_alias="MAIL_HOST_CONNECTIONS", pattern=_HOST_CONNECTIONS)
 
     @model_validator(mode="before")
     @classmethod
@@ -155,6 +159,11 @@ class MailSettings(_Group):
             except ValueError:
                 raise ValueError("MAIL_ALLOWED_NETWORKS: each must be a network like 10.1.2.0/24") from None
         return values
+
+    def connections_to(self, hostname: str) -> int:
+        """How many accounts of a mail server may be synced at once; 0 for any number."""
+        limits = dict(item.rsplit("=", 1) for item in self.host_connections.split(",") if item)
+        return int(limits.get(hostname.lower(), limits.get("*", 0)))
 
 
 class SpamSettings(_Group):

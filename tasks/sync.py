@@ -6,6 +6,7 @@ same. What was done so far travels in the message's header.
 """
 
 import logging
+import random
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -17,7 +18,7 @@ from celery.exceptions import SoftTimeLimitExceeded
 from tasks.base import EmailTask
 from tasks.engine.account import SyncRequest, sync_account
 from tasks.engine.run import Progress, Tally
-from tasks.errors import LeaseHeldError, TransientError
+from tasks.errors import HostBusyError, LeaseHeldError, TransientError
 from tasks.settings import get_settings
 from tasks.spam import queue_engines
 from tasks.storage.leases import OwnLeaseHeldError
@@ -26,8 +27,11 @@ logger = logging.getLogger(__name__)
 
 # Of the soft time limit; the rest is for the batch at hand and for what a slow server adds.
 _BUDGET_SHARE = 0.6
-# A lease held longer than this many waits is held by a sync that is alive: there is nothing left to do.
-_LEASE_WAITS = 3
+# How often, in seconds, a sync that found its account being synced looks again. A lease that is still held after as
+# many looks as it lasts is renewed by a sync that is alive, and there is nothing left to do.
+_LEASE_LOOK_SECONDS = 5
+# A server with as many connections as it may have is tried again after so many seconds, at most.
+_HOST_LOOK_SECONDS = 15
 _REPORT_SECONDS = 0.5
 _HEADER = "metabuilder_sync"
 SYNC_EMAILS = "email_service.tasks.sync_emails"
@@ -59,11 +63,14 @@ def sync_emails(
         is_done = sync_account(request, self.request.id or "", so_far.tally, _budget_seconds(), _reporter(self))
     except LeaseHeldError as held:
         if isinstance(held, OwnLeaseHeldError):
-            # Delivered again after its worker was killed: it is for this task to finish, so this wait does not count.
-            self.request.retries -= 1
-        elif self.request.retries >= _LEASE_WAITS:
+            # Delivered again after its worker was killed: it is for this task to finish, however long it waits.
+            so_far.looks = 0
+        elif so_far.looks * _LEASE_LOOK_SECONDS > get_settings().sync.lease_seconds:
             return so_far.result("already_running")
-        raise self.retry(exc=held, countdown=held.seconds_left + 1, **so_far.options()) from held
+        so_far.looks += 1
+        self.look_again(held, min(held.seconds_left + 1, _LEASE_LOOK_SECONDS), **so_far.options())
+    except HostBusyError as busy:
+        self.look_again(busy, random.uniform(1, _HOST_LOOK_SECONDS), headers=so_far.options()["headers"])
     except TransientError as error:
         logger.warning("sync interrupted: %s", error, extra={"email_client_id": email_client_id})
         if so_far.stored > before:
@@ -88,6 +95,8 @@ class _SoFar:
         self.started: float = header["started"] if header else time.time()
         self.full_since: float | None = self.started if force_full_sync else None
         self.tally = Tally.from_json(header["tally"]) if header else Tally()
+        # How often it found the account being synced by another.
+        self.looks: int = header.get("looks", 0) if header else 0
 
     @property
     def stored(self) -> int:
@@ -95,7 +104,10 @@ class _SoFar:
 
     def options(self) -> dict[str, Any]:
         """For the message that goes on. Only a sync that has not begun expires."""
-        return {"headers": {_HEADER: {"started": self.started, "tally": self.tally.to_json()}}, "expires": None}
+        return {"headers": {_HEADER: self._header()}, "expires": None}
+
+    def _header(self) -> dict[str, Any]:
+        return {"started": self.started, "tally": self.tally.to_json(), "looks": self.looks}
 
     def result(self, status: str) -> dict[str, Any]:
         tally, now = self.tally, time.time()

@@ -1,10 +1,9 @@
 """Mailbox accounts: who they belong to, how to reach them, and how their last sync went."""
 
-from collections.abc import Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, text, update
+from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from tasks.errors import EmailError, NotFoundError, PermanentError
@@ -12,7 +11,7 @@ from tasks.settings import get_settings
 from tasks.storage.credentials import add_credential, read_credential, remove_credential
 from tasks.storage.ids import new_id
 from tasks.storage.models import EmailClient
-from tasks.storage.session import tenant_transaction, unbound_transaction
+from tasks.storage.session import tenant_transaction
 
 
 class AccountExistsError(PermanentError):
@@ -74,21 +73,26 @@ class Account(NamedTuple):
     last_error_at: datetime | None
 
 
-class DueAccount(NamedTuple):
-    """An account whose sync is due, claimed for one dispatcher."""
-
-    tenant_id: str
-    email_client_id: str
-    user_id: str
-
-
 _NO_ERROR = {
     "paused_at": None,
     "last_error_code": None,
     "last_error": None,
     "last_error_at": None,
+    "failing_since": None,
     "sync_queued_at": None,
 }
+# Early by as much as a claim is, see the migration 0003.
+_NEXT_BY_SCHEDULE = func.now() + EmailClient.sync_interval * timedelta(seconds=0.9)
+# An account that fails is tried again after as long as it has been failing: each wait is twice the one before. The
+# random part keeps all accounts of a server that was down from coming back at once.
+_LONGEST_WAIT = timedelta(hours=6)
+_NEXT_AFTER_FAILURE = func.now() + (0.75 + 0.25 * func.random()) * func.least(
+    func.greatest(
+        EmailClient.sync_interval * timedelta(seconds=1),
+        func.now() - func.coalesce(EmailClient.failing_since, func.now()),
+    ),
+    _LONGEST_WAIT,
+)
 _COLUMNS = [EmailClient.__table__.c[name] for name in Account._fields]
 
 
@@ -164,7 +168,9 @@ def change_password(account: Account, password: str) -> None:
         if old is None:
             raise NotFoundError("account")
         new = add_credential(connection, account.tenant_id, password)
-        connection.execute(update(EmailClient).where(*_is(account)).values(credential_id=new, **_NO_ERROR))
+        connection.execute(
+            update(EmailClient).where(*_is(account)).values(credential_id=new, **_NO_ERROR, next_sync_at=func.now())
+        )
         remove_credential(connection, account.tenant_id, old)
 
 
@@ -183,14 +189,18 @@ def remove_account(account: Account) -> None:
 
 def record_success(connection: Connection, account: Account, *, whole_account: bool) -> None:
     """The account works: errors and a pause are forgotten; with `whole_account` it counts as synced now."""
-    values = {**_NO_ERROR, "last_sync_at": func.now()} if whole_account else _NO_ERROR
-    connection.execute(update(EmailClient).where(*_is(account)).values(**values))
+    values = {"last_sync_at": func.now()} if whole_account else {}
+    connection.execute(
+        update(EmailClient)
+        .where(*_is(account))
+        .values(**_NO_ERROR, next_sync_at=func.least(EmailClient.next_sync_at, _NEXT_BY_SCHEDULE), **values)
+    )
 
 
 def clear_error(account: Account) -> None:
     """The account works again: forget its error and its pause, so that its next sync is due."""
     with tenant_transaction(account.tenant_id) as connection:
-        connection.execute(update(EmailClient).where(*_is(account)).values(**_NO_ERROR))
+        connection.execute(update(EmailClient).where(*_is(account)).values(**_NO_ERROR, next_sync_at=func.now()))
 
 
 def record_failure(account: Account, error: EmailError, *, pause: bool) -> None:
@@ -204,23 +214,11 @@ def record_failure(account: Account, error: EmailError, *, pause: bool) -> None:
                 last_error=str(error),
                 last_error_at=func.now(),
                 paused_at=func.now() if pause else EmailClient.paused_at,
+                failing_since=func.coalesce(EmailClient.failing_since, func.now()),
                 sync_queued_at=None,
+                next_sync_at=_NEXT_AFTER_FAILURE,
             )
         )
-
-
-def claim_due_accounts(limit: int, queue_seconds: int) -> Iterator[DueAccount]:
-    """Claim accounts of all tenants whose sync is due, the longest waiting first.
-
-    A claimed account is not claimed again before its sync ran or `queue_seconds` passed. Locked rows are skipped, so
-    two dispatchers at once share the work.
-    """
-    with unbound_transaction() as connection:
-        rows = connection.execute(
-            text("SELECT tenant_id, email_client_id, user_id FROM claim_due_accounts(:max_accounts, :seconds)"),
-            {"max_accounts": limit, "seconds": queue_seconds},
-        ).all()
-    yield from (DueAccount(*row) for row in rows)
 
 
 def _is(account: Account) -> tuple[ColumnElement[bool], ...]:

@@ -10,7 +10,8 @@ import uuid
 
 from sqlalchemy import Connection, text
 
-from tasks.errors import LeaseHeldError, LeaseLostError
+from tasks.errors import HostBusyError, LeaseHeldError, LeaseLostError
+from tasks.settings import get_settings
 from tasks.storage.accounts import Account, get_account
 from tasks.storage.session import tenant_transaction
 
@@ -21,6 +22,7 @@ _HOLDER = text(
     FROM email_client WHERE tenant_id = :tenant_id AND id = :id FOR UPDATE
     """
 )
+_HOST_HAS_ROOM = text("SELECT host_has_room(:hostname, :limit)")
 # Its queue entry is spent with this: from here on the lease keeps the account from being queued again.
 _TAKE = text(
     """
@@ -53,9 +55,10 @@ def owner_of(task_id: str) -> str:
 
 
 def take_lease(tenant_id: str, user_id: str, account_id: str, owner: str, seconds: int) -> Account:
-    """Lease the caller's own account. Raises NotFoundError, or LeaseHeldError while another run holds it.
+    """Lease the caller's own account.
 
-    OwnLeaseHeldError is for a run of the same task.
+    Raises NotFoundError; LeaseHeldError while another run holds it (OwnLeaseHeldError for a run of the same task);
+    HostBusyError while its server has as many connections as it may.
     """
     with tenant_transaction(tenant_id) as connection:
         account = get_account(connection, tenant_id, user_id, account_id)
@@ -64,6 +67,9 @@ def take_lease(tenant_id: str, user_id: str, account_id: str, owner: str, second
         if seconds_left > 0:
             is_own = str(holder).rpartition(":")[0] == owner.rpartition(":")[0]
             raise OwnLeaseHeldError(seconds_left) if is_own else LeaseHeldError(seconds_left)
+        limit = get_settings().mail.connections_to(account.hostname)
+        if limit and not connection.scalar(_HOST_HAS_ROOM, {"hostname": account.hostname, "limit": limit}):
+            raise HostBusyError(account.hostname)
         connection.execute(_TAKE, {**key, "owner": owner, "seconds": seconds})
         return account
 

@@ -99,6 +99,8 @@ class EmailClient(Base):
     """A mailbox account. `lease_owner` is the one run of a task that may write to it until `lease_until`.
 
     `pop3_keep_days` is how long a stored message is left on a POP3 server; without it, for ever.
+
+    It is due at `next_sync_at`; from `sync_queued_at` until a worker takes it, its sync waits in the queue.
     """
 
     __tablename__ = "email_client"
@@ -122,12 +124,14 @@ class EmailClient(Base):
     is_enabled: Mapped[bool] = mapped_column(server_default=_true)
     is_sync_enabled: Mapped[bool] = mapped_column(server_default=_true)
     sync_interval: Mapped[int] = mapped_column(server_default=text("300"))
+    next_sync_at: Mapped[datetime] = mapped_column(server_default=_now)
     sync_queued_at: Mapped[datetime | None]
     last_sync_at: Mapped[datetime | None]
     paused_at: Mapped[datetime | None]
     last_error_code: Mapped[str | None]
     last_error: Mapped[str | None]
     last_error_at: Mapped[datetime | None]
+    failing_since: Mapped[datetime | None]
     lease_owner: Mapped[str | None]
     lease_until: Mapped[datetime | None]
     created_at: Mapped[datetime] = mapped_column(server_default=_now)
@@ -148,6 +152,15 @@ class EmailClient(Base):
         CheckConstraint("pop3_keep_days >= 0", "pop3_keep_days"),
         # The dispatcher looks for due accounts across all tenants.
         Index("email_client_due_idx", "last_sync_at", postgresql_where=text("is_enabled AND is_sync_enabled")),
+        # The dispatcher looks for due accounts, tenant by tenant.
+        Index(
+            "email_client_due_idx",
+            "tenant_id",
+            "next_sync_at",
+            postgresql_where=text("is_enabled AND is_sync_enabled AND paused_at IS NULL"),
+        ),
+        # The accounts that are being synced now, to count the connections to a host.
+        Index("email_client_leased_idx", "hostname", postgresql_where=text("lease_owner IS NOT NULL")),
     )
 
 

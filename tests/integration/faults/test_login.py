@@ -14,7 +14,8 @@ from tasks.errors import (
     MailServerUnavailableError,
     UnknownHostError,
 )
-from tasks.storage.accounts import claim_due_accounts, find_account
+from tasks.storage.accounts import find_account
+from tasks.storage.dispatch import claim_due_accounts
 from tests.conftest import TENANT, Database, register, sync
 from tests.integration.faults.conftest import Queue
 from tests.support.imap_faults import drop, refuse
@@ -58,7 +59,7 @@ def test_a_wrong_password_pauses_the_account_after_one_try(
     probe(account)
 
     # Then it is due again
-    assert [due.email_client_id for due in claim_due_accounts(10, 300)] == [account.id]
+    assert [due.email_client_id for [due] in claim_due_accounts(10, 300)] == [account.id]
 
 
 def test_an_unknown_host_is_said_and_not_tried_again(server: ImapServer, worker: Worker, tasks_queue: Queue) -> None:

@@ -1,0 +1,43 @@
+"""What may be shown of a task's arguments and errors: in Flower, logs, and among the dead letters.
+
+Identifiers, numbers and switches are shown. Anything else may be somebody's mail, so only its size is.
+"""
+
+import inspect
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from itertools import chain, repeat
+from typing import Any
+
+# Also the login in a URL, which ends with an @ as well.
+_BEFORE_AN_AT = re.compile(r"[^\s<>(),;@]+@(?=\w)")
+
+
+def redact_arguments(
+    run: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of a task whose function is `run`, as they may be shown."""
+    # More arguments than there are names cannot be identifiers that we know of.
+    shown = tuple(_redact(name, value) for name, value in zip(chain(_names(run), repeat("")), args, strict=False))
+    return shown, {name: _redact(name, value) for name, value in kwargs.items()}
+
+
+def redact_text(text: str) -> str:
+    """An error's words without the names in mail addresses and the logins in URLs."""
+    return _BEFORE_AN_AT.sub("…@", text)
+
+
+@lru_cache
+def _names(run: Callable[..., Any]) -> tuple[str, ...]:
+    return tuple(inspect.signature(run).parameters)
+
+
+def _redact(name: str, value: Any) -> Any:
+    if value is None or isinstance(value, bool | int | float) or name.endswith(("_id", "_ids")):
+        return value
+    if isinstance(value, str | bytes):
+        return f"<{len(value)} characters>"
+    if isinstance(value, Mapping | Sequence | set | frozenset):
+        return f"<{len(value)} items>"
+    return f"<{type(value).__name__}>"
