@@ -5,21 +5,21 @@ dispatcher that dies after a claim loses the account for one interval at most. R
 are skipped: two at once share the work.
 """
 
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Generator, Iterator, Sequence
+from typing import Any, NamedTuple
 
 from sqlalchemy import text
 
 from tasks.storage.session import unbound_transaction
 
-# Of each tenant so many in the first round, twice as many in each round that follows: the few accounts of a small
-# tenant do not wait behind the many of a large one, and the large one's still are claimed in few rounds.
-_FIRST_SHARE = 8
+# Of each tenant so many in the first round, and more in each that follows: the few accounts of a small tenant do not
+# wait behind the many of a large one, and the large one's still are claimed in few rounds.
+_FIRST_SHARE, _GROWTH = 8, 4
 
 _CLAIM = text(
     """
     SELECT tenant_id, email_client_id, user_id, hostname
-    FROM claim_due_accounts(:after_tenant, :max_accounts, :max_per_tenant, :queue_seconds)
+    FROM claim_due_accounts(:after_tenant, :is_inclusive, :max_accounts, :max_per_tenant, :queue_seconds)
     """
 )
 _UNCLAIM = text("SELECT unclaim_accounts(:tenant_ids, :account_ids, :wait_seconds)")
@@ -40,15 +40,19 @@ def claim_due_accounts(batch: int, queue_seconds: int) -> Iterator[list[DueAccou
     Each batch is a transaction of its own, made when it is asked for. Raises StorageUnavailableError.
     """
     share = _FIRST_SHARE
-    while True:
-        claimed_in_round, after_tenant = 0, ""
-        while due := _claim(after_tenant, batch, share, queue_seconds):
-            claimed_in_round += len(due)
-            after_tenant = max(account.tenant_id for account in due)
-            yield due
-        if not claimed_in_round:
-            return
-        share = min(share * 2, batch)
+    while share < batch and (yield from _claim_of_each(share, batch, queue_seconds)):
+        share *= _GROWTH
+    yield from _claim_of_each(batch, batch, queue_seconds)
+
+
+def _claim_of_each(share: int, batch: int, queue_seconds: int) -> Generator[list[DueAccount], None, bool]:
+    """Claim up to `share` accounts of each tenant in turn, or all where that is a whole batch; whether any."""
+    claim: dict[str, Any] = {"max_accounts": batch, "max_per_tenant": share, "queue_seconds": queue_seconds}
+    claim |= {"after_tenant": "", "is_inclusive": share >= batch}
+    while due := _claim(claim):
+        yield due
+        claim["after_tenant"] = max(account.tenant_id for account in due)
+    return bool(claim["after_tenant"])
 
 
 def unclaim_accounts(accounts: Sequence[DueAccount], wait_seconds: int = 0) -> None:
@@ -64,8 +68,6 @@ def unclaim_accounts(accounts: Sequence[DueAccount], wait_seconds: int = 0) -> N
         )
 
 
-def _claim(after_tenant: str, batch: int, share: int, queue_seconds: int) -> list[DueAccount]:
-    values = {"max_accounts": batch, "max_per_tenant": share, "queue_seconds": queue_seconds}
+def _claim(values: dict[str, Any]) -> list[DueAccount]:
     with unbound_transaction() as connection:
-        rows = connection.execute(_CLAIM, {"after_tenant": after_tenant, **values}).all()
-    return [DueAccount._make(row) for row in rows]
+        return [DueAccount._make(row) for row in connection.execute(_CLAIM, values)]

@@ -1,6 +1,5 @@
 """Several real beats on one Redis: each due task is queued once, and none late when a beat is gone."""
 
-import os
 import signal
 import subprocess
 import sys

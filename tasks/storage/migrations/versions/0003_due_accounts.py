@@ -10,8 +10,9 @@ down_revision = "0002"
 branch_labels = None
 depends_on = None
 
-# Walks the tenants in order and takes the accounts of each that have been due longest, a few of each tenant. Both
-# steps are look-ups in the index of due accounts, however many accounts there are.
+# Walks the tenants in order, those after `after_tenant` (or from it on, where that is inclusive), and takes of each a
+# few of the accounts that have been due longest. Both steps are look-ups in the index of due accounts, however many
+# accounts there are.
 # The next time is up to a fifth of the interval early: a dispatcher that runs once per interval would otherwise find
 # an account, claimed a moment after its last run, not quite due, and sync it every second time only. The part that is
 # random keeps accounts that were added together from being due together for ever.
@@ -20,11 +21,15 @@ RETURNS TABLE (tenant_id text, email_client_id text, user_id text, hostname text
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp
 AS $$
   WITH RECURSIVE tenant (id) AS (
-    SELECT (
+    SELECT coalesce((
+      SELECT min(account.tenant_id) FROM public.email_client AS account
+      WHERE account.is_enabled AND account.is_sync_enabled AND account.paused_at IS NULL
+        AND is_inclusive AND account.tenant_id = after_tenant
+    ), (
       SELECT min(account.tenant_id) FROM public.email_client AS account
       WHERE account.is_enabled AND account.is_sync_enabled AND account.paused_at IS NULL
         AND account.tenant_id > after_tenant
-    )
+    ))
     UNION ALL
     SELECT (
       SELECT min(account.tenant_id) FROM public.email_client AS account
@@ -124,7 +129,8 @@ def upgrade() -> None:
     )
     op.execute("DROP FUNCTION claim_due_accounts")
     create_definer_function(
-        "claim_due_accounts(after_tenant text, max_accounts integer, max_per_tenant integer, queue_seconds integer)",
+        "claim_due_accounts(after_tenant text, is_inclusive boolean, max_accounts integer, max_per_tenant integer, "
+        "queue_seconds integer)",
         CLAIM,
     )
     create_definer_function("unclaim_accounts(tenant_ids text[], account_ids text[], wait_seconds integer)", UNCLAIM)
