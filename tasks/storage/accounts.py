@@ -81,7 +81,7 @@ _NO_ERROR = {
     "failing_since": None,
     "sync_queued_at": None,
 }
-# Early by as much as a claim is, see the migration 0003.
+# Early by as much as a claim is, see the migration 0004.
 _NEXT_BY_SCHEDULE = func.now() + EmailClient.sync_interval * timedelta(seconds=0.9)
 # An account that fails is tried again after as long as it has been failing: each wait is twice the one before. The
 # random part keeps all accounts of a server that was down from coming back at once.
