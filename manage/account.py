@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from manage.output import NEEDS_PASSWORD, ago, good_or_bad, password_advice, print_json, say, table
+from manage.place import COMMAND
 from manage.session import USER, connect, tenant_option
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def add(
         pop3_keep_days=keep_days,
     )
     click.echo(add_account(tenant, user, new))
-    say(f"Added. Try it: ./manage.sh account test {new.account_name!r}, then ./manage.sh sync {new.account_name!r}")
+    say(f"Added. Try it: {COMMAND} account test {new.account_name!r}, then {COMMAND} sync {new.account_name!r}")
 
 
 @account.command(name="list")
@@ -89,7 +90,7 @@ def list_(as_json: bool, tenant: str) -> None:
         print_json([{k: v for k, v in found._asdict().items() if k != "credential_id"} for found in accounts])
         return
     if not accounts:
-        say("There are no accounts yet: ./manage.sh account add")
+        say(f"There are no accounts yet: {COMMAND} account add")
         return
     table(
         ("account", "server", "last sync", "state", "id"),
@@ -136,7 +137,7 @@ def password(account_name: str, password_stdin: bool, tenant: str) -> None:
 
     found = find_account(tenant, account_name)
     change_password(found, _read_password(password_stdin))
-    say(f"Stored. Try it: ./manage.sh account test {account_name!r}, then ./manage.sh sync {account_name!r}")
+    say(f"Stored. Try it: {COMMAND} account test {account_name!r}, then {COMMAND} sync {account_name!r}")
 
 
 @account.command()

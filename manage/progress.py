@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from manage.output import say, size, table
+from manage.place import LOOK_AT_HEALTH
 from native.errors import StackError
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def queue_sync(account: "Account", *, full: bool = False) -> str:
     try:
         return str(sync_emails.apply_async(arguments, {"force_full_sync": full}, retry=False).id)
     except OperationalError as error:
-        raise StackError(f"the broker does not take tasks ({error}). Run ./manage.sh health") from error
+        raise StackError(f"the broker does not take tasks ({error}). {LOOK_AT_HEALTH}") from error
 
 
 def watch(task_id: str, *, quiet: bool = False) -> dict[str, Any]:
@@ -117,7 +118,7 @@ class _Teller:
                 else f"It will be tried again: {info}"
             )
         elif state == "PENDING" and waited > _PATIENCE_SECONDS:
-            self._once("Still waiting for a worker: is one free? See ./manage.sh health")
+            self._once(f"Still waiting for a worker: is one free? {LOOK_AT_HEALTH}")
 
     def _once(self, text: str) -> None:
         if text not in self._said:
@@ -133,5 +134,5 @@ def _ask(task_id: str) -> tuple[str, Any]:
     try:
         meta = celery_app.backend.get_task_meta(task_id)
     except (RedisError, OSError) as error:
-        raise StackError(f"Redis does not answer ({error}). Run ./manage.sh health") from error
+        raise StackError(f"Redis does not answer ({error}). {LOOK_AT_HEALTH}") from error
     return meta["status"], meta["result"]

@@ -6,6 +6,7 @@ code and the same requirements are the same release, wherever and whenever they 
 """
 
 import fcntl
+import gzip
 import hashlib
 import os
 import shutil
@@ -23,11 +24,18 @@ import click
 
 from manage.output import print_json, say
 
-RELEASES = "/opt/metabuilder/releases"
-PACKAGES = ("tasks",)
+HOME = "/opt/metabuilder"
+# The command line too, for `metabuilder account` on a host; of the native stack it uses the errors.
+PACKAGES = ("tasks", "manage", "native")
 # What a release depends on beside the code itself.
 _INPUTS = ("requirements.txt", "manage/release.py")
 _ARCHIVES_KEPT = 8
+_START_CELERY = """import sys
+
+from celery.__main__ import main
+
+sys.exit(main())
+"""
 
 
 @dataclass(frozen=True)
@@ -42,8 +50,10 @@ class Target:
         """The Python that a virtual environment is for: 3.11."""
         return ".".join(self.python.split(".")[:2])
 
-    def __str__(self) -> str:
-        return f"{self.python}/{self.machine}"
+    @property
+    def site_packages(self) -> str:
+        """Where packages lie in a virtual environment."""
+        return f"lib/python{self.minor}/site-packages"
 
 
 @click.group()
@@ -87,38 +97,49 @@ def archive(version: str, target: Target) -> Path:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "metabuilder" / "releases"
     cache.mkdir(parents=True, exist_ok=True)
     path = cache / f"{version}-python{target.python}-{target.machine}.tar.gz"
-    with _one_at_a_time(cache):
+    with _one_at_a_time(cache), tempfile.TemporaryDirectory(dir=cache) as folder:
         if not path.exists():
             say(f"Building release {version} for Python {target.python} on {target.machine} …")
-            with tempfile.TemporaryDirectory(dir=cache) as folder:
-                _build(Path(folder) / version, target)
-                _pack(Path(folder) / version, path)
+            packages = _packages(cache, Path(folder), target)
+            code = Path(folder) / "code.tar.gz"
+            _make_code(Path(folder) / "code", version, target)
+            _pack(Path(folder) / "code", code)
+            _join([packages, code], path)
             _prune(cache)
     return path
 
 
-def _build(folder: Path, target: Target) -> None:
+def _packages(cache: Path, folder: Path, target: Target) -> Path:
+    """The part of an archive that only depends on the requirements: all but the code, and most of the work."""
     from native.state import ROOT
 
-    site = folder / "lib" / f"python{target.minor}" / "site-packages"
-    install = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--target", str(site)]
-    install += ["--python-version", target.python, "--python-platform", f"{target.machine}-unknown-linux-gnu"]
-    install += ["--only-binary", ":all:", "--no-deps", "--require-hashes", "--link-mode", "copy"]
-    subprocess.run([*install, "-r", str(ROOT / "requirements.txt")], check=True, capture_output=True, text=True)
-    shutil.rmtree(site / "bin")  # scripts that start the Python of this machine
-    (site / ".lock").unlink(missing_ok=True)
-    for package in PACKAGES:
-        for source in _code(ROOT / package):
-            copy = site / source.relative_to(ROOT)
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, copy)
-    _make_environment(folder, target)
+    requirements = ROOT / "requirements.txt"
+    digest = hashlib.sha256(requirements.read_bytes()).hexdigest()[:12]
+    path = cache / f"packages-{digest}-python{target.python}-{target.machine}.tar.gz"
+    if not path.exists():
+        site = folder / "packages" / target.site_packages
+        install = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--target", str(site)]
+        install += ["--python-version", target.python, "--python-platform", f"{target.machine}-unknown-linux-gnu"]
+        install += ["--only-binary", ":all:", "--no-deps", "--require-hashes", "--link-mode", "copy"]
+        subprocess.run([*install, "-r", str(requirements)], check=True, capture_output=True, text=True)
+        shutil.rmtree(site / "bin")  # scripts that start the Python of this machine
+        (site / ".lock").unlink(missing_ok=True)
+        _compile(folder / "packages", target)
+        _pack(folder / "packages", path, is_last=False)
+    path.touch()  # in use: the last to be pruned
+    return path
+
+
+def _make_code(folder: Path, version: str, target: Target) -> None:
+    """The code, and what `python -m venv` makes, for the folder's place on the hosts."""
+    from native.state import ROOT
+
+    for source in (source for package in PACKAGES for source in _code(ROOT / package)):
+        copy = folder / target.site_packages / source.relative_to(ROOT)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, copy)
     _compile(folder, target)
-    (folder / "RELEASE").write_text(f"{folder.name}\n")
-
-
-def _make_environment(folder: Path, target: Target) -> None:
-    """What `python -m venv` makes, for the folder's place on the hosts."""
+    (folder / "RELEASE").write_text(f"{version}\n")
     (folder / "pyvenv.cfg").write_text(
         f"home = /usr/bin\ninclude-system-site-packages = false\nversion = {target.python}\n"
     )
@@ -128,9 +149,7 @@ def _make_environment(folder: Path, target: Target) -> None:
         (programs / name).symlink_to(f"/usr/bin/python{target.minor}")
     # By the release's own path and not through `current`: a process goes on with the release that it started with.
     celery = programs / "celery"
-    celery.write_text(
-        f"#!{RELEASES}/{folder.name}/bin/python\nimport sys\n\nfrom celery.__main__ import main\n\nsys.exit(main())\n"
-    )
+    celery.write_text(f"#!{HOME}/releases/{version}/bin/python\n{_START_CELERY}")
     celery.chmod(0o755)
 
 
@@ -138,16 +157,29 @@ def _compile(folder: Path, target: Target) -> None:
     """Byte code, where this Python makes what the target's reads; the hosts make what is missing."""
     if target.minor != "{}.{}".format(*sys.version_info):
         return
-    command = [sys.executable, "-m", "compileall", "-q", "-j", "0"]
-    command += ["-s", str(folder), "-p", f"{RELEASES}/{folder.name}", str(folder / "lib")]
-    subprocess.run(command, check=True, capture_output=True, text=True)
+    command = [sys.executable, "-m", "compileall", "-q", "-j", "0", "-s", str(folder), "-p", f"{HOME}/current"]
+    subprocess.run([*command, str(folder / "lib")], check=True, capture_output=True, text=True)
 
 
-def _pack(folder: Path, path: Path) -> None:
+def _pack(folder: Path, path: Path, *, is_last: bool = True) -> None:
     unfinished = path.with_suffix(".unfinished")
     # Little compression: it is sent over a local network once, and time is what matters.
-    with tarfile.open(unfinished, "w:gz", compresslevel=1) as tar:
-        tar.add(folder, arcname=folder.name, filter=_readable_by_all)
+    with gzip.open(unfinished, "wb", compresslevel=1) as compressed:
+        tar = tarfile.TarFile(fileobj=compressed, mode="w")
+        for member in sorted(folder.iterdir()):
+            tar.add(member, arcname=member.name, filter=_readable_by_all)
+        if is_last:
+            tar.close()  # writes the mark of the end, after which `tar` would read no other part
+    unfinished.replace(path)
+
+
+def _join(parts: list[Path], path: Path) -> None:
+    """One archive of several: gzip's members and tar's, written one after the other, are read as one."""
+    unfinished = path.with_suffix(".unfinished")
+    with unfinished.open("wb") as whole:
+        for part in parts:
+            with part.open("rb") as source:
+                shutil.copyfileobj(source, whole)
     unfinished.replace(path)
 
 

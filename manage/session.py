@@ -5,7 +5,8 @@ from typing import Any
 
 import click
 
-from native.demo import TENANT
+from manage.place import IS_HOST
+from native import TENANT
 from native.errors import StackError
 
 USER = "admin"
@@ -18,7 +19,12 @@ def tenant_option(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def connect(*, broker: bool = False) -> None:
-    """Configure this process as the running stack is. Raises StackError when what is needed does not answer."""
+    """Configure this process as the running stack is. Raises StackError when what is needed does not answer.
+
+    On a host it is configured already, as its units are.
+    """
+    if IS_HOST:
+        return
     from native import health
     from native.environment import apply
     from native.state import State

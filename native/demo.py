@@ -11,7 +11,6 @@ from native.state import State
 USER = "demo"
 ACCOUNT = "demo"
 ADDRESS = "demo@example.org"
-TENANT = "default"
 _PYMAP = "pymap"
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import psutil
 
-from native import demo, health
+from native import TENANT, demo, health
 from native.environment import (
     DATABASE_VARIABLES,
     REDIS_VARIABLES,
@@ -83,7 +83,7 @@ class Stack:
             self._start_servers(names, ports)
             self._migrate(environment)
             if "demo-imap" in names:
-                demo.follow_server(demo.TENANT, ports["demo-imap"])
+                demo.follow_server(TENANT, ports["demo-imap"])
             self._start_application(ports)
         return Started(True, ports)
 
