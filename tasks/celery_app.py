@@ -13,7 +13,7 @@ from kombu import Queue
 
 from tasks.base import CELERY_DEFAULT_RETRY_DELAY, CELERY_RETRY_BACKOFF_BASE, EmailTask
 from tasks.control import get_active_tasks, get_queue_stats, get_task_status, revoke_task
-from tasks.monitoring import systemd
+from tasks.monitoring import journal, systemd
 from tasks.periodic import PERIODIC_SYNC, periodic_sync
 from tasks.settings import Settings, get_settings
 from tasks.spam import ASK_SPAM_ENGINES, CHECK_SPAM, ask_spam_engines, check_spam
@@ -109,3 +109,4 @@ def _tls(url: str, settings: Settings) -> dict[str, str] | None:
 celery_app = create_celery_app()
 celery_app.set_default()
 systemd.connect()
+journal.connect()
