@@ -20,7 +20,6 @@ from native.supervisor import Program
 PORTS = {"redis": 6379, "postgres": 5432, "flower": 5556, "demo-imap": 1143}
 SERVERS = ("redis", "postgres", "demo-imap")
 APPLICATION = ("worker", "beat", "flower")
-QUEUES = "sync,periodic,spam"
 # Longer than a task may run before it hands on, so that a drain is not cut short.
 _DRAIN_MARGIN_SECONDS = 20
 
@@ -57,7 +56,7 @@ def programs(state: State, operator: Mapping[str, str], ports: Mapping[str, int]
         found.append(Program("demo-imap", tuple(demo.command()), needs_environment=False))
     drain = settings.worker.task_soft_time_limit + _DRAIN_MARGIN_SECONDS
     worker = (
-        *("worker", "-Q", QUEUES, "--concurrency", str(settings.worker.concurrency), "-n", "worker@%h"),
+        *("worker", "--concurrency", str(settings.worker.concurrency), "-n", "worker@%h"),
         *("--without-mingle", "--without-gossip"),  # a second at the start, for news from other workers
     )
     # Only `up` and `health` act as the owner of the tables, and only Flower asks for Flower's password.

@@ -15,6 +15,7 @@ from tasks.base import CELERY_DEFAULT_RETRY_DELAY, CELERY_RETRY_BACKOFF_BASE, Em
 from tasks.control import get_active_tasks, get_queue_stats, get_task_status, revoke_task
 from tasks.monitoring import journal, systemd
 from tasks.periodic import PERIODIC_SYNC, periodic_sync
+from tasks.send import SEND_EMAIL, send_email
 from tasks.settings import Settings, get_settings
 from tasks.spam import ASK_SPAM_ENGINES, CHECK_SPAM, ask_spam_engines, check_spam
 from tasks.sync import SYNC_EMAILS, sync_emails
@@ -32,10 +33,11 @@ __all__ = [
     "get_task_status",
     "periodic_sync",
     "revoke_task",
+    "send_email",
     "sync_emails",
 ]
 
-QUEUES = ("sync", "periodic", "spam")
+QUEUES = ("sync", "send", "periodic", "spam")
 
 _SYNC_SCHEDULE_SECONDS = 300
 
@@ -70,6 +72,7 @@ def _configuration(settings: Settings) -> dict[str, Any]:
         "task_create_missing_queues": False,
         "task_routes": {
             SYNC_EMAILS: {"queue": "sync"},
+            SEND_EMAIL: {"queue": "send"},
             PERIODIC_SYNC: {"queue": "periodic"},
             CHECK_SPAM: {"queue": "spam"},
             ASK_SPAM_ENGINES: {"queue": "spam"},

@@ -36,7 +36,7 @@ class PermanentError(EmailError):
 
 
 class MailServerUnavailableError(TransientError):
-    """The mail server could not be reached, hung, or closed the connection; the sync will be tried again."""
+    """The mail server could not be reached, hung, or closed the connection; it will be tried again."""
 
     code = "server_unavailable"
 
@@ -153,6 +153,52 @@ class SpamEngineUnavailableError(TransientError):
     """A spam engine could not be asked; the rules alone decide."""
 
     code = "spam_engine_unavailable"
+
+
+class MessageInvalidError(PermanentError):
+    """The message cannot be sent as it is; nothing was sent."""
+
+    code = "message_invalid"
+
+
+class MessageRefusedError(PermanentError):
+    """The mail server refuses the message; nobody got it."""
+
+    code = "message_refused"
+
+
+class IdempotencyConflictError(PermanentError):
+    """This idempotency key was used for a message with other content; nothing was sent."""
+
+    code = "idempotency_conflict"
+
+
+class DeliveryFailedError(PermanentError):
+    """The mail server did not take the message however often it was tried; nobody got it."""
+
+    code = "delivery_failed"
+
+
+class DeliveryUnknownError(PermanentError):
+    """The connection broke before the answer: it may have been sent or not, and a person decides (`outbox show`)."""
+
+    code = "delivery_unknown"
+
+
+class DeliveryInterruptedError(TransientError):
+    """The connection broke before the mail server's answer; whether the message was sent is found out later."""
+
+    code = "delivery_interrupted"
+
+
+class DeliveryUnderWayError(TransientError):
+    """Another run is sending this very message."""
+
+    code = "delivery_under_way"
+
+    def __init__(self, seconds_left: float) -> None:
+        super().__init__(f"for {seconds_left:.0f} s more at most")
+        self.seconds_left = seconds_left
 
 
 class FoldersFailedError(PermanentError):

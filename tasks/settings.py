@@ -214,6 +214,14 @@ class SpamSettings(_Group):
         return self.api_enabled or self.spamd_host is not None
 
 
+class SendSettings(_Group):
+    """Sending: seconds to wait for each answer of an SMTP server, and how often a message is tried again."""
+
+    timeout: int = Field(60, validation_alias="SMTP_TIMEOUT", ge=1)
+    retries: int = Field(3, validation_alias="SMTP_RETRIES", ge=0)
+    max_message_bytes: int = Field(50 * 1024 * 1024, validation_alias="SMTP_MAX_MESSAGE_BYTES", ge=64 * 1024)
+
+
 class CredentialSettings(_Group):
     """Keys that encrypt stored secrets: the first one encrypts, all of them decrypt."""
 
@@ -250,6 +258,7 @@ class Settings(BaseModel, frozen=True):
     sync: SyncSettings
     mail: MailSettings
     spam: SpamSettings
+    send: SendSettings
     credentials: CredentialSettings
     log: LogSettings
 

@@ -21,7 +21,8 @@ def smtp_endpoint_of(account: Account) -> Endpoint:
     """Where the account's SMTP server is. Raises SmtpServerMissingError where it has none."""
     if account.smtp_hostname is None or account.smtp_port is None or account.smtp_encryption is None:
         raise SmtpServerMissingError(account.account_name)
-    return _endpoint(account.smtp_hostname, account.smtp_port, account.smtp_encryption)
+    endpoint = _endpoint(account.smtp_hostname, account.smtp_port, account.smtp_encryption)
+    return endpoint._replace(timeout=get_settings().send.timeout)
 
 
 def login_of(account: Account) -> Login:

@@ -4,17 +4,21 @@ Works on a server that offers nothing beyond IMAP4rev1, and uses ID, ENABLE, CON
 LIST-EXTENDED, SPECIAL-USE and LIST-STATUS where they are offered.
 """
 
+import select
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from datetime import date, datetime
 from typing import Any
 
 from tasks.mail.connection import Endpoint
 from tasks.mail.folders import ListedFolder, quote
 from tasks.mail.imap_responses import (
+    AppendedUid,
     FetchedEnvelope,
     FetchedFlags,
     FolderStatus,
     Line,
+    read_appended_uid,
     read_envelopes,
     read_flags,
     read_list,
@@ -39,6 +43,9 @@ _LONGEST_UID_SET = 7_900
 
 _MESSAGE_ITEMS = "(UID RFC822.SIZE FLAGS INTERNALDATE BODY.PEEK[])"
 
+# strftime would write them in the language of the machine.
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+
 _STATUS_ITEMS = "MESSAGES UIDNEXT UIDVALIDITY UNSEEN"
 
 
@@ -61,6 +68,13 @@ class ImapConnection:
         except BaseException:
             self.close()
             raise
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether the server hung up or spoke while nothing was asked."""
+        poll = select.poll()
+        poll.register(self._imap.sock, select.POLLIN)
+        return bool(poll.poll(0))
 
     @property
     def has_condstore(self) -> bool:
@@ -163,6 +177,31 @@ class ImapConnection:
             for part in uids.to_imap_parts(_LONGEST_UID_SET):
                 for lines in self._imap.stream_uid_fetch(part, _MESSAGE_ITEMS):
                     yield from read_messages(lines)
+
+    def find_by_message_id(self, message_id: str, since: date) -> bool:
+        """Whether the open folder has a message of that Message-ID, among those that came in since that day.
+
+        The day bounds what a server has to look at. Raises FetchRefusedError where it does not say.
+        """
+        criteria = f"SINCE {since:%d}-{_MONTHS[since.month - 1]}-{since:%Y} HEADER Message-ID {quote(message_id)}"
+        with self._translated("searching"):
+            outcome, lines = self._imap.uid("SEARCH", criteria)
+            self._require_ok(outcome, lines)
+            return any(line.split() for line in lines if isinstance(line, bytes))
+
+    def append(self, path: str, flags: str, received_at: datetime, raw: bytes) -> AppendedUid | None:
+        """Put a message into a folder; where it is, if the server says so (UIDPLUS, RFC 4315 section 3)."""
+        with self._translated(f"filing a message in {path}"):
+            when = f'"{received_at:%d}-{_MONTHS[received_at.month - 1]}-{received_at:%Y %H:%M:%S %z}"'
+            outcome, lines = self._imap.append(quote(path).encode(), f"({flags})", when, raw)
+            self._require_ok(outcome, lines)
+            return read_appended_uid(lines)
+
+    def create_folder(self, path: str) -> None:
+        """Make a folder and subscribe to it. Raises FetchRefusedError where it cannot be made."""
+        with self._translated(f"making the folder {path}"):
+            self._require_ok(*self._imap.create(quote(path).encode()))
+            self._imap.subscribe(quote(path).encode())
 
     def close(self) -> None:
         """Say goodbye if the server still listens; never raises."""

@@ -20,6 +20,7 @@ Line = bytes | tuple[bytes, bytes] | None
 _LIST = re.compile(rb'\((?P<attributes>[^)]*)\) (?:"(?P<delimiter>\\?.)"|NIL) (?P<name>.*)', re.DOTALL)
 _QUOTED = re.compile(rb'"((?:[^"\\]|\\.)*)"', re.DOTALL)
 _STATUS_ITEM = re.compile(rb"([A-Z]+) (\d+)")
+_APPENDUID = re.compile(rb"\[APPENDUID (\d+) (\d+)\]", re.IGNORECASE)
 _UID = re.compile(rb"\bUID (\d+)")
 _FLAGS = re.compile(rb"\bFLAGS \(([^)]*)\)")
 _SIZE = re.compile(rb"\bRFC822\.SIZE (\d+)")
@@ -52,6 +53,13 @@ class FolderStatus(NamedTuple):
     uidnext: int | None
     highestmodseq: int | None
     unseen: int | None = None
+
+
+class AppendedUid(NamedTuple):
+    """Where a message is that was put into a folder."""
+
+    uidvalidity: int
+    uid: int
 
 
 class FetchedFlags(NamedTuple):
@@ -155,6 +163,14 @@ def read_envelopes(lines: Iterable[Line]) -> Iterator[FetchedEnvelope]:
                 size=read_number(size[1]),
                 header=literal if literal is not None else _quoted_body(text) or b"",
             )
+
+
+def read_appended_uid(lines: Iterable[Line]) -> AppendedUid | None:
+    """`[APPENDUID 38505 3955] APPEND completed`, where the server says so."""
+    for line in lines:
+        if isinstance(line, bytes) and (match := _APPENDUID.search(line)):
+            return AppendedUid(read_number(match[1]), read_number(match[2], _HIGHEST_UID))
+    return None
 
 
 def read_only_uids(lines: Iterable[Line]) -> Iterator[int]:

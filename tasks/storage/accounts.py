@@ -41,6 +41,7 @@ class NewAccount(NamedTuple):
     smtp_encryption: str | None = None
     smtp_username: str | None = None
     smtp_password: str | None = None
+    sent_copies: str = "auto"
 
 
 class Account(NamedTuple):
@@ -63,6 +64,7 @@ class Account(NamedTuple):
     smtp_encryption: str | None
     smtp_username: str | None
     smtp_credential_id: str | None
+    sent_copies: str
     is_enabled: bool
     is_sync_enabled: bool
     sync_interval: int

@@ -29,6 +29,8 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 PROTOCOLS = ("imap", "pop3")
 ENCRYPTIONS = ("none", "tls", "starttls")
+SENT_COPIES = ("auto", "append", "none")
+OUTBOX_STATES = ("queued", "sending", "accepted", "sent", "failed", "unknown")
 FOLDER_TYPES = ("inbox", "sent", "drafts", "trash", "spam", "archive", "custom")
 
 
@@ -121,6 +123,7 @@ class EmailClient(Base):
     smtp_encryption: Mapped[str | None]
     smtp_username: Mapped[str | None]
     smtp_credential_id: Mapped[str | None]
+    sent_copies: Mapped[str] = mapped_column(server_default=text("'auto'"))
     is_enabled: Mapped[bool] = mapped_column(server_default=_true)
     is_sync_enabled: Mapped[bool] = mapped_column(server_default=_true)
     sync_interval: Mapped[int] = mapped_column(server_default=text("300"))
@@ -148,6 +151,7 @@ class EmailClient(Base):
         CheckConstraint(_one_of("protocol", PROTOCOLS), "protocol"),
         CheckConstraint(_one_of("encryption", ENCRYPTIONS), "encryption"),
         CheckConstraint(_one_of("smtp_encryption", ENCRYPTIONS), "smtp_encryption"),
+        CheckConstraint(_one_of("sent_copies", SENT_COPIES), "sent_copies"),
         CheckConstraint("sync_interval > 0", "sync_interval"),
         CheckConstraint("pop3_keep_days >= 0", "pop3_keep_days"),
         # The dispatcher looks for due accounts across all tenants.
@@ -336,4 +340,46 @@ class RawQuarantine(Base):
             ondelete="CASCADE",
         ),
         CheckConstraint(_NUMBERED, "numbered"),
+    )
+
+
+class OutboxMessage(Base):
+    """A message on its way out; engine/outbox.py says what its states mean and what moves it.
+
+    `key` is what makes one message of two calls: `key:` and the caller's idempotency key, or `task:` and the id of
+    the task; `digest` is the SHA-256 of what was asked for. `raw` is the message as it goes over the wire, kept until
+    it is sent. `recipients` are {address, state, reply}. `owner` is the run that holds it since `claimed_at`;
+    `data_at` is when that run was about to say that the message is complete.
+    """
+
+    __tablename__ = "outbox_message"
+    tenant_id: Mapped[str]
+    id: Mapped[str]
+    email_client_id: Mapped[str]
+    key: Mapped[str]
+    digest: Mapped[str]
+    state: Mapped[str]
+    message_id: Mapped[str]
+    sender: Mapped[str]
+    recipients: Mapped[list[dict[str, str]]]
+    raw: Mapped[bytes | None]
+    size: Mapped[int] = mapped_column(BigInteger)
+    attempts: Mapped[int] = mapped_column(server_default=_zero)
+    owner: Mapped[str | None]
+    claimed_at: Mapped[datetime | None]
+    data_at: Mapped[datetime | None]
+    accepted_at: Mapped[datetime | None]
+    last_error_code: Mapped[str | None]
+    last_error: Mapped[str | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=_now)
+    updated_at: Mapped[datetime] = mapped_column(server_default=_now)
+    __table_args__ = (
+        PrimaryKeyConstraint("tenant_id", "id"),
+        UniqueConstraint("tenant_id", "email_client_id", "key"),
+        ForeignKeyConstraint(
+            ["tenant_id", "email_client_id"], ["email_client.tenant_id", "email_client.id"], ondelete="CASCADE"
+        ),
+        CheckConstraint(_one_of("state", OUTBOX_STATES), "state"),
+        # What is not sent is little among much, and is what people look for.
+        Index("outbox_message_open_idx", "tenant_id", "created_at", postgresql_where=text("state <> 'sent'")),
     )

@@ -31,6 +31,11 @@ def filled(account, mailbox: Mailbox):
             "detail, size) VALUES (%s, 'q', %s, %s, 1, 999, 'too_large', '', 0)",
             (TENANT, account.id, folder),
         )
+        connection.exec_driver_sql(
+            "INSERT INTO outbox_message (tenant_id, id, email_client_id, key, digest, state, message_id, sender, "
+            "recipients, size) VALUES (%s, 'o', %s, 'key:1', '', 'sent', '', '', '[]', 0)",
+            (TENANT, account.id),
+        )
     return account
 
 

@@ -14,7 +14,7 @@ from native.process import is_alive, wait_until_gone
 
 _ROOT = Path(__file__).parents[2]
 _START_SECONDS = 30
-_COMMAND = ("-m", "celery", "-A", "tasks.celery_app:celery_app", "worker", "-Q", "sync,periodic,spam", "-l", "INFO")
+_COMMAND = ("-m", "celery", "-A", "tasks.celery_app:celery_app", "worker", "-l", "INFO")
 
 
 def wait_until(is_true: Callable[[], object], what: str, seconds: float = 30) -> None:

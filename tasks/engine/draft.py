@@ -1,0 +1,80 @@
+"""What a caller asks to be sent, checked, and made into a message."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+from sqlalchemy import Connection
+
+from tasks.errors import MessageInvalidError
+from tasks.mail.compose import Draft, compose
+from tasks.mail.message import Address
+from tasks.mail.recipients import checked, mailboxes, unique
+from tasks.settings import get_settings
+from tasks.storage.accounts import Account
+from tasks.storage.attachments import load_attachments
+from tasks.storage.ids import new_id
+from tasks.storage.outbox import NewOutgoing, Recipient
+
+_LONGEST_KEY = 255
+
+
+class SendRequest(NamedTuple):
+    """A message to be sent, and whose. Recipients are lists, or strings with commas, of `a@b` or `Name <a@b>`."""
+
+    email_client_id: str
+    tenant_id: str
+    user_id: str
+    to: str | Sequence[str]
+    cc: str | Sequence[str] | None = None
+    bcc: str | Sequence[str] | None = None
+    subject: str = ""
+    body_text: str = ""
+    body_html: str | None = None
+    attachment_ids: Sequence[str] | None = None
+
+    def digest(self) -> str:
+        """SHA-256 of all that is asked for: two calls with the same digest ask for the same message."""
+        return hashlib.sha256(json.dumps(self, sort_keys=True).encode()).hexdigest()
+
+
+def make_message(connection: Connection, account: Account, request: SendRequest, key: str, run: str) -> NewOutgoing:
+    """The message as it enters the outbox: from here on its bytes, Message-ID and Date are fixed.
+
+    Raises MessageInvalidError, and NotFoundError for an attachment that is not the caller's.
+    """
+    sender = checked(account.email_address, "the account's own address")
+    to, cc, bcc = (mailboxes(getattr(request, field), field) for field in ("to", "cc", "bcc"))
+    recipients = unique((to, cc, bcc))
+    if len(key) > _LONGEST_KEY or not key.isprintable():
+        raise MessageInvalidError(f"idempotency_key: not a text of at most {_LONGEST_KEY} printable characters")
+    if not recipients:
+        raise MessageInvalidError("it has no recipient")
+    attachments = load_attachments(connection, account, request.attachment_ids or ())
+    draft = Draft(
+        sender=Address("", sender),
+        to=to,
+        cc=cc,
+        subject=request.subject or "",
+        text=request.body_text or "",
+        html=request.body_html or None,
+        attachments=attachments,
+    )
+    message_id = f"{new_id()}@{sender.rpartition('@')[2]}"
+    now = datetime.now(UTC).replace(microsecond=0)  # as exact as a Date field
+    raw = compose(draft, message_id, now)
+    if len(raw) > (most := get_settings().send.max_message_bytes):
+        raise MessageInvalidError(f"it has {len(raw):,} bytes, and SMTP_MAX_MESSAGE_BYTES is {most:,}")
+    return NewOutgoing(
+        email_client_id=account.id,
+        key=key,
+        digest=request.digest(),
+        message_id=message_id,
+        sender=sender,
+        recipients=tuple(Recipient(address) for address in recipients),
+        raw=raw,
+        created_at=now,
+        owner=run,
+    )

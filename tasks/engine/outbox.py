@@ -1,0 +1,318 @@
+"""Sends a message exactly once, or leaves it to a person: the state machine of a row of outbox_message.
+
+    sending   a run holds it (`owner`). Until `data_at` is set no server has the whole message, so if the run dies
+              another one begins again. `data_at` is committed before the end of the data goes out (the dot of
+              RFC 5321 section 4.1.1.4), and from there on nobody sends the message again.
+    queued    the server does not take it now, or not for all recipients: `pending` ones are tried again, those
+              that were accepted never.
+    accepted  the server has it for at least one recipient; the copy in the Sent folder is still to be filed.
+    sent      done. `raw` is forgotten; the row remains, so that its key finds it.
+    failed    no recipient was accepted, for good or as often as SMTP_RETRIES says. Asked for again by the same key
+              it is tried again: nobody has it.
+    unknown   the answer after the end of the data never came. The Sent folder is searched for the Message-ID, and
+              with the message found there it is accepted. Otherwise it waits for a person (manage/outbox.py).
+
+    (new) -> sending -> accepted -> sent      sending -> queued -> sending      sending -> failed -> sending
+                     -> unknown -> accepted                             a person: unknown -> sent, unknown -> queued
+
+What makes it idempotent: the row is found by its key, which a redelivered or retried task has too; a step is taken
+only by the run that owns the row; and `data_at` is set at most once for one `sending`, by an UPDATE that fails for
+all but the owner. A run that lost the row before that drops its connection, and the server forgets what it has. So no
+clock and no lease decides whether a message is sent twice, only whether one waits too long.
+"""
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, func
+
+from tasks.engine.draft import SendRequest, make_message
+from tasks.engine.reuse import lent_smtp
+from tasks.engine.sent_copy import file_copy, files_by_itself, has_copy, wants_copy
+from tasks.errors import (
+    AuthenticationFailedError,
+    DeliveryFailedError,
+    DeliveryInterruptedError,
+    DeliveryUnderWayError,
+    DeliveryUnknownError,
+    EmailError,
+    IdempotencyConflictError,
+    MailServerBusyError,
+    MailServerUnavailableError,
+    MessageRefusedError,
+    PermanentError,
+    StorageUnavailableError,
+    TransientError,
+)
+from tasks.mail.smtp import ANSWER_PATIENCE, Offer, Reply, SmtpConnection
+from tasks.settings import get_settings
+from tasks.storage.accounts import Account, get_account, record_failure
+from tasks.storage.models import OutboxMessage
+from tasks.storage.outbox import (
+    Outgoing,
+    Recipient,
+    add_outgoing,
+    change_outgoing,
+    find_outgoing,
+    read_raw,
+)
+from tasks.storage.session import tenant_transaction
+
+logger = logging.getLogger(__name__)
+
+# What a run may need from setting `data_at` to the last answer, beyond the wait for that answer.
+_MARGIN_SECONDS = 5
+# A message that another task is sending is looked at again this often.
+_LOOK_AGAIN_SECONDS = 5
+# What the server said must not be lost to a database that restarts at that moment.
+_NOTE_SECONDS = 20
+
+
+def send(request: SendRequest, key: str, run: str) -> Outgoing:
+    """Send the message, or bring what earlier runs left of it to its end. `run` is `task id:` and a name of its own.
+
+    Raises TransientError subclasses for what is to be tried again, PermanentError subclasses for what is not.
+    """
+    account, outgoing, raw = _enter(request, key, run)
+    if outgoing.state == "unknown":
+        outgoing = _find_out(account, outgoing)
+    if outgoing.state == "sending":
+        outgoing = _attempt(account, outgoing, raw or read_raw(outgoing.tenant_id, outgoing.id))
+    if outgoing.state == "accepted":
+        outgoing = _file(account, outgoing, raw or read_raw(outgoing.tenant_id, outgoing.id))
+    return outgoing
+
+
+def _enter(request: SendRequest, key: str, run: str) -> tuple[Account, Outgoing, bytes | None]:
+    """The message as this run holds it: made now, or found and claimed."""
+    with tenant_transaction(request.tenant_id) as connection:
+        account = get_account(connection, request.tenant_id, request.user_id, request.email_client_id)
+        found = find_outgoing(connection, request.tenant_id, account.id, key)
+        if found is None:
+            new = make_message(connection, account, request, key, run)
+            if outgoing := add_outgoing(connection, request.tenant_id, new):
+                return account, outgoing, new.raw
+            found = find_outgoing(connection, request.tenant_id, account.id, key)
+            assert found is not None
+        if found.digest != request.digest():
+            raise IdempotencyConflictError(key.partition(":")[2])
+        return account, _claim(connection, found, run), None
+
+
+def _claim(connection: Connection, found: Outgoing, run: str) -> Outgoing:
+    """Take over the message, if nobody else is at it. Raises DeliveryUnderWayError."""
+    if found.state == "sent":
+        return found
+    claim: dict[str, Any] = {"owner": run, "claimed_at": func.clock_timestamp()}
+    if found.state == "sending" and found.data_seconds is not None:
+        left = get_settings().send.timeout * ANSWER_PATIENCE + _MARGIN_SECONDS - found.data_seconds
+        if left > 0:
+            raise DeliveryUnderWayError(left)
+        claim |= {"state": "unknown", "attempts": 0}
+    elif found.state in ("sending", "accepted"):
+        left = get_settings().worker.task_time_limit - found.claimed_seconds
+        if left > 0 and not _is_same_task(found.owner, run):
+            raise DeliveryUnderWayError(min(left, _LOOK_AGAIN_SECONDS))
+    if found.state in ("sending", "queued"):
+        claim |= {"state": "sending", "attempts": found.attempts + 1} if "state" not in claim else {}
+    elif found.state == "failed":
+        again = [Recipient(recipient.address) for recipient in found.recipients]
+        claim |= {"state": "sending", "attempts": 1, "recipients": again}
+    claimed = change_outgoing(connection, found, claim)
+    assert claimed is not None
+    return claimed
+
+
+def _is_same_task(owner: str | None, run: str) -> bool:
+    return (owner or "").rpartition(":")[0] == run.rpartition(":")[0]
+
+
+def _attempt(account: Account, outgoing: Outgoing, raw: bytes) -> Outgoing:
+    """One try to send it to all that are pending."""
+    try:
+        if account.paused_at is not None:
+            raise AuthenticationFailedError(f"{account.account_name} is paused: {account.last_error or ''}")
+        recipients = _transmit(account, outgoing, raw)
+    except (DeliveryInterruptedError, DeliveryUnderWayError, StorageUnavailableError):
+        raise
+    except EmailError as error:
+        if isinstance(error, AuthenticationFailedError) and account.paused_at is None:
+            record_failure(account, error, pause=True)
+        return _settle(account, outgoing, outgoing.recipients, error)
+    return _settle(account, outgoing, recipients, None)
+
+
+def _transmit(account: Account, outgoing: Outgoing, raw: bytes) -> Sequence[Recipient]:
+    """The recipients after the server's answers."""
+    pending = outgoing.addresses("pending")
+    beyond_ascii = not (outgoing.sender + "".join(outgoing.addresses("pending", "accepted"))).isascii()
+    utf8 = beyond_ascii or not raw.isascii()
+    for fresh in (False, True):
+        with lent_smtp(account, fresh=fresh) as smtp:
+            try:
+                offer = smtp.offer(outgoing.sender, pending, len(raw), utf8=utf8)
+            except (MailServerUnavailableError, MailServerBusyError):
+                # One that was open may have come to its end: so many messages, or so many minutes.
+                if fresh or smtp.is_usable:
+                    raise
+                continue
+            recipients = after_offer(outgoing.recipients, offer)
+            if offer.is_open:
+                recipients = after_answer(recipients, _complete(smtp, outgoing, recipients, raw))
+            elif offer.data is not None:
+                recipients = after_answer(recipients, offer.data)
+            return recipients
+    raise AssertionError("the second connection either answers or raises")
+
+
+def _complete(smtp: SmtpConnection, outgoing: Outgoing, recipients: Sequence[Recipient], raw: bytes) -> Reply:
+    """Send the content, note that its end follows, send that, and the answer."""
+    smtp.send_content(raw)
+    _note_data(outgoing, recipients)
+    smtp.require_open()
+    try:
+        return smtp.end_data()
+    except BaseException as error:
+        _note(outgoing, {"state": "unknown", "attempts": 0, **_error(error)})
+        if isinstance(error, EmailError):
+            raise DeliveryInterruptedError(error.detail) from error
+        raise
+
+
+def _note_data(outgoing: Outgoing, recipients: Sequence[Recipient]) -> None:
+    """Commit that the message is about to be complete. Raises DeliveryUnderWayError where another run took it."""
+    with tenant_transaction(outgoing.tenant_id) as connection:
+        noted = change_outgoing(
+            connection,
+            outgoing,
+            {"data_at": func.clock_timestamp(), "recipients": recipients},
+            OutboxMessage.owner == outgoing.owner,
+            OutboxMessage.state == "sending",
+            OutboxMessage.data_at.is_(None),
+        )
+    if noted is None:
+        raise DeliveryUnderWayError(_LOOK_AGAIN_SECONDS)
+
+
+def after_offer(recipients: Sequence[Recipient], offer: Offer) -> list[Recipient]:
+    """What the answers to RCPT make of those that were pending."""
+    return [
+        recipient
+        if (reply := offer.recipients.get(recipient.address)) is None or recipient.state != "pending"
+        else Recipient(recipient.address, _new_state(reply, "offered"), str(reply))
+        for recipient in recipients
+    ]
+
+
+def after_answer(recipients: Sequence[Recipient], reply: Reply) -> list[Recipient]:
+    """What the answer to DATA, or to the whole message, makes of those that it was for."""
+    return [
+        Recipient(recipient.address, _new_state(reply, "accepted"), str(reply))
+        if recipient.state == "offered"
+        else recipient
+        for recipient in recipients
+    ]
+
+
+def _new_state(reply: Reply, if_positive: str) -> str:
+    return if_positive if reply.is_positive else "refused" if reply.is_final else "pending"
+
+
+def _settle(
+    account: Account, outgoing: Outgoing, recipients: Sequence[Recipient], error: EmailError | None
+) -> Outgoing:
+    """Note how a try ended, and raise what is still to be done. `error` is why it ended early."""
+    accepted = [recipient for recipient in recipients if recipient.state == "accepted"]
+    is_new = len(accepted) > len(outgoing.addresses("accepted"))
+    attempts = 0 if is_new else outgoing.attempts
+    pending = [recipient for recipient in recipients if recipient.state == "pending"]
+    if error is None and (unhappy := [r for r in recipients if r.state in ("pending", "refused")]):
+        words = "; ".join(f"{recipient.address}: {recipient.reply}" for recipient in unhappy)
+        error = (MailServerBusyError if pending else MessageRefusedError)(words)
+    changes: dict[str, Any] = {"data_at": None, "attempts": attempts, **_error(error)}
+    if is_new:
+        changes["accepted_at"] = func.coalesce(OutboxMessage.accepted_at, func.clock_timestamp())
+    if pending and isinstance(error, TransientError) and attempts <= get_settings().send.retries:
+        _note(outgoing, {**changes, "state": "queued", "recipients": recipients})
+        raise error
+    given_up = [r._replace(state="refused", reply=r.reply or str(error)) if r in pending else r for r in recipients]
+    if accepted:
+        return _note(outgoing, {**changes, **_after_acceptance(account), "recipients": given_up})
+    _note(outgoing, {**changes, "state": "failed", "recipients": given_up})
+    if isinstance(error, PermanentError):
+        raise error
+    raise DeliveryFailedError(str(error)) from error
+
+
+def _after_acceptance(account: Account) -> dict[str, Any]:
+    if wants_copy(account):
+        return {"state": "accepted", "attempts": 0}
+    return {"state": "sent", "raw": None}
+
+
+def _find_out(account: Account, outgoing: Outgoing) -> Outgoing:
+    """Whether a message whose answer never came was sent: it was, if it is in the Sent folder.
+
+    Raises DeliveryInterruptedError to look again, and DeliveryUnknownError when it is for a person to decide.
+    """
+    attempts = outgoing.attempts + 1
+    may_look_again = attempts <= get_settings().send.retries
+    try:
+        is_there = has_copy(account, outgoing)
+    except EmailError as error:
+        if isinstance(error, TransientError) and may_look_again:
+            _note(outgoing, {"attempts": attempts})
+            raise
+        raise DeliveryUnknownError(f"{outgoing.message_id}; the Sent folder cannot be searched: {error}") from error
+    if is_there:
+        reply = Reply(250, "found in the Sent folder")
+        return _settle(account, outgoing, after_answer(outgoing.recipients, reply), None)
+    # Only a provider that files copies may still be about to.
+    if files_by_itself(account) and may_look_again:
+        _note(outgoing, {"attempts": attempts})
+        raise DeliveryInterruptedError(f"{outgoing.message_id} is not in the Sent folder yet")
+    raise DeliveryUnknownError(f"{outgoing.message_id} is not in the Sent folder")
+
+
+def _file(account: Account, outgoing: Outgoing, raw: bytes) -> Outgoing:
+    """See to the copy in the Sent folder. Without one the message is sent all the same, and the row says so."""
+    done: dict[str, Any] = {"state": "sent", "raw": None}
+    try:
+        file_copy(account, outgoing, raw)
+    except EmailError as error:
+        attempts = outgoing.attempts + 1
+        if isinstance(error, TransientError) and attempts <= get_settings().send.retries:
+            _note(outgoing, {"attempts": attempts, **_error(error)})
+            raise
+        logger.warning("no copy in the Sent folder: %s", error, extra={"outbox_id": outgoing.id})
+        done |= _error(error)
+    return _note(outgoing, done)
+
+
+def _note(outgoing: Outgoing, changes: Mapping[str, Any]) -> Outgoing:
+    """Commit a step of the run that holds the message. Raises DeliveryUnderWayError where another run does now.
+
+    A database that is away for a moment is waited for: what the server answered is not to be had again.
+    """
+    deadline = time.monotonic() + _NOTE_SECONDS
+    while True:
+        try:
+            with tenant_transaction(outgoing.tenant_id) as connection:
+                noted = change_outgoing(connection, outgoing, changes, OutboxMessage.owner == outgoing.owner)
+        except StorageUnavailableError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.5)
+            continue
+        if noted is None:
+            raise DeliveryUnderWayError(_LOOK_AGAIN_SECONDS)
+        return noted
+
+
+def _error(error: BaseException | None) -> dict[str, Any]:
+    if error is None:
+        return {"last_error_code": None, "last_error": None}
+    code = error.code if isinstance(error, EmailError) else "internal_error"
+    return {"last_error_code": code, "last_error": str(error) or type(error).__name__}
