@@ -154,8 +154,6 @@ class EmailClient(Base):
         CheckConstraint(_one_of("sent_copies", SENT_COPIES), "sent_copies"),
         CheckConstraint("sync_interval > 0", "sync_interval"),
         CheckConstraint("pop3_keep_days >= 0", "pop3_keep_days"),
-        # The dispatcher looks for due accounts across all tenants.
-        Index("email_client_due_idx", "last_sync_at", postgresql_where=text("is_enabled AND is_sync_enabled")),
         # The dispatcher looks for due accounts, tenant by tenant.
         Index(
             "email_client_due_idx",
