@@ -15,6 +15,7 @@ from tasks.celery_app import (
     check_spam,
     create_celery_app,
     periodic_sync,
+    send_email,
     sync_emails,
 )
 
@@ -46,7 +47,7 @@ def test_every_name_that_callers_know_is_there() -> None:
 
 def test_only_tasks_that_work_are_registered() -> None:
     ours = {name for name in celery_app.tasks if not name.startswith("celery.")}
-    assert ours == {sync_emails.name, periodic_sync.name, check_spam.name, ask_spam_engines.name}
+    assert ours == {sync_emails.name, send_email.name, periodic_sync.name, check_spam.name, ask_spam_engines.name}
     assert all(name.startswith("email_service.tasks.") for name in ours)
 
 
