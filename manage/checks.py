@@ -16,6 +16,8 @@ _PACKAGES = {
     "pop3-login": "dovecot-pop3d",
     "mbsync": "isync",
     "offlineimap": "offlineimap3",
+    "spamd": "spamd",
+    "rspamd": "rspamd",
     # The test hosts of the Molecule scenarios.
     "systemd-nspawn": "systemd-container",
     "debootstrap": "debootstrap",

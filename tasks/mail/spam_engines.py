@@ -92,9 +92,9 @@ def ask_http(raw: bytes, url: str, timeout: float) -> Opinion:
 def _read_json(answer: bytes, where: str) -> Opinion:
     try:
         said = json.loads(answer)
-        if said.get("is_skipped"):
-            return Opinion(HTTP_API, None, "no opinion: skipped")
         points, required = float(said["score"]), float(said["required_score"])
+        if said.get("is_skipped") and not points:
+            return Opinion(HTTP_API, None, "no opinion: skipped")
         symbols = said.get("symbols") or {}
         by_weight = sorted(symbols, key=lambda name: -abs(float((symbols[name] or {}).get("score", 0))))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
