@@ -1,22 +1,16 @@
 """`account`: the mailboxes that are synced."""
 
-import sys
 from typing import TYPE_CHECKING
 
 import click
 
+from manage.account_add import add, read_client_secret, read_secret
 from manage.output import NEEDS_PASSWORD, ago, good_or_bad, password_advice, print_json, say, table
 from manage.place import COMMAND
-from manage.session import USER, connect, tenant_option
+from manage.session import connect, tenant_option
 
 if TYPE_CHECKING:
     from tasks.storage.accounts import Account
-
-_PORTS = {
-    "imap": {"tls": 993, "starttls": 143, "none": 143},
-    "pop3": {"tls": 995, "starttls": 110, "none": 110},
-}
-_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 @click.group()
@@ -24,57 +18,7 @@ def account() -> None:
     """Add, list, test and remove mail accounts, and change their passwords."""
 
 
-@account.command()
-@click.option("--email", required=True, help="The mail address.")
-@click.option("--hostname", required=True, help="The IMAP or POP3 server.")
-@click.option("--protocol", type=click.Choice(list(_PORTS)), default="imap", show_default=True)
-@click.option("--port", type=click.IntRange(1, 65535), help="Its port.  [default: the protocol's own]")
-@click.option("--encryption", type=click.Choice(list(_PORTS["imap"])), default="tls", show_default=True)
-@click.option(
-    "--keep-days",
-    type=click.IntRange(0),
-    help="POP3: delete messages from the server so many days after they were stored.  [default: never]",
-)
-@click.option("--username", help="The name to log in with.  [default: the mail address]")
-@click.option("--name", help="What to call the account here.  [default: the mail address]")
-@click.option("--password-stdin", is_flag=True, help="Read the password from standard input instead of asking.")
-@click.option("--user", default=USER, show_default=True, help="Who owns the account.")
-@tenant_option
-def add(
-    email: str,
-    hostname: str,
-    protocol: str,
-    port: int | None,
-    encryption: str,
-    keep_days: int | None,
-    username: str | None,
-    name: str | None,
-    password_stdin: bool,
-    user: str,
-    tenant: str,
-) -> None:
-    """Register an account, and print its id."""
-    if keep_days is not None and protocol != "pop3":
-        raise click.UsageError("--keep-days is for --protocol pop3: IMAP never deletes by itself")
-    secret = _read_password(password_stdin)
-    connect()
-    from tasks.storage.accounts import NewAccount, add_account
-
-    if encryption == "none" and hostname not in _LOOPBACK:
-        say(f"Warning: with --encryption none the password goes over the network to {hostname} readable by anyone")
-    new = NewAccount(
-        account_name=name or email,
-        email_address=email,
-        hostname=hostname,
-        port=port or _PORTS[protocol][encryption],
-        encryption=encryption,
-        username=username or email,
-        password=secret,
-        protocol=protocol,
-        pop3_keep_days=keep_days,
-    )
-    click.echo(add_account(tenant, user, new))
-    say(f"Added. Try it: {COMMAND} account test {new.account_name!r}, then {COMMAND} sync {new.account_name!r}")
+account.add_command(add)
 
 
 @account.command(name="list")
@@ -128,15 +72,19 @@ def test(account_name: str, tenant: str) -> None:
 
 @account.command()
 @click.argument("account_name", metavar="ACCOUNT")
-@click.option("--password-stdin", is_flag=True, help="Read the password from standard input instead of asking.")
+@click.option("--password-stdin", is_flag=True, help="Read it from standard input instead of asking.")
 @tenant_option
 def password(account_name: str, password_stdin: bool, tenant: str) -> None:
-    """Store a new password for an account, and end its pause."""
+    """Store a new password (of an OAuth2 account: a new refresh token) for an account, and end its pause."""
     connect()
-    from tasks.storage.accounts import change_password, find_account
+    from tasks.storage.accounts import change_password, change_refresh_token, find_account, uses_oauth2
 
     found = find_account(tenant, account_name)
-    change_password(found, _read_password(password_stdin))
+    if uses_oauth2(found):
+        token = read_secret(password_stdin, "refresh token")
+        change_refresh_token(found, token, read_client_secret(password_stdin))
+    else:
+        change_password(found, read_secret(password_stdin))
     say(f"Stored. Try it: {COMMAND} account test {account_name!r}, then {COMMAND} sync {account_name!r}")
 
 
@@ -154,17 +102,6 @@ def remove(account_name: str, yes: bool, tenant: str) -> None:
         click.confirm(f"Remove {found.account_name} and all its mail from this database?", abort=True, err=True)
     remove_account(found)
     say(f"{found.account_name} is removed")
-
-
-def _read_password(from_stdin: bool) -> str:
-    if from_stdin:
-        secret = sys.stdin.readline().rstrip("\r\n")
-        if not secret:
-            raise click.UsageError("--password-stdin was given, but standard input is empty")
-        return secret
-    if not sys.stdin.isatty():
-        raise click.UsageError("there is no terminal to ask for the password: use --password-stdin")
-    return str(click.prompt("Password", hide_input=True, err=True))
 
 
 def _state(found: "Account") -> str:

@@ -94,6 +94,35 @@ class AuthenticationFailedError(PermanentError):
     code = "authentication_failed"
 
 
+class GrantRevokedError(AuthenticationFailedError):
+    """The OAuth2 grant was revoked or has expired, and the account is paused; store a new refresh token with
+    `./manage.sh account password`."""
+
+    code = "grant_revoked"
+
+
+class TokenEndpointUnavailableError(TransientError):
+    """The OAuth2 token endpoint could not be reached, or asks to come back later."""
+
+    code = "token_endpoint_unavailable"
+
+    def __init__(self, detail: str, retry_after: float | None = None) -> None:
+        super().__init__(detail)
+        self.retry_after = retry_after
+
+
+class TokenExpiredError(TransientError):
+    """The OAuth2 access token expired, and the mail server ended the session."""
+
+    code = "token_expired"
+
+
+class TokenRequestRefusedError(PermanentError):
+    """The OAuth2 token endpoint refuses the client; check client id, client secret and scope of the account."""
+
+    code = "token_request_refused"
+
+
 class UnknownHostError(PermanentError):
     """The name of the mail server does not resolve; check the account's host name."""
 

@@ -4,6 +4,7 @@ Each group is a section of the env file. `load()` reads them all and reports eve
 name of its variable. Values are read once per process, on first use, never at import.
 """
 
+import base64
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Annotated, Any, Literal, Self
@@ -19,6 +20,8 @@ LONGEST_COUNTDOWN_SECONDS = 600
 
 # imap.example.org=10,*=50
 _HOST_CONNECTIONS = r"^([a-z0-9.:*-]+=\d+(,[a-z0-9.:*-]+=\d+)*)?$"
+
+_FERNET_KEY_BYTES = 32
 
 TaskSeconds = Annotated[int, Field(gt=0)]
 Port = Annotated[int, Field(gt=0, le=65535)]
@@ -232,7 +235,12 @@ class CredentialSettings(_Group):
     @model_validator(mode="before")
     @classmethod
     def _split_keys(cls, values: dict[str, Any]) -> dict[str, Any]:
-        return _split_at_commas(values, "CREDENTIAL_ENCRYPTION_KEY", "encryption_keys")
+        values = _split_at_commas(values, "CREDENTIAL_ENCRYPTION_KEY", "encryption_keys")
+        if not all(_is_fernet_key(key) for key in values.get("CREDENTIAL_ENCRYPTION_KEY", ())):
+            raise ValueError(
+                "CREDENTIAL_ENCRYPTION_KEY: each key must be 32 bytes in URL-safe base64, several separated by commas"
+            )
+        return values
 
 
 class LogSettings(_Group):
@@ -289,6 +297,13 @@ def _split_at_commas(values: dict[str, Any], *names: str) -> dict[str, Any]:
     """The same values, those of these names as a tuple of what stands between commas."""
     lists = {name: values[name] for name in names if isinstance(values.get(name), str)}
     return {**values, **{name: tuple(filter(None, map(str.strip, text.split(",")))) for name, text in lists.items()}}
+
+
+def _is_fernet_key(text: str) -> bool:
+    try:
+        return len(base64.b64decode(text, altchars=b"-_", validate=True)) == _FERNET_KEY_BYTES
+    except ValueError:
+        return False
 
 
 def _explain(mistake: Any) -> str:

@@ -9,7 +9,7 @@ from tasks.engine.lease import leased
 from tasks.engine.mailbox import sync_mailbox
 from tasks.engine.maildrop import sync_maildrop
 from tasks.engine.run import HandOnError, Progress, Run, Tally
-from tasks.errors import FoldersFailedError
+from tasks.errors import FoldersFailedError, TokenExpiredError
 from tasks.settings import get_settings
 from tasks.storage.accounts import record_failure, record_success
 from tasks.storage.leases import owner_of, take_lease
@@ -54,7 +54,12 @@ def sync_account(
     )
     with leased(run):
         try:
-            _sync(run, request.folder_id)
+            try:
+                _sync(run, request.folder_id)
+            except TokenExpiredError:
+                # All that was done is committed: the next session begins there, with a fresh token.
+                run.check_deadline()
+                _sync(run, request.folder_id)
         except HandOnError:
             return False
     return True

@@ -59,6 +59,7 @@ class ImapConnection:
     def __init__(self, endpoint: Endpoint, login: Login, max_literal: int) -> None:
         """Of a literal longer than `max_literal` bytes nothing is kept."""
         self._endpoint = endpoint
+        self.login = login
         self._imap: Any = open_session(endpoint, login, max_literal)
         try:
             with self._translated("asking for its capabilities"):

@@ -7,6 +7,7 @@ XOAUTH2, which Google and Microsoft speak and nobody has standardised. All of th
 import re
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Literal, NamedTuple
 
 from tasks.errors import (
@@ -29,11 +30,17 @@ _BUSY = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """A user name with its secret, which is a password or an access token."""
+    """A user name with its secret, which is a password or an access token that expires."""
 
     username: str
     secret: str = field(repr=False)
     method: Literal["password", "oauth2"] = "password"
+    expires_at: datetime | None = None
+
+    @property
+    def has_expired(self) -> bool:
+        """Whether the server may have ended the session for this reason."""
+        return self.expires_at is not None and datetime.now(UTC) >= self.expires_at
 
 
 class Sasl(NamedTuple):

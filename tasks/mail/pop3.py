@@ -35,6 +35,7 @@ class Pop3Connection:
     """
 
     def __init__(self, endpoint: Endpoint, login: Login, max_message_bytes: int) -> None:
+        self.login = login
         self._endpoint, self._max_message_bytes = endpoint, max_message_bytes
         self._session, self._offered = open_session(endpoint, login)
         self._has_deleted = False

@@ -8,7 +8,8 @@ from sqlalchemy.exc import IntegrityError
 
 from tasks.errors import EmailError, NotFoundError, PermanentError
 from tasks.settings import get_settings
-from tasks.storage.credentials import add_credential, read_credential, remove_credential
+from tasks.storage.credentials import OAUTH2, add_credential, kind_of, read_credential, remove_credential
+from tasks.storage.grants import Grant, add_grant, replace_refresh_token
 from tasks.storage.ids import new_id
 from tasks.storage.models import EmailClient
 from tasks.storage.session import tenant_transaction
@@ -21,7 +22,7 @@ class AccountExistsError(PermanentError):
 
 
 class NewAccount(NamedTuple):
-    """What a person gives to register an account.
+    """What a person gives to register an account; `password` is one, or an OAuth2 grant.
 
     A POP3 server keeps its messages for `pop3_keep_days` after they were stored, or for ever. Without `smtp_username`
     and `smtp_password` the account logs in at its SMTP server as at its mailbox.
@@ -33,7 +34,7 @@ class NewAccount(NamedTuple):
     port: int
     encryption: str
     username: str
-    password: str
+    password: str | Grant
     protocol: str = "imap"
     pop3_keep_days: int | None = None
     smtp_hostname: str | None = None
@@ -105,7 +106,10 @@ def add_account(tenant_id: str, user_id: str, new: NewAccount) -> str:
         with tenant_transaction(tenant_id) as connection:
             columns = new._asdict()
             password, smtp_password = columns.pop("password"), columns.pop("smtp_password")
-            columns["credential_id"] = add_credential(connection, tenant_id, password)
+            if isinstance(password, Grant):
+                columns["credential_id"] = add_grant(connection, tenant_id, password)
+            else:
+                columns["credential_id"] = add_credential(connection, tenant_id, password)
             if smtp_password is not None:
                 columns["smtp_credential_id"] = add_credential(connection, tenant_id, smtp_password)
             connection.execute(
@@ -162,18 +166,32 @@ def read_secret(account: Account, credential_id: str) -> str:
         return read_credential(connection, account.tenant_id, credential_id)
 
 
-def change_password(account: Account, password: str) -> None:
-    """Store a new secret instead of the old one; errors and a pause are forgotten. Raises NotFoundError."""
+def uses_oauth2(account: Account) -> bool:
+    """Whether the account logs in with tokens."""
     with tenant_transaction(account.tenant_id) as connection:
-        # Not what `account` says: somebody else may have changed it since.
-        old = connection.scalar(select(EmailClient.credential_id).where(*_is(account)).with_for_update())
-        if old is None:
-            raise NotFoundError("account")
+        return kind_of(connection, account.tenant_id, account.credential_id) == OAUTH2
+
+
+def change_password(account: Account, password: str) -> None:
+    """Store a new password instead of the old secret; errors and a pause are forgotten. Raises NotFoundError."""
+    with tenant_transaction(account.tenant_id) as connection:
+        old = _locked_credential(connection, account)
         new = add_credential(connection, account.tenant_id, password)
         connection.execute(
             update(EmailClient).where(*_is(account)).values(credential_id=new, **_NO_ERROR, next_sync_at=func.now())
         )
         remove_credential(connection, account.tenant_id, old)
+
+
+def change_refresh_token(account: Account, refresh_token: str, client_secret: str | None) -> None:
+    """Store a new refresh token after its owner has consented anew; errors and a pause are forgotten.
+
+    Without a client secret the old one stays. Raises NotFoundError and CredentialUnreadableError.
+    """
+    with tenant_transaction(account.tenant_id) as connection:
+        credential_id = _locked_credential(connection, account)
+        replace_refresh_token(connection, account.tenant_id, credential_id, refresh_token, client_secret)
+        connection.execute(update(EmailClient).where(*_is(account)).values(**_NO_ERROR, next_sync_at=func.now()))
 
 
 def remove_account(account: Account) -> None:
@@ -221,6 +239,14 @@ def record_failure(account: Account, error: EmailError, *, pause: bool) -> None:
                 next_sync_at=_NEXT_AFTER_FAILURE,
             )
         )
+
+
+def _locked_credential(connection: Connection, account: Account) -> str:
+    # Not what `account` says: somebody else may have changed it since.
+    found = connection.scalar(select(EmailClient.credential_id).where(*_is(account)).with_for_update())
+    if found is None:
+        raise NotFoundError("account")
+    return found
 
 
 def _is(account: Account) -> tuple[ColumnElement[bool], ...]:

@@ -31,6 +31,7 @@ PROTOCOLS = ("imap", "pop3")
 ENCRYPTIONS = ("none", "tls", "starttls")
 SENT_COPIES = ("auto", "append", "none")
 OUTBOX_STATES = ("queued", "sending", "accepted", "sent", "failed", "unknown")
+OAUTH2_PROVIDERS = ("google", "microsoft", "other")
 FOLDER_TYPES = ("inbox", "sent", "drafts", "trash", "spam", "archive", "custom")
 
 
@@ -81,19 +82,49 @@ _empty_list = text("'[]'::jsonb")
 
 
 class Credential(Base):
-    """A secret, encrypted with the application's keys and bound to its tenant and id."""
+    """A secret, encrypted with the application's keys and bound to its tenant and id.
+
+    `key_id` tells with which key; of an OAuth2 grant the secret is a JSON object (`storage.grants`).
+    """
 
     __tablename__ = "credential"
     tenant_id: Mapped[str]
     id: Mapped[str]
     kind: Mapped[str]
     ciphertext: Mapped[bytes]
+    key_id: Mapped[str] = mapped_column(server_default=text("''"))
     created_at: Mapped[datetime] = mapped_column(server_default=_now)
     updated_at: Mapped[datetime] = mapped_column(server_default=_now)
     __table_args__ = (
         PrimaryKeyConstraint("tenant_id", "id"),
         CheckConstraint("tenant_id <> ''", "tenant_id"),
         CheckConstraint(_one_of("kind", ("password", "oauth2_refresh_token")), "kind"),
+    )
+
+
+class OAuth2Grant(Base):
+    """What a refresh token was granted for and where it is used; the tokens themselves are the credential's secret.
+
+    The cached access token is good until `expires_at`; the token endpoint is not asked again before `retry_at`.
+    """
+
+    __tablename__ = "oauth2_grant"
+    tenant_id: Mapped[str]
+    credential_id: Mapped[str]
+    provider: Mapped[str]
+    token_endpoint: Mapped[str]
+    client_id: Mapped[str]
+    scope: Mapped[str]
+    expires_at: Mapped[datetime | None]
+    refreshed_at: Mapped[datetime | None]
+    retry_at: Mapped[datetime | None]
+    __table_args__ = (
+        PrimaryKeyConstraint("tenant_id", "credential_id"),
+        ForeignKeyConstraint(
+            ["tenant_id", "credential_id"], ["credential.tenant_id", "credential.id"], ondelete="CASCADE"
+        ),
+        CheckConstraint(_one_of("provider", OAUTH2_PROVIDERS), "provider"),
+        CheckConstraint("token_endpoint LIKE 'https://%'", "token_endpoint"),
     )
 
 

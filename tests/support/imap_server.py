@@ -30,6 +30,7 @@ class ImapServer:
     def __init__(self, capabilities: str = QRESYNC, user: str = "ada", password: str = "sample") -> None:
         self.capabilities = capabilities
         self.user, self.password = user, password
+        self.tokens: set[str] = set()  # access tokens that are good; one that no longer is ends its sessions
         self.folders: dict[bytes, ScriptedFolder] = {}
         self.greeting = b"* OK ready\r\n"
         self.login_refusal: str | None = None  # what a login is refused with, right or wrong

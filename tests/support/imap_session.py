@@ -24,6 +24,9 @@ class Session:
         self.tag = b""
         self.challenged = False
         self.asked_for: list[int] = []
+        self._mechanism = ""
+        self._told_why = False
+        self._token: str | None = None
         self._logged_in = False
         self._folder: ScriptedFolder | None = None
 
@@ -31,9 +34,7 @@ class Session:
         """The answer, and whether the connection ends after it."""
         self.asked_for = []
         if self.challenged:
-            self.challenged = False
-            _, user, password = base64.b64decode(line).split(b"\0")
-            return self._log_in(user, password), False
+            return self._continue(base64.b64decode(line)), False
         self.tag = tag
         if len(line) > LONGEST_LINE:
             return self._done("BAD line too long"), False
@@ -43,6 +44,8 @@ class Session:
             name = f"UID {name}"
         if name.upper() == "LOGOUT":
             return b"* BYE bye\r\n" + self._done("OK done"), True
+        if self._token is not None and self._token not in self.server.tokens:
+            return b"* BYE Session expired, please login again.\r\n", True
         command = getattr(self, "_" + name.lower().replace(" ", "_"), None)
         if command is None:
             return self._done("BAD unknown command"), False
@@ -56,9 +59,32 @@ class Session:
     def _capability(self, _: str) -> bytes:
         return f"* CAPABILITY {self.server.capabilities}\r\n".encode() + self._done("OK done")
 
-    def _authenticate(self, _: str) -> bytes:
-        self.challenged = True
+    def _authenticate(self, mechanism: str) -> bytes:
+        self.challenged, self._mechanism = True, mechanism.upper()
         return b"+ \r\n"
+
+    def _continue(self, response: bytes) -> bytes:
+        if self._mechanism == "PLAIN":
+            self.challenged = False
+            _, user, password = response.split(b"\0")
+            return self._log_in(user, password)
+        if self._told_why:
+            self.challenged = self._told_why = False
+            assert response == (b"\1" if self._mechanism == "OAUTHBEARER" else b""), response
+            return self._done("NO [AUTHENTICATIONFAILED] Invalid credentials (Failure)")
+        return self._log_in_by_token(response)
+
+    def _log_in_by_token(self, response: bytes) -> bytes:
+        """XOAUTH2 and OAUTHBEARER (RFC 7628): what is wrong is said in a challenge, and then NO."""
+        self.server.logins += 1
+        found = re.fullmatch(rb"(?:user=|n,a=)([^\x01,]*).*\x01auth=Bearer ([^\x01]*)\x01\x01", response, re.DOTALL)
+        assert found, response
+        self._token = found[2].decode()
+        if found[1].decode() == self.server.user and self._token in self.server.tokens:
+            self._logged_in, self.challenged = True, False
+            return self._done("OK done")
+        self._told_why = True
+        return b"+ " + base64.b64encode(b'{"status":"400","schemes":"Bearer"}') + b"\r\n"
 
     def _login(self, rest: str) -> bytes:
         words = re.findall(r'"((?:[^"\\]|\\.)*)"', rest)

@@ -3,6 +3,7 @@
 from ipaddress import ip_network
 
 import pytest
+from cryptography.fernet import Fernet
 
 from tasks.settings import ConfigurationError, load
 
@@ -90,10 +91,25 @@ def test_limits_that_contradict_each_other_are_refused(monkeypatch: pytest.Monke
 
 
 def test_secrets_are_not_shown_by_their_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("REDIS_PASSWORD", "CREDENTIAL_ENCRYPTION_KEY"):
-        monkeypatch.setenv(name, "sample-secret")
+    key = Fernet.generate_key().decode()
+    monkeypatch.setenv("REDIS_PASSWORD", "sample-secret")
+    monkeypatch.setenv("CREDENTIAL_ENCRYPTION_KEY", key)
     monkeypatch.setenv("DATABASE_URL", "postgresql://u:sample-secret@h/d")
     assert "sample-secret" not in repr(load())
+    assert key not in repr(load())
+
+
+BROKEN_KEYS = ["sample-secret", "c2hvcnQ=", "x" * 44, "{good} {good}", "{good},short"]
+
+
+@pytest.mark.parametrize("broken", BROKEN_KEYS)
+def test_a_malformed_key_is_named_and_not_shown(monkeypatch: pytest.MonkeyPatch, broken: str) -> None:
+    good = Fernet.generate_key().decode()
+    monkeypatch.setenv("CREDENTIAL_ENCRYPTION_KEY", broken.format(good=good))
+    with pytest.raises(ConfigurationError, match="CREDENTIAL_ENCRYPTION_KEY") as refusal:
+        load()
+    assert good not in str(refusal.value)
+    assert broken not in str(refusal.value)
 
 
 def test_a_user_name_for_redis_and_one_for_its_results(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,9 +5,56 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from manage import account, cli
+from manage import account, account_add, cli
 from tasks.storage import accounts
 from tasks.storage.accounts import NewAccount
+from tasks.storage.grants import Grant, Secrets
+
+OAUTH2 = ("--oauth2", "google", "--client-id", "client", "--password-stdin")
+
+
+def add_oauth2(*arguments: str, stdin: str = "refresh token\nclient secret\n") -> Result:
+    return CliRunner().invoke(cli.main, ["account", "add", "--email", "me@example.org", *arguments], input=stdin)
+
+
+def test_a_known_provider_needs_no_server_names(added: list[NewAccount]) -> None:
+    result = add_oauth2(*OAUTH2)
+    assert result.exit_code == 0, result.output
+    new = added[0]
+    assert (new.hostname, new.port, new.encryption) == ("imap.gmail.com", 993, "tls")
+    assert (new.smtp_hostname, new.smtp_port, new.smtp_encryption) == ("smtp.gmail.com", 465, "tls")
+    grant = new.password
+    assert isinstance(grant, Grant)
+    assert grant.secrets == Secrets("refresh token", "client secret")
+    assert grant.token_endpoint == "https://oauth2.googleapis.com/token"
+    assert "refresh token" not in result.output
+    assert "refresh token" not in repr(grant)
+
+
+def test_a_public_client_has_no_secret(added: list[NewAccount]) -> None:
+    add_oauth2("--oauth2", "microsoft", "--client-id", "c", "--password-stdin", stdin="refresh token\n")
+    assert isinstance(added[0].password, Grant)
+    assert added[0].password.secrets == Secrets("refresh token", None)
+    assert (added[0].smtp_hostname, added[0].smtp_port, added[0].smtp_encryption) == (
+        "smtp.office365.com", 587, "starttls",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "missing"),
+    [
+        (("--oauth2", "google", "--password-stdin"), "--client-id"),
+        (("--oauth2", "other", "--client-id", "c", "--hostname", "h", "--password-stdin"), "--token-endpoint"),
+        ((*OAUTH2, "--token-endpoint", "http://insecure.example"), "https"),
+        (("--oauth2", "other", "--client-id", "c", "--token-endpoint", "https://t.example"), "--hostname"),
+        (("--password-stdin",), "--hostname"),
+    ],
+)
+def test_what_is_missing_is_named(added: list[NewAccount], arguments: tuple[str, ...], missing: str) -> None:
+    result = add_oauth2(*arguments)
+    assert result.exit_code == 2
+    assert missing in result.stderr
+    assert not added
 
 
 @pytest.fixture
@@ -19,7 +66,7 @@ def added(monkeypatch: pytest.MonkeyPatch) -> list[NewAccount]:
         found.append(new)
         return "id-1"
 
-    monkeypatch.setattr(account, "connect", lambda: None)
+    monkeypatch.setattr(account_add, "connect", lambda: None)
     monkeypatch.setattr(accounts, "add_account", add_account)
     return found
 
@@ -68,7 +115,9 @@ def changed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, str]]:
     found: list[tuple[Any, str]] = []
     monkeypatch.setattr(account, "connect", lambda: None)
     monkeypatch.setattr(accounts, "find_account", lambda tenant, name: (tenant, name))
+    monkeypatch.setattr(accounts, "uses_oauth2", lambda account: account[1] == "by token")
     monkeypatch.setattr(accounts, "change_password", lambda *arguments: found.append(arguments))
+    monkeypatch.setattr(accounts, "change_refresh_token", lambda *arguments: found.append(arguments))
     return found
 
 
@@ -77,6 +126,14 @@ def test_a_password_is_changed_from_standard_input(changed: list[tuple[Any, str]
     assert result.exit_code == 0
     assert changed == [(("default", "mine"), "n@w one ")]
     assert "n@w" not in result.output
+
+
+@pytest.mark.parametrize(("given", "client_secret"), [("t\n", None), ("t\nclient\n", "client")])
+def test_an_oauth2_account_gets_a_new_refresh_token(
+    changed: list[tuple[Any, ...]], given: str, client_secret: str | None
+) -> None:
+    CliRunner().invoke(cli.main, ["account", "password", "by token", "--password-stdin"], input=given)
+    assert changed == [(("default", "by token"), "t", client_secret)]
 
 
 def test_a_new_password_is_no_argument(changed: list[tuple[Any, str]]) -> None:

@@ -1,0 +1,90 @@
+"""Access tokens of OAuth2 accounts: the cached one while it is good, else a fresh one.
+
+A token is refreshed a while before it expires. Of many workers that need it, one asks the token endpoint, under the
+lock on the grant's row; the others wait and find it there. An endpoint that is throttled or broken is a passing
+condition, and a token that is still good is used meanwhile; only a grant that is refused pauses the account.
+"""
+
+from dataclasses import replace
+from datetime import datetime
+from typing import NamedTuple
+
+from sqlalchemy import Connection
+
+from tasks.errors import TokenEndpointUnavailableError
+from tasks.mail.oauth2 import refresh
+from tasks.settings import get_settings
+from tasks.storage.grants import StoredGrant, ask_later, read_grant, store_tokens
+from tasks.storage.session import tenant_transaction
+
+# Refreshed this long before it expires: enough for a retry or two while the old one still works.
+_REFRESH_AHEAD_SECONDS = 300
+# A token has to last until the server has looked at it.
+_LEAST_SECONDS = 5
+# The lock is held meanwhile.
+_LONGEST_TIMEOUT_SECONDS = 20
+
+
+class AccessToken(NamedTuple):
+    """A token and when it expires."""
+
+    secret: str
+    expires_at: datetime | None
+
+
+def access_token(tenant_id: str, credential_id: str, refused: str | None = None) -> AccessToken:
+    """A token to log in with; not the one that a server has `refused`.
+
+    Raises GrantRevokedError, TokenRequestRefusedError, TokenEndpointUnavailableError, HostNotAllowedError,
+    UnknownHostError and CredentialUnreadableError.
+    """
+    with tenant_transaction(tenant_id) as connection:
+        grant = read_grant(connection, tenant_id, credential_id)
+    if cached := _cached(grant, refused, _REFRESH_AHEAD_SECONDS):
+        return cached
+    try:
+        with tenant_transaction(tenant_id) as connection:
+            grant = read_grant(connection, tenant_id, credential_id, lock=True)
+            if cached := _cached(grant, refused, _REFRESH_AHEAD_SECONDS):
+                return cached  # another was quicker
+            if grant.retry_in is None or grant.retry_in <= 0:
+                return _refresh(connection, tenant_id, credential_id, grant)
+            raise TokenEndpointUnavailableError(f"it is asked again in {grant.retry_in:.0f} s", grant.retry_in)
+    except TokenEndpointUnavailableError as error:
+        if error.retry_after and not grant.retry_in:
+            with tenant_transaction(tenant_id) as connection:
+                ask_later(connection, tenant_id, credential_id, error.retry_after)
+        if cached := _cached(grant, refused, _LEAST_SECONDS):
+            return cached
+        raise
+
+
+def _cached(grant: StoredGrant, refused: str | None, least_seconds: float) -> AccessToken | None:
+    token = grant.secrets.access_token
+    if token is None or token == refused or grant.expires_in is None or grant.expires_in < least_seconds:
+        return None
+    return AccessToken(token, grant.expires_at)
+
+
+def _refresh(connection: Connection, tenant_id: str, credential_id: str, grant: StoredGrant) -> AccessToken:
+    settings = get_settings().mail
+    tokens = refresh(
+        grant.token_endpoint,
+        _form(grant),
+        timeout=min(settings.timeout, _LONGEST_TIMEOUT_SECONDS),
+        allowed_networks=settings.allowed_networks,
+    )
+    refresh_token = tokens.refresh_token or grant.secrets.refresh_token
+    secrets = replace(grant.secrets, refresh_token=refresh_token, access_token=tokens.access_token)
+    expires_at = store_tokens(connection, tenant_id, credential_id, secrets, tokens.lifetime_seconds)
+    return AccessToken(tokens.access_token, expires_at)
+
+
+def _form(grant: StoredGrant) -> dict[str, str]:
+    form = {
+        "client_id": grant.client_id,
+        "client_secret": grant.secrets.client_secret,
+        "refresh_token": grant.secrets.refresh_token,
+        "scope": grant.scope,
+    }
+    return {name: value for name, value in form.items() if value}

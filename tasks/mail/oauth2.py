@@ -1,0 +1,176 @@
+"""Asks an OAuth2 token endpoint for an access token (RFC 6749 section 6); knows the endpoints of large providers."""
+
+import json
+import time
+from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+from tasks.errors import (
+    EmailError,
+    GrantRevokedError,
+    HostNotAllowedError,
+    MailServerUnavailableError,
+    TokenEndpointUnavailableError,
+    TokenRequestRefusedError,
+)
+from tasks.mail.hosts import Address, Network, resolve
+
+_LARGEST_ANSWER_BYTES = 64 * 1024
+_LONGEST_WORDS = 200
+# For an answer that does not say how long its token is good for (RFC 6749 section 5.1 recommends that it does).
+_DEFAULT_LIFETIME_SECONDS = 600
+_LONGEST_LIFETIME_SECONDS = 24 * 3600
+_LONGEST_WAIT_SECONDS = 3600
+
+# RFC 6749 section 5.2, and what OpenID Connect and Microsoft add: only the mailbox's owner can do something.
+_NEEDS_A_PERSON = {"invalid_grant", "interaction_required", "consent_required", "login_required"}
+_PASSING = {"temporarily_unavailable", "server_error", "slow_down", "rate_limit_exceeded", "internal_failure"}
+# Microsoft's own numbers, which come with invalid_grant as well: a loop was detected, a transient error.
+_PASSING_NUMBERS = {50196, 90033}
+
+
+class Provider(NamedTuple):
+    """Where a provider's servers are. `scope` is what a token is asked for; empty asks for all that was granted."""
+
+    token_endpoint: str
+    scope: str
+    imap_hostname: str
+    pop3_hostname: str
+    smtp_hostname: str
+    smtp_port: int
+    smtp_encryption: str
+
+    def hostname(self, protocol: str) -> str:
+        """The server of `imap` or `pop3`."""
+        return self.pop3_hostname if protocol == "pop3" else self.imap_hostname
+
+
+PROVIDERS = {
+    "google": Provider(
+        "https://oauth2.googleapis.com/token", "",
+        "imap.gmail.com", "pop.gmail.com", "smtp.gmail.com", 465, "tls",
+    ),
+    "microsoft": Provider(
+        "https://login.microsoftonline.com/common/oauth2/v2.0/token", "",
+        "outlook.office365.com", "outlook.office365.com", "smtp.office365.com", 587, "starttls",
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """What a token endpoint gave. `refresh_token` is None where the one that was used stays good."""
+
+    access_token: str = field(repr=False)
+    refresh_token: str | None = field(repr=False)
+    lifetime_seconds: int
+
+
+def refresh(
+    token_endpoint: str, form: dict[str, str], *, timeout: float, allowed_networks: tuple[Network, ...]
+) -> Tokens:
+    """Exchange a refresh token. `form` is client_id, refresh_token, and where given client_secret and scope.
+
+    The certificate is always verified, and the endpoint's address obeys the same rule as a mail server's.
+
+    Raises GrantRevokedError, TokenRequestRefusedError, TokenEndpointUnavailableError (with the seconds to wait where
+    the endpoint says), HostNotAllowedError and UnknownHostError.
+    """
+    where = urlsplit(token_endpoint).hostname or ""
+    try:
+        addresses = resolve(where, allowed_networks)
+    except MailServerUnavailableError as error:
+        raise TokenEndpointUnavailableError(error.detail) from error
+    except HostNotAllowedError as error:
+        raise HostNotAllowedError(f"{error.detail}, the token endpoint") from error
+    status, headers, body = _post(token_endpoint, addresses, {"grant_type": "refresh_token", **form}, timeout)
+    answer = _json(body)
+    if status == 200 and isinstance(answer.get("access_token"), str):
+        return _tokens(answer)
+    raise _refusal(f"{where} answers {status}", status, answer, headers.get("retry-after"))
+
+
+def _post(url: str, addresses: list[Address], form: dict[str, str], timeout: float) -> tuple[int, Any, bytes]:
+    """Status, headers and body. The connection goes to an address that was checked, and TLS verifies the name."""
+    import ssl
+
+    import httpx
+
+    target = httpx.URL(url)
+    # No proxy: it would resolve the name once more. No redirect: the form holds secrets.
+    with httpx.Client(verify=ssl.create_default_context(), trust_env=False, timeout=timeout) as client:
+        for number, address in enumerate(addresses, start=1):
+            try:
+                with client.stream(
+                    "POST",
+                    target.copy_with(host=str(address)),
+                    data=form,
+                    headers={"Host": target.netloc.decode(), "Accept": "application/json"},
+                    extensions={"sni_hostname": target.host},
+                ) as response:
+                    return response.status_code, response.headers, _bounded(response, timeout)
+            except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+                if number == len(addresses):
+                    raise TokenEndpointUnavailableError(f"{target.host}: {error or type(error).__name__}") from None
+            except httpx.HTTPError as error:
+                # Without its cause: the request it carries holds the secrets.
+                raise TokenEndpointUnavailableError(f"{target.host}: {error or type(error).__name__}") from None
+    raise AssertionError("a name resolves to at least one address")
+
+
+def _bounded(response: Any, timeout: float) -> bytes:
+    body, deadline = b"", time.monotonic() + timeout
+    for chunk in response.iter_bytes():
+        body += chunk
+        if len(body) > _LARGEST_ANSWER_BYTES or time.monotonic() > deadline:
+            break  # cut short it is no JSON, and says so
+    return body
+
+
+def _json(body: bytes) -> dict[str, Any]:
+    try:
+        answer = json.loads(body)
+    except ValueError:
+        return {}
+    return answer if isinstance(answer, dict) else {}
+
+
+def _tokens(answer: dict[str, Any]) -> Tokens:
+    refresh_token = answer.get("refresh_token")
+    return Tokens(
+        access_token=answer["access_token"],
+        refresh_token=refresh_token if isinstance(refresh_token, str) and refresh_token else None,
+        lifetime_seconds=min(_lifetime(answer.get("expires_in")), _LONGEST_LIFETIME_SECONDS),
+    )
+
+
+def _refusal(what: str, status: int, answer: dict[str, Any], retry_after: str | None) -> EmailError:
+    code = str(answer.get("error", ""))
+    detail = f"{what} {code} {answer.get('error_description', '')}".strip()[:_LONGEST_WORDS]
+    numbers = answer.get("error_codes")
+    passing = isinstance(numbers, list) and bool(_PASSING_NUMBERS & {n for n in numbers if isinstance(n, int)})
+    if not code or passing or code in _PASSING or status == 429 or status >= 500:
+        return TokenEndpointUnavailableError(detail, _wait(retry_after))
+    return GrantRevokedError(detail) if code in _NEEDS_A_PERSON else TokenRequestRefusedError(detail)
+
+
+def _wait(retry_after: str | None) -> float | None:
+    """Seconds, from Retry-After as a number or as a date (RFC 9110 section 10.2.3)."""
+    if retry_after is None:
+        return None
+    try:
+        is_number = retry_after.isdigit()
+        seconds = float(retry_after) if is_number else parsedate_to_datetime(retry_after).timestamp() - time.time()
+    except ValueError:
+        return None
+    return min(max(seconds, 0.0), _LONGEST_WAIT_SECONDS)
+
+
+def _lifetime(seconds: object) -> int:
+    """As a number or in quotes, as some write it."""
+    try:
+        return max(int(str(seconds)), 0)
+    except ValueError:
+        return _DEFAULT_LIFETIME_SECONDS
