@@ -11,7 +11,7 @@ fail() { say "error: $*"; exit 1; }
 
 # The verbs that need the linters, the test tools, the benchmarks' plotting, or uv.
 case ${1:-help} in
-    test | bench | lock | release) NEEDS=dev ;;
+    test | bench | lock | release | secrets | docs) NEEDS=dev ;;
     *) NEEDS=native ;;
 esac
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from manage import account, bench, checks, demo, info, lock, release, stack, sync
+from manage import account, bench, checks, demo, docs, info, lock, release, secrets, stack, sync
 from manage.output import complain
 from manage.place import IS_HOST
 
@@ -55,6 +55,8 @@ _IN_A_CLONE = (
     stack.health,
     lock.lock,
     release.release,
+    secrets.secrets,
+    docs.docs,
 )
 _EVERYWHERE = (account.account, sync.sync, info.version, info.help_)
 

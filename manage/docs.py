@@ -1,0 +1,57 @@
+"""`docs`: what is made from the code, the tables of variables in roles/*/README.md."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from manage.output import say
+
+
+@click.command()
+def docs() -> None:
+    """Write the tables of the roles' variables again, from their argument specs."""
+    from native.state import ROOT
+
+    for role in sorted((ROOT / "roles").iterdir()):
+        readme, text = role / "README.md", role_readme(role)
+        if not readme.exists() or readme.read_text() != text:
+            readme.write_text(text)
+            say(f"Wrote {readme.relative_to(ROOT)}")
+
+
+def role_readme(role: Path) -> str:
+    """The README of a role, from its argument specs."""
+    import yaml
+
+    spec = yaml.safe_load((role / "meta" / "argument_specs.yml").read_text())["argument_specs"]["main"]
+    options = spec.get("options") or {}
+    head = f"# {role.name}\n\n{spec['short_description']}.\n"
+    if not options:
+        return head
+    rows = [
+        f"| `{name}` | {_type(option)} | {_default(option)} | {_cell(option['description'])} |"
+        for name, option in options.items()
+    ]
+    table = ["| variable | type | default | meaning |", "|---|---|---|---|", *rows]
+    note = "Made from `meta/argument_specs.yml` by `./manage.sh docs`."
+    return "\n".join([head, *table, "", note, ""])
+
+
+def _type(option: dict[str, Any]) -> str:
+    if choices := option.get("choices"):
+        return " \\| ".join(str(choice) for choice in choices)
+    return f"list of {option['elements']}" if option["type"] == "list" else str(option["type"])
+
+
+def _default(option: dict[str, Any]) -> str:
+    import json
+
+    default = option.get("default")
+    if isinstance(default, str) and "{{" in default:
+        return "computed"
+    return f"`{json.dumps(default, ensure_ascii=False)}`" if default not in ("", None) else ""
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")

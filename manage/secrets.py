@@ -1,0 +1,127 @@
+"""`secrets`: strong values for the secrets of an inventory, in a file that Ansible Vault encrypts."""
+
+import os
+import secrets as strong
+from pathlib import Path
+from typing import Any
+
+import click
+
+from manage.output import say
+
+# What the roles need, and how it is made. Token-like values need quoting nowhere.
+_BYTES = 30
+PASSWORDS = (
+    "redis_password",
+    "redis_admin_password",
+    "postgresql_application_password",
+    "postgresql_owner_password",
+    "flower_password",
+    "tls_ca_passphrase",
+)
+ENCRYPTION_KEY = "application_credential_encryption_key"
+_HEADER = "---\n# Made by ./manage.sh secrets init. Edit with ansible-vault edit; see with ansible-vault view.\n"
+
+
+@click.group()
+def secrets() -> None:
+    """The secrets of an inventory."""
+
+
+@secrets.command()
+@click.option(
+    "-i",
+    "--inventory",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="A folder like inventories/production.",
+)
+@click.option(
+    "--vault-password-file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    envvar="ANSIBLE_VAULT_PASSWORD_FILE",
+    help="Where the password of the vault is. Asked for if it is not given.",
+)
+def init(inventory: Path, vault_password_file: Path | None) -> None:
+    """Write group_vars/all/secrets.yml, or add what is missing there. What is there is never changed."""
+    file = inventory / "group_vars" / "all" / "secrets.yml"
+    _check(inventory)
+    vault = _vault(vault_password_file, is_new=not file.exists())
+    present = _read(file, vault)
+    missing = {name: value for name, value in generate().items() if not present.get(name)}
+    if not missing:
+        say(f"{file} holds all secrets already")
+        return
+    _write(file, vault.encrypt(_HEADER + _yaml({**present, **missing})))
+    say(f"{file}: made {', '.join(missing)}")
+    if ENCRYPTION_KEY in missing:
+        say("Keep a copy of it and of its password: without them the stored mail passwords cannot be read again.")
+    if not vault_password_file:
+        say("Run playbooks with --ask-vault-pass, or name a file in ANSIBLE_VAULT_PASSWORD_FILE.")
+
+
+def generate() -> dict[str, str]:
+    """A fresh value for each secret, by the name of its variable."""
+    from cryptography.fernet import Fernet
+
+    passwords = {name: strong.token_urlsafe(_BYTES) for name in PASSWORDS}
+    return {**passwords, ENCRYPTION_KEY: Fernet.generate_key().decode()}
+
+
+def _check(inventory: Path) -> None:
+    from native.errors import StackError
+
+    if not inventory.is_dir():
+        raise StackError(f"there is no inventory {inventory}: make the folder with its hosts.yml first")
+    if inventory.resolve().name == "local":
+        raise StackError("inventories/local has samples that everybody knows: copy the folder under another name")
+
+
+def _vault(password_file: Path | None, *, is_new: bool) -> Any:
+    from ansible.parsing.vault import VaultLib, VaultSecret
+
+    from native.errors import StackError
+
+    if password_file is None:
+        password = click.prompt("Password of the vault", hide_input=True, confirmation_prompt=is_new, err=True)
+    elif password_file.exists():
+        password = password_file.read_text().strip()
+    else:
+        raise StackError(f"there is no {password_file}: write the password of the vault there, with mode 0600")
+    if not password:
+        raise StackError("the password of the vault is empty")
+    return VaultLib([("default", VaultSecret(password.encode()))])
+
+
+def _read(file: Path, vault: Any) -> dict[str, Any]:
+    import yaml
+    from ansible.errors import AnsibleError
+
+    from native.errors import StackError
+
+    if not file.exists():
+        return {}
+    text = file.read_bytes()
+    if not vault.is_encrypted(text):
+        raise StackError(f"{file} is not encrypted: encrypt it with ansible-vault encrypt {file}, then try again")
+    try:
+        content = yaml.safe_load(vault.decrypt(text))
+    except AnsibleError as error:
+        raise StackError(f"{file} cannot be decrypted with this password") from error
+    return dict(content or {})
+
+
+def _yaml(values: dict[str, Any]) -> str:
+    import yaml
+
+    return str(yaml.safe_dump(values, sort_keys=True, allow_unicode=True))
+
+
+def _write(file: Path, content: bytes) -> None:
+    """Under another name first: an interrupted run leaves the old file whole."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    fresh = file.with_suffix(".new")
+    fresh.unlink(missing_ok=True)
+    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:
+        out.write(content)
+    fresh.replace(file)

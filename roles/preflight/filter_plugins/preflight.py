@@ -1,0 +1,281 @@
+"""What would go wrong on the hosts, judged before anything is changed.
+
+Each check takes the site or one of its hosts and yields findings: the variable, its value (never a secret's), what is
+wrong with it, and the remedy.
+"""
+
+import base64
+import binascii
+import itertools
+
+ROLES = ("application", "celery_worker", "flower", "postgresql", "redis", "tls")
+SECRETS = {
+    # The groups whose hosts need it.
+    "redis_password": ("redis", "celery_workers", "celery_beat", "flower"),
+    "redis_admin_password": ("redis",),
+    "postgresql_application_password": ("postgresql", "celery_workers"),
+    "postgresql_owner_password": ("postgresql", "celery_workers"),
+    "application_credential_encryption_key": ("celery_workers",),
+    "flower_password": ("flower",),
+}
+SUPPORTED = {"Debian": ("12", "13")}
+# Connections of one process that runs tasks (tasks/storage/session.py), and those kept for people and migrations.
+CONNECTIONS_PER_PROCESS = 2
+SPARE_CONNECTIONS = 10
+# What the system itself needs, in MB.
+SYSTEM_MEMORY_MB = 256
+_UNITS = {"kb": 1 / 1024, "mb": 1, "gb": 1024, "k": 1 / 1000, "m": 1, "g": 1000}
+
+
+class Host:
+    """One host: its variables, the roles' defaults where it has none, its facts and its report."""
+
+    def __init__(self, name, variables, groups):
+        self.name = name
+        self.groups = groups
+        self.variables = variables
+        self.facts = variables.get("ansible_facts") or {}
+        self.report = variables.get("__preflight_report") or {}
+        self.values = variables.get("__preflight_values") or {}
+
+    def __getitem__(self, name):
+        if name in self.variables:
+            return self.variables[name]
+        for role in ROLES:
+            defaults = self.variables.get(f"_preflight_defaults_{role}") or {}
+            if name in defaults:
+                return defaults[name]
+        return None
+
+    def is_in(self, *groups):
+        """Whether it is in any of them."""
+        return any(self.name in self.groups.get(group, ()) for group in groups)
+
+    def workers(self):
+        """Its workers, each with the variables that differ from one pool to another."""
+        if not self.is_in("celery_workers"):
+            return []
+        shared = {
+            "name": "celery_worker",
+            "concurrency": int(self["celery_worker_concurrency"]),
+            "task_timeout": int(self["celery_worker_task_timeout"]),
+            "task_soft_time_limit": int(self["celery_worker_task_soft_time_limit"]),
+        }
+        pools = [{**shared, **pool} for pool in self["celery_worker_pools"] or []]
+        return [shared, *pools]
+
+    def processes(self):
+        """Processes that run tasks."""
+        return sum(int(worker["concurrency"]) for worker in self.workers())
+
+
+def operating_system(host):
+    """Debian 12 or 13, with systemd."""
+    name, version = host.facts.get("distribution"), host.facts.get("distribution_major_version")
+    if version not in SUPPORTED.get(name, ()):
+        yield f"ansible_facts.distribution is {name} {version}: use a host with Debian 12 or 13"
+    if not host.report.get("has_systemd"):
+        yield "ansible_connection reaches a system that systemd does not run: use a real or virtual machine"
+
+
+def ports(host):
+    """Free, or taken by what we would run there."""
+    for port, unit in (host.values.get("ports") or {}).items():
+        taken_by = host.report.get("listeners", {}).get(port, unit)
+        if taken_by != unit:
+            yield f"port {port} is taken by {taken_by}: stop that, or choose another port ({_port_variable(unit)})"
+
+
+def _port_variable(unit):
+    if unit.startswith("redis"):
+        return "redis_instances"
+    return "flower_port" if "flower" in unit else "site_postgresql_port"
+
+
+def databases(host):
+    """A cluster with the databases of others is left alone: its pg_hba.conf would be replaced."""
+    if host.is_in("postgresql") and host.report.get("has_other_databases"):
+        yield (
+            "postgresql_version: its cluster `main` holds databases that are not ours, and pg_hba.conf would be "
+            "replaced: use a host of its own, or drop them"
+        )
+
+
+def names(host):
+    """What a host must reach, it must be able to resolve."""
+    for name in host.report.get("unresolved", []):
+        yield f"site_address {name} does not resolve on this host: set it to an IP address, or mend the host's DNS"
+
+
+def memory(host):
+    """Enough for all that runs there, at its largest."""
+    there = int(host.facts.get("memtotal_mb") or 0)
+    child = int(host["celery_worker_child_memory_mb"] or 0)
+    parts = {
+        f"celery_worker_concurrency {host.processes()} × celery_worker_child_memory_mb": host.processes() * child,
+        "redis_instances' maxmemory": sum(redis_memory(host)) if host.is_in("redis") else 0,
+        "postgresql_shared_buffers_mb": _shared_buffers(host) if host.is_in("postgresql") else 0,
+    }
+    needed = sum(parts.values()) + SYSTEM_MEMORY_MB
+    if needed > there:
+        said = ", ".join(f"{what} {size} MB" for what, size in parts.items() if size)
+        yield f"memory: {there} MB are too little for {needed} MB ({said}): lower one of them, or take a larger host"
+
+
+def _shared_buffers(host):
+    return int(host.variables.get("postgresql_shared_buffers_mb") or int(host.facts.get("memtotal_mb") or 0) // 10)
+
+
+def redis_memory(host):
+    """The limits of its instances, in MB."""
+    for instance in host["redis_instances"] or []:
+        limit = str(instance.get("maxmemory", host["redis_maxmemory"])).lower()
+        unit = next((unit for unit in _UNITS if limit.endswith(unit)), None)
+        yield round(float(limit.removesuffix(unit)) * _UNITS[unit]) if unit else round(int(limit) / 1024**2)
+
+
+def worker_memory(host):
+    """The unit's own limit has room for its processes."""
+    limit = str(host.variables.get("celery_worker_memory_max") or "").lower()
+    unit = next((unit for unit in _UNITS if limit.endswith(unit)), None)
+    needed = int(host["celery_worker_concurrency"] or 0) * int(host["celery_worker_child_memory_mb"] or 0)
+    if host.is_in("celery_workers") and unit and float(limit.removesuffix(unit)) * _UNITS[unit] < needed:
+        yield f"celery_worker_memory_max {limit} is below concurrency × child ({needed} MB): raise it, or lower those"
+
+
+def time_limits(host):
+    """A task hands on before it is killed, and ends before the broker gives it to somebody else."""
+    delay = int(host["celery_worker_retry_max_delay"] or 0)
+    timeout = int(host["celery_worker_visibility_timeout"] or 0)
+    for worker in host.workers():
+        hard, soft = int(worker["task_timeout"]), int(worker["task_soft_time_limit"])
+        if timeout <= hard + delay:
+            yield (
+                f"celery_worker_visibility_timeout {timeout} is not above the task_timeout of {worker['name']} + "
+                f"celery_worker_retry_max_delay ({hard} + {delay}): running tasks would be delivered twice: raise it"
+            )
+        if soft >= hard:
+            yield f"task_soft_time_limit {soft} of {worker['name']} is not below its task_timeout {hard}: lower it"
+
+
+def redis_instances(host):
+    """Names and ports of their own; the first is the broker, which never evicts."""
+    instances = host["redis_instances"] or []
+    if not host.is_in("redis") or not instances:
+        return
+    for key in ("name", "port"):
+        values = [instance.get(key) for instance in instances]
+        if len(set(values)) < len(values) or None in values:
+            yield f"redis_instances: {key} is {', '.join(map(str, values))}: give each instance one of its own"
+    policy = instances[0].get("maxmemory_policy", host["redis_maxmemory_policy"])
+    if policy != "noeviction":
+        yield (
+            f"redis_maxmemory_policy {policy} of {instances[0].get('name')}, the broker, throws messages away: set "
+            "it to noeviction, and give results an instance of their own if they may be evicted"
+        )
+
+
+def certificates(host):
+    """An authority that can be kept safe, or certificates for every service."""
+    services = [s for s in ("redis", "postgresql") if host.is_in(s) and host.values.get(f"site_{s}_tls")]
+    if services and not host["tls_ca_file"] and not host["tls_ca_passphrase"]:
+        yield "tls_ca_passphrase is not set: ./manage.sh secrets init adds what is missing"
+    for service in services if host["tls_ca_file"] else ():
+        for name in (f"tls_{service}_certificate_file", f"tls_{service}_key_file"):
+            if not host[name]:
+                yield f"{name} is not set, though tls_ca_file is: name the file, or leave tls_ca_file empty"
+
+
+def secrets(host, samples):
+    """There, not a sample, and what they should be."""
+    for name, groups in SECRETS.items():
+        value = str(host[name] or "")
+        if not host.is_in(*groups):
+            continue
+        if not value:
+            yield f"{name} is not set: ./manage.sh secrets init adds what is missing"
+        elif value == samples.get(name):
+            yield f"{name} has the value of inventories/local, which everybody knows: ./manage.sh secrets init"
+        elif "\n" in value:
+            yield f"{name} has a line break: choose another"
+        elif name == "application_credential_encryption_key":
+            yield from _encryption_keys(name, value)
+
+
+def _encryption_keys(name, value):
+    for number, key in enumerate(value.split(","), start=1):
+        try:
+            size = len(base64.urlsafe_b64decode(key.strip()))
+        except (binascii.Error, ValueError):
+            size = 0
+        if size != 32:
+            yield f"{name}: key {number} is not 32 bytes in URL-safe base64: ./manage.sh secrets init makes such keys"
+
+
+def clocks(hosts, seconds):
+    """Not further apart than `seconds`; certificates, leases and schedules rely on it."""
+    measured = [(host, host.report["clock"]) for host in hosts if "clock" in host.report]
+    pairs = itertools.combinations(measured, 2)
+    for (one, first), (other, second) in pairs:
+        apart = abs(first["offset"] - second["offset"])
+        if apart - first["uncertainty"] - second["uncertainty"] > seconds:
+            yield (
+                f"{one.name}, {other.name}: the clocks are {apart:.1f} s apart: synchronise them "
+                "(common_time_sync_package), or set them"
+            )
+
+
+def connections(hosts):
+    """PostgreSQL has room for every process."""
+    server = next((host for host in hosts if host.is_in("postgresql")), None)
+    if server is None:
+        return
+    limit = int(server["postgresql_max_connections"])
+    processes = sum(host.processes() for host in hosts)
+    needed = processes * CONNECTIONS_PER_PROCESS + SPARE_CONNECTIONS
+    if needed > limit:
+        yield (
+            f"{server.name}: postgresql_max_connections {limit} is below {needed}: {processes} processes "
+            f"(celery_worker_concurrency, celery_worker_pools) × {CONNECTIONS_PER_PROCESS}, and {SPARE_CONNECTIONS} "
+            "to spare: raise it, or lower those"
+        )
+
+
+def groups_of(groups):
+    """One Redis and one PostgreSQL host."""
+    for name in ("redis", "postgresql"):
+        if len(groups.get(name, ())) > 1:
+            yield f"group {name} has {len(groups[name])} hosts: leave one of them, as nothing would replicate"
+
+
+CHECKS = (
+    operating_system,
+    ports,
+    databases,
+    names,
+    memory,
+    worker_memory,
+    time_limits,
+    redis_instances,
+    certificates,
+)
+
+
+def preflight_findings(hostvars, groups, names_of_hosts, samples, clock_seconds):
+    """All findings, each beginning with the host that it is about."""
+    hosts = [Host(name, hostvars[name], groups) for name in names_of_hosts]
+    found = [*groups_of(groups), *clocks(hosts, float(clock_seconds)), *connections(hosts)]
+    for host in hosts:
+        for check in CHECKS:
+            found += [f"{host.name}: {finding}" for finding in check(host)]
+    # Secrets are the same everywhere: once, not for every host.
+    found += sorted({finding for host in hosts for finding in secrets(host, samples)})
+    return found
+
+
+class FilterModule:
+    """What Ansible looks for in this file."""
+
+    def filters(self):
+        """The filters by name."""
+        return {"preflight_findings": preflight_findings}

@@ -1,0 +1,68 @@
+"""The roles' variables: one name, type and default in the defaults, the specs, the README, and where they become
+environment variables, in the settings."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from manage.docs import role_readme
+
+ROOT = Path(__file__).parents[2]
+ROLES = sorted((ROOT / "roles").iterdir())
+TYPES = {bool: "bool", int: "int", float: "float", str: "str", list: "list", dict: "dict"}
+
+pytestmark = pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
+
+
+def defaults(role: Path) -> dict[str, Any]:
+    file = role / "defaults" / "main.yml"
+    return yaml.safe_load(file.read_text()) or {} if file.exists() else {}
+
+
+def specs(role: Path) -> dict[str, Any]:
+    spec = yaml.safe_load((role / "meta" / "argument_specs.yml").read_text())
+    return spec["argument_specs"]["main"].get("options") or {}
+
+
+def test_the_specs_name_the_variables_of_the_defaults_in_their_order(role: Path) -> None:
+    assert list(specs(role)) == list(defaults(role))
+
+
+def test_the_specs_have_the_values_and_types_of_the_defaults(role: Path) -> None:
+    for name, value in defaults(role).items():
+        spec = specs(role)[name]
+        assert spec["default"] == value, name
+        if not (isinstance(value, str) and "{{" in value):
+            assert spec["type"] == TYPES[type(value)], name
+
+
+def test_every_variable_begins_with_the_name_of_its_role(role: Path) -> None:
+    assert [name for name in defaults(role) if not name.startswith(f"{role.name}_")] == []
+
+
+def test_every_variable_is_explained(role: Path) -> None:
+    text = (role / "defaults" / "main.yml").read_text() if defaults(role) else ""
+    unexplained = [
+        name
+        for paragraph in re.split(r"\n\s*\n", text)
+        for name in re.findall(r"^([a-z]\w*):", paragraph.partition("#")[0], re.MULTILINE)
+    ]
+    assert unexplained == []
+    assert all(spec["description"] for spec in specs(role).values())
+
+
+def test_secrets_are_not_logged(role: Path) -> None:
+    secrets = {name for name in defaults(role) if re.search(r"pass(word|phrase)$|_key$", name)}
+    assert {name for name in secrets if not specs(role)[name].get("no_log")} == set()
+
+
+def test_the_readme_is_made_from_the_specs(role: Path) -> None:
+    assert (role / "README.md").read_text() == role_readme(role), "run ./manage.sh docs"
+
+
+def test_roles_read_their_siblings_through_the_site(role: Path) -> None:
+    meta = yaml.safe_load((role / "meta" / "main.yml").read_text())
+    assert role.name == "site" or {"role": "site"} in meta["dependencies"]
