@@ -33,6 +33,7 @@ class _Connection(Protocol):
     def abandon(self) -> None: ...
 
 
+T = TypeVar("T")
 C = TypeVar("C", bound=_Connection)
 
 
@@ -69,7 +70,7 @@ def smtp_login_of(account: Account, refused: str | None = None) -> Login:
     return _login(account.tenant_id, account.smtp_username or account.username, credential_id, refused)
 
 
-def logged_in(account: Account, get_login: LoginOf, connect: Callable[[Login], C]) -> C:
+def logged_in(account: Account, get_login: LoginOf, connect: Callable[[Login], T]) -> T:
     """What `connect` gives. A token that the server refuses, though it has not expired, is refreshed once.
 
     Whatever refused it: a provider ends tokens early when a password changes, and clocks differ.

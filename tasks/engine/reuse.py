@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import TypeVar
 
-from tasks.engine.connect import endpoint_of, login_of, smtp_endpoint_of, smtp_login_of
+from tasks.engine.connect import endpoint_of, logged_in, login_of, smtp_endpoint_of, smtp_login_of
 from tasks.errors import UnsupportedProtocolError
 from tasks.mail.imap import ImapConnection
 from tasks.mail.pool import Closable, Pool
@@ -38,7 +38,11 @@ def lent_smtp(account: Account, *, fresh: bool = False) -> Iterator[SmtpConnecti
     endpoint = smtp_endpoint_of(account)
     # With what it logs in: under another password, nothing of the old one is used any more.
     key = (account.tenant_id, account.id, endpoint, account.smtp_credential_id or account.credential_id)
-    with _lent(smtp_pool(), key, lambda: SmtpConnection(endpoint, smtp_login_of(account)), fresh=fresh) as smtp:
+
+    def connect() -> SmtpConnection:
+        return logged_in(account, smtp_login_of, lambda login: SmtpConnection(endpoint, login))
+
+    with _lent(smtp_pool(), key, connect, fresh=fresh) as smtp:
         yield smtp
 
 
@@ -49,7 +53,11 @@ def lent_imap(account: Account) -> Iterator[ImapConnection]:
         raise UnsupportedProtocolError(account.protocol)
     endpoint, max_literal = endpoint_of(account), get_settings().sync.max_message_bytes
     key = (account.tenant_id, account.id, endpoint, account.credential_id)
-    with _lent(imap_pool(), key, lambda: ImapConnection(endpoint, login_of(account), max_literal)) as imap:
+
+    def connect() -> ImapConnection:
+        return logged_in(account, login_of, lambda login: ImapConnection(endpoint, login, max_literal))
+
+    with _lent(imap_pool(), key, connect) as imap:
         yield imap
 
 

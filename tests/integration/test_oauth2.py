@@ -18,6 +18,7 @@ from native.errors import StackError
 from native.unprivileged import identity
 from tasks.engine.connect import login_of
 from tasks.engine.probe import probe
+from tasks.engine.reuse import lent_smtp, smtp_pool
 from tasks.errors import (
     AuthenticationFailedError,
     GrantRevokedError,
@@ -34,6 +35,7 @@ from tests.conftest import MAIL_PASSWORD, TENANT, Database, register, sync, unav
 from tests.support.imap_faults import Answer, from_message
 from tests.support.imap_server import QRESYNC, ImapServer
 from tests.support.mailbox import Mailbox, message
+from tests.support.smtp_server import SmtpServer
 from tests.support.stored import stored_uids
 from tests.support.token_server import TokenServer, trusted
 
@@ -299,6 +301,23 @@ def test_an_endpoint_whose_certificate_is_not_trusted_gets_no_secret(
     with pytest.raises(TokenEndpointUnavailableError, match="CERTIFICATE_VERIFY_FAILED"):
         sync(account)
     assert tokens.requests == []
+
+
+def test_the_same_token_sends_and_one_that_is_refused_is_refreshed_once(
+    server: ImapServer, tokens: TokenServer
+) -> None:
+    # Given an SMTP server that takes the second token only
+    with SmtpServer(password="access-2") as smtp:
+        where = {"smtp_hostname": smtp.host, "smtp_port": smtp.port, "smtp_encryption": "none"}
+        account = register(server, password=grant(tokens), **where)
+
+        with lent_smtp(account):
+            pass
+
+        assert smtp.logins == 1
+        assert any(b"XOAUTH2" in line for line in smtp.received)
+        assert len(tokens.requests) == 2
+        smtp_pool().close()
 
 
 def test_a_server_that_takes_no_tokens_is_said(account: Account, server: ImapServer) -> None:
