@@ -21,6 +21,7 @@ from native.state import ROOT, State, read_json, write_private
 REDIS_VARIABLES = ("REDIS_URL", "REDIS_HOST", "CELERY_BROKER_URL")
 DATABASE_VARIABLES = ("DATABASE_URL",)
 FLOWER_USER = "admin"
+_KEYS = "CREDENTIAL_ENCRYPTION_KEY"
 _DEMO_NETWORK = "127.0.0.1/32"
 
 
@@ -68,7 +69,7 @@ def is_external(names: tuple[str, ...], values: Mapping[str, str]) -> bool:
 
 def make_secrets(state: State) -> dict[str, str]:
     """The passwords and the key in `secrets.env`, made on first use and never again: data depends on them."""
-    known = {name: value or "" for name, value in dotenv_values(state.secrets, interpolate=False).items()}
+    known = _known_secrets(state)
     wanted = {
         "POSTGRES_PASSWORD": secrets.token_urlsafe(24),
         "METABUILDER_OWNER_PASSWORD": secrets.token_urlsafe(24),
@@ -77,14 +78,32 @@ def make_secrets(state: State) -> dict[str, str]:
         "FLOWER_BASIC_AUTH": f"{FLOWER_USER}:{secrets.token_urlsafe(18)}",
         "DEMO_PASSWORD": secrets.token_urlsafe(18),
     }
-    if "CREDENTIAL_ENCRYPTION_KEY" not in known:
+    if _KEYS not in known:
         from cryptography.fernet import Fernet
 
-        wanted["CREDENTIAL_ENCRYPTION_KEY"] = Fernet.generate_key().decode()
+        wanted[_KEYS] = Fernet.generate_key().decode()
     complete = {**wanted, **known}
     if complete != known:
-        write_private(state.secrets, "".join(f"{name}='{value}'\n" for name, value in sorted(complete.items())))
+        _write_secrets(state, complete)
     return complete
+
+
+def encryption_keys(state: State) -> list[str]:
+    """The keys that were made here, the one that encrypts first."""
+    return make_secrets(state)[_KEYS].split(",")
+
+
+def set_encryption_keys(state: State, keys: list[str]) -> None:
+    """Use these keys from the next `up` on."""
+    _write_secrets(state, {**make_secrets(state), _KEYS: ",".join(keys)})
+
+
+def _known_secrets(state: State) -> dict[str, str]:
+    return {name: value or "" for name, value in dotenv_values(state.secrets, interpolate=False).items()}
+
+
+def _write_secrets(state: State, values: Mapping[str, str]) -> None:
+    write_private(state.secrets, "".join(f"{name}='{value}'\n" for name, value in sorted(values.items())))
 
 
 def embedded_postgres(state: State, generated: Mapping[str, str], port: int) -> Postgres:
@@ -105,7 +124,7 @@ def embedded_redis(state: State, generated: Mapping[str, str], port: int) -> Red
 def effective(state: State, operator: Mapping[str, str], ports: Mapping[str, int]) -> dict[str, str]:
     """The whole environment of the application's programs. Raises StackError when something needed is missing."""
     generated = make_secrets(state)
-    values = {name: generated[name] for name in ("CREDENTIAL_ENCRYPTION_KEY", "FLOWER_BASIC_AUTH")}
+    values = {name: generated[name] for name in (_KEYS, "FLOWER_BASIC_AUTH")}
     if not is_external(REDIS_VARIABLES, operator):
         values["REDIS_URL"] = embedded_redis(state, generated, ports["redis"]).url
     if not is_external(DATABASE_VARIABLES, operator):

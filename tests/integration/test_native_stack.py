@@ -233,6 +233,34 @@ def test_a_changed_setting_restarts_the_application_only(up: Clone) -> None:
     up.succeed("up")
 
 
+def test_the_key_is_rotated_by_one_verb(up: Clone) -> None:
+    # Given a stored password
+    add = ("account", "add", "--email", "rotated@example.org", "--hostname", "imap.example.org", "--password-stdin")
+    up.succeed(*add, input_text="sample\n")
+    old = _encryption_key(up)
+
+    # When the key is rotated
+    said = up.succeed("credentials", "rotate").stderr
+
+    # Then there is another one alone, all secrets are under it, and the worker runs with it
+    new = _encryption_key(up)
+    assert new != old
+    assert "," not in new
+    keys = json.loads(up.succeed("credentials", "keys", "--json").stdout)
+    assert [(key["role"], key["credentials"]) for key in keys["keys"]] == [("encrypts", 1)]
+    assert keys["lost"] == []
+    assert psutil.Process(up.pids()["worker"]).environ()["CREDENTIAL_ENCRYPTION_KEY"] == new
+    assert "The worker consumes" in said
+    for secret in (old, new):
+        assert secret not in said
+
+
+def _encryption_key(clone: Clone) -> str:
+    from dotenv import dotenv_values
+
+    return str(dotenv_values(clone.state / "secrets.env")["CREDENTIAL_ENCRYPTION_KEY"])
+
+
 def test_a_wrong_setting_is_named_before_anything_happens(up: Clone) -> None:
     done = up.manage("up", CELERYD_CONCURRENCY="many", FLOWER_PORT="x")
     assert done.returncode == 1
