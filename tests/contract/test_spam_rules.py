@@ -10,7 +10,8 @@ TASKS = Path(__file__).parents[2] / "docs/tasks.md"
 
 def test_the_documented_rules_are_the_rules() -> None:
     rows = [f"| `{rule.name}` | {rule.weight:+.2f} | {rule.meaning} |" for rule in RULES]
-    assert [line for line in TASKS.read_text().splitlines() if line in rows or line.startswith("| `no_")] == rows
+    _, _, after = TASKS.read_text().partition("| rule | weight | meets |\n|---|---:|---|\n")
+    assert after.partition("\n\n")[0].splitlines() == rows
 
 
 def test_every_kind_of_phrases_has_its_rule() -> None:

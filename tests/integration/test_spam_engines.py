@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.support.engines import Rspamd, Spamd
 from native.errors import StackError
 from native.ports import LOOPBACK, free_port
 from tasks.celery_app import ask_spam_engines, check_spam
@@ -19,7 +20,6 @@ from tests.conftest import TENANT, USER, sync, unavailable
 from tests.support.certificates import Authority
 from tests.support.mailbox import Mailbox
 from tests.support.spam import letter, with_file
-from tests.support.spam_engines import Rspamd, Spamd
 from tests.support.stored import rows
 
 # Every engine knows it as spam; the rules do not.

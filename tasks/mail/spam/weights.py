@@ -33,7 +33,7 @@ RULES: Final = (
     Rule("lookalike_of_own_domain", 0.45, "the domain is a look-alike of the account's own"),
     Rule("brand_in_domain", 0.25, "the domain is nobody's known, with a brand's name in it"),
     Rule("mixed_script_domain", 0.40, "the domain mixes alphabets in one label (IDN homograph)"),
-    Rule("reply_to_freemail", 0.15, "answers go to a free mail address of another domain"),
+    Rule("reply_to_freemail", 0.20, "answers go to a free mail address of another domain"),
     Rule("sent_as_recipient", 0.15, "from the account's own address, and nothing proves it"),
     # Header fields (headers.py)
     Rule("no_date", 0.10, "no readable date"),
@@ -56,9 +56,9 @@ RULES: Final = (
     Rule("link_shortener", 0.12, "a link through a shortener"),
     Rule("link_to_ip", 0.35, "a link to an IP address"),
     Rule("link_with_login", 0.35, "a link with user information before the host (brand.example@elsewhere)"),
-    Rule("link_odd_domain", 0.12, "a link to a top-level domain that is mostly abused"),
+    Rule("link_odd_domain", 0.18, "a link to a top-level domain that is mostly abused"),
     # How the HTML shows it (html_tricks.py)
-    Rule("hidden_text", 0.25, "more hidden text than a preview line has"),
+    Rule("hidden_text", 0.35, "more hidden text than a preview line has"),
     Rule("split_words", 0.30, "words cut by invisible characters or by empty tags"),
     Rule("only_pictures", 0.20, "a linked picture and next to no text"),
     # Files (attachments.py)
@@ -67,8 +67,8 @@ RULES: Final = (
     Rule("disguised_executable", 0.60, "a program by content, and not by name"),
     Rule("executable_in_archive", 0.45, "an archive with a program in it"),
     Rule("locked_archive", 0.20, "an encrypted archive"),
-    Rule("macros", 0.35, "a document with macros"),
-    Rule("disk_image", 0.40, "a disk image"),
+    Rule("macros", 0.40, "a document with macros"),
+    Rule("disk_image", 0.50, "a disk image"),
     Rule("html_file", 0.25, "a web page as a file"),
     # What it says (phrases.py)
     Rule("phrases_advance_fee", 0.30, "of inheritances, lotteries and millions to be transferred"),
@@ -76,11 +76,12 @@ RULES: Final = (
     Rule("phrases_extortion", 0.35, "of recordings and ransom"),
     Rule("phrases_pharmacy", 0.30, "of pills"),
     Rule("phrases_money", 0.22, "of quick money, loans and coins"),
-    Rule("phrases_marketing", 0.20, "of rankings, leads and followers"),
+    Rule("phrases_marketing", 0.25, "of rankings, leads and followers"),
     Rule("phrases_dating", 0.25, "of women near you"),
-    Rule("phrases_parcel", 0.22, "of parcels held for a fee"),
+    Rule("phrases_parcel", 0.28, "of parcels held for a fee"),
     Rule("phrases_fraud", 0.25, "of gift cards and changed bank details"),
-    Rule("several_phrases", 0.25, "three or more phrases of one kind"),
+    Rule("two_phrases", 0.15, "two or more phrases of one kind"),
+    Rule("many_phrases", 0.20, "four or more phrases of one kind"),
 )  # fmt: skip
 
 WEIGHTS: Final = {rule.name: rule.weight for rule in RULES}

@@ -269,7 +269,7 @@ def test_a_phrase_within_a_word_is_none() -> None:
 
 def test_several_phrases_of_one_kind_weigh_more() -> None:
     text = "Verify your account within 24 hours to avoid suspension."
-    assert set(findings(letter(text))) == {"phrases_phishing", "several_phrases"}
+    assert set(findings(letter(text))) == {"phrases_phishing", "two_phrases"}
 
 
 def test_rules_take_a_bounded_time_for_any_message() -> None:
