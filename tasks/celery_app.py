@@ -11,6 +11,7 @@ from typing import Any
 from celery import Celery
 from kombu import Queue
 
+from tasks import drain
 from tasks.base import CELERY_DEFAULT_RETRY_DELAY, CELERY_RETRY_BACKOFF_BASE, EmailTask
 from tasks.control import get_active_tasks, get_queue_stats, get_task_status, revoke_task
 from tasks.monitoring import journal, systemd
@@ -111,5 +112,6 @@ def _tls(url: str, settings: Settings) -> dict[str, str] | None:
 
 celery_app = create_celery_app()
 celery_app.set_default()
+drain.connect()
 systemd.connect()
 journal.connect()

@@ -8,6 +8,7 @@ from typing import Any, Self
 
 from sqlalchemy import Connection
 
+from tasks import drain
 from tasks.settings import SyncSettings
 from tasks.storage.accounts import Account
 from tasks.storage.leases import renew_lease
@@ -111,8 +112,8 @@ class Run:
                 pass
 
     def check_deadline(self) -> None:
-        """Raises HandOnError when the time is used up. To be called where everything is committed."""
-        if time.monotonic() >= self.deadline:
+        """Raises HandOnError when the time is used up, or the worker stops. To be called where all is committed."""
+        if time.monotonic() >= self.deadline or drain.is_asked():
             raise HandOnError
 
     def show(self, **changes: Any) -> None:
