@@ -53,14 +53,11 @@ def create_celery_app(get: Callable[[], Settings] = get_settings) -> Celery:
 def _configuration(settings: Settings) -> dict[str, Any]:
     # Tasks by name: asking a task for anything would need the configuration that is being made here.
     worker = settings.worker
-    broker_url, result_backend = settings.redis.broker_url, settings.redis.result_backend
     return {
-        "broker_url": broker_url,
-        "broker_use_ssl": _tls(broker_url, settings),
+        "broker_url": settings.redis.broker_url,
         "broker_connection_retry_on_startup": True,
         "broker_transport_options": {"visibility_timeout": worker.visibility_timeout},
-        "result_backend": result_backend,
-        "redis_backend_use_ssl": _tls(result_backend, settings),
+        "result_backend": settings.redis.result_backend,
         "result_expires": worker.result_expires,
         "result_extended": False,  # arguments stay out of the result store
         "task_serializer": "json",
@@ -99,15 +96,6 @@ def _configuration(settings: Settings) -> dict[str, Any]:
             },
         },
     }
-
-
-def _tls(url: str, settings: Settings) -> dict[str, str] | None:
-    if not url.startswith("rediss://"):
-        return None
-    options: dict[str, str] = {"ssl_cert_reqs": settings.redis.ssl_cert_reqs}
-    if settings.redis.ssl_ca_certs:
-        options["ssl_ca_certs"] = settings.redis.ssl_ca_certs
-    return options
 
 
 celery_app = create_celery_app()

@@ -8,7 +8,7 @@ import base64
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
 from pydantic import BaseModel, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -60,28 +60,40 @@ class RedisSettings(_Group):
 
     @property
     def broker_url(self) -> str:
-        """The URL Celery publishes to; it holds the password, so it must not be logged."""
+        """The URL Celery publishes to, with its TLS options; it holds the password, so it must not be logged."""
         if self.explicit_broker_url:
-            return self.explicit_broker_url.get_secret_value()
-        if self.url:
-            return _with_database(self.url.get_secret_value(), self.broker_db)
-        return _redis_url(self.host, self.port, self.username, self.password, self.use_ssl, self.broker_db)
+            url = self.explicit_broker_url.get_secret_value()
+        elif self.url:
+            url = _with_database(self.url.get_secret_value(), self.broker_db)
+        else:
+            url = _redis_url(self.host, self.port, self.username, self.password, self.use_ssl, self.broker_db)
+        return self._with_tls_options(url)
 
     @property
     def result_backend(self) -> str:
-        """The URL Celery stores results at; it holds the password, so it must not be logged."""
+        """The URL Celery stores results at, with its TLS options; it holds the password, so it must not be logged."""
         if self.explicit_result_backend:
-            return self.explicit_result_backend.get_secret_value()
-        if self.url and self.result_host is None:
-            return _with_database(self.url.get_secret_value(), self.result_db)
-        return _redis_url(
-            self.result_host or self.host,
-            self.result_port or self.port,
-            self.result_username or self.username,
-            self.result_password or self.password,
-            self.use_ssl if self.result_use_ssl is None else self.result_use_ssl,
-            self.result_db,
-        )
+            url = self.explicit_result_backend.get_secret_value()
+        elif self.url and self.result_host is None:
+            url = _with_database(self.url.get_secret_value(), self.result_db)
+        else:
+            url = _redis_url(
+                self.result_host or self.host,
+                self.result_port or self.port,
+                self.result_username or self.username,
+                self.result_password or self.password,
+                self.use_ssl if self.result_use_ssl is None else self.result_use_ssl,
+                self.result_db,
+            )
+        return self._with_tls_options(url)
+
+    def _with_tls_options(self, url: str) -> str:
+        # In the URL, not beside it: then whoever connects with it verifies the server.
+        if not url.startswith("rediss://") or "ssl_cert_reqs=" in url:
+            return url
+        options = {"ssl_cert_reqs": self.ssl_cert_reqs, "ssl_ca_certs": self.ssl_ca_certs}
+        given = urlencode({name: value for name, value in options.items() if value})
+        return f"{url}{'&' if '?' in url else '?'}{given}"
 
 
 class DatabaseSettings(_Group):

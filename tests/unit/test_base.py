@@ -67,13 +67,6 @@ def test_tasks_are_acknowledged_late_and_speak_json(environment: Callable[..., N
     assert conf.broker_transport_options["visibility_timeout"] > conf.task_time_limit
 
 
-def test_tls_to_redis_verifies_certificates(environment: Callable[..., None]) -> None:
-    environment(REDIS_URL="rediss://redis.example.org")
-    conf = create_celery_app().conf
-    assert conf.broker_use_ssl == {"ssl_cert_reqs": "required"}
-    assert conf.redis_backend_use_ssl == {"ssl_cert_reqs": "required"}
-
-
 def test_retries_wait_longer_and_longer_up_to_a_cap() -> None:
     for retries, longest in [(0, 10), (1, 20), (3, 80), (20, 600)]:
         sync_emails.push_request(retries=retries)

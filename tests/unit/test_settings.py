@@ -1,5 +1,6 @@
 """The environment, read and checked."""
 
+import ssl
 from ipaddress import ip_network
 
 import pytest
@@ -53,7 +54,7 @@ def test_results_may_live_on_another_redis(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("REDIS_URL", "redis://broker:1/0")
     monkeypatch.setenv("REDIS_RESULT_HOST", "results")
     monkeypatch.setenv("REDIS_RESULT_USE_SSL", "true")
-    assert load().redis.result_backend == "rediss://results:6379/1"
+    assert load().redis.result_backend == "rediss://results:6379/1?ssl_cert_reqs=required"
 
 
 def test_all_mistakes_are_named_at_once_without_their_values(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,10 +123,15 @@ def test_a_user_name_for_redis_and_one_for_its_results(monkeypatch: pytest.Monke
 
 
 def test_redis_is_verified_by_the_authority_that_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    from kombu import Connection
+
     from tasks.celery_app import create_celery_app
 
     monkeypatch.setenv("REDIS_USE_SSL", "true")
-    monkeypatch.setenv("REDIS_SSL_CA_CERTS", "/etc/metabuilder/tls/ca.crt")
-    configuration = create_celery_app(load).conf
-    for option in ("broker_use_ssl", "redis_backend_use_ssl"):
-        assert configuration[option] == {"ssl_cert_reqs": "required", "ssl_ca_certs": "/etc/metabuilder/tls/ca.crt"}
+    monkeypatch.setenv("REDIS_SSL_CA_CERTS", "/etc/metabuilder/tls/ca 1.crt")
+    wanted = {"ssl_cert_reqs": ssl.CERT_REQUIRED, "ssl_ca_certs": "/etc/metabuilder/tls/ca 1.crt"}
+    app = create_celery_app(load)
+    # Celery's own connections, and one that knows nothing but the URL
+    assert app.connection_for_write().ssl == wanted
+    assert Connection(load().redis.broker_url).ssl == wanted
+    assert app.backend.connparams.items() >= wanted.items()
