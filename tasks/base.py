@@ -1,28 +1,44 @@
-"""What all tasks have in common: whose they are, and how they are retried."""
+"""What all tasks have in common: whose they are, how they are retried, and what happens when they fail for good."""
 
 import inspect
+import logging
 import random
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from celery import Task
+from celery.exceptions import TimeLimitExceeded
 
-from tasks.redaction import redact_arguments
+from tasks import poison
+from tasks.errors import EmailError, OutOfMemoryError, PoisonedTaskError
+from tasks.redaction import redact_arguments, redact_text
 from tasks.settings import get_settings
+from tasks.storage import dead_letters
+
+logger = logging.getLogger(__name__)
 
 CELERY_DEFAULT_RETRY_DELAY = 5
 CELERY_RETRY_BACKOFF_BASE = 2
 
 # A retry waits between this share of its backoff and all of it, so that many do not come back at once.
 _LEAST_JITTER = 0.5
+_LONGEST_TRACEBACK = 20_000
 
 
 class EmailTask(Task):  # type: ignore[misc]  # celery has no types
-    """A task on somebody's mail. It belongs to a tenant and a user, and says so before it is queued."""
+    """A task on somebody's mail. It belongs to a tenant and a user, and says so before it is queued.
+
+    Killed at any instant, it is delivered again; one that keeps killing its worker, and one that fails for good, is
+    kept among the dead letters.
+    """
 
     abstract = True
     # Here and not only in the configuration, which a task bound while it is being read does not get: a message is
-    # acknowledged when its effect is durable, and comes back if its worker dies before.
+    # acknowledged when its effect is durable, and comes back if its worker dies before, or is killed because the task
+    # takes longer than its hard time limit.
     acks_late = True
+    acks_on_failure = True
+    acks_on_timeout = False
     reject_on_worker_lost = True
     track_started = True
     default_retry_delay = CELERY_DEFAULT_RETRY_DELAY
@@ -36,7 +52,30 @@ class EmailTask(Task):  # type: ignore[misc]  # celery has no types
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         self._require_owner(args, kwargs)
-        return super().__call__(*args, **kwargs)
+        if self.request.called_directly or self.request.is_eager:
+            return super().__call__(*args, **kwargs)
+        history = self._begin(args, kwargs)
+        try:
+            result = super().__call__(*args, **kwargs)
+        except MemoryError as error:
+            # Celery would take the whole worker down with it.
+            raise OutOfMemoryError from error
+        finally:
+            # This very process is alive: whatever happened, it did not die of it.
+            if history.redeliveries:
+                poison.note_survival(self.app, self._key(args, kwargs))
+        if history.is_dead:
+            dead_letters.clear(self._owner(args, kwargs)[0], self._key(args, kwargs))
+            poison.forget(self.app, self._key(args, kwargs))
+        return result
+
+    def made_progress(self) -> None:
+        """Something of it is done for good: what killed its worker so far lies behind it."""
+        if (self.request.delivery_info or {}).get("redelivered"):
+            poison.note_survival(self.app, self._key(self.request.args, self.request.kwargs))
+
+    def quarantined(self, error: PoisonedTaskError, *args: Any, **kwargs: Any) -> None:
+        """Called with its arguments before it is kept from running because it keeps killing its worker."""
 
     def retry_delay(self) -> float:
         """Seconds until the next try: exponential from the task's first delay, with jitter and a cap."""
@@ -47,6 +86,47 @@ class EmailTask(Task):  # type: ignore[misc]  # celery has no types
         """Come back in `seconds`, because somebody else is at it. This wears out no retries."""
         self.request.retries -= 1
         raise self.retry(exc=why, countdown=seconds, **options) from why
+
+    def on_failure(self, exc: Exception, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
+        """Keep what failed for good among the dead letters."""
+        if self.request.is_eager or isinstance(exc, TimeLimitExceeded):
+            return  # a task over its hard time limit comes back, and is counted
+        tenant_id, user_id = self._owner(args, kwargs)
+        shown_args, shown_kwargs = redact_arguments(self.run, args, kwargs)
+        failure = dead_letters.Failure(
+            task_key=self._key(args, kwargs),
+            task_name=self.name,
+            task_id=task_id,
+            user_id=user_id,
+            shown_arguments={"args": shown_args, "kwargs": shown_kwargs},
+            error_code=exc.code if isinstance(exc, EmailError) else type(exc).__name__,
+            error=redact_text(str(exc)),
+            traceback=redact_text(str(einfo.traceback))[-_LONGEST_TRACEBACK:],
+            attempts=(self.request.retries or 0) + 1,
+        )
+        try:
+            dead_letters.bury(tenant_id, failure, args, kwargs)
+        except Exception:
+            logger.exception("a failed task could not be kept: %s %s", self.name, failure.shown_arguments)
+            return
+        poison.note_death(self.app, failure.task_key)
+
+    def _begin(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> poison.History:
+        """Count a redelivery. Raises PoisonedTaskError after too many."""
+        is_redelivered = bool((self.request.delivery_info or {}).get("redelivered"))
+        history = poison.begin(self.app, self._key(args, kwargs), is_redelivered=is_redelivered)
+        if history.redeliveries > get_settings().worker.max_redeliveries:
+            error = PoisonedTaskError(f"{history.redeliveries} redeliveries")
+            self.quarantined(error, *args, **kwargs)
+            raise error
+        return history
+
+    def _key(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+        return poison.task_key(self.name, args, kwargs)
+
+    def _owner(self, args: Any, kwargs: Any) -> tuple[str, str | None]:
+        given = inspect.signature(self.run).bind_partial(*args, **kwargs).arguments
+        return given.get("tenant_id", dead_letters.NOBODY), given.get("user_id")
 
     def _require_owner(self, args: Any, kwargs: Any) -> None:
         signature = inspect.signature(self.run)

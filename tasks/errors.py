@@ -236,6 +236,18 @@ class FoldersFailedError(PermanentError):
     code = "folders_failed"
 
 
+class PoisonedTaskError(PermanentError):
+    """This task keeps killing its worker; it is set aside until `./manage.sh dlq retry` or `drop`."""
+
+    code = "poisoned"
+
+
+class OutOfMemoryError(PermanentError):
+    """The worker had not enough memory for this task."""
+
+    code = "out_of_memory"
+
+
 class InternalError(PermanentError):
     """A defect of this program; the worker's log has the details."""
 

@@ -98,7 +98,7 @@ class Credential(Base):
     __table_args__ = (
         PrimaryKeyConstraint("tenant_id", "id"),
         CheckConstraint("tenant_id <> ''", "tenant_id"),
-        CheckConstraint(_one_of("kind", ("password", "oauth2_refresh_token")), "kind"),
+        CheckConstraint(_one_of("kind", ("password", "oauth2_refresh_token", "task_arguments")), "kind"),
     )
 
 
@@ -411,4 +411,35 @@ class OutboxMessage(Base):
         CheckConstraint(_one_of("state", OUTBOX_STATES), "state"),
         # What is not sent is little among much, and is what people look for.
         Index("outbox_message_open_idx", "tenant_id", "created_at", postgresql_where=text("state <> 'sent'")),
+    )
+
+
+class DeadLetter(Base):
+    """A task that failed for good, once per thing to do (`task_key`).
+
+    `shown_arguments` are redacted; the whole of them is in the credential, encrypted.
+    """
+
+    __tablename__ = "dead_letter"
+    tenant_id: Mapped[str]
+    id: Mapped[str]
+    task_key: Mapped[str]
+    task_name: Mapped[str]
+    task_id: Mapped[str]
+    user_id: Mapped[str | None]
+    shown_arguments: Mapped[dict[str, Any]]
+    credential_id: Mapped[str]
+    error_code: Mapped[str]
+    error: Mapped[str]
+    traceback: Mapped[str]
+    attempts: Mapped[int]
+    first_failed_at: Mapped[datetime] = mapped_column(server_default=_now)
+    last_failed_at: Mapped[datetime] = mapped_column(server_default=_now)
+    retried_at: Mapped[datetime | None]
+    __table_args__ = (
+        PrimaryKeyConstraint("tenant_id", "id"),
+        UniqueConstraint("tenant_id", "task_key"),
+        ForeignKeyConstraint(["tenant_id", "credential_id"], ["credential.tenant_id", "credential.id"]),
+        CheckConstraint("tenant_id <> ''", "tenant_id"),
+        Index("dead_letter_last_failed_idx", "last_failed_at"),
     )
