@@ -42,6 +42,9 @@ class EmailTask(Task):  # type: ignore[misc]  # celery has no types
     reject_on_worker_lost = True
     track_started = True
     default_retry_delay = CELERY_DEFAULT_RETRY_DELAY
+    # Whether two tasks with the same arguments are two things to do. A second sync of an account does the work of the
+    # first; a second message with the same words is a second message.
+    is_each_its_own = False
 
     def apply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
         """Queue the task. Raises ValueError without a tenant_id or user_id, before anything is queued."""
@@ -57,15 +60,17 @@ class EmailTask(Task):  # type: ignore[misc]  # celery has no types
         history = self._begin(args, kwargs)
         try:
             result = super().__call__(*args, **kwargs)
-        except MemoryError as error:
-            # Celery would take the whole worker down with it.
-            raise OutOfMemoryError from error
-        finally:
-            # This very process is alive: whatever happened, it did not die of it.
+        except Exception as error:
+            # This very process is alive, so it did not die of it. (It is dying where SystemExit is raised.)
             if history.redeliveries:
                 poison.note_survival(self.app, self._key(args, kwargs))
+            if isinstance(error, MemoryError):
+                # Celery would take the whole worker down with it.
+                raise OutOfMemoryError from error
+            raise
         if history.is_dead:
             dead_letters.clear(self._owner(args, kwargs)[0], self._key(args, kwargs))
+        if history.is_dead or history.redeliveries:
             poison.forget(self.app, self._key(args, kwargs))
         return result
 
@@ -122,7 +127,8 @@ class EmailTask(Task):  # type: ignore[misc]  # celery has no types
         return history
 
     def _key(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
-        return poison.task_key(self.name, args, kwargs)
+        own = {"task_id": self.request.id} if self.is_each_its_own else {}
+        return poison.task_key(self.name, args, {**kwargs, **own})
 
     def _owner(self, args: Any, kwargs: Any) -> tuple[str, str | None]:
         given = inspect.signature(self.run).bind_partial(*args, **kwargs).arguments

@@ -39,14 +39,14 @@ def task_key(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
 def begin(app: Celery, key: str, *, is_redelivered: bool) -> History:
     """The task starts; a redelivery is counted."""
     name = _KEY.format(key)
+    redeliveries, dead = None, None
     with _broker(app) as pipe:
         if is_redelivered:
             pipe.hincrby(name, "redeliveries", 1)
             pipe.expire(name, _REMEMBERED_SECONDS)
         pipe.hmget(name, "redeliveries", "dead")
         redeliveries, dead = pipe.execute()[-1]
-        return History(int(redeliveries or 0), bool(dead))
-    return History()
+    return History(int(redeliveries or 0), bool(dead))
 
 
 def note_survival(app: Celery, key: str) -> None:

@@ -23,7 +23,7 @@ SEND_EMAIL = "email_service.tasks.send_email"
 _WAITS = 1000
 
 
-@shared_task(bind=True, base=EmailTask, name=SEND_EMAIL, max_retries=3, default_retry_delay=5)
+@shared_task(bind=True, base=EmailTask, name=SEND_EMAIL, max_retries=3, default_retry_delay=5, is_each_its_own=True)
 def send_email(
     self: Any,
     email_client_id: str,

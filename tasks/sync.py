@@ -5,6 +5,7 @@ checkpoint, so whoever waits for the id gets the result of the whole. Killed at 
 same. What was done so far travels in the message's header.
 """
 
+import inspect
 import logging
 import random
 import time
@@ -18,10 +19,12 @@ from celery.exceptions import SoftTimeLimitExceeded
 from tasks.base import EmailTask
 from tasks.engine.account import SyncRequest, sync_account
 from tasks.engine.run import Progress, Tally
-from tasks.errors import HostBusyError, LeaseHeldError, TransientError
+from tasks.errors import HostBusyError, LeaseHeldError, PoisonedTaskError, TransientError
 from tasks.settings import get_settings
 from tasks.spam import queue_engines
+from tasks.storage.accounts import get_account, record_failure
 from tasks.storage.leases import OwnLeaseHeldError
+from tasks.storage.session import tenant_transaction
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +40,19 @@ _HEADER = "metabuilder_sync"
 SYNC_EMAILS = "email_service.tasks.sync_emails"
 
 
-@shared_task(bind=True, base=EmailTask, name=SYNC_EMAILS, max_retries=5, default_retry_delay=10)
+class SyncTask(EmailTask):
+    """A sync that was set aside says so on its account."""
+
+    abstract = True
+
+    def quarantined(self, error: PoisonedTaskError, *args: Any, **kwargs: Any) -> None:
+        given = inspect.signature(self.run).bind(*args, **kwargs).arguments
+        with tenant_transaction(given["tenant_id"]) as connection:
+            account = get_account(connection, given["tenant_id"], given["user_id"], given["email_client_id"])
+        record_failure(account, error, pause=False)
+
+
+@shared_task(bind=True, base=SyncTask, name=SYNC_EMAILS, max_retries=5, default_retry_delay=10)
 def sync_emails(
     self: Any,
     email_client_id: str,
@@ -60,7 +75,9 @@ def sync_emails(
     before = so_far.stored
     request = SyncRequest(email_client_id, tenant_id, user_id, folder_id, so_far.full_since)
     try:
-        is_done = sync_account(request, self.request.id or "", so_far.tally, _budget_seconds(), _reporter(self))
+        is_done = sync_account(
+            request, self.request.id or "", so_far.tally, _budget_seconds(), _reporter(self, before)
+        )
     except LeaseHeldError as held:
         if isinstance(held, OwnLeaseHeldError):
             # Delivered again after its worker was killed: it is for this task to finish, however long it waits.
@@ -129,12 +146,16 @@ def _budget_seconds() -> float:
     return get_settings().worker.task_soft_time_limit * _BUDGET_SHARE
 
 
-def _reporter(task: Any) -> Callable[[Progress], None]:
+def _reporter(task: Any, stored_before: int) -> Callable[[Progress], None]:
     """Shows progress in the task's state, not too often, and never at the cost of the sync."""
     next_report = 0.0
+    moves = False
 
     def report(progress: Progress) -> None:
-        nonlocal next_report
+        nonlocal next_report, moves
+        if not moves and progress.messages_synced > stored_before:
+            moves = True
+            task.made_progress()
         if task.request.is_eager or not task.request.id or time.monotonic() < next_report:
             return
         try:

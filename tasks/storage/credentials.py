@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 PASSWORD = "password"  # noqa: S105  # a kind of secret
 OAUTH2 = "oauth2_refresh_token"
+TASK_ARGUMENTS = "task_arguments"  # of a dead letter
 
 
 class Sealed(NamedTuple):

@@ -1,7 +1,7 @@
 """Tasks that failed for good, until a retry succeeds or a person drops them.
 
-One row per thing to do, however often it failed. Arguments are shown redacted; the whole of them, which a retry needs,
-is kept encrypted like a password, in `credential`.
+One row per thing to do, however often it failed. Arguments are shown redacted; the whole of them, which a retry
+needs, is kept encrypted like a password, in `credential`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,11 +9,11 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 import orjson
-from sqlalchemy import delete, func, select, text
+from sqlalchemy import ColumnElement, delete, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 
 from tasks.errors import NotFoundError
-from tasks.storage.credentials import add_credential, read_credential, remove_credential
+from tasks.storage.credentials import TASK_ARGUMENTS, add_credential, read_credential, remove_credential
 from tasks.storage.ids import new_id
 from tasks.storage.models import DeadLetter
 from tasks.storage.session import tenant_transaction, unbound_transaction
@@ -83,14 +83,15 @@ def bury(tenant_id: str, failure: Failure, args: Sequence[Any], kwargs: Mapping[
             .with_for_update()
         ).one_or_none()
         if known is not None:
-            changed = _TABLE.update().where(_TABLE.c.tenant_id == tenant_id, _TABLE.c.id == known.id)
-            attempts = DeadLetter.attempts + failure.attempts
+            changed = {**failure._asdict(), "attempts": DeadLetter.attempts + failure.attempts}
             connection.execute(
-                changed.values(**failure._replace(attempts=attempts)._asdict(), last_failed_at=func.clock_timestamp())
+                update(DeadLetter)
+                .where(DeadLetter.tenant_id == tenant_id, DeadLetter.id == known.id)
+                .values(**changed, last_failed_at=func.clock_timestamp(), retried_at=None)
             )
             return
         arguments = orjson.dumps({"args": list(args), "kwargs": dict(kwargs)}).decode()
-        sealed = add_credential(connection, tenant_id, arguments, kind="task_arguments")
+        sealed = add_credential(connection, tenant_id, arguments, kind=TASK_ARGUMENTS)
         added = insert(DeadLetter).values(tenant_id=tenant_id, id=new_id(), credential_id=sealed, **failure._asdict())
         # Of two that come at once, the second changes nothing that matters.
         if not connection.execute(added.on_conflict_do_nothing()).rowcount:
@@ -125,7 +126,7 @@ def open_arguments(letter: Letter) -> tuple[list[Any], dict[str, Any]]:
 def mark_retried(letter: Letter) -> None:
     """The task has been queued again."""
     with tenant_transaction(letter.tenant_id) as connection:
-        connection.execute(_TABLE.update().where(*_is(letter)).values(retried_at=func.clock_timestamp()))
+        connection.execute(update(DeadLetter).where(*_is(letter)).values(retried_at=func.clock_timestamp()))
 
 
 def drop_letter(letter: Letter) -> None:
@@ -147,5 +148,5 @@ def clear(tenant_id: str, task_key: str) -> None:
             remove_credential(connection, tenant_id, sealed)
 
 
-def _is(letter: Letter) -> tuple[Any, ...]:
-    return _TABLE.c.tenant_id == letter.tenant_id, _TABLE.c.id == letter.id
+def _is(letter: Letter) -> tuple[ColumnElement[bool], ...]:
+    return DeadLetter.tenant_id == letter.tenant_id, DeadLetter.id == letter.id

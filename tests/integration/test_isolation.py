@@ -36,6 +36,11 @@ def filled(account, mailbox: Mailbox):
             "recipients, size) VALUES (%s, 'o', %s, 'key:1', '', 'sent', '', '', '[]', 0)",
             (TENANT, account.id),
         )
+        connection.exec_driver_sql(
+            "INSERT INTO dead_letter (tenant_id, id, task_key, task_name, task_id, shown_arguments, credential_id, "
+            "error_code, error, traceback, attempts) VALUES (%s, 'd', '', '', '', '{}', %s, '', '', '', 1)",
+            (TENANT, account.credential_id),
+        )
     return account
 
 

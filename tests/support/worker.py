@@ -14,7 +14,6 @@ from native.process import is_alive, wait_until_gone
 
 _ROOT = Path(__file__).parents[2]
 _START_SECONDS = 30
-_COMMAND = ("-m", "celery", "-A", "tasks.celery_app:celery_app", "worker", "-l", "INFO")
 
 
 def wait_until(is_true: Callable[[], object], what: str, seconds: float = 30) -> None:
@@ -29,9 +28,10 @@ def wait_until(is_true: Callable[[], object], what: str, seconds: float = 30) ->
 class Worker:
     """Starts with the environment of the test. As a context manager nothing of it outlives the block."""
 
-    def __init__(self, folder: Path, concurrency: int = 1) -> None:
+    def __init__(self, folder: Path, concurrency: int = 1, *, app: str = "tasks.celery_app:celery_app") -> None:
         self.log = folder / "worker.log"
-        self.concurrency = concurrency
+        options = ("-l", "INFO", "-c", str(concurrency), "--without-gossip", "--without-mingle")
+        self._command = (sys.executable, "-m", "celery", "-A", app, "worker", *options)
         self._process: subprocess.Popen[bytes] | None = None
         self._started: list[psutil.Process] = []
 
@@ -40,7 +40,7 @@ class Worker:
         before = self.log.read_text().count(" ready.") if self.log.exists() else 0
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, *_COMMAND, "-c", str(self.concurrency), "--without-gossip", "--without-mingle"],
+                self._command,
                 cwd=_ROOT,
                 env=dict(os.environ),
                 stdin=subprocess.DEVNULL,

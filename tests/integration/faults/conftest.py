@@ -23,6 +23,7 @@ SHORT_WAITS = {
     "CELERY_TASK_SOFT_TIME_LIMIT": "15",
     "TASK_RETRY_MAX_DELAY": "1",
     "CELERY_VISIBILITY_TIMEOUT": "22",
+    "TASK_MAX_REDELIVERIES": "100",  # here the tests kill the workers, not the tasks
 }
 
 

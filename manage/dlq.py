@@ -1,0 +1,157 @@
+"""`dlq`: the dead letters, which are tasks that failed for good."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from manage.output import ago, print_json, say, table
+from manage.session import connect
+
+if TYPE_CHECKING:
+    from tasks.storage.dead_letters import Summary
+
+
+def _filters(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that choose among the dead letters."""
+    for option in (
+        click.option("--json", "as_json", is_flag=True, help="For machines."),
+        click.option("--code", help="Only with this error code."),
+        click.option("--task", help="Only of this task: sync_emails, send_email …"),
+        click.option("--tenant", help="Only of this tenant.  [default: of all]"),
+    ):
+        command = option(command)
+    return command
+
+
+@click.group()
+def dlq() -> None:
+    """List, look at, retry and drop tasks that failed for good."""
+
+
+@dlq.command(name="list")
+@_filters
+def list_(tenant: str | None, task: str | None, code: str | None, as_json: bool) -> None:
+    """List the dead letters, those that failed last at the end."""
+    connect()
+    found = _find(tenant, task, code)
+    if as_json:
+        print_json([letter._asdict() for letter in found])
+        return
+    if not found:
+        say("There are no dead letters")
+        return
+    table(
+        ("id", "task", "tenant", "attempts", "failed", "error"),
+        (
+            (
+                letter.id,
+                letter.task_name.rpartition(".")[2],
+                letter.tenant_id,
+                str(letter.attempts),
+                ago(letter.last_failed_at),
+                f"{letter.error_code}: {letter.error}{'' if letter.retried_at is None else ' (being retried)'}",
+            )
+            for letter in found
+        ),
+        right=("attempts",),
+    )
+
+
+@dlq.command()
+@click.argument("letter_id", metavar="ID")
+@click.option("--json", "as_json", is_flag=True, help="For machines.")
+def show(letter_id: str, as_json: bool) -> None:
+    """Show one: what it was asked to do, without anybody's mail, and where it failed."""
+    connect()
+    from tasks.storage.dead_letters import get_letter
+
+    [found] = _choose((letter_id,), is_all=False, tenant=None, task=None, code=None)
+    letter = get_letter(found.tenant_id, found.id)
+    shown = {name: value for name, value in letter._asdict().items() if name not in ("credential_id", "task_key")}
+    if as_json:
+        print_json(shown)
+        return
+    traceback = shown.pop("traceback")
+    table(("field", "value"), ((name, "" if value is None else str(value)) for name, value in shown.items()))
+    click.echo(traceback)
+
+
+@dlq.command()
+@click.argument("letter_ids", metavar="[ID]...", nargs=-1)
+@click.option("--all", "is_all", is_flag=True, help="All that the other options choose.")
+@_filters
+def retry(
+    letter_ids: tuple[str, ...], is_all: bool, tenant: str | None, task: str | None, code: str | None, as_json: bool
+) -> None:
+    """Queue tasks again as they were. One that succeeds leaves the dead letters."""
+    connect(broker=True)
+    from tasks.deadletter import retry_letter
+    from tasks.storage.dead_letters import get_letter
+
+    chosen = _choose(letter_ids, is_all=is_all, tenant=tenant, task=task, code=code)
+    ids = [retry_letter(get_letter(found.tenant_id, found.id)) for found in chosen]
+    _report(ids, as_json, "task_ids", "queued again")
+
+
+@dlq.command()
+@click.argument("letter_ids", metavar="[ID]...", nargs=-1)
+@click.option("--all", "is_all", is_flag=True, help="All that the other options choose.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@_filters
+def drop(
+    letter_ids: tuple[str, ...],
+    is_all: bool,
+    yes: bool,
+    tenant: str | None,
+    task: str | None,
+    code: str | None,
+    as_json: bool,
+) -> None:
+    """Forget tasks, with their arguments. What they were to do is not done."""
+    connect(broker=True)
+    from tasks.deadletter import forget_letter
+    from tasks.storage.dead_letters import get_letter
+
+    chosen = _choose(letter_ids, is_all=is_all, tenant=tenant, task=task, code=code)
+    if chosen and not yes:
+        click.confirm(f"Forget {len(chosen)} tasks that failed?", abort=True, err=True)
+    for found in chosen:
+        forget_letter(get_letter(found.tenant_id, found.id))
+    _report([found.id for found in chosen], as_json, "dropped", "dropped")
+
+
+def _find(tenant: str | None, task: str | None, code: str | None) -> list["Summary"]:
+    from tasks.storage.dead_letters import list_letters
+
+    return [
+        letter
+        for letter in list_letters()
+        if tenant in (None, letter.tenant_id)
+        and task in (None, letter.task_name, letter.task_name.rpartition(".")[2])
+        and code in (None, letter.error_code)
+    ]
+
+
+def _choose(
+    letter_ids: tuple[str, ...], *, is_all: bool, tenant: str | None, task: str | None, code: str | None
+) -> list["Summary"]:
+    """Those of the given ids, or with `--all` those that the filters let through."""
+    if bool(letter_ids) == is_all:
+        raise click.UsageError("name dead letters by their ids, or choose with --all and the other options")
+    from tasks.errors import NotFoundError
+
+    found = _find(tenant, task, code)
+    if is_all:
+        return found
+    known = {letter.id: letter for letter in found}
+    if missing := [letter_id for letter_id in letter_ids if letter_id not in known]:
+        raise NotFoundError(f"dead letter {', '.join(missing)}")
+    return [known[letter_id] for letter_id in letter_ids]
+
+
+def _report(ids: list[str], as_json: bool, name: str, done: str) -> None:
+    if as_json:
+        print_json({name: ids})
+    else:
+        say(f"{len(ids)} {done}")

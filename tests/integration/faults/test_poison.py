@@ -1,0 +1,200 @@
+"""Tasks that fail for good, and tasks that kill their worker: in the end each is a dead letter, once."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from sqlalchemy import create_engine, text
+
+from manage import cli, dlq, session
+from native.redis import RedisServer
+from tasks.celery_app import celery_app
+from tasks.storage.accounts import find_account
+from tasks.storage.dead_letters import NOBODY, get_letter, list_letters, open_arguments
+from tests.conftest import TENANT, USER, Database, register
+from tests.integration.faults.conftest import SHORT_WAITS, Queue, broker
+from tests.support import fault_app
+from tests.support.mailbox import Mailbox
+from tests.support.worker import Worker, wait_until
+
+SECRET = "the words of a mail"
+
+
+@pytest.fixture
+def worker(
+    redis: RedisServer, database: Database, environment: Callable[..., None], tmp_path: Path
+) -> Iterator[Worker]:
+    limits = {"TASK_TIMEOUT": "6", "CELERY_TASK_SOFT_TIME_LIMIT": "4", "TASK_MAX_REDELIVERIES": "3"}
+    environment(REDIS_URL=redis.url, **{**SHORT_WAITS, **limits})
+    with broker(redis) as client:
+        client.flushall()
+    with Worker(tmp_path, app="tests.support.fault_app:app") as worker:
+        yield worker
+
+
+@pytest.fixture
+def send(worker: Worker, tmp_path: Path) -> Iterator[Callable[..., Any]]:
+    """Queues the task that fails as it is told to."""
+    fault_app.app.set_current()
+    yield lambda what, **options: fault_app.fault.apply_async(
+        (TENANT, USER, str(tmp_path), what, SECRET), queue="sync", **options
+    )
+    fault_app.app.close()
+    celery_app.set_current()
+
+
+def wait_for_letters(count: int, seconds: float = 60) -> list[Any]:
+    wait_until(lambda: len(list_letters()) == count, f"there are no {count} dead letters", seconds)
+    return list_letters()
+
+
+@pytest.mark.parametrize(("what", "seconds"), [("die", 60), ("hang", 90)])
+def test_a_task_that_kills_its_worker_is_quarantined_after_three_redeliveries(
+    send: Callable[..., Any], worker: Worker, tmp_path: Path, what: str, seconds: float
+) -> None:
+    send(what)
+
+    [letter] = wait_for_letters(1, seconds)
+
+    assert letter.error_code == "poisoned"
+    assert fault_app.runs(tmp_path) == 4
+    # It stays so under another id, without killing anybody.
+    children = worker.children()
+    again = send(what)
+    with pytest.raises(Exception, match="keeps killing its worker"):
+        again.get(timeout=20)
+    assert fault_app.runs(tmp_path) == 4
+    assert worker.children() == children
+    wait_until(lambda: list_letters()[0].attempts == 2, "the second failure is not kept")
+
+
+def test_a_task_that_fails_for_good_is_kept_without_anybodys_mail(
+    send: Callable[..., Any], database: Database, tmp_path: Path
+) -> None:
+    with pytest.raises(Exception, match="It is wrong"):
+        send("fail").get(timeout=20)
+
+    [found] = wait_for_letters(1)
+    letter = get_letter(found.tenant_id, found.id)
+
+    assert (letter.tenant_id, letter.user_id, letter.task_name) == (TENANT, USER, "test.fault")
+    assert (letter.error_code, letter.attempts) == ("wrong", 1)
+    assert "WrongError" in letter.traceback
+    assert letter.shown_arguments["args"][:3] == [TENANT, USER, str(tmp_path)]
+    # In no column of no table.
+    with create_engine(database.owner_url).connect() as connection:
+        for table in ("dead_letter", "credential"):
+            everything = str(connection.execute(text(f"SELECT t::text FROM {table} AS t")).all())
+            assert "ann@" not in everything
+            if table == "credential":
+                assert SECRET not in everything
+    assert SECRET not in str(letter.shown_arguments)
+    assert open_arguments(letter)[0][4] == SECRET
+
+
+def test_a_task_without_enough_memory_leaves_its_worker_alone(send: Callable[..., Any], worker: Worker) -> None:
+    children = worker.children()
+    with pytest.raises(Exception, match="not enough memory"):
+        send("memory").get(timeout=20)
+    assert [letter.error_code for letter in wait_for_letters(1)] == ["out_of_memory"]
+    assert worker.children() == children
+
+
+def test_a_success_of_the_same_thing_clears_the_letter(send: Callable[..., Any], tmp_path: Path) -> None:
+    with pytest.raises(Exception, match="It is wrong"):
+        send("fail").get(timeout=20)
+    wait_for_letters(1)
+    (tmp_path / "mended").touch()
+
+    assert send("fail").get(timeout=20) == "done"
+
+    assert list_letters() == []
+
+
+@pytest.fixture
+def manage(send: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """The command line, on the servers of the test."""
+    monkeypatch.setattr(dlq, "connect", lambda broker=False: None)
+    assert session.connect is not dlq.connect
+
+    def run(*arguments: str, **options: Any) -> Any:
+        return CliRunner().invoke(cli.main, ["dlq", *arguments], **options)
+
+    return run
+
+
+def test_the_operator_lists_shows_retries_and_drops(
+    send: Callable[..., Any], manage: Callable[..., Any], tmp_path: Path
+) -> None:
+    sent = send("die")
+    wait_for_letters(1)
+    with pytest.raises(Exception, match="It is wrong"):
+        send("fail").get(timeout=20)
+    wait_for_letters(2)
+
+    listed = json.loads(manage("list", "--json").stdout)
+    assert [letter["error_code"] for letter in listed] == ["poisoned", "wrong"]
+    assert [x["error_code"] for x in json.loads(manage("list", "--code", "wrong", "--json").stdout)] == ["wrong"]
+    assert json.loads(manage("list", "--tenant", "nobody", "--json").stdout) == []
+    assert "poisoned" in manage("list", "--task", "fault").stdout
+    shown = json.loads(manage("show", listed[0]["id"], "--json").stdout)
+    assert shown["task_id"] == sent.id
+    assert SECRET not in manage("show", listed[1]["id"]).stdout
+    assert "WrongError" in manage("show", listed[1]["id"]).stdout
+
+    # Mended, both succeed, each under its own id, and leave the dead letters.
+    (tmp_path / "mended").touch()
+    retried = json.loads(manage("retry", "--all", "--json").stdout)
+    assert retried["task_ids"][0] == sent.id
+    wait_for_letters(0)
+    assert sent.get(timeout=20) == "done"
+
+    (tmp_path / "mended").unlink()
+    with pytest.raises(Exception, match="It is wrong"):
+        send("fail").get(timeout=20)
+    [letter] = wait_for_letters(1)
+    assert manage("drop", letter.id, input="n\n").exit_code == 1
+    assert manage("drop", letter.id, "--yes").exit_code == 0
+    assert list_letters() == []
+
+
+def test_wrong_usage_is_said(manage: Callable[..., Any]) -> None:
+    assert manage("retry").exit_code == 2
+    assert manage("drop", "id", "--all").exit_code == 2
+    unknown = manage("show", "no-such-id")
+    assert unknown.exit_code == 1
+    assert "Not found" in unknown.stderr
+
+
+def test_a_quarantined_sync_says_so_on_its_account(
+    worker: Worker, mailbox: Mailbox, redis: RedisServer, database: Database
+) -> None:
+    from tasks import poison
+
+    account = register(mailbox)
+    queue = Queue()
+    key = poison.task_key("email_service.tasks.sync_emails", (account.id, TENANT, USER), {})
+    with broker(redis) as client:
+        client.hset(f"metabuilder:task:{key}", "redeliveries", 4)
+
+    with pytest.raises(Exception, match="keeps killing its worker"):
+        queue.sync(account).get(timeout=20)
+    queue.close()
+
+    after = find_account(TENANT, "mail")
+    assert after.last_error_code == "poisoned"
+    assert "dlq" in str(after.last_error)
+
+
+def test_the_tasks_of_nobody_are_kept_under_a_name_that_is_no_tenants(database: Database, worker: Worker) -> None:
+    from tasks.periodic import periodic_sync
+
+    # The database is gone for the dispatcher only.
+    with create_engine(database.owner_url).begin() as connection:
+        connection.execute(text("ALTER FUNCTION claim_due_accounts RENAME TO hidden"))
+    with pytest.raises(Exception, match="claim_due_accounts"):
+        periodic_sync.apply_async().get(timeout=20)
+    assert [letter.tenant_id for letter in wait_for_letters(1)] == [NOBODY]

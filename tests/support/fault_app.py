@@ -1,0 +1,57 @@
+"""The application with a task that fails or kills its worker in the way it is told to, until it is mended."""
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+from tasks.base import EmailTask
+from tasks.celery_app import create_celery_app
+from tasks.errors import PermanentError
+
+app = create_celery_app()
+app.conf.task_create_missing_queues = True
+if visibility := os.environ.get("FAULT_VISIBILITY_TIMEOUT"):
+    # Shorter than the settings allow.
+    app.conf.broker_transport_options = {**app.conf.broker_transport_options, "visibility_timeout": int(visibility)}
+
+
+class WrongError(PermanentError):
+    """It is wrong."""
+
+    code = "wrong"
+
+
+def runs(folder: str | Path) -> int:
+    """How often it was begun."""
+    return len(list(Path(folder).glob("run-*")))
+
+
+@app.task(bind=True, base=EmailTask, name="test.fault", max_retries=2)
+def fault(self: Any, tenant_id: str, user_id: str, folder_id: str, what: str, words: str) -> str:
+    """Do `what` unless the folder says that it is mended."""
+    folder = Path(folder_id)
+    (folder / f"run-{time.time_ns()}").touch()
+    if (folder / "mended").exists():
+        return "done"
+    if what == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if what == "hang":
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            try:
+                time.sleep(1)
+            except Exception:  # the soft time limit, which it does not heed
+                continue
+    if what == "memory":
+        raise MemoryError
+    raise WrongError("for ann@example.org")
+
+
+@app.task(bind=True, base=EmailTask, name="test.count")
+def count(self: Any, tenant_id: str, user_id: str, folder_id: str, number: int) -> int:
+    """Leave a mark that it was done, after a moment."""
+    time.sleep(0.05)
+    (Path(folder_id) / f"done-{number}-{time.time_ns()}").touch()
+    return number
