@@ -97,7 +97,9 @@ def _parse(folder: Folder, judge: Judge, message: FetchedMessage) -> Arrival | Q
     try:
         flags = read_flags(message.flags, folder.type)
         parsed = parse(raw)
-        return prepare(message.uid, flags, message.received_at, message.size, raw, parsed, judge(parsed))
+        return prepare(
+            message.uid, flags, message.received_at, message.size, raw, parsed, judge(parsed), message.thread_id
+        )
     except MessageUnparsableError as error:
         return Quarantined(message.uid, "unparsable", error.detail, message.size, raw)
     except Exception as error:

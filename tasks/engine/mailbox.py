@@ -1,6 +1,7 @@
 """Brings the folders of an IMAP account in line with the server's, then the messages of each."""
 
 from tasks.engine.folder import sync_folder
+from tasks.engine.gmail import hold_no_messages, label_folders
 from tasks.engine.renames import find_renames
 from tasks.engine.run import Run
 from tasks.errors import NotFoundError, ProtocolError
@@ -30,8 +31,11 @@ def sync_mailbox(run: Run, imap: ImapConnection, folder_id: str | None) -> None:
     listed, statuses = imap.list_folders()
     if not listed:
         raise ProtocolError("LIST named no folder, not even INBOX")
+    labels = label_folders(imap, listed)
     folders = _reconcile(run, imap, listed, statuses)
-    chosen = _chosen(folders, folder_id)
+    if labels:
+        hold_no_messages(run, [folder for folder in folders if folder.path in labels], statuses)
+    chosen = _chosen(folders, folder_id, labels)
     run.show(folders_total=len(chosen))
     for number, folder in enumerate(chosen):
         if number:
@@ -50,13 +54,15 @@ def sync_mailbox(run: Run, imap: ImapConnection, folder_id: str | None) -> None:
     run.show(folder="", folders_done=len(chosen))
 
 
-def _chosen(folders: list[Folder], folder_id: str | None) -> list[Folder]:
+def _chosen(folders: list[Folder], folder_id: str | None, labels: frozenset[str]) -> list[Folder]:
+    selectable = [folder for folder in folders if folder.is_selectable and folder.path not in labels]
     if folder_id is not None:
         chosen = [folder for folder in folders if folder.id == folder_id and folder.is_selectable]
         if not chosen:
             raise NotFoundError("folder")
-        return chosen
-    selectable = [folder for folder in folders if folder.is_selectable]
+        if chosen[0].path not in labels:
+            return chosen
+        # What it shows is kept elsewhere.
     return sorted(selectable, key=lambda folder: (_ORDER.index(folder.type), folder.name))
 
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 
 class Flags(NamedTuple):
-    """State of a message that changes over its life; `labels` are the keywords that have no column."""
+    """State of a message that changes over its life; `labels` are keywords and Gmail's labels that have no column."""
 
     is_read: bool
     is_starred: bool
@@ -19,6 +19,8 @@ class Flags(NamedTuple):
 
 _SPAM_KEYWORDS = {"$junk", "junk"}
 _NO_SPAM_KEYWORDS = {"$notjunk", "notjunk", "nonjunk"}
+# Gmail's own labels; those that have a column (\\Sent, \\Draft, \\Starred) are left out.
+_GMAIL_LABELS = {"\\inbox", "\\important", "\\muted"}
 _KNOWN_KEYWORDS = _SPAM_KEYWORDS | _NO_SPAM_KEYWORDS
 
 
@@ -36,9 +38,12 @@ def read_flags(flags: tuple[str, ...], folder_type: str) -> Flags:
         is_spam=is_spam or folder_type == "spam",
         is_not_spam=is_not_spam and folder_type != "spam",
         is_draft="\\draft" in lowered or folder_type == "drafts",
-        is_sent=folder_type == "sent",
+        is_sent="\\sent" in lowered or folder_type == "sent",
         is_deleted="\\deleted" in lowered,
-        labels=tuple(
-            sorted(flag for flag in flags if not flag.startswith("\\") and flag.lower() not in _KNOWN_KEYWORDS)
-        ),
+        labels=tuple(sorted(flag for flag in flags if _is_label(flag))),
     )
+
+
+def _is_label(flag: str) -> bool:
+    lowered = flag.lower()
+    return lowered in _GMAIL_LABELS if lowered.startswith("\\") else lowered not in _KNOWN_KEYWORDS

@@ -1,7 +1,7 @@
 """The commands of an IMAP connection (RFC 3501, RFC 9051).
 
 Works on a server that offers nothing beyond IMAP4rev1, and uses ID, ENABLE, CONDSTORE, QRESYNC, ESEARCH,
-LIST-EXTENDED, SPECIAL-USE and LIST-STATUS where they are offered.
+LIST-EXTENDED, SPECIAL-USE, LIST-STATUS and Gmail's X-GM-EXT-1 where they are offered.
 """
 
 import select
@@ -42,6 +42,7 @@ _UIDS_PER_SEARCH = 80_000
 _LONGEST_UID_SET = 7_900
 
 _MESSAGE_ITEMS = "(UID RFC822.SIZE FLAGS INTERNALDATE BODY.PEEK[])"
+_GMAIL_MESSAGE_ITEMS = "(UID RFC822.SIZE FLAGS INTERNALDATE X-GM-LABELS X-GM-THRID BODY.PEEK[])"
 
 # strftime would write them in the language of the machine.
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
@@ -81,6 +82,11 @@ class ImapConnection:
     def has_condstore(self) -> bool:
         """Whether flag changes can be asked for since a point in time (RFC 7162); QRESYNC implies it."""
         return "CONDSTORE" in self.capabilities or self.has_qresync
+
+    @property
+    def has_gmail_labels(self) -> bool:
+        """Whether messages have Gmail's labels and thread ids (X-GM-EXT-1)."""
+        return "X-GM-EXT-1" in self.capabilities
 
     @property
     def has_qresync(self) -> bool:
@@ -153,14 +159,14 @@ class ImapConnection:
     def fetch_flags(self, uids: UidSet) -> Iterator[FetchedFlags]:
         """The flags of `uids`, of those that are still there."""
         with self._translated("fetching flags"):
-            yield from read_flags(self._fetch(uids, "(UID FLAGS)"))
+            yield from read_flags(self._fetch(uids, self._flag_items))
 
     def fetch_changes(self, uids: UidSet, since: int) -> tuple[list[FetchedFlags], UidSet]:
         """Flags changed since mod-sequence `since`, and with QRESYNC the UIDs removed since (RFC 7162 section 3)."""
         with self._translated("fetching changes"):
             self._untagged("VANISHED")
             vanished = " VANISHED" if self.has_qresync else ""
-            lines = self._fetch(uids, "(UID FLAGS)", f"(CHANGEDSINCE {since}{vanished})")
+            lines = self._fetch(uids, self._flag_items, f"(CHANGEDSINCE {since}{vanished})")
             return list(read_flags(lines)), _vanished(self._untagged("VANISHED"))
 
     def fetch_envelopes(self, uids: UidSet) -> Iterator[FetchedEnvelope]:
@@ -174,9 +180,10 @@ class ImapConnection:
 
         Raises FetchRefusedError after the last one where the server answers NO or BAD.
         """
+        items = _GMAIL_MESSAGE_ITEMS if self.has_gmail_labels else _MESSAGE_ITEMS
         with self._translated("fetching messages"):
             for part in uids.to_imap_parts(_LONGEST_UID_SET):
-                for lines in self._imap.stream_uid_fetch(part, _MESSAGE_ITEMS):
+                for lines in self._imap.stream_uid_fetch(part, items):
                     yield from read_messages(lines)
 
     def find_by_message_id(self, message_id: str, since: date) -> bool:
@@ -211,6 +218,10 @@ class ImapConnection:
     def abandon(self) -> None:
         """Close without a goodbye, for when the server may be in the middle of an answer; never raises."""
         self._imap.abandon()
+
+    @property
+    def _flag_items(self) -> str:
+        return "(UID FLAGS X-GM-LABELS)" if self.has_gmail_labels else "(UID FLAGS)"
 
     def _read_capabilities(self) -> frozenset[str]:
         outcome, lines = self._imap.capability()

@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from tasks.errors import ProtocolError
-from tasks.mail.folders import ListedFolder
+from tasks.mail.folders import ListedFolder, decode_name
 from tasks.mail.message import FetchedMessage
 from tasks.mail.uidset import UidSet
 
@@ -19,10 +19,13 @@ Line = bytes | tuple[bytes, bytes] | None
 
 _LIST = re.compile(rb'\((?P<attributes>[^)]*)\) (?:"(?P<delimiter>\\?.)"|NIL) (?P<name>.*)', re.DOTALL)
 _QUOTED = re.compile(rb'"((?:[^"\\]|\\.)*)"', re.DOTALL)
+_LABEL = re.compile(rb'"(?:[^"\\]|\\.)*"|[^\s"]+', re.DOTALL)
 _STATUS_ITEM = re.compile(rb"([A-Z]+) (\d+)")
 _APPENDUID = re.compile(rb"\[APPENDUID (\d+) (\d+)\]", re.IGNORECASE)
 _UID = re.compile(rb"\bUID (\d+)")
 _FLAGS = re.compile(rb"\bFLAGS \(([^)]*)\)")
+_GMAIL_LABELS = re.compile(rb"\bX-GM-LABELS \(([^)]*)\)")
+_GMAIL_THREAD = re.compile(rb"\bX-GM-THRID (\d+)")
 _SIZE = re.compile(rb"\bRFC822\.SIZE (\d+)")
 _INTERNALDATE = re.compile(
     rb'\bINTERNALDATE "([ \d]\d)-([A-Za-z]{3})-(\d{4}) (\d\d):(\d\d):(\d\d) ([+-])(\d\d)(\d\d)"'
@@ -63,7 +66,7 @@ class AppendedUid(NamedTuple):
 
 
 class FetchedFlags(NamedTuple):
-    """The flags of a message, as the server writes them."""
+    """The flags of a message, as the server writes them; on Gmail with its labels."""
 
     uid: int
     flags: tuple[str, ...]
@@ -148,6 +151,7 @@ def read_messages(lines: Iterable[Line]) -> Iterator[FetchedMessage]:
                 received_at=read_internaldate(text),
                 size=read_number(size[1]) if size else skipped or len(raw),
                 raw=None if skipped else raw,
+                thread_id=_gmail_thread(items),
             )
 
 
@@ -231,20 +235,37 @@ def _split_flags(flags: bytes) -> tuple[str, ...]:
 
 
 def _identified(text: bytes) -> tuple[int | None, tuple[str, ...] | None, bytes]:
-    """The UID, the flags, and the other items of an answer to FETCH.
+    """The UID, the flags with Gmail's labels, and the other items of an answer to FETCH.
 
     A word counts as an item only where it is one: a body in quotes or a keyword may well read `UID 7`.
     """
     items = _QUOTED.sub(b'""', text) if b'"' in text else text
+    labels = _gmail_labels(text) if b"X-GM-LABELS" in items else ()
     flags = _FLAGS.search(items)
     if flags:
         items = items[: flags.start()] + items[flags.end() :]
     uid = _UID.search(items)
     return (
         read_number(uid[1], _HIGHEST_UID) if uid else None,
-        _split_flags(flags[1]) if flags else None,
+        (*_split_flags(flags[1]), *labels) if flags else None,
         items,
     )
+
+
+def _gmail_labels(text: bytes) -> tuple[str, ...]:
+    """X-GM-LABELS as they are read by people; Gmail's own begin with a backslash, as flags do."""
+    # Quoted text is blotted out without moving what follows: a label may well hold a parenthesis.
+    blotted = _QUOTED.sub(lambda quoted: b'"' + b"_" * (len(quoted[0]) - 2) + b'"', text)
+    found = _GMAIL_LABELS.search(blotted)
+    if not found:
+        return ()
+    words = _LABEL.findall(text[found.start(1) : found.end(1)])
+    return tuple(decode_name(_string(word).decode("utf-8", "replace")) for word in words)
+
+
+def _gmail_thread(items: bytes) -> str | None:
+    found = _GMAIL_THREAD.search(items)
+    return f"gmail-{found[1].decode()}" if found else None
 
 
 def _joined(lines: Iterable[Line], after_literal: re.Pattern[bytes]) -> Iterator[tuple[bytes, bytes | None]]:

@@ -29,7 +29,7 @@ class FetchedMessage(NamedTuple):
     """One message from the wire. `uid` is its UID, or on POP3 its number in the session.
 
     `received_at` is INTERNALDATE, None where unreadable; `size` is RFC822.SIZE. `raw` is None where the message was
-    larger than what is read.
+    larger than what is read. `thread_id` is the server's own name for the conversation, where it has one (Gmail).
     """
 
     uid: int
@@ -37,6 +37,7 @@ class FetchedMessage(NamedTuple):
     received_at: datetime | None
     size: int
     raw: bytes | None
+    thread_id: str | None = None
 
 
 class ParsedMessage(NamedTuple):

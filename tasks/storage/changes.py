@@ -21,7 +21,7 @@ _UPDATE_FLAGS = text(
     """
     WITH fetched AS (
       SELECT uid, is_read, is_starred, is_spam, is_not_spam, is_draft, is_sent, is_deleted,
-             string_to_array(labels, ' ') AS labels
+             string_to_array(labels, E'\x1f') AS labels
       FROM unnest(CAST(:uids AS bigint[]), CAST(:is_read AS boolean[]), CAST(:is_starred AS boolean[]),
                   CAST(:is_spam AS boolean[]), CAST(:is_not_spam AS boolean[]), CAST(:is_draft AS boolean[]),
                   CAST(:is_sent AS boolean[]), CAST(:is_deleted AS boolean[]), CAST(:labels AS text[]))
@@ -165,8 +165,8 @@ def update_flags(connection: Connection, account: Account, folder: Folder, flags
     columns = zip(*(state for _, state in flags), strict=True)
     names = ("is_read", "is_starred", "is_spam", "is_not_spam", "is_draft", "is_sent", "is_deleted")
     values: dict[str, object] = dict(zip((*names, "labels"), map(list, columns), strict=True))
-    # Keywords hold no spaces (RFC 9051 section 9), and arrays of arrays must be rectangular.
-    values["labels"] = [" ".join(state.labels) for _, state in flags]
+    # Joined by what no label holds: arrays of arrays would have to be rectangular.
+    values["labels"] = ["\x1f".join(state.labels) for _, state in flags]
     key = _key(account, folder)
     changed, unread = connection.execute(_UPDATE_FLAGS, {**key, **values, "uids": [uid for uid, _ in flags]}).one()
     _count(connection, key, 0, unread)

@@ -1,9 +1,9 @@
 """Which conversation a message belongs to.
 
-A conversation is named after the Message-ID at its root. A reply joins the conversation of the ancestor we know,
-else the one that its first reference would have started, so a reply that arrives before its parent is found by it
-later. Only references decide (RFC 5322 section 3.6.4): a subject never does, and a message that names no other and
-has no Message-ID belongs to none.
+Where the server names the thread (Gmail), that is the conversation. Else it is named after the Message-ID at its
+root. A reply joins the conversation of the ancestor we know, else the one that its first reference would have
+started, so a reply that arrives before its parent is found by it later. Only references decide (RFC 5322 section
+3.6.4): a subject never does, and a message that names no other and has no Message-ID belongs to none.
 """
 
 import hashlib
@@ -57,6 +57,8 @@ class Threaded(Protocol):
     def in_reply_to(self) -> tuple[str, ...]: ...
     @property
     def references(self) -> tuple[str, ...]: ...
+    @property
+    def thread_id(self) -> str | None: ...
 
 
 class Assignment(NamedTuple):
@@ -95,6 +97,10 @@ def assign(messages: Sequence[Threaded], known: dict[str, str]) -> Assignment:
     merges: dict[str, str] = {}
     conversations: list[str | None] = []
     for message in messages:
+        if message.thread_id:
+            # The server decides, and it alone.
+            conversations.append(message.thread_id)
+            continue
         ancestors = ancestors_of(message)
         conversation = next((conversation_of[a] for a in ancestors if a in conversation_of), None)
         if conversation is None and (root := ancestors[0] if ancestors else message.message_id):

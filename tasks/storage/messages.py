@@ -27,7 +27,7 @@ class Arrival(NamedTuple):
     """A new message, ready to be stored: `row` and `attachment_rows` are fields in their wire form.
 
     `raw` is kept until it is stored, in case PostgreSQL refuses it. `message_id`, `in_reply_to` and `references`
-    decide its conversation; `blobs` are contents by their digest.
+    decide its conversation, unless the server does (`thread_id`); `blobs` are contents by their digest.
     """
 
     uid: int
@@ -37,6 +37,7 @@ class Arrival(NamedTuple):
     message_id: str | None
     in_reply_to: tuple[str, ...]
     references: tuple[str, ...]
+    thread_id: str | None
     row: bytes
     attachment_rows: tuple[bytes, ...]
     blobs: dict[str, bytes]
@@ -124,6 +125,7 @@ def prepare(
     raw: bytes,
     message: ParsedMessage,
     verdict: Verdict | None,
+    thread_id: str | None = None,
 ) -> Arrival:
     """A message as rows. `received_at` is INTERNALDATE, `size` RFC822.SIZE,
     `verdict` None for what was not checked.
@@ -141,6 +143,7 @@ def prepare(
         message_id=message_id,
         in_reply_to=message.in_reply_to,
         references=message.references,
+        thread_id=thread_id,
         row=row_id + _message_row(message_id, flags, received_at, size, message, verdict),
         attachment_rows=_attachment_rows(row_id, message, digests),
         blobs={key: attachment.content for key, attachment in zip(digests, message.attachments, strict=True)},

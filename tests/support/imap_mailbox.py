@@ -15,6 +15,8 @@ class StoredMessage:
     flags: tuple[str, ...] = ()
     modseq: int = 1
     internaldate: str = "02-Mar-2026 10:00:00 +0000"
+    labels: str = ""  # X-GM-LABELS, as Gmail writes them
+    thread: int = 0  # X-GM-THRID
 
     def content(self) -> bytes:
         """The message itself."""
@@ -49,6 +51,11 @@ class ScriptedFolder:
         """As another client would."""
         self.modseq += 1
         self.messages[uid].flags, self.messages[uid].modseq = tuple(flags.split()), self.modseq
+
+    def set_labels(self, uid: int, labels: str) -> None:
+        """As a person would in Gmail."""
+        self.modseq += 1
+        self.messages[uid].labels, self.messages[uid].modseq = labels, self.modseq
 
     def expunge(self, *uids: int) -> None:
         """As another client would."""

@@ -180,6 +180,10 @@ class Session:
             fields.append(f'INTERNALDATE "{stored.internaldate}"'.encode())
         if "RFC822.SIZE" in items:
             fields.append(b"RFC822.SIZE %d" % len(stored.content()))
+        if "X-GM-LABELS" in items:
+            fields.append(f"X-GM-LABELS ({stored.labels})".encode())
+        if "X-GM-THRID" in items:
+            fields.append(b"X-GM-THRID %d" % stored.thread)
         if "CHANGEDSINCE" in items:
             fields.append(b"MODSEQ (%d)" % stored.modseq)
         if "HEADER.FIELDS" in items:

@@ -177,3 +177,25 @@ def test_a_message_that_was_too_large_to_read_has_its_size_and_no_bytes() -> Non
 def test_an_empty_message_is_a_message() -> None:
     answer = [(b"3 (UID 7 BODY[] {0}", b""), b")"]
     assert [(message.size, message.raw) for message in read_messages(answer)] == [(0, b"")]
+
+
+GMAIL_LABELS = [
+    (b"", ()),
+    (rb'"\\Inbox" "\\Sent" Important "Muy Importante"', ("\\Inbox", "\\Sent", "Important", "Muy Importante")),
+    (rb'"B&APw-cher (neu)" "a \"b\" \\c" X-GM-LABELS', ("Bücher (neu)", 'a "b" \\c', "X-GM-LABELS")),
+]
+
+
+@pytest.mark.parametrize(("written", "labels"), GMAIL_LABELS)
+def test_gmails_labels_are_read_as_people_write_them(written: bytes, labels: tuple[str, ...]) -> None:
+    line = b"1 (X-GM-THRID 1278455344230334865 X-GM-LABELS (" + written + rb") UID 7 FLAGS (\Seen) BODY[] {3}"
+    [message] = read_messages([(line, b"raw"), b")"])
+    assert message.flags == ("\\Seen", *labels)
+    assert message.thread_id == "gmail-1278455344230334865"
+    [flags] = read_flags([b"1 (X-GM-LABELS (" + written + rb") UID 7 FLAGS (\Seen))"])
+    assert flags.flags == ("\\Seen", *labels)
+
+
+def test_labels_in_a_quoted_body_are_none() -> None:
+    [message] = read_messages([rb'1 (UID 7 FLAGS () RFC822.SIZE 3 BODY[] "X-GM-LABELS (Work)")'])
+    assert (message.flags, message.thread_id) == ((), None)

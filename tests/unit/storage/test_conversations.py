@@ -16,6 +16,7 @@ class Mail(NamedTuple):
     message_id: str | None
     references: tuple[str, ...] = ()
     in_reply_to: tuple[str, ...] = ()
+    thread_id: str | None = None
 
 
 class Store:
@@ -73,7 +74,7 @@ def test_a_thread_is_one_conversation_in_whatever_order_and_batches_it_comes(
 
 IDS = st.sampled_from("abcdef")
 ANYTHING = st.builds(
-    Mail, st.none() | IDS, st.lists(IDS, max_size=4).map(tuple), st.lists(IDS, max_size=2).map(tuple)
+    Mail, st.none() | IDS, st.lists(IDS, max_size=4).map(tuple), st.lists(IDS, max_size=2).map(tuple), st.none()
 )
 
 
@@ -121,3 +122,10 @@ def test_a_reply_to_several_messages_without_references_joins_none() -> None:
 
 def test_a_message_that_answers_itself_is_a_conversation() -> None:
     assert assign([Mail("a", ("a",), ("a",))], {}).conversations == [started_by("a")]
+
+
+def test_a_thread_that_the_server_names_is_the_conversation_and_is_merged_with_none() -> None:
+    mails = [Mail("a", (), (), "t1"), Mail("b", ("a",), (), "t2"), Mail("c", ("a",))]
+    conversations, merges = assign(mails, {})
+    assert conversations == ["t1", "t2", started_by("a")]
+    assert merges == {started_by("c"): started_by("a")}
