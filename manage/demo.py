@@ -2,14 +2,15 @@
 
 import click
 
-from manage.output import say
+from manage.output import say, table
 from manage.session import USER
 
 
 @click.command()
 def demo() -> None:
-    """Start everything, and watch a demo mailbox arrive in PostgreSQL."""
+    """Start everything, watch a demo mailbox arrive in PostgreSQL, and mail go round."""
     from manage.progress import queue_sync, report, watch
+    from manage.roundtrip import go_round
     from native import TENANT
     from native import demo as mailbox
     from native.environment import make_secrets
@@ -22,12 +23,16 @@ def demo() -> None:
     started = Stack(state, say).up()
     if not started.changed:
         say("The native stack is already up")
-    mailbox.register(TENANT, USER, make_secrets(state)["DEMO_PASSWORD"], started.ports["demo-imap"])
+    password, ports = make_secrets(state)["DEMO_PASSWORD"], started.ports
+    mailbox.register(TENANT, USER, password, ports["demo-imap"], ports["demo-smtp"])
     from tasks.storage.accounts import find_account
 
     account = find_account(TENANT, mailbox.ACCOUNT)
     say("Syncing the demo mailbox through the broker and the worker")
     report(account, watch(queue_sync(account)))
+    say("Going round: sending, receiving and checking mail, each by its task")
+    steps = go_round(account)
+    table(("step", "task", "result", "seconds"), [step.as_row() for step in steps], right=("seconds",))
     say("")
     say(f"Flower      http://127.0.0.1:{started.ports['flower']}  (user and password: FLOWER_BASIC_AUTH in")
     say(f"            {state.secrets})")

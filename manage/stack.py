@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from native.stack import Stack, Started
     from native.supervisor import Status
 
-LOGS = ("worker", "beat", "flower", "redis", "postgres", "demo-imap", "supervisord", "all")
+LOGS = ("worker", "beat", "flower", "redis", "postgres", "demo-imap", "demo-smtp", "supervisord", "all")
 
 
 @click.command()

@@ -1,7 +1,9 @@
 """The demo mailbox: its mail, the IMAP server that holds it, and the account that syncs it."""
 
 import contextlib
+import sys
 from pathlib import Path
+from typing import Any
 
 from native import dovecot
 from native.dovecot import Dovecot
@@ -47,7 +49,12 @@ def server(state: State, password: str, port: int) -> Dovecot | Pymap:
     return Dovecot(state.demo, mail_root(state), password, port=port, sockets=state.run / "dovecot")
 
 
-def register(tenant_id: str, user_id: str, password: str, port: int) -> None:
+def smtp_command(state: State, port: int) -> list[str]:
+    """The command line of the SMTP server that delivers into the mailbox; it holds no secret."""
+    return [sys.executable, "-m", "native.smtp", str(state.folder), str(port)]
+
+
+def register(tenant_id: str, user_id: str, password: str, port: int, smtp_port: int) -> None:
     """Make the account of the demo mailbox unless it is there; give it its password again if no key opens it."""
     from tasks.errors import CredentialUnreadableError, NotFoundError
     from tasks.storage.accounts import (
@@ -62,7 +69,7 @@ def register(tenant_id: str, user_id: str, password: str, port: int) -> None:
     try:
         found = find_account(tenant_id, ACCOUNT)
     except NotFoundError:
-        new = NewAccount(ACCOUNT, ADDRESS, Dovecot.host, port, "none", USER, password)
+        new = NewAccount(ACCOUNT, ADDRESS, Dovecot.host, port, "none", USER, password, **_smtp(smtp_port))
         with contextlib.suppress(AccountExistsError):  # another `demo` was quicker
             add_account(tenant_id, user_id, new)
         return
@@ -73,8 +80,8 @@ def register(tenant_id: str, user_id: str, password: str, port: int) -> None:
             change_password(found, password)
 
 
-def follow_server(tenant_id: str, port: int) -> None:
-    """Tell the account of the demo mailbox, if there is one, where its server listens now."""
+def follow_servers(tenant_id: str, port: int, smtp_port: int) -> None:
+    """Tell the account of the demo mailbox, if there is one, where its servers listen now."""
     from sqlalchemy import update
 
     from tasks.storage.models import EmailClient
@@ -84,6 +91,10 @@ def follow_server(tenant_id: str, port: int) -> None:
         connection.execute(
             update(EmailClient)
             .where(EmailClient.tenant_id == tenant_id, EmailClient.email_address == ADDRESS)
-            .where(EmailClient.hostname == Dovecot.host, EmailClient.port != port)
-            .values(port=port)
+            .where(EmailClient.hostname == Dovecot.host, EmailClient.account_name == ACCOUNT)
+            .values(port=port, **_smtp(smtp_port))
         )
+
+
+def _smtp(port: int) -> dict[str, Any]:
+    return {"smtp_hostname": Dovecot.host, "smtp_port": port, "smtp_encryption": "none"}

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Mapping
 
+from native import demo
 from native.dovecot import Dovecot
 from native.environment import (
     DATABASE_VARIABLES,
@@ -17,8 +18,8 @@ from native.pymap import Pymap
 from native.state import State
 from native.supervisor import Program
 
-PORTS = {"redis": 6379, "postgres": 5432, "flower": 5556, "demo-imap": 1143}
-SERVERS = ("redis", "postgres", "demo-imap")
+PORTS = {"redis": 6379, "postgres": 5432, "flower": 5556, "demo-imap": 1143, "demo-smtp": 1025}
+SERVERS = ("redis", "postgres", "demo-imap", "demo-smtp")
 APPLICATION = ("worker", "beat", "flower")
 # Longer than a task may run before it hands on, so that a drain is not cut short.
 _DRAIN_MARGIN_SECONDS = 20
@@ -52,8 +53,10 @@ def programs(state: State, operator: Mapping[str, str], ports: Mapping[str, int]
         postgres = embedded_postgres(state, generated, ports["postgres"])
         # SIGINT: the fast shutdown. SIGTERM would wait for every client to leave.
         found.append(Program("postgres", tuple(postgres.command()), "INT", 60, needs_environment=False))
-    if demo := demo_server(state, generated, ports["demo-imap"]):
-        found.append(Program("demo-imap", tuple(demo.command()), needs_environment=False))
+    if imap := demo_server(state, generated, ports["demo-imap"]):
+        found.append(Program("demo-imap", tuple(imap.command()), needs_environment=False))
+        smtp = demo.smtp_command(state, ports["demo-smtp"])
+        found.append(Program("demo-smtp", tuple(smtp), needs_environment=False))
     drain = settings.worker.task_soft_time_limit + _DRAIN_MARGIN_SECONDS
     worker = (
         *("worker", "--concurrency", str(settings.worker.concurrency), "-n", "worker@%h"),
@@ -75,8 +78,6 @@ def programs(state: State, operator: Mapping[str, str], ports: Mapping[str, int]
 
 def demo_server(state: State, generated: Mapping[str, str], port: int) -> Dovecot | Pymap | None:
     """The IMAP server of the demo mailbox, once the demo has made one."""
-    from native import demo
-
     return demo.server(state, generated["DEMO_PASSWORD"], port) if demo.exists(state) else None
 
 

@@ -12,6 +12,7 @@ import signal
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import psutil
 
@@ -83,7 +84,7 @@ class Stack:
             self._start_servers(names, ports)
             self._migrate(environment)
             if "demo-imap" in names:
-                demo.follow_server(TENANT, ports["demo-imap"])
+                demo.follow_servers(TENANT, ports["demo-imap"], ports["demo-smtp"])
             self._start_application(ports)
         return Started(True, ports)
 
@@ -162,8 +163,10 @@ class Stack:
             postgres.provision()
             self._say(f"PostgreSQL is ready on 127.0.0.1:{ports['postgres']}")
         if "demo-imap" in names:
-            self._await("demo-imap", lambda: wait_until_answers(ports["demo-imap"], 0.2), _SERVER_SECONDS)
-            self._say(f"The demo mailbox is served on 127.0.0.1:{ports['demo-imap']}")
+            for name in ("demo-imap", "demo-smtp"):
+                self._await(name, partial(wait_until_answers, ports[name], 0.2), _SERVER_SECONDS)
+            imap, smtp = ports["demo-imap"], ports["demo-smtp"]
+            self._say(f"The demo mailbox is served on 127.0.0.1:{imap}, and takes mail on 127.0.0.1:{smtp}")
         self._check_external()
 
     def _check_external(self) -> None:

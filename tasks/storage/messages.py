@@ -18,6 +18,7 @@ from tasks.storage import copy
 from tasks.storage.accounts import Account
 from tasks.storage.conversations import assign_conversations
 from tasks.storage.ids import new_id
+from tasks.storage.session import tenant_transaction
 
 # An index entry of PostgreSQL holds about 2,700 bytes; Message-IDs beyond this length are nobody's but a fuzzer's.
 _LONGEST_MESSAGE_ID = 500
@@ -117,6 +118,17 @@ _CHECKPOINT = text(
 )
 
 
+_FIND = text(
+    """
+    SELECT message.id FROM email_message AS message
+    JOIN email_folder AS folder ON folder.tenant_id = message.tenant_id AND folder.id = message.folder_id
+    WHERE message.tenant_id = :tenant_id AND message.email_client_id = :account_id
+      AND message.message_id = :message_id AND folder.type = :folder_type
+    ORDER BY message.id DESC LIMIT 1
+    """
+)
+
+
 def prepare(
     uid: int,
     flags: Flags,
@@ -148,6 +160,14 @@ def prepare(
         attachment_rows=_attachment_rows(row_id, message, digests),
         blobs={key: attachment.content for key, attachment in zip(digests, message.attachments, strict=True)},
     )
+
+
+def find_message(account: Account, folder_type: str, message_id: str) -> str | None:
+    """The id of the newest message of that Message-ID in a folder of that type."""
+    key = {"tenant_id": account.tenant_id, "account_id": account.id}
+    with tenant_transaction(account.tenant_id) as connection:
+        found: str | None = connection.scalar(_FIND, {**key, "folder_type": folder_type, "message_id": message_id})
+    return found
 
 
 def store_batch(connection: Connection, account: Account, folder_id: str, numbering: Numbering, batch: Batch) -> None:

@@ -23,7 +23,7 @@ Environment = Callable[..., None]
 
 
 def registered(password: str = "first") -> Account:
-    demo.register(TENANT, USER, password, 10143)
+    demo.register(TENANT, USER, password, 10143, 10025)
     return find_account(TENANT, demo.ACCOUNT)
 
 
