@@ -172,7 +172,7 @@ class Network:
         connection = {
             "ansible_user": "root",
             "ansible_ssh_common_args": f"-F {self.ssh_config}",
-            "ansible_control_path": f"{self.folder}/control-%h",
+            "ansible_control_path": f"{self.folder}/control-%%h",
         }
         inventory = {host.name: {"ansible_host": host.address, **connection} for host in self.hosts}
         self.inventory.write_text(json.dumps({"all": {"hosts": inventory}}, indent=2))
