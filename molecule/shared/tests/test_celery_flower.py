@@ -1,0 +1,64 @@
+"""celery-flower.service"""
+
+import shlex
+import signal
+import time
+
+from testinfra.host import Host
+
+from tests.support.site import Site, main_pid, reaches, wait_active
+
+UNIT = "celery-flower.service"
+
+
+def status(flower: Host, path: str, login: str | None = None, *, method: str = "GET") -> int:
+    """The HTTP status of a page, asked for on Flower's own host."""
+    code = (
+        "import base64, sys, urllib.error, urllib.request\n"
+        f"request = urllib.request.Request('http://127.0.0.1:5556{path}', method={method!r})\n"
+        f"login = {login!r}\n"
+        "if login: request.add_header('Authorization', 'Basic ' + base64.b64encode(login.encode()).decode())\n"
+        "try: print(urllib.request.urlopen(request, timeout=10).status)\n"
+        "except urllib.error.HTTPError as error: print(error.code)\n"
+        "except OSError: print(0)\n"
+    )
+    return int(flower.check_output(f"python3 -c {shlex.quote(code)}"))
+
+
+def wait_answers(flower: Host) -> None:
+    deadline = time.monotonic() + 30
+    while status(flower, "/") == 0:
+        assert time.monotonic() < deadline, "Flower does not answer"
+        time.sleep(0.5)
+
+
+def test_it_runs_and_starts_with_the_host(flower: Host) -> None:
+    assert flower.service(UNIT).is_running
+    assert flower.service(UNIT).is_enabled
+
+
+def test_nobody_is_answered_without_a_password(flower: Host) -> None:
+    wait_answers(flower)
+    for path in ("/", "/workers", "/api/workers", "/api/tasks"):
+        assert status(flower, path) == 401, path
+    assert status(flower, "/api/worker/shutdown/worker", method="POST") == 401
+    assert status(flower, "/", "admin:wrong") == 401
+
+
+def test_it_answers_with_the_password(site: Site, flower: Host) -> None:
+    wait_answers(flower)
+    password = site.variable(site.group("flower")[0], "flower_password")
+    assert status(flower, "/api/workers", f"admin:{password}") == 200
+
+
+def test_it_listens_on_loopback_only(site: Site, flower: Host) -> None:
+    wait_answers(flower)
+    address = site.address(site.group("flower")[0])
+    assert flower.socket("tcp://127.0.0.1:5556").is_listening
+    assert not reaches(site.first("celery_workers"), address, 5556)
+
+
+def test_it_comes_back_when_killed(flower: Host) -> None:
+    before = main_pid(flower, UNIT)
+    flower.check_output(f"systemctl kill -s {signal.SIGKILL:d} {UNIT}")
+    wait_active(flower, UNIT, not_pid=before)

@@ -1,0 +1,57 @@
+"""celery-worker.service"""
+
+import signal
+
+from testinfra.host import Host
+
+from tests.support.site import journal, main_pid, run_code, wait_active
+
+UNIT = "celery-worker.service"
+
+
+def test_it_runs_and_starts_with_the_host(worker: Host) -> None:
+    assert worker.service(UNIT).is_running
+    assert worker.service(UNIT).is_enabled
+
+
+def test_systemd_waits_until_it_consumes(worker: Host) -> None:
+    assert worker.check_output(f"systemctl show -p Type --value {UNIT}") == "notify"
+    name = worker.check_output("hostname")
+    code = (
+        "import json; from tasks.celery_app import celery_app\nprint(json.dumps(celery_app.control.inspect(timeout=5)"
+    )
+    assert run_code(worker, f"{code}.active_queues().get('worker@{name}') is not None))") is True
+
+
+def test_it_drains_and_is_limited(worker: Host) -> None:
+    shown = worker.check_output(f"systemctl show -p TimeoutStopUSec,Restart,MemoryMax,TasksMax {UNIT}")
+    limits = dict(line.split("=", 1) for line in shown.splitlines())
+    assert limits["Restart"] == "always"
+    assert "infinity" not in (limits["MemoryMax"], limits["TasksMax"])
+    # Longer than the longest task: 300 s by default.
+    assert limits["TimeoutStopUSec"].startswith(("5min", "6min"))
+
+
+def test_it_does_not_run_as_root(worker: Host) -> None:
+    assert worker.check_output(f"ps -o user= -p {main_pid(worker, UNIT)}") == "celery"
+
+
+def test_its_journal_reads_well(worker: Host) -> None:
+    assert "celery-worker[" in journal(worker, "celery-worker", 200)
+
+
+def test_it_comes_back_when_killed(worker: Host) -> None:
+    before = main_pid(worker, UNIT)
+    worker.check_output(f"systemctl kill -s {signal.SIGKILL:d} {UNIT}")
+    wait_active(worker, UNIT, not_pid=before, seconds=90)
+
+
+def test_its_environment_is_for_its_group_only(worker: Host) -> None:
+    file = worker.file("/etc/metabuilder/celery.env")
+    assert (file.user, file.group, file.mode) == ("root", "celery", 0o640)
+
+
+def test_releases_have_a_link_to_the_current_one(worker: Host) -> None:
+    current = worker.file("/opt/metabuilder/current")
+    assert current.is_symlink
+    assert current.linked_to.startswith("/opt/metabuilder/releases/")

@@ -1,0 +1,16 @@
+"""Every unit of ours scores at most 2.0 in `systemd-analyze security`."""
+
+import re
+
+from testinfra.host import Host
+
+MOST = 2.0
+
+
+def test_units_of_ours_are_confined(any_host: Host) -> None:
+    names = any_host.run("systemctl list-units --all --plain --no-legend 'celery-*.service'").stdout
+    scores = {}
+    for name in (line.split()[0] for line in names.splitlines()):
+        said = any_host.run(f"systemd-analyze --no-pager security {name}").stdout
+        scores[name] = float(re.search(r"exposure level for \S+: ([\d.]+)", said)[1])
+    assert {name: score for name, score in scores.items() if score > MOST} == {}

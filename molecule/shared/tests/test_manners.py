@@ -1,0 +1,113 @@
+"""Plays on a running site: what a second, a partial, an interrupted and a changed run do to it.
+
+These run where everything is on one host, which is enough and fast.
+"""
+
+import os
+import signal
+import time
+
+import pytest
+from testinfra.host import Host
+
+from tests.support.site import Site, main_pid, wait_active
+
+UNITS = ("redis-server@broker", "celery-worker", "celery-beat", "celery-flower")
+
+
+@pytest.fixture(autouse=True)
+def _one_host(site: Site) -> None:
+    if len(site.names) > 1:
+        pytest.skip("covered by the scenario with one host")
+
+
+@pytest.fixture
+def one(site: Site) -> Host:
+    return site.host(site.names[0])
+
+
+def pids(host: Host) -> dict[str, int]:
+    postgresql = f"postgresql@{host.check_output('ls /etc/postgresql')}-main"
+    return {unit: main_pid(host, unit) for unit in (*UNITS, postgresql)}
+
+
+@pytest.mark.parametrize("options", [("--limit", "one"), ("--tags", "redis"), ("--tags", "worker")])
+def test_a_part_of_the_site_changes_nothing(site: Site, options: tuple[str, ...]) -> None:
+    if options[0] == "--limit":
+        options = ("--limit", site.names[0], "--tags", "application")
+    play = site.play("site.yml", *options)
+    assert play.status == 0, play.output[-3000:]
+    assert play.changed == 0, play.changed_tasks
+
+
+def test_a_changed_variable_restarts_only_what_it_touches(site: Site, one: Host) -> None:
+    before = pids(one)
+    changed = ("--extra-vars", "celery_worker_concurrency=2")
+    checked = site.play("site.yml", "--check", "--diff", *changed)
+    assert checked.status == 0, checked.output[-3000:]
+    assert pids(one) == before
+    play = site.play("site.yml", *changed)
+    assert play.status == 0, play.output[-3000:]
+    after = pids(one)
+    assert "celery-worker" in {unit for unit in after if after[unit] != before[unit]}
+    untouched = {unit for unit in after if unit.startswith(("redis", "postgresql"))}
+    assert {unit: after[unit] for unit in untouched} == {unit: before[unit] for unit in untouched}
+    children = one.check_output(f"pgrep -c -P {after['celery-worker']}")
+    assert int(children) == 2
+
+
+def test_a_play_that_died_before_the_restart_is_completed(site: Site, one: Host) -> None:
+    before = main_pid(one, "celery-worker")
+    option = ("--extra-vars", "celery_worker_concurrency=3")
+    with site.start_play("site.yml", *option) as play:
+        _wait_until_written(one, "CELERYD_CONCURRENCY=.*3")
+        os.killpg(play.pid, signal.SIGKILL)
+    assert main_pid(one, "celery-worker") == before, "it was killed too late to prove anything"
+    completed = site.play("site.yml", *option)
+    assert completed.status == 0, completed.output[-3000:]
+    after = wait_active(one, "celery-worker")
+    assert after != before
+    assert "CELERYD_CONCURRENCY=3" in one.check_output(f"tr '\\0' '\\n' </proc/{after}/environ")
+
+
+def _wait_until_written(host: Host, line: str) -> None:
+    deadline = time.monotonic() + 90
+    while host.run(f"grep -q {line!r} /etc/metabuilder/celery.env").rc:
+        assert time.monotonic() < deadline, "the env file was not written"
+
+
+def test_a_held_dpkg_lock_is_waited_for(site: Site, one: Host) -> None:
+    one.check_output("dpkg --purge redis-tools --force-depends >/dev/null 2>&1; echo")
+    one.run(
+        "systemd-run --quiet --collect --unit=hold-dpkg python3 -c "
+        '\'import fcntl, time; f = open("/var/lib/dpkg/lock-frontend", "w"); fcntl.lockf(f, 2); time.sleep(10)\''
+    )
+    time.sleep(1)
+    began = time.monotonic()
+    play = site.play("playbooks/common.yml")
+    assert play.status == 0, play.output[-3000:]
+    assert time.monotonic() - began > 5
+    assert one.package("redis-tools").is_installed
+
+
+def test_preflight_names_all_that_is_wrong_and_changes_nothing(site: Site, one: Host) -> None:
+    before = pids(one), one.check_output("sha256sum /etc/metabuilder/celery.env")
+    wrong = (
+        "celery_worker_visibility_timeout=100",
+        "celery_worker_concurrency=900",
+        "redis_password=",
+    )
+    play = site.play("site.yml", *(f"--extra-vars={text}" for text in wrong))
+    assert play.status != 0
+    for text in wrong:
+        assert text.partition("=")[0] in play.output, text
+    assert play.changed == 0, play.changed_tasks
+    assert (pids(one), one.check_output("sha256sum /etc/metabuilder/celery.env")) == before
+
+
+def test_the_site_is_as_before(site: Site) -> None:
+    """The tests above changed variables for one run; this puts them back, and a second run has nothing to do."""
+    assert site.play("site.yml").status == 0
+    play = site.play("site.yml")
+    assert play.status == 0, play.output[-3000:]
+    assert play.changed == 0, play.changed_tasks

@@ -1,0 +1,67 @@
+"""No secret in what a play prints, in the journal, in units, in process lists or in files that everybody may read."""
+
+import re
+import shlex
+
+import pytest
+import yaml
+from testinfra.host import Host
+
+from tests.support.site import SHARED, Site
+
+# Part of every planted secret, whatever quoting does to the rest.
+PLANTED = "planted-"
+
+
+@pytest.fixture(scope="module")
+def secrets() -> list[str]:
+    """Those of the scenario's vault. Each begins with a word that no quoting changes."""
+    values = yaml.safe_load((SHARED / "group_vars/all/secrets.yml").read_text())
+    return [value.partition("@")[0] for value in values.values()]
+
+
+def found_in(text: str, secrets: list[str]) -> list[str]:
+    return [line.strip()[:200] for line in text.splitlines() if any(secret in line for secret in secrets)]
+
+
+def test_a_play_at_full_verbosity_prints_none(site: Site, secrets: list[str]) -> None:
+    # A changed variable in each file that holds secrets, so that there are differences to show.
+    play = site.play("site.yml", "-vvv", "--diff", "--extra-vars=application_log_level=DEBUG flower_max_tasks=5000")
+    assert play.status == 0, play.output[-3000:]
+    assert play.changed > 0
+    assert "application_log_level" in play.output or "DEBUG" in play.output
+    assert found_in(play.output, secrets) == []
+    assert site.play("site.yml").status == 0
+
+
+def test_the_journal_holds_none(any_host: Host, secrets: list[str]) -> None:
+    assert found_in(any_host.check_output("journalctl --no-pager -o cat"), secrets) == []
+
+
+def test_units_show_none(any_host: Host, secrets: list[str]) -> None:
+    assert found_in(any_host.check_output("systemctl show '*'"), secrets) == []
+    assert found_in(any_host.check_output("systemctl cat 'celery-*' 'redis-server@*' 'postgresql@*'"), secrets) == []
+
+
+def test_process_lists_show_none(any_host: Host, secrets: list[str]) -> None:
+    listed = any_host.check_output("cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' '; true")
+    assert "python" in listed or "systemd" in listed
+    assert found_in(listed, secrets) == []
+
+
+def test_files_that_everybody_may_read_hold_none(any_host: Host, secrets: list[str]) -> None:
+    folders = "/etc /opt /var/lib /var/log /var/tmp /tmp /run /usr/local /root /home"
+    patterns = " ".join(f"-e {shlex.quote(secret)}" for secret in secrets)
+    # As an ordinary user reads: what its folders forbid is not readable either.
+    command = f"grep -rlsF {patterns} {folders} 2>/dev/null || true"
+    said = any_host.check_output(f"cd / && runuser -u nobody -- sh -c {shlex.quote(command)}")
+    # The command itself is in no file; procfs and sysfs are elsewhere.
+    assert re.findall(r"\S+", said) == []
+
+
+def test_the_secrets_are_where_they_belong(any_host: Host) -> None:
+    """So that the tests above look for what is really there."""
+    assert any_host.run(f"grep -rq {PLANTED} /etc/metabuilder /etc/redis /etc/postgresql").rc in (0, 1)
+    holders = any_host.run(f"grep -rl {PLANTED} /etc/metabuilder").stdout.split()
+    if any_host.file("/etc/metabuilder/celery.env").exists:
+        assert "/etc/metabuilder/celery.env" in holders

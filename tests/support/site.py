@@ -1,0 +1,229 @@
+"""A deployed site, seen from outside: its hosts over ssh, its plays, a mailbox on its mail server."""
+
+import base64
+import contextlib
+import json
+import os
+import re
+import shlex
+import subprocess
+import time
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import testinfra
+from testinfra.host import Host
+
+from tests.support.mailbox import message
+
+ROOT = Path(__file__).parents[2]
+SHARED = ROOT / "molecule" / "shared" / "inventory"
+PYTHON = "/opt/metabuilder/current/bin/python"
+ENVIRONMENT = "/etc/metabuilder/celery.env"
+TENANT, USER = "tenant-1", "user-1"
+_PLAY_SECONDS = 600
+
+
+class Play:
+    """A playbook that was run: its exit status, all that it said, and how many tasks changed something."""
+
+    def __init__(self, status: int, output: str) -> None:
+        self.status, self.output = status, output
+        self.changed = sum(map(int, re.findall(r"changed=(\d+)", output.rpartition("PLAY RECAP")[2])))
+
+    @property
+    def changed_tasks(self) -> list[str]:
+        """The names of the tasks that changed something, for the message of a failed test."""
+        found, task = [], ""
+        for line in self.output.splitlines():
+            if heading := re.match(r"(?:TASK|RUNNING HANDLER) \[(.*)\]", line):
+                task = heading[1]
+            elif line.startswith("changed: "):
+                found.append(f"{task}: {line.split('=>')[0]}")
+        return found
+
+
+class Site:
+    """The hosts of a scenario, by the inventories that Molecule gives to its plays."""
+
+    def __init__(self, inventories: list[str], merged: Path) -> None:
+        self.inventories = [f"--inventory={path}" for path in inventories]
+        self._merged = merged
+        listing = self._ansible("ansible-inventory", "--list").stdout
+        self._inventory: dict[str, Any] = json.loads(listing)
+        merged.touch(mode=0o600)  # it holds the secrets
+        merged.write_text(self._ansible("ansible-inventory", "--list", "--yaml").stdout)
+
+    @classmethod
+    def of_scenario(cls, folder: Path) -> "Site":
+        """The site of the scenario that Molecule is verifying. `folder` is for files of ours."""
+        scenario = Path(os.environ["MOLECULE_SCENARIO_DIRECTORY"])
+        made = Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"]) / "inventory"
+        given = os.environ.get("MOLECULE_HOSTS") or str(scenario / "inventory")
+        return cls([str(made), str(SHARED), given], folder / "inventory.yml")
+
+    def group(self, name: str) -> list[str]:
+        """The names of the hosts of a group."""
+        return sorted(self._inventory.get(name, {}).get("hosts", []))
+
+    @cached_property
+    def names(self) -> list[str]:
+        """The hosts on which something of ours runs."""
+        groups = ("redis", "postgresql", "celery_workers", "celery_beat", "flower")
+        return sorted({host for group in groups for host in self.group(group)})
+
+    def host(self, name: str) -> Host:
+        """A host, to look at as its administrator does."""
+        is_root = self.variable(name, "ansible_user", "root") == "root"
+        return testinfra.get_host(f"ansible://{name}?ansible_inventory={self._merged}", sudo=not is_root)
+
+    def first(self, group: str) -> Host:
+        """The first host of a group."""
+        return self.host(self.group(group)[0])
+
+    def variable(self, host: str, name: str, default: Any = None) -> Any:
+        """A variable of the inventory, as it is written there."""
+        return self._inventory["_meta"]["hostvars"].get(host, {}).get(name, default)
+
+    def address(self, host: str) -> str:
+        """The address at which a host is reached."""
+        return str(self.variable(host, "ansible_host", host))
+
+    def play(self, playbook: str, *options: str, seconds: float = _PLAY_SECONDS) -> Play:
+        """Run a playbook of the project."""
+        done = subprocess.run(
+            ["ansible-playbook", *self.inventories, *options, playbook],
+            **_at_root(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=seconds,
+            check=False,
+        )
+        return Play(done.returncode, done.stdout)
+
+    @contextlib.contextmanager
+    def start_play(self, playbook: str, *options: str) -> Iterator["subprocess.Popen[str]"]:
+        """Start a playbook; at the end it is killed if it runs still."""
+        process = subprocess.Popen(
+            ["ansible-playbook", *self.inventories, *options, playbook],
+            **_at_root(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            yield process
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, 9)
+            process.communicate()
+
+    def _ansible(self, *command: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run([*command, *self.inventories], **_at_root(), capture_output=True, check=True)
+
+
+def _at_root() -> dict[str, Any]:
+    environment = {**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
+    return {"cwd": ROOT, "env": environment, "text": True, "stdin": subprocess.DEVNULL} | {}
+
+
+def run_code(worker: Host, code: str) -> Any:
+    """Run Python in the release of a worker's host, as its user and in its environment; what it prints, as JSON."""
+    encoded = base64.b64encode(code.encode()).decode()
+    unit = f"systemd-run --quiet --pipe --wait --collect --uid=celery --gid=celery -p EnvironmentFile={ENVIRONMENT}"
+    done = worker.run(f"echo {encoded} | base64 -d | {unit} -p WorkingDirectory=/ {PYTHON} -")
+    assert done.rc == 0, done.stderr[-3000:]
+    return json.loads(done.stdout)
+
+
+class RemoteMailbox:
+    """A user's mail on the mail server's host, as Maildir, and the account that the site has of it."""
+
+    def __init__(self, site: Site, user: str) -> None:
+        self.site, self.user = site, user
+        self.mail = site.first("mail")
+        self.worker = site.first("celery_workers")
+        self.account = f"{user}@example.org"
+
+    def deliver(self, count: int, *, first: int = 1, size: int = 500) -> None:
+        """Put messages into the INBOX, numbered from `first`, with bodies of `size` bytes."""
+        sample = message(0, body="x" * size).replace(b"Message 0", b"Message %d").replace(b"<0@", b"<%d@")
+        code = (
+            f"import os\nraw = {sample!r}\nbox = '/var/mail/test/{self.user}'\n"
+            "for part in ('cur', 'new', 'tmp'): os.makedirs(f'{box}/{part}', exist_ok=True)\n"
+            f"for n in range({first}, {first + count}):\n"
+            "    open(f'{box}/new/{n}.M0P0.mail', 'wb').write(raw % (n, n))\n"
+        )
+        encoded = base64.b64encode(code.encode()).decode()
+        done = self.mail.run(f"echo {encoded} | base64 -d | python3 - && chown -R mail: /var/mail/test")
+        assert done.rc == 0, done.stderr
+
+    def register(self) -> None:
+        """Make it an account."""
+        password = self.site.variable(self.site.group("mail")[0], "mail_password")
+        fields = (self.user, self.account, self.site.group("mail")[0], 993, "tls", self.user, password)
+        self._run(f"add_account({TENANT!r}, {USER!r}, NewAccount(*{fields!r}))\nprint('null')")
+
+    def queue_sync(self) -> str:
+        """Queue a sync of it, and the task's id."""
+        return str(self._run(f"{_FOUND}print(json.dumps(sync_emails.delay(account.id, *who).id))"))
+
+    def sync(self, seconds: float = 60) -> dict[str, Any]:
+        """Sync it through the broker and a worker, and what the task returned."""
+        return dict(self._run(f"{_FOUND}print(json.dumps(sync_emails.delay(account.id, *who).get({seconds})))"))
+
+    def _run(self, code: str) -> Any:
+        imports = (
+            "import json\nfrom tasks.storage.accounts import NewAccount, add_account, find_account\n"
+            f"from tasks.celery_app import sync_emails\nwho, name = ({TENANT!r}, {USER!r}), {self.user!r}\n"
+        )
+        return run_code(self.worker, imports + code)
+
+    def stored(self) -> list[str]:
+        """The Message-IDs of its rows in PostgreSQL, one for each row, asked on the database's host."""
+        query = (
+            "SELECT m.message_id FROM email_message m JOIN email_folder f ON f.tenant_id = m.tenant_id "
+            "AND f.id = m.folder_id JOIN email_client c ON c.tenant_id = f.tenant_id AND c.id = f.email_client_id "
+            f"WHERE c.account_name = '{self.user}'"
+        )
+        return sql(self.site, query).split()
+
+
+_FOUND = "account = find_account(who[0], name)\n"
+
+
+def sql(site: Site, query: str) -> str:
+    """What PostgreSQL's administrator is answered, on its own host."""
+    server = site.first("postgresql")
+    done = server.run(f"cd / && runuser -u postgres -- psql -X -At -d metabuilder -c {shlex.quote(query)}")
+    assert done.rc == 0, done.stderr
+    return str(done.stdout)
+
+
+def main_pid(host: Host, unit: str) -> int:
+    """The main process of a unit, 0 when there is none."""
+    return int(host.check_output(f"systemctl show -p MainPID --value {unit}"))
+
+
+def wait_active(host: Host, unit: str, *, seconds: float = 60, not_pid: int = 0) -> int:
+    """Wait until a unit is active (with another main process than `not_pid`), and its main process."""
+    deadline = time.monotonic() + seconds
+    state = ""
+    while time.monotonic() < deadline:
+        state = host.run(f"systemctl is-active {unit}").stdout.strip()
+        if state == "active" and (pid := main_pid(host, unit)) not in (0, not_pid):
+            return pid
+        time.sleep(0.5)
+    raise AssertionError(f"{unit} is {state} after {seconds} s: {journal(host, unit)}")
+
+
+def journal(host: Host, unit: str, lines: int = 30) -> str:
+    """The last lines of a unit's journal."""
+    return str(host.run(f"journalctl --no-pager -n {lines} -u {unit}").stdout)
+
+
+def reaches(host: Host, address: str, port: int) -> bool:
+    """Whether a TCP connection from a host is accepted within three seconds."""
+    return bool(host.run(f"timeout 3 bash -c '</dev/tcp/{address}/{port}'").rc == 0)
