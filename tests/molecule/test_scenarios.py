@@ -17,7 +17,7 @@ _SECONDS = 1800
 _LAST_CHARACTERS = 20_000
 
 
-@pytest.mark.parametrize("scenario", ["default", "cluster", "upgrade"])
+@pytest.mark.parametrize("scenario", ["default", "cluster"])
 def test_scenario(scenario: str) -> None:
     if wanting := missing():
         unavailable("; ".join(wanting))

@@ -91,14 +91,14 @@ class Site:
         """The address at which a host is reached."""
         return str(self.variable(host, "ansible_host", host))
 
-    def play(self, playbook: str, *options: str, seconds: float = _PLAY_SECONDS) -> Play:
-        """Run a playbook of the project."""
+    def play(self, playbook: str, *options: str, root: Path = ROOT) -> Play:
+        """Run a playbook of the project, or of the copy of it at `root`."""
         done = subprocess.run(
             ["ansible-playbook", *self.inventories, *options, playbook],
-            **_at_root(),
+            **_in(root),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            timeout=seconds,
+            timeout=_PLAY_SECONDS,
             check=False,
         )
         return Play(done.returncode, done.stdout)
@@ -108,7 +108,7 @@ class Site:
         """Start a playbook; at the end it is killed if it runs still."""
         process = subprocess.Popen(
             ["ansible-playbook", *self.inventories, *options, playbook],
-            **_at_root(),
+            **_in(ROOT),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -121,12 +121,12 @@ class Site:
             process.communicate()
 
     def _ansible(self, *command: str) -> "subprocess.CompletedProcess[str]":
-        return subprocess.run([*command, *self.inventories], **_at_root(), capture_output=True, check=True)
+        return subprocess.run([*command, *self.inventories], **_in(ROOT), capture_output=True, check=True)
 
 
-def _at_root() -> dict[str, Any]:
-    environment = {**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
-    return {"cwd": ROOT, "env": environment, "text": True, "stdin": subprocess.DEVNULL} | {}
+def _in(root: Path) -> dict[str, Any]:
+    environment = {**os.environ, "ANSIBLE_CONFIG": str(root / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
+    return {"cwd": root, "env": environment, "text": True, "stdin": subprocess.DEVNULL}
 
 
 def run_code(worker: Host, code: str) -> Any:
@@ -180,6 +180,13 @@ class RemoteMailbox:
             f"from tasks.celery_app import sync_emails\nwho, name = ({TENANT!r}, {USER!r}), {self.user!r}\n"
         )
         return run_code(self.worker, imports + code)
+
+    def wait_stored(self, count: int, seconds: float = 150) -> None:
+        """Wait until so many of its messages are rows."""
+        deadline = time.monotonic() + seconds
+        while (found := len(self.stored())) < count:
+            assert time.monotonic() < deadline, f"{found} of {count} messages are stored"
+            time.sleep(0.5)
 
     def stored(self) -> list[str]:
         """The Message-IDs of its rows in PostgreSQL, one for each row, asked on the database's host."""

@@ -29,7 +29,7 @@ def test_stopping_a_worker_in_the_middle_loses_nothing(site: Site, mailbox: Remo
     count = 12_000  # some seconds of work
     mailbox.deliver(count)
     mailbox.queue_sync()
-    _wait_rows(mailbox, 1)
+    mailbox.wait_stored(1)
     workers = [site.host(name) for name in site.group("celery_workers")]
     for worker in workers:
         worker.check_output("systemctl stop celery-worker")
@@ -37,12 +37,5 @@ def test_stopping_a_worker_in_the_middle_loses_nothing(site: Site, mailbox: Remo
     for worker in workers:
         worker.check_output("systemctl start celery-worker")
         wait_active(worker, "celery-worker.service")
-    _wait_rows(mailbox, count)
+    mailbox.wait_stored(count)
     assert len(set(mailbox.stored())) == len(mailbox.stored()) == count
-
-
-def _wait_rows(mailbox: RemoteMailbox, count: int) -> None:
-    deadline = time.monotonic() + 150
-    while len(mailbox.stored()) < count:
-        assert time.monotonic() < deadline, f"{len(mailbox.stored())} of {count} messages are stored"
-        time.sleep(0.5)

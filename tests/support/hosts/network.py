@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tests.support.hosts.container import Container
 from tests.support.hosts.machine import HostsError, missing, run
@@ -52,10 +53,10 @@ class Network:
         self.table = f"test_hosts_{name.replace('-', '_')}"
 
     @property
-    def state(self) -> dict[str, object]:
+    def state(self) -> dict[str, Any]:
         """Address range and hosts, as they were asked for."""
         try:
-            return json.loads((self.folder / "state.json").read_text())
+            return dict(json.loads((self.folder / "state.json").read_text()))
         except FileNotFoundError:
             raise HostsError(f"there is no network {self.name!r}; there are: {' '.join(names()) or 'none'}") from None
 

@@ -1,0 +1,138 @@
+"""deploy.yml brings the next release while mail is synced, rollback.yml the one before; a bad release stops early."""
+
+import re
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.support.site import ROOT, RemoteMailbox, Site, main_pid, sql, wait_active
+
+COUNT = 12_000  # some seconds of work
+_MIGRATION = """\
+\"\"\"A column that the release before knows nothing of.\"\"\"
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "9999"
+down_revision = "{head}"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.add_column("email_client", sa.Column("of_the_next_release", sa.Text()))
+
+
+def downgrade() -> None:
+    op.drop_column("email_client", "of_the_next_release")
+"""
+
+
+def copy_of_the_project(folder: Path) -> Path:
+    """The project as it lies here, with this virtual environment."""
+    left_out = shutil.ignore_patterns(".git", ".venv", ".state", ".bench", ".*_cache", "__pycache__", "fixtures")
+    shutil.copytree(ROOT, folder, ignore=left_out)
+    (folder / ".venv").symlink_to((ROOT / ".venv").resolve())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def next_release(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """This code, with another version and a migration more."""
+    root = copy_of_the_project(tmp_path_factory.mktemp("next") / "project")
+    project = root / "pyproject.toml"
+    project.write_text(re.sub(r'^version = ".*"', 'version = "99.0.0"', project.read_text(), flags=re.M))
+    versions = root / "tasks/storage/migrations/versions"
+    files = [path.read_text() for path in versions.glob("*.py")]
+    named = {
+        name: set(re.findall(rf'^{name} = "(\w+)"', "\n".join(files), re.M)) for name in ("revision", "down_revision")
+    }
+    (head,) = named["revision"] - named["down_revision"]
+    (versions / "9999_of_the_next_release.py").write_text(_MIGRATION.format(head=head))
+    return root
+
+
+@pytest.fixture(scope="module")
+def broken_release(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """This code, with a worker that cannot start."""
+    root = copy_of_the_project(tmp_path_factory.mktemp("broken") / "project")
+    with (root / "tasks/celery_app.py").open("a") as file:
+        file.write('\nraise SystemExit("a release that cannot start")\n')
+    return root
+
+
+@pytest.fixture(scope="module")
+def mailboxes(site: Site) -> tuple[RemoteMailbox, RemoteMailbox]:
+    """One mailbox that was synced before, one that is synced meanwhile."""
+    stamp = time.time_ns() % 10**9
+    before, meanwhile = (RemoteMailbox(site, f"{name}-{stamp}") for name in ("before", "meanwhile"))
+    before.deliver(20)
+    meanwhile.deliver(COUNT)
+    for mailbox in (before, meanwhile):
+        mailbox.register()
+    assert before.sync()["messages_synced"] == 20
+    return before, meanwhile
+
+
+def releases(site: Site, link: str = "current") -> set[str]:
+    workers = [site.host(name) for name in site.group("celery_workers")]
+    return {Path(worker.file(f"/opt/metabuilder/{link}").linked_to).name for worker in workers}
+
+
+def test_the_next_release_comes_while_mail_is_synced(
+    site: Site, next_release: Path, mailboxes: tuple[RemoteMailbox, RemoteMailbox]
+) -> None:
+    before, meanwhile = mailboxes
+    previous = releases(site)
+    assert len(previous) == 1
+    meanwhile.queue_sync()
+    meanwhile.wait_stored(1)
+    play = site.play("playbooks/deploy.yml", root=next_release)
+    assert play.status == 0, play.output[-4000:]
+    (current,) = releases(site)
+    assert current.startswith("99.0.0-")
+    assert releases(site, "previous") == previous
+    assert sql(site, "SELECT version_num FROM alembic_version").strip() == "9999"
+    for name in site.group("celery_workers"):
+        pid = main_pid(site.host(name), "celery-worker")
+        assert current in site.host(name).check_output(f"tr '\\0' ' ' </proc/{pid}/cmdline")
+    meanwhile.wait_stored(COUNT)
+    assert len(set(meanwhile.stored())) == len(meanwhile.stored()) == COUNT
+    assert len(before.stored()) == 20
+
+
+def test_it_is_deployed_once(site: Site, next_release: Path) -> None:
+    again = site.play("playbooks/deploy.yml", root=next_release)
+    assert again.status == 0, again.output[-4000:]
+    assert again.changed == 0, again.changed_tasks
+
+
+def test_the_release_before_comes_back_and_works_with_the_new_schema(
+    site: Site, mailboxes: tuple[RemoteMailbox, RemoteMailbox]
+) -> None:
+    before, _ = mailboxes
+    wanted = releases(site, "previous")
+    play = site.play("playbooks/rollback.yml")
+    assert play.status == 0, play.output[-4000:]
+    assert releases(site) == wanted
+    assert sql(site, "SELECT version_num FROM alembic_version").strip() == "9999"
+    before.deliver(5, first=21)
+    assert before.sync()["messages_synced"] == 5
+    assert len(before.stored()) == 25
+
+
+def test_a_release_that_cannot_start_is_stopped_at_the_first_host(
+    site: Site, broken_release: Path, mailboxes: tuple[RemoteMailbox, RemoteMailbox]
+) -> None:
+    first, *others = site.group("celery_workers")
+    before = {name: main_pid(site.host(name), "celery-worker") for name in others}
+    play = site.play("playbooks/deploy.yml", root=broken_release)
+    assert play.status != 0
+    assert {name: main_pid(site.host(name), "celery-worker") for name in others} == before
+    assert mailboxes[0].sync()["status"] == "success"  # by the others
+    back = site.play("playbooks/rollback.yml", "--limit", first)
+    assert back.status == 0, back.output[-4000:]
+    wait_active(site.host(first), "celery-worker")
