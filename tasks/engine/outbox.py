@@ -30,7 +30,7 @@ from sqlalchemy import Connection, func
 
 from tasks.engine.draft import SendRequest, make_message
 from tasks.engine.reuse import lent_smtp
-from tasks.engine.sent_copy import file_copy, files_by_itself, has_copy, wants_copy
+from tasks.engine.sent_copy import file_copy, has_copy, wants_copy
 from tasks.errors import (
     AuthenticationFailedError,
     DeliveryFailedError,
@@ -269,8 +269,8 @@ def _find_out(account: Account, outgoing: Outgoing) -> Outgoing:
     if is_there:
         reply = Reply(250, "found in the Sent folder")
         return _settle(account, outgoing, after_answer(outgoing.recipients, reply), None)
-    # Only a provider that files copies may still be about to.
-    if files_by_itself(account) and may_look_again:
+    # A provider that files copies by itself may still be about to.
+    if not wants_copy(account) and may_look_again:
         _note(outgoing, {"attempts": attempts})
         raise DeliveryInterruptedError(f"{outgoing.message_id} is not in the Sent folder yet")
     raise DeliveryUnknownError(f"{outgoing.message_id} is not in the Sent folder")

@@ -37,17 +37,12 @@ _SEEN = "\\Seen"
 _NEW_FOLDER = "Sent"
 
 
-def files_by_itself(account: Account) -> bool:
-    """Whether the provider puts copies of what is sent into the Sent folder."""
-    host = (account.smtp_hostname or "").lower()
-    return any(host == domain or host.endswith(f".{domain}") for domain in _FILES_BY_ITSELF)
-
-
 def wants_copy(account: Account) -> bool:
     """Whether it is for us to file a copy. A POP3 account has no folder to file it in."""
-    if account.sent_copies == "auto":
-        return account.protocol == "imap" and not files_by_itself(account)
-    return account.protocol == "imap" and account.sent_copies == "append"
+    if account.protocol != "imap" or account.sent_copies != "auto":
+        return account.protocol == "imap" and account.sent_copies == "append"
+    host = (account.smtp_hostname or "").lower()
+    return not any(host == domain or host.endswith(f".{domain}") for domain in _FILES_BY_ITSELF)
 
 
 def has_copy(account: Account, outgoing: Outgoing) -> bool:

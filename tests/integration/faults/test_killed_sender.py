@@ -1,0 +1,117 @@
+"""kill -9 of the worker at every point of sending: each message arrives once, or is unknown and waits.
+
+The kills come from the SMTP server: it knows at which point of a message it is.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from native.redis import RedisServer
+from tasks.storage.accounts import Account
+from tests.conftest import TENANT, USER, Database
+from tests.integration.faults.conftest import Queue, broker
+from tests.integration.send.conftest import sending_account
+from tests.support.mailbox import Mailbox
+from tests.support.smtp_server import POINTS, SmtpServer, drop
+from tests.support.stored import rows
+from tests.support.worker import Worker, wait_until
+
+MESSAGES = 200
+# At each point of a message the worker is killed this often; a connection is made only after each kill.
+KILLS_PER_POINT = 2
+FIRST, APART, BETWEEN_POINTS = 5, 70, 4
+ON_CONNECTING = POINTS[: POINTS.index("mail")]
+
+
+@pytest.fixture
+def smtp() -> Iterator[SmtpServer]:
+    with SmtpServer() as server:
+        yield server
+
+
+@pytest.fixture
+def account(short_waits: None, smtp: SmtpServer, environment: Callable[..., None]) -> Account:
+    environment(SMTP_TIMEOUT="1", SMTP_RETRIES="2")
+    return sending_account(Mailbox("127.0.0.1", 9, "ada", "x"), smtp)
+
+
+@pytest.fixture
+def senders(account: Account, tmp_path: Path) -> Iterator[Worker]:
+    with Worker(tmp_path, concurrency=2) as worker:
+        yield worker
+
+
+def queue_messages(queue: Queue, account: Account) -> None:
+    for number in range(MESSAGES):
+        queue.app.send_task(
+            "email_service.tasks.send_email",
+            (account.id, TENANT, USER, [f"bob{number}@example.net"]),
+            {"subject": f"message {number}", "body_text": "Hello."},
+            queue="send",
+        )
+
+
+def states() -> Counter[object]:
+    return Counter(state for (state,) in rows("SELECT state FROM outbox_message"))
+
+
+def is_done(server: RedisServer) -> bool:
+    """Nothing is left to do: no message in a queue, none delivered, none waiting for its time."""
+    with broker(server) as client:
+        waiting = sum(client.llen(key) for key in client.keys("send*"))
+        return not waiting and not client.zcard("unacked_index")
+
+
+def assert_each_arrived_once_or_is_unknown(smtp: SmtpServer) -> Counter[object]:
+    arrived = Counter(smtp.taken())
+    found = dict(rows("SELECT recipients->0->>'address', state FROM outbox_message"))
+    assert len(found) == MESSAGES
+    assert set(found.values()) <= {"sent", "unknown"}
+    for number in range(MESSAGES):
+        state, times = found[f"bob{number}@example.net"], arrived[f"message {number}"]
+        assert times == 1 or (state == "unknown" and times == 0), (number, state, times)
+    return Counter(
+        (state, arrived[f"message {n}"]) for n in range(MESSAGES) for state in [found[f"bob{n}@example.net"]]
+    )
+
+
+def test_killed_at_every_point(
+    smtp: SmtpServer, account: Account, senders: Worker, tasks_queue: Queue, redis: RedisServer, database: Database
+) -> None:
+    kills: Counter[str] = Counter()
+
+    def kill_at(point: str) -> Callable[[], None]:
+        def kill() -> None:
+            kills[point] += 1
+            senders.kill_child()
+            drop()
+
+        return kill
+
+    for position, point in enumerate(POINTS):
+        for number in range(KILLS_PER_POINT):
+            later = FIRST + number * APART + position * BETWEEN_POINTS
+            smtp.on(point, kill_at(point), after=2 + number * 6 if point in ON_CONNECTING else later)
+
+    queue_messages(tasks_queue, account)
+    wait_until(lambda: states().total() == MESSAGES and is_done(redis), "not all are done", 240)
+
+    outcome = assert_each_arrived_once_or_is_unknown(smtp)
+    assert set(kills) == set(POINTS)
+    assert kills.total() == KILLS_PER_POINT * len(POINTS)
+    print(f"{kills.total()} kills at {len(kills)} points; (state, arrived): {dict(outcome)}")
+
+
+def test_the_server_restarts_again_and_again(
+    smtp: SmtpServer, account: Account, senders: Worker, tasks_queue: Queue, redis: RedisServer, database: Database
+) -> None:
+    for number in range(20):
+        smtp.on("accepted" if number % 5 == 0 else "data", lambda: smtp.hang_up() or drop(), after=9 * number)
+
+    queue_messages(tasks_queue, account)
+    wait_until(lambda: states().total() == MESSAGES and is_done(redis), "not all are done", 180)
+
+    print(f"(state, arrived): {dict(assert_each_arrived_once_or_is_unknown(smtp))}")
