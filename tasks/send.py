@@ -57,8 +57,7 @@ def send_email(
     try:
         return _result(send(request, key, owner_of(task_id)))
     except DeliveryUnderWayError as error:
-        self.request.retries -= 1  # waiting for another run is no try
-        raise self.retry(exc=error, countdown=error.seconds_left + 1, max_retries=_WAITS) from error
+        return self.look_again(error, error.seconds_left + 1, max_retries=_WAITS)  # type: ignore[no-any-return]
     except TransientError as error:
         logger.warning("not sent yet: %s", error, extra={"email_client_id": email_client_id})
         raise self.retry(exc=error, countdown=self.retry_delay(), max_retries=_WAITS) from error

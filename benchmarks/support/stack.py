@@ -21,12 +21,22 @@ _TASK_SECONDS = 3600
 
 
 class Worker(Server):
-    """A Celery worker with one child, configured by this process's environment."""
+    """A Celery worker with so many children, configured by this process's environment."""
 
     name = "worker"
 
+    def __init__(self, root: Path, children: int = 1) -> None:
+        super().__init__(root)
+        self.children = children
+
     def command(self) -> list[str]:
-        options = ["--pool=prefork", "--concurrency=1", "--without-gossip", "--without-mingle", "--loglevel=INFO"]
+        options = [
+            "--pool=prefork",
+            f"--concurrency={self.children}",
+            "--without-gossip",
+            "--without-mingle",
+            "--loglevel=INFO",
+        ]
         return [sys.executable, "-m", "celery", "-A", "tasks.celery_app:celery_app", "worker", *options]
 
     def environment(self) -> dict[str, str]:
@@ -50,7 +60,7 @@ class Stack:
 
     def __init__(self, root: Path, dovecot: Dovecot, postgres: PostgresServer) -> None:
         self.root, self.dovecot, self.postgres = root, dovecot, postgres
-        self._databases = 0
+        self._databases = self._workers = 0
 
     def maildir(self, user: str) -> Path:
         return self.root / "mail" / user
@@ -58,6 +68,21 @@ class Stack:
     @contextmanager
     def worker(self) -> Iterator[Worker]:
         """An empty database and a fresh worker on it."""
+        with self.database(), self.started_worker() as worker:
+            yield worker
+
+    @contextmanager
+    def started_worker(self, children: int = 1) -> Iterator[Worker]:
+        """A fresh worker on the database at hand."""
+        self._workers += 1
+        folder = self.root / f"worker-{self._workers}"
+        folder.mkdir()
+        with Worker(folder, children) as worker:
+            yield worker
+
+    @contextmanager
+    def database(self) -> Iterator[None]:
+        """An empty database."""
         from tasks import settings
         from tasks.storage import session
         from tasks.storage.migrate import upgrade
@@ -68,10 +93,7 @@ class Stack:
         os.environ["DATABASE_URL"] = self.postgres.url(APPLICATION, name)
         settings.get_settings.cache_clear()
         upgrade(self.postgres.url(OWNER, name))
-        folder = self.root / f"worker-{self._databases}"
-        folder.mkdir()
-        with Worker(folder) as worker:
-            yield worker
+        yield
         session.get_engine().dispose()
         session.get_engine.cache_clear()
         self.postgres.drop_database(name)

@@ -26,7 +26,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, func
+from sqlalchemy import Connection
 
 from tasks.engine.draft import SendRequest, make_message
 from tasks.engine.reuse import lent_smtp
@@ -49,8 +49,8 @@ from tasks.errors import (
 from tasks.mail.smtp import ANSWER_PATIENCE, Offer, Reply, SmtpConnection
 from tasks.settings import get_settings
 from tasks.storage.accounts import Account, get_account, record_failure
-from tasks.storage.models import OutboxMessage
 from tasks.storage.outbox import (
+    NOW,
     Outgoing,
     Recipient,
     add_outgoing,
@@ -86,8 +86,12 @@ def send(request: SendRequest, key: str, run: str) -> Outgoing:
 
 
 def _enter(request: SendRequest, key: str, run: str) -> tuple[Account, Outgoing, bytes | None]:
-    """The message as this run holds it: made now, or found and claimed."""
-    with tenant_transaction(request.tenant_id) as connection:
+    """The message as this run holds it: made now, or found and claimed.
+
+    Not durable by itself: what a crash of PostgreSQL takes was on no server yet, and the next commit that matters,
+    that of `data_at`, makes this one durable too.
+    """
+    with tenant_transaction(request.tenant_id, durable=False) as connection:
         account = get_account(connection, request.tenant_id, request.user_id, request.email_client_id)
         found = find_outgoing(connection, request.tenant_id, account.id, key)
         if found is None:
@@ -105,7 +109,7 @@ def _claim(connection: Connection, found: Outgoing, run: str) -> Outgoing:
     """Take over the message, if nobody else is at it. Raises DeliveryUnderWayError."""
     if found.state == "sent":
         return found
-    claim: dict[str, Any] = {"owner": run, "claimed_at": func.clock_timestamp()}
+    claim: dict[str, Any] = {"owner": run, "claimed_at": NOW}
     if found.state == "sending" and found.data_seconds is not None:
         left = get_settings().send.timeout * ANSWER_PATIENCE + _MARGIN_SECONDS - found.data_seconds
         if left > 0:
@@ -187,10 +191,8 @@ def _note_data(outgoing: Outgoing, recipients: Sequence[Recipient]) -> None:
         noted = change_outgoing(
             connection,
             outgoing,
-            {"data_at": func.clock_timestamp(), "recipients": recipients},
-            OutboxMessage.owner == outgoing.owner,
-            OutboxMessage.state == "sending",
-            OutboxMessage.data_at.is_(None),
+            {"data_at": NOW, "recipients": recipients},
+            expected={"owner": outgoing.owner, "state": "sending", "data_at": None},
         )
     if noted is None:
         raise DeliveryUnderWayError(_LOOK_AGAIN_SECONDS)
@@ -232,8 +234,8 @@ def _settle(
         words = "; ".join(f"{recipient.address}: {recipient.reply}" for recipient in unhappy)
         error = (MailServerBusyError if pending else MessageRefusedError)(words)
     changes: dict[str, Any] = {"data_at": None, "attempts": attempts, **_error(error)}
-    if is_new:
-        changes["accepted_at"] = func.coalesce(OutboxMessage.accepted_at, func.clock_timestamp())
+    if is_new and outgoing.accepted_at is None:
+        changes["accepted_at"] = NOW
     if pending and isinstance(error, TransientError) and attempts <= get_settings().send.retries:
         _note(outgoing, {**changes, "state": "queued", "recipients": recipients})
         raise error
@@ -300,7 +302,7 @@ def _note(outgoing: Outgoing, changes: Mapping[str, Any]) -> Outgoing:
     while True:
         try:
             with tenant_transaction(outgoing.tenant_id) as connection:
-                noted = change_outgoing(connection, outgoing, changes, OutboxMessage.owner == outgoing.owner)
+                noted = change_outgoing(connection, outgoing, changes, expected={"owner": outgoing.owner})
         except StorageUnavailableError:
             if time.monotonic() > deadline:
                 raise

@@ -73,7 +73,9 @@ class ImapConnection:
 
     @property
     def is_stale(self) -> bool:
-        """Whether the server hung up or spoke while nothing was asked."""
+        """Whether the server hung up or spoke while nothing was asked, or may not know our token any more."""
+        if self.login.has_expired:
+            return True
         poll = select.poll()
         poll.register(self._imap.sock, select.POLLIN)
         return bool(poll.poll(0))

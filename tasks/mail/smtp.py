@@ -82,6 +82,7 @@ class SmtpConnection:
 
     def __init__(self, endpoint: Endpoint, login: Login) -> None:
         self._endpoint = endpoint
+        self.login = login
         self.is_usable = True
         with _translated(endpoint, "connecting"):
             self._smtp = (_TlsSmtp if endpoint.encryption == "tls" else _Smtp)(endpoint)
@@ -97,7 +98,7 @@ class SmtpConnection:
     @property
     def is_stale(self) -> bool:
         """Whether it is of no use any more: broken off, or the server said goodbye while nothing was sent."""
-        if not self.is_usable:
+        if not self.is_usable or self.login.has_expired:
             return True
         poll = select.poll()
         poll.register(self._smtp.sock, select.POLLIN)

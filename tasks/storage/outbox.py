@@ -1,11 +1,12 @@
 """Rows of outbox_message, each moved by the one run that holds it (see engine/outbox.py)."""
 
+import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, NamedTuple, Self
 
-from sqlalchemy import ColumnElement, Connection, Double, cast, func, select, update
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import Connection, CursorResult, TextClause, select, text
 
 from tasks.errors import NotFoundError
 from tasks.storage.ids import new_id
@@ -60,7 +61,7 @@ class Outgoing(NamedTuple):
     @classmethod
     def of_row(cls, row: Any) -> Self:
         """From a row of `_COLUMNS`."""
-        return cls._make(row)._replace(recipients=tuple(Recipient(**recipient) for recipient in row.recipients))
+        return cls._make(row)._replace(recipients=tuple(Recipient(**found) for found in row.recipients))
 
     def addresses(self, *states: str) -> list[str]:
         """The addresses whose state is one of these."""
@@ -80,80 +81,92 @@ class Listed(NamedTuple):
     created_at: datetime
 
 
-def _age(column: Any) -> ColumnElement[float]:
-    return cast(func.extract("epoch", func.clock_timestamp() - column), Double())
-
-
-_COLUMNS = (
-    *(OutboxMessage.__table__.c[name] for name in Outgoing._fields if name in OutboxMessage.__table__.c),
-    _age(OutboxMessage.claimed_at).label("claimed_seconds"),
-    _age(OutboxMessage.data_at).label("data_seconds"),
+# Ages by the clock of the database, which all workers share.
+_COLUMNS = """
+    tenant_id, id, email_client_id, digest, state, message_id, sender, recipients, size, attempts, owner, accepted_at,
+    last_error_code, last_error, created_at,
+    extract(epoch FROM clock_timestamp() - claimed_at)::float, extract(epoch FROM clock_timestamp() - data_at)::float
+"""
+_ADD = text(
+    f"""
+    INSERT INTO outbox_message (tenant_id, id, email_client_id, key, digest, state, message_id, sender, recipients,
+                                raw, size, attempts, owner, claimed_at, created_at)
+    VALUES (:tenant_id, :id, :email_client_id, :key, :digest, 'sending', :message_id, :sender,
+            CAST(:recipients AS jsonb), :raw, :size, 1, :owner, clock_timestamp(), :created_at)
+    ON CONFLICT DO NOTHING
+    RETURNING {_COLUMNS}
+    """
 )
+_FIND = text(
+    f"""
+    SELECT {_COLUMNS} FROM outbox_message
+    WHERE tenant_id = :tenant_id AND email_client_id = :account_id AND key = :key FOR UPDATE
+    """
+)
+_LOCK = text(f"SELECT {_COLUMNS} FROM outbox_message WHERE tenant_id = :tenant_id AND id = :id FOR UPDATE")
+_RAW = text("SELECT raw FROM outbox_message WHERE tenant_id = :tenant_id AND id = :id")
+
+
+class _Now:
+    """The moment of the change, by the clock of the database."""
+
+
+NOW = _Now()
 
 
 def add_outgoing(connection: Connection, tenant_id: str, new: NewOutgoing) -> Outgoing | None:
     """Put a message into the outbox, in state sending; None where another run with the same key was faster."""
-    values: dict[str, Any] = {
-        **new._asdict(),
-        "recipients": _as_json(new.recipients),
-        "tenant_id": tenant_id,
-        "id": new_id(),
-        "state": "sending",
-        "size": len(new.raw),
-        "attempts": 1,
-        "claimed_at": func.clock_timestamp(),
-    }
-    row = connection.execute(
-        insert(OutboxMessage).values(values).on_conflict_do_nothing().returning(*_COLUMNS)
-    ).one_or_none()
-    return None if row is None else Outgoing.of_row(row)
+    values = {**new._asdict(), "tenant_id": tenant_id, "id": new_id(), "size": len(new.raw)}
+    return _one(connection.execute(_ADD, {**values, "recipients": _as_json(new.recipients)}))
 
 
 def find_outgoing(connection: Connection, tenant_id: str, account_id: str, key: str) -> Outgoing | None:
     """The message of that key, locked until the transaction ends."""
-    row = connection.execute(
-        select(*_COLUMNS)
-        .where(
-            OutboxMessage.tenant_id == tenant_id,
-            OutboxMessage.email_client_id == account_id,
-            OutboxMessage.key == key,
-        )
-        .with_for_update()
-    ).one_or_none()
-    return None if row is None else Outgoing.of_row(row)
+    return _one(connection.execute(_FIND, {"tenant_id": tenant_id, "account_id": account_id, "key": key}))
 
 
 def lock_outgoing(connection: Connection, tenant_id: str, outbox_id: str) -> Outgoing:
     """The message as it is now, locked until the transaction ends. Raises NotFoundError."""
-    row = connection.execute(select(*_COLUMNS).where(*_is(tenant_id, outbox_id)).with_for_update()).one_or_none()
-    if row is None:
+    found = _one(connection.execute(_LOCK, {"tenant_id": tenant_id, "id": outbox_id}))
+    if found is None:
         raise NotFoundError(f"outbox message {outbox_id}")
-    return Outgoing.of_row(row)
+    return found
 
 
 def read_raw(tenant_id: str, outbox_id: str) -> bytes:
     """The bytes of a message that is not sent yet. Raises NotFoundError."""
     with tenant_transaction(tenant_id) as connection:
-        raw = connection.scalar(select(OutboxMessage.raw).where(*_is(tenant_id, outbox_id)))
+        raw = connection.scalar(_RAW, {"tenant_id": tenant_id, "id": outbox_id})
     if raw is None:
         raise NotFoundError(f"the content of outbox message {outbox_id}")
     return bytes(raw)
 
 
 def change_outgoing(
-    connection: Connection, outgoing: Outgoing, changes: Mapping[str, Any], *conditions: ColumnElement[bool]
+    connection: Connection, outgoing: Outgoing, changes: Mapping[str, Any], expected: Mapping[str, Any] | None = None
 ) -> Outgoing | None:
-    """Set columns while the conditions hold; the row afterwards, or None where they do not."""
-    values = dict(changes)
+    """Set columns (NOW: to this moment) where others are as expected; the row afterwards, None where they are not."""
+    expected = expected or {}
+    values = {name: value for name, value in changes.items() if value is not NOW}
     if "recipients" in values:
         values["recipients"] = _as_json(values["recipients"])
-    row = connection.execute(
-        update(OutboxMessage)
-        .where(*_is(outgoing.tenant_id, outgoing.id), *conditions)
-        .values(**values, updated_at=func.clock_timestamp())
-        .returning(*_COLUMNS)
-    ).one_or_none()
-    return None if row is None else Outgoing.of_row(row)
+    statement = _change_statement(tuple(values), tuple(changes.keys() - values.keys()), tuple(expected))
+    key = {"tenant_id": outgoing.tenant_id, "id": outgoing.id}
+    return _one(
+        connection.execute(statement, {**values, **key, **{f"old_{name}": old for name, old in expected.items()}})
+    )
+
+
+@lru_cache(maxsize=64)
+def _change_statement(names: tuple[str, ...], moments: tuple[str, ...], expected: tuple[str, ...]) -> TextClause:
+    """Names are those of columns, and come from this program only."""
+    settings = [f"{name} = {'CAST(:recipients AS jsonb)' if name == 'recipients' else f':{name}'}" for name in names]
+    settings += [f"{name} = clock_timestamp()" for name in (*moments, "updated_at")]
+    conditions = "".join(f" AND {name} IS NOT DISTINCT FROM :old_{name}" for name in expected)
+    return text(
+        f"UPDATE outbox_message SET {', '.join(settings)} "
+        f"WHERE tenant_id = :tenant_id AND id = :id{conditions} RETURNING {_COLUMNS}"
+    )
 
 
 def list_outgoing(tenant_id: str, states: Sequence[str], limit: int) -> list[Listed]:
@@ -180,9 +193,10 @@ def list_outgoing(tenant_id: str, states: Sequence[str], limit: int) -> list[Lis
         ]
 
 
-def _as_json(recipients: Sequence[Recipient]) -> list[dict[str, str]]:
-    return [recipient._asdict() for recipient in recipients]
+def _one(result: CursorResult[Any]) -> Outgoing | None:
+    row = result.one_or_none()
+    return None if row is None else Outgoing.of_row(row)
 
 
-def _is(tenant_id: str, outbox_id: str) -> tuple[ColumnElement[bool], ...]:
-    return OutboxMessage.tenant_id == tenant_id, OutboxMessage.id == outbox_id
+def _as_json(recipients: Sequence[Recipient]) -> str:
+    return json.dumps([recipient._asdict() for recipient in recipients])

@@ -1,0 +1,207 @@
+"""Messages a second through the worker, beside smtplib with one connection and with one per message, in the same run.
+
+./manage.sh bench send                      1,000 messages; a server on this machine, and one 10 ms away
+./manage.sh bench send --messages 200       fewer
+./manage.sh bench send --json               for machines
+
+The server has each message on its disk before it answers, as servers must. smtplib only sends; the worker takes each
+message from the broker, keeps it in PostgreSQL, sends it so that nothing can send it twice, and stores the result.
+"""
+
+import json
+import shutil
+import smtplib
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from email.message import EmailMessage
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.support.stack import PASSWORD, TENANT, USER, Stack, running
+
+_MESSAGES = 1000
+_ROUNDS = 3
+_DELAYS = (0, 10)
+_CHILDREN = (1, 4)
+_TEXT = "This is a line of an ordinary message, and there are some of it.\n" * 30
+_PATIENCE_SECONDS = 300
+
+console = Console(stderr=True)
+
+
+@dataclass(frozen=True)
+class Result:
+    """Messages a second, medians. `worker` is by the number of the worker's child processes."""
+
+    delay_ms: int
+    messages: int
+    one_connection: float
+    connection_per_message: float
+    worker: dict[int, float]
+
+    def ratio(self, children: int) -> float:
+        return self.worker[children] / self.one_connection
+
+
+class Sink:
+    """The server, and what it says it has."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+
+    def connect(self) -> smtplib.SMTP:
+        smtp = smtplib.SMTP("127.0.0.1", self.port, local_hostname="localhost")
+        smtp.login(USER, PASSWORD)
+        return smtp
+
+    def reset(self) -> None:
+        with smtplib.SMTP("127.0.0.1", self.port, local_hostname="localhost") as smtp:
+            smtp.docmd("ZERO")
+
+    def rate(self, messages: int) -> float:
+        """Messages a second from the first to the last, once all are there."""
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        with smtplib.SMTP("127.0.0.1", self.port, local_hostname="localhost") as smtp:
+            while True:
+                count, seconds = smtp.docmd("STAT")[1].split()
+                if int(count) == messages:
+                    return (messages - 1) / float(seconds)
+                if int(count) > messages or time.monotonic() > deadline:
+                    raise SystemExit(f"{int(count)} of {messages} messages arrived")
+                time.sleep(0.05)
+
+
+@contextmanager
+def _sink(root: Path, delay: int) -> Iterator[Sink]:
+    folder = root / f"sink-{delay}"
+    folder.mkdir()
+    command = [sys.executable, "-m", "benchmarks.support.smtp_sink", "--delay", str(delay), "--folder", str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            yield Sink(int(process.stdout.readline()))
+        finally:
+            process.terminate()
+
+
+def _message(number: int) -> bytes:
+    message = EmailMessage()
+    message["From"], message["To"] = f"{USER}@example.net", f"user{number}@example.org"
+    message["Subject"], message["Message-ID"] = f"Message {number}", f"<{number}@example.net>"
+    message.set_content(_TEXT)
+    return message.as_bytes()
+
+
+def _one_connection(sink: Sink, messages: list[bytes]) -> None:
+    with sink.connect() as smtp:
+        for number, message in enumerate(messages):
+            smtp.sendmail(f"{USER}@example.net", [f"user{number}@example.org"], message)
+
+
+def _connection_per_message(sink: Sink, messages: list[bytes]) -> None:
+    for number, message in enumerate(messages):
+        with sink.connect() as smtp:
+            smtp.sendmail(f"{USER}@example.net", [f"user{number}@example.org"], message)
+
+
+def _measured(sink: Sink, messages: list[bytes], send: Callable[[Sink, list[bytes]], None]) -> float:
+    sink.reset()
+    send(sink, messages)
+    return sink.rate(len(messages))
+
+
+def _through_the_worker(stack: Stack, sink: Sink, count: int, children: int) -> float:
+    """All are queued before the worker starts, so that nothing but the worker is measured."""
+    from tasks.celery_app import send_email
+    from tasks.storage.accounts import NewAccount, add_account
+
+    sink.reset()
+    with stack.database():
+        account = add_account(
+            TENANT,
+            USER,
+            NewAccount(
+                account_name=USER,
+                email_address=f"{USER}@example.net",
+                hostname="127.0.0.1",
+                port=9,
+                encryption="none",
+                username=USER,
+                password=PASSWORD,
+                smtp_hostname="127.0.0.1",
+                smtp_port=sink.port,
+                smtp_encryption="none",
+                sent_copies="none",
+            ),
+        )
+        for number in range(count):
+            to = [f"user{number}@example.org"]
+            send_email.delay(account, TENANT, USER, to, subject=f"Message {number}", body_text=_TEXT)
+        with stack.started_worker(children):
+            return sink.rate(count)
+
+
+def _measure(stack: Stack, count: int, delay: int) -> Result:
+    messages = [_message(number) for number in range(count)]
+    one, each = [], []
+    ours: dict[int, list[float]] = {children: [] for children in _CHILDREN}
+    with _sink(stack.root, delay) as sink:
+        for number in range(_ROUNDS):
+            console.print(f"{delay} ms away, round {number + 1} of {_ROUNDS} …")
+            one.append(_measured(sink, messages, _one_connection))
+            each.append(_measured(sink, messages, _connection_per_message))
+            for children in _CHILDREN:
+                ours[children].append(_through_the_worker(stack, sink, count, children))
+    return Result(
+        delay_ms=delay,
+        messages=count,
+        one_connection=round(statistics.median(one), 1),
+        connection_per_message=round(statistics.median(each), 1),
+        worker={children: round(statistics.median(rates), 1) for children, rates in ours.items()},
+    )
+
+
+def _show(results: list[Result]) -> None:
+    table = Table(title="Messages sent a second (medians), and ÷ smtplib with one connection")
+    for heading in ("server", "smtplib, one connection", "smtplib, one per message"):
+        table.add_column(heading, justify="right")
+    for children in _CHILDREN:
+        table.add_column(f"worker, {children} process{'es' * (children > 1)}", justify="right")
+    for result in results:
+        table.add_row(
+            f"{result.delay_ms} ms away",
+            f"{result.one_connection:,.0f}",
+            f"{result.connection_per_message:,.0f}",
+            *(f"{result.worker[children]:,.0f}  ({result.ratio(children):.2f})" for children in _CHILDREN),
+        )
+    Console(width=120).print(table)
+
+
+@click.command()
+@click.option("--messages", type=click.IntRange(10), default=_MESSAGES, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="For machines.")
+def main(messages: int, as_json: bool) -> None:
+    """Measure sending."""
+    root = Path(tempfile.mkdtemp(prefix="bench-send-"))
+    try:
+        with running(root) as stack:
+            results = [_measure(stack, messages, delay) for delay in _DELAYS]
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+    if as_json:
+        click.echo(json.dumps([asdict(result) for result in results], indent=2))
+    else:
+        _show(results)
+
+
+if __name__ == "__main__":
+    main()
