@@ -58,7 +58,7 @@ def list_(as_json: bool, tenant: str) -> None:
 @click.argument("account_name", metavar="ACCOUNT")
 @tenant_option
 def test(account_name: str, tenant: str) -> None:
-    """Log in to an account's server and look at what it offers. Success ends a pause."""
+    """Log in to an account's servers and look at what they offer. Success ends a pause."""
     connect()
     from tasks.engine.probe import probe
     from tasks.storage.accounts import find_account
@@ -68,6 +68,8 @@ def test(account_name: str, tenant: str) -> None:
     messages = "" if seen.messages is None else f", {seen.messages} messages"
     click.echo(f"{found.account_name}: logged in at {found.hostname}:{found.port}; {seen.folders} folders{messages}")
     click.echo(f"The server offers: {' '.join(seen.capabilities)}")
+    if found.smtp_hostname:
+        click.echo(f"Logged in at {found.smtp_hostname}:{found.smtp_port} to send")
 
 
 @account.command()

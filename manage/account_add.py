@@ -38,6 +38,7 @@ class _Options:
     smtp_hostname: str | None
     smtp_port: int | None
     smtp_encryption: str | None
+    sent_copies: str
     oauth2: str | None
     client_id: str | None
     token_endpoint: str | None
@@ -63,6 +64,13 @@ class _Options:
 @click.option("--smtp-hostname", help="The SMTP server, with the same login.  [default: none, or the provider's]")
 @click.option("--smtp-port", type=click.IntRange(1, 65535), help="Its port.  [default: 465, 587 or 25]")
 @click.option("--smtp-encryption", type=click.Choice(list(_SMTP_PORTS)), help="[default: tls]")
+@click.option(
+    "--sent-copies",
+    type=click.Choice(["auto", "append", "none"]),
+    default="auto",
+    show_default=True,
+    help="Whether we file what is sent in the Sent folder; auto: unless the provider is known to.",
+)
 @click.option("--oauth2", type=click.Choice(_PROVIDERS), help="Log in with OAuth2: asks for a refresh token.")
 @click.option("--client-id", help="OAuth2: the client that the refresh token was granted to.")
 @click.option("--token-endpoint", help="OAuth2: where tokens are refreshed (https).  [default: the provider's]")
@@ -164,4 +172,5 @@ def _smtp(options: _Options, provider: "Provider | None") -> dict[str, Any]:
         "smtp_hostname": hostname,
         "smtp_port": options.smtp_port or _SMTP_PORTS[encryption],
         "smtp_encryption": encryption,
+        "sent_copies": options.sent_copies,
     }

@@ -9,7 +9,23 @@ from typing import Any
 
 import click
 
-from manage import account, bench, checks, credentials, demo, dlq, docs, info, lock, release, secrets, stack, sync
+from manage import (
+    account,
+    bench,
+    checks,
+    credentials,
+    demo,
+    dlq,
+    docs,
+    info,
+    lock,
+    outbox,
+    release,
+    secrets,
+    send,
+    stack,
+    sync,
+)
 from manage.output import complain
 from manage.place import IS_HOST
 
@@ -58,7 +74,16 @@ _IN_A_CLONE = (
     secrets.secrets,
     docs.docs,
 )
-_EVERYWHERE = (account.account, credentials.credentials, sync.sync, dlq.dlq, info.version, info.help_)
+_EVERYWHERE = (
+    account.account,
+    credentials.credentials,
+    sync.sync,
+    send.send,
+    outbox.outbox,
+    dlq.dlq,
+    info.version,
+    info.help_,
+)
 
 for verb in _EVERYWHERE if IS_HOST else _IN_A_CLONE + _EVERYWHERE:
     main.add_command(verb)

@@ -214,6 +214,12 @@ class DeliveryUnknownError(PermanentError):
     code = "delivery_unknown"
 
 
+class NotUnknownError(PermanentError):
+    """There is nothing for a person to decide about this message."""
+
+    code = "not_unknown"
+
+
 class DeliveryInterruptedError(TransientError):
     """The connection broke before the mail server's answer; whether the message was sent is found out later."""
 

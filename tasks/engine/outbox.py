@@ -29,6 +29,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from tasks.engine.draft import SendRequest, make_message
+from tasks.engine.outcome import after_answer, after_offer
 from tasks.engine.reuse import lent_smtp
 from tasks.engine.sent_copy import file_copy, has_copy, wants_copy
 from tasks.errors import (
@@ -42,11 +43,12 @@ from tasks.errors import (
     MailServerBusyError,
     MailServerUnavailableError,
     MessageRefusedError,
+    NotUnknownError,
     PermanentError,
     StorageUnavailableError,
     TransientError,
 )
-from tasks.mail.smtp import ANSWER_PATIENCE, Offer, Reply, SmtpConnection
+from tasks.mail.smtp import ANSWER_PATIENCE, Reply, SmtpConnection
 from tasks.settings import get_settings
 from tasks.storage.accounts import Account, get_account, record_failure
 from tasks.storage.outbox import (
@@ -56,6 +58,7 @@ from tasks.storage.outbox import (
     add_outgoing,
     change_outgoing,
     find_outgoing,
+    lock_outgoing,
     read_raw,
 )
 from tasks.storage.session import tenant_transaction
@@ -75,7 +78,36 @@ def send(request: SendRequest, key: str, run: str) -> Outgoing:
 
     Raises TransientError subclasses for what is to be tried again, PermanentError subclasses for what is not.
     """
-    account, outgoing, raw = _enter(request, key, run)
+    return _proceed(*_enter(request, key, run))
+
+
+def resume(account: Account, outbox_id: str, run: str) -> Outgoing:
+    """Bring a message that is in the outbox to its end, as a task of its own would. Raises what `send` raises."""
+    with tenant_transaction(account.tenant_id, durable=False) as connection:
+        claimed = _claim(connection, lock_outgoing(connection, account.tenant_id, outbox_id), run)
+    return _proceed(account, claimed, None)
+
+
+def decide(account: Account, outbox_id: str, *, was_sent: bool) -> None:
+    """A person's word on a message that is unknown: it counts as sent, or it is sent again when it is resumed.
+
+    Raises NotUnknownError for any other message.
+    """
+    with tenant_transaction(account.tenant_id) as connection:
+        outgoing = lock_outgoing(connection, account.tenant_id, outbox_id)
+        if outgoing.state != "unknown":
+            raise NotUnknownError(f"it is {outgoing.state}")
+        reply = Reply(250, "as a person says") if was_sent else Reply(450, "not sent, as a person says")
+        recipients = after_answer(outgoing.recipients, reply)
+        changes: dict[str, Any] = {"recipients": recipients, "attempts": 0, "data_at": None, "owner": None}
+        if was_sent:
+            changes["accepted_at"] = NOW
+        is_over = all(recipient.state != "pending" for recipient in recipients)
+        changes |= _after_acceptance(account) if is_over else {"state": "queued"}
+        change_outgoing(connection, outgoing, changes)
+
+
+def _proceed(account: Account, outgoing: Outgoing, raw: bytes | None) -> Outgoing:
     if outgoing.state == "unknown":
         outgoing = _find_out(account, outgoing)
     if outgoing.state == "sending":
@@ -117,7 +149,7 @@ def _claim(connection: Connection, found: Outgoing, run: str) -> Outgoing:
         claim |= {"state": "unknown", "attempts": 0}
     elif found.state in ("sending", "accepted"):
         left = get_settings().worker.task_time_limit - found.claimed_seconds
-        if left > 0 and not _is_same_task(found.owner, run):
+        if left > 0 and found.owner and not _is_same_task(found.owner, run):
             raise DeliveryUnderWayError(min(left, _LOOK_AGAIN_SECONDS))
     if found.state in ("sending", "queued"):
         claim |= {"state": "sending", "attempts": found.attempts + 1} if "state" not in claim else {}
@@ -129,8 +161,8 @@ def _claim(connection: Connection, found: Outgoing, run: str) -> Outgoing:
     return claimed
 
 
-def _is_same_task(owner: str | None, run: str) -> bool:
-    return (owner or "").rpartition(":")[0] == run.rpartition(":")[0]
+def _is_same_task(owner: str, run: str) -> bool:
+    return owner.rpartition(":")[0] == run.rpartition(":")[0]
 
 
 def _attempt(account: Account, outgoing: Outgoing, raw: bytes) -> Outgoing:
@@ -196,30 +228,6 @@ def _note_data(outgoing: Outgoing, recipients: Sequence[Recipient]) -> None:
         )
     if noted is None:
         raise DeliveryUnderWayError(_LOOK_AGAIN_SECONDS)
-
-
-def after_offer(recipients: Sequence[Recipient], offer: Offer) -> list[Recipient]:
-    """What the answers to RCPT make of those that were pending."""
-    return [
-        recipient
-        if (reply := offer.recipients.get(recipient.address)) is None or recipient.state != "pending"
-        else Recipient(recipient.address, _new_state(reply, "offered"), str(reply))
-        for recipient in recipients
-    ]
-
-
-def after_answer(recipients: Sequence[Recipient], reply: Reply) -> list[Recipient]:
-    """What the answer to DATA, or to the whole message, makes of those that it was for."""
-    return [
-        Recipient(recipient.address, _new_state(reply, "accepted"), str(reply))
-        if recipient.state == "offered"
-        else recipient
-        for recipient in recipients
-    ]
-
-
-def _new_state(reply: Reply, if_positive: str) -> str:
-    return if_positive if reply.is_positive else "refused" if reply.is_final else "pending"
 
 
 def _settle(

@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 from tasks.engine.connect import connected, connected_pop3
+from tasks.engine.reuse import lent_smtp
 from tasks.errors import AuthenticationFailedError, EmailError
 from tasks.storage.accounts import Account, clear_error, record_failure
 
@@ -16,9 +17,15 @@ class Probe(NamedTuple):
 
 
 def probe(account: Account) -> Probe:
-    """Try the account and keep how it went: success ends a pause. Raises an EmailError that says what is wrong."""
+    """Try the account's servers and keep how it went: success ends a pause.
+
+    Raises an EmailError that says what is wrong.
+    """
     try:
         found = _look_at_pop3(account) if account.protocol == "pop3" else _look_at_imap(account)
+        if account.smtp_hostname is not None:
+            with lent_smtp(account, fresh=True) as smtp:
+                smtp.reset()
     except EmailError as error:
         record_failure(account, error, pause=isinstance(error, AuthenticationFailedError))
         raise

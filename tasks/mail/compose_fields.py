@@ -1,7 +1,7 @@
 """Header fields as they go over the wire: folded, encoded, and never more than one field from one value.
 
-Written here and not by the standard library's email package, whose folding breaks address lists and file names in
-some of the Python releases that hosts have. RFC 5322 section 2.2.3, RFC 2047, RFC 2231.
+Written here and not by the standard library's email package, which folds differently, and not always soundly, from
+one Python release to the next (docs/decisions/0008). RFC 5322 section 2.2.3, RFC 2047, RFC 2231.
 """
 
 import re

@@ -1,0 +1,138 @@
+"""`outbox`: messages on their way out, and those that wait for a person."""
+
+import uuid
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from manage.output import ago, good_or_bad, print_json, say, size, table
+from manage.session import connect, tenant_option
+
+if TYPE_CHECKING:
+    from tasks.storage.accounts import Account
+    from tasks.storage.outbox import Outgoing
+
+_OPEN = ("queued", "sending", "accepted", "failed", "unknown")
+_MOST = 500
+
+
+@click.group()
+def outbox() -> None:
+    """List messages that are not sent, try them again, and decide about those that nobody knows to be sent."""
+
+
+@outbox.command(name="list")
+@click.option("--state", type=click.Choice([*_OPEN, "sent"]), help="Only in this state.  [default: all but sent]")
+@click.option("--json", "as_json", is_flag=True, help="For machines.")
+@tenant_option
+def list_(state: str | None, as_json: bool, tenant: str) -> None:
+    """List the messages that are not sent, the newest first, up to 500."""
+    connect()
+    from tasks.storage.outbox import list_outgoing
+
+    found = list_outgoing(tenant, [state] if state else _OPEN, _MOST)
+    if as_json:
+        print_json([{**one._asdict(), "recipients": [r._asdict() for r in one.recipients]} for one in found])
+        return
+    if not found:
+        say("There are none")
+        return
+    table(
+        ("id", "account", "state", "recipients", "attempts", "made", "last error"),
+        (
+            (
+                one.id,
+                one.account,
+                good_or_bad(one.state not in ("failed", "unknown"), one.state),
+                f"{one.recipients[0].address}{f' and {len(one.recipients) - 1} more' if one.recipients[1:] else ''}",
+                str(one.attempts),
+                ago(one.created_at),
+                one.last_error or "",
+            )
+            for one in found
+        ),
+        right=("attempts",),
+    )
+
+
+@outbox.command()
+@click.argument("outbox_id", metavar="ID")
+@click.option("--json", "as_json", is_flag=True, help="For machines.")
+@tenant_option
+def show(outbox_id: str, as_json: bool, tenant: str) -> None:
+    """Show one message: its state, and what the server said about each recipient."""
+    connect()
+    outgoing, account = _find(tenant, outbox_id)
+    if as_json:
+        print_json({**outgoing._asdict(), "recipients": [r._asdict() for r in outgoing.recipients]})
+        return
+    shown: dict[str, Any] = {
+        "account": account.account_name,
+        "state": outgoing.state,
+        "Message-ID": f"<{outgoing.message_id}>",
+        "made": f"{outgoing.created_at:%Y-%m-%d %H:%M:%S} UTC",
+        "size": size(outgoing.size),
+        "attempts": outgoing.attempts,
+        "last error": outgoing.last_error or "",
+        **{r.address: f"{r.state} {r.reply}".strip() for r in outgoing.recipients},
+    }
+    table(("field", "value"), ((name, str(value)) for name, value in shown.items()))
+    if outgoing.state == "unknown":
+        say("Ask a recipient, or look for the Message-ID in the server's log or the Sent folder. Then say which:")
+        say(f"  outbox sent {outbox_id}      it was sent")
+        say(f"  outbox resend {outbox_id}    it was not: send it now")
+
+
+@outbox.command()
+@click.argument("outbox_id", metavar="ID")
+@tenant_option
+def retry(outbox_id: str, tenant: str) -> None:
+    """Try a message again now. One that is unknown is only looked for in the Sent folder."""
+    connect()
+    _, account = _find(tenant, outbox_id)
+    _resume(account, outbox_id)
+
+
+@outbox.command()
+@click.argument("outbox_id", metavar="ID")
+@tenant_option
+def sent(outbox_id: str, tenant: str) -> None:
+    """Say that an unknown message was sent; nothing is sent again."""
+    _decide(tenant, outbox_id, was_sent=True)
+
+
+@outbox.command()
+@click.argument("outbox_id", metavar="ID")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@tenant_option
+def resend(outbox_id: str, yes: bool, tenant: str) -> None:
+    """Say that an unknown message was not sent, and send it now."""
+    if not yes:
+        click.confirm("If it was sent after all, recipients get it twice. Send it?", abort=True, err=True)
+    _decide(tenant, outbox_id, was_sent=False)
+
+
+def _decide(tenant: str, outbox_id: str, *, was_sent: bool) -> None:
+    connect()
+    from tasks.engine.outbox import decide
+
+    _, account = _find(tenant, outbox_id)
+    decide(account, outbox_id, was_sent=was_sent)
+    _resume(account, outbox_id)
+
+
+def _resume(account: "Account", outbox_id: str) -> None:
+    from tasks.engine.outbox import resume
+
+    outgoing = resume(account, outbox_id, f"a person:{uuid.uuid4()}")
+    say(f"{outgoing.state}: {len(outgoing.addresses('accepted'))} of {len(outgoing.recipients)} recipients")
+
+
+def _find(tenant: str, outbox_id: str) -> "tuple[Outgoing, Account]":
+    from tasks.storage.accounts import find_account
+    from tasks.storage.outbox import lock_outgoing
+    from tasks.storage.session import tenant_transaction
+
+    with tenant_transaction(tenant) as connection:
+        outgoing = lock_outgoing(connection, tenant, outbox_id)
+    return outgoing, find_account(tenant, outgoing.email_client_id)

@@ -1,0 +1,60 @@
+"""`send`: send a message from an account, through the worker."""
+
+import sys
+
+import click
+
+from manage.output import print_json, say
+from manage.session import connect, tenant_option
+from native.errors import StackError
+
+_PATIENCE_SECONDS = 120
+
+
+@click.command()
+@click.argument("account_name", metavar="ACCOUNT")
+@click.option("--to", required=True, multiple=True, help="A recipient: a@b or 'Name <a@b>'. May be given again.")
+@click.option("--cc", multiple=True, help="May be given again.")
+@click.option("--bcc", multiple=True, help="May be given again.")
+@click.option("--subject", default="")
+@click.option("--text", help="What it says.  [default: standard input]")
+@click.option("--json", "as_json", is_flag=True, help="For machines.")
+@tenant_option
+def send(
+    account_name: str,
+    to: tuple[str, ...],
+    cc: tuple[str, ...],
+    bcc: tuple[str, ...],
+    subject: str,
+    text: str | None,
+    as_json: bool,
+    tenant: str,
+) -> None:
+    """Send a message through the worker, and wait for the mail server's answer."""
+    text = sys.stdin.read() if text is None else text
+    connect(broker=True)
+    from celery.exceptions import TimeoutError as NotYetError
+
+    from tasks.celery_app import send_email
+    from tasks.errors import EmailError
+    from tasks.storage.accounts import find_account
+
+    account = find_account(tenant, account_name)
+    task = send_email.delay(
+        account.id, tenant, account.user_id, list(to), list(cc), list(bcc), subject=subject, body_text=text
+    )
+    try:
+        result = task.get(timeout=_PATIENCE_SECONDS, interval=0.1)
+    except NotYetError:
+        raise StackError(f"not sent yet; see: outbox list (task {task.id})") from None
+    except Exception as error:
+        if isinstance(error, EmailError):
+            raise
+        raise StackError(f"not sent: {error}") from error
+    if as_json:
+        print_json({"task_id": task.id, **result})
+        return
+    click.echo(result["message_id"])
+    say(f"Sent to {result['recipients_sent']}")
+    for address, words in result["recipients_refused"].items():
+        say(f"{address} was refused: {words}")

@@ -1,0 +1,117 @@
+"""TLS and logins at an SMTP server: nothing secret goes where it should not."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tasks.errors import (
+    AuthenticationFailedError,
+    CertificateInvalidError,
+    EncryptionUnavailableError,
+    HostNotAllowedError,
+    LoginMethodUnavailableError,
+    MailServerBusyError,
+)
+from tasks.mail.connection import Endpoint
+from tasks.mail.login import Login
+from tasks.mail.smtp import SmtpConnection
+from tasks.settings import get_settings
+from tests.support.certificates import Authority
+from tests.support.smtp_server import SmtpServer, reply
+
+PASSWORD = 'sample: ü@:/#%$ " ='
+
+
+@pytest.fixture
+def authority(tmp_path: Path, environment: Callable[..., None]) -> Authority:
+    """Trusted, as the system's would be."""
+    authority = Authority(tmp_path)
+    environment(SSL_CERT_FILE=str(authority.certificate))
+    return authority
+
+
+def connect(server: SmtpServer, encryption: str = "none", login: Login | None = None) -> SmtpConnection:
+    networks = get_settings().mail.allowed_networks
+    endpoint = Endpoint(server.host, server.port, encryption, 2, True, networks)
+    return SmtpConnection(endpoint, login or Login("ada", PASSWORD))
+
+
+@pytest.mark.parametrize("mechanisms", ["PLAIN", "LOGIN", "LOGIN PLAIN"])
+@pytest.mark.parametrize("encryption", ["none", "starttls", "tls"])
+def test_a_password_with_any_characters_logs_in(authority: Authority, encryption: str, mechanisms: str) -> None:
+    files = authority.issue("valid", "127.0.0.1")
+    options = {"tls": files, "implicit_tls": encryption == "tls"} if encryption != "none" else {}
+    with SmtpServer((f"AUTH {mechanisms}",), password=PASSWORD, **options) as server:
+        connect(server, encryption).close()
+
+        assert server.logins == 1
+        assert server.received[-1] == b"QUIT"
+
+
+def test_a_token_logs_in_and_a_refused_one_says_why(environment: Callable[..., None]) -> None:
+    environment()
+    with SmtpServer(("AUTH XOAUTH2 PLAIN",), password="token") as server:
+        connect(server, login=Login("ada", "token", "oauth2")).close()
+        with pytest.raises(AuthenticationFailedError):
+            connect(server, login=Login("ada", "another", "oauth2"))
+        assert server.logins == 1
+    with SmtpServer(("AUTH PLAIN",)) as server, pytest.raises(LoginMethodUnavailableError):
+        connect(server, login=Login("ada", "token", "oauth2"))
+
+
+@pytest.mark.parametrize("encryption", ["starttls", "tls"])
+def test_no_password_goes_to_a_server_that_is_not_who_it_says(authority: Authority, encryption: str) -> None:
+    files = authority.issue("other", "mail.example.org")
+    with SmtpServer(password=PASSWORD, tls=files, implicit_tls=encryption == "tls") as server:
+        with pytest.raises(CertificateInvalidError):
+            connect(server, encryption)
+
+        assert not any(line.startswith(b"AUTH") for line in server.received)
+
+
+def test_no_password_goes_where_encryption_was_asked_for_and_is_not_there(environment: Callable[..., None]) -> None:
+    environment()
+    with SmtpServer(password=PASSWORD) as server:
+        with pytest.raises(EncryptionUnavailableError):
+            connect(server, "starttls")
+
+        assert not any(line.startswith(b"AUTH") for line in server.received)
+
+
+def test_a_server_too_busy_for_a_login_is_not_a_wrong_password(environment: Callable[..., None]) -> None:
+    environment()
+    with SmtpServer(password=PASSWORD) as server:
+        server.on("auth", reply("454 4.7.0 temporary authentication failure"))
+        with pytest.raises(MailServerBusyError):
+            connect(server)
+        server.on("auth", reply("535 5.7.8 no"))
+        with pytest.raises(AuthenticationFailedError):
+            connect(server)
+
+
+def test_a_server_in_a_private_network_is_refused(environment: Callable[..., None]) -> None:
+    environment(MAIL_ALLOWED_NETWORKS="")
+    with SmtpServer() as server, pytest.raises(HostNotAllowedError):
+        connect(server)
+    assert server.connections == 0
+
+
+def test_a_server_without_logins_is_a_relay(environment: Callable[..., None]) -> None:
+    environment()
+    with SmtpServer(()) as server:
+        smtp = connect(server)
+        assert smtp.offer("a@example.org", ["b@example.org"], 10).is_open
+        smtp.abandon()
+
+
+def test_many_recipients_do_not_fill_the_pipe(environment: Callable[..., None]) -> None:
+    environment()
+    recipients = [f"user{number}@example.org" for number in range(5000)]
+    with SmtpServer(("PIPELINING",)) as server:
+        server.on("rcpt", reply("250 " + "very long words " * 20), times=None)
+        smtp = connect(server)
+        offer = smtp.offer("a@example.org", recipients, 10)
+        smtp.abandon()
+
+    assert len(offer.recipients) == 5000
