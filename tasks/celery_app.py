@@ -14,8 +14,10 @@ from kombu import Queue
 from tasks import drain
 from tasks.base import CELERY_DEFAULT_RETRY_DELAY, CELERY_RETRY_BACKOFF_BASE, EmailTask
 from tasks.control import get_active_tasks, get_queue_stats, get_task_status, revoke_task
+from tasks.maintenance import CLEANUP_STALE_RESULTS, cleanup_stale_results
 from tasks.monitoring import journal, systemd
 from tasks.periodic import PERIODIC_SYNC, periodic_sync
+from tasks.queues import QUEUES
 from tasks.send import SEND_EMAIL, send_email
 from tasks.settings import Settings, get_settings
 from tasks.spam import ASK_SPAM_ENGINES, CHECK_SPAM, ask_spam_engines, check_spam
@@ -28,6 +30,7 @@ __all__ = [
     "ask_spam_engines",
     "celery_app",
     "check_spam",
+    "cleanup_stale_results",
     "create_celery_app",
     "get_active_tasks",
     "get_queue_stats",
@@ -38,9 +41,16 @@ __all__ = [
     "sync_emails",
 ]
 
-QUEUES = ("sync", "send", "periodic", "spam")
-
 _SYNC_SCHEDULE_SECONDS = 300
+_CLEANUP_SCHEDULE_SECONDS = 3600
+
+# Looked for abandoned messages so often; kombu's own default is every 100 s.
+_RESTORE_SECONDS = 10
+# A broker that vanished without closing its connections is noticed.
+_CONNECT_SECONDS, _ANSWER_SECONDS = 5, 30
+# How long a worker that is told to stop by SIGINT or SIGQUIT lets its tasks go on; what is not done by then is given
+# back to the queue. (SIGTERM waits for them.)
+_SOFT_SHUTDOWN_SECONDS = 10
 
 
 def create_celery_app(get: Callable[[], Settings] = get_settings) -> Celery:
@@ -56,7 +66,7 @@ def _configuration(settings: Settings) -> dict[str, Any]:
     return {
         "broker_url": settings.redis.broker_url,
         "broker_connection_retry_on_startup": True,
-        "broker_transport_options": {"visibility_timeout": worker.visibility_timeout},
+        "broker_transport_options": _transport_options(worker.visibility_timeout),
         "result_backend": settings.redis.result_backend,
         "result_expires": worker.result_expires,
         "result_extended": False,  # arguments stay out of the result store
@@ -72,6 +82,7 @@ def _configuration(settings: Settings) -> dict[str, Any]:
             SYNC_EMAILS: {"queue": "sync"},
             SEND_EMAIL: {"queue": "send"},
             PERIODIC_SYNC: {"queue": "periodic"},
+            CLEANUP_STALE_RESULTS: {"queue": "periodic"},
             CHECK_SPAM: {"queue": "spam"},
             ASK_SPAM_ENGINES: {"queue": "spam"},
         },
@@ -79,11 +90,14 @@ def _configuration(settings: Settings) -> dict[str, Any]:
         # A task is acknowledged when its effect is durable, and comes back if its worker dies before.
         "task_acks_late": True,
         "task_reject_on_worker_lost": True,
+        "task_acks_on_timeout": False,
         "task_time_limit": worker.task_time_limit,
         "task_soft_time_limit": worker.task_soft_time_limit,
         "worker_concurrency": worker.concurrency,
         "worker_prefetch_multiplier": worker.prefetch_multiplier,
         "worker_max_tasks_per_child": worker.max_tasks_per_child,
+        "worker_eta_task_limit": worker.eta_task_limit,
+        "worker_soft_shutdown_timeout": _SOFT_SHUTDOWN_SECONDS,
         # A sync survives a restart of Redis: it goes on, and its redelivery finds nothing left to do.
         "worker_cancel_long_running_tasks_on_connection_loss": False,
         "worker_hijack_root_logger": True,
@@ -94,7 +108,24 @@ def _configuration(settings: Settings) -> dict[str, Any]:
                 "schedule": timedelta(seconds=_SYNC_SCHEDULE_SECONDS),
                 "options": {"expires": _SYNC_SCHEDULE_SECONDS},
             },
+            "cleanup-stale-tasks-hourly": {
+                "task": CLEANUP_STALE_RESULTS,
+                "schedule": timedelta(seconds=_CLEANUP_SCHEDULE_SECONDS),
+                "options": {"expires": _CLEANUP_SCHEDULE_SECONDS},
+            },
         },
+    }
+
+
+def _transport_options(visibility_timeout: int) -> dict[str, Any]:
+    return {
+        "visibility_timeout": visibility_timeout,
+        "unacked_restore_interval": _RESTORE_SECONDS,
+        "unacked_restore_throttle": 1,
+        "queue_order_strategy": "tasks.queues:WeightedCycle",
+        "socket_connect_timeout": _CONNECT_SECONDS,
+        "socket_timeout": _ANSWER_SECONDS,
+        "socket_keepalive": True,
     }
 
 

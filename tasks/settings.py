@@ -119,7 +119,9 @@ class WorkerSettings(_Group):
     retry_max_delay: int = Field(
         LONGEST_COUNTDOWN_SECONDS, validation_alias="TASK_RETRY_MAX_DELAY", ge=1, le=LONGEST_COUNTDOWN_SECONDS
     )
+    eta_task_limit: int = Field(5000, validation_alias="CELERY_WORKER_ETA_TASK_LIMIT", ge=1)
     max_redeliveries: int = Field(3, validation_alias="TASK_MAX_REDELIVERIES", ge=1)
+    dead_letter_days: int = Field(30, validation_alias="DEAD_LETTER_RETENTION_DAYS", ge=1)
 
     # Not read by the tasks: `up` takes it, and here it is checked with the rest.
     flower_port: Port = Field(5556, validation_alias="FLOWER_PORT")

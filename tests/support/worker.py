@@ -60,6 +60,17 @@ class Worker:
             _START_SECONDS,
         )
 
+    @property
+    def pid(self) -> int:
+        """Of the leading process."""
+        assert self._process is not None
+        return self._process.pid
+
+    def wait(self, seconds: float) -> int:
+        """Wait until it has stopped; its exit status."""
+        assert self._process is not None
+        return self._process.wait(seconds)
+
     def children(self) -> list[psutil.Process]:
         """The processes of its pool."""
         assert self._process is not None

@@ -13,6 +13,7 @@ from tasks.celery_app import (
     ask_spam_engines,
     celery_app,
     check_spam,
+    cleanup_stale_results,
     create_celery_app,
     periodic_sync,
     send_email,
@@ -47,7 +48,14 @@ def test_every_name_that_callers_know_is_there() -> None:
 
 def test_only_tasks_that_work_are_registered() -> None:
     ours = {name for name in celery_app.tasks if not name.startswith("celery.")}
-    assert ours == {sync_emails.name, send_email.name, periodic_sync.name, check_spam.name, ask_spam_engines.name}
+    assert ours == {
+        cleanup_stale_results.name,
+        sync_emails.name,
+        send_email.name,
+        periodic_sync.name,
+        check_spam.name,
+        ask_spam_engines.name,
+    }
     assert all(name.startswith("email_service.tasks.") for name in ours)
 
 

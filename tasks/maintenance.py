@@ -1,0 +1,61 @@
+"""cleanup_stale_results: removes what nobody needs any more. Beat runs it once an hour."""
+
+import time
+from typing import Any
+
+from celery import shared_task
+
+from tasks import leftovers
+from tasks.base import EmailTask
+from tasks.settings import get_settings
+from tasks.storage.cleanup import delete_old_dead_letters, delete_unreferenced_blobs, release_expired_leases
+
+CLEANUP_STALE_RESULTS = "email_service.tasks.cleanup_stale_results"
+
+# Of the soft time limit; what is left then is found in an hour.
+_BUDGET_SHARE = 0.6
+# How far the walk over all blobs has come, where one run does not suffice: the tenant and the SHA-256.
+_PLACE = "metabuilder:cleanup:blobs"
+
+
+@shared_task(bind=True, base=EmailTask, name=CLEANUP_STALE_RESULTS, max_retries=0)
+def cleanup_stale_results(self: Any) -> dict[str, Any]:
+    """Remove old results, unread answers, expired leases, blobs without references and old dead letters.
+
+    Returns `status` and how many of each: results_deleted, reply_queues_deleted, leases_released, blobs_deleted,
+    dead_letters_deleted.
+    """
+    worker = get_settings().worker
+    deadline = time.monotonic() + worker.task_soft_time_limit * _BUDGET_SHARE
+    with self.app.pool.acquire(block=True) as connection, connection.default_channel.conn_or_acquire() as broker:
+        return {
+            "status": "success",
+            "results_deleted": leftovers.delete_old_results(self.app.backend.client, worker.result_expires),
+            "reply_queues_deleted": leftovers.delete_orphaned_replies(broker),
+            "leases_released": release_expired_leases(),
+            "dead_letters_deleted": _delete_dead_letters(worker.dead_letter_days, deadline),
+            "blobs_deleted": _delete_blobs(broker, deadline),
+        }
+
+
+def _delete_dead_letters(age_days: int, deadline: float) -> int:
+    deleted = 0
+    while time.monotonic() < deadline and (some := delete_old_dead_letters(age_days)):
+        deleted += some
+    return deleted
+
+
+def _delete_blobs(broker: Any, deadline: float) -> int:
+    """Walk over all blobs from where the last run stopped; one that gets to the end begins again the next time."""
+    place = broker.hgetall(_PLACE)
+    tenant_id, sha256 = (place.get(name, b"").decode() for name in (b"tenant_id", b"sha256"))
+    deleted = 0
+    while time.monotonic() < deadline:
+        step = delete_unreferenced_blobs(tenant_id, sha256)
+        deleted += step.deleted
+        if step.tenant_id is None or step.sha256 is None:
+            broker.delete(_PLACE)
+            break
+        tenant_id, sha256 = step.tenant_id, step.sha256
+        broker.hset(_PLACE, mapping={"tenant_id": tenant_id, "sha256": sha256})
+    return deleted

@@ -1,0 +1,50 @@
+"""Removes rows of all tenants that nobody needs any more, in small transactions."""
+
+from typing import NamedTuple
+
+from sqlalchemy import text
+
+from tasks.storage.session import unbound_transaction
+
+# A blob younger than this may belong to a message that is being stored.
+_BLOB_AGE_SECONDS = 24 * 3600
+_BLOBS_PER_STEP = 5_000
+_LETTERS_PER_STEP = 1_000
+
+_LEASES = text("SELECT release_expired_leases()")
+_BLOBS = text(
+    """
+    SELECT next_tenant_id, next_sha256, deleted
+    FROM delete_unreferenced_blobs(:tenant_id, :sha256, :max_blobs, :age_seconds)
+    """
+)
+_LETTERS = text("SELECT delete_old_dead_letters(:max_letters, :age_seconds)")
+
+
+class BlobStep(NamedTuple):
+    """How far a walk over all blobs has come (None: to the end), and how many it deleted on the way."""
+
+    tenant_id: str | None
+    sha256: str | None
+    deleted: int
+
+
+def release_expired_leases() -> int:
+    """Clear the leases of workers that were killed; how many. They are worth nothing since they ran out."""
+    with unbound_transaction() as connection:
+        return int(connection.execute(_LEASES).scalar_one())
+
+
+def delete_unreferenced_blobs(tenant_id: str, sha256: str) -> BlobStep:
+    """Look at the next few thousand blobs after that one, and delete those that no attachment carries any more."""
+    values = {"tenant_id": tenant_id, "sha256": sha256}
+    limits = {"max_blobs": _BLOBS_PER_STEP, "age_seconds": _BLOB_AGE_SECONDS}
+    with unbound_transaction() as connection:
+        return BlobStep._make(connection.execute(_BLOBS, {**values, **limits}).one())
+
+
+def delete_old_dead_letters(age_days: int) -> int:
+    """Delete some of the dead letters that failed last so long ago, with their arguments; how many, 0 at the end."""
+    values = {"max_letters": _LETTERS_PER_STEP, "age_seconds": age_days * 24 * 3600}
+    with unbound_transaction() as connection:
+        return int(connection.execute(_LETTERS, values).scalar_one())

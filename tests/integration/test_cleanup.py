@@ -1,0 +1,149 @@
+"""cleanup_stale_results: what nobody needs any more is removed and counted, and nothing else is touched."""
+
+import json
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+import redis as redis_client
+from sqlalchemy import create_engine, text
+
+from native.redis import RedisServer
+from tasks import leftovers
+from tasks.celery_app import celery_app, create_celery_app
+from tasks.storage import cleanup, dead_letters
+from tests.conftest import TENANT, USER, Database, sync
+from tests.support.mailbox import Mailbox, message
+from tests.support.stored import column
+
+
+@pytest.fixture
+def clients(redis: RedisServer, environment: Callable[..., None]) -> Iterator[list[redis_client.Redis]]:
+    """The broker's database and that of the results."""
+    environment(REDIS_URL=redis.url)
+    found = [redis_client.Redis(port=redis.port, password=redis.password, db=db) for db in (0, 1)]
+    found[0].flushall()
+    yield found
+    for client in found:
+        client.close()
+
+
+@pytest.fixture
+def run(clients: list[redis_client.Redis]) -> Iterator[Callable[[], dict[str, Any]]]:
+    app = create_celery_app()
+    yield lambda: app.tasks["email_service.tasks.cleanup_stale_results"].apply(throw=True).get()
+    app.close()
+    celery_app.set_current()
+
+
+def result(age: timedelta | None) -> str:
+    done = None if age is None else (datetime.now(UTC) - age).isoformat()
+    return json.dumps({"status": "SUCCESS" if done else "STARTED", "date_done": done})
+
+
+def test_old_results_without_an_expiry_go_and_young_ones_get_one(
+    database: Database, clients: list[redis_client.Redis], run: Callable[[], dict[str, Any]]
+) -> None:
+    _, results = clients
+    for number in range(2500):
+        results.set(f"celery-task-meta-old-{number}", result(timedelta(hours=2)))
+    results.set("celery-task-meta-young", result(timedelta(minutes=5)))
+    results.set("celery-task-meta-running", result(None))
+    results.set("celery-task-meta-expiring", result(timedelta(hours=2)), ex=50)
+    results.set("something-else", result(timedelta(hours=2)))
+
+    done = run()
+
+    assert (done["status"], done["results_deleted"]) == ("success", 2500)
+    assert {key.decode() for key in results.keys("*")} == {
+        *("celery-task-meta-young", "celery-task-meta-running", "celery-task-meta-expiring"),
+        "something-else",
+    }
+    assert 0 < results.ttl("celery-task-meta-young") <= 3600
+    assert results.ttl("something-else") == -1
+
+
+def test_answers_that_nobody_fetches_go(
+    database: Database,
+    clients: list[redis_client.Redis],
+    run: Callable[[], dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    broker, _ = clients
+    broker.lpush("orphan.reply.celery.pidbox", "answer")
+    broker.lpush("sync", "a task")
+    assert run()["reply_queues_deleted"] == 0, "it may still be fetched"
+
+    # As if it had lain there for ten minutes.
+    monkeypatch.setattr(leftovers, "_REPLY_IDLE_SECONDS", -1)
+    broker.lpush("expiring.reply.celery.pidbox", "answer")
+    broker.expire("expiring.reply.celery.pidbox", 50)
+    assert run()["reply_queues_deleted"] == 1
+    assert broker.exists("sync", "expiring.reply.celery.pidbox") == 2
+    assert not broker.exists("orphan.reply.celery.pidbox")
+
+
+def test_redis_is_scanned_and_never_asked_for_all_keys(
+    database: Database, clients: list[redis_client.Redis], run: Callable[[], dict[str, Any]]
+) -> None:
+    clients[0].config_resetstat()
+    run()
+    used = clients[0].info("commandstats")
+    assert "cmdstat_scan" in used
+    assert "cmdstat_keys" not in used
+
+
+def test_expired_leases_are_released(account: Any, database: Database, run: Callable[[], dict[str, Any]]) -> None:
+    with create_engine(database.owner_url).begin() as owner:
+        owner.execute(text("UPDATE email_client SET lease_owner = 'x', lease_until = now() + interval '1 minute'"))
+    assert run()["leases_released"] == 0
+    with create_engine(database.owner_url).begin() as owner:
+        owner.execute(text("UPDATE email_client SET lease_until = now() - interval '1 second'"))
+    assert run()["leases_released"] == 1
+    assert column("SELECT lease_owner FROM email_client") == [None]
+
+
+def with_attachment(content: bytes) -> bytes:
+    raw = message(1).replace(b'text/plain; charset="utf-8"', b"application/pdf")
+    return raw + b"\r\n" + content
+
+
+def test_blobs_without_references_go_after_a_day(
+    account: Any,
+    mailbox: Mailbox,
+    database: Database,
+    run: Callable[[], dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Given three blobs, of which one has lost its message
+    mailbox.append([with_attachment(b"a"), with_attachment(b"b"), with_attachment(b"c")])
+    sync(account)
+    assert column("SELECT count(*) FROM blob") == [3]
+    with create_engine(database.owner_url).begin() as owner:
+        owner.execute(text("DELETE FROM email_message WHERE imap_uid = 2"))
+    assert run()["blobs_deleted"] == 0, "it is too young"
+
+    with create_engine(database.owner_url).begin() as owner:
+        owner.execute(text("UPDATE blob SET created_at = now() - interval '25 hours'"))
+    monkeypatch.setattr(cleanup, "_BLOBS_PER_STEP", 1)
+    assert run()["blobs_deleted"] == 1
+
+    assert column("SELECT count(*) FROM blob") == [2]
+    assert column("SELECT count(*) FROM email_attachment JOIN blob ON storage_key = sha256") == [2]
+    assert run()["blobs_deleted"] == 0
+
+
+def test_old_dead_letters_go_with_their_arguments(database: Database, run: Callable[[], dict[str, Any]]) -> None:
+    for number in range(3):
+        failure = dead_letters.Failure(f"k{number}", "task", "id", USER, {}, "code", "error", "", 1)
+        dead_letters.bury(TENANT, failure, ["a secret"], {})
+    with create_engine(database.owner_url).begin() as owner:
+        owner.execute(
+            text("UPDATE dead_letter SET last_failed_at = now() - interval '31 days' WHERE task_key <> 'k0'")
+        )
+
+    assert run()["dead_letters_deleted"] == 2
+
+    assert column("SELECT task_key FROM dead_letter") == ["k0"]
+    assert column("SELECT count(*) FROM credential") == [1]
