@@ -11,7 +11,7 @@ from typing import Any
 from celery import Celery
 from kombu import Queue
 
-from tasks import drain
+from tasks import drain, failover
 from tasks.base import CELERY_DEFAULT_RETRY_DELAY, CELERY_RETRY_BACKOFF_BASE, EmailTask
 from tasks.control import get_active_tasks, get_queue_stats, get_task_status, revoke_task
 from tasks.maintenance import CLEANUP_STALE_RESULTS, cleanup_stale_results
@@ -132,5 +132,6 @@ def _transport_options(visibility_timeout: int) -> dict[str, Any]:
 celery_app = create_celery_app()
 celery_app.set_default()
 drain.connect()
+failover.connect()
 systemd.connect()
 journal.connect()

@@ -16,7 +16,8 @@ _OTHER_WEIGHT = 1  # of queues that somebody else made
 class WeightedCycle:
     """The order of queues for kombu's Redis transport (its `queue_order_strategy`): smooth weighted round robin.
 
-    Each queue gains its weight with every message taken from any, and the one that was taken from pays for all.
+    A queue that is taken from pays what it and those behind it gain, each its weight. Those before it were empty, and
+    neither gain nor lose.
     """
 
     def __init__(self) -> None:
@@ -32,13 +33,12 @@ class WeightedCycle:
 
     def rotate(self, last_used: str) -> str:
         """A message was taken from this queue."""
-        round_ = sum(map(_weight, self._credit))
-        if last_used in self._credit:
-            self._credit[last_used] -= round_
-        # Neither a queue that was empty for long nor one that was alone is owed, or owes, more than a round.
-        self._credit = {
-            queue: max(min(credit + _weight(queue), round_), -round_) for queue, credit in self._credit.items()
-        }
+        order = self.consume(len(self._credit))
+        if last_used in order:
+            waiting = order[order.index(last_used) :]
+            for queue in waiting:
+                self._credit[queue] += _weight(queue)
+            self._credit[last_used] -= sum(map(_weight, waiting))
         return last_used
 
 
