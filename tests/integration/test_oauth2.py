@@ -36,7 +36,7 @@ from tests.support.imap_faults import Answer, from_message
 from tests.support.imap_server import QRESYNC, ImapServer
 from tests.support.mailbox import Mailbox, message
 from tests.support.smtp_server import SmtpServer
-from tests.support.stored import stored_uids
+from tests.support.stored import column, stored_uids
 from tests.support.token_server import TokenServer, trusted
 
 Environment = Callable[..., None]
@@ -84,39 +84,51 @@ def age(seconds: float) -> None:
         )
 
 
-@pytest.mark.parametrize("mechanism", ["XOAUTH2", "OAUTHBEARER"])
-def test_a_real_dovecot_takes_the_token(tokens: TokenServer, tmp_path: Path, mechanism: str) -> None:
-    # Given a Dovecot that asks the token server about each token, and takes no password
+@pytest.fixture(params=["XOAUTH2", "OAUTHBEARER"])
+def dovecot_with_tokens(
+    tokens: TokenServer, tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[tuple[Dovecot, str]]:
+    """A Dovecot that asks the token server about each token, by one mechanism, with two messages."""
     settings = tmp_path / "oauth2.conf"
     settings.write_text(
         f"introspection_url = {tokens.introspection_url}\nintrospection_mode = post\nusername_attribute = username\n"
         "active_attribute = active\nactive_value = true\n"
     )
     identity().hand_over(tmp_path)
+    name = request.param.lower()
     extra = (
-        f"auth_mechanisms = plain {mechanism.lower()}\n"
-        f"passdb {{\n  driver = oauth2\n  mechanisms = {mechanism.lower()}\n  args = {settings}\n}}\n"
+        f"auth_mechanisms = plain {name}\n"
+        f"passdb {{\n  driver = oauth2\n  mechanisms = {name}\n  args = {settings}\n}}\n"
     )
-    dovecot = Dovecot(tmp_path / "server", tmp_path / "mail", MAIL_PASSWORD, extra_config=extra)
+    server = Dovecot(tmp_path / "server", tmp_path / "mail", MAIL_PASSWORD, extra_config=extra, pop3=True)
     try:
-        dovecot.start()
+        server.start()
     except StackError as error:
         unavailable(str(error))
     try:
-        box = Mailbox(dovecot.host, dovecot.port, tokens.username, MAIL_PASSWORD)
-        box.append([message(1), message(2)])
-
-        # When an account with a refresh token is synced, twice
-        account = register(box, password=grant(tokens))
-        sync(account)
-        sync(account)
-
-        # Then its mail is there, and one token was enough
-        assert stored_uids() == [1, 2]
-        assert len(tokens.requests) == 1
-        assert f"method={mechanism}" in dovecot.log.read_text()
+        Mailbox(server.host, server.port, tokens.username, MAIL_PASSWORD).append([message(1), message(2)])
+        yield server, request.param
     finally:
-        dovecot.stop()
+        server.stop()
+
+
+@pytest.mark.parametrize("protocol", ["imap", "pop3"])
+def test_a_real_dovecot_takes_the_token(
+    dovecot_with_tokens: tuple[Dovecot, str], tokens: TokenServer, protocol: str
+) -> None:
+    dovecot, mechanism = dovecot_with_tokens
+    port = dovecot.pop3_port if protocol == "pop3" else dovecot.port
+    box = Mailbox(dovecot.host, port, tokens.username, MAIL_PASSWORD)
+
+    # When an account with a refresh token is synced, twice
+    account = register(box, password=grant(tokens), protocol=protocol)
+    sync(account)
+    sync(account)
+
+    # Then its mail is there, and one token was enough
+    assert sorted(column("SELECT message_id FROM email_message")) == ["1@example.org", "2@example.org"]
+    assert len(tokens.requests) == 1
+    assert f"{protocol}-login: Info: Login: user=<{tokens.username}>, method={mechanism}" in dovecot.log.read_text()
 
 
 def test_the_request_is_that_of_rfc_6749(account: Account, tokens: TokenServer) -> None:

@@ -43,6 +43,7 @@ class ImapServer:
         self.body_form: dict[int, str] = {}  # by UID: literal, quoted, nil or left out
         self.received: list[bytes] = []
         self.connections = 0
+        self.open_now = self.most_open = 0
         self.logins = 0
         self.bodies: Counter[int] = Counter()
         self.rules: list[Rule] = []
@@ -102,6 +103,9 @@ class ImapServer:
     def _serve(self, connection: socket.socket) -> None:
         session = Session(self)
         connection.settimeout(0.05)
+        with self._lock:
+            self.open_now += 1
+            self.most_open = max(self.most_open, self.open_now)
         try:
             connection.sendall(self.greeting)
             for line in self._lines(connection):
@@ -111,6 +115,8 @@ class ImapServer:
             return  # the client has gone
         finally:
             connection.close()
+            with self._lock:
+                self.open_now -= 1
 
     def _lines(self, connection: socket.socket) -> Iterable[bytes]:
         buffer = b""

@@ -5,10 +5,14 @@ and answers are written as Google documents them.
 """
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.conftest import Database, register, sync
+from tasks.errors import LeaseHeldError, MailServerBusyError
+from tasks.storage.accounts import find_account
+from tests.conftest import TENANT, Database, register, sync
+from tests.support.imap_faults import slowly
 from tests.support.imap_server import GMAIL, ImapServer
 from tests.support.mailbox import message
 from tests.support.stored import column, rows, stored_uids
@@ -143,3 +147,30 @@ def test_a_second_sync_asks_for_nothing(gmail: ImapServer) -> None:
     opened = len(gmail.commands("EXAMINE"))
     assert sync(account).total("synced") == 0
     assert len(gmail.commands("EXAMINE")) == opened
+
+
+def test_gmails_fifteen_connections_are_never_used_up(gmail: ImapServer) -> None:
+    # Given a server that takes its time, and twenty syncs of one account
+    gmail.on("LIST", slowly(0.3), times=None)
+    account = register(gmail)
+
+    def attempt(_: int) -> str:
+        try:
+            return str(sync(account).total("synced"))
+        except LeaseHeldError:
+            return "held"
+
+    with ThreadPoolExecutor(5) as pool:
+        outcomes = list(pool.map(attempt, range(20)))
+
+    # Then one at a time had a connection
+    assert "held" in outcomes
+    assert gmail.most_open == 1
+
+
+def test_too_many_connections_are_no_wrong_password(gmail: ImapServer) -> None:
+    gmail.login_refusal = "NO [ALERT] Too many simultaneous connections. (Failure)"
+    account = register(gmail)
+    with pytest.raises(MailServerBusyError):
+        sync(account)
+    assert find_account(TENANT, account.id).paused_at is None
