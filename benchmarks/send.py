@@ -40,16 +40,19 @@ console = Console(stderr=True)
 
 @dataclass(frozen=True)
 class Result:
-    """Messages a second, medians. `worker` is by the number of the worker's child processes."""
+    """Messages a second, medians. `outbox` is the engine in one process without a broker, `worker` by the number of
+    the worker's child processes."""
 
     delay_ms: int
     messages: int
     one_connection: float
     connection_per_message: float
+    outbox: float
     worker: dict[int, float]
 
-    def ratio(self, children: int) -> float:
-        return self.worker[children] / self.one_connection
+    def beside(self, rate: float) -> str:
+        """The rate, and what it is of smtplib's with one connection."""
+        return f"{rate:,.0f}  ({rate / self.one_connection:.2f})"
 
 
 class Sink:
@@ -122,27 +125,10 @@ def _measured(sink: Sink, messages: list[bytes], send: Callable[[Sink, list[byte
 def _through_the_worker(stack: Stack, sink: Sink, count: int, children: int) -> float:
     """All are queued before the worker starts, so that nothing but the worker is measured."""
     from tasks.celery_app import send_email
-    from tasks.storage.accounts import NewAccount, add_account
 
     sink.reset()
     with stack.database():
-        account = add_account(
-            TENANT,
-            USER,
-            NewAccount(
-                account_name=USER,
-                email_address=f"{USER}@example.net",
-                hostname="127.0.0.1",
-                port=9,
-                encryption="none",
-                username=USER,
-                password=PASSWORD,
-                smtp_hostname="127.0.0.1",
-                smtp_port=sink.port,
-                smtp_encryption="none",
-                sent_copies="none",
-            ),
-        )
+        account = _add_account(sink)
         for number in range(count):
             to = [f"user{number}@example.org"]
             send_email.delay(account, TENANT, USER, to, subject=f"Message {number}", body_text=_TEXT)
@@ -150,15 +136,52 @@ def _through_the_worker(stack: Stack, sink: Sink, count: int, children: int) -> 
             return sink.rate(count)
 
 
+def _through_the_outbox(stack: Stack, sink: Sink, count: int) -> float:
+    """What a worker does for each message, without Celery."""
+    from tasks.engine.draft import SendRequest
+    from tasks.engine.outbox import send
+    from tasks.engine.reuse import smtp_pool
+
+    sink.reset()
+    with stack.database():
+        account = _add_account(sink)
+        for number in range(count):
+            to = [f"user{number}@example.org"]
+            request = SendRequest(account, TENANT, USER, to, subject=f"Message {number}", body_text=_TEXT)
+            send(request, f"task:{number}", f"{number}:1")
+        smtp_pool().close()
+        return sink.rate(count)
+
+
+def _add_account(sink: Sink) -> str:
+    from tasks.storage.accounts import NewAccount, add_account
+
+    new = NewAccount(
+        account_name=USER,
+        email_address=f"{USER}@example.net",
+        hostname="127.0.0.1",
+        port=9,
+        encryption="none",
+        username=USER,
+        password=PASSWORD,
+        smtp_hostname="127.0.0.1",
+        smtp_port=sink.port,
+        smtp_encryption="none",
+        sent_copies="none",
+    )
+    return add_account(TENANT, USER, new)
+
+
 def _measure(stack: Stack, count: int, delay: int) -> Result:
     messages = [_message(number) for number in range(count)]
-    one, each = [], []
+    one, each, outbox = [], [], []
     ours: dict[int, list[float]] = {children: [] for children in _CHILDREN}
     with _sink(stack.root, delay) as sink:
         for number in range(_ROUNDS):
             console.print(f"{delay} ms away, round {number + 1} of {_ROUNDS} …")
             one.append(_measured(sink, messages, _one_connection))
             each.append(_measured(sink, messages, _connection_per_message))
+            outbox.append(_through_the_outbox(stack, sink, count))
             for children in _CHILDREN:
                 ours[children].append(_through_the_worker(stack, sink, count, children))
     return Result(
@@ -166,13 +189,14 @@ def _measure(stack: Stack, count: int, delay: int) -> Result:
         messages=count,
         one_connection=round(statistics.median(one), 1),
         connection_per_message=round(statistics.median(each), 1),
+        outbox=round(statistics.median(outbox), 1),
         worker={children: round(statistics.median(rates), 1) for children, rates in ours.items()},
     )
 
 
 def _show(results: list[Result]) -> None:
     table = Table(title="Messages sent a second (medians), and ÷ smtplib with one connection")
-    for heading in ("server", "smtplib, one connection", "smtplib, one per message"):
+    for heading in ("server", "smtplib, one connection", "smtplib, one per message", "outbox, 1 process"):
         table.add_column(heading, justify="right")
     for children in _CHILDREN:
         table.add_column(f"worker, {children} process{'es' * (children > 1)}", justify="right")
@@ -181,7 +205,8 @@ def _show(results: list[Result]) -> None:
             f"{result.delay_ms} ms away",
             f"{result.one_connection:,.0f}",
             f"{result.connection_per_message:,.0f}",
-            *(f"{result.worker[children]:,.0f}  ({result.ratio(children):.2f})" for children in _CHILDREN),
+            result.beside(result.outbox),
+            *(result.beside(result.worker[children]) for children in _CHILDREN),
         )
     Console(width=120).print(table)
 

@@ -48,7 +48,8 @@ from tasks.errors import (
     StorageUnavailableError,
     TransientError,
 )
-from tasks.mail.smtp import ANSWER_PATIENCE, Reply, SmtpConnection
+from tasks.mail.smtp import ANSWER_PATIENCE, SmtpConnection
+from tasks.mail.smtp_session import Reply
 from tasks.settings import get_settings
 from tasks.storage.accounts import Account, get_account, record_failure
 from tasks.storage.outbox import (

@@ -5,7 +5,8 @@ pending -> offered (RCPT was taken) -> accepted (the message was); refused by an
 
 from collections.abc import Sequence
 
-from tasks.mail.smtp import Offer, Reply
+from tasks.mail.smtp import Offer
+from tasks.mail.smtp_session import Reply
 from tasks.storage.outbox import Recipient
 
 

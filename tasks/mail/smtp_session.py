@@ -1,0 +1,192 @@
+"""An SMTP connection up to the login; the only module that imports the SMTP library.
+
+What is added to it: sockets come from `tasks.mail.connection`, a password or token of any characters logs in, its
+errors become ours, and after an answer that cannot be understood nothing more is asked.
+"""
+
+import smtplib
+import socket
+from base64 import b64encode
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import NamedTuple
+
+from tasks.errors import (
+    EncryptionUnavailableError,
+    MailServerBusyError,
+    MailServerUnavailableError,
+    MessageRefusedError,
+    PermanentError,
+    ProtocolError,
+)
+from tasks.mail import connection
+from tasks.mail.charset import storable
+from tasks.mail.connection import Endpoint, open_socket, tls_context
+from tasks.mail.login import Login, login_refusal, sasl_for
+
+_LONGEST_WORDS = 300
+_CHALLENGE = 334
+_CLOSING = 421
+
+
+class Reply(NamedTuple):
+    """What the server says (RFC 5321 section 4.2)."""
+
+    code: int
+    text: str
+
+    @property
+    def is_positive(self) -> bool:
+        """Done."""
+        return 200 <= self.code < 300
+
+    @property
+    def is_passing(self) -> bool:
+        """Not now, but perhaps later."""
+        return 400 <= self.code < 500
+
+    @property
+    def is_final(self) -> bool:
+        """Never."""
+        return 500 <= self.code < 600
+
+    def __str__(self) -> str:
+        return f"{self.code} {self.text}"
+
+
+def open_session(endpoint: Endpoint, login: Login) -> "Session":
+    """Connect, encrypt as the endpoint says, and log in. Raises an EmailError that says what happened."""
+    with translated(endpoint, "connecting"):
+        session = (_TlsSession if endpoint.encryption == "tls" else Session)(endpoint)
+    try:
+        with translated(endpoint, "connecting"):
+            _greet(session, endpoint)
+        with translated(endpoint, "logging in"):
+            _log_in(session, endpoint, login)
+    except BaseException:
+        session.abandon()
+        raise
+    return session
+
+
+@contextmanager
+def translated(endpoint: Endpoint, doing: str) -> Iterator[None]:
+    """Whatever the library or the network raises, as one of our errors."""
+    with connection.translated(endpoint, doing):
+        try:
+            yield
+        except smtplib.SMTPConnectError as error:
+            reply = Reply(error.smtp_code, _words(error.smtp_error))
+            kind = MessageRefusedError if reply.is_final else MailServerBusyError
+            raise kind(f"{endpoint} greets with {reply}") from error
+        except smtplib.SMTPResponseException as error:
+            raise MailServerUnavailableError(f"{doing}, {endpoint}: {_words(error.smtp_error)}") from error
+
+
+class Session(smtplib.SMTP):
+    """Takes its socket from `tasks.mail.connection`, and asks no name server for its own name."""
+
+    sock: socket.socket  # None only before it connects
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        self.is_usable = True
+        super().__init__(endpoint.hostname, endpoint.port, local_hostname="localhost", timeout=endpoint.timeout)
+        address = self.sock.getsockname()[0]
+        self.local_hostname = f"[IPv6:{address}]" if ":" in address else f"[{address}]"
+
+    def _get_socket(self, _host: str, _port: int, _timeout: float) -> socket.socket:
+        plain = open_socket(self._endpoint)
+        # The end of a message is a write of its own, which must not wait for the acknowledgement of the one before.
+        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return plain
+
+    def command(self, command: str) -> Reply:
+        """Ask, and the answer."""
+        self.send(line(command))
+        return self.reply()
+
+    def reply(self) -> Reply:
+        """The next answer. Raises ProtocolError for one that is none."""
+        code, words = self.getreply()
+        if code == _CLOSING:
+            self.is_usable = False
+        reply = Reply(code, " ".join(storable(_words(words)).split()))
+        self.require(reply, 200 <= code < 600)
+        return reply
+
+    def require(self, reply: Reply, is_sound: bool) -> None:
+        """Raises ProtocolError: whatever was meant, it is not what can be answered here."""
+        if not is_sound:
+            self.abandon()
+            raise ProtocolError(f"{self._endpoint} answered {reply}")
+
+    def abandon(self) -> None:
+        """Close at once; never raises."""
+        self.is_usable = False
+        with suppress(OSError):
+            self.close()
+
+
+class _TlsSession(Session):
+    def _get_socket(self, host: str, port: int, timeout: float) -> socket.socket:
+        plain = super()._get_socket(host, port, timeout)
+        return tls_context(self._endpoint).wrap_socket(plain, server_hostname=self._endpoint.hostname)
+
+
+def line(command: str) -> bytes:
+    """A command as it goes over the wire; one, whatever it holds."""
+    if "\r" in command or "\n" in command:
+        raise ValueError("a command holds a line break")
+    return f"{command}\r\n".encode()
+
+
+def _greet(session: Session, endpoint: Endpoint) -> None:
+    _hello(session)
+    if endpoint.encryption != "starttls":
+        return
+    if "starttls" not in session.esmtp_features:
+        raise EncryptionUnavailableError(f"{endpoint} does not offer STARTTLS")
+    try:
+        session.starttls(context=tls_context(endpoint))
+    except smtplib.SMTPResponseException as error:
+        raise EncryptionUnavailableError(f"{endpoint} refuses STARTTLS") from error
+    _hello(session)
+
+
+def _hello(session: Session) -> None:
+    session.ehlo()
+    if not session.does_esmtp:
+        session.helo()
+
+
+def _log_in(session: Session, endpoint: Endpoint, login: Login) -> None:
+    offered = session.esmtp_features.get("auth", "").upper().split()
+    if not offered:
+        return  # a relay that trusts our network; one that does not will say so at MAIL
+    sasl = sasl_for(login, endpoint, offered)
+    if sasl:
+        reply = session.command(f"AUTH {sasl.mechanism} {_base64(sasl.initial_response)}")
+        reasons = reply.text if reply.code == _CHALLENGE else ""
+        if reply.code == _CHALLENGE:
+            reply = session.command(_base64(sasl.on_failure))
+    elif "LOGIN" in offered:
+        reasons = ""
+        for words in ("AUTH LOGIN", _base64(login.username.encode()), _base64(login.secret.encode())):
+            reply = session.command(words)
+            if reply.code != _CHALLENGE:
+                break
+    else:
+        raise PermanentError(f"{endpoint} offers no login by password that we know: {' '.join(offered)}")
+    if reply.is_passing:
+        raise MailServerBusyError(f"{endpoint}: {reply}")
+    if not reply.is_positive:
+        raise login_refusal(f"{reply} {reasons}".strip(), endpoint, login)
+
+
+def _base64(data: bytes) -> str:
+    return b64encode(data).decode()
+
+
+def _words(said: bytes | str) -> str:
+    return (said.decode("utf-8", "replace") if isinstance(said, bytes) else said)[:_LONGEST_WORDS]
