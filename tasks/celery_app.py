@@ -14,6 +14,14 @@ from kombu import Queue
 from tasks import drain, failover
 from tasks.base import CELERY_DEFAULT_RETRY_DELAY, CELERY_RETRY_BACKOFF_BASE, EmailTask
 from tasks.control import get_active_tasks, get_queue_stats, get_task_status, revoke_task
+from tasks.delete import (
+    DELETE_EMAILS,
+    EMPTY_TRASH,
+    ENFORCE_TRASH_RETENTION,
+    delete_emails,
+    empty_trash,
+    enforce_trash_retention,
+)
 from tasks.maintenance import CLEANUP_STALE_RESULTS, cleanup_stale_results
 from tasks.monitoring import journal, systemd
 from tasks.periodic import PERIODIC_SYNC, periodic_sync
@@ -32,6 +40,9 @@ __all__ = [
     "check_spam",
     "cleanup_stale_results",
     "create_celery_app",
+    "delete_emails",
+    "empty_trash",
+    "enforce_trash_retention",
     "get_active_tasks",
     "get_queue_stats",
     "get_task_status",
@@ -43,6 +54,7 @@ __all__ = [
 
 _SYNC_SCHEDULE_SECONDS = 300
 _CLEANUP_SCHEDULE_SECONDS = 3600
+_TRASH_SCHEDULE_SECONDS = 24 * 3600
 
 # Looked for abandoned messages so often; kombu's own default is every 100 s.
 _RESTORE_SECONDS = 10
@@ -81,6 +93,9 @@ def _configuration(settings: Settings) -> dict[str, Any]:
         "task_routes": {
             SYNC_EMAILS: {"queue": "sync"},
             SEND_EMAIL: {"queue": "send"},
+            DELETE_EMAILS: {"queue": "delete"},
+            EMPTY_TRASH: {"queue": "delete"},
+            ENFORCE_TRASH_RETENTION: {"queue": "periodic"},
             PERIODIC_SYNC: {"queue": "periodic"},
             CLEANUP_STALE_RESULTS: {"queue": "periodic"},
             CHECK_SPAM: {"queue": "spam"},
@@ -112,6 +127,11 @@ def _configuration(settings: Settings) -> dict[str, Any]:
                 "task": CLEANUP_STALE_RESULTS,
                 "schedule": timedelta(seconds=_CLEANUP_SCHEDULE_SECONDS),
                 "options": {"expires": _CLEANUP_SCHEDULE_SECONDS},
+            },
+            "enforce-trash-retention-daily": {
+                "task": ENFORCE_TRASH_RETENTION,
+                "schedule": timedelta(seconds=_TRASH_SCHEDULE_SECONDS),
+                "options": {"expires": _TRASH_SCHEDULE_SECONDS},
             },
         },
     }

@@ -254,6 +254,18 @@ class OutOfMemoryError(PermanentError):
     code = "out_of_memory"
 
 
+class NoTrashError(PermanentError):
+    """The account has no Trash, and its server refuses to make one; only deleting for good is possible."""
+
+    code = "no_trash"
+
+
+class FolderReadOnlyError(PermanentError):
+    """The server lets nothing be changed in this folder."""
+
+    code = "folder_read_only"
+
+
 class InternalError(PermanentError):
     """A defect of this program; the worker's log has the details."""
 

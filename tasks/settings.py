@@ -184,6 +184,13 @@ class MailSettings(_Group):
         return int(limits.get(hostname.lower(), limits.get("*", 0)))
 
 
+class DeleteSettings(_Group):
+    """Deleting. Trash is emptied of what has been in it for so many days; 0 keeps it for ever."""
+
+    batch_size: int = Field(100, validation_alias="DELETE_BATCH_SIZE", ge=1, le=1000)
+    trash_retention_days: int = Field(30, validation_alias="TRASH_RETENTION_DAYS", ge=0)
+
+
 class SpamSettings(_Group):
     """The spam check."""
 
@@ -280,6 +287,7 @@ class Settings(BaseModel, frozen=True):
     worker: WorkerSettings
     sync: SyncSettings
     mail: MailSettings
+    delete: DeleteSettings
     spam: SpamSettings
     send: SendSettings
     credentials: CredentialSettings

@@ -5,14 +5,12 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from tasks.engine.connect import connected, connected_pop3
-from tasks.engine.lease import leased
+from tasks.engine.lease import leased_run
 from tasks.engine.mailbox import sync_mailbox
 from tasks.engine.maildrop import sync_maildrop
 from tasks.engine.run import HandOnError, Progress, Run, Tally
 from tasks.errors import FoldersFailedError, TokenExpiredError
-from tasks.settings import get_settings
 from tasks.storage.accounts import record_failure, record_success
-from tasks.storage.leases import owner_of, take_lease
 
 _LONGEST_COMPLAINT = 500
 
@@ -38,21 +36,17 @@ def sync_account(
     Raises LeaseHeldError while another run is at it, NotFoundError for what is not the caller's, and the other errors
     of server and storage, which are kept on the account as well.
     """
-    settings = get_settings().sync
-    owner = owner_of(task_id)
-    deadline = time.monotonic() + budget_seconds
-    account = take_lease(request.tenant_id, request.user_id, request.email_client_id, owner, settings.lease_seconds)
-    run = Run(
-        account=account,
-        lease_owner=owner,
-        settings=settings,
-        deadline=deadline,
+    with leased_run(
+        request.tenant_id,
+        request.user_id,
+        request.email_client_id,
+        task_id,
+        deadline=time.monotonic() + budget_seconds,
         full_since=request.full_since,
         tally=tally,
         progress=Progress(messages_synced=tally.total("synced")),
         report=report,
-    )
-    with leased(run):
+    ) as run:
         try:
             try:
                 _sync(run, request.folder_id)

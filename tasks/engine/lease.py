@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from celery.exceptions import SoftTimeLimitExceeded
 
@@ -15,14 +16,31 @@ from tasks.errors import (
     NotFoundError,
     StorageUnavailableError,
 )
+from tasks.settings import get_settings
 from tasks.storage.accounts import record_failure
-from tasks.storage.leases import release_lease
+from tasks.storage.leases import owner_of, release_lease, take_lease
 
 logger = logging.getLogger(__name__)
 
 
 @contextmanager
-def leased(run: Run) -> Iterator[None]:
+def leased_run(
+    tenant_id: str, user_id: str, account_id: str, task_id: str, deadline: float, **what: Any
+) -> Iterator[Run]:
+    """A run of the task on the caller's account, until `deadline` (time.monotonic()); `what` are fields of Run.
+
+    Raises LeaseHeldError while another run is at it, HostBusyError, and NotFoundError for what is not the caller's.
+    """
+    settings = get_settings().sync
+    owner = owner_of(task_id)
+    account = take_lease(tenant_id, user_id, account_id, owner, settings.lease_seconds)
+    run = Run(account=account, lease_owner=owner, settings=settings, deadline=deadline, **what)
+    with _leased(run):
+        yield run
+
+
+@contextmanager
+def _leased(run: Run) -> Iterator[None]:
     """Keeps errors on the account, and gives the lease back whatever happens."""
     try:
         yield

@@ -32,7 +32,7 @@ def sync_mailbox(run: Run, imap: ImapConnection, folder_id: str | None) -> None:
     if not listed:
         raise ProtocolError("LIST named no folder, not even INBOX")
     labels = label_folders(imap, listed)
-    folders = _reconcile(run, imap, listed, statuses)
+    folders = reconcile(run, imap, listed, statuses)
     if labels:
         hold_no_messages(run, [folder for folder in folders if folder.path in labels], statuses)
     chosen = _chosen(folders, folder_id, labels)
@@ -54,6 +54,22 @@ def sync_mailbox(run: Run, imap: ImapConnection, folder_id: str | None) -> None:
     run.show(folder="", folders_done=len(chosen))
 
 
+def make_folder(imap: ImapConnection, name: str) -> str:
+    """Make a folder at the top, or where that is refused below INBOX, and give its path. Raises FetchRefusedError."""
+    try:
+        imap.create_folder(name)
+    except FetchRefusedError:
+        # A server that has everything below INBOX.
+        listed, _ = imap.list_folders()
+        delimiter = next((folder.delimiter for folder in listed if folder.path.upper() == "INBOX"), None)
+        if delimiter is None:
+            raise
+        path = f"INBOX{delimiter}{name}"
+        imap.create_folder(path)
+        return path
+    return name
+
+
 def _chosen(folders: list[Folder], folder_id: str | None, labels: frozenset[str]) -> list[Folder]:
     selectable = [folder for folder in folders if folder.is_selectable and folder.path not in labels]
     if folder_id is not None:
@@ -66,7 +82,7 @@ def _chosen(folders: list[Folder], folder_id: str | None, labels: frozenset[str]
     return sorted(selectable, key=lambda folder: (_ORDER.index(folder.type), folder.name))
 
 
-def _reconcile(
+def reconcile(
     run: Run, imap: ImapConnection, listed: list[ListedFolder], statuses: dict[str, FolderStatus]
 ) -> list[Folder]:
     """Add, rename, change and remove our folders until they are the server's."""

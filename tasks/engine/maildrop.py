@@ -50,7 +50,7 @@ def sync_maildrop(run: Run, pop3: Pop3Connection, folder_id: str | None) -> None
     tally = run.tally.of(_INBOX)
     started = time.monotonic()
     try:
-        keys = _identify(run, pop3)
+        keys = identify(run, pop3)
         _fetch(run, pop3, inbox, keys, tally)
     finally:
         tally.seconds += time.monotonic() - started
@@ -60,7 +60,7 @@ def sync_maildrop(run: Run, pop3: Pop3Connection, folder_id: str | None) -> None
     run.show(folder="", folders_done=1)
 
 
-def _identify(run: Run, pop3: Pop3Connection) -> dict[Listed, str]:
+def identify(run: Run, pop3: Pop3Connection) -> dict[Listed, str]:
     """The key of each message on the server, in the server's order."""
     messages, has_unique_ids = pop3.list_messages()
     if not has_unique_ids:

@@ -73,6 +73,10 @@ class Progress:
     messages_synced: int = 0
 
 
+def _to_nobody(_: Progress) -> None:
+    pass
+
+
 @dataclass
 class Run:
     """What the steps of one run share. `deadline` is in seconds of time.monotonic()."""
@@ -81,10 +85,10 @@ class Run:
     lease_owner: str
     settings: SyncSettings
     deadline: float
-    full_since: float | None
-    tally: Tally
-    progress: Progress
-    report: Callable[[Progress], None]
+    full_since: float | None = None
+    tally: Tally = field(default_factory=Tally)
+    progress: Progress = field(default_factory=Progress)
+    report: Callable[[Progress], None] = _to_nobody
     _lease_renewed: float = field(default_factory=time.monotonic)
 
     @contextmanager

@@ -9,13 +9,13 @@ it there; where it does not, the sync brings it like any other message.
 
 from datetime import timedelta
 
+from tasks.engine.mailbox import make_folder
 from tasks.engine.reuse import lent_imap
 from tasks.errors import LeaseHeldError
 from tasks.mail.flags import read_flags
 from tasks.mail.folders import classify
 from tasks.mail.imap import ImapConnection
 from tasks.mail.imap_responses import AppendedUid
-from tasks.mail.imap_session import FetchRefusedError
 from tasks.mail.parse import parse
 from tasks.mail.uidset import UidSet
 from tasks.storage.accounts import Account
@@ -55,7 +55,7 @@ def has_copy(account: Account, outgoing: Outgoing) -> bool:
 def file_copy(account: Account, outgoing: Outgoing, raw: bytes) -> None:
     """Make sure that a copy is in the Sent folder; twice does no harm."""
     with lent_imap(account) as imap:
-        path = _find_folder(account, imap) or _make_folder(imap)
+        path = _find_folder(account, imap) or make_folder(imap, _NEW_FOLDER)
         if _is_there(imap, path, outgoing):
             return
         appended = imap.append(path, _SEEN, outgoing.created_at, raw)
@@ -78,21 +78,6 @@ def _find_folder(account: Account, imap: ImapConnection) -> str | None:
         selectable = {folder.path for folder in listed if folder.is_selectable}
         types = {path: kind for path, kind in classify(listed).items() if path in selectable}
     return next((path for path, kind in types.items() if kind == "sent"), None)
-
-
-def _make_folder(imap: ImapConnection) -> str:
-    try:
-        imap.create_folder(_NEW_FOLDER)
-    except FetchRefusedError:
-        # A server that has everything below INBOX.
-        listed, _ = imap.list_folders()
-        delimiter = next((folder.delimiter for folder in listed if folder.path.upper() == "INBOX"), None)
-        if delimiter is None:
-            raise
-        path = f"INBOX{delimiter}{_NEW_FOLDER}"
-        imap.create_folder(path)
-        return path
-    return _NEW_FOLDER
 
 
 def _store(account: Account, outgoing: Outgoing, raw: bytes, path: str, appended: AppendedUid) -> None:

@@ -110,15 +110,18 @@ class ImapConnection:
             self._require_ok(outcome, lines)
             return list(read_list(lines)), dict(read_status(self._untagged("STATUS")))
 
-    def select(self, path: str) -> FolderStatus:
-        """Open a folder read-only (EXAMINE, RFC 9051 section 6.3.3). Raises FetchRefusedError if it cannot be."""
+    def select(self, path: str, *, writable: bool = False) -> FolderStatus:
+        """Open a folder, read-only unless `writable` (EXAMINE or SELECT, RFC 9051 sections 6.3.2 and 6.3.3).
+
+        Raises FetchRefusedError if it cannot be.
+        """
         with self._translated(f"opening {path}"):
             condstore = b" (CONDSTORE)" if self.has_condstore and not self.has_qresync else b""
             try:
                 name = quote(path).encode()
             except ValueError as error:
                 raise FetchRefusedError(str(error)) from None
-            outcome, lines = self._imap.select(name + condstore, readonly=True)
+            outcome, lines = self._imap.select(name + condstore, readonly=not writable)
             if outcome != "OK":
                 words = first_words(lines)
                 # A name with characters that could not be read is not the folder's name.
@@ -212,6 +215,19 @@ class ImapConnection:
         with self._translated(f"making the folder {path}"):
             self._require_ok(*self._imap.create(quote(path).encode()))
             self._imap.subscribe(quote(path).encode())
+
+    def ask(self, doing: str, *words: str) -> None:
+        """A command that changes something, where OK is all there is to know. Raises FetchRefusedError."""
+        with self._translated(doing):
+            self._untagged("COPYUID")
+            self._require_ok(*self._imap.xatom(*words))
+            # What the server tells of its own accord belongs to no later answer.
+            self._untagged("FETCH")
+            self._untagged("VANISHED")
+
+    def copied_uids(self) -> list[bytes]:
+        """What the last command said about the new UIDs of messages (COPYUID, RFC 4315 section 3)."""
+        return [line for line in self._untagged("COPYUID") if isinstance(line, bytes)]
 
     def close(self) -> None:
         """Say goodbye if the server still listens; never raises."""

@@ -11,7 +11,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from tasks.errors import EncryptionUnavailableError, MailServerBusyError, MailServerUnavailableError, ProtocolError
+from tasks.errors import (
+    EncryptionUnavailableError,
+    FolderReadOnlyError,
+    MailServerBusyError,
+    MailServerUnavailableError,
+    ProtocolError,
+)
 from tasks.mail import connection
 from tasks.mail.connection import Endpoint, open_socket, tls_context
 from tasks.mail.folders import quote
@@ -50,6 +56,8 @@ def translated(endpoint: Endpoint, doing: str) -> Iterator[None]:
     with connection.translated(endpoint, doing):
         try:
             yield
+        except imaplib.IMAP4.readonly as error:
+            raise FolderReadOnlyError(where) from error
         except imaplib.IMAP4.abort as error:
             words = str(error)[:_LONGEST_WORDS] or "the connection ended"
             out_of_step = any(sign in words for sign in ("unexpected", "unterminated", "literal", "more than"))

@@ -443,3 +443,18 @@ class DeadLetter(Base):
         CheckConstraint("tenant_id <> ''", "tenant_id"),
         Index("dead_letter_last_failed_idx", "last_failed_at"),
     )
+
+
+class Deletion(Base):
+    """A message that a task has removed, so that the task finds it done when it is delivered again."""
+
+    __tablename__ = "deletion"
+    tenant_id: Mapped[str]
+    task_id: Mapped[str]
+    email_message_id: Mapped[str]
+    created_at: Mapped[datetime] = mapped_column(server_default=_now)
+    __table_args__ = (
+        PrimaryKeyConstraint("tenant_id", "task_id", "email_message_id"),
+        CheckConstraint("tenant_id <> ''", "tenant_id"),
+        Index("deletion_created_idx", "created_at"),
+    )

@@ -41,6 +41,9 @@ def filled(account, mailbox: Mailbox):
             "error_code, error, traceback, attempts) VALUES (%s, 'd', '', '', '', '{}', %s, '', '', '', 1)",
             (TENANT, account.credential_id),
         )
+        connection.exec_driver_sql(
+            "INSERT INTO deletion (tenant_id, task_id, email_message_id) VALUES (%s, 't', 'm')", (TENANT,)
+        )
     return account
 
 

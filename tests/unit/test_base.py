@@ -15,6 +15,9 @@ from tasks.celery_app import (
     check_spam,
     cleanup_stale_results,
     create_celery_app,
+    delete_emails,
+    empty_trash,
+    enforce_trash_retention,
     periodic_sync,
     send_email,
     sync_emails,
@@ -48,14 +51,18 @@ def test_every_name_that_callers_know_is_there() -> None:
 
 def test_only_tasks_that_work_are_registered() -> None:
     ours = {name for name in celery_app.tasks if not name.startswith("celery.")}
-    assert ours == {
-        cleanup_stale_results.name,
-        sync_emails.name,
-        send_email.name,
-        periodic_sync.name,
-        check_spam.name,
-        ask_spam_engines.name,
-    }
+    working = (
+        sync_emails,
+        send_email,
+        delete_emails,
+        empty_trash,
+        enforce_trash_retention,
+        periodic_sync,
+        check_spam,
+        ask_spam_engines,
+        cleanup_stale_results,
+    )
+    assert ours == {task.name for task in working}
     assert all(name.startswith("email_service.tasks.") for name in ours)
 
 

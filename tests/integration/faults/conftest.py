@@ -18,6 +18,7 @@ from tests.support.worker import Worker
 SHORT_WAITS = {
     "SYNC_LEASE_SECONDS": "3",
     "SYNC_BATCH_SIZE": "20",
+    "DELETE_BATCH_SIZE": "20",
     "MAIL_TIMEOUT": "3",
     "TASK_TIMEOUT": "20",
     "CELERY_TASK_SOFT_TIME_LIMIT": "15",

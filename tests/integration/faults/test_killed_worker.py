@@ -75,6 +75,27 @@ def test_the_child_is_killed_ten_times(
     assert_each_message_is_there_once()
 
 
+def test_the_child_is_killed_ten_times_in_a_sync_by_pop3(
+    dovecot: Dovecot,
+    slow_mailbox: Proxy,
+    mailbox: Mailbox,
+    worker: Worker,
+    tasks_queue: Queue,
+    moments: random.Random,
+) -> None:
+    slow_mailbox.target = (mailbox.host, dovecot.pop3_port)
+    task = tasks_queue.sync(register(mailbox, protocol="pop3"))
+
+    kill_at_random_moments(moments, worker.kill_child)
+    slow_mailbox.rate = 10**8
+
+    assert task.get(timeout=60)["status"] == "success"
+    assert len(set(column("SELECT message_id FROM email_message"))) == MESSAGES
+    assert column("SELECT count(*) FROM email_message") == [MESSAGES]
+    assert quarantine() == {}
+    assert_counts_agree()
+
+
 def test_the_whole_worker_is_killed_and_started_again_ten_times(
     slow_mailbox: Proxy,
     mailbox: Mailbox,

@@ -37,7 +37,7 @@ def servers(authority: Authority, tmp_path_factory: pytest.TempPathFactory) -> I
     try:
         for kind, files in kinds.items():
             root = tmp_path_factory.mktemp("tls")
-            server = Dovecot(root / "server", root / "mail", MAIL_PASSWORD, tls=files)
+            server = Dovecot(root / "server", root / "mail", MAIL_PASSWORD, tls=files, pop3=True)
             server.start()
             running[kind] = server
         yield running
@@ -59,33 +59,42 @@ def secure_account(
     """An account on the server with that certificate; `authority` is trusted, as the system's would be."""
     environment(SSL_CERT_FILE=str(authority.certificate))
 
-    def account(kind: str, encryption: str) -> Account:
+    def account(kind: str, encryption: str, protocol: str = "imap") -> Account:
         server = servers[kind]
         # STARTTLS goes through the port without encryption.
         box = Mailbox(server.host, server.port, f"{encryption}{request.node.name.count('e')}", MAIL_PASSWORD)
         with box.client() as client:
             assert client.append("INBOX", "", None, message(1))[0] == "OK"
-        return register(box, encryption=encryption, port=server.tls_port if encryption == "tls" else server.port)
+        ports = {
+            "imap": {"tls": server.tls_port, "starttls": server.port},
+            "pop3": {"tls": server.pop3s_port, "starttls": server.pop3_port},
+        }
+        return register(box, protocol=protocol, encryption=encryption, port=ports[protocol][encryption])
 
     return account
 
 
+@pytest.mark.parametrize("protocol", ["imap", "pop3"])
 @pytest.mark.parametrize("encryption", ["tls", "starttls"])
-def test_a_trusted_certificate(secure_account: Callable[[str, str], Account], encryption: str) -> None:
-    sync(secure_account("valid", encryption))
-
-    assert stored_uids()
+def test_a_trusted_certificate(secure_account: Callable[..., Account], encryption: str, protocol: str) -> None:
+    assert sync(secure_account("valid", encryption, protocol)).total("synced")
 
 
+@pytest.mark.parametrize("protocol", ["imap", "pop3"])
 @pytest.mark.parametrize("encryption", ["tls", "starttls"])
 @pytest.mark.parametrize(
     ("kind", "words"),
     [("expired", "expired"), ("other host", "mismatch"), ("not trusted", "unable to get local issuer")],
 )
 def test_a_certificate_that_cannot_be_trusted_is_said_and_no_password_is_sent(
-    secure_account: Callable[[str, str], Account], servers: dict[str, Dovecot], kind: str, words: str, encryption: str
+    secure_account: Callable[..., Account],
+    servers: dict[str, Dovecot],
+    kind: str,
+    words: str,
+    encryption: str,
+    protocol: str,
 ) -> None:
-    account = secure_account(kind, encryption)
+    account = secure_account(kind, encryption, protocol)
     before = logins(servers[kind])
 
     with pytest.raises(CertificateInvalidError, match=words):

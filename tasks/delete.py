@@ -1,0 +1,110 @@
+"""delete_emails: into Trash or for good; and what has been in Trash for too long. The work: tasks/engine/delete.py.
+
+Run again at any instant, each finds what is done already: on the server, and in the table `deletion`.
+"""
+
+import time
+from typing import Any, NoReturn
+
+from celery import shared_task
+from celery.exceptions import SoftTimeLimitExceeded
+from kombu.exceptions import OperationalError
+
+from tasks.base import EmailTask
+from tasks.engine.delete import DeleteRequest, delete_expired, delete_messages
+from tasks.engine.run import HandOnError
+from tasks.errors import HostBusyError, LeaseHeldError, TransientError
+from tasks.settings import get_settings
+from tasks.storage.deletions import accounts_with_expired_trash
+
+DELETE_EMAILS = "email_service.tasks.delete_emails"
+EMPTY_TRASH = "email_service.tasks.empty_trash"
+ENFORCE_TRASH_RETENTION = "email_service.tasks.enforce_trash_retention"
+
+# Of the soft time limit; the rest is for the batch at hand and for what a slow server adds.
+_BUDGET_SHARE = 0.6
+# How soon to look again where a sync is at work on the account.
+_LOOK_SECONDS = 2
+_ACCOUNTS_AT_A_TIME = 1000
+# What waited for a day is queued anew by the next one.
+_EXPIRES_SECONDS = 24 * 3600
+
+
+@shared_task(bind=True, base=EmailTask, name=DELETE_EMAILS, max_retries=2, default_retry_delay=5)
+def delete_emails(
+    self: Any,
+    email_ids: list[str],
+    tenant_id: str,
+    user_id: str,
+    permanent: bool = False,  # the signature callers know
+) -> dict[str, Any]:
+    """Move messages to Trash, on their server and here; or delete them for good.
+
+    Returns `status`, deleted_count (those that are in Trash or gone now), and marked_count: those that their server,
+    having neither MOVE nor UIDPLUS, only marked as deleted (then `status` is partial).
+
+    Raises NotFoundError, and touches nothing, where not all messages are the caller's; PermanentError subclasses,
+    which are not retried; TransientError subclasses once retries are used up.
+    """
+    request = DeleteRequest(tenant_id, user_id, email_ids, permanent)
+    try:
+        marked = delete_messages(request, self.request.id or "", _budget_seconds(), lambda _: self.made_progress())
+    except (HandOnError, SoftTimeLimitExceeded, TransientError) as interruption:
+        _go_on_later(self, interruption)
+    return {
+        "status": "partial" if marked else "success",
+        "deleted_count": len(set(email_ids)) - marked,
+        "marked_count": marked,
+    }
+
+
+@shared_task(bind=True, base=EmailTask, name=EMPTY_TRASH, max_retries=2, default_retry_delay=5)
+def empty_trash(self: Any, email_client_id: str, tenant_id: str, user_id: str) -> dict[str, Any]:
+    """Delete for good what has been in the account's Trash for longer than TRASH_RETENTION_DAYS.
+
+    Returns `status` and deleted_count (of the run that came to the end). Errors as with delete_emails.
+    """
+    deadline = time.monotonic() + _budget_seconds()
+    deleted = 0
+    try:
+        while batch := delete_expired(
+            tenant_id, user_id, email_client_id, self.request.id or "", deadline - time.monotonic()
+        ):
+            deleted += batch
+            if time.monotonic() >= deadline:
+                raise HandOnError
+    except (HandOnError, SoftTimeLimitExceeded, TransientError) as interruption:
+        _go_on_later(self, interruption)
+    return {"status": "success", "deleted_count": deleted}
+
+
+@shared_task(bind=True, base=EmailTask, name=ENFORCE_TRASH_RETENTION, max_retries=1)
+def enforce_trash_retention(self: Any) -> dict[str, Any]:
+    """Queue `empty_trash` for each account with something in Trash for longer than TRASH_RETENTION_DAYS.
+
+    Returns `status` and accounts (queued). Queued twice, an account's second task finds nothing to do.
+    """
+    days = get_settings().delete.trash_retention_days
+    after = ("", "")
+    accounts = 0
+    try:
+        while days and (found := accounts_with_expired_trash(days, after, _ACCOUNTS_AT_A_TIME)):
+            for tenant_id, account_id, user_id in found:
+                empty_trash.apply_async((account_id, tenant_id, user_id), expires=_EXPIRES_SECONDS)
+                after, accounts = (tenant_id, account_id), accounts + 1
+    except (OperationalError, TransientError) as error:
+        raise self.retry(exc=error, countdown=self.retry_delay()) from error
+    return {"status": "success", "accounts": accounts}
+
+
+def _go_on_later(task: Any, interruption: Exception) -> NoReturn:
+    """The same task again: what is done stays done. Only errors of servers and storage wear out retries."""
+    if isinstance(interruption, LeaseHeldError | HostBusyError):
+        task.look_again(interruption, _LOOK_SECONDS)
+    if isinstance(interruption, TransientError):
+        raise task.retry(exc=interruption, countdown=task.retry_delay()) from interruption
+    raise task.look_again(interruption, 0)
+
+
+def _budget_seconds() -> float:
+    return get_settings().worker.task_soft_time_limit * _BUDGET_SHARE

@@ -1,0 +1,133 @@
+"""Deletes messages, on their server and here: into Trash, or for good.
+
+    all ids are the caller's, or none is touched
+    one account after another, under its lease; one folder after another, in batches:
+      the server first, then the rows              killed in between, the next run finds on the server what was done
+      into Trash    the row goes along, to the UID that the message has there; where the server does not tell it, a
+                    message that came into Trash since the last sync is known by Message-ID and size; else the row
+                    goes, and the next sync brings the message as a new one
+      for good      the row goes, and is noted, so that a run of the same task finds it done
+
+A message that is gone from the server already is no error. Without UIDPLUS nothing can be removed without touching
+what other clients have marked, so messages are only marked there, and stay here, marked, until somebody expunges.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from operator import attrgetter
+from typing import NamedTuple
+
+from tasks.engine.connect import connected, connected_pop3
+from tasks.engine.delete_imap import ImapDeletion
+from tasks.engine.lease import leased_run
+from tasks.engine.maildrop import identify
+from tasks.engine.run import Progress, Run
+from tasks.errors import EmailError, NotFoundError, ProtocolError, TransientError
+from tasks.settings import get_settings
+from tasks.storage.accounts import get_account
+from tasks.storage.deletions import (
+    Doomed,
+    expired_in_trash,
+    find_messages,
+    move_messages,
+    remove_messages,
+    removed_by,
+)
+from tasks.storage.maildrop import local_folder
+from tasks.storage.session import tenant_transaction
+
+_TRASH = "Trash"
+
+# So many ids are named in an error.
+_NAMED = 5
+
+
+class DeleteRequest(NamedTuple):
+    """Which messages of whom to delete, into Trash or for good."""
+
+    tenant_id: str
+    user_id: str
+    email_ids: Sequence[str]
+    permanent: bool
+
+
+def delete_messages(
+    request: DeleteRequest, task_id: str, budget_seconds: float, report: Callable[[Progress], None] | None = None
+) -> int:
+    """Delete for about `budget_seconds` at most; how many messages could only be marked as deleted.
+
+    `report` is called after each batch.
+
+    Raises NotFoundError, before anything is touched, where not all messages are the caller's; HandOnError when the
+    time is used up; and the errors of servers and storage, after what went well at other accounts.
+    """
+    deadline = time.monotonic() + budget_seconds
+    marked = 0
+    failures: list[EmailError] = []
+    what = {"report": report} if report else {}
+    for account_id, messages in groupby(_found(request, task_id), attrgetter("email_client_id")):
+        try:
+            with leased_run(request.tenant_id, request.user_id, account_id, task_id, deadline, **what) as run:
+                delete = _delete_from_pop3 if run.account.protocol == "pop3" else _delete_from_imap
+                marked += delete(run, list(messages), request.permanent, task_id)
+        except EmailError as error:
+            failures.append(error)
+    # What passes comes first: then the task is tried again, also for the others.
+    for failure in sorted(failures, key=lambda error: not isinstance(error, TransientError)):
+        raise failure
+    return marked
+
+
+def delete_expired(tenant_id: str, user_id: str, account_id: str, task_id: str, budget_seconds: float) -> int:
+    """Delete a batch of what has been in the account's Trash for too long; how many messages that were.
+
+    Raises NotFoundError for an account that is not the caller's, and what `delete_messages` raises.
+    """
+    settings = get_settings().delete
+    with tenant_transaction(tenant_id) as connection:
+        get_account(connection, tenant_id, user_id, account_id)
+        ids = expired_in_trash(
+            connection, tenant_id, user_id, account_id, settings.trash_retention_days, settings.batch_size
+        )
+    if ids:
+        delete_messages(DeleteRequest(tenant_id, user_id, ids, permanent=True), task_id, budget_seconds)
+    return len(ids)
+
+
+def _found(request: DeleteRequest, task_id: str) -> list[Doomed]:
+    with tenant_transaction(request.tenant_id) as connection:
+        found = find_messages(connection, request.tenant_id, request.user_id, request.email_ids)
+        known = {message.id for message in found} | removed_by(connection, request.tenant_id, task_id)
+    strange = [email_id for email_id in dict.fromkeys(request.email_ids) if email_id not in known]
+    if strange:
+        more = f" and {len(strange) - _NAMED} more" if len(strange) > _NAMED else ""
+        raise NotFoundError(f"message {', '.join(strange[:_NAMED])}{more}; nothing was deleted")
+    return sorted(found, key=attrgetter("email_client_id", "folder_id"))
+
+
+def _delete_from_imap(run: Run, messages: list[Doomed], permanent: bool, task_id: str) -> int:
+    with connected(run.account) as imap:
+        deletion = ImapDeletion(run, imap, task_id)
+        return deletion.remove(messages) if permanent else deletion.move_to_trash(messages)
+
+
+def _delete_from_pop3(run: Run, messages: list[Doomed], permanent: bool, task_id: str) -> int:
+    """Folders are ours alone there, so only what is deleted for good is the server's business."""
+    if not permanent:
+        with run.transaction(durable=True) as connection:
+            trash = local_folder(connection, run.account, _TRASH, "trash")
+            moving = {message.id: None for message in messages if message.folder_id != trash.id}
+            move_messages(connection, run.account, trash, None, moving)
+        return 0
+    uidls = {message.uidl for message in messages}
+    with connected_pop3(run.account) as pop3:
+        doomed = {listed.number: key for listed, key in identify(run, pop3).items() if key in uidls}
+        refusals = pop3.delete(doomed)
+    refused = {doomed[refusal.number] for refusal in refusals}
+    with run.transaction(durable=True) as connection:
+        removed = [message.id for message in messages if message.uidl not in refused]
+        remove_messages(connection, run.account, task_id, removed)
+    if refusals:
+        raise ProtocolError(f"the server refuses to delete {len(refused)} messages: {refusals[0].words}")
+    return 0

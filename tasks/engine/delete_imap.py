@@ -1,0 +1,205 @@
+"""Moves messages to Trash on an IMAP server, or removes them there, and has their rows follow."""
+
+from collections.abc import Callable, Iterator
+from itertools import groupby
+from operator import attrgetter
+
+from tasks.engine.envelopes import fetch_envelopes
+from tasks.engine.folder import sync_folder
+from tasks.engine.mailbox import make_folder, reconcile
+from tasks.engine.run import Run
+from tasks.errors import NoTrashError
+from tasks.mail import imap_removal
+from tasks.mail.folders import classify
+from tasks.mail.imap import FolderGoneError, ImapConnection
+from tasks.mail.imap_removal import Moved
+from tasks.mail.imap_session import FetchRefusedError
+from tasks.mail.uidset import UidSet
+from tasks.settings import get_settings
+from tasks.storage.changes import missing_uids
+from tasks.storage.deletions import Doomed, find_messages, mark_messages, move_messages, remove_messages
+from tasks.storage.folders import Folder, load_folder, load_folders
+
+# A message that was moved a moment ago is among the newest in Trash.
+_NEWEST = 2_000
+
+_NEW_TRASH = "Trash"
+
+# Gmail removes for good what it removes from here.
+_LAST_STOPS = ("trash", "spam")
+
+
+class ImapDeletion:
+    """Deletes messages of one account. Each method gives the number of messages that could only be marked."""
+
+    def __init__(self, run: Run, imap: ImapConnection, task_id: str) -> None:
+        self._run, self._imap, self._task_id = run, imap, task_id
+
+    def move_to_trash(self, messages: list[Doomed]) -> int:
+        """Into the account's Trash, which is made if there is none. Raises NoTrashError where it cannot be made."""
+        trash = self._trash()
+        return self._in_batches(
+            [message for message in messages if message.folder_id != trash.id],
+            lambda folder, batch: self._move(folder, batch, trash),
+        )
+
+    def remove(self, messages: list[Doomed]) -> int:
+        """For good."""
+        if imap_removal.keeps_what_is_removed(self._imap):
+            elsewhere = [message for message in messages if message.folder_type not in _LAST_STOPS]
+            if elsewhere:
+                self.move_to_trash(elsewhere)
+                messages = self._as_they_are_now(messages)
+        return self._in_batches(messages, self._remove)
+
+    def _in_batches(self, messages: list[Doomed], delete: Callable[[Folder, list[Doomed]], int]) -> int:
+        size = get_settings().delete.batch_size
+        marked = 0
+        for number, batch in enumerate(_batches(messages, size)):
+            if number:
+                self._run.check_deadline()
+            with self._run.transaction() as connection:
+                folder = load_folder(connection, self._run.account, batch[0].folder_id)
+            marked += delete(folder, batch)
+            self._run.show(messages_done=self._run.progress.messages_done + len(batch))
+        return marked
+
+    def _move(self, folder: Folder, batch: list[Doomed], trash: Folder) -> int:
+        moved = Moved(None, {})
+        try:
+            batch = self._opened(folder, batch)
+            if imap_removal.can_move(self._imap):
+                moved = imap_removal.move(self._imap, _uids(batch), trash.path)
+            else:
+                moved = self._copy(folder, batch, trash)
+                imap_removal.mark_deleted(self._imap, _uids(batch))
+                if not imap_removal.can_remove(self._imap):
+                    return self._mark(batch)
+                imap_removal.remove(self._imap, _uids(batch))
+        except FolderGoneError:
+            pass  # with its messages; they may be in Trash
+        places = self._places(batch, moved, trash)
+        moving = {m.id: places.uids[m.imap_uid] for m in batch if m.imap_uid in places.uids}
+        with self._run.transaction(durable=True) as connection:
+            move_messages(connection, self._run.account, trash, places.uidvalidity, moving)
+            gone = [message.id for message in batch if message.id not in moving]
+            remove_messages(connection, self._run.account, self._task_id, gone)
+        return 0
+
+    def _remove(self, folder: Folder, batch: list[Doomed]) -> int:
+        try:
+            batch = self._opened(folder, batch)
+            imap_removal.mark_deleted(self._imap, _uids(batch))
+            if not imap_removal.can_remove(self._imap):
+                return self._mark(batch)
+            imap_removal.remove(self._imap, _uids(batch))
+        except FolderGoneError:
+            pass  # with its messages
+        with self._run.transaction(durable=True) as connection:
+            remove_messages(connection, self._run.account, self._task_id, [message.id for message in batch])
+        return 0
+
+    def _mark(self, batch: list[Doomed]) -> int:
+        with self._run.transaction(durable=True) as connection:
+            mark_messages(connection, self._run.account, [message.id for message in batch])
+        return len(batch)
+
+    def _copy(self, folder: Folder, batch: list[Doomed], trash: Folder) -> Moved:
+        """Copy what an earlier run, killed before it could remove the originals, has not copied already."""
+        copied = self._recognised(batch, trash)
+        self._imap.select(folder.path, writable=True)
+        rest = [message for message in batch if message.imap_uid not in copied.uids]
+        fresh = imap_removal.copy(self._imap, _uids(rest), trash.path)
+        return Moved(fresh.uidvalidity or copied.uidvalidity, copied.uids | fresh.uids)
+
+    def _opened(self, folder: Folder, batch: list[Doomed]) -> list[Doomed]:
+        """The batch by the UIDs that its messages have now. Raises FolderGoneError."""
+        try:
+            opened = self._imap.select(folder.path, writable=True)
+        except FetchRefusedError as error:
+            # Few servers say by a code that it is the folder that is missing.
+            if folder.path in {listed.path for listed in self._imap.list_folders()[0]}:
+                raise
+            raise FolderGoneError(folder.name) from error
+        if opened.uidvalidity == folder.uidvalidity:
+            return batch
+        # The server numbers the folder anew, and other messages may have these UIDs: the sync knows how to tell.
+        sync_folder(self._run, self._imap, folder, None)
+        self._imap.select(folder.path, writable=True)
+        current = self._as_they_are_now(batch)
+        known = {message.id for message in current}
+        with self._run.transaction() as connection:
+            gone = [message.id for message in batch if message.id not in known]
+            remove_messages(connection, self._run.account, self._task_id, gone)
+        return current
+
+    def _as_they_are_now(self, messages: list[Doomed]) -> list[Doomed]:
+        account = self._run.account
+        with self._run.transaction() as connection:
+            return find_messages(connection, account.tenant_id, account.user_id, [m.id for m in messages])
+
+    def _places(self, batch: list[Doomed], moved: Moved, trash: Folder) -> Moved:
+        """Where the messages are in Trash: as the server said, else by what they are."""
+        lost = [message for message in batch if message.imap_uid not in moved.uids]
+        if lost:
+            found = self._recognised(lost, trash)
+            if found.uids and moved.uidvalidity in (None, found.uidvalidity):
+                moved = Moved(found.uidvalidity, moved.uids | found.uids)
+        if trash.uidvalidity not in (None, moved.uidvalidity):
+            # Told nothing, or Trash has been numbered anew; the next sync brings the messages.
+            return Moved(None, {})
+        return moved
+
+    def _recognised(self, batch: list[Doomed], trash: Folder) -> Moved:
+        """Messages that are in Trash and not stored there yet, known by Message-ID and size."""
+        try:
+            opened = self._imap.select(trash.path)
+        except FetchRefusedError:
+            return Moved(None, {})
+        first = trash.uidnext if trash.uidvalidity == opened.uidvalidity else 1
+        wanted = {(m.message_id, m.size): m for m in batch if m.message_id is not None}
+        if not wanted or not opened.messages or (opened.uidnext is not None and opened.uidnext <= first):
+            return Moved(opened.uidvalidity, {})
+        uids = self._imap.search(first, opened)
+        with self._run.transaction() as connection:
+            numbered = trash._replace(uidvalidity=opened.uidvalidity)
+            new = missing_uids(connection, self._run.account, numbered, uids, first)
+        found: dict[int, int] = {}
+        for envelope in fetch_envelopes(self._imap, UidSet.of(list(new.uids())[-_NEWEST:])):
+            message = wanted.pop((envelope.message_id or "", envelope.size), None)
+            if message and message.imap_uid is not None:
+                found[message.imap_uid] = envelope.uid
+        return Moved(opened.uidvalidity, found)
+
+    def _trash(self) -> Folder:
+        with self._run.transaction() as connection:
+            ours = list(load_folders(connection, self._run.account, None).values())
+        if found := _of_type_trash(ours):
+            return found
+        listed, statuses = self._imap.list_folders()
+        if "trash" not in classify(listed).values():
+            try:
+                make_folder(self._imap, _NEW_TRASH)
+            except FetchRefusedError as error:
+                raise NoTrashError(error.detail) from error
+            listed, statuses = self._imap.list_folders()
+        found = _of_type_trash(reconcile(self._run, self._imap, listed, statuses))
+        if not found:
+            raise NoTrashError(self._run.account.account_name)
+        return found
+
+
+def _of_type_trash(folders: list[Folder]) -> Folder | None:
+    return next((folder for folder in folders if folder.type == "trash" and folder.is_selectable), None)
+
+
+def _batches(messages: list[Doomed], size: int) -> Iterator[list[Doomed]]:
+    """Of one folder each."""
+    for _, group in groupby(sorted(messages, key=attrgetter("folder_id")), attrgetter("folder_id")):
+        of_folder = list(group)
+        for start in range(0, len(of_folder), size):
+            yield of_folder[start : start + size]
+
+
+def _uids(batch: list[Doomed]) -> UidSet:
+    return UidSet.of(message.imap_uid for message in batch if message.imap_uid is not None)

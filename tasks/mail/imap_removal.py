@@ -1,0 +1,98 @@
+"""Takes messages out of the folder that is open: moved to another one, or removed for good.
+
+No other client's messages are touched: a plain EXPUNGE would remove all that anybody has marked \\Deleted, so it is
+never sent. Without MOVE (RFC 6851) and UIDPLUS (RFC 4315), messages can only be copied and marked.
+"""
+
+from typing import NamedTuple
+
+from tasks.errors import ProtocolError
+from tasks.mail.folders import quote
+from tasks.mail.imap import ImapConnection
+from tasks.mail.uidset import UidSet
+
+# Servers have to take lines of 8,192 bytes (RFC 7162 section 4); beside the UIDs there is a folder's name.
+_LONGEST_UID_SET = 6_000
+
+
+class Moved(NamedTuple):
+    """New UIDs by old ones, as far as the server tells, and the UIDVALIDITY of the folder that they are in now."""
+
+    uidvalidity: int | None
+    uids: dict[int, int]
+
+
+def can_move(imap: ImapConnection) -> bool:
+    """Whether messages move in one step; else they are copied and removed."""
+    return "MOVE" in imap.capabilities
+
+
+def can_remove(imap: ImapConnection) -> bool:
+    """Whether the server can remove these messages and no others."""
+    return "UIDPLUS" in imap.capabilities
+
+
+def keeps_what_is_removed(imap: ImapConnection) -> bool:
+    """Whether a message is gone only when it is removed from Trash: Gmail archives what is removed elsewhere."""
+    return "X-GM-EXT-1" in imap.capabilities
+
+
+def move(imap: ImapConnection, uids: UidSet, path: str) -> Moved:
+    """Move messages to another folder; those that are not there any more are left out silently."""
+    return _transfer(imap, "MOVE", uids, path)
+
+
+def copy(imap: ImapConnection, uids: UidSet, path: str) -> Moved:
+    """Copy messages to another folder."""
+    return _transfer(imap, "COPY", uids, path)
+
+
+def mark_deleted(imap: ImapConnection, uids: UidSet) -> None:
+    """Set \\Deleted. Without `remove` the messages stay until a client of their owner expunges."""
+    for part in uids.to_imap_parts(_LONGEST_UID_SET):
+        imap.ask("marking messages as deleted", "UID", "STORE", part, "+FLAGS.SILENT", r"(\Deleted)")
+
+
+def remove(imap: ImapConnection, uids: UidSet) -> None:
+    """Remove these messages for good (UID EXPUNGE), if they are marked."""
+    for part in uids.to_imap_parts(_LONGEST_UID_SET):
+        imap.ask("removing messages", "UID", "EXPUNGE", part)
+
+
+def read_copied_uids(lines: list[bytes], asked_for: UidSet) -> Moved:
+    """`38505 304,319:320 3956:3958`, whose two sets pair up one by one. Raises ProtocolError where they do not."""
+    pairs: dict[int, int] = {}
+    uidvalidity: int | None = None
+    for line in lines:
+        words = line.decode("latin-1").split()
+        if len(words) != 3 or not words[0].isdigit() or not 0 < int(words[0]) < 2**32:
+            raise ProtocolError(f"COPYUID says {line[:80]!r}")
+        uidvalidity = int(words[0])
+        try:
+            old, new = _in_order(words[1], asked_for.size()), _in_order(words[2], asked_for.size())
+        except ValueError:
+            raise ProtocolError(f"COPYUID says {line[:80]!r}") from None
+        if len(old) != len(new):
+            raise ProtocolError(f"COPYUID pairs {len(old)} messages with {len(new)}")
+        pairs.update(zip(old, new, strict=True))
+    return Moved(uidvalidity, pairs)
+
+
+def _transfer(imap: ImapConnection, command: str, uids: UidSet, path: str) -> Moved:
+    lines: list[bytes] = []
+    for part in uids.to_imap_parts(_LONGEST_UID_SET):
+        imap.ask(f"moving messages to {path}", "UID", command, part, quote(path))
+        lines += imap.copied_uids()
+    return read_copied_uids(lines, uids)
+
+
+def _in_order(sequence_set: str, most: int) -> list[int]:
+    """The numbers of a set as they are written. Raises ValueError for more than `most`, which nobody asked about."""
+    numbers: list[int] = []
+    for part in sequence_set.split(","):
+        first, _, last = part.partition(":")
+        low, high = sorted((int(first), int(last or first)))
+        if low < 1 or high - low >= most - len(numbers):
+            raise ValueError(sequence_set[:80])
+        numbers.extend(range(low, high + 1))
+    return numbers
