@@ -70,7 +70,7 @@ def test_a_worker_recovers_from_a_redis_that_was_read_only(redis: RedisServer, m
         wait_until(lambda: len(done(marks)) == 5, "the worker does not consume")
         client.execute_command("REPLICAOF", "127.0.0.1", "1")
         try:
-            wait_until(lambda: "connection to broker lost" in worker.log.read_text(), "it has not noticed", 60)
+            wait_until(lambda: "read only replica" in worker.log.read_text(), "it has not noticed", 60)
             time.sleep(3)
         finally:
             client.execute_command("REPLICAOF", "NO", "ONE")
