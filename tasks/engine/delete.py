@@ -68,7 +68,9 @@ def delete_messages(
     what = {"report": report} if report else {}
     for account_id, messages in groupby(_found(request, task_id), attrgetter("email_client_id")):
         try:
-            with leased_run(request.tenant_id, request.user_id, account_id, task_id, deadline, **what) as run:
+            with leased_run(
+                request.tenant_id, request.user_id, account_id, task_id, deadline, **what, is_urgent=True
+            ) as run:
                 delete = _delete_from_pop3 if run.account.protocol == "pop3" else _delete_from_imap
                 marked += delete(run, list(messages), request.permanent, task_id)
         except EmailError as error:

@@ -25,16 +25,25 @@ logger = logging.getLogger(__name__)
 
 @contextmanager
 def leased_run(
-    tenant_id: str, user_id: str, account_id: str, task_id: str, deadline: float, **what: Any
+    tenant_id: str,
+    user_id: str,
+    account_id: str,
+    task_id: str,
+    deadline: float,
+    *,
+    is_urgent: bool = False,
+    **what: Any,
 ) -> Iterator[Run]:
     """A run of the task on the caller's account, until `deadline` (time.monotonic()); `what` are fields of Run.
+
+    One that `is_urgent`, because a person waits for it, is let by at the next batch of one that is not.
 
     Raises LeaseHeldError while another run is at it, HostBusyError, and NotFoundError for what is not the caller's.
     """
     settings = get_settings().sync
     owner = owner_of(task_id)
-    account = take_lease(tenant_id, user_id, account_id, owner, settings.lease_seconds)
-    run = Run(account=account, lease_owner=owner, settings=settings, deadline=deadline, **what)
+    account = take_lease(tenant_id, user_id, account_id, owner, settings.lease_seconds, is_urgent=is_urgent)
+    run = Run(account=account, lease_owner=owner, settings=settings, deadline=deadline, is_urgent=is_urgent, **what)
     with _leased(run):
         yield run
 

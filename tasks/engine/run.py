@@ -89,6 +89,8 @@ class Run:
     tally: Tally = field(default_factory=Tally)
     progress: Progress = field(default_factory=Progress)
     report: Callable[[Progress], None] = _to_nobody
+    is_urgent: bool = False
+    _is_wanted: bool = False
     _lease_renewed: float = field(default_factory=time.monotonic)
 
     @contextmanager
@@ -101,7 +103,7 @@ class Run:
 
     def confirm_lease(self, connection: Connection) -> None:
         """Renew the lease in the caller's transaction. Raises LeaseLostError."""
-        renew_lease(connection, self.account, self.lease_owner, self.settings.lease_seconds)
+        self._is_wanted = renew_lease(connection, self.account, self.lease_owner, self.settings.lease_seconds)
         self._lease_renewed = time.monotonic()
 
     @property
@@ -116,8 +118,11 @@ class Run:
                 pass
 
     def check_deadline(self) -> None:
-        """Raises HandOnError when the time is used up, or the worker stops. To be called where all is committed."""
-        if time.monotonic() >= self.deadline or drain.is_asked():
+        """Raises HandOnError when the time is used up, the worker stops, or somebody waits whom the run is to let by.
+
+        To be called where all is committed.
+        """
+        if time.monotonic() >= self.deadline or drain.is_asked() or (self._is_wanted and not self.is_urgent):
             raise HandOnError
 
     def show(self, **changes: Any) -> None:

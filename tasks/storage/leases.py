@@ -18,7 +18,8 @@ from tasks.storage.session import tenant_transaction
 # Locks the row, so that of two runs that come at once one sees the other's lease.
 _HOLDER = text(
     """
-    SELECT coalesce(extract(epoch FROM lease_until - clock_timestamp()), 0)::float, lease_owner
+    SELECT coalesce(extract(epoch FROM lease_until - clock_timestamp()), 0)::float, lease_owner,
+           coalesce(extract(epoch FROM lease_wanted_until - clock_timestamp()), 0)::float
     FROM email_client WHERE tenant_id = :tenant_id AND id = :id FOR UPDATE
     """
 )
@@ -27,7 +28,8 @@ _HOST_HAS_ROOM = text("SELECT host_has_room(:hostname, :limit)")
 _TAKE = text(
     """
     UPDATE email_client
-    SET lease_owner = :owner, lease_until = clock_timestamp() + make_interval(secs => :seconds), sync_queued_at = NULL
+    SET lease_owner = :owner, lease_until = clock_timestamp() + make_interval(secs => :seconds),
+        lease_wanted_until = NULL, sync_queued_at = NULL
     WHERE tenant_id = :tenant_id AND id = :id
     """
 )
@@ -35,6 +37,13 @@ _RENEW = text(
     """
     UPDATE email_client SET lease_until = clock_timestamp() + make_interval(secs => :seconds)
     WHERE tenant_id = :tenant_id AND id = :id AND lease_owner = :owner
+    RETURNING coalesce(lease_wanted_until > clock_timestamp(), false)
+    """
+)
+_WANT = text(
+    """
+    UPDATE email_client SET lease_wanted_until = clock_timestamp() + make_interval(secs => :seconds)
+    WHERE tenant_id = :tenant_id AND id = :id
     """
 )
 _RELEASE = text(
@@ -43,6 +52,10 @@ _RELEASE = text(
     WHERE tenant_id = :tenant_id AND id = :id AND lease_owner = :owner
     """
 )
+
+
+# Whoever waits urgently looks again within seconds; if it does not come, others may go on.
+_WANTED_SECONDS = 15
 
 
 class OwnLeaseHeldError(LeaseHeldError):
@@ -54,31 +67,45 @@ def owner_of(task_id: str) -> str:
     return f"{task_id}:{uuid.uuid4()}"
 
 
-def take_lease(tenant_id: str, user_id: str, account_id: str, owner: str, seconds: int) -> Account:
-    """Lease the caller's own account.
+def take_lease(
+    tenant_id: str, user_id: str, account_id: str, owner: str, seconds: int, *, is_urgent: bool = False
+) -> Account:
+    """Lease the caller's own account. One that `is_urgent` and finds it leased is the next to get it.
 
-    Raises NotFoundError; LeaseHeldError while another run holds it (OwnLeaseHeldError for a run of the same task);
-    HostBusyError while its server has as many connections as it may.
+    Raises NotFoundError; LeaseHeldError while another run holds it or is the next (OwnLeaseHeldError for a run of the
+    same task); HostBusyError while its server has as many connections as it may.
     """
     with tenant_transaction(tenant_id) as connection:
         account = get_account(connection, tenant_id, user_id, account_id)
         key = {"tenant_id": tenant_id, "id": account_id}
-        seconds_left, holder = connection.execute(_HOLDER, key).one()
+        seconds_left, holder, wanted_seconds = connection.execute(_HOLDER, key).one()
+        held: LeaseHeldError | None = None
         if seconds_left > 0:
             is_own = str(holder).rpartition(":")[0] == owner.rpartition(":")[0]
-            raise OwnLeaseHeldError(seconds_left) if is_own else LeaseHeldError(seconds_left)
-        limit = get_settings().mail.connections_to(account.hostname)
-        if limit and not connection.scalar(_HOST_HAS_ROOM, {"hostname": account.hostname, "limit": limit}):
-            raise HostBusyError(account.hostname)
-        connection.execute(_TAKE, {**key, "owner": owner, "seconds": seconds})
-        return account
+            held = OwnLeaseHeldError(seconds_left) if is_own else LeaseHeldError(seconds_left)
+            if is_urgent:
+                connection.execute(_WANT, {**key, "seconds": _WANTED_SECONDS})
+        elif wanted_seconds > 0 and not is_urgent:
+            held = LeaseHeldError(wanted_seconds)
+        else:
+            limit = get_settings().mail.connections_to(account.hostname)
+            if limit and not connection.scalar(_HOST_HAS_ROOM, {"hostname": account.hostname, "limit": limit}):
+                raise HostBusyError(account.hostname)
+            connection.execute(_TAKE, {**key, "owner": owner, "seconds": seconds})
+    if held:
+        raise held
+    return account
 
 
-def renew_lease(connection: Connection, account: Account, owner: str, seconds: int) -> None:
-    """Hold the lease for `seconds` more, in the caller's transaction. Raises LeaseLostError if another took it."""
-    renewed = connection.execute(_RENEW, {**_key(account, owner), "seconds": seconds})
-    if not renewed.rowcount:
+def renew_lease(connection: Connection, account: Account, owner: str, seconds: int) -> bool:
+    """Hold the lease for `seconds` more, in the caller's transaction; whether somebody waits for it urgently.
+
+    Raises LeaseLostError if another took it.
+    """
+    is_wanted = connection.scalar(_RENEW, {**_key(account, owner), "seconds": seconds})
+    if is_wanted is None:
         raise LeaseLostError(account.account_name)
+    return bool(is_wanted)
 
 
 def release_lease(account: Account, owner: str) -> None:

@@ -168,6 +168,7 @@ class EmailClient(Base):
     failing_since: Mapped[datetime | None]
     lease_owner: Mapped[str | None]
     lease_until: Mapped[datetime | None]
+    lease_wanted_until: Mapped[datetime | None]
     created_at: Mapped[datetime] = mapped_column(server_default=_now)
     __table_args__ = (
         PrimaryKeyConstraint("tenant_id", "id"),

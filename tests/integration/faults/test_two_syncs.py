@@ -25,6 +25,29 @@ def slow_mailbox(dovecot: Dovecot, mailbox: Mailbox, database: Database) -> Iter
         yield proxy
 
 
+def test_a_delete_is_let_by(slow_mailbox: Proxy, mailbox: Mailbox, tasks_queue: Queue, tmp_path: Path) -> None:
+    # Given a sync that takes a minute
+    slow_mailbox.rate = 5_000
+    account = register(mailbox)
+    with Worker(tmp_path, concurrency=2):
+        first = tasks_queue.sync(account)
+        wait_until(lambda: column("SELECT count(*) FROM email_message")[0], "nothing is stored")
+
+        # When a message is deleted meanwhile
+        ids = column("SELECT id FROM email_message LIMIT 1")
+        args = (ids, account.tenant_id, account.user_id)
+        deleted = tasks_queue.app.send_task("email_service.tasks.delete_emails", args, queue="delete")
+
+        # Then that is done before the sync is
+        assert deleted.get(timeout=30)["deleted_count"] == 1
+        assert column("SELECT count(*) FROM email_message")[0] < len(ALL)
+        slow_mailbox.rate = 10**8
+        assert first.get(timeout=40)["status"] == "success"
+    assert len(mailbox.uids("Trash")) == 1
+    assert len(column("SELECT id FROM email_message")) == len(ALL)
+    assert_counts_agree()
+
+
 def test_the_second_waits_for_the_first(
     slow_mailbox: Proxy, mailbox: Mailbox, tasks_queue: Queue, tmp_path: Path
 ) -> None:
