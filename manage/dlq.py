@@ -86,6 +86,7 @@ def retry(
 ) -> None:
     """Queue tasks again as they were. One that succeeds leaves the dead letters."""
     connect(broker=True)
+    import tasks.celery_app  # noqa: F401 - becomes the application that deadletter queues through
     from tasks.deadletter import retry_letter
     from tasks.storage.dead_letters import get_letter
 
@@ -110,6 +111,7 @@ def drop(
 ) -> None:
     """Forget tasks, with their arguments. What they were to do is not done."""
     connect(broker=True)
+    import tasks.celery_app  # noqa: F401 - becomes the application that deadletter asks
     from tasks.deadletter import forget_letter
     from tasks.storage.dead_letters import get_letter
 

@@ -8,8 +8,7 @@ that survives, or a sync that gets further, takes the count back to nothing.
 
 import hashlib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from celery import Celery
@@ -39,47 +38,48 @@ def task_key(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
 def begin(app: Celery, key: str, *, is_redelivered: bool) -> History:
     """The task starts; a redelivery is counted."""
     name = _KEY.format(key)
-    redeliveries, dead = None, None
-    with _broker(app) as pipe:
+
+    def count(pipe: Any) -> None:
         if is_redelivered:
             pipe.hincrby(name, "redeliveries", 1)
             pipe.expire(name, _REMEMBERED_SECONDS)
         pipe.hmget(name, "redeliveries", "dead")
-        redeliveries, dead = pipe.execute()[-1]
+
+    answers = _tell(app, count)
+    redeliveries, dead = answers[-1] if answers else (None, None)
     return History(int(redeliveries or 0), bool(dead))
 
 
 def note_survival(app: Celery, key: str) -> None:
     """The task got somewhere without killing its worker."""
-    with _broker(app) as pipe:
-        pipe.hdel(_KEY.format(key), "redeliveries")
-        pipe.execute()
+    _tell(app, lambda pipe: pipe.hdel(_KEY.format(key), "redeliveries"))
 
 
 def note_death(app: Celery, key: str) -> None:
     """The task is among the dead letters."""
-    with _broker(app) as pipe:
-        pipe.hset(_KEY.format(key), "dead", "1")
-        pipe.expire(_KEY.format(key), _REMEMBERED_SECONDS)
-        pipe.execute()
+    name = _KEY.format(key)
+    _tell(app, lambda pipe: pipe.hset(name, "dead", "1").expire(name, _REMEMBERED_SECONDS))
 
 
 def forget(app: Celery, key: str) -> None:
     """Nothing is held against the task any more."""
-    with _broker(app) as pipe:
-        pipe.delete(_KEY.format(key))
-        pipe.execute()
+    _tell(app, lambda pipe: pipe.delete(_KEY.format(key)))
 
 
-@contextmanager
-def _broker(app: Celery) -> Iterator[Any]:
-    """A pipeline to the broker. Where it is away, the task runs uncounted: what it is to do matters more."""
+def _tell(app: Celery, write: Callable[[Any], object]) -> list[Any]:
+    """The broker's answers to what `write` puts into a pipeline; none where it is away.
+
+    Then the task runs uncounted: what it is to do matters more.
+    """
     try:
         with (
             app.pool.acquire(block=True) as connection,
             connection.default_channel.conn_or_acquire() as client,
             client.pipeline(transaction=False) as pipe,
         ):
-            yield pipe
+            write(pipe)
+            answers: list[Any] = pipe.execute()
+            return answers
     except (RedisError, OperationalError, OSError) as error:
         logger.warning("the broker does not answer, so redeliveries are not counted: %s", error)
+        return []
