@@ -200,7 +200,7 @@ class SpamSettings(_Group):
     api_url: SecretStr | None = Field(None, validation_alias="SPAM_API_URL")
     spamd_host: str | None = Field(None, validation_alias="SPAMD_HOST")
     spamd_port: Port = Field(783, validation_alias="SPAMD_PORT")
-    engine_timeout: int = Field(20, validation_alias="SPAM_ENGINE_TIMEOUT", ge=1, le=60)
+    engine_timeout: int = Field(20, validation_alias="SPAM_ENGINE_TIMEOUT", ge=1, le=30)
     trusted_authserv_ids: Annotated[dict[str, frozenset[str]], NoDecode] = Field(
         "imap.gmail.com=mx.google.com", validation_alias="SPAM_TRUSTED_AUTHSERV_IDS", validate_default=True
     )

@@ -51,17 +51,18 @@ def ask_spam_engines(self: Any, email_client_id: str, tenant_id: str, user_id: s
     deadline = time.monotonic() + get_settings().worker.task_soft_time_limit * _BUDGET_SHARE
     checked = 0
     try:
-        while asked := ask_engines(tenant_id, user_id, email_client_id):
+        while time.monotonic() < deadline:
+            asked = ask_engines(tenant_id, user_id, email_client_id)
+            if not asked:
+                return {"status": "success", "messages_checked": checked}
             checked += asked
-            if time.monotonic() > deadline:
-                ask_spam_engines.delay(email_client_id, tenant_id, user_id)
-                return {"status": "handed_on", "messages_checked": checked}
     except SpamEngineUnavailableError as error:
         logger.warning("new mail keeps the verdict of the rules: %s", error)
         return {"status": "engine_unavailable", "messages_checked": checked, "detail": str(error)}
     except TransientError as error:
         raise self.retry(exc=error, countdown=self.retry_delay()) from error
-    return {"status": "success", "messages_checked": checked}
+    ask_spam_engines.delay(email_client_id, tenant_id, user_id)
+    return {"status": "handed_on", "messages_checked": checked}
 
 
 def queue_engines(email_client_id: str, tenant_id: str, user_id: str) -> None:

@@ -12,7 +12,9 @@ import pytest
 from benchmarks.support.engines import Rspamd, Spamd
 from native.errors import StackError
 from native.ports import LOOPBACK, free_port
-from tasks.celery_app import ask_spam_engines, check_spam
+from native.redis import RedisServer
+from tasks import spam
+from tasks.celery_app import ask_spam_engines, celery_app, check_spam, create_celery_app, sync_emails
 from tasks.errors import SpamEngineUnavailableError
 from tasks.mail.spam_engines import HTTP_API, LARGEST_MESSAGE, SPAMD, ask_http, ask_spamd
 from tasks.storage.accounts import Account
@@ -21,6 +23,7 @@ from tests.support.certificates import Authority
 from tests.support.mailbox import Mailbox
 from tests.support.spam import letter, with_file
 from tests.support.stored import rows
+from tests.support.worker import Worker, wait_until
 
 # Every engine knows it as spam; the rules do not.
 GTUBE = letter("XJS*C4JDBQADN1.NSBN3*2IDNEN*GTUBE-STANDARD-ANTI-UBE-TEST-EMAIL*C.34X", Subject="GTUBE")
@@ -144,6 +147,35 @@ def test_after_a_sync_each_new_message_is_asked_about_once(
     assert ask(account) == {"status": "success", "messages_checked": 0}
 
 
+def test_a_sync_has_the_engines_asked(
+    account: Account, mailbox: Mailbox, environment, redis: RedisServer, spamd: Spamd, tmp_path: Path
+) -> None:
+    environment(REDIS_URL=redis.url, SPAMD_HOST=spamd.host, SPAMD_PORT=str(spamd.port))
+    mailbox.append([GTUBE, HAM])
+    app = create_celery_app()
+    try:
+        with Worker(tmp_path):
+            app.send_task(sync_emails.name, (account.id, TENANT, USER), queue="sync").get(timeout=30)
+            wait_until(lambda: all(SPAMD in rules for _, rules, _ in stored().values()), "spamd was not asked")
+    finally:
+        app.close()
+        celery_app.set_current()
+    assert stored()["GTUBE"][0] == 1.0
+
+
+def test_what_is_left_when_the_time_is_used_up_is_handed_on(
+    account: Account, mailbox: Mailbox, environment, spamd: Spamd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment(SPAMD_HOST=spamd.host, SPAMD_PORT=str(spamd.port))
+    mailbox.append(letter("Hello.", Subject=f"Ham {n}", Message_ID=f"<{n}@x>") for n in range(10))
+    sync(account)
+    queued: list[tuple[object, ...]] = []
+    monkeypatch.setattr(spam, "_BUDGET_SHARE", 1e-9)
+    monkeypatch.setattr(ask_spam_engines, "delay", lambda *arguments: queued.append(arguments))
+    assert ask(account)["status"] == "handed_on"
+    assert queued == [(account.id, TENANT, USER)]
+
+
 def test_old_mail_is_left_alone(account: Account, mailbox: Mailbox, environment, spamd: Spamd) -> None:
     environment(SPAMD_HOST=spamd.host, SPAMD_PORT=str(spamd.port))
     mailbox.append([HAM])
@@ -159,7 +191,7 @@ def test_an_engine_that_is_down_leaves_it_to_the_rules_and_says_so(
     environment(
         SPAMD_HOST=LOOPBACK, SPAMD_PORT=str(port), SPAM_API_ENABLED="true", SPAM_API_URL=f"http://{LOOPBACK}:{port}/x"
     )
-    mailbox.append([letter("Verify your account within 24 hours to avoid suspension.")])
+    mailbox.append([letter("Verify your account within 24 hours.", From="PayPal <service@example.org>")])
     sync(account)
     ((score, rules, key),) = stored().values()
 

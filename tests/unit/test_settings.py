@@ -11,12 +11,17 @@ from tasks.settings import ConfigurationError, load
 AWKWARD = "@:/#%$ \"'\\ ü"
 
 
+_GROUPS = ("REDIS", "CELERY", "DATABASE", "SYNC", "TASK", "CREDENTIAL", "SSL", "MAIL", "LOG", "SPAM")
+
+
 @pytest.fixture(autouse=True)
 def _empty_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     import os
 
     for name in list(os.environ):
-        if name.startswith(("REDIS", "CELERY", "DATABASE", "SYNC", "TASK", "CREDENTIAL", "SSL", "MAIL", "LOG")):
+        if name.startswith(
+            ("REDIS", "CELERY", "DATABASE", "SYNC", "TASK", "CREDENTIAL", "SSL", "MAIL", "LOG", "SPAM")
+        ):
             monkeypatch.delenv(name)
 
 
@@ -135,3 +140,41 @@ def test_redis_is_verified_by_the_authority_that_is_named(monkeypatch: pytest.Mo
     assert app.connection_for_write().ssl == wanted
     assert Connection(load().redis.broker_url).ssl == wanted
     assert app.backend.connparams.items() >= wanted.items()
+
+
+def test_authserv_ids_belong_to_mail_servers(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load().spam.trusted_authserv_ids == {"imap.gmail.com": {"mx.google.com"}}
+    monkeypatch.setenv("SPAM_TRUSTED_AUTHSERV_IDS", " IMAP.a.example = MX1.a.example, imap.a.example=mx2.a,b=c ")
+    assert load().spam.trusted_authserv_ids == {"imap.a.example": {"mx1.a.example", "mx2.a"}, "b": {"c"}}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("SPAM_TRUSTED_AUTHSERV_IDS", "mx.example.org"), ("SPAM_TRUSTED_AUTHSERV_IDS", "a="),
+     ("SPAM_SCORE_THRESHOLD", "5.0"), ("SPAM_SCORE_THRESHOLD", "0"), ("SPAM_ENGINE_TIMEOUT", "3600")],
+)  # fmt: skip
+def test_spam_settings_that_make_no_sense(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigurationError, match=name):
+        load()
+
+
+@pytest.mark.parametrize(
+    "url", ["https://api.example.org/check", "http://127.0.0.1:11333/checkv2", "http://10.0.0.7/x"]
+)
+def test_messages_go_to_spam_services_encrypted_or_within(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    monkeypatch.setenv("SPAM_API_ENABLED", "true")
+    monkeypatch.setenv("SPAM_API_URL", url)
+    assert load().spam.has_engine
+
+
+@pytest.mark.parametrize(
+    "url", [None, "http://api.example.org/", "http://8.8.8.8/", "ftp://127.0.0.1/", "https://", "x"]
+)
+def test_messages_go_nowhere_else(monkeypatch: pytest.MonkeyPatch, url: str | None) -> None:
+    monkeypatch.setenv("SPAM_API_ENABLED", "true")
+    if url:
+        monkeypatch.setenv("SPAM_API_URL", url)
+    with pytest.raises(ConfigurationError, match="SPAM_API_URL") as error:
+        load()
+    assert url in (None, "x") or url not in str(error.value)
