@@ -30,7 +30,7 @@ def demo() -> None:
     account = find_account(TENANT, mailbox.ACCOUNT)
     say("Syncing the demo mailbox through the broker and the worker")
     report(account, watch(queue_sync(account)))
-    say("Going round: sending, receiving and checking mail, each by its task")
+    say("Going round: sending, receiving, checking and deleting mail, each by its task")
     steps = go_round(account)
     table(("step", "task", "result", "seconds"), [step.as_row() for step in steps], right=("seconds",))
     say("")

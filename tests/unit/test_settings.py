@@ -168,9 +168,7 @@ def test_messages_go_to_spam_services_encrypted_or_within(monkeypatch: pytest.Mo
     assert load().spam.has_engine
 
 
-@pytest.mark.parametrize(
-    "url", [None, "http://api.example.org/", "http://8.8.8.8/", "ftp://127.0.0.1/", "x"]
-)
+@pytest.mark.parametrize("url", [None, "http://api.example.org/", "http://8.8.8.8/", "ftp://127.0.0.1/", "x"])
 def test_messages_go_nowhere_else(monkeypatch: pytest.MonkeyPatch, url: str | None) -> None:
     monkeypatch.setenv("SPAM_API_ENABLED", "true")
     if url:
