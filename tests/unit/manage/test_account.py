@@ -140,3 +140,21 @@ def test_a_new_password_is_no_argument(changed: list[tuple[Any, str]]) -> None:
     for arguments in (["mine", "secret"], ["mine", "--password", "secret"], ["mine"]):
         assert CliRunner().invoke(cli.main, ["account", "password", *arguments]).exit_code == 2
     assert changed == []
+
+
+POP3 = ("--email", "me@example.org", "--hostname", "pop.example.org", "--password-stdin")
+
+
+@pytest.mark.parametrize(("encryption", "port"), [("tls", 995), ("starttls", 110)])
+def test_a_pop3_account(added: list[NewAccount], encryption: str, port: int) -> None:
+    arguments = (*POP3, "--protocol", "pop3", "--encryption", encryption, "--keep-days", "7")
+    result = CliRunner().invoke(cli.main, ["account", "add", *arguments], input="sample\n")
+    assert result.exit_code == 0, result.output
+    assert (added[0].protocol, added[0].port, added[0].pop3_keep_days) == ("pop3", port, 7)
+
+
+def test_only_pop3_has_days_to_keep(added: list[NewAccount]) -> None:
+    result = CliRunner().invoke(cli.main, ["account", "add", *POP3, "--keep-days", "7"], input="sample\n")
+    assert result.exit_code == 2
+    assert "--keep-days" in result.stderr
+    assert not added
