@@ -1,5 +1,6 @@
 """SpamAssassin's spamd and Rspamd, the real ones, beside the rules; and both when they are down or misbehave."""
 
+import contextlib
 import socket
 import ssl
 import threading
@@ -69,9 +70,14 @@ def answering() -> Iterator[Callable[[bytes | None], int]]:
                 if answer is None:
                     waiting.append(client)
                     continue
-                with client:
+                client.settimeout(2)
+                with client, contextlib.suppress(OSError):
                     client.recv(1 << 20)
                     client.sendall(answer)
+                    # Closed with something unread, the connection would be reset and the answer lost.
+                    client.shutdown(socket.SHUT_WR)
+                    while client.recv(1 << 20):
+                        pass
 
         threading.Thread(target=serve, daemon=True).start()
         return int(listener.getsockname()[1])
