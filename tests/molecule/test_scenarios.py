@@ -17,7 +17,7 @@ _SECONDS = 1800
 _LAST_CHARACTERS = 20_000
 
 
-@pytest.mark.parametrize("scenario", ["default", "cluster"])
+@pytest.mark.parametrize("scenario", ["default", "cluster", "upgrade"])
 def test_scenario(scenario: str) -> None:
     if wanting := missing():
         unavailable("; ".join(wanting))
