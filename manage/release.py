@@ -122,7 +122,7 @@ def _packages(cache: Path, folder: Path, target: Target) -> Path:
         install += ["--python-version", target.python, "--python-platform", f"{target.machine}-unknown-linux-gnu"]
         install += ["--only-binary", ":all:", "--no-deps", "--require-hashes", "--link-mode", "copy"]
         subprocess.run([*install, "-r", str(requirements)], check=True, capture_output=True, text=True)
-        shutil.rmtree(site / "bin")  # scripts that start the Python of this machine
+        shutil.rmtree(site / "bin", ignore_errors=True)  # scripts that start the Python of this machine
         (site / ".lock").unlink(missing_ok=True)
         _compile(folder / "packages", target)
         _pack(folder / "packages", path, is_last=False)

@@ -1,0 +1,109 @@
+"""Releases: built once for each content and Python, from real wheels, and whole when unpacked."""
+
+import json
+import re
+import tarfile
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from manage.release import release
+from native.state import ROOT
+from tests.conftest import unavailable
+
+OLD, NEW = "3.11.2/x86_64", "3.13.5/x86_64"
+
+
+@pytest.fixture
+def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A clone with little code and two requirements, one of them for Python before 3.11.3 only."""
+    clone = tmp_path / "clone"
+    for folder in ("tasks/storage", "manage", "native"):
+        (clone / folder).mkdir(parents=True)
+    (clone / "tasks/__init__.py").write_text("")
+    (clone / "tasks/storage/script.py.mako").write_text("${up_revision}\n")
+    (clone / "manage/release.py").write_text("")
+    (clone / "pyproject.toml").write_text('[project]\nversion = "1.2.3"\n')
+    locked = re.findall(
+        r"^(?:six|async-timeout)==(?:.*\\\n)+.*\n", (ROOT / "requirements.txt").read_text(), re.MULTILINE
+    )
+    assert len(locked) == 2
+    (clone / "requirements.txt").write_text("".join(locked))
+    monkeypatch.setattr("native.state.ROOT", clone)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return clone
+
+
+def build(*targets: str) -> tuple[str, dict[str, Path]]:
+    """What `./manage.sh release build` prints."""
+    done = CliRunner().invoke(release, ["build", *(part for target in targets for part in ("--for", target))])
+    if done.exit_code and "error sending request" in str(done.exception):
+        unavailable("the package registry does not answer")
+    assert done.exit_code == 0, (done.output, done.exception)
+    said = json.loads(done.stdout)
+    return said["version"], {target: Path(path) for target, path in said["archives"].items()}
+
+
+def members(archive: Path) -> dict[str, tarfile.TarInfo]:
+    with tarfile.open(archive) as tar:
+        return {member.name: member for member in tar}
+
+
+def test_a_release_is_a_virtual_environment_for_its_place_on_the_hosts(clone: Path) -> None:
+    version, archives = build(OLD)
+    found = members(archives[OLD])
+    with tarfile.open(archives[OLD]) as tar:
+        program = tar.extractfile("bin/celery").read().decode()
+        assert tar.extractfile("RELEASE").read().decode() == f"{version}\n"
+    assert program.startswith(f"#!/opt/metabuilder/releases/{version}/bin/python\n")
+    assert found["bin/python"].linkname == "/usr/bin/python3.11"
+    site = "lib/python3.11/site-packages"
+    assert {f"{site}/six.py", f"{site}/tasks/__init__.py", f"{site}/tasks/storage/script.py.mako"} <= set(found)
+
+
+def test_everybody_on_a_host_may_read_it_and_only_root_may_write(clone: Path) -> None:
+    (clone / "tasks/__init__.py").chmod(0o600)
+    _, archives = build(OLD)
+    for member in members(archives[OLD]).values():
+        if not member.issym():
+            assert member.mode == (0o755 if member.isdir() or member.name == "bin/celery" else 0o644), member.name
+        assert (member.uid, member.gid) == (0, 0)
+
+
+def test_requirements_are_those_of_the_hosts_python_not_of_this_one(clone: Path) -> None:
+    _, archives = build(OLD, NEW)
+    assert "lib/python3.11/site-packages/async_timeout/__init__.py" in members(archives[OLD])
+    assert [name for name in members(archives[NEW]) if "async_timeout" in name] == []
+
+
+def test_the_same_content_is_built_once(clone: Path) -> None:
+    version, archives = build(OLD)
+    first = archives[OLD].stat()
+    (clone / "tasks/__pycache__").mkdir()
+    (clone / "tasks/__pycache__/left.pyc").write_text("not content")
+    assert build(OLD) == (version, archives)
+    assert archives[OLD].stat().st_ino == first.st_ino
+
+
+def test_other_content_is_another_release_of_the_same_packages(clone: Path, tmp_path: Path) -> None:
+    version, archives = build(OLD)
+    (clone / "tasks/__init__.py").write_text("changed = True\n")
+    changed, other = build(OLD)
+    assert changed != version
+    assert changed.startswith("1.2.3-")
+    assert archives[OLD].exists()
+    assert other[OLD] != archives[OLD]
+    assert len(list((tmp_path / "cache/metabuilder/releases").glob("packages-*"))) == 1
+
+
+def test_a_package_that_is_not_the_locked_one_is_refused(clone: Path) -> None:
+    locked = (clone / "requirements.txt").read_text()
+    (clone / "requirements.txt").write_text(re.sub(r"sha256:[0-9a-f]{8}", "sha256:00000000", locked))
+    done = CliRunner().invoke(release, ["build", "--for", OLD])
+    assert "Hash mismatch" in str(done.exception)
+
+
+@pytest.mark.parametrize("wrong", ["3.11/x86_64", "3.11.2", "x86_64"])
+def test_a_target_is_a_whole_version_and_a_machine(clone: Path, wrong: str) -> None:
+    assert CliRunner().invoke(release, ["build", "--for", wrong]).exit_code == 2
