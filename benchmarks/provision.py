@@ -5,7 +5,6 @@
 """
 
 import json
-import secrets
 import statistics
 import subprocess
 import sys
@@ -17,10 +16,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import click
-from cryptography.fernet import Fernet
 from rich.console import Console
 from rich.table import Table
 
+from manage.secrets import generate
 from native.state import ROOT
 from tests.support.hosts.machine import HostsError
 from tests.support.hosts.network import Network
@@ -137,11 +136,8 @@ def _site(network: Network, count: int) -> float:
 
 def _groups(count: int) -> dict[str, object]:
     first: dict[str, object] = {"hosts": {"host1": {}}}
-    passwords = ("redis", "redis_admin", "postgresql_application", "postgresql_owner", "flower")
-    variables = {f"{name}_password": secrets.token_urlsafe(18) for name in passwords}
-    variables["application_credential_encryption_key"] = Fernet.generate_key().decode()
     return {
-        "all": {"vars": variables},
+        "all": {"vars": generate()},
         "celery_workers": {"hosts": {f"host{number}": {} for number in range(1, count + 1)}},
         **dict.fromkeys(("redis", "postgresql", "celery_beat", "flower"), first),
     }
