@@ -44,6 +44,11 @@ def filled(account, mailbox: Mailbox):
         connection.exec_driver_sql(
             "INSERT INTO deletion (tenant_id, task_id, email_message_id) VALUES (%s, 't', 'm')", (TENANT,)
         )
+        connection.exec_driver_sql(
+            "INSERT INTO oauth2_grant (tenant_id, credential_id, provider, token_endpoint, client_id, scope) "
+            "VALUES (%s, %s, 'other', 'https://tokens.example.org', '', '')",
+            (TENANT, account.credential_id),
+        )
     return account
 
 
