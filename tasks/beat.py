@@ -52,7 +52,7 @@ class _FiringChannel(redis.Channel):  # type: ignore[misc]  # kombu has no types
             self.has_fired = bool(client.eval(_FIRE, 2, LAST_RUNS, key, *self.run, dumps(message)))
 
 
-class _FiringTransport(redis.Transport):  # type: ignore[misc]
+class _FiringTransport(redis.Transport):  # type: ignore[misc]  # kombu has no types
     Channel = _FiringChannel
 
 

@@ -67,7 +67,7 @@ def _cleaner(**options: object) -> nh3.Cleaner:
         attributes=_ATTRIBUTES,
         filter_style_properties=_STYLES,
         url_relative="deny",
-        **options,  # type: ignore[arg-type]
+        **options,  # type: ignore[arg-type]  # two calls below, each with options of nh3
     )
 
 

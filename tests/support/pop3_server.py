@@ -8,77 +8,35 @@ the scripted IMAP server does (`tests.support.imap_faults`).
 import base64
 import re
 import socket
-import threading
 from collections import Counter
 from collections.abc import Iterable
 
-from tests.support.imap_faults import Action, Answer, Rule
+from tests.support.imap_faults import Answer
+from tests.support.tcp_server import ScriptedServer
 
-HOST = "127.0.0.1"
 EVERYTHING = "USER SASL=PLAIN TOP UIDL PIPELINING RESP-CODES"
 
 
-class Pop3Server:
+class Pop3Server(ScriptedServer):
     """One user's mail for any number of connections, each in a thread. As a context manager it runs for the block.
 
     `messages` are by their unique-ids. `retrieved` counts who was asked for, `received` holds the commands.
     """
 
-    host = HOST
-
     def __init__(self, capabilities: str = EVERYTHING, user: str = "ada", password: str = "sample") -> None:
+        super().__init__()
         self.capabilities = capabilities
         self.user, self.password = user, password
         self.greeting = b"+OK ready\r\n"
         self.messages: dict[str, bytes] = {}
-        self.received: list[bytes] = []
         self.retrieved: Counter[str] = Counter()
         self.logins = 0
-        self.rules: list[Rule] = []
-        self._lock = threading.RLock()
-        self._stopped = threading.Event()
-        self._listener = socket.create_server((HOST, 0))
-        self.port = self._listener.getsockname()[1]
-        self._threads = [threading.Thread(target=self._accept, daemon=True)]
 
-    def on(self, command: str, action: Action, *, times: int | None = 1, after: int = 0) -> Rule:
-        """Misbehave at commands that match, at most `times` often."""
-        rule = Rule(re.compile(command.encode(), re.IGNORECASE), action, times, None, after)
-        self.rules.append(rule)
-        return rule
-
-    def commands(self, name: str) -> list[bytes]:
-        """What was received that begins with `name`."""
-        with self._lock:
-            return [line for line in self.received if line.upper().startswith(name.encode())]
-
-    def __enter__(self) -> "Pop3Server":
-        self._threads[0].start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stopped.set()
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        for thread in list(self._threads):
-            thread.join(5)
-
-    def _accept(self) -> None:
-        while not self._stopped.is_set():
-            try:
-                connection, _ = self._listener.accept()
-            except OSError:
-                return
-            thread = threading.Thread(target=self._serve, args=(connection,), daemon=True)
-            self._threads.append(thread)
-            thread.start()
-
-    def _serve(self, connection: socket.socket) -> None:
+    def serve(self, connection: socket.socket, number: int) -> None:
         session = _Session(self)
-        connection.settimeout(0.05)
         try:
             connection.sendall(self.greeting)
-            for line in self._lines(connection):
+            for line in self.lines(connection):
                 if not self._answer(connection, session, line):
                     return
         except OSError:
@@ -86,41 +44,14 @@ class Pop3Server:
         finally:
             connection.close()
 
-    def _lines(self, connection: socket.socket) -> Iterable[bytes]:
-        buffer = b""
-        while not self._stopped.is_set():
-            while b"\r\n" in buffer:
-                line, _, buffer = buffer.partition(b"\r\n")
-                yield line
-            try:
-                data = connection.recv(65536)
-            except TimeoutError:
-                continue
-            if not data:
-                return
-            buffer += data
-
     def _answer(self, connection: socket.socket, session: "_Session", line: bytes) -> bool:
         with self._lock:
             self.received.append(line)
             answer = Answer(b"", session.run(line), "drop" if line.upper() == b"QUIT" else "go on")
-            for rule in self.rules:
-                if rule.applies(line, []):
-                    rule.action(answer)
-                    break
+            self.misbehave(answer, line)
             if line.upper() == b"QUIT" and answer.data.startswith(b"+OK"):
                 session.delete()
-        self._stopped.wait(answer.delay)
-        connection.settimeout(20)
-        connection.sendall(answer.data)
-        connection.settimeout(0.05)
-        while answer.then == "hang" and not self._stopped.is_set():
-            try:
-                if not connection.recv(65536):
-                    break
-            except TimeoutError:
-                continue
-        return answer.then == "go on"
+        return self.send(connection, answer)
 
 
 class _Session:

@@ -20,8 +20,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from native.dovecot import TlsFiles
+from tests.support.tcp_server import TcpServer
 
-HOST = "127.0.0.1"
 EXTENSIONS = ("PIPELINING", "SIZE 10485760", "8BITMIME", "SMTPUTF8", "AUTH PLAIN LOGIN XOAUTH2")
 POINTS = (
     *("connect", "connect answered", "ehlo", "ehlo answered", "auth", "auth answered"),
@@ -79,10 +79,8 @@ def slowly(seconds: float) -> Callable[[], None]:
     return lambda: time.sleep(seconds)
 
 
-class SmtpServer:
+class SmtpServer(TcpServer):
     """Any number of connections, each in a thread. As a context manager it runs for the block."""
-
-    host = HOST
 
     def __init__(
         self,
@@ -92,6 +90,7 @@ class SmtpServer:
         tls: TlsFiles | None = None,
         implicit_tls: bool = False,
     ) -> None:
+        super().__init__()
         self.extensions, self.password, self.implicit_tls = extensions, password, implicit_tls
         self._tls: ssl.SSLContext | None = None
         if tls:
@@ -99,14 +98,11 @@ class SmtpServer:
             self._tls.load_cert_chain(tls.certificate, tls.key)
         self.messages: list[Taken] = []
         self.received: list[bytes] = []
-        self.connections = self.logins = 0
+        self.logins = 0
         self.on_taken: Callable[[Taken], None] | None = None
         self._rules: list[Rule] = []
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
-        self._listener = socket.create_server((HOST, 0), backlog=200)
-        self.port = self._listener.getsockname()[1]
-        self._threads = [threading.Thread(target=self._accept, daemon=True)]
 
     def on(
         self,
@@ -136,17 +132,6 @@ class SmtpServer:
             except OSError:
                 continue
 
-    def __enter__(self) -> "SmtpServer":
-        self._threads[0].start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        self.hang_up()
-        for thread in list(self._threads):
-            thread.join(5)
-
     def at(self, point: str, data: bytes = b"") -> str | None:
         """What a rule wants to be answered at this point, if one applies."""
         with self._lock:
@@ -162,18 +147,7 @@ class SmtpServer:
                 break
         return applying.action() if applying else None
 
-    def _accept(self) -> None:
-        while True:
-            try:
-                connection, _ = self._listener.accept()
-            except OSError:
-                return
-            self.connections += 1
-            thread = threading.Thread(target=self._serve, args=(connection, self.connections), daemon=True)
-            self._threads.append(thread)
-            thread.start()
-
-    def _serve(self, plain: socket.socket, number: int) -> None:
+    def serve(self, plain: socket.socket, number: int) -> None:
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         plain.settimeout(60)
         self._open.add(plain)
