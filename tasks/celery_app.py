@@ -67,7 +67,8 @@ _SOFT_SHUTDOWN_SECONDS = 10
 
 def create_celery_app(get: Callable[[], Settings] = get_settings) -> Celery:
     """An application whose configuration is read from `get` when it is first needed."""
-    app = Celery("email_service")
+    # The one below is the default; one made for a purpose of its own takes nobody's place.
+    app = Celery("email_service", set_as_current=False)
     app.add_defaults(lambda: _configuration(get()))
     return app
 

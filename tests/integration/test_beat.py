@@ -13,7 +13,7 @@ import redis as redis_client
 
 from native.redis import RedisServer
 from tasks.beat import LAST_RUNS, seconds_since_tick
-from tasks.celery_app import celery_app
+from tests.support.application import application
 from tests.support.worker import wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -143,7 +143,8 @@ def test_the_schedule_survives_a_restart_of_everything(
 def test_it_waits_for_redis(beats: Beats, broker: redis_client.Redis, redis: RedisServer) -> None:
     beat = beats.start()
     wait_until(lambda: firings(broker), "nothing is queued", 30)
-    assert seconds_since_tick(celery_app) < 5
+    with application() as app:
+        assert seconds_since_tick(app) < 5
     redis.stop()
     try:
         wait_until(lambda: "does not answer" in beats.log.read_text(), "it has not noticed")

@@ -11,9 +11,9 @@ from sqlalchemy import create_engine, text
 
 from native.redis import RedisServer
 from tasks import leftovers
-from tasks.celery_app import celery_app, create_celery_app
 from tasks.storage import cleanup, dead_letters
 from tests.conftest import TENANT, USER, Database, sync
+from tests.support.application import application
 from tests.support.mailbox import Mailbox, message
 from tests.support.stored import column
 
@@ -31,10 +31,8 @@ def clients(redis: RedisServer, environment: Callable[..., None]) -> Iterator[li
 
 @pytest.fixture
 def run(clients: list[redis_client.Redis]) -> Iterator[Callable[[], dict[str, Any]]]:
-    app = create_celery_app()
-    yield lambda: app.tasks["email_service.tasks.cleanup_stale_results"].apply(throw=True).get()
-    app.close()
-    celery_app.set_current()
+    with application() as app:
+        yield lambda: app.tasks["email_service.tasks.cleanup_stale_results"].apply(throw=True).get()
 
 
 def result(age: timedelta | None) -> str:

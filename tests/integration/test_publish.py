@@ -9,8 +9,8 @@ import pytest
 import redis as redis_client
 
 from native.redis import RedisServer
-from tasks.celery_app import celery_app, create_celery_app
 from tasks.publish import publish_many
+from tests.support.application import application
 
 CALLS = [("account-1", "tenant-1", "user-1"), ("account 2", "Mandant Süd", 'u"\\3'), ("'", "日本", "u")]
 
@@ -25,10 +25,8 @@ def broker(redis: RedisServer, environment: Callable[..., None]) -> Iterator[red
 
 @pytest.fixture
 def task(broker: redis_client.Redis) -> Iterator[Any]:
-    app = create_celery_app()
-    yield app.tasks["email_service.tasks.sync_emails"]
-    app.close()
-    celery_app.set_current()
+    with application() as app:
+        yield app.tasks["email_service.tasks.sync_emails"]
 
 
 def queued(broker: redis_client.Redis, key: str) -> list[str]:

@@ -15,11 +15,12 @@ from native.errors import StackError
 from native.ports import LOOPBACK, free_port
 from native.redis import RedisServer
 from tasks import spam
-from tasks.celery_app import ask_spam_engines, celery_app, check_spam, create_celery_app, sync_emails
+from tasks.celery_app import ask_spam_engines, check_spam, sync_emails
 from tasks.errors import SpamEngineUnavailableError
 from tasks.mail.spam_engines import HTTP_API, LARGEST_MESSAGE, SPAMD, ask_http, ask_spamd
 from tasks.storage.accounts import Account
 from tests.conftest import TENANT, USER, sync, unavailable
+from tests.support.application import application
 from tests.support.certificates import Authority
 from tests.support.mailbox import Mailbox
 from tests.support.spam import letter, with_file
@@ -158,14 +159,9 @@ def test_a_sync_has_the_engines_asked(
 ) -> None:
     environment(REDIS_URL=redis.url, SPAMD_HOST=spamd.host, SPAMD_PORT=str(spamd.port))
     mailbox.append([GTUBE, HAM])
-    app = create_celery_app()
-    try:
-        with Worker(tmp_path):
-            app.send_task(sync_emails.name, (account.id, TENANT, USER), queue="sync").get(timeout=30)
-            wait_until(lambda: all(SPAMD in rules for _, rules, _ in stored().values()), "spamd was not asked")
-    finally:
-        app.close()
-        celery_app.set_current()
+    with application() as app, Worker(tmp_path):
+        app.send_task(sync_emails.name, (account.id, TENANT, USER), queue="sync").get(timeout=30)
+        wait_until(lambda: all(SPAMD in rules for _, rules, _ in stored().values()), "spamd was not asked")
     assert stored()["GTUBE"][0] == 1.0
 
 

@@ -118,7 +118,6 @@ def call(
     engine = {"SPAM_API_ENABLED": "true", "SPAM_API_URL": "http://127.0.0.1:1/"}
     environment(REDIS_URL=redis.url, TASK_RETRY_MAX_DELAY="1", MAIL_TIMEOUT="5", **engine)
     app = create_celery_app()
-    celery_app.set_current()
 
     def run(name: str, **arguments: Any) -> str:
         outcome = app.send_task(name, kwargs=arguments).get(timeout=30, propagate=False)

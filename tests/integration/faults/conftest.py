@@ -9,7 +9,7 @@ import redis as redis_client
 from celery.result import AsyncResult
 
 from native.redis import RedisServer
-from tasks.celery_app import celery_app, create_celery_app
+from tasks.celery_app import create_celery_app
 from tasks.storage.accounts import Account
 from tests.conftest import Database
 from tests.support.worker import Worker
@@ -33,7 +33,6 @@ class Queue:
 
     def __init__(self) -> None:
         self.app = create_celery_app()
-        celery_app.set_current()  # a new application makes itself the current one
 
     def sync(self, account: Account, **options: Any) -> AsyncResult:
         """Queue a sync."""

@@ -5,6 +5,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import psutil
@@ -12,10 +13,10 @@ import pytest
 
 from native.dovecot import Dovecot
 from native.redis import RedisServer
-from tasks.celery_app import celery_app
 from tests.conftest import TENANT, USER, Database, register
 from tests.integration.faults.conftest import SHORT_WAITS, Queue, broker
 from tests.support import fault_app
+from tests.support.application import application
 from tests.support.mailbox import Mailbox, message
 from tests.support.maildir import fill
 from tests.support.proxy import Proxy
@@ -33,10 +34,8 @@ def marks(redis: RedisServer, database: Database, environment: Callable[..., Non
         client.flushall()
     folder = tmp_path / "marks"
     folder.mkdir()
-    fault_app.app.set_current()
-    yield folder
-    fault_app.app.close()
-    celery_app.set_current()
+    with application(fault_app.app):
+        yield folder
 
 
 def publish(marks: Path, numbers: range, **options: object) -> None:
@@ -103,17 +102,19 @@ def test_no_task_is_lost_through_fifty_restarts(redis: RedisServer, marks: Path,
     for number in range(5):
         (tmp_path / str(number)).mkdir()
         workers.append(Worker(tmp_path / str(number), 2, app=APP))
-    for published in range(100, 1100, 100):
+    with ExitStack() as ended:
         for worker in workers:
-            worker.start(wait=False)
-        publish(marks, range(published - 100, published))
-        wait_until(lambda so_far=published: len(done(marks)) > so_far - 90, "nothing is done", 60)
-        processes = [psutil.Process(worker.pid) for worker in workers]
-        for process in processes:
-            process.send_signal(signal.SIGTERM)
-        for worker in workers:
-            worker.wait(60)
-    with workers[0]:
+            ended.push(worker)
+        for published in range(100, 1100, 100):
+            for worker in workers:
+                worker.start(wait=False)
+            publish(marks, range(published - 100, published))
+            wait_until(lambda so_far=published: len(done(marks)) > so_far - 90, "nothing is done", 60)
+            for worker in workers:
+                psutil.Process(worker.pid).send_signal(signal.SIGTERM)
+            for worker in workers:
+                worker.wait(60)
+        workers[0].start()
         wait_until(lambda: len(done(marks)) == 1000, "some are lost", 90)
     # A worker that stops as it starts may give a task back that it has just done.
     assert sum(done(marks).values()) <= 1010

@@ -11,12 +11,12 @@ from sqlalchemy import create_engine, text
 
 from manage import cli, dlq, session
 from native.redis import RedisServer
-from tasks.celery_app import celery_app
 from tasks.storage.accounts import find_account
 from tasks.storage.dead_letters import NOBODY, get_letter, list_letters, open_arguments
 from tests.conftest import TENANT, USER, Database, register
 from tests.integration.faults.conftest import SHORT_WAITS, Queue, broker
 from tests.support import fault_app
+from tests.support.application import application
 from tests.support.mailbox import Mailbox
 from tests.support.worker import Worker, wait_until
 
@@ -38,12 +38,10 @@ def worker(
 @pytest.fixture
 def send(worker: Worker, tmp_path: Path) -> Iterator[Callable[..., Any]]:
     """Queues the task that fails as it is told to."""
-    fault_app.app.set_current()
-    yield lambda what, **options: fault_app.fault.apply_async(
-        (TENANT, USER, str(tmp_path), what, SECRET), queue="sync", **options
-    )
-    fault_app.app.close()
-    celery_app.set_current()
+    with application(fault_app.app):
+        yield lambda what, **options: fault_app.fault.apply_async(
+            (TENANT, USER, str(tmp_path), what, SECRET), queue="sync", **options
+        )
 
 
 def wait_for_letters(count: int, seconds: float = 60) -> list[Any]:

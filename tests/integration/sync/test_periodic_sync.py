@@ -10,11 +10,11 @@ from sqlalchemy import create_engine, text
 
 from native.postgres import libpq
 from native.redis import RedisServer
-from tasks.celery_app import celery_app, create_celery_app
 from tasks.errors import MailServerUnavailableError
 from tasks.storage.accounts import NewAccount, add_account, clear_error, find_account, record_failure
 from tasks.storage.dispatch import claim_due_accounts, unclaim_accounts
 from tests.conftest import Database
+from tests.support.application import application
 
 INTERVAL = 300
 
@@ -182,15 +182,11 @@ def test_of_a_limited_host_no_more_are_queued_than_it_can_serve(
     # One connection, and an interval of four seconds, which is four syncs.
     environment(REDIS_URL=redis.url, MAIL_HOST_CONNECTIONS="small.example=1", SYNC_INTERVAL_SECONDS="4")
     as_owner(f"UPDATE email_client SET hostname = 'small.example' WHERE id <> '{accounts[0]}'")
-    app = create_celery_app()
-    try:
+    with application() as app:
         periodic_sync = app.tasks["email_service.tasks.periodic_sync"]
         first = periodic_sync.apply().get()
         as_owner("UPDATE email_client SET next_sync_at = next_sync_at - interval '2 seconds'")
         second = periodic_sync.apply().get()
-    finally:
-        app.close()
-        celery_app.set_current()
 
     assert (first["accounts_synced"], first["accounts_deferred"]) == (5, 5)
     # The others have their turn in the next run.
@@ -201,12 +197,8 @@ def test_a_broker_that_is_away_loses_no_account(
     accounts: list[str], redis: RedisServer, environment: Callable[..., None]
 ) -> None:
     environment(REDIS_URL=redis.url, CELERY_BROKER_URL="redis://127.0.0.1:1")
-    app = create_celery_app()
-    try:
+    with application() as app:
         result = app.tasks["email_service.tasks.periodic_sync"].apply().get()
-    finally:
-        app.close()
-        celery_app.set_current()
 
     assert (result["status"], result["accounts_synced"], result["accounts_failed"]) == ("partial", 0, 10)
     assert sorted(claim()) == sorted(accounts)
@@ -216,8 +208,7 @@ def test_each_is_queued_as_a_sync_of_its_own_that_expires(
     accounts: list[str], redis: RedisServer, environment: Callable[..., None]
 ) -> None:
     environment(REDIS_URL=redis.url)
-    app = create_celery_app()
-    try:
+    with application() as app:
         with redis_client.Redis(port=redis.port, password=redis.password) as client:
             client.flushall()
         first = app.tasks["email_service.tasks.periodic_sync"].apply().get()
@@ -232,6 +223,3 @@ def test_each_is_queued_as_a_sync_of_its_own_that_expires(
         assert {message.headers["id"] for message in messages} == set(first["task_ids"])
         assert {message.payload[0][0] for message in messages} == set(accounts)
         assert all(message.headers["expires"] for message in messages)
-    finally:
-        app.close()
-        celery_app.set_current()
