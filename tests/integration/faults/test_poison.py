@@ -11,6 +11,7 @@ from sqlalchemy import create_engine, text
 
 from manage import cli, dlq, session
 from native.redis import RedisServer
+from tasks.periodic import PERIODIC_SYNC
 from tasks.storage.accounts import find_account
 from tasks.storage.dead_letters import NOBODY, get_letter, list_letters, open_arguments
 from tests.conftest import TENANT, USER, Database, register
@@ -189,11 +190,9 @@ def test_a_quarantined_sync_says_so_on_its_account(
 
 
 def test_the_tasks_of_nobody_are_kept_under_a_name_that_is_no_tenants(database: Database, worker: Worker) -> None:
-    from tasks.periodic import periodic_sync
-
     # The database is gone for the dispatcher only.
     with create_engine(database.owner_url).begin() as connection:
         connection.execute(text("ALTER FUNCTION claim_due_accounts RENAME TO hidden"))
-    with pytest.raises(Exception, match="claim_due_accounts"):
-        periodic_sync.apply_async().get(timeout=20)
+    with application() as app, pytest.raises(Exception, match="claim_due_accounts"):
+        app.tasks[PERIODIC_SYNC].apply_async().get(timeout=20)
     assert [letter.tenant_id for letter in wait_for_letters(1)] == [NOBODY]
