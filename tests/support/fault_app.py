@@ -28,7 +28,8 @@ def runs(folder: str | Path) -> int:
     return len(list(Path(folder).glob("run-*")))
 
 
-@app.task(bind=True, base=EmailTask, name="test.fault", max_retries=2)
+# Not shared: a shared task is registered with every application of the process, the real one too.
+@app.task(bind=True, base=EmailTask, name="test.fault", max_retries=2, shared=False)
 def fault(self: Any, tenant_id: str, user_id: str, folder_id: str, what: str, words: str) -> str:
     """Do `what` unless the folder says that it is mended."""
     folder = Path(folder_id)
@@ -49,7 +50,7 @@ def fault(self: Any, tenant_id: str, user_id: str, folder_id: str, what: str, wo
     raise WrongError("for ann@example.org")
 
 
-@app.task(bind=True, base=EmailTask, name="test.count")
+@app.task(bind=True, base=EmailTask, name="test.count", shared=False)
 def count(self: Any, tenant_id: str, user_id: str, folder_id: str, number: int) -> int:
     """Leave a mark that it was done, after a moment."""
     time.sleep(0.05)
