@@ -2,14 +2,12 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Engine, ForeignKeyConstraint, PrimaryKeyConstraint, UniqueConstraint, create_engine, text
 
-from native.postgres import PostgresServer
 from tasks.storage.migrate import current_and_head, downgrade, upgrade
 from tasks.storage.models import Base
 from tests.conftest import Database
@@ -80,23 +78,6 @@ def test_two_migrators_at_once_do_the_work_once(database: Database) -> None:
     assert [migrator.returncode for migrator in migrators] == [0, 0], errors
     current, head = current_and_head(database.owner_url)
     assert current == head
-
-
-def test_large_columns_are_compressed_with_lz4_where_the_server_can(tmp_path_factory: pytest.TempPathFactory) -> None:
-    installed = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
-    if not installed:
-        # Not a matter of CI: the wheel's server is the one every other test runs on.
-        pytest.skip("no PostgreSQL of the distribution is installed, and the wheel's is built without lz4")
-    with PostgresServer(tmp_path_factory.mktemp("debian"), bin_dir=installed[-1]) as server:
-        upgrade(server.owner_url)
-        with create_engine(server.owner_url).connect() as connection:
-            compressed = connection.scalars(
-                text(
-                    "SELECT attname::text FROM pg_attribute WHERE attcompression = 'l' "
-                    "AND attrelid = 'email_message'::regclass ORDER BY 1"
-                )
-            ).all()
-    assert compressed == ["headers", "html_body", "text_body"]
 
 
 def test_the_command_migrates_the_database_named_on_standard_input(database: Database) -> None:

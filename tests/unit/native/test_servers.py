@@ -16,6 +16,7 @@ from native.ports import free_port, is_free
 from native.postgres import APPLICATION, PostgresServer, libpq
 from native.pymap import Pymap
 from native.redis import RedisServer
+from tests.conftest import unavailable
 
 AWKWARD = "p@ss:/#%$ \"word' é\\"
 
@@ -95,9 +96,7 @@ def test_redis_takes_any_password_and_keeps_its_data(
 @pytest.mark.parametrize("kind", ["dovecot", "pymap"])
 def test_the_demo_mailbox_is_served_whole(tmp_path: Path, kind: str) -> None:
     if kind == "dovecot" and not dovecot.is_usable():
-        if os.environ.get("CI") == "true":
-            pytest.fail("Dovecot 2.3 is not installed")
-        pytest.skip("Dovecot 2.3 is not installed")
+        unavailable("Dovecot 2.3 is not installed")
     messages: list[DemoMessage] = list(demo_messages())
     (tmp_path / "mail").mkdir()
     maildir.write(tmp_path / "mail" / "demo", folders(), messages, utf7=kind == "dovecot")
@@ -119,8 +118,9 @@ def test_the_demo_mailbox_is_served_whole(tmp_path: Path, kind: str) -> None:
     assert list(counts.values()) == [expected[n] for n in ("INBOX", "Projects/Hafen Süd", "日本語", "Sent")]
 
 
-@pytest.mark.skipif(not dovecot.is_usable(), reason="Dovecot 2.3 is not installed")
 def test_dovecot_works_in_a_deep_folder_with_an_awkward_name(tmp_path: Path) -> None:
+    if not dovecot.is_usable():
+        unavailable("Dovecot 2.3 is not installed")
     root = tmp_path / ("x" * 90) / "100 %d"
     with dovecot.Dovecot(root / "server", root / "mail", AWKWARD) as server:
         imap = imaplib.IMAP4(server.host, server.port, timeout=10)
@@ -135,6 +135,6 @@ def test_dovecot_works_in_a_deep_folder_with_an_awkward_name(tmp_path: Path) -> 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 def test_nothing_changes_owner_where_namespaces_work(tmp_path: Path) -> None:
     if shutil.which("unshare") is None:
-        pytest.skip("unshare is not installed")
+        unavailable("unshare is not installed")
     with PostgresServer(tmp_path):
         assert {path.stat().st_uid for path in tmp_path.rglob("*")} == {0}
