@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from native.redis import RedisServer
-from tests.support.worker import Worker
+from tests.support.worker import Worker, wait_until
 
 
 @pytest.fixture
@@ -42,9 +42,9 @@ def test_a_worker_without_its_broker_is_not_ready(
     worker = Worker(tmp_path)
     try:
         worker.start(wait=False)
-        manager.settimeout(6)
+        wait_until(lambda: "Cannot connect to redis" in worker.log.read_text(), "it does not say what it misses")
+        manager.settimeout(2)
         with pytest.raises(TimeoutError):
             manager.recv(1000)
-        assert "Cannot connect to redis" in worker.log.read_text()
     finally:
         worker.kill()
