@@ -201,10 +201,10 @@ class RemoteMailbox:
 _FOUND = "account = find_account(who[0], name)\n"
 
 
-def sql(site: Site, query: str) -> str:
+def sql(site: Site, query: str, *, database: str = "metabuilder") -> str:
     """What PostgreSQL's administrator is answered, on its own host."""
     server = site.first("postgresql")
-    done = server.run(f"cd / && runuser -u postgres -- psql -X -At -d metabuilder -c {shlex.quote(query)}")
+    done = server.run(f"cd / && runuser -u postgres -- psql -X -At -d {database} -c {shlex.quote(query)}")
     assert done.rc == 0, done.stderr
     return str(done.stdout)
 

@@ -4,7 +4,7 @@ import signal
 
 from testinfra.host import Host
 
-from tests.support.site import journal, main_pid, run_code, wait_active
+from tests.support.site import Site, journal, main_pid, run_code, wait_active
 
 UNIT = "celery-worker.service"
 
@@ -21,6 +21,22 @@ def test_systemd_waits_until_it_consumes(worker: Host) -> None:
         "import json; from tasks.celery_app import celery_app\nprint(json.dumps(celery_app.control.inspect(timeout=5)"
     )
     assert run_code(worker, f"{code}.active_queues().get('worker@{name}') is not None))") is True
+
+
+def test_pools_consume_their_own_queues_beside_it(site: Site, worker: Host) -> None:
+    name = worker.check_output("hostname")
+    shown = worker.check_output("systemctl list-units --plain --no-legend --state=running 'celery-worker*'")
+    pools = site.variable(name, "celery_worker_pools", [])
+    assert {line.split()[0] for line in shown.splitlines()} == {
+        UNIT,
+        *(f"celery-worker@{pool['name']}.service" for pool in pools),
+    }
+    for pool in pools:
+        asked = f"celery_app.control.inspect(timeout=5).active_queues()['{pool['name']}@{name}']"
+        code = (
+            f"import json; from tasks.celery_app import celery_app\nprint(json.dumps([q['name'] for q in {asked}]))"
+        )
+        assert run_code(worker, code) == pool["queues"]
 
 
 def test_it_drains_and_is_limited(worker: Host) -> None:

@@ -42,7 +42,7 @@ def test_a_part_of_the_site_changes_nothing(site: Site, options: tuple[str, ...]
 
 def test_a_changed_variable_restarts_only_what_it_touches(site: Site, one: Host) -> None:
     before = pids(one)
-    changed = ("--extra-vars", "celery_worker_concurrency=2")
+    changed = ("--extra-vars", "celery_worker_concurrency=1")
     checked = site.play("site.yml", "--check", "--diff", *changed)
     assert checked.status == 0, checked.output[-3000:]
     assert pids(one) == before
@@ -53,7 +53,19 @@ def test_a_changed_variable_restarts_only_what_it_touches(site: Site, one: Host)
     untouched = {unit for unit in after if unit.startswith(("redis", "postgresql"))}
     assert {unit: after[unit] for unit in untouched} == {unit: before[unit] for unit in untouched}
     children = one.check_output(f"pgrep -c -P {after['celery-worker']}")
-    assert int(children) == 2
+    assert int(children) == 1
+
+
+def test_a_pool_that_is_named_no_more_is_removed(site: Site, one: Host) -> None:
+    assert one.service("celery-worker@sending").is_running
+    before = pids(one)
+    play = site.play("site.yml", "--tags", "worker", "--extra-vars", '{"celery_worker_pools": []}')
+    assert play.status == 0, play.output[-3000:]
+    assert not one.file("/etc/systemd/system/celery-worker@sending.service").exists
+    assert one.run("systemctl is-active celery-worker@sending").stdout.strip() == "inactive"
+    assert {unit: pid for unit, pid in pids(one).items() if unit != "celery-worker"} == {
+        unit: pid for unit, pid in before.items() if unit != "celery-worker"
+    }
 
 
 def test_a_play_that_died_before_the_restart_is_completed(site: Site, one: Host) -> None:

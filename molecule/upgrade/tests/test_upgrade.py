@@ -136,3 +136,28 @@ def test_a_release_that_cannot_start_is_stopped_at_the_first_host(
     back = site.play("playbooks/rollback.yml", "--limit", first)
     assert back.status == 0, back.output[-4000:]
     wait_active(site.host(first), "celery-worker")
+
+
+def test_it_is_taken_off_when_a_person_says_so(site: Site) -> None:
+    """The last: nothing of it is left, and the hosts can still be reached."""
+    untouched = site.play("playbooks/decommission.yml", "--extra-vars", "confirm=no")
+    assert untouched.status != 0
+    assert untouched.changed == 0, untouched.changed_tasks
+    confirmed = ("--extra-vars", "confirm=yes decommission_data=yes")
+    play = site.play("playbooks/decommission.yml", *confirmed)
+    assert play.status == 0, play.output[-4000:]
+    assert sorted(sql(site, "SELECT datname FROM pg_database", database="postgres").split()) == [
+        "postgres",
+        "template0",
+        "template1",
+    ]
+    for name in site.names:
+        host = site.host(name)
+        assert host.run("systemctl list-units --all --plain --no-legend 'celery-*' 'metabuilder-*'").stdout == ""
+        left = ("/opt/metabuilder", "/etc/metabuilder", "/var/lib/metabuilder", "/usr/local/bin/metabuilder")
+        assert [path for path in left if host.file(path).exists] == []
+        assert not host.user("celery").exists
+        assert "metabuilder" not in host.check_output("nft list tables")
+    again = site.play("playbooks/decommission.yml", *confirmed)
+    assert again.status == 0, again.output[-4000:]
+    assert again.changed == 0, again.changed_tasks
