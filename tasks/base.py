@@ -4,6 +4,7 @@ import inspect
 import logging
 import random
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any, NoReturn
 
 from celery import Task
@@ -130,13 +131,16 @@ class EmailTask(Task):  # type: ignore[misc]  # celery has no types
         own = {"task_id": self.request.id} if self.is_each_its_own else {}
         return poison.task_key(self.name, args, {**kwargs, **own})
 
+    @cached_property
+    def _signature(self) -> inspect.Signature:
+        return inspect.signature(self.run)
+
     def _owner(self, args: Any, kwargs: Any) -> tuple[str, str | None]:
-        given = inspect.signature(self.run).bind_partial(*args, **kwargs).arguments
+        given = self._signature.bind_partial(*args, **kwargs).arguments
         return given.get("tenant_id", dead_letters.NOBODY), given.get("user_id")
 
     def _require_owner(self, args: Any, kwargs: Any) -> None:
-        signature = inspect.signature(self.run)
-        given = signature.bind_partial(*args, **kwargs).arguments
+        given = self._signature.bind_partial(*args, **kwargs).arguments
         for name in ("tenant_id", "user_id"):
-            if name in signature.parameters and not given.get(name):
+            if name in self._signature.parameters and not given.get(name):
                 raise ValueError(f"{self.name} needs a {name}")

@@ -3,7 +3,7 @@
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, bindparam, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from tasks.errors import EmailError, NotFoundError, PermanentError
@@ -97,6 +97,12 @@ _NEXT_AFTER_FAILURE = func.now() + (0.75 + 0.25 * func.random()) * func.least(
     _LONGEST_WAIT,
 )
 _COLUMNS = [EmailClient.__table__.c[name] for name in Account._fields]
+# Made once: every task begins with it.
+_GET = select(*_COLUMNS).where(
+    EmailClient.tenant_id == bindparam("tenant_id"),
+    EmailClient.user_id == bindparam("user_id"),
+    EmailClient.id == bindparam("account_id"),
+)
 
 
 def add_account(tenant_id: str, user_id: str, new: NewAccount) -> str:
@@ -150,11 +156,8 @@ def find_account(tenant_id: str, name_or_id: str) -> Account:
 
 def get_account(connection: Connection, tenant_id: str, user_id: str, account_id: str) -> Account:
     """The caller's own account. Raises NotFoundError for one that is not, whether or not it exists."""
-    row = connection.execute(
-        select(*_COLUMNS).where(
-            EmailClient.tenant_id == tenant_id, EmailClient.user_id == user_id, EmailClient.id == account_id
-        )
-    ).one_or_none()
+    own = {"tenant_id": tenant_id, "user_id": user_id, "account_id": account_id}
+    row = connection.execute(_GET, own).one_or_none()
     if row is None:
         raise NotFoundError("account")
     return Account._make(row)

@@ -6,7 +6,7 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any, NamedTuple, Self
 
-from sqlalchemy import Connection, CursorResult, TextClause, select, text
+from sqlalchemy import ColumnClause, Connection, CursorResult, TextualSelect, column, select, text
 
 from tasks.errors import NotFoundError
 from tasks.storage.ids import new_id
@@ -87,6 +87,9 @@ _COLUMNS = """
     last_error_code, last_error, created_at,
     extract(epoch FROM clock_timestamp() - claimed_at)::float, extract(epoch FROM clock_timestamp() - data_at)::float
 """
+# Named, so that what a row looks like is worked out once and not with each.
+_RESULT: list[ColumnClause[Any]] = [column(name) for name in Outgoing._fields]
+
 _ADD = text(
     f"""
     INSERT INTO outbox_message (tenant_id, id, email_client_id, key, digest, state, message_id, sender, recipients,
@@ -96,14 +99,16 @@ _ADD = text(
     ON CONFLICT DO NOTHING
     RETURNING {_COLUMNS}
     """
-)
+).columns(*_RESULT)
 _FIND = text(
     f"""
     SELECT {_COLUMNS} FROM outbox_message
     WHERE tenant_id = :tenant_id AND email_client_id = :account_id AND key = :key FOR UPDATE
     """
+).columns(*_RESULT)
+_LOCK = text(f"SELECT {_COLUMNS} FROM outbox_message WHERE tenant_id = :tenant_id AND id = :id FOR UPDATE").columns(
+    *_RESULT
 )
-_LOCK = text(f"SELECT {_COLUMNS} FROM outbox_message WHERE tenant_id = :tenant_id AND id = :id FOR UPDATE")
 _RAW = text("SELECT raw FROM outbox_message WHERE tenant_id = :tenant_id AND id = :id")
 
 
@@ -158,7 +163,7 @@ def change_outgoing(
 
 
 @lru_cache(maxsize=64)
-def _change_statement(names: tuple[str, ...], moments: tuple[str, ...], expected: tuple[str, ...]) -> TextClause:
+def _change_statement(names: tuple[str, ...], moments: tuple[str, ...], expected: tuple[str, ...]) -> TextualSelect:
     """Names are those of columns, and come from this program only."""
     settings = [f"{name} = {'CAST(:recipients AS jsonb)' if name == 'recipients' else f':{name}'}" for name in names]
     settings += [f"{name} = clock_timestamp()" for name in (*moments, "updated_at")]
@@ -166,7 +171,7 @@ def _change_statement(names: tuple[str, ...], moments: tuple[str, ...], expected
     return text(
         f"UPDATE outbox_message SET {', '.join(settings)} "
         f"WHERE tenant_id = :tenant_id AND id = :id{conditions} RETURNING {_COLUMNS}"
-    )
+    ).columns(*_RESULT)
 
 
 def list_outgoing(tenant_id: str, states: Sequence[str], limit: int) -> list[Listed]:

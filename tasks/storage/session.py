@@ -5,12 +5,14 @@ between. Nothing is connected at import or before the fork.
 """
 
 import os
+import select
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, text
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy.exc import DBAPIError, DisconnectionError, InterfaceError, OperationalError
 
 from tasks.errors import StorageUnavailableError
 from tasks.settings import get_settings
@@ -38,13 +40,26 @@ _DATA_SQLSTATES = ("22", "54")
 @lru_cache(maxsize=1)
 def get_engine() -> Engine:
     """The pool of this process."""
-    return create_engine(
+    engine = create_engine(
         get_settings().database.url.get_secret_value(),
         pool_size=POOL_SIZE,
-        pool_pre_ping=True,
         hide_parameters=True,  # they are people's mail, and errors go into logs and results
         connect_args={"connect_timeout": CONNECT_TIMEOUT_SECONDS, "application_name": "metabuilder"},
     )
+    event.listen(engine, "checkout", _refuse_closed)
+    return engine
+
+
+def _refuse_closed(connection: Any, record: Any, _proxy: Any) -> None:
+    # PostgreSQL restarted while the connection was idle: the socket says so, and a round trip to ask is saved with
+    # each transaction. A new one is let through, for its error says more.
+    if record.info.setdefault("is_new", True):
+        record.info["is_new"] = False
+        return
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLRDHUP)
+    if poll.poll(0):
+        raise DisconnectionError
 
 
 def _forget_inherited_connections() -> None:

@@ -136,6 +136,17 @@ def test_the_tenant_ends_with_its_transaction(filled) -> None:
         assert connection.exec_driver_sql("SELECT count(*) FROM email_client").scalar_one() == 0
 
 
+def test_a_connection_that_was_closed_while_it_was_idle_is_not_used(filled, database: Database) -> None:
+    with tenant_transaction(TENANT) as connection:
+        before = connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
+    other = as_application(database, None)
+    other.execute("SELECT pg_terminate_backend(%s, 5000)", (before,))
+    assert other.fetchone() == (True,)
+
+    with tenant_transaction(TENANT) as connection:
+        assert connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one() != before
+
+
 @pytest.mark.parametrize(("tenant", "user"), [(OTHER, USER), (TENANT, "user-2")])
 def test_an_account_of_somebody_else_is_not_found(filled, tenant: str, user: str) -> None:
     with pytest.raises(NotFoundError) as somebody_elses:
