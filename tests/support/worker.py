@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 
 from native.process import is_alive, wait_until_gone
+from tasks.queues import QUEUES
 
 _ROOT = Path(__file__).parents[2]
 _START_SECONDS = 30
@@ -28,9 +29,16 @@ def wait_until(is_true: Callable[[], object], what: str, seconds: float = 30) ->
 class Worker:
     """Starts with the environment of the test. As a context manager nothing of it outlives the block."""
 
-    def __init__(self, folder: Path, concurrency: int = 1, *, app: str = "tasks.celery_app:celery_app") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        concurrency: int = 1,
+        *,
+        app: str = "tasks.celery_app:celery_app",
+        queues: str = ",".join(QUEUES),
+    ) -> None:
         self.log = folder / "worker.log"
-        options = ("-l", "INFO", "-c", str(concurrency), "--without-gossip", "--without-mingle")
+        options = ("-l", "INFO", "-c", str(concurrency), "-Q", queues, "--without-gossip", "--without-mingle")
         self._command = (sys.executable, "-m", "celery", "-A", app, "worker", *options)
         self._process: subprocess.Popen[bytes] | None = None
         self._started: list[psutil.Process] = []
