@@ -48,10 +48,12 @@ FROM generate_series(1, %(count)s) AS n;
 
 @dataclass(frozen=True)
 class Result:
-    """One number of due accounts, queued by one run of periodic_sync in a worker."""
+    """One number of due accounts, queued by one run of periodic_sync in a worker, whose child's CPU time and memory
+    they are."""
 
     accounts: int
     seconds: float
+    cpu_seconds: float
     accounts_per_second: float
     delay_loop_per_second: float
     ratio: float
@@ -114,10 +116,10 @@ def _measure(root: Path, postgres: PostgresServer, broker: RedisServer, number: 
     folder = root / name
     folder.mkdir()
     with _Dispatcher(folder) as worker:
-        started = time.perf_counter()
+        started, used = time.perf_counter(), worker.child_cpu_seconds()
         result = celery_app.send_task("email_service.tasks.periodic_sync").get(timeout=_TASK_SECONDS, interval=0.01)
         seconds = time.perf_counter() - started
-        peak = worker.child_peak_mb()
+        peak, used = worker.child_peak_mb(), worker.child_cpu_seconds() - used
     client = _client(broker)
     queued = client.llen("sync")
     if (result["accounts_synced"], queued) != (number, number):
@@ -127,6 +129,7 @@ def _measure(root: Path, postgres: PostgresServer, broker: RedisServer, number: 
     return Result(
         accounts=number,
         seconds=round(seconds, 2),
+        cpu_seconds=round(used, 2),
         accounts_per_second=round(number / seconds),
         delay_loop_per_second=round(loop),
         ratio=round(number / seconds / loop, 1),
@@ -156,13 +159,15 @@ def _client(broker: RedisServer) -> redis.Redis:
 
 
 def _show(results: list[Result]) -> None:
-    table = Table(title="Due accounts queued by periodic_sync")
-    for heading in ("accounts", "seconds", "accounts/s", ".delay() loop/s", "ratio", "peak MB of the worker child"):
+    table = Table(title="Due accounts queued by periodic_sync; CPU and memory of the worker's child")
+    headings = ("accounts", "seconds", "CPU seconds", "accounts/s", ".delay() loop/s", "ratio", "peak MB")
+    for heading in headings:
         table.add_column(heading, justify="right")
     for result in results:
         table.add_row(
             f"{result.accounts:,}",
             f"{result.seconds:.1f}",
+            f"{result.cpu_seconds:.1f}",
             f"{result.accounts_per_second:,.0f}",
             f"{result.delay_loop_per_second:,.0f}",
             f"{result.ratio:.1f}",

@@ -1,11 +1,12 @@
 """Messages a second through the worker, beside smtplib with one connection and with one per message, in the same run.
 
-./manage.sh bench send                      1,000 messages; a server on this machine, and one 10 ms away
-./manage.sh bench send --messages 200       fewer
+./manage.sh bench send                      1,000 messages; servers on this machine, 1 ms and 10 ms away
+./manage.sh bench send --messages 500       fewer
 ./manage.sh bench send --json               for machines
 
 The server has each message on its disk before it answers, as servers must. smtplib only sends; the worker takes each
 message from the broker, keeps it in PostgreSQL, sends it so that nothing can send it twice, and stores the result.
+The second table says which programs that takes, in CPU time, so that it can be read on a busy machine too.
 """
 
 import json
@@ -16,8 +17,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from email.message import EmailMessage
 from pathlib import Path
@@ -26,11 +28,14 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.support.cpu import cpu_seconds
 from benchmarks.support.stack import PASSWORD, TENANT, USER, Stack, running
 
 _MESSAGES = 1000
+# Of fewer, most are sent before the worker is known to be ready.
+_FEWEST = 500
 _ROUNDS = 3
-_DELAYS = (0, 10)
+_DELAYS = (0, 1, 10)
 _CHILDREN = (1, 4)
 _TEXT = "This is a line of an ordinary message, and there are some of it.\n" * 30
 _PATIENCE_SECONDS = 300
@@ -41,7 +46,8 @@ console = Console(stderr=True)
 @dataclass(frozen=True)
 class Result:
     """Messages a second, medians. `outbox` is the engine in one process without a broker, `worker` by the number of
-    the worker's child processes."""
+    the worker's child processes. `smtplib_cpu_ms` and `worker_cpu_ms` are CPU milliseconds a message by program, of
+    smtplib with one connection and of the worker with the most children; they leave out its start."""
 
     delay_ms: int
     messages: int
@@ -49,6 +55,8 @@ class Result:
     connection_per_message: float
     outbox: float
     worker: dict[int, float]
+    smtplib_cpu_ms: dict[str, float]
+    worker_cpu_ms: dict[str, float]
 
     def beside(self, rate: float) -> str:
         """The rate, and what it is of smtplib's with one connection."""
@@ -69,6 +77,11 @@ class Sink:
     def reset(self) -> None:
         with smtplib.SMTP("127.0.0.1", self.port, local_hostname="localhost") as smtp:
             smtp.docmd("ZERO")
+
+    def count(self) -> int:
+        """How many messages have arrived."""
+        with smtplib.SMTP("127.0.0.1", self.port, local_hostname="localhost") as smtp:
+            return int(smtp.docmd("STAT")[1].split()[0])
 
     def rate(self, messages: int) -> float:
         """Messages a second from the first to the last, once all are there."""
@@ -116,14 +129,40 @@ def _connection_per_message(sink: Sink, messages: list[bytes]) -> None:
             smtp.sendmail(f"{USER}@example.net", [f"user{number}@example.org"], message)
 
 
-def _measured(sink: Sink, messages: list[bytes], send: Callable[[Sink, list[bytes]], None]) -> float:
+class Usage:
+    """CPU seconds by program, and the messages that they were for."""
+
+    def __init__(self) -> None:
+        self._seconds: Counter[str] = Counter()
+        self._messages = 0
+
+    @contextmanager
+    def counted(self, sink: Sink, messages: int) -> Iterator[None]:
+        """Add what the block takes, at whose end so many messages have arrived."""
+        arrived, before = sink.count(), cpu_seconds()
+        yield
+        self._seconds += cpu_seconds() - before
+        self._messages += messages - arrived
+
+    def ms_per_message(self) -> dict[str, float]:
+        """CPU milliseconds by program."""
+        return {program: round(1000 * s / self._messages, 2) for program, s in self._seconds.most_common()}
+
+
+def _measured(
+    sink: Sink, messages: list[bytes], send: Callable[[Sink, list[bytes]], None], usage: Usage | None = None
+) -> float:
     sink.reset()
-    send(sink, messages)
+    with usage.counted(sink, len(messages)) if usage else nullcontext():
+        send(sink, messages)
     return sink.rate(len(messages))
 
 
-def _through_the_worker(stack: Stack, sink: Sink, count: int, children: int) -> float:
-    """All are queued before the worker starts, so that nothing but the worker is measured."""
+def _through_the_worker(stack: Stack, sink: Sink, count: int, children: int, usage: Usage) -> float:
+    """All are queued before the worker starts, so that nothing but the worker is measured.
+
+    What it uses is counted from when it is ready.
+    """
     from tasks.celery_app import send_email
 
     sink.reset()
@@ -132,7 +171,7 @@ def _through_the_worker(stack: Stack, sink: Sink, count: int, children: int) -> 
         for number in range(count):
             to = [f"user{number}@example.org"]
             send_email.delay(account, TENANT, USER, to, subject=f"Message {number}", body_text=_TEXT)
-        with stack.started_worker(children):
+        with stack.started_worker(children), usage.counted(sink, count):
             return sink.rate(count)
 
 
@@ -176,14 +215,15 @@ def _measure(stack: Stack, count: int, delay: int) -> Result:
     messages = [_message(number) for number in range(count)]
     one, each, outbox = [], [], []
     ours: dict[int, list[float]] = {children: [] for children in _CHILDREN}
+    smtplib_usage, usage = Usage(), {children: Usage() for children in _CHILDREN}
     with _sink(stack.root, delay) as sink:
         for number in range(_ROUNDS):
             console.print(f"{delay} ms away, round {number + 1} of {_ROUNDS} …")
-            one.append(_measured(sink, messages, _one_connection))
+            one.append(_measured(sink, messages, _one_connection, smtplib_usage))
             each.append(_measured(sink, messages, _connection_per_message))
             outbox.append(_through_the_outbox(stack, sink, count))
             for children in _CHILDREN:
-                ours[children].append(_through_the_worker(stack, sink, count, children))
+                ours[children].append(_through_the_worker(stack, sink, count, children, usage[children]))
     return Result(
         delay_ms=delay,
         messages=count,
@@ -191,6 +231,8 @@ def _measure(stack: Stack, count: int, delay: int) -> Result:
         connection_per_message=round(statistics.median(each), 1),
         outbox=round(statistics.median(outbox), 1),
         worker={children: round(statistics.median(rates), 1) for children, rates in ours.items()},
+        smtplib_cpu_ms=smtplib_usage.ms_per_message(),
+        worker_cpu_ms=usage[_CHILDREN[-1]].ms_per_message(),
     )
 
 
@@ -208,11 +250,23 @@ def _show(results: list[Result]) -> None:
             result.beside(result.outbox),
             *(result.beside(result.worker[children]) for children in _CHILDREN),
         )
-    Console(width=120).print(table)
+    output = Console(width=120)
+    output.print(table)
+    used = Table(title="CPU milliseconds a message")
+    for heading in ("server", "smtplib, one connection", f"worker, {_CHILDREN[-1]} processes"):
+        used.add_column(heading)
+    for result in results:
+        used.add_row(f"{result.delay_ms} ms away", _words(result.smtplib_cpu_ms), _words(result.worker_cpu_ms))
+    output.print(used)
+
+
+def _words(cpu_ms: dict[str, float]) -> str:
+    programs = ", ".join(f"{program} {ms:.2f}" for program, ms in cpu_ms.items() if ms >= 0.01)
+    return f"{sum(cpu_ms.values()):.2f}: {programs}"
 
 
 @click.command()
-@click.option("--messages", type=click.IntRange(10), default=_MESSAGES, show_default=True)
+@click.option("--messages", type=click.IntRange(_FEWEST), default=_MESSAGES, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
 def main(messages: int, as_json: bool) -> None:
     """Measure sending."""

@@ -45,14 +45,20 @@ class Worker(Server):
     def is_ready(self) -> bool:
         from tasks.celery_app import celery_app
 
-        return bool(celery_app.control.ping(timeout=0.5))
+        return bool(celery_app.control.ping(timeout=0.5, limit=1))
 
     def child_peak_mb(self) -> float:
         """The most memory that the child has held so far (VmHWM), in MB of 1,000,000 bytes."""
-        children = psutil.Process(self.pid).children(recursive=True)
-        status = [Path(f"/proc/{child.pid}/status").read_text() for child in children]
+        status = [Path(f"/proc/{child.pid}/status").read_text() for child in self._processes()]
         peaks = [int(line.split()[1]) for text in status for line in text.splitlines() if line.startswith("VmHWM:")]
         return max(peaks) * 1024 / 1e6
+
+    def child_cpu_seconds(self) -> float:
+        """CPU time of the child so far: it hardly depends on what else the machine does."""
+        return float(sum(sum(child.cpu_times()[:2]) for child in self._processes()))
+
+    def _processes(self) -> list[psutil.Process]:
+        return list(psutil.Process(self.pid).children(recursive=True))
 
 
 class Stack:

@@ -3,6 +3,7 @@
 The kills come from the SMTP server: it knows at which point of a message it is.
 """
 
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,8 +21,6 @@ from tests.support.stored import rows
 from tests.support.worker import Worker, wait_until
 
 MESSAGES = 200
-# At each point of a message the worker is killed this often; a connection is made only after each kill.
-KILLS_PER_POINT = 2
 FIRST, APART, BETWEEN_POINTS = 5, 70, 4
 ON_CONNECTING = POINTS[: POINTS.index("mail")]
 
@@ -78,21 +77,43 @@ def assert_each_arrived_once_or_is_unknown(smtp: SmtpServer) -> Counter[object]:
     )
 
 
+def children(senders: Worker) -> None:
+    """What was sent comes back at once."""
+    senders.kill_child()
+
+
+def everything(senders: Worker) -> None:
+    """What was sent comes back when the visibility timeout has passed."""
+    senders.kill()
+    senders.start(wait=False)
+
+
+# At each point of a message the worker is killed this often; a connection is made only after each kill.
+@pytest.mark.parametrize(("end", "kills_per_point"), [(children, 2), (everything, 1)])
 def test_killed_at_every_point(
-    smtp: SmtpServer, account: Account, senders: Worker, tasks_queue: Queue, redis: RedisServer, database: Database
+    end: Callable[[Worker], None],
+    kills_per_point: int,
+    smtp: SmtpServer,
+    account: Account,
+    senders: Worker,
+    tasks_queue: Queue,
+    redis: RedisServer,
+    database: Database,
 ) -> None:
     kills: Counter[str] = Counter()
+    one_at_a_time = threading.Lock()
 
     def kill_at(point: str) -> Callable[[], None]:
         def kill() -> None:
-            kills[point] += 1
-            senders.kill_child()
+            with one_at_a_time:
+                kills[point] += 1
+                end(senders)
             drop()
 
         return kill
 
     for position, point in enumerate(POINTS):
-        for number in range(KILLS_PER_POINT):
+        for number in range(kills_per_point):
             later = FIRST + number * APART + position * BETWEEN_POINTS
             smtp.on(point, kill_at(point), after=2 + number * 6 if point in ON_CONNECTING else later)
 
@@ -101,7 +122,7 @@ def test_killed_at_every_point(
 
     outcome = assert_each_arrived_once_or_is_unknown(smtp)
     assert set(kills) == set(POINTS)
-    assert kills.total() == KILLS_PER_POINT * len(POINTS)
+    assert kills.total() == kills_per_point * len(POINTS)
     print(f"{kills.total()} kills at {len(kills)} points; (state, arrived): {dict(outcome)}")
 
 

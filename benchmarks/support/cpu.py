@@ -1,0 +1,24 @@
+"""CPU time of the programs of a benchmark: unlike seconds, it hardly depends on what else the machine does."""
+
+from collections import Counter
+
+import psutil
+
+
+def cpu_seconds() -> Counter[str]:
+    """CPU seconds so far of this process and all that it started and that still run, by what they do."""
+    benchmark = psutil.Process()
+    used: Counter[str] = Counter()
+    for process in [benchmark, *benchmark.children(recursive=True)]:
+        times = process.cpu_times()
+        used["benchmark" if process == benchmark else _role(process)] += times.user + times.system
+    return used
+
+
+def _role(process: psutil.Process) -> str:
+    command, parent = " ".join(process.cmdline()), process.parent()
+    if "benchmarks.support.smtp_sink" in command:
+        return "smtp server"
+    if "celery" in command:
+        return "worker's children" if parent and "celery" in " ".join(parent.cmdline()) else "worker"
+    return str(process.name())
