@@ -64,21 +64,22 @@ class EmailTask(Task):  # type: ignore[misc]  # celery has no types
         except Exception as error:
             # This very process is alive, so it did not die of it. (It is dying where SystemExit is raised.)
             if history.redeliveries:
-                poison.note_survival(self.app, self._key(args, kwargs))
+                poison.note_survival(self.app, self._key(args, kwargs), self.request.id)
             if isinstance(error, MemoryError):
                 # Celery would take the whole worker down with it.
                 raise OutOfMemoryError from error
             raise
         if history.is_dead:
             dead_letters.clear(self._owner(args, kwargs)[0], self._key(args, kwargs))
-        if history.is_dead or history.redeliveries:
             poison.forget(self.app, self._key(args, kwargs))
+        elif history.redeliveries:
+            poison.note_progress(self.app, self._key(args, kwargs))
         return result
 
     def made_progress(self) -> None:
         """Something of it is done for good: what killed its worker so far lies behind it."""
         if (self.request.delivery_info or {}).get("redelivered"):
-            poison.note_survival(self.app, self._key(self.request.args, self.request.kwargs))
+            poison.note_progress(self.app, self._key(self.request.args, self.request.kwargs))
 
     def quarantined(self, error: PoisonedTaskError, *args: Any, **kwargs: Any) -> None:
         """Called with its arguments before it is kept from running because it keeps killing its worker."""
@@ -120,7 +121,7 @@ class EmailTask(Task):  # type: ignore[misc]  # celery has no types
     def _begin(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> poison.History:
         """Count a redelivery. Raises PoisonedTaskError after too many."""
         is_redelivered = bool((self.request.delivery_info or {}).get("redelivered"))
-        history = poison.begin(self.app, self._key(args, kwargs), is_redelivered=is_redelivered)
+        history = poison.begin(self.app, self._key(args, kwargs), self.request.id, is_redelivered=is_redelivered)
         if history.redeliveries > get_settings().worker.max_redeliveries:
             error = PoisonedTaskError(f"{history.redeliveries} redeliveries")
             self.quarantined(error, *args, **kwargs)
@@ -128,8 +129,11 @@ class EmailTask(Task):  # type: ignore[misc]  # celery has no types
         return history
 
     def _key(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
-        own = {"task_id": self.request.id} if self.is_each_its_own else {}
-        return poison.task_key(self.name, args, {**kwargs, **own})
+        # Whichever way they were given, and defaults too: a sync from the command line is a sync by schedule.
+        given = self._signature.bind_partial(*args, **kwargs)
+        given.apply_defaults()
+        own = {"": self.request.id} if self.is_each_its_own else {}
+        return poison.task_key(self.name, {**given.arguments, **own})
 
     @cached_property
     def _signature(self) -> inspect.Signature:

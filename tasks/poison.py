@@ -2,13 +2,16 @@
 
 A task that kills its worker (out of memory, a crash of a library, the hard time limit) comes back, because it is
 acknowledged late. It must not come back for ever. So each redelivery is counted in Redis before the work begins, by
-what the task is to do and not by its id: a mailbox that kills its worker does so under a new id at every sync. A run
-that survives, or a sync that gets further, takes the count back to nothing.
+what the task is to do: a mailbox that kills its worker does so under a new id at every sync. Each id has a count of
+its own, and the highest is what counts: a worker that stops gives back all that it holds, and four syncs of one
+mailbox that come back at once have killed nobody.
+
+A run that survives takes the count of its id back to nothing, one that succeeds or gets further those of all.
 """
 
 import hashlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from celery import Celery
@@ -18,8 +21,10 @@ from redis.exceptions import RedisError
 
 logger = logging.getLogger(__name__)
 
-# A hash of what is known about one task: `redeliveries`, and `dead` where it is among the dead letters.
-_KEY = "metabuilder:task:{}"
+# A hash: how often each id of one thing to do was redelivered.
+_REDELIVERIES = "metabuilder:redeliveries:{}"
+# Is there where it is among the dead letters.
+_DEAD = "metabuilder:dead:{}"
 _REMEMBERED_SECONDS = 30 * 24 * 3600
 
 
@@ -30,40 +35,45 @@ class History(NamedTuple):
     is_dead: bool = False
 
 
-def task_key(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+def task_key(name: str, arguments: Mapping[str, Any]) -> str:
     """What a task is to do, as one value: the same for every delivery and every id of it."""
-    return hashlib.sha256(dumps([name, list(args), sorted(kwargs.items())]).encode()).hexdigest()
+    return hashlib.sha256(dumps([name, sorted(arguments.items())]).encode()).hexdigest()
 
 
-def begin(app: Celery, key: str, *, is_redelivered: bool) -> History:
+def begin(app: Celery, key: str, task_id: str, *, is_redelivered: bool) -> History:
     """The task starts; a redelivery is counted."""
-    name = _KEY.format(key)
+    name = _REDELIVERIES.format(key)
 
     def count(pipe: Any) -> None:
         if is_redelivered:
-            pipe.hincrby(name, "redeliveries", 1)
+            pipe.hincrby(name, task_id, 1)
             pipe.expire(name, _REMEMBERED_SECONDS)
-        pipe.hmget(name, "redeliveries", "dead")
+        pipe.hvals(name)
+        pipe.exists(_DEAD.format(key))
 
     answers = _tell(app, count)
-    redeliveries, dead = answers[-1] if answers else (None, None)
-    return History(int(redeliveries or 0), bool(dead))
+    counts, dead = answers[-2:] if answers else ((), 0)
+    return History(max(map(int, counts), default=0), bool(dead))
 
 
-def note_survival(app: Celery, key: str) -> None:
-    """The task got somewhere without killing its worker."""
-    _tell(app, lambda pipe: pipe.hdel(_KEY.format(key), "redeliveries"))
+def note_survival(app: Celery, key: str, task_id: str) -> None:
+    """The task did not get far, and did not kill its worker."""
+    _tell(app, lambda pipe: pipe.hdel(_REDELIVERIES.format(key), task_id))
+
+
+def note_progress(app: Celery, key: str) -> None:
+    """The task got somewhere: what killed its worker so far lies behind it."""
+    _tell(app, lambda pipe: pipe.delete(_REDELIVERIES.format(key)))
 
 
 def note_death(app: Celery, key: str) -> None:
     """The task is among the dead letters."""
-    name = _KEY.format(key)
-    _tell(app, lambda pipe: pipe.hset(name, "dead", "1").expire(name, _REMEMBERED_SECONDS))
+    _tell(app, lambda pipe: pipe.set(_DEAD.format(key), 1, ex=_REMEMBERED_SECONDS))
 
 
 def forget(app: Celery, key: str) -> None:
     """Nothing is held against the task any more."""
-    _tell(app, lambda pipe: pipe.delete(_KEY.format(key)))
+    _tell(app, lambda pipe: pipe.delete(_REDELIVERIES.format(key), _DEAD.format(key)))
 
 
 def _tell(app: Celery, write: Callable[[Any], object]) -> list[Any]:

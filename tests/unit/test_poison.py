@@ -11,7 +11,8 @@ def test_without_a_broker_the_task_runs_uncounted(environment: Callable[..., Non
     app = create_celery_app()
     app.conf.broker_transport_options = {"max_retries": 1, "interval_start": 0, "interval_step": 0}
 
-    assert poison.begin(app, "key", is_redelivered=True) == poison.History()
+    assert poison.begin(app, "key", "id", is_redelivered=True) == poison.History()
     poison.note_death(app, "key")
-    poison.note_survival(app, "key")
+    poison.note_survival(app, "key", "id")
+    poison.note_progress(app, "key")
     poison.forget(app, "key")

@@ -1,6 +1,8 @@
 """Tasks that fail for good, and tasks that kill their worker: in the end each is a dead letter, once."""
 
 import json
+import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from sqlalchemy import create_engine, text
 
 from manage import cli, dlq, session
 from native.redis import RedisServer
+from tasks import poison
 from tasks.periodic import PERIODIC_SYNC
 from tasks.storage.accounts import find_account
 from tasks.storage.dead_letters import NOBODY, get_letter, list_letters, open_arguments
@@ -25,13 +28,16 @@ SECRET = "the words of a mail"
 
 
 @pytest.fixture
-def worker(
-    redis: RedisServer, database: Database, environment: Callable[..., None], tmp_path: Path
-) -> Iterator[Worker]:
+def short_limits(redis: RedisServer, database: Database, environment: Callable[..., None]) -> None:
+    """The environment of the worker."""
     limits = {"TASK_TIMEOUT": "6", "CELERY_TASK_SOFT_TIME_LIMIT": "4", "TASK_MAX_REDELIVERIES": "3"}
     environment(REDIS_URL=redis.url, **{**SHORT_WAITS, **limits})
     with broker(redis) as client:
         client.flushall()
+
+
+@pytest.fixture
+def worker(short_limits: None, tmp_path: Path) -> Iterator[Worker]:
     with Worker(tmp_path, app="tests.support.fault_app:app") as worker:
         yield worker
 
@@ -68,6 +74,42 @@ def test_a_task_that_kills_its_worker_is_quarantined_after_three_redeliveries(
     assert fault_app.runs(tmp_path) == 4
     assert worker.children() == children
     wait_until(lambda: list_letters()[0].attempts == 2, "the second failure is not kept")
+
+
+def test_what_a_worker_that_stops_gives_back_has_killed_nobody(short_limits: None, tmp_path: Path) -> None:
+    # Given six times the same to do, held by a worker until their time comes
+    with (
+        Worker(tmp_path, concurrency=4, app="tests.support.fault_app:app") as worker,
+        application(fault_app.app),
+    ):
+        given = (TENANT, USER, str(tmp_path), "slow", SECRET)
+        tasks = [fault_app.fault.apply_async(given, queue="sync", countdown=4) for _ in range(6)]
+        wait_until(lambda: worker.log.read_text().count("] received") == 6, "it does not hold them")
+
+        # When it is stopped and started, so that all are redelivered at once
+        os.kill(worker.pid, signal.SIGTERM)
+        worker.wait(20)
+        assert "Restoring 6 unacknowledged" in worker.log.read_text()
+        worker.start()
+
+        # Then each is done, and none is called poison
+        assert [task.get(timeout=20) for task in tasks] == ["done"] * 6
+    assert list_letters() == []
+
+
+def test_progress_does_not_hide_a_letter_from_the_success_that_clears_it(short_limits: None) -> None:
+    with application(fault_app.app) as app:
+        poison.begin(app, "key", "one", is_redelivered=True)
+        poison.begin(app, "key", "one", is_redelivered=True)
+        poison.begin(app, "key", "other", is_redelivered=True)
+        poison.note_death(app, "key")
+        assert poison.begin(app, "key", "third", is_redelivered=False) == poison.History(2, True)
+        poison.note_survival(app, "key", "one")
+        assert poison.begin(app, "key", "third", is_redelivered=False) == poison.History(1, True)
+        poison.note_progress(app, "key")
+        assert poison.begin(app, "key", "third", is_redelivered=False) == poison.History(0, True)
+        poison.forget(app, "key")
+        assert poison.begin(app, "key", "third", is_redelivered=False) == poison.History()
 
 
 def test_a_task_that_fails_for_good_is_kept_without_anybodys_mail(
@@ -172,13 +214,13 @@ def test_wrong_usage_is_said(manage: Callable[..., Any]) -> None:
 def test_a_quarantined_sync_says_so_on_its_account(
     worker: Worker, mailbox: Mailbox, redis: RedisServer, database: Database
 ) -> None:
-    from tasks import poison
-
     account = register(mailbox)
     queue = Queue()
-    key = poison.task_key("email_service.tasks.sync_emails", (account.id, TENANT, USER), {})
+    # Given four redeliveries under another id, and whatever way the arguments are written
+    whole = {"email_client_id": account.id, "tenant_id": TENANT, "user_id": USER}
+    key = poison.task_key("email_service.tasks.sync_emails", {**whole, "folder_id": None, "force_full_sync": False})
     with broker(redis) as client:
-        client.hset(f"metabuilder:task:{key}", "redeliveries", 4)
+        client.hset(f"metabuilder:redeliveries:{key}", "id", 4)
 
     with pytest.raises(Exception, match="keeps killing its worker"):
         queue.sync(account).get(timeout=20)
