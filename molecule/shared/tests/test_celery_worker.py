@@ -40,9 +40,9 @@ def test_pools_consume_their_own_queues_beside_it(site: Site, worker: Host) -> N
 
 
 def test_it_drains_and_is_limited(worker: Host) -> None:
-    shown = worker.check_output(f"systemctl show -p TimeoutStopUSec,Restart,MemoryMax,TasksMax {UNIT}")
+    shown = worker.check_output(f"systemctl show -p TimeoutStopUSec,Restart,MemoryMax,OOMPolicy,TasksMax {UNIT}")
     limits = dict(line.split("=", 1) for line in shown.splitlines())
-    assert limits["Restart"] == "always"
+    assert (limits["Restart"], limits["OOMPolicy"]) == ("always", "continue")
     assert "infinity" not in (limits["MemoryMax"], limits["TasksMax"])
     # Longer than the longest task: 300 s by default.
     assert limits["TimeoutStopUSec"].startswith(("5min", "6min"))
