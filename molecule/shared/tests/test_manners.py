@@ -4,6 +4,7 @@ These run where everything is on one host, which is enough and fast.
 """
 
 import os
+import re
 import signal
 import time
 
@@ -31,13 +32,17 @@ def pids(host: Host) -> dict[str, int]:
     return {unit: main_pid(host, unit) for unit in (*UNITS, postgresql)}
 
 
-@pytest.mark.parametrize("options", [("--limit", "one"), ("--tags", "redis"), ("--tags", "worker")])
-def test_a_part_of_the_site_changes_nothing(site: Site, options: tuple[str, ...]) -> None:
-    if options[0] == "--limit":
-        options = ("--limit", site.names[0], "--tags", "application")
-    play = site.play("site.yml", *options)
+@pytest.mark.parametrize(
+    ("tag", "role"),
+    [("redis", "redis"), ("postgresql", "postgresql"), ("worker", "celery_worker"), ("beat", "celery_beat")],
+)
+def test_a_tag_is_one_concern_and_changes_nothing(site: Site, tag: str, role: str) -> None:
+    play = site.play("site.yml", "--limit", site.names[0], "--tags", tag)
     assert play.status == 0, play.output[-3000:]
     assert play.changed == 0, play.changed_tasks
+    # Arguments are validated whatever the tag.
+    ran = set(re.findall(r"TASK \[(\w+) : (?!Validating)", play.output))
+    assert ran & {"redis", "postgresql", "celery_worker", "celery_beat", "flower"} == {role}
 
 
 def test_a_changed_variable_restarts_only_what_it_touches(site: Site, one: Host) -> None:
