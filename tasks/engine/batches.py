@@ -3,29 +3,33 @@
 Three things go on at once: one batch arrives, the one before is parsed, the one before that is stored.
 """
 
-import logging
+import threading
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from contextlib import ExitStack
 from operator import attrgetter
+from types import TracebackType
+from typing import Self
 
-from tasks.engine.spam import Judge, judge_for
-from tasks.errors import MessageUnparsableError, TransientError
-from tasks.mail.flags import read_flags
+from tasks.engine.parser_process import ParserProcess
+from tasks.engine.parsing import Destination, to_rows
+from tasks.engine.spam import recipient_for
+from tasks.errors import TransientError
 from tasks.mail.message import FetchedMessage
-from tasks.mail.parse import parse
 from tasks.settings import SyncSettings
 from tasks.storage.accounts import Account
+from tasks.storage.arrivals import Arrival, Quarantined
 from tasks.storage.folders import Folder
-from tasks.storage.messages import Arrival, Batch, Quarantined, prepare
+from tasks.storage.messages import Batch
 
-logger = logging.getLogger(__name__)
-
-# Sanitising HTML and digesting attachments, two thirds of the work, run outside the interpreter's lock.
+# Sanitising HTML and digesting attachments, a good part of the work, run outside the interpreter's lock.
 _PARSERS = 2
 
+# From so many messages on, a process saves more time than its start takes.
+_MANY = 2_000
 
-ParseOne = Callable[[FetchedMessage], Arrival | Quarantined]
+# So many are parsed at a time: whoever is done first takes the next ones.
+_SHARE = 32
 
 
 class BrokenOffError(Exception):
@@ -59,14 +63,17 @@ class Received:
         return len(self.messages) >= self._settings.batch_size or self._bytes >= self._settings.batch_bytes
 
 
-def in_batches(account: Account, folder: Folder, arriving: Iterator[Received]) -> Generator[Batch]:
-    """What arrives, parsed and checked for spam. An error of `arriving` is raised after what came before it."""
-    parse_one = partial(_parse, folder, judge_for(account, folder.type))
-    with ThreadPoolExecutor(_PARSERS, thread_name_prefix="parse") as parsers:
+def in_batches(account: Account, folder: Folder, arriving: Iterator[Received], expected: int) -> Generator[Batch]:
+    """What arrives, parsed and checked for spam. An error of `arriving` is raised after what came before it.
+
+    `expected` is about how many messages there will be.
+    """
+    destination = Destination(folder.id, folder.type, recipient_for(account, folder.type))
+    with _Parsers(destination, with_process=expected >= _MANY) as parsers:
         parsing: Callable[[], Batch] | None = None
         try:
             for received in arriving:
-                started = _start_parsing(parsers, parse_one, received)
+                started = parsers.start(received)
                 if parsing:
                     yield parsing()
                 parsing = started
@@ -78,31 +85,45 @@ def in_batches(account: Account, folder: Folder, arriving: Iterator[Received]) -
             yield parsing()
 
 
-def _start_parsing(parsers: ThreadPoolExecutor, parse_one: ParseOne, received: Received) -> Callable[[], Batch]:
-    """Parse in the background; what is returned waits for it."""
-    shares = [received.messages[start::_PARSERS] for start in range(_PARSERS)]
-    parsed = parsers.map(lambda share: [parse_one(message) for message in share], shares)
+class _Parsers:
+    """Parse in the background: in threads, and for many messages one of them in a process of its own."""
 
-    def finish() -> Batch:
-        items = [item for share in parsed for item in share]
-        arrivals = sorted((item for item in items if isinstance(item, Arrival)), key=attrgetter("uid"))
-        quarantined = [item for item in items if isinstance(item, Quarantined)]
-        return Batch(arrivals, [*received.quarantined, *quarantined], received.uidnext)
+    def __init__(self, destination: Destination, *, with_process: bool) -> None:
+        self._destination = destination
+        self._process = ParserProcess(destination) if with_process else None
+        self._process_is_taken = threading.Lock()
+        self._open = ExitStack()
 
-    return finish
+    def __enter__(self) -> Self:
+        if self._process:
+            self._open.enter_context(self._process)
+        self._threads = self._open.enter_context(ThreadPoolExecutor(_PARSERS, thread_name_prefix="parse"))
+        return self
 
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._open.close()
 
-def _parse(folder: Folder, judge: Judge, message: FetchedMessage) -> Arrival | Quarantined:
-    raw = message.raw or b""
-    try:
-        flags = read_flags(message.flags, folder.type)
-        parsed = parse(raw)
-        return prepare(
-            message.uid, flags, message.received_at, message.size, raw, parsed, judge(parsed), message.thread_id
-        )
-    except MessageUnparsableError as error:
-        return Quarantined(message.uid, "unparsable", error.detail, message.size, raw)
-    except Exception as error:
-        # A defect of the parser must not stop a folder; the bytes are kept to find it.
-        logger.exception("parser failed", extra={"folder_id": folder.id, "uid": message.uid})
-        return Quarantined(message.uid, "parser_failed", type(error).__name__, message.size, raw)
+    def start(self, received: Received) -> Callable[[], Batch]:
+        """What is returned waits for it."""
+        messages = received.messages
+        shares = [messages[start : start + _SHARE] for start in range(0, len(messages), _SHARE)]
+        parsed = self._threads.map(self._parse, shares)
+
+        def finish() -> Batch:
+            items = [item for share in parsed for item in share]
+            arrivals = sorted((item for item in items if isinstance(item, Arrival)), key=attrgetter("uid"))
+            quarantined = [item for item in items if isinstance(item, Quarantined)]
+            return Batch(arrivals, [*received.quarantined, *quarantined], received.uidnext)
+
+        return finish
+
+    def _parse(self, messages: list[FetchedMessage]) -> list[Arrival | Quarantined]:
+        if self._process and self._process_is_taken.acquire(blocking=False):
+            try:
+                if self._process.is_ready:
+                    return self._process.to_rows(messages)
+            finally:
+                self._process_is_taken.release()
+        return [to_rows(self._destination, message) for message in messages]

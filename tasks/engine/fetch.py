@@ -9,8 +9,9 @@ from tasks.errors import MailServerBusyError, TransientError
 from tasks.mail.imap import ImapConnection
 from tasks.mail.imap_session import FetchRefusedError
 from tasks.mail.uidset import UidSet
+from tasks.storage.arrivals import Quarantined
 from tasks.storage.folders import Folder
-from tasks.storage.messages import Batch, Quarantined
+from tasks.storage.messages import Batch
 
 # So many are asked for with one command: enough to make the pause between two rare.
 _MESSAGES_PER_COMMAND = 5_000
@@ -25,7 +26,7 @@ def fetch_batches(run: Run, imap: ImapConnection, folder: Folder, uids: UidSet) 
     Raises BrokenOffError for a connection that breaks, after what arrived before, and MailServerBusyError for a
     server that refuses all.
     """
-    return in_batches(run.account, folder, _Receiver(run, imap, folder).receive(uids))
+    return in_batches(run.account, folder, _Receiver(run, imap, folder).receive(uids), uids.size())
 
 
 class _Receiver:

@@ -8,8 +8,9 @@ from sqlalchemy.exc import DBAPIError
 from tasks.engine.batches import BrokenOffError
 from tasks.engine.prefetch import Prefetch
 from tasks.engine.run import FolderTally, Run
+from tasks.storage.arrivals import Quarantined
 from tasks.storage.folders import Folder, change_folder, load_folder
-from tasks.storage.messages import Batch, Numbering, Quarantined, store_batch
+from tasks.storage.messages import Batch, Numbering, store_batch
 from tasks.storage.session import is_about_the_data
 
 logger = logging.getLogger(__name__)

@@ -25,9 +25,10 @@ from tasks.mail.message import FetchedMessage
 from tasks.mail.pop3 import Pop3Connection
 from tasks.mail.uidl import Listed, key_of_header, key_of_message, key_of_size, keys_by_unique_id
 from tasks.storage import changes
+from tasks.storage.arrivals import Quarantined
 from tasks.storage.folders import Folder, change_folder, load_folders
 from tasks.storage.maildrop import is_known_by_unique_ids, kept_long_enough, local_folder, missing_keys
-from tasks.storage.messages import Quarantined, UidlNumbering
+from tasks.storage.messages import UidlNumbering
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +102,8 @@ def _fetch(run: Run, pop3: Pop3Connection, inbox: Folder, keys: dict[Listed, str
     run.show(messages_total=run.progress.messages_done + len(wanted))
     arriving = _Receiver(run, pop3, inbox).receive(wanted)
     numbering = UidlNumbering({message.number: key for key, message in wanted.items()})
-    take_in(run, inbox, numbering, in_batches(run.account, inbox, arriving), tally, interrupt=pop3.abandon)
+    batches = in_batches(run.account, inbox, arriving, len(wanted))
+    take_in(run, inbox, numbering, batches, tally, interrupt=pop3.abandon)
 
 
 class _Receiver:

@@ -19,10 +19,11 @@ from tasks.mail.imap_responses import AppendedUid
 from tasks.mail.parse import parse
 from tasks.mail.uidset import UidSet
 from tasks.storage.accounts import Account
+from tasks.storage.arrivals import prepare
 from tasks.storage.changes import missing_uids
 from tasks.storage.folders import load_folders
 from tasks.storage.leases import owner_of, release_lease, renew_lease, take_lease
-from tasks.storage.messages import Batch, UidNumbering, prepare, store_batch
+from tasks.storage.messages import Batch, UidNumbering, store_batch
 from tasks.storage.outbox import Outgoing
 from tasks.storage.session import tenant_transaction
 

@@ -12,7 +12,6 @@ from functools import partial
 from typing import Final, NamedTuple
 
 from tasks.errors import NotFoundError, SpamEngineUnavailableError
-from tasks.mail.message import ParsedMessage
 from tasks.mail.rebuild import rebuild
 from tasks.mail.spam import judge
 from tasks.mail.spam.evidence import Recipient
@@ -40,7 +39,6 @@ _BATCH: Final = 8
 # spamd runs five children unless told otherwise, and is there for others too.
 _AT_ONCE: Final = 4
 
-Judge = Callable[[ParsedMessage], Verdict | None]
 Ask = Callable[[bytes], Opinion]
 
 
@@ -52,12 +50,12 @@ class Decision(NamedTuple):
     verdict: Verdict
 
 
-def judge_for(account: Account, folder_type: str) -> Judge:
-    """What checks the new messages of a folder; nothing is checked in folders of own mail, or where it is off."""
+def recipient_for(account: Account, folder_type: str) -> Recipient | None:
+    """For whom the new messages of a folder are checked; none are in folders of own mail, or where it is off."""
     settings = get_settings().spam
     if not settings.check_enabled or folder_type in OWN_FOLDERS:
-        return _no_verdict
-    return partial(_judged, _recipient(account.email_address, account.hostname, settings))
+        return None
+    return _recipient(account.email_address, account.hostname, settings)
 
 
 def check_message(tenant_id: str, user_id: str, email_id: str) -> Decision:
@@ -104,19 +102,6 @@ def ask_engines(tenant_id: str, user_id: str, account_id: str) -> int:
     with tenant_transaction(tenant_id) as connection:
         save_verdicts(connection, tenant_id, verdicts)
     return len(batch)
-
-
-def _judged(recipient: Recipient, message: ParsedMessage) -> Verdict | None:
-    try:
-        return judge(message, recipient)
-    except Exception:
-        # A defect of a rule must not keep a message from being stored; it counts as not checked.
-        logger.exception("spam rules failed")
-        return None
-
-
-def _no_verdict(message: ParsedMessage) -> Verdict | None:  # noqa: ARG001 - a Judge
-    return None
 
 
 def _recipient(email_address: str, hostname: str, settings: SpamSettings) -> Recipient:

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, TextClause, text
 
 from tasks.mail.flags import Flags
 from tasks.mail.uidset import UidSet
-from tasks.storage import copy
+from tasks.storage import copy, wire
 from tasks.storage.accounts import Account
 from tasks.storage.folders import Folder
 
@@ -231,10 +231,10 @@ def add_envelopes(connection: Connection, envelopes: Sequence[Envelope]) -> None
     """Messages as the server numbers them now."""
     rows = [
         (
-            copy.bigint(envelope.uid),
-            copy.text(envelope.message_id),
-            copy.bigint(envelope.size),
-            copy.timestamptz(envelope.received_at),
+            wire.bigint(envelope.uid),
+            wire.text(envelope.message_id),
+            wire.bigint(envelope.size),
+            wire.timestamptz(envelope.received_at),
         )
         for envelope in envelopes
     ]

@@ -6,21 +6,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.storage import copy
+from tasks.storage import copy, wire
 from tasks.storage.session import tenant_transaction
 from tests.conftest import TENANT, Database
 
 VALUES = [
-    ("text", copy.text, ["", "plain", "tab\t newline\n back\\slash", "日本語 😀", None]),
-    ("bytea", copy.binary, [b"", bytes(range(256)), None]),
-    ("boolean", copy.boolean, [True, False]),
-    ("integer", copy.integer, [0, -1, 2**31 - 1]),
-    ("bigint", copy.bigint, [0, -(2**63), 2**63 - 1]),
-    ("text[]", copy.text_array, [[], ["a"], ["a", 'b"c', "日本"]]),
-    ("jsonb", copy.jsonb, [{}, [], {"Subject": ["tëst", '"quoted"']}, [{"name": "", "address": "a@b"}]]),
+    ("text", wire.text, ["", "plain", "tab\t newline\n back\\slash", "日本語 😀", None]),
+    ("bytea", wire.binary, [b"", bytes(range(256)), None]),
+    ("boolean", wire.boolean, [True, False]),
+    ("integer", wire.integer, [0, -1, 2**31 - 1]),
+    ("bigint", wire.bigint, [0, -(2**63), 2**63 - 1]),
+    ("text[]", wire.text_array, [[], ["a"], ["a", 'b"c', "日本"]]),
+    ("jsonb", wire.jsonb, [{}, [], {"Subject": ["tëst", '"quoted"']}, [{"name": "", "address": "a@b"}]]),
     (
         "timestamptz",
-        copy.timestamptz,
+        wire.timestamptz,
         [
             datetime(2026, 3, 2, 10, 0, 0, 123456, UTC),
             datetime(1970, 1, 1, tzinfo=UTC),
@@ -42,6 +42,6 @@ def test_values_come_back_as_they_went_in(database: Database, sql_type, encode, 
 
 @given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")))
 def test_any_string_is_framed_by_its_length_in_bytes(value: str) -> None:
-    data = copy.text(value)
+    data = wire.text(value)
     assert int.from_bytes(data[:4], "big") == len(data) - 4
     assert data[4:].decode() == value

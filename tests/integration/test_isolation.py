@@ -6,7 +6,7 @@ import pytest
 
 from native.postgres import libpq
 from tasks.errors import NotFoundError
-from tasks.storage import copy
+from tasks.storage import copy, wire
 from tasks.storage.accounts import NewAccount, add_account, find_account, get_account
 from tasks.storage.leases import take_lease
 from tasks.storage.models import Base
@@ -90,7 +90,7 @@ def test_a_row_cannot_be_moved_to_another_tenant(filled, database: Database, tab
 
 
 def test_rows_of_another_tenant_cannot_be_copied_in(database: Database) -> None:
-    row = [copy.text(OTHER), copy.text("key"), copy.bigint(1), copy.binary(b"x")]
+    row = [wire.text(OTHER), wire.text("key"), wire.bigint(1), wire.binary(b"x")]
     with (
         pytest.raises(Exception, match="row-level security"),
         tenant_transaction(TENANT) as connection,

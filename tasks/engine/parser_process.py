@@ -1,0 +1,211 @@
+"""A process that parses, for a sync of many messages: it does not share the interpreter's lock with who receives.
+
+It runs this file with an environment of its own, so it inherits no secret and no connection. It ends when its stdin
+does, and with its parent however that ends. What ends it is set aside, as what cannot be parsed is.
+"""
+
+import ctypes
+import io
+import logging
+import os
+import pickle
+import select
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+from struct import Struct
+from types import TracebackType
+from typing import IO, Any, Final, Self
+
+from tasks.engine.parsing import Destination, to_rows
+from tasks.mail.message import FetchedMessage
+from tasks.storage.arrivals import Arrival, Quarantined
+
+logger = logging.getLogger(__name__)
+
+# Resolved once: a release that goes live later must not lend its files to a process of this one.
+_CODE: Final = Path(__file__).resolve().parents[2]
+_PYTHON: Final = Path(sys.executable).parent.resolve() / Path(sys.executable).name
+
+# A pipe holds 64 kB unless told otherwise, and each filling of it makes two processes take turns.
+_PIPE_BYTES: Final = 1024 * 1024
+_SIZE: Final = Struct("!Q")
+_PR_SET_PDEATHSIG: Final = 1
+_END_SECONDS: Final = 5
+
+
+class _EndedError(Exception):
+    """The process has ended in the middle of its work."""
+
+
+class ParserProcess:
+    """One such process, for one thread at a time. `has_failed` says that it cannot be started."""
+
+    _process: subprocess.Popen[bytes]
+
+    def __init__(self, destination: Destination) -> None:
+        self._destination = destination
+        self._is_ready = self.has_failed = False
+
+    def __enter__(self) -> Self:
+        self._start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self.has_failed:
+            self._end()
+
+    @property
+    def pid(self) -> int:
+        """Of the process, which another one may have after a restart."""
+        return self._process.pid
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it has started up; one that cannot never is."""
+        if not self._is_ready and not self.has_failed:
+            poll = select.poll()
+            poll.register(self._answers, select.POLLIN)
+            if poll.poll(0):
+                self._await_start()
+        return self._is_ready
+
+    def to_rows(self, messages: list[FetchedMessage]) -> list[Arrival | Quarantined]:
+        """Each message as `parsing.to_rows` makes it, or set aside where it ended the process."""
+        try:
+            return self._ask(messages)
+        except _EndedError:
+            self._restart()
+        return [self._alone(message) for message in messages]
+
+    def _alone(self, message: FetchedMessage) -> Arrival | Quarantined:
+        if self.has_failed:
+            return to_rows(self._destination, message)
+        try:
+            return self._ask([message])[0]
+        except _EndedError:
+            detail = f"it ended the parser: exit status {self._restart()}"
+            return Quarantined(message.uid, "parser_failed", detail, message.size, message.raw)
+
+    def _ask(self, messages: list[FetchedMessage]) -> list[Arrival | Quarantined]:
+        try:
+            _send(self._questions, messages)
+            items: list[Arrival | Quarantined] = _receive(self._answers)
+        except (EOFError, OSError) as error:
+            raise _EndedError from error
+        # The bytes stayed here.
+        return [item._replace(raw=message.raw or b"") for item, message in zip(items, messages, strict=True)]
+
+    def _start(self) -> None:
+        self._is_ready = self.has_failed = False
+        try:
+            self._process = subprocess.Popen(
+                [_PYTHON, "-m", __name__],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                bufsize=0,
+                pipesize=_PIPE_BYTES,
+                cwd=_CODE,
+                env={"PYTHONUTF8": "1"},
+            )
+        except OSError:
+            self._give_up()
+
+    def _await_start(self) -> None:
+        try:
+            _receive(self._answers)
+            _send(self._questions, self._destination)
+            self._is_ready = True
+        except (EOFError, OSError):
+            self._end()
+            self._give_up()
+
+    def _give_up(self) -> None:
+        self.has_failed = True
+        logger.error("a process to parse in does not start; this one parses itself")
+
+    def _restart(self) -> int:
+        status = self._end()
+        logger.error("a process to parse in has ended", extra={"status": status})
+        self._start()
+        if not self.has_failed:
+            self._await_start()
+        return status
+
+    def _end(self) -> int:
+        """The exit status: of its own where it has ended already."""
+        with suppress(OSError):
+            self._questions.close()
+        try:
+            return self._process.wait(_END_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            return self._process.wait()
+        finally:
+            self._answers.close()
+
+    @property
+    def _questions(self) -> IO[bytes]:
+        assert self._process.stdin is not None
+        return self._process.stdin
+
+    @property
+    def _answers(self) -> IO[bytes]:
+        assert self._process.stdout is not None
+        return self._process.stdout
+
+
+def _send(pipe: IO[bytes], value: object) -> None:
+    data = pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
+    _write(pipe, _SIZE.pack(len(data)))
+    _write(pipe, data)
+
+
+def _write(pipe: IO[bytes], data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[pipe.write(rest) :]
+
+
+def _receive(pipe: IO[bytes]) -> Any:
+    """Raises EOFError where the other side has ended."""
+    (size,) = _SIZE.unpack(_read(pipe, _SIZE.size))
+    return pickle.loads(_read(pipe, size))  # noqa: S301 - from a process of our own
+
+
+def _read(pipe: IO[bytes], size: int) -> bytearray:
+    data = bytearray(size)
+    rest = memoryview(data)
+    while rest:
+        count = pipe.readinto(rest)  # type: ignore[attr-defined]  # of an unbuffered pipe
+        if not count:
+            raise EOFError
+        rest = rest[count:]
+    return data
+
+
+def main() -> None:
+    """Answer what comes by stdin, until it ends."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    # Whoever stops a worker signals all its processes at once; this one is needed until the worker is done.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    questions = io.FileIO(sys.stdin.fileno(), "rb", closefd=False)
+    answers = io.FileIO(os.dup(sys.stdout.fileno()), "wb")
+    # What a library prints must not be taken for an answer.
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    with suppress(EOFError, BrokenPipeError):
+        _send(answers, None)
+        destination: Destination = _receive(questions)
+        while True:
+            rows = [to_rows(destination, message)._replace(raw=b"") for message in _receive(questions)]
+            _send(answers, rows)
+
+
+if __name__ == "__main__":
+    main()

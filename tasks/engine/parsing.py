@@ -1,0 +1,53 @@
+"""Messages as they came from the wire to rows: parsed, sanitised, judged. Pure; needs no database and no settings.
+
+A function of its arguments alone, so that it may run in this process or in one of its own (parser_process.py).
+"""
+
+import logging
+from typing import NamedTuple
+
+from tasks.errors import MessageUnparsableError
+from tasks.mail.flags import read_flags
+from tasks.mail.message import FetchedMessage, ParsedMessage
+from tasks.mail.parse import parse
+from tasks.mail.spam import judge
+from tasks.mail.spam.evidence import Recipient
+from tasks.mail.spam.verdict import Verdict
+from tasks.storage.arrivals import Arrival, Quarantined, prepare
+
+logger = logging.getLogger(__name__)
+
+
+class Destination(NamedTuple):
+    """Where messages go: their folder, and who got them, or None where they are not checked for spam."""
+
+    folder_id: str
+    folder_type: str
+    recipient: Recipient | None
+
+
+def to_rows(destination: Destination, message: FetchedMessage) -> Arrival | Quarantined:
+    """The message ready to be stored; what cannot be parsed is set aside with its bytes. Never raises."""
+    raw = message.raw or b""
+    try:
+        flags = read_flags(message.flags, destination.folder_type)
+        parsed = parse(raw)
+        verdict = _judged(destination.recipient, parsed)
+        return prepare(message.uid, flags, message.received_at, message.size, raw, parsed, verdict, message.thread_id)
+    except MessageUnparsableError as error:
+        return Quarantined(message.uid, "unparsable", error.detail, message.size, raw)
+    except Exception as error:
+        # A defect of the parser must not stop a folder; the bytes are kept to find it.
+        logger.exception("parser failed", extra={"folder_id": destination.folder_id, "uid": message.uid})
+        return Quarantined(message.uid, "parser_failed", type(error).__name__, message.size, raw)
+
+
+def _judged(recipient: Recipient | None, message: ParsedMessage) -> Verdict | None:
+    if recipient is None:
+        return None
+    try:
+        return judge(message, recipient)
+    except Exception:
+        # A defect of a rule must not keep a message from being stored; it counts as not checked.
+        logger.exception("spam rules failed")
+        return None
