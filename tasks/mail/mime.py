@@ -52,7 +52,11 @@ class _Reader:
 
     def entity(self, fields: list[Field], body: int, end: int, default_type: str, depth: int) -> Part:
         """The part with these header fields whose body is `data[body:end]`."""
-        content = {name.lower(): value for name, value in reversed(fields) if name[:8].lower() == "content-"}
+        content = {
+            name.lower(): value
+            for name, value in reversed(fields)
+            if name[0] in "Cc" and name[:8].lower() == "content-"
+        }
         encoding = content.get("content-transfer-encoding", "")
         value, parameters = with_parameters(content.get("content-type", default_type))
         if value.startswith("multipart/") and depth < MAX_DEPTH:
