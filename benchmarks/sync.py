@@ -86,11 +86,12 @@ def _measure(stack: Stack, count: int, rounds: int) -> Result:
         raw.append(peers.raw_stream(stack.dovecot, user, count))
         with stack.worker() as worker:
             account = stack.add_account(user)
-            result = stack.sync(account)
+            with worker.watched() as peak:
+                result = stack.sync(account)
             if result["messages_synced"] != count:
                 raise SystemExit(f"{result['messages_synced']} of {count} messages were synced")
             ours.append(result["sync_duration_seconds"])
-            memory.append(worker.child_peak_mb())
+            memory.append(peak.megabytes)
             resyncs += [_after_login(stack.sync(account)) for _ in range(5)]
         theirs.append(peers.mbsync(stack.dovecot, user, count, stack.root / f"mbsync-{count}-{number}"))
     slow = None
@@ -198,7 +199,13 @@ def _plot(results: list[Result]) -> None:
     times.legend()
     memory.plot(sizes, [result.peak_rss_mb for result in results], marker="o", color="tab:blue")
     memory.axhline(200, linestyle="--", color="grey", label="200 MB")
-    memory.set(title="Peak memory of the worker child", xlabel="messages", ylabel="MB", xscale="log", ylim=(0, 250))
+    memory.set(
+        title="Peak memory of the worker child and its parser",
+        xlabel="messages",
+        ylabel="MB",
+        xscale="log",
+        ylim=(0, 250),
+    )
     memory.legend()
     figure.tight_layout()
     _PLOT.parent.mkdir(exist_ok=True)

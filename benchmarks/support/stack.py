@@ -1,10 +1,12 @@
 """A stack of real servers for a benchmark: Dovecot, PostgreSQL, Redis and a Celery worker with one child."""
 
 import os
+import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 import psutil
@@ -18,6 +20,7 @@ from native.redis import RedisServer
 PASSWORD = "sample-benchmark-password"
 TENANT, USER = "bench", "bench"
 _TASK_SECONDS = 3600
+_LOOK_SECONDS = 0.02
 
 
 class Worker(Server):
@@ -48,10 +51,18 @@ class Worker(Server):
         return bool(celery_app.control.ping(timeout=0.5, limit=1))
 
     def child_peak_mb(self) -> float:
-        """The most memory that the child has held so far (VmHWM), in MB of 1,000,000 bytes."""
-        status = [Path(f"/proc/{child.pid}/status").read_text() for child in self._processes()]
-        peaks = [int(line.split()[1]) for text in status for line in text.splitlines() if line.startswith("VmHWM:")]
-        return max(peaks) * 1024 / 1e6
+        """The most memory that a child has held so far, in MB of 1,000,000 bytes."""
+        return max(map(_peak_mb, psutil.Process(self.pid).children()))
+
+    @contextmanager
+    def watched(self) -> Iterator["PeakMemory"]:
+        """The memory of the child and of what it starts, while the block runs."""
+        peak = PeakMemory(psutil.Process(self.pid).children()[0])
+        thread = Thread(target=peak.watch, daemon=True)
+        thread.start()
+        yield peak
+        peak.done.set()
+        thread.join()
 
     def child_cpu_seconds(self) -> float:
         """CPU time of the child so far: it hardly depends on what else the machine does."""
@@ -59,6 +70,32 @@ class Worker(Server):
 
     def _processes(self) -> list[psutil.Process]:
         return list(psutil.Process(self.pid).children(recursive=True))
+
+
+class PeakMemory:
+    """The most memory that a process and its descendants have held, in MB of 1,000,000 bytes.
+
+    A sum of the peaks (VmHWM) of processes that live at the same time: never less than what they held together.
+    """
+
+    def __init__(self, process: psutil.Process) -> None:
+        self._process = process
+        self.done = Event()
+        self.megabytes = 0.0
+
+    def watch(self) -> None:
+        """Look until `done` is set."""
+        while not self.done.wait(_LOOK_SECONDS):
+            family = [self._process, *self._process.children(recursive=True)]
+            self.megabytes = max(self.megabytes, sum(map(_peak_mb, family)))
+
+
+def _peak_mb(process: psutil.Process) -> float:
+    with suppress(FileNotFoundError, ProcessLookupError):
+        status = Path(f"/proc/{process.pid}/status").read_text()
+        if found := re.search(r"VmHWM:\s+(\d+) kB", status):
+            return int(found[1]) * 1024 / 1e6
+    return 0.0
 
 
 class Stack:

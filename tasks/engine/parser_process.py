@@ -4,7 +4,6 @@ It runs this file with an environment of its own, so it inherits no secret and n
 does, and with its parent however that ends. What ends it is set aside, as what cannot be parsed is.
 """
 
-import ctypes
 import io
 import logging
 import os
@@ -190,8 +189,7 @@ def _read(pipe: IO[bytes], size: int) -> bytearray:
 
 def main() -> None:
     """Answer what comes by stdin, until it ends."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    _end_with_parent()
     # Whoever stops a worker signals all its processes at once; this one is needed until the worker is done.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
@@ -205,6 +203,14 @@ def main() -> None:
         while True:
             rows = [to_rows(destination, message)._replace(raw=b"") for message in _receive(questions)]
             _send(answers, rows)
+
+
+def _end_with_parent() -> None:
+    """Also in the middle of a message; the end of stdin is noticed between two."""
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 if __name__ == "__main__":

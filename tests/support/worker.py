@@ -83,7 +83,7 @@ class Worker:
         """The processes of its pool."""
         assert self._process is not None
         try:
-            found = psutil.Process(self._process.pid).children(recursive=True)
+            found = psutil.Process(self._process.pid).children()
         except psutil.NoSuchProcess:
             return []
         self._started += [child for child in found if child not in self._started]
@@ -92,18 +92,24 @@ class Worker:
     def kill_child(self) -> None:
         """SIGKILL to the process that runs tasks, as the kernel does when memory runs out."""
         children = self.children()
+        parsers = self.parsers()
         for child in children:
             child.send_signal(signal.SIGKILL)
-        wait_until_gone(children, 10)
+        wait_until_gone([*children, *parsers], 10)
+
+    def parsers(self) -> list[psutil.Process]:
+        """The processes in which those of the pool parse; they end with them."""
+        return [parser for child in self.children() for parser in child.children()]
 
     def kill(self) -> None:
         """SIGKILL to the worker and all its processes at once."""
         children = self.children()
+        parsers = self.parsers()
         assert self._process is not None
         for process in (psutil.Process(self._process.pid), *children):
             process.send_signal(signal.SIGKILL)
         self._process.wait()
-        wait_until_gone(children, 10)
+        wait_until_gone([*children, *parsers], 10)
 
     def peak_memory(self) -> int:
         """The most that a process of the pool has taken so far, in bytes."""

@@ -19,7 +19,8 @@ from tests.support.proxy import Proxy
 from tests.support.stored import assert_counts_agree, column, quarantine, stored_uids
 from tests.support.worker import Worker, wait_until
 
-MESSAGES = 1500
+# So many that they are parsed in a process of their own.
+MESSAGES = 2500
 KILLS = 10
 LONGEST_LIFE = 0.8
 # Too slow for ten of the longest lives, and the moments in which a kill is noticed, to bring all messages.
@@ -71,6 +72,21 @@ def test_the_child_is_killed_ten_times(
     slow_mailbox.rate = 10**8
 
     # Then the same task finishes by itself
+    assert task.get(timeout=60)["status"] == "success"
+    assert_each_message_is_there_once()
+
+
+def test_the_process_that_parses_is_killed(
+    slow_mailbox: Proxy, mailbox: Mailbox, worker: Worker, tasks_queue: Queue
+) -> None:
+    task = tasks_queue.sync(register(mailbox))
+
+    wait_until(worker.parsers, "no process parses")
+    (parser,) = worker.parsers()
+    slow_mailbox.rate = 10**8
+    wait_until(stored_uids, "nothing is stored")
+    parser.kill()
+
     assert task.get(timeout=60)["status"] == "success"
     assert_each_message_is_there_once()
 

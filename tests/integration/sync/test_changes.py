@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tasks.engine import batches
+from tasks.engine import parsing
 from tasks.engine.account import SyncRequest, sync_account
 from tasks.engine.run import Tally
 from tasks.errors import LeaseHeldError, NotFoundError
@@ -156,7 +156,7 @@ def test_a_message_on_which_the_parser_fails_is_set_aside_with_its_bytes(
     account: Account, mailbox: Mailbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Given a parser with a defect; it is replaced, as no bytes are known that make the real one fail
-    parse = batches.parse
+    parse = parsing.parse
 
     def defective(raw: bytes) -> object:
         if b"Message 2" in raw:
@@ -165,7 +165,7 @@ def test_a_message_on_which_the_parser_fails_is_set_aside_with_its_bytes(
 
     mailbox.append(message(n) for n in (1, 2, 3))
     with monkeypatch.context() as patched:
-        patched.setattr(batches, "parse", defective)
+        patched.setattr(parsing, "parse", defective)
         sync(account)
 
     assert stored_uids() == [1, 3]
