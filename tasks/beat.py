@@ -82,6 +82,10 @@ class SharedScheduler(Scheduler):  # type: ignore[misc]  # celery has no types
             last_run = last_runs[entry.name]
             entry.schedule.nowfun = lambda: _moment(now)
             is_due, wait = entry.schedule.is_due(_moment(last_run))
+            _, interval = entry.schedule.is_due(_moment(now))
+            if float(last_run) - float(now) > interval:
+                # Redis's clock was far ahead when this was noted, and has been set right since.
+                is_due, wait = True, interval
             if is_due:
                 self._fire(entry, last_run, now)
             waits.append(wait)

@@ -26,12 +26,14 @@ def apply_changes(run: Run, imap: ImapConnection, folder: Folder, opened: Folder
     """Flags and removals since the last sync, by CONDSTORE and QRESYNC, or by comparison where there is neither."""
     if folder.uidnext <= 1:
         return
-    if folder.highestmodseq is None or opened.highestmodseq is None:
+    known, current = folder.highestmodseq, opened.highestmodseq
+    if known is None or current is None or current < known:
+        # They only ever grow (RFC 7162 section 3.1): one that shrank is of a server restored from a backup.
         compare_all(run, imap, folder, opened, tally)
-    elif folder.highestmodseq != opened.highestmodseq:
+    elif current != known:
         for first in range(1, folder.uidnext, _UIDS_PER_CHANGE_REQUEST):
             uids = UidSet(((first, min(first + _UIDS_PER_CHANGE_REQUEST, folder.uidnext) - 1),))
-            flags, removed = imap.fetch_changes(uids, folder.highestmodseq)
+            flags, removed = imap.fetch_changes(uids, known)
             with run.transaction() as connection:
                 tally.updated += changes.update_flags(connection, run.account, folder, _states(folder, flags))
                 tally.deleted += changes.remove_uids(connection, run.account, folder, removed)

@@ -1,12 +1,13 @@
 """Deletes messages, on their server and here: into Trash, or for good.
 
-    all ids are the caller's, or none is touched
+    all ids are the caller's, or none is touched; they are noted under the task's id, so that what is gone when the
+    task runs again counts as done
     one account after another, under its lease; one folder after another, in batches:
       the server first, then the rows              killed in between, the next run finds on the server what was done
       into Trash    the row goes along, to the UID that the message has there; where the server does not tell it, a
                     message that came into Trash since the last sync is known by Message-ID and size; else the row
                     goes, and the next sync brings the message as a new one
-      for good      the row goes, and is noted, so that a run of the same task finds it done
+      for good      the row goes
 
 A message that is gone from the server already is no error. Without UIDPLUS nothing can be removed without touching
 what other clients have marked, so messages are only marked there, and stay here, marked, until somebody expunges.
@@ -31,8 +32,9 @@ from tasks.storage.deletions import (
     expired_in_trash,
     find_messages,
     move_messages,
+    note_messages,
+    noted_messages,
     remove_messages,
-    removed_by,
 )
 from tasks.storage.maildrop import local_folder
 from tasks.storage.session import tenant_transaction
@@ -72,7 +74,7 @@ def delete_messages(
                 request.tenant_id, request.user_id, account_id, task_id, deadline, **what, is_urgent=True
             ) as run:
                 delete = _delete_from_pop3 if run.account.protocol == "pop3" else _delete_from_imap
-                marked += delete(run, list(messages), request.permanent, task_id)
+                marked += delete(run, list(messages), request.permanent)
         except EmailError as error:
             failures.append(error)
     # What passes comes first: then the task is tried again, also for the others.
@@ -100,21 +102,23 @@ def delete_expired(tenant_id: str, user_id: str, account_id: str, task_id: str, 
 def _found(request: DeleteRequest, task_id: str) -> list[Doomed]:
     with tenant_transaction(request.tenant_id) as connection:
         found = find_messages(connection, request.tenant_id, request.user_id, request.email_ids)
-        known = {message.id for message in found} | removed_by(connection, request.tenant_id, task_id)
-    strange = [email_id for email_id in dict.fromkeys(request.email_ids) if email_id not in known]
-    if strange:
-        more = f" and {len(strange) - _NAMED} more" if len(strange) > _NAMED else ""
-        raise NotFoundError(f"message {', '.join(strange[:_NAMED])}{more}; nothing was deleted")
+        present = [message.id for message in found]
+        known = {*present, *noted_messages(connection, request.tenant_id, task_id)}
+        strange = [email_id for email_id in dict.fromkeys(request.email_ids) if email_id not in known]
+        if strange:
+            more = f" and {len(strange) - _NAMED} more" if len(strange) > _NAMED else ""
+            raise NotFoundError(f"message {', '.join(strange[:_NAMED])}{more}; nothing was deleted")
+        note_messages(connection, request.tenant_id, task_id, present)
     return sorted(found, key=attrgetter("email_client_id", "folder_id"))
 
 
-def _delete_from_imap(run: Run, messages: list[Doomed], permanent: bool, task_id: str) -> int:
+def _delete_from_imap(run: Run, messages: list[Doomed], permanent: bool) -> int:
     with connected(run.account) as imap:
-        deletion = ImapDeletion(run, imap, task_id)
+        deletion = ImapDeletion(run, imap)
         return deletion.remove(messages) if permanent else deletion.move_to_trash(messages)
 
 
-def _delete_from_pop3(run: Run, messages: list[Doomed], permanent: bool, task_id: str) -> int:
+def _delete_from_pop3(run: Run, messages: list[Doomed], permanent: bool) -> int:
     """Folders are ours alone there, so only what is deleted for good is the server's business."""
     if not permanent:
         with run.transaction(durable=True) as connection:
@@ -129,7 +133,7 @@ def _delete_from_pop3(run: Run, messages: list[Doomed], permanent: bool, task_id
     refused = {doomed[refusal.number] for refusal in refusals}
     with run.transaction(durable=True) as connection:
         removed = [message.id for message in messages if message.uidl not in refused]
-        remove_messages(connection, run.account, task_id, removed)
+        remove_messages(connection, run.account, removed)
     if refusals:
         raise ProtocolError(f"the server refuses to delete {len(refused)} messages: {refusals[0].words}")
     return 0

@@ -32,14 +32,14 @@ _LAST_STOPS = ("trash", "spam")
 class ImapDeletion:
     """Deletes messages of one account. Each method gives the number of messages that could only be marked."""
 
-    def __init__(self, run: Run, imap: ImapConnection, task_id: str) -> None:
-        self._run, self._imap, self._task_id = run, imap, task_id
+    def __init__(self, run: Run, imap: ImapConnection) -> None:
+        self._run, self._imap = run, imap
 
     def move_to_trash(self, messages: list[Doomed]) -> int:
         """Into the account's Trash, which is made if there is none. Raises NoTrashError where it cannot be made."""
         trash = self._trash()
         return self._in_batches(
-            [message for message in messages if message.folder_id != trash.id],
+            [message for message in self._as_they_are_now(messages) if message.folder_id != trash.id],
             lambda folder, batch: self._move(folder, batch, trash),
         )
 
@@ -49,8 +49,7 @@ class ImapDeletion:
             elsewhere = [message for message in messages if message.folder_type not in _LAST_STOPS]
             if elsewhere:
                 self.move_to_trash(elsewhere)
-                messages = self._as_they_are_now(messages)
-        return self._in_batches(messages, self._remove)
+        return self._in_batches(self._as_they_are_now(messages), self._remove)
 
     def _in_batches(self, messages: list[Doomed], delete: Callable[[Folder, list[Doomed]], int]) -> int:
         size = get_settings().delete.batch_size
@@ -58,9 +57,12 @@ class ImapDeletion:
         for number, batch in enumerate(_batches(messages, size)):
             if number:
                 self._run.check_deadline()
-            with self._run.transaction() as connection:
-                folder = load_folder(connection, self._run.account, batch[0].folder_id)
-            marked += delete(folder, batch)
+                # The batch before may have found the folder numbered anew.
+                batch = self._as_they_are_now(batch)
+            if batch:
+                with self._run.transaction() as connection:
+                    folder = load_folder(connection, self._run.account, batch[0].folder_id)
+                marked += delete(folder, batch)
             self._run.show(messages_done=self._run.progress.messages_done + len(batch))
         return marked
 
@@ -82,8 +84,7 @@ class ImapDeletion:
         moving = {m.id: places.uids[m.imap_uid] for m in batch if m.imap_uid in places.uids}
         with self._run.transaction(durable=True) as connection:
             move_messages(connection, self._run.account, trash, places.uidvalidity, moving)
-            gone = [message.id for message in batch if message.id not in moving]
-            remove_messages(connection, self._run.account, self._task_id, gone)
+            remove_messages(connection, self._run.account, [m.id for m in batch if m.id not in moving])
         return 0
 
     def _remove(self, folder: Folder, batch: list[Doomed]) -> int:
@@ -96,7 +97,7 @@ class ImapDeletion:
         except FolderGoneError:
             pass  # with its messages
         with self._run.transaction(durable=True) as connection:
-            remove_messages(connection, self._run.account, self._task_id, [message.id for message in batch])
+            remove_messages(connection, self._run.account, [message.id for message in batch])
         return 0
 
     def _mark(self, batch: list[Doomed]) -> int:
@@ -126,14 +127,10 @@ class ImapDeletion:
         # The server numbers the folder anew, and other messages may have these UIDs: the sync knows how to tell.
         sync_folder(self._run, self._imap, folder, None)
         self._imap.select(folder.path, writable=True)
-        current = self._as_they_are_now(batch)
-        known = {message.id for message in current}
-        with self._run.transaction() as connection:
-            gone = [message.id for message in batch if message.id not in known]
-            remove_messages(connection, self._run.account, self._task_id, gone)
-        return current
+        return self._as_they_are_now(batch)
 
     def _as_they_are_now(self, messages: list[Doomed]) -> list[Doomed]:
+        """By the UIDs that they have under the lease: a sync before it may have found folders numbered anew."""
         account = self._run.account
         with self._run.transaction() as connection:
             return find_messages(connection, account.tenant_id, account.user_id, [m.id for m in messages])

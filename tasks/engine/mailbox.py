@@ -1,5 +1,7 @@
 """Brings the folders of an IMAP account in line with the server's, then the messages of each."""
 
+from sqlalchemy import Connection
+
 from tasks.engine.folder import sync_folder
 from tasks.engine.gmail import hold_no_messages, label_folders
 from tasks.engine.renames import find_renames
@@ -15,6 +17,7 @@ from tasks.storage.folders import (
     NewFolder,
     add_folders,
     change_folder,
+    file_now,
     load_folders,
     remove_folders,
 )
@@ -101,7 +104,7 @@ def reconcile(
     renames = find_renames(run, imap, gone, new, statuses)
     with run.transaction() as connection:
         for folder, path in renames:
-            change_folder(connection, run.account, folder.id, on_server[path]._asdict())
+            _adopt(connection, run, folder, on_server[path])
         renamed = {folder.id for folder, _ in renames}
         taken = {path for _, path in renames}
         run.tally.deleted_with_folders += remove_folders(
@@ -110,8 +113,16 @@ def reconcile(
         add_folders(connection, run.account, [on_server[path] for path in new if path not in taken])
         for path, folder in ours.items():
             if path in on_server and path not in emptied and _differs(folder, on_server[path]):
-                change_folder(connection, run.account, folder.id, on_server[path]._asdict())
+                _adopt(connection, run, folder, on_server[path])
         return list(load_folders(connection, run.account, run.full_since).values())
+
+
+def _adopt(connection: Connection, run: Run, folder: Folder, listed: NewFolder) -> None:
+    """Have a folder be what the server says that it is."""
+    change_folder(connection, run.account, folder.id, listed._asdict())
+    if listed.type == "trash" and folder.type != "trash":
+        # What is in it has been in Trash since now, as far as TRASH_RETENTION_DAYS goes.
+        file_now(connection, run.account, folder.id)
 
 
 def _differs(folder: Folder, listed: NewFolder) -> bool:

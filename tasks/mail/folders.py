@@ -89,7 +89,8 @@ def decode_name(path: str) -> str:
         name = _ENCODED.sub(_decode_run, path)
     except (UnicodeDecodeError, binascii.Error):
         return path
-    return name if encode_name(name) == path else path
+    # A NUL is no character of a name (RFC 9051 section 9), and no database takes one.
+    return name if encode_name(name) == path and "\0" not in name else path
 
 
 def encode_name(name: str) -> str:

@@ -216,7 +216,7 @@ class ImapConnection:
             self._require_ok(*self._imap.create(quote(path).encode()))
             self._imap.subscribe(quote(path).encode())
 
-    def ask(self, doing: str, *words: str) -> None:
+    def ask(self, doing: str, *words: str | bytes) -> None:
         """A command that changes something, where OK is all there is to know. Raises FetchRefusedError."""
         with self._translated(doing):
             self._untagged("COPYUID")

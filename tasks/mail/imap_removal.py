@@ -81,7 +81,7 @@ def read_copied_uids(lines: list[bytes], asked_for: UidSet) -> Moved:
 def _transfer(imap: ImapConnection, command: str, uids: UidSet, path: str) -> Moved:
     lines: list[bytes] = []
     for part in uids.to_imap_parts(_LONGEST_UID_SET):
-        imap.ask(f"moving messages to {path}", "UID", command, part, quote(path))
+        imap.ask(f"moving messages to {path}", "UID", command, part, quote(path).encode())
         lines += imap.copied_uids()
     return read_copied_uids(lines, uids)
 

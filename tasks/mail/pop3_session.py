@@ -107,7 +107,7 @@ class Session(poplib.POP3):
         if line.startswith(b"-ERR"):
             raise poplib.error_proto(line.rstrip())
         kind, _, words = line.rstrip().partition(b" ")
-        return kind, words.decode("utf-8", "replace").strip()
+        return kind, _readable(words)
 
     def refusal(self) -> str | None:
         """The next answer: None for +OK, else the server's words."""
@@ -235,5 +235,10 @@ def _authenticate(session: Session, sasl: Sasl) -> None:
 def _words(error: poplib.error_proto) -> str:
     """What the server said, for a person; poplib keeps it as bytes."""
     said = error.args[0] if error.args else b""
-    text = said.decode("utf-8", "replace") if isinstance(said, bytes) else str(said)
+    text = _readable(said) if isinstance(said, bytes) else str(said)
     return text.removeprefix("-ERR").strip()[:_LONGEST_WORDS] or "no reason given"
+
+
+def _readable(words: bytes) -> str:
+    # A NUL is what no database takes.
+    return words.decode("utf-8", "replace").replace("\0", "\ufffd").strip()

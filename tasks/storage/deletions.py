@@ -1,7 +1,8 @@
 """Messages that are to be deleted, and what becomes of their rows: moved to Trash, removed, or marked.
 
 Each change is one statement or two for any number of messages, in the caller's transaction, and keeps the counts of
-the folders right. What a task removes is noted under its id, so that the task finds it done when it runs again.
+the folders right. What a task is to delete is noted under its id before it begins, so that a run after a killed one
+knows what was the caller's and is gone.
 """
 
 from collections.abc import Collection, Mapping
@@ -27,7 +28,7 @@ _FIND = text(
     ORDER BY message.folder_id, message.imap_uid
     """
 )
-_DONE = text("SELECT email_message_id FROM deletion WHERE tenant_id = :tenant_id AND task_id = :task_id")
+_NOTED = text("SELECT email_message_id FROM deletion WHERE tenant_id = :tenant_id AND task_id = :task_id")
 _FORGET = text(
     "DELETE FROM deletion WHERE tenant_id = :tenant_id AND created_at < now() - make_interval(hours => :hours)"
 )
@@ -107,10 +108,15 @@ def find_messages(connection: Connection, tenant_id: str, user_id: str, ids: Col
     return [Doomed._make(row) for row in rows]
 
 
-def removed_by(connection: Connection, tenant_id: str, task_id: str) -> set[str]:
-    """The messages that the task has removed before. What is long past is forgotten."""
+def noted_messages(connection: Connection, tenant_id: str, task_id: str) -> set[str]:
+    """What `note_messages` was given for the task before. What is long past is forgotten."""
     connection.execute(_FORGET, {"tenant_id": tenant_id, "hours": _REMEMBERED_HOURS})
-    return set(connection.scalars(_DONE, {"tenant_id": tenant_id, "task_id": task_id}))
+    return set(connection.scalars(_NOTED, {"tenant_id": tenant_id, "task_id": task_id}))
+
+
+def note_messages(connection: Connection, tenant_id: str, task_id: str, ids: Collection[str]) -> None:
+    """The task is to delete these."""
+    connection.execute(_NOTE, {"tenant_id": tenant_id, "task_id": task_id, "ids": list(ids)})
 
 
 def move_messages(
@@ -122,19 +128,14 @@ def move_messages(
     key = {"tenant_id": account.tenant_id, "ids": list(uids)}
     place = {"target_id": target.id, "uidvalidity": uidvalidity, "uids": list(uids.values())}
     # A row that a sync has made of the message in its new place gives way to the one that callers know.
-    _remove(connection, account, connection.scalars(_TWINS, {**key, **place}).all())
+    remove_messages(connection, account, connection.scalars(_TWINS, {**key, **place}).all())
     connection.execute(_COUNT, {**key, "sign": -1})
     connection.execute(_FILE, {**key, **place})
     connection.execute(_COUNT, {**key, "sign": 1})
 
 
-def remove_messages(connection: Connection, account: Account, task_id: str, ids: Collection[str]) -> None:
+def remove_messages(connection: Connection, account: Account, ids: Collection[str]) -> None:
     """Remove messages for good, attachments and all; contents that nobody refers to any more go with a cleanup."""
-    _remove(connection, account, ids)
-    connection.execute(_NOTE, {"tenant_id": account.tenant_id, "task_id": task_id, "ids": list(ids)})
-
-
-def _remove(connection: Connection, account: Account, ids: Collection[str]) -> None:
     key = {"tenant_id": account.tenant_id, "ids": list(ids)}
     if ids:
         connection.execute(_COUNT, {**key, "sign": -1})

@@ -7,7 +7,7 @@ from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, 
 
 from tasks.storage.accounts import Account
 from tasks.storage.ids import new_id
-from tasks.storage.models import EmailFolder, RawQuarantine
+from tasks.storage.models import EmailFolder, EmailMessage, RawQuarantine
 from tasks.storage.session import tenant_transaction
 
 
@@ -122,6 +122,12 @@ def change_folder(connection: Connection, account: Account, folder_id: str, chan
     if changes.get("uidnext", 1) != 1:
         changes = {**changes, "uidnext": func.greatest(EmailFolder.uidnext, changes["uidnext"])}
     connection.execute(update(EmailFolder).where(*_is(account, folder_id)).values(**changes))
+
+
+def file_now(connection: Connection, account: Account, folder_id: str) -> None:
+    """The messages of a folder count as having come into it at this moment."""
+    where = (EmailMessage.tenant_id == account.tenant_id, EmailMessage.folder_id == folder_id)
+    connection.execute(update(EmailMessage).where(*where).values(filed_at=func.now()))
 
 
 def remove_folders(connection: Connection, account: Account, folder_ids: list[str]) -> int:

@@ -37,6 +37,15 @@ _PASSING_SQLSTATES = ("08", "53", "57", "58", "40")
 _DATA_SQLSTATES = ("22", "54")
 
 
+# Within a minute, and not when the hard time limit kills the process that waits for an answer.
+_NOTICE_A_HOST_THAT_VANISHED = {
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 60_000,  # ms, of what was sent and not acknowledged
+}
+
+
 @lru_cache(maxsize=1)
 def get_engine() -> Engine:
     """The pool of this process."""
@@ -44,7 +53,11 @@ def get_engine() -> Engine:
         get_settings().database.url.get_secret_value(),
         pool_size=POOL_SIZE,
         hide_parameters=True,  # they are people's mail, and errors go into logs and results
-        connect_args={"connect_timeout": CONNECT_TIMEOUT_SECONDS, "application_name": "metabuilder"},
+        connect_args={
+            "connect_timeout": CONNECT_TIMEOUT_SECONDS,
+            "application_name": "metabuilder",
+            **_NOTICE_A_HOST_THAT_VANISHED,
+        },
     )
     event.listen(engine, "checkout", _refuse_closed)
     return engine

@@ -155,3 +155,14 @@ def test_it_waits_for_redis(beats: Beats, broker: redis_client.Redis, redis: Red
     wait_until(lambda: firings(broker) > before, "it does not go on")
 
     assert beat.poll() is None
+
+
+def test_a_clock_that_was_hours_ahead_and_is_right_again_stops_nothing(
+    beats: Beats, broker: redis_client.Redis
+) -> None:
+    broker.hset(LAST_RUNS, "probe", time.time() + 10 * 3600)
+    beats.start()
+
+    wait_until(lambda: firings(broker) >= 2, "it waits for the wrong time to come", 30)
+
+    assert abs(float(broker.hget(LAST_RUNS, "probe")) - time.time()) < 60

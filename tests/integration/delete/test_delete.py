@@ -7,9 +7,11 @@ from contextlib import suppress
 import pytest
 
 from native.dovecot import Dovecot
+from tasks.engine import delete as deletion
 from tasks.errors import FolderReadOnlyError, LeaseHeldError, NotFoundError
 from tasks.mail import imap_removal
 from tasks.storage.accounts import Account, NewAccount, add_account, find_account
+from tasks.storage.deletions import Doomed
 from tasks.storage.leases import release_lease, take_lease
 from tasks.storage.session import tenant_transaction
 from tests.conftest import TENANT, USER, Database, register, sync
@@ -406,3 +408,62 @@ def test_a_folder_in_which_nothing_may_be_changed(
     monkeypatch.setattr(imaplib.IMAP4, "select", select)
     with pytest.raises(FolderReadOnlyError):
         delete(ids_of(1), permanent=True)
+
+
+@any_level
+def test_a_sync_before_the_redelivery_hides_nothing(
+    account: Account,
+    mailbox: Mailbox,
+    delete: Delete,
+    environment: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    environment(DELETE_BATCH_SIZE="2")
+    ids = ids_of(1, 2, 3, 4)
+    with monkeypatch.context() as patch:
+        patch.setattr("tasks.engine.delete_imap.move_messages", die)
+        with pytest.raises(KilledError):
+            delete(ids)
+    # The first two are in Trash, and for this sync they are new messages there.
+    sync(account)
+
+    assert delete(ids) == 0
+
+    assert mailbox.uids() == [5, 6, 7, 8]
+    assert len(mailbox.uids("Trash")) == 4
+    assert_in_sync(account, mailbox)
+
+
+@any_level
+@pytest.mark.parametrize("is_synced", [True, False], ids=["known by a sync", "found by the delete"])
+def test_messages_that_get_new_uids_meanwhile_are_the_ones_deleted(
+    database: Database,
+    mailbox: Mailbox,
+    delete: Delete,
+    environment: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    is_synced: bool,
+) -> None:
+    environment(DELETE_BATCH_SIZE="2")
+    mailbox.create("Box")
+    mailbox.append([message(n) for n in range(1, 7)], "Box")
+    account = register(mailbox)
+    sync(account)
+    find = deletion._found
+
+    def then_number_anew(*asked: object) -> list[Doomed]:
+        found = find(*asked)
+        mailbox.remove("Box")
+        mailbox.create("Box")
+        mailbox.append([message(n) for n in range(6, 0, -1)], "Box")
+        if is_synced:
+            sync(account)
+        return found
+
+    monkeypatch.setattr(deletion, "_found", then_number_anew)
+
+    assert delete(ids_of(1, 2, 3), permanent=True) == 0
+
+    sync(account)
+    assert set(places()) == {f"{n}@example.org" for n in (4, 5, 6)}
+    assert mailbox.uids("Box") == [1, 2, 3]  # 6, 5 and 4

@@ -83,3 +83,19 @@ class TestRetention:
             with pytest.raises(NotFoundError):
                 empty_trash.run(account.id, tenant, user)
         assert len(mailbox.uids("Trash")) == 4
+
+
+@pytest.mark.parametrize("mailbox", BEST, indirect=True)
+def test_a_folder_that_becomes_trash_keeps_its_mail_for_the_whole_time(
+    account: Account, mailbox: Mailbox, database: Database
+) -> None:
+    mailbox.remove("Trash")
+    mailbox.create("Old")
+    mailbox.append([message(7)], "Old")
+    sync(account)
+    as_owner(database, "UPDATE email_message SET filed_at = now() - interval '90 days' WHERE message_id ~ '^7@'")
+    mailbox.rename("Old", "Trash")
+    sync(account)
+
+    assert empty_trash.run(account.id, TENANT, USER)["deleted_count"] == 0
+    assert len(mailbox.uids("Trash")) == 1

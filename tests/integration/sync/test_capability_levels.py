@@ -1,5 +1,6 @@
 """The same mailbox life gives the same rows whatever the server offers: scripted, as no server offers all levels."""
 
+import copy
 from collections.abc import Iterator
 
 import psycopg2
@@ -51,6 +52,22 @@ def test_flags_removals_and_arrivals_are_reflected(server: ImapServer) -> None:
     assert_counts_agree()
     # and no body was sent twice
     assert set(server.bodies.values()) == {1}
+
+
+def test_a_server_restored_from_a_backup_is_believed(server: ImapServer) -> None:
+    server.inbox.append(*(message(n) for n in range(1, 4)))
+    account = register(server)
+    sync(account)
+    backup = copy.deepcopy(vars(server.inbox))
+    server.inbox.set_flags(2, "\\Seen")
+    sync(account)
+
+    # Its mod-sequences are lower than those we know
+    vars(server.inbox).update(backup)
+    sync(account)
+
+    assert [is_read for _, _, _, is_read, _, _ in state()] == [False, False, False]
+    assert_counts_agree()
 
 
 def test_a_sync_without_changes_fetches_no_body_and_changes_nothing(server: ImapServer) -> None:

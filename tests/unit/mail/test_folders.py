@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from tasks.mail.folders import ListedFolder, classify, decode_name, encode_name, quote
 
-NAMES = st.text(st.characters(blacklist_categories=("Cs",)))
+NAMES = st.text(st.characters(blacklist_categories=("Cs",), blacklist_characters="\0"))
 
 
 def listed(path: str, *attributes: str, delimiter: str | None = "/") -> ListedFolder:
@@ -42,7 +42,7 @@ def test_names_are_written_as_the_standard_does(name: str, encoded: str) -> None
     assert decode_name(encoded) == name
 
 
-@pytest.mark.parametrize("path", ["&", "A&B", "&A-", "&!!-", "&2AA-", "&AGE-", "Entwürfe"])
+@pytest.mark.parametrize("path", ["&", "A&B", "&A-", "&!!-", "&2AA-", "&AGE-", "&AAA-", "Entwürfe"])
 def test_a_name_that_is_not_canonical_is_shown_as_it_is(path: str) -> None:
     assert decode_name(path) == path
 
