@@ -111,6 +111,8 @@ def add_account(tenant_id: str, user_id: str, new: NewAccount) -> str:
     try:
         with tenant_transaction(tenant_id) as connection:
             columns = new._asdict()
+            # Names of hosts are the same in any case (RFC 4343), and their connections are counted by name.
+            columns |= {name: columns[name] and columns[name].lower() for name in ("hostname", "smtp_hostname")}
             password, smtp_password = columns.pop("password"), columns.pop("smtp_password")
             if isinstance(password, Grant):
                 columns["credential_id"] = add_grant(connection, tenant_id, password)

@@ -13,8 +13,9 @@ from native.redis import RedisServer
 from tasks.errors import MailServerUnavailableError
 from tasks.storage.accounts import NewAccount, add_account, clear_error, find_account, record_failure
 from tasks.storage.dispatch import claim_due_accounts, unclaim_accounts
-from tests.conftest import Database
+from tests.conftest import Database, register
 from tests.support.application import application
+from tests.support.mailbox import Mailbox
 
 INTERVAL = 300
 
@@ -191,6 +192,12 @@ def test_of_a_limited_host_no_more_are_queued_than_it_can_serve(
     assert (first["accounts_synced"], first["accounts_deferred"]) == (5, 5)
     # The others have their turn in the next run.
     assert (second["accounts_synced"], second["accounts_deferred"]) == (4, 1)
+
+
+def test_a_host_is_one_host_however_its_name_is_written(database: Database, mailbox: Mailbox) -> None:
+    account = register(mailbox, hostname="Small.Example", smtp_hostname="SMTP.Small.Example")
+
+    assert (account.hostname, account.smtp_hostname) == ("small.example", "smtp.small.example")
 
 
 def test_a_broker_that_is_away_loses_no_account(
