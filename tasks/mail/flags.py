@@ -24,7 +24,8 @@ _GMAIL_LABELS = {"\\inbox", "\\important", "\\muted"}
 _KNOWN_KEYWORDS = _SPAM_KEYWORDS | _NO_SPAM_KEYWORDS
 
 
-@lru_cache(maxsize=4096)
+# Few: a server can make each as long as it likes.
+@lru_cache(maxsize=64)
 def read_flags(flags: tuple[str, ...], folder_type: str) -> Flags:
     """What the flags, and the folder the message is in, say about it."""
     lowered = {flag.lower() for flag in flags}

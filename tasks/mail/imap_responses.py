@@ -229,7 +229,8 @@ def _zone(sign: bytes, hours: bytes, minutes: bytes) -> timezone:
     return timezone(-offset if sign == b"-" else offset)
 
 
-@lru_cache(maxsize=1024)
+# Few: a server can make each as long as it likes.
+@lru_cache(maxsize=64)
 def _split_flags(flags: bytes) -> tuple[str, ...]:
     return tuple(flags.decode("utf-8", "replace").split())
 

@@ -29,6 +29,9 @@ _READ_BUFFER_BYTES = 256 * 1024
 # Nobody sends mail of this size; a server that announces it has lost its way.
 _ABSURD_LITERAL = 2**31
 
+# What imaplib may collect of one answer, beside a message: a list of 100,000 folders with their states is as long.
+_LONGEST_ANSWER_BYTES = 16 * 1024 * 1024
+
 _LONGEST_WORDS = 200
 
 
@@ -89,6 +92,7 @@ class Session(imaplib.IMAP4):
     def __init__(self, endpoint: Endpoint, max_literal: int) -> None:
         self._endpoint = endpoint
         self._max_literal = max_literal
+        self._answer_bytes = 0
         super().__init__(endpoint.hostname, endpoint.port, timeout=endpoint.timeout)
 
     def _create_socket(self, _timeout: float | None) -> socket.socket:
@@ -107,13 +111,30 @@ class Session(imaplib.IMAP4):
             self._check_bye()
             self._get_response()
             if lines := self.untagged_responses.pop("FETCH", None):
+                self._answer_bytes = 0
                 yield lines
         outcome, answer = self._command_complete("UID", tag)
         if outcome != "OK":
             raise FetchRefusedError(first_words(answer))
 
+    def send(self, data: Any) -> None:
+        self._answer_bytes = 0
+        super().send(data)
+
+    def readline(self) -> bytes:
+        line = super().readline()
+        self._count(len(line))
+        return line
+
+    def _count(self, size: int) -> None:
+        """imaplib keeps what comes for as long as it comes: a server could fill the memory of the worker."""
+        self._answer_bytes += size
+        if self._answer_bytes > _LONGEST_ANSWER_BYTES + self._max_literal:
+            raise imaplib.IMAP4.abort(f"more than {self._answer_bytes} bytes in one answer")
+
     def read(self, size: int) -> bytes:
         if size <= self._max_literal:
+            self._count(size)
             return super().read(size)
         if size > _ABSURD_LITERAL:
             raise imaplib.IMAP4.abort(f"a literal of {size} bytes was announced")

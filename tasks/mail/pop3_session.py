@@ -24,6 +24,8 @@ from tasks.mail.login import Login, Sasl, login_refusal, means_busy, sasl_for
 
 _READ_BUFFER_BYTES = 256 * 1024
 _LONGEST_WORDS = 200
+# Of some 400,000 messages.
+_LONGEST_LISTING_BYTES = 32 * 1024 * 1024
 
 Capabilities = dict[str, frozenset[str]]
 
@@ -142,7 +144,14 @@ class Session(poplib.POP3):
     def listing(self, command: str) -> list[list[bytes]]:
         """The words of each line of an answer. Raises poplib.error_proto for -ERR."""
         self.ask(command)
-        return [line.split() for line in self.lines()]
+        left = _LONGEST_LISTING_BYTES
+        listed = []
+        for line in self.lines():
+            left -= len(line)
+            if left < 0:
+                raise ValueError(f"{command} is answered by more than {_LONGEST_LISTING_BYTES} bytes")
+            listed.append(line.split())
+        return listed
 
     def listing_if_known(self, command: str) -> list[list[bytes]] | None:
         """The same, or None where the server refuses the command."""

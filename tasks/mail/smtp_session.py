@@ -25,6 +25,7 @@ from tasks.mail.connection import Endpoint, open_socket, tls_context
 from tasks.mail.login import Login, login_refusal, sasl_for
 
 _LONGEST_WORDS = 300
+_LONGEST_ANSWER_BYTES = 1024 * 1024
 _CHALLENGE = 334
 _CLOSING = 421
 
@@ -101,6 +102,13 @@ class Session(smtplib.SMTP):
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return plain
 
+    def getreply(self) -> tuple[int, bytes]:
+        """smtplib's, of an answer that comes to an end."""
+        if self.file is None:
+            self.file = _Lines(self._endpoint, self.sock)
+        self.file.begin_answer()
+        return super().getreply()
+
     def command(self, command: str) -> Reply:
         """Ask, and the answer."""
         self.send(line(command))
@@ -126,6 +134,28 @@ class Session(smtplib.SMTP):
         self.is_usable = False
         with suppress(OSError):
             self.close()
+
+
+class _Lines:
+    """What smtplib reads answers from. It collects their lines for as long as they come: here not for ever."""
+
+    def __init__(self, endpoint: Endpoint, sock: socket.socket) -> None:
+        self._endpoint = endpoint
+        self._file = sock.makefile("rb")
+        self._left = 0
+
+    def begin_answer(self) -> None:
+        self._left = _LONGEST_ANSWER_BYTES
+
+    def readline(self, limit: int) -> bytes:
+        line = self._file.readline(limit)
+        self._left -= len(line)
+        if self._left < 0:
+            raise ProtocolError(f"{self._endpoint} sends more than {_LONGEST_ANSWER_BYTES} bytes in one answer")
+        return line
+
+    def close(self) -> None:
+        self._file.close()
 
 
 class _TlsSession(Session):
