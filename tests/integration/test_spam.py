@@ -3,7 +3,7 @@
 import pytest
 
 from tasks.celery_app import check_spam
-from tasks.engine import spam
+from tasks.engine import parsing, spam
 from tasks.errors import NotFoundError
 from tasks.storage.accounts import Account
 from tests.conftest import TENANT, USER, sync
@@ -120,7 +120,7 @@ def test_a_defect_of_a_rule_costs_no_message(account: Account, mailbox: Mailbox,
     def defect(*_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(spam, "judge", defect)
+    monkeypatch.setattr(parsing, "judge", defect)
     mailbox.append([PHISHING])
     sync(account)
     assert [found[:2] for found in stored().values()] == [(None, [])]
