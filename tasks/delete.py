@@ -74,6 +74,9 @@ def empty_trash(self: Any, email_client_id: str, tenant_id: str, user_id: str) -
             if time.monotonic() >= deadline:
                 raise HandOnError
     except (HandOnError, SoftTimeLimitExceeded, TransientError) as interruption:
+        if deleted:
+            # It moves: the retries are counted anew.
+            self.request.retries = 0
         _go_on_later(self, interruption)
     return {"status": "success", "deleted_count": deleted}
 
@@ -101,9 +104,9 @@ def _go_on_later(task: Any, interruption: Exception) -> NoReturn:
     """The same task again: what is done stays done. Only errors of servers and storage wear out retries."""
     if isinstance(interruption, LeaseHeldError | HostBusyError):
         task.look_again(interruption, _LOOK_SECONDS)
-    if isinstance(interruption, TransientError):
-        raise task.retry(exc=interruption, countdown=task.retry_delay()) from interruption
-    raise task.look_again(interruption, 0)
+    if isinstance(interruption, HandOnError):
+        task.look_again(interruption, 0)
+    raise task.retry(exc=interruption, countdown=task.retry_delay()) from interruption
 
 
 def _budget_seconds() -> float:

@@ -81,6 +81,12 @@ class LeaseLostError(TransientError):
     code = "lease_lost"
 
 
+class TooSlowError(TransientError):
+    """The time of a task was used up before the mail server gave or took anything; it will be tried again."""
+
+    code = "too_slow"
+
+
 class NotFoundError(PermanentError):
     """Not found."""
 

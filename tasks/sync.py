@@ -88,14 +88,12 @@ def sync_emails(
         self.look_again(held, min(held.seconds_left + 1, _LEASE_LOOK_SECONDS), **so_far.options())
     except HostBusyError as busy:
         self.look_again(busy, random.uniform(1, _HOST_LOOK_SECONDS), headers=so_far.options()["headers"])
-    except TransientError as error:
+    except (SoftTimeLimitExceeded, TransientError) as error:
         logger.warning("sync interrupted: %s", error, extra={"email_client_id": email_client_id})
         if so_far.stored > before:
             # It moves: the retries are counted anew, so that a flaky server never wears them out.
             self.request.retries = 0
         raise self.retry(exc=error, countdown=self.retry_delay(), **so_far.options()) from error
-    except SoftTimeLimitExceeded:
-        is_done = False
     if not is_done:
         fresh = self.signature_from_request(retries=0, **so_far.options())
         del fresh.options["chord"]  # `replace` refuses one and puts the request's own there

@@ -24,7 +24,7 @@ from tasks.engine.delete_imap import ImapDeletion
 from tasks.engine.lease import leased_run
 from tasks.engine.maildrop import identify
 from tasks.engine.run import Progress, Run
-from tasks.errors import EmailError, NotFoundError, ProtocolError, TransientError
+from tasks.errors import EmailError, NotFoundError, ProtocolError, TooSlowError, TransientError
 from tasks.settings import get_settings
 from tasks.storage.accounts import get_account
 from tasks.storage.deletions import (
@@ -75,6 +75,8 @@ def delete_messages(
             ) as run:
                 delete = _delete_from_pop3 if run.account.protocol == "pop3" else _delete_from_imap
                 marked += delete(run, list(messages), request.permanent)
+        except TooSlowError:
+            raise  # no time is left for the others
         except EmailError as error:
             failures.append(error)
     # What passes comes first: then the task is tried again, also for the others.

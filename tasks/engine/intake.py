@@ -1,13 +1,15 @@
 """Stores batches as they become ready, whatever protocol they come by, and counts how often one breaks off."""
 
 import logging
+import time
 from collections.abc import Callable, Generator
 
 from sqlalchemy.exc import DBAPIError
 
 from tasks.engine.batches import BrokenOffError
 from tasks.engine.prefetch import Prefetch
-from tasks.engine.run import FolderTally, Run
+from tasks.engine.run import FolderTally, HandOnError, Run
+from tasks.errors import TooSlowError
 from tasks.storage.arrivals import Quarantined
 from tasks.storage.folders import Folder, change_folder, load_folder
 from tasks.storage.messages import Batch, Numbering, store_batch
@@ -17,6 +19,9 @@ logger = logging.getLogger(__name__)
 
 # A message that broke the connection this often in a row is set aside.
 MOST_ATTEMPTS = 3
+
+# How often to look up from waiting for a message.
+_LOOK_UP_SECONDS = 0.2
 
 
 def take_in(
@@ -30,15 +35,32 @@ def take_in(
 ) -> None:
     """Store `batches`, each in a transaction of its own; `interrupt` frees a source that waits for the server.
 
+    A message that does not arrive while the run has patience counts as one at which the connection broke, if the run
+    did nothing else: otherwise it would be begun again for ever.
+
     Raises HandOnError after a batch when the time is used up, and the transient errors of server and storage.
     """
-    prefetch = Prefetch(batches, interrupt=interrupt, idle=run.keep_lease, idle_seconds=run.renewal_seconds)
+    is_out_of_patience = False
+
+    def wait() -> None:
+        nonlocal is_out_of_patience
+        run.keep_lease()
+        if not is_out_of_patience and time.monotonic() >= run.patience_ends:
+            # The source breaks off after what arrived before.
+            is_out_of_patience = True
+            interrupt()
+
+    prefetch = Prefetch(batches, interrupt=interrupt, idle=wait, idle_seconds=_LOOK_UP_SECONDS)
     try:
         with prefetch:
             for batch in prefetch:
                 _store(run, folder, numbering, batch, tally)
                 run.check_deadline()
     except BrokenOffError as failure:
+        if is_out_of_patience:
+            if run.has_moved:
+                raise HandOnError from failure
+            failure.error = TooSlowError(f"message {failure.uid} of {folder.name}")
         _remember_failure(run, folder, numbering, failure, tally)
         raise failure.error from failure
 

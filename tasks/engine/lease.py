@@ -15,6 +15,7 @@ from tasks.errors import (
     LeaseLostError,
     NotFoundError,
     StorageUnavailableError,
+    TooSlowError,
 )
 from tasks.settings import get_settings
 from tasks.storage.accounts import record_failure
@@ -36,7 +37,8 @@ def leased_run(
 ) -> Iterator[Run]:
     """A run of the task on the caller's account, until `deadline` (time.monotonic()); `what` are fields of Run.
 
-    One that `is_urgent`, because a person waits for it, is let by at the next batch of one that is not.
+    One that `is_urgent`, because a person waits for it, is let by at the next batch of one that is not. At the soft
+    time limit it ends in HandOnError if it did anything, else in TooSlowError: it would come back for ever.
 
     Raises LeaseHeldError while another run is at it, HostBusyError, and NotFoundError for what is not the caller's.
     """
@@ -52,14 +54,13 @@ def leased_run(
 def _leased(run: Run) -> Iterator[None]:
     """Keeps errors on the account, and gives the lease back whatever happens."""
     try:
-        yield
-    except (LeaseLostError, NotFoundError):
+        with _ended_by_its_time(run):
+            yield
+    except (HandOnError, LeaseLostError, NotFoundError):
         raise
     except EmailError as error:
         with _if_storage_lets_us():
             record_failure(run.account, error, pause=isinstance(error, AuthenticationFailedError))
-        raise
-    except (HandOnError, SoftTimeLimitExceeded):
         raise
     except Exception as error:
         with _if_storage_lets_us():
@@ -68,6 +69,16 @@ def _leased(run: Run) -> Iterator[None]:
     finally:
         with _if_storage_lets_us():
             release_lease(run.account, run.lease_owner)
+
+
+@contextmanager
+def _ended_by_its_time(run: Run) -> Iterator[None]:
+    try:
+        yield
+    except SoftTimeLimitExceeded as late:
+        if run.has_moved:
+            raise HandOnError from late
+        raise TooSlowError from late
 
 
 @contextmanager

@@ -23,9 +23,11 @@ clock and no lease decides whether a message is sent twice, only whether one wai
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+from celery.exceptions import SoftTimeLimitExceeded
 from sqlalchemy import Connection
 
 from tasks.engine.draft import SendRequest, make_message
@@ -46,6 +48,7 @@ from tasks.errors import (
     NotUnknownError,
     PermanentError,
     StorageUnavailableError,
+    TooSlowError,
     TransientError,
 )
 from tasks.mail.smtp import ANSWER_PATIENCE, SmtpConnection
@@ -178,6 +181,13 @@ def _attempt(account: Account, outgoing: Outgoing, raw: bytes) -> Outgoing:
         if isinstance(error, AuthenticationFailedError) and account.paused_at is None:
             record_failure(account, error, pause=True)
         return _settle(account, outgoing, outgoing.recipients, error)
+    except SoftTimeLimitExceeded:
+        # Wherever it struck: the row says whether the end of the data may have gone out.
+        with tenant_transaction(outgoing.tenant_id) as connection:
+            current = lock_outgoing(connection, outgoing.tenant_id, outgoing.id)
+        if current.state != "sending" or current.data_seconds is not None:
+            raise
+        return _settle(account, outgoing, outgoing.recipients, TooSlowError())
     return _settle(account, outgoing, recipients, None)
 
 
@@ -271,7 +281,8 @@ def _find_out(account: Account, outgoing: Outgoing) -> Outgoing:
     attempts = outgoing.attempts + 1
     may_look_again = attempts <= get_settings().send.retries
     try:
-        is_there = has_copy(account, outgoing)
+        with _late_as_an_error():
+            is_there = has_copy(account, outgoing)
     except EmailError as error:
         if isinstance(error, TransientError) and may_look_again:
             _note(outgoing, {"attempts": attempts})
@@ -291,7 +302,8 @@ def _file(account: Account, outgoing: Outgoing, raw: bytes) -> Outgoing:
     """See to the copy in the Sent folder. Without one the message is sent all the same, and the row says so."""
     done: dict[str, Any] = {"state": "sent", "raw": None}
     try:
-        file_copy(account, outgoing, raw)
+        with _late_as_an_error():
+            file_copy(account, outgoing, raw)
     except EmailError as error:
         attempts = outgoing.attempts + 1
         if isinstance(error, TransientError) and attempts <= get_settings().send.retries:
@@ -300,6 +312,15 @@ def _file(account: Account, outgoing: Outgoing, raw: bytes) -> Outgoing:
         logger.warning("no copy in the Sent folder: %s", error, extra={"outbox_id": outgoing.id})
         done |= _error(error)
     return _note(outgoing, done)
+
+
+@contextmanager
+def _late_as_an_error() -> Iterator[None]:
+    """A mail server that uses up the time of the task is counted like one that breaks off."""
+    try:
+        yield
+    except SoftTimeLimitExceeded as late:
+        raise TooSlowError from late
 
 
 def _note(outgoing: Outgoing, changes: Mapping[str, Any]) -> Outgoing:

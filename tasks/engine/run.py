@@ -1,5 +1,6 @@
 """One run of a sync: who holds the lease, how much time is left, what has been done so far."""
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -50,6 +51,11 @@ class Tally:
         """The sum of one figure over all folders."""
         return sum(getattr(folder, name) for folder in self.folders.values())
 
+    @property
+    def done(self) -> int:
+        """All that was stored or applied."""
+        return self.deleted_with_folders + sum(map(self.total, ("synced", "updated", "deleted", "quarantined")))
+
     def to_json(self) -> dict[str, Any]:
         """As JSON; `from_json` reads it back."""
         return asdict(self)
@@ -79,12 +85,17 @@ def _to_nobody(_: Progress) -> None:
 
 @dataclass
 class Run:
-    """What the steps of one run share. `deadline` is in seconds of time.monotonic()."""
+    """What the steps of one run share.
+
+    In seconds of time.monotonic(): after `deadline` a run that did something begins nothing new; at `patience_ends` a
+    message that has not arrived is no longer waited for.
+    """
 
     account: Account
     lease_owner: str
     settings: SyncSettings
     deadline: float
+    patience_ends: float = math.inf
     full_since: float | None = None
     tally: Tally = field(default_factory=Tally)
     progress: Progress = field(default_factory=Progress)
@@ -92,6 +103,10 @@ class Run:
     is_urgent: bool = False
     _is_wanted: bool = False
     _lease_renewed: float = field(default_factory=time.monotonic)
+    _done_before: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._done_before = self.tally.done
 
     @contextmanager
     def transaction(self, *, durable: bool = False) -> Iterator[Connection]:
@@ -107,6 +122,11 @@ class Run:
         self._lease_renewed = time.monotonic()
 
     @property
+    def has_moved(self) -> bool:
+        """Whether anything was stored or applied that the next run will not have to do again."""
+        return self.progress.messages_done > 0 or self.tally.done > self._done_before
+
+    @property
     def renewal_seconds(self) -> float:
         """How often the lease is to be renewed."""
         return self.settings.lease_seconds / _RENEWALS_PER_LEASE
@@ -120,9 +140,11 @@ class Run:
     def check_deadline(self) -> None:
         """Raises HandOnError when the time is used up, the worker stops, or somebody waits whom the run is to let by.
 
-        To be called where all is committed.
+        To be called where all is committed. A run that has done nothing yet is not handed on for its time: the next
+        one would come no further.
         """
-        if time.monotonic() >= self.deadline or drain.is_asked() or (self._is_wanted and not self.is_urgent):
+        is_late = time.monotonic() >= self.deadline and self.has_moved
+        if is_late or drain.is_asked() or (self._is_wanted and not self.is_urgent):
             raise HandOnError
 
     def show(self, **changes: Any) -> None:

@@ -9,7 +9,7 @@ from tests.integration.faults.conftest import Queue
 from tests.support.mailbox import Mailbox, message
 from tests.support.maildir import fill
 from tests.support.proxy import Proxy
-from tests.support.stored import assert_counts_agree, stored_uids
+from tests.support.stored import assert_counts_agree, quarantine, stored_uids
 from tests.support.worker import Worker
 
 MESSAGES = 3000
@@ -39,4 +39,28 @@ def test_a_long_sync_finishes_under_one_id_and_never_expires(
         assert result["sync_duration_seconds"] > 2
         assert worker.log.read_text().count(f"[{task.id}] received") >= 3
     assert stored_uids() == list(range(1, MESSAGES + 1))
+    assert_counts_agree()
+
+
+def test_a_message_longer_than_a_task_may_take_is_set_aside_and_the_others_come(
+    mailbox: Mailbox,
+    short_waits: None,
+    environment: Callable[..., None],
+    tasks_queue: Queue,
+    tmp_path: Path,
+) -> None:
+    # Given a message that takes ten seconds, among small ones, and a task that may work for four
+    environment(CELERY_TASK_SOFT_TIME_LIMIT="4", TASK_TIMEOUT="10")
+    mailbox.append([message(1), message(2, body=("x" * 70 + "\n") * 30_000), message(3), message(4)])
+    with Proxy((mailbox.host, mailbox.port), rate=200_000) as proxy, Worker(tmp_path) as worker:
+        mailbox.port = proxy.port
+
+        task = tasks_queue.sync(register(mailbox))
+        result = task.get(timeout=90)
+
+        # Then it was tried three times, and not for ever
+        assert worker.log.read_text().count("sync interrupted: The time of a task was used up") >= 3
+    assert (result["status"], result["messages_synced"], result["messages_quarantined"]) == ("success", 3, 1)
+    assert stored_uids() == [1, 3, 4]
+    assert quarantine() == {2: "undeliverable"}
     assert_counts_agree()
