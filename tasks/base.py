@@ -8,10 +8,10 @@ from functools import cached_property
 from typing import Any, NoReturn
 
 from celery import Task
-from celery.exceptions import TimeLimitExceeded
+from celery.exceptions import Reject, TimeLimitExceeded
 
 from tasks import poison
-from tasks.errors import EmailError, OutOfMemoryError, PoisonedTaskError
+from tasks.errors import EmailError, OutOfMemoryError, PoisonedTaskError, StorageUnavailableError
 from tasks.redaction import redact_arguments, redact_text
 from tasks.settings import get_settings
 from tasks.storage import dead_letters
@@ -20,6 +20,9 @@ logger = logging.getLogger(__name__)
 
 CELERY_DEFAULT_RETRY_DELAY = 5
 CELERY_RETRY_BACKOFF_BASE = 2
+# How often a task waits for a database that is away: for days, at 600 s apart.
+_MOST_WAITS = 1000
+_WAITS_HEADER = "metabuilder_waits"
 
 # A retry waits between this share of its backoff and all of it, so that many do not come back at once.
 _LEAST_JITTER = 0.5
@@ -34,6 +37,7 @@ class EmailTask(Task):  # type: ignore[misc]  # celery has no types
     """
 
     abstract = True
+    Request = "tasks.request:CarefulRequest"
     # Here and not only in the configuration, which a task bound while it is being read does not get: a message is
     # acknowledged when its effect is durable, and comes back if its worker dies before, or is killed because the task
     # takes longer than its hard time limit.
@@ -68,6 +72,8 @@ class EmailTask(Task):  # type: ignore[misc]  # celery has no types
             if isinstance(error, MemoryError):
                 # Celery would take the whole worker down with it.
                 raise OutOfMemoryError from error
+            if isinstance(error, StorageUnavailableError):
+                raise self.retry(exc=error) from error
             raise
         if history.is_dead:
             dead_letters.clear(self._owner(args, kwargs)[0], self._key(args, kwargs))
@@ -84,10 +90,26 @@ class EmailTask(Task):  # type: ignore[misc]  # celery has no types
     def quarantined(self, error: PoisonedTaskError, *args: Any, **kwargs: Any) -> None:
         """Called with its arguments before it is kept from running because it keeps killing its worker."""
 
-    def retry_delay(self) -> float:
+    def retry_delay(self, tries: int | None = None) -> float:
         """Seconds until the next try: exponential from the task's first delay, with jitter and a cap."""
-        backoff: float = self.default_retry_delay * CELERY_RETRY_BACKOFF_BASE**self.request.retries
+        tries = self.request.retries if tries is None else tries
+        backoff: float = self.default_retry_delay * CELERY_RETRY_BACKOFF_BASE**tries
         return min(backoff, get_settings().worker.retry_max_delay) * random.uniform(_LEAST_JITTER, 1)
+
+    def retry(self, *args: Any, exc: Exception | None = None, **options: Any) -> Any:
+        """As Celery's, but a database that is away wears out no retries, and a full broker loses no task."""
+        if isinstance(exc, StorageUnavailableError) and not (self.request.called_directly or self.request.is_eager):
+            waits = self.request.get(_WAITS_HEADER, 0)
+            if waits >= _MOST_WAITS:
+                raise exc
+            self.request.retries -= 1
+            options["countdown"] = self.retry_delay(waits)
+            options["headers"] = {**options.get("headers", {}), _WAITS_HEADER: waits + 1}
+        try:
+            return super().retry(*args, exc=exc, **options)
+        except Reject as unpublished:
+            # Celery would have the message thrown away.
+            raise Reject(unpublished.reason, requeue=True) from unpublished
 
     def look_again(self, why: Exception, seconds: float, **options: Any) -> NoReturn:
         """Come back in `seconds`, because somebody else is at it. This wears out no retries."""

@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 SEND_EMAIL = "email_service.tasks.send_email"
 
 # How often a message is tried is counted in its row (SMTP_RETRIES), where a killed worker cannot lose count. The task
-# itself only waits, also for a database that is away.
+# itself only waits.
 _WAITS = 1000
 
 

@@ -15,12 +15,14 @@ from native.dovecot import Dovecot
 from native.redis import RedisServer
 from tests.conftest import TENANT, USER, Database, register
 from tests.integration.faults.conftest import SHORT_WAITS, Queue, broker
+from tests.integration.send.conftest import sending_account
 from tests.support import fault_app
 from tests.support.application import application
 from tests.support.mailbox import Mailbox, message
 from tests.support.maildir import fill
 from tests.support.proxy import Proxy
-from tests.support.stored import assert_counts_agree, stored_uids
+from tests.support.smtp_server import SmtpServer
+from tests.support.stored import assert_counts_agree, rows, stored_uids
 from tests.support.worker import Worker, wait_until
 
 APP = "tests.support.fault_app:app"
@@ -78,6 +80,47 @@ def test_a_worker_recovers_from_a_redis_that_was_read_only(redis: RedisServer, m
 
         wait_until(lambda: len(done(marks)) == 10, "it has not recovered", 60)
         assert psutil.pid_exists(worker.pid)
+
+
+@pytest.mark.parametrize("has_own_results", [False, True])
+def test_a_retry_that_a_full_redis_does_not_take_is_not_lost(
+    has_own_results: bool,
+    redis: RedisServer,
+    marks: Path,
+    tmp_path: Path,
+    environment: Callable[..., None],
+) -> None:
+    """Celery throws its message away, or, where it cannot note that, waits for ever for a place for the next."""
+    environment(SMTP_RETRIES="2", FAULT_VISIBILITY_TIMEOUT="5")
+    with ExitStack() as servers, broker(redis) as client:
+        if has_own_results:
+            environment(CELERY_RESULT_BACKEND=servers.enter_context(RedisServer(tmp_path / "results")).url)
+        smtp = servers.enter_context(SmtpServer())
+        account = sending_account(Mailbox("127.0.0.1", 9, "ada", "x"), smtp)
+
+        def fill_redis() -> str:
+            client.config_set("maxmemory", "1")
+            return "450 later"
+
+        def send(subject: str) -> None:
+            args = (account.id, TENANT, USER, ["bob@example.net"])
+            words = {"subject": subject, "body_text": "Hello."}
+            queue.app.send_task("email_service.tasks.send_email", args, words, queue="send")
+
+        smtp.on("mail", fill_redis, times=2)  # a refused MAIL is tried on another connection first
+        queue = Queue()
+        with Worker(tmp_path, 1, app=APP) as worker:
+            try:
+                send("first")
+                wait_until(lambda: "reject requeue" in worker.log.read_text(), "the retry is not refused")
+                time.sleep(2)
+            finally:
+                client.config_set("maxmemory", "0")
+            send("second")
+            wait_until(lambda: sorted(smtp.taken()) == ["first", "second"], "one is lost", 40)
+            wait_until(lambda: client.zcard("unacked_index") == 0, "a delivery is left over", 40)
+        queue.close()
+    assert rows("SELECT state FROM outbox_message") == [("sent",), ("sent",)]
 
 
 def test_a_flood_of_countdowns_does_not_fill_the_workers_memory(

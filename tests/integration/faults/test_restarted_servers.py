@@ -1,5 +1,9 @@
-"""Redis and PostgreSQL restarted in the middle of a first sync: it finishes by itself, with each message once."""
+"""Redis and PostgreSQL restarted in the middle of a first sync: it finishes by itself, with each message once.
 
+And PostgreSQL away for longer than any task has retries.
+"""
+
+import json
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -7,8 +11,13 @@ import pytest
 from native.dovecot import Dovecot
 from native.postgres import PostgresServer
 from native.redis import RedisServer
-from tests.conftest import Database, register
-from tests.integration.faults.conftest import Queue
+from tasks.delete import DELETE_EMAILS, EMPTY_TRASH, ENFORCE_TRASH_RETENTION
+from tasks.maintenance import CLEANUP_STALE_RESULTS
+from tasks.periodic import PERIODIC_SYNC
+from tasks.spam import CHECK_SPAM
+from tasks.sync import SYNC_EMAILS
+from tests.conftest import TENANT, USER, Database, register, sync
+from tests.integration.faults.conftest import Queue, broker
 from tests.support.mailbox import Mailbox, message
 from tests.support.maildir import fill
 from tests.support.proxy import Proxy
@@ -92,3 +101,46 @@ def test_postgresql(
 
     assert task.get(timeout=40)["status"] == "success"
     wait_until_all_is_done()
+
+
+@pytest.mark.parametrize(
+    ("task", "of_what"),
+    [
+        (SYNC_EMAILS, lambda account, message_id: (account, TENANT, USER)),
+        (DELETE_EMAILS, lambda account, message_id: ([message_id], TENANT, USER)),
+        (EMPTY_TRASH, lambda account, message_id: (account, TENANT, USER)),
+        (ENFORCE_TRASH_RETENTION, lambda account, message_id: ()),
+        (CHECK_SPAM, lambda account, message_id: (message_id, TENANT, USER)),
+        (PERIODIC_SYNC, lambda account, message_id: ()),
+        (CLEANUP_STALE_RESULTS, lambda account, message_id: ()),
+    ],
+)
+def test_a_database_that_is_away_is_waited_for_and_wears_out_no_retries(
+    task: str,
+    of_what: Callable[[str, str], tuple[object, ...]],
+    database: Database,
+    mailbox: Mailbox,
+    postgres: PostgresServer,
+    redis: RedisServer,
+    environment: Callable[..., None],
+    worker: Worker,
+    tasks_queue: Queue,
+) -> None:
+    mailbox.append([message(1)])
+    account = register(mailbox)
+    sync(account)
+    [message_id] = column("SELECT id::text FROM email_message")
+    postgres.stop()
+    try:
+        queued = tasks_queue.app.send_task(task, of_what(account.id, str(message_id)), queue="sync")
+        wait_until(lambda: worker.log.read_text().count(f"[{queued.id}] retry") > 5, "it does not wait", 60)
+        with broker(redis) as client:
+            wait_until(lambda: client.hvals("unacked"), "it is not waiting")
+            [waiting] = client.hvals("unacked")
+        assert json.loads(waiting)[0]["headers"]["retries"] == 0
+    finally:
+        postgres.start()
+        environment()  # this process connects anew
+
+    assert queued.get(timeout=30)["status"] == "success"
+    assert column("SELECT count(*) FROM dead_letter") == [0]
