@@ -29,7 +29,7 @@ _MOST_TASK_IDS = 1000
 PERIODIC_SYNC = "email_service.tasks.periodic_sync"
 
 
-@shared_task(bind=True, base=EmailTask, name=PERIODIC_SYNC, max_retries=0)
+@shared_task(bind=True, base=EmailTask, name=PERIODIC_SYNC, max_retries=1)
 def periodic_sync(self: Any) -> dict[str, Any]:
     """Queue `sync_emails` once for each due account of all tenants.
 

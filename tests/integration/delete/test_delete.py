@@ -1,6 +1,7 @@
 """delete_emails on a real Dovecot: into Trash or for good, there and here, and nobody else's messages."""
 
 import imaplib
+import time
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -454,6 +455,7 @@ def test_messages_that_get_new_uids_meanwhile_are_the_ones_deleted(
     def then_number_anew(*asked: object) -> list[Doomed]:
         found = find(*asked)
         mailbox.remove("Box")
+        time.sleep(1.1)  # Dovecot takes the second of its creation for a folder's UIDVALIDITY
         mailbox.create("Box")
         mailbox.append([message(n) for n in range(6, 0, -1)], "Box")
         if is_synced:
