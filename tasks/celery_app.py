@@ -58,6 +58,9 @@ _TRASH_SCHEDULE_SECONDS = 24 * 3600
 
 # Looked for abandoned messages so often; kombu's own default is every 100 s.
 _RESTORE_SECONDS = 10
+# A worker or a Redis that dies in the middle of that leaves the lock on it, which keeps everybody else from looking
+# for as long as this; kombu's own is 300 s. The work takes milliseconds.
+_RESTORE_LOCK_SECONDS = 30
 # A broker that vanished without closing its connections is noticed.
 _CONNECT_SECONDS, _ANSWER_SECONDS = 5, 30
 # How long a worker that is told to stop by SIGINT or SIGQUIT lets its tasks go on; what is not done by then is given
@@ -143,6 +146,7 @@ def _transport_options(visibility_timeout: int) -> dict[str, Any]:
         "visibility_timeout": visibility_timeout,
         "unacked_restore_interval": _RESTORE_SECONDS,
         "unacked_restore_throttle": 1,
+        "unacked_mutex_expire": _RESTORE_LOCK_SECONDS,
         "queue_order_strategy": "tasks.queues:WeightedCycle",
         "socket_connect_timeout": _CONNECT_SECONDS,
         "socket_timeout": _ANSWER_SECONDS,
