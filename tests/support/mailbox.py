@@ -35,11 +35,13 @@ class Mailbox:
         client.login(self.user, self.password)
         return client
 
-    def append(self, messages: Iterable[bytes], folder: str = "INBOX", flags: str = "") -> None:
-        """Add messages to a folder."""
+    def append(
+        self, messages: Iterable[bytes], folder: str = "INBOX", flags: str = "", *, received: float | None = None
+    ) -> None:
+        """Add messages to a folder; `received` is their INTERNALDATE in Unix seconds, now by default."""
         with self.client() as client:
             for raw in messages:
-                _ok(client.append(_name(folder), f"({flags})", time.time(), raw))
+                _ok(client.append(_name(folder), f"({flags})", received or time.time(), raw))
 
     def create(self, folder: str) -> None:
         """Make a folder."""

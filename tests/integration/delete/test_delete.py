@@ -447,7 +447,8 @@ def test_messages_that_get_new_uids_meanwhile_are_the_ones_deleted(
 ) -> None:
     environment(DELETE_BATCH_SIZE="2")
     mailbox.create("Box")
-    mailbox.append([message(n) for n in range(1, 7)], "Box")
+    received = time.time()
+    mailbox.append([message(n) for n in range(1, 7)], "Box", received=received)
     account = register(mailbox)
     sync(account)
     find = deletion._found
@@ -457,7 +458,7 @@ def test_messages_that_get_new_uids_meanwhile_are_the_ones_deleted(
         mailbox.remove("Box")
         time.sleep(1.1)  # Dovecot takes the second of its creation for a folder's UIDVALIDITY
         mailbox.create("Box")
-        mailbox.append([message(n) for n in range(6, 0, -1)], "Box")
+        mailbox.append([message(n) for n in range(6, 0, -1)], "Box", received=received)
         if is_synced:
             sync(account)
         return found
