@@ -89,7 +89,8 @@ def test_three_beats_never_fire_twice(beats: Beats, broker: redis_client.Redis) 
     assert len(arrivals) >= 4
     # A message of a second beat would come at once, not an interval later.
     assert min(gaps(arrivals)) > 0.75 * INTERVAL
-    assert len(set(broker.lrange("sync", 0, -1))) == firings(broker)
+    queued = broker.lrange("sync", 0, -1)
+    assert len(set(queued)) == len(queued)
 
 
 def test_killed_ones_are_replaced_without_a_missed_interval(beats: Beats, broker: redis_client.Redis) -> None:
