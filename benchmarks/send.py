@@ -6,6 +6,7 @@
 
 The server has each message on its disk before it answers, as servers must. smtplib only sends; the worker takes each
 message from the broker, keeps it in PostgreSQL, sends it so that nothing can send it twice, and stores the result.
+Empty tasks are what Celery alone could do at most: they send nothing, keep nothing and have no result.
 The second table says which programs that takes, in CPU time, so that it can be read on a busy machine too.
 """
 
@@ -38,6 +39,8 @@ _ROUNDS = 3
 _DELAYS = (0, 1, 10)
 _CHILDREN = (1, 4)
 _TEXT = "This is a line of an ordinary message, and there are some of it.\n" * 30
+# Enough that some are left when the worker is known to be ready.
+_EMPTY_TASKS = 3000
 _PATIENCE_SECONDS = 300
 
 console = Console(stderr=True)
@@ -45,9 +48,12 @@ console = Console(stderr=True)
 
 @dataclass(frozen=True)
 class Result:
-    """Messages a second, medians. `outbox` is the engine in one process without a broker, `worker` by the number of
-    the worker's child processes. `smtplib_cpu_ms` and `worker_cpu_ms` are CPU milliseconds a message by program, of
-    smtplib with one connection and of the worker with the most children; they leave out its start."""
+    """Messages a second, medians.
+
+    `outbox` is the engine in one process without a broker, `worker` by the number of the worker's child processes.
+    `smtplib_cpu_ms` and `worker_cpu_ms` are CPU milliseconds a message by program, of smtplib with one connection and
+    of the worker with the most children; they leave out its start.
+    """
 
     delay_ms: int
     messages: int
@@ -175,6 +181,27 @@ def _through_the_worker(stack: Stack, sink: Sink, count: int, children: int, usa
             return sink.rate(count)
 
 
+def _empty_tasks(stack: Stack) -> float:
+    """Empty tasks a second through the most children: what Celery alone could do at most, wherever the server is."""
+    console.print("empty tasks …")
+    return round(statistics.median(_empty_task_rate(stack, _EMPTY_TASKS) for _ in range(_ROUNDS)), 1)
+
+
+def _empty_task_rate(stack: Stack, count: int) -> float:
+    """All are queued before the worker starts."""
+    from benchmarks.support import empty_task
+
+    app, left = empty_task.app, empty_task.QUEUE
+    with app.connection_for_write() as connection, connection.default_channel as channel:
+        for _ in range(count):
+            empty_task.nothing.delay()
+        with stack.started_worker(_CHILDREN[-1], f"{empty_task.__name__}:app"):
+            first, started = channel.client.llen(left), time.monotonic()
+            while channel.client.llen(left) or channel.client.zcard("unacked_index"):
+                time.sleep(0.01)
+            return float(first / (time.monotonic() - started))
+
+
 def _through_the_outbox(stack: Stack, sink: Sink, count: int) -> float:
     """What a worker does for each message, without Celery."""
     from tasks.engine.draft import SendRequest
@@ -236,7 +263,7 @@ def _measure(stack: Stack, count: int, delay: int) -> Result:
     )
 
 
-def _show(results: list[Result]) -> None:
+def _show(results: list[Result], empty_tasks: float) -> None:
     table = Table(title="Messages sent a second (medians), and ÷ smtplib with one connection")
     for heading in ("server", "smtplib, one connection", "smtplib, one per message", "outbox, 1 process"):
         table.add_column(heading, justify="right")
@@ -258,6 +285,7 @@ def _show(results: list[Result]) -> None:
     for result in results:
         used.add_row(f"{result.delay_ms} ms away", _words(result.smtplib_cpu_ms), _words(result.worker_cpu_ms))
     output.print(used)
+    output.print(f"Empty tasks through {_CHILDREN[-1]} processes: {empty_tasks:,.0f} a second")
 
 
 def _words(cpu_ms: dict[str, float]) -> str:
@@ -273,13 +301,14 @@ def main(messages: int, as_json: bool) -> None:
     root = Path(tempfile.mkdtemp(prefix="bench-send-"))
     try:
         with running(root) as stack:
+            empty_tasks = _empty_tasks(stack)
             results = [_measure(stack, messages, delay) for delay in _DELAYS]
     finally:
         shutil.rmtree(root, ignore_errors=True)
     if as_json:
-        click.echo(json.dumps([asdict(result) for result in results], indent=2))
+        click.echo(json.dumps({"empty_tasks": empty_tasks, "servers": [asdict(r) for r in results]}, indent=2))
     else:
-        _show(results)
+        _show(results, empty_tasks)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """First sync and resync of a large mailbox, beside the raw IMAP stream, mbsync and offlineimap in the same run.
 
+The floor is a sync whose other parts cost nothing: receiving, making HTML safe and inserting rows, all at once.
+
 ./manage.sh bench sync                      1,000, 10,000 and 50,000 messages, 100 new among 100,000, and a plot
 ./manage.sh bench sync --messages 10000     one size
 ./manage.sh bench sync --json               for machines
@@ -17,16 +19,17 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.support import mailbox, peers
+from benchmarks.support.floor import floor
 from benchmarks.support.stack import Stack, running
 
 _SIZES = (1_000, 10_000, 50_000)
-# offlineimap takes minutes beyond this.
-_OFFLINEIMAP_UP_TO = 10_000
+# offlineimap takes minutes beyond this, and what the floor inserts is held in memory.
+_OFFLINEIMAP_UP_TO = _FLOOR_UP_TO = 10_000
 # Of large mailboxes one round is enough; the small ones vary.
 _REPEATED_UP_TO = 10_000
 _PRESENT, _NEW = 100_000, 100
 _APPENDED_AT_ONCE = 5_000
-_TABLE_WIDTH = 132
+_TABLE_WIDTH = 140
 _PLOT = Path(".bench/sync.png")
 
 console = Console(stderr=True)
@@ -34,7 +37,10 @@ console = Console(stderr=True)
 
 @dataclass(frozen=True)
 class Result:
-    """One size of mailbox. Seconds are medians; ratios are of messages per second, ours over theirs."""
+    """One size of mailbox. Seconds are medians; ratios are of messages per second, ours over theirs.
+
+    The floor is a sync of which only three parts cost anything (benchmarks/support/floor.py).
+    """
 
     messages: int
     bytes: int
@@ -43,6 +49,7 @@ class Result:
     raw_stream_seconds: float
     mbsync_seconds: float | None
     offlineimap_seconds: float | None
+    floor_seconds: float | None
     ratio_to_raw_stream: float
     ratio_to_mbsync: float | None
     ratio_to_offlineimap: float | None
@@ -80,7 +87,7 @@ def _measure(stack: Stack, count: int, rounds: int) -> Result:
     console.print(f"building a mailbox of {count:,} messages …")
     size = mailbox.build(stack.maildir(user), count)
     peers.raw_stream(stack.dovecot, user, count)  # Dovecot's index is made by the first who looks
-    ours, resyncs, memory, raw, theirs = [], [], [], [], []
+    ours, resyncs, memory, raw, theirs, floors = [], [], [], [], [], []
     for number in range(rounds):
         console.print(f"{count:,} messages, round {number + 1} of {rounds} …")
         raw.append(peers.raw_stream(stack.dovecot, user, count))
@@ -93,6 +100,8 @@ def _measure(stack: Stack, count: int, rounds: int) -> Result:
             ours.append(result["sync_duration_seconds"])
             memory.append(peak.megabytes)
             resyncs += [_after_login(stack.sync(account)) for _ in range(5)]
+        if count <= _FLOOR_UP_TO:
+            floors.append(floor(stack, user, count))
         theirs.append(peers.mbsync(stack.dovecot, user, count, stack.root / f"mbsync-{count}-{number}"))
     slow = None
     if count <= _OFFLINEIMAP_UP_TO:
@@ -108,6 +117,7 @@ def _measure(stack: Stack, count: int, rounds: int) -> Result:
         raw_stream_seconds=round(raw_seconds, 3),
         mbsync_seconds=mbsync_seconds and round(mbsync_seconds, 3),
         offlineimap_seconds=slow and round(slow, 3),
+        floor_seconds=round(statistics.median(floors), 3) if floors else None,
         ratio_to_raw_stream=round(raw_seconds / seconds, 3),
         ratio_to_mbsync=mbsync_seconds and round(mbsync_seconds / seconds, 2),
         ratio_to_offlineimap=slow and round(slow / seconds, 2),
@@ -144,7 +154,7 @@ def _after_login(result: dict[str, float]) -> float:
 
 def _show(results: list[Result], subject: str) -> None:
     table = Table(title=f"First sync: {subject}")
-    for heading in ("messages", "MB", "messages/s", "raw stream/s", "mbsync/s", "offlineimap/s"):
+    for heading in ("messages", "MB", "messages/s", "raw stream/s", "mbsync/s", "offlineimap/s", "floor/s"):
         table.add_column(heading, justify="right")
     for heading in ("÷ raw", "÷ mbsync", "÷ offlineimap", "resync ms", "peak MB"):
         table.add_column(heading, justify="right")
@@ -155,7 +165,12 @@ def _show(results: list[Result], subject: str) -> None:
             f"{result.messages_per_second:,.0f}",
             *(
                 _rate(result.messages, seconds)
-                for seconds in (result.raw_stream_seconds, result.mbsync_seconds, result.offlineimap_seconds)
+                for seconds in (
+                    result.raw_stream_seconds,
+                    result.mbsync_seconds,
+                    result.offlineimap_seconds,
+                    result.floor_seconds,
+                )
             ),
             f"{result.ratio_to_raw_stream:.2f}",
             _or_dash(result.ratio_to_mbsync),

@@ -18,6 +18,8 @@ _PACKAGES = {
     "offlineimap": "offlineimap3",
     "spamd": "spamd",
     "rspamd": "rspamd",
+    # Is redis-server under another name, and runs nothing by itself.
+    "redis-check-rdb": "redis-tools",
     # The test hosts of the Molecule scenarios.
     "systemd-nspawn": "systemd-container",
     "debootstrap": "debootstrap",

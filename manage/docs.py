@@ -39,9 +39,10 @@ def role_readme(role: Path) -> str:
 
 
 def _type(option: dict[str, Any]) -> str:
+    of_one = option["elements"] if option["type"] == "list" else option["type"]
     if choices := option.get("choices"):
-        return " \\| ".join(str(choice) for choice in choices)
-    return f"list of {option['elements']}" if option["type"] == "list" else str(option["type"])
+        of_one = " \\| ".join(str(choice) for choice in choices)
+    return f"list of {of_one}" if option["type"] == "list" else str(of_one)
 
 
 def _default(option: dict[str, Any]) -> str:

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 from celery import Task
 from celery.exceptions import Reject, TimeLimitExceeded
+from kombu.exceptions import OperationalError
 
 from tasks import poison
 from tasks.errors import EmailError, OutOfMemoryError, PoisonedTaskError, StorageUnavailableError
@@ -110,6 +111,13 @@ class EmailTask(Task):  # type: ignore[misc]  # celery has no types
         except Reject as unpublished:
             # Celery would have the message thrown away.
             raise Reject(unpublished.reason, requeue=True) from unpublished
+
+    def on_replace(self, sig: Any) -> Any:
+        """As Celery's, but what a full broker does not take is given back: it goes on from what is stored."""
+        try:
+            return super().on_replace(sig)
+        except OperationalError as unpublished:
+            raise Reject(unpublished, requeue=True) from unpublished
 
     def look_again(self, why: Exception, seconds: float, **options: Any) -> NoReturn:
         """Come back in `seconds`, because somebody else is at it. This wears out no retries."""

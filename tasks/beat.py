@@ -21,6 +21,8 @@ from kombu.transport import redis
 from kombu.utils.json import dumps
 from redis.exceptions import RedisError
 
+from tasks.broker import wake_key
+
 logger = get_logger("celery.beat")
 
 # A hash: the name of an entry, and when it last ran.
@@ -31,11 +33,13 @@ TICKED = "metabuilder:beat:ticked"
 _LONGEST_SLEEP_SECONDS = 5
 _RETRY_SECONDS = 1
 
-# KEYS: the last runs, the queue. ARGV: the entry, its last run as this beat saw it, this run, the message.
+# KEYS: the last runs, the queue, the tokens that wake its workers (tasks/broker.py). ARGV: the entry, its last run as
+# this beat saw it, this run, the message.
 _FIRE = """
 if redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[2] then return 0 end
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
 redis.call('LPUSH', KEYS[2], ARGV[4])
+redis.call('LPUSH', KEYS[3], '')
 return 1
 """
 
@@ -49,7 +53,8 @@ class _FiringChannel(redis.Channel):  # type: ignore[misc]  # kombu has no types
     def _put(self, queue: str, message: dict[str, Any], **_: Any) -> None:
         key = self._q_for_pri(queue, self._get_message_priority(message, reverse=False))
         with self.conn_or_acquire() as client:
-            self.has_fired = bool(client.eval(_FIRE, 2, LAST_RUNS, key, *self.run, dumps(message)))
+            keys = LAST_RUNS, key, wake_key(queue)
+            self.has_fired = bool(client.eval(_FIRE, len(keys), *keys, *self.run, dumps(message)))
 
 
 class _FiringTransport(redis.Transport):  # type: ignore[misc]  # kombu has no types

@@ -7,11 +7,13 @@ sync_emails.delay(email_client_id, tenant_id, user_id)
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
+from urllib.parse import urlsplit
 
 from celery import Celery
-from kombu import Queue
+from kombu import Connection, Queue
+from kombu.transport import TRANSPORT_ALIASES
 
-from tasks import drain, failover
+from tasks import drain
 from tasks.base import CELERY_DEFAULT_RETRY_DELAY, CELERY_RETRY_BACKOFF_BASE, EmailTask
 from tasks.control import get_active_tasks, get_queue_stats, get_task_status, revoke_task
 from tasks.delete import (
@@ -67,6 +69,13 @@ _CONNECT_SECONDS, _ANSWER_SECONDS = 5, 30
 # back to the queue. (SIGTERM waits for them.)
 _SOFT_SHUTDOWN_SECONDS = 10
 
+# Our own transport (tasks/broker.py) under a name of its own for each scheme: other applications of the process keep
+# theirs. Where a connection is shown, it shows what it is in the end.
+_TRANSPORTS = {scheme: f"metabuilder-{scheme}" for scheme in ("redis", "rediss")}
+for _scheme, _name in _TRANSPORTS.items():
+    TRANSPORT_ALIASES[_name] = "tasks.broker:Transport"
+    Connection.resolve_aliases[_name] = _scheme
+
 
 def create_celery_app(get: Callable[[], Settings] = get_settings) -> Celery:
     """An application whose configuration is read from `get` when it is first needed."""
@@ -78,9 +87,13 @@ def create_celery_app(get: Callable[[], Settings] = get_settings) -> Celery:
 
 def _configuration(settings: Settings) -> dict[str, Any]:
     # Tasks by name: asking a task for anything would need the configuration that is being made here.
-    worker = settings.worker
+    worker, broker_url = settings.worker, settings.redis.broker_url
     return {
-        "broker_url": settings.redis.broker_url,
+        "broker_url": broker_url,
+        # These as well: in place of `broker_url` Celery takes CELERY_BROKER_URL, without the options for TLS.
+        "broker_read_url": broker_url,
+        "broker_write_url": broker_url,
+        "broker_transport": _TRANSPORTS[urlsplit(broker_url).scheme],
         "broker_connection_retry_on_startup": True,
         "broker_transport_options": _transport_options(worker.visibility_timeout),
         "result_backend": settings.redis.result_backend,
@@ -157,6 +170,5 @@ def _transport_options(visibility_timeout: int) -> dict[str, Any]:
 celery_app = create_celery_app()
 celery_app.set_default()
 drain.connect()
-failover.connect()
 systemd.connect()
 journal.connect()

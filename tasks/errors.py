@@ -54,7 +54,7 @@ class ProtocolError(TransientError):
 
 
 class StorageUnavailableError(TransientError):
-    """PostgreSQL could not be reached or could not store the batch; nothing is lost, the sync will be tried again."""
+    """PostgreSQL could not be reached or could not store what it got; nothing is lost, tasks are tried again."""
 
     code = "storage_unavailable"
 

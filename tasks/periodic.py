@@ -3,6 +3,7 @@
 import logging
 import time
 from collections import Counter
+from contextlib import closing
 from typing import Any
 
 from celery import shared_task
@@ -39,14 +40,16 @@ def periodic_sync(self: Any) -> dict[str, Any]:
     """
     round_ = _Round(get_settings().sync.interval_seconds)
     deadline = time.monotonic() + get_settings().worker.task_soft_time_limit * _BUDGET_SHARE
-    for accounts in claim_due_accounts(_ACCOUNTS_PER_CLAIM, round_.claim_seconds):
-        round_.queue(accounts)
-        if round_.failed:
-            break  # the broker refuses: what is not claimed stays due
-        if time.monotonic() > deadline:
-            round_.is_cut_short = True
-            self.apply_async()
-            break
+    with closing(claim_due_accounts(_ACCOUNTS_PER_CLAIM, round_.claim_seconds)) as claims:
+        for accounts in claims:
+            round_.queue(accounts)
+            if round_.failed:
+                break  # the broker refuses: what is not claimed stays due
+            if time.monotonic() > deadline:
+                round_.is_cut_short = True
+                break
+    if round_.is_cut_short:
+        self.apply_async()
     return round_.result()
 
 

@@ -1,21 +1,38 @@
 """Queues one task many times.
 
-`.delay()` makes up each message anew and waits for the broker each time. Here Celery makes one message, kombu writes
-it again with other arguments and ids, and many go to the broker at once. What arrives is what `.delay()` would have
-sent; only Celery's signals of publishing are not sent for each.
+`.delay()` makes up each message anew and waits for the broker each time. Here Celery and kombu make one message and
+declare its queue; the others are that one with other arguments and ids, and go to the broker many at once. What
+arrives is what `.delay()` would have sent; only Celery's signals of publishing are not sent for each.
 """
 
-from collections.abc import Sequence
+import json
+from base64 import b64decode, b64encode
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from celery import Task
-from celery.utils import uuid
-from kombu.exceptions import BatchPublishError, OperationalError
+from kombu.utils.json import dumps
+from uuid_utils import uuid4
 
+from tasks import broker
 from tasks.redaction import redact_arguments
 
 # So many messages are held in memory and written at once.
 _MESSAGES_PER_WRITE = 500
+
+
+class _KeepingChannel(broker.Channel):
+    """A channel that keeps the message, its queue and the key of its list, instead of queueing it."""
+
+    kept: tuple[str, str, dict[str, Any]]
+
+    def _put(self, queue: str, message: dict[str, Any], **_: Any) -> None:
+        key = self._q_for_pri(queue, self._get_message_priority(message, reverse=False))
+        self.kept = key, queue, json.loads(dumps(message))
+
+
+class _KeepingTransport(broker.Transport):
+    Channel = _KeepingChannel
 
 
 def publish_many(task: Task, calls: Sequence[Sequence[Any]], **options: Any) -> list[str]:
@@ -25,40 +42,45 @@ def publish_many(task: Task, calls: Sequence[Sequence[Any]], **options: Any) -> 
     """
     if not calls:
         return []
-    with task.app.producer_or_acquire() as producer, producer.connection._reraise_as_library_errors():  # noqa: SLF001
-        message = _record(task, calls[0], producer, options)
-        for queue in message.pop("declare"):
-            producer.maybe_declare(queue)  # once, not with each message
-        try:
-            with producer.batch(_MESSAGES_PER_WRITE):
-                return [_publish(producer, task, message, arguments) for arguments in calls]
-        except BatchPublishError as error:
-            raise OperationalError(str(error)) from error
+    ids = [str(uuid4()) for _ in calls]
+    with (
+        task.app.connection_for_write(transport=_KeepingTransport) as connection,
+        connection._reraise_as_library_errors(),  # noqa: SLF001
+        task.app.amqp.Producer(connection) as producer,
+    ):
+        task.apply_async(tuple(calls[0]), producer=producer, retry=False, **options)
+        key, queue, message = producer.channel.kept
+        with producer.channel.conn_or_acquire() as client:
+            for first in range(0, len(calls), _MESSAGES_PER_WRITE):
+                part = slice(first, first + _MESSAGES_PER_WRITE)
+                broker.put(client, key, queue, _copies(task, message, calls[part], ids[part]))
+    return ids
 
 
-class _Recorder:
-    """Stands in for a producer, and keeps what Celery would have published."""
+def _copies(task: Task, message: dict[str, Any], calls: Sequence[Sequence[Any]], ids: Sequence[str]) -> Iterator[str]:
+    """The message with the arguments of each call, as an own message of that id."""
+    template = _template(message)
+    _, *rest = json.loads(b64decode(message["body"]))
+    after_arguments = f", {dumps(rest)[1:]}"
+    run = task.run
+    for arguments, task_id in zip(calls, ids, strict=True):
+        shown, _ = redact_arguments(run, arguments, {})
+        yield template % {
+            "body": b64encode(f"[{dumps(arguments)}{after_arguments}".encode()).decode(),
+            "id": task_id,
+            "shown": dumps(repr(shown))[1:-1],
+            "tag": uuid4(),
+        }
 
-    def __init__(self, producer: Any) -> None:
-        self.connection = producer.connection
-        self.options: dict[str, Any] = {}
 
-    def publish(self, body: Any, **options: Any) -> None:
-        self.options = {"body": body, **options, "retry": False}
-
-
-def _record(task: Task, arguments: Sequence[Any], producer: Any, options: dict[str, Any]) -> dict[str, Any]:
-    recorder = _Recorder(producer)
-    task.apply_async(tuple(arguments), producer=recorder, **options)
-    return recorder.options
-
-
-def _publish(producer: Any, task: Task, message: dict[str, Any], arguments: Sequence[Any]) -> str:
-    task_id = uuid()
-    _, kwargs, embedded = message["body"]
-    shown, _ = redact_arguments(task.run, arguments, {})
-    own = {"argsrepr": repr(shown)}
-    headers = {**message["headers"], **own, "id": task_id, "root_id": task_id}
-    body = (tuple(arguments), kwargs, embedded)
-    producer.publish(**{**message, **own, "body": body, "headers": headers, "correlation_id": task_id})
-    return str(task_id)
+def _template(message: dict[str, Any]) -> str:
+    """The message as JSON, with a place for each value that is its own."""
+    places = {name: str(uuid4()) for name in ("body", "id", "shown", "tag")}
+    own_id, shown = places["id"], {"argsrepr": places["shown"]}
+    headers = {**message["headers"], "id": own_id, "root_id": own_id, **shown}
+    properties = {**message["properties"], "correlation_id": own_id, "delivery_tag": places["tag"], **shown}
+    own = {"body": places["body"], "headers": headers, "properties": properties}
+    text: str = dumps({**message, **own}).replace("%", "%%")
+    for name, place in places.items():
+        text = text.replace(place, f"%({name})s")
+    return text

@@ -5,6 +5,7 @@ name of its variable. Values are read once per process, on first use, never at i
 """
 
 import base64
+import re
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Annotated, Any, Literal, Self
@@ -57,6 +58,13 @@ class RedisSettings(_Group):
     result_use_ssl: bool | None = Field(None, validation_alias="REDIS_RESULT_USE_SSL")
     explicit_broker_url: SecretStr | None = Field(None, validation_alias="CELERY_BROKER_URL")
     explicit_result_backend: SecretStr | None = Field(None, validation_alias="CELERY_RESULT_BACKEND")
+
+    @model_validator(mode="after")
+    def _is_one_redis(self) -> Self:
+        if not re.match(r"rediss?://[^;]*$", self.broker_url):
+            variable = "CELERY_BROKER_URL" if self.explicit_broker_url else "REDIS_URL"
+            raise ValueError(f"{variable} must be one URL that begins with redis:// or rediss://")
+        return self
 
     @property
     def broker_url(self) -> str:
@@ -146,7 +154,7 @@ class SyncSettings(_Group):
     """The sync engine."""
 
     batch_size: int = Field(500, validation_alias="SYNC_BATCH_SIZE", ge=1, le=10_000)
-    batch_bytes: int = Field(4 * 1024 * 1024, validation_alias="SYNC_BATCH_BYTES", ge=64 * 1024)
+    batch_bytes: int = Field(3 * 1024 * 1024, validation_alias="SYNC_BATCH_BYTES", ge=64 * 1024)
     max_message_bytes: int = Field(
         64 * 1024 * 1024, validation_alias="SYNC_MAX_MESSAGE_BYTES", ge=64 * 1024, le=100 * 1024 * 1024
     )

@@ -19,6 +19,7 @@ from native.redis import RedisServer
 
 PASSWORD = "sample-benchmark-password"
 TENANT, USER = "bench", "bench"
+OURS = "tasks.celery_app:celery_app"
 _TASK_SECONDS = 3600
 _LOOK_SECONDS = 0.02
 
@@ -28,9 +29,9 @@ class Worker(Server):
 
     name = "worker"
 
-    def __init__(self, root: Path, children: int = 1) -> None:
+    def __init__(self, root: Path, children: int = 1, app: str = OURS) -> None:
         super().__init__(root)
-        self.children = children
+        self.children, self.app = children, app
 
     def command(self) -> list[str]:
         options = [
@@ -40,7 +41,7 @@ class Worker(Server):
             "--without-mingle",
             "--loglevel=INFO",
         ]
-        return [sys.executable, "-m", "celery", "-A", "tasks.celery_app:celery_app", "worker", *options]
+        return [sys.executable, "-m", "celery", "-A", self.app, "worker", *options]
 
     def environment(self) -> dict[str, str]:
         return {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
@@ -115,12 +116,12 @@ class Stack:
             yield worker
 
     @contextmanager
-    def started_worker(self, children: int = 1) -> Iterator[Worker]:
+    def started_worker(self, children: int = 1, app: str = OURS) -> Iterator[Worker]:
         """A fresh worker on the database at hand."""
         self._workers += 1
         folder = self.root / f"worker-{self._workers}"
         folder.mkdir()
-        with Worker(folder, children) as worker:
+        with Worker(folder, children, app) as worker:
             yield worker
 
     @contextmanager

@@ -5,7 +5,9 @@ dispatcher that dies after a claim loses the account for one interval at most. R
 are skipped: two at once share the work.
 """
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from typing import Any, NamedTuple
 
 from sqlalchemy import text
@@ -34,11 +36,24 @@ class DueAccount(NamedTuple):
     hostname: str
 
 
-def claim_due_accounts(batch: int, queue_seconds: int) -> Iterator[list[DueAccount]]:
+def claim_due_accounts(batch: int, queue_seconds: int) -> Generator[list[DueAccount], None, None]:
     """Claim all accounts that are due, in batches, fair between tenants; of each tenant those due longest come first.
 
-    Each batch is a transaction of its own, made when it is asked for. Raises StorageUnavailableError.
+    Each batch is a transaction of its own, made while the one before it is worked on. Closed early, the generator
+    gives back the batch that nobody asked for. Raises StorageUnavailableError.
     """
+    with ThreadPoolExecutor(1, thread_name_prefix="claim") as ahead, closing(_claims(batch, queue_seconds)) as claims:
+        coming = ahead.submit(next, claims, None)
+        try:
+            while due := coming.result():
+                coming = ahead.submit(next, claims, None)
+                yield due
+        finally:
+            if unasked := coming.result():
+                unclaim_accounts(unasked)
+
+
+def _claims(batch: int, queue_seconds: int) -> Generator[list[DueAccount], None, None]:
     share = _FIRST_SHARE
     while share < batch and (yield from _claim_of_each(share, batch, queue_seconds)):
         share *= _GROWTH

@@ -160,7 +160,7 @@ def test_a_sync_has_the_engines_asked(
     environment(REDIS_URL=redis.url, SPAMD_HOST=spamd.host, SPAMD_PORT=str(spamd.port))
     mailbox.append([GTUBE, HAM])
     with application() as app, Worker(tmp_path):
-        app.send_task(sync_emails.name, (account.id, TENANT, USER), queue="sync").get(timeout=30)
+        app.send_task(sync_emails.name, (account.id, TENANT, USER), queue="sync").get(timeout=90)
         wait_until(lambda: all(SPAMD in rules for _, rules, _ in stored().values()), "spamd was not asked")
     assert stored()["GTUBE"][0] == 1.0
 

@@ -120,7 +120,7 @@ def call(
     app = create_celery_app()
 
     def run(name: str, **arguments: Any) -> str:
-        outcome = app.send_task(name, kwargs=arguments).get(timeout=30, propagate=False)
+        outcome = app.send_task(name, kwargs=arguments).get(timeout=90, propagate=False)
         if isinstance(outcome, BaseException):
             return f"{type(outcome).__name__}: {outcome}"
         return f"{outcome['status']}"

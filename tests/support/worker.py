@@ -1,5 +1,6 @@
 """A real Celery worker as a process of its own, that can be killed like any other."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -15,15 +16,25 @@ from tasks.queues import QUEUES
 
 _ROOT = Path(__file__).parents[2]
 _START_SECONDS = 30
+# What takes a second on a quiet machine takes several on a slow one with other tests beside it.
+_PATIENCE = 3
 
 
 def wait_until(is_true: Callable[[], object], what: str, seconds: float = 30) -> None:
-    """Poll until it is true; what did not come true is said."""
-    deadline = time.monotonic() + seconds
+    """Poll until it is true; what has not come true in three times these seconds is said."""
+    deadline = time.monotonic() + seconds * _PATIENCE
     while not is_true():
         if time.monotonic() > deadline:
-            raise AssertionError(f"after {seconds} s: {what}")
+            raise AssertionError(f"after {seconds * _PATIENCE} s: {what}")
         time.sleep(0.01)
+
+
+def _children_of(pid: int) -> list[psutil.Process]:
+    """The children of a process; none when it has ended."""
+    try:
+        return psutil.Process(pid).children()
+    except psutil.NoSuchProcess:
+        return []
 
 
 class Worker:
@@ -36,9 +47,10 @@ class Worker:
         *,
         app: str = "tasks.celery_app:celery_app",
         queues: str = ",".join(QUEUES),
+        options: tuple[str, ...] = ("--without-gossip", "--without-mingle"),
     ) -> None:
         self.log = folder / "worker.log"
-        options = ("-l", "INFO", "-c", str(concurrency), "-Q", queues, "--without-gossip", "--without-mingle")
+        options = ("-l", "INFO", "-c", str(concurrency), "-Q", queues, *options)
         self._command = (sys.executable, "-m", "celery", "-A", app, "worker", *options)
         self._process: subprocess.Popen[bytes] | None = None
         self._started: list[psutil.Process] = []
@@ -75,41 +87,36 @@ class Worker:
         return self._process.pid
 
     def wait(self, seconds: float) -> int:
-        """Wait until it has stopped; its exit status."""
+        """Wait until it has stopped, three times these seconds at most; its exit status."""
         assert self._process is not None
-        return self._process.wait(seconds)
+        return self._process.wait(seconds * _PATIENCE)
 
     def children(self) -> list[psutil.Process]:
         """The processes of its pool."""
-        assert self._process is not None
-        try:
-            found = psutil.Process(self._process.pid).children()
-        except psutil.NoSuchProcess:
-            return []
+        found = _children_of(self.pid)
         self._started += [child for child in found if child not in self._started]
         return [child for child in found if is_alive(child)]
+
+    def parsers(self) -> list[psutil.Process]:
+        """The processes in which those of the pool parse; they end with them."""
+        return [parser for child in self.children() for parser in _children_of(child.pid)]
 
     def kill_child(self) -> None:
         """SIGKILL to the process that runs tasks, as the kernel does when memory runs out."""
         children = self.children()
         parsers = self.parsers()
         for child in children:
-            child.send_signal(signal.SIGKILL)
+            with contextlib.suppress(psutil.NoSuchProcess):  # it ended by itself
+                child.send_signal(signal.SIGKILL)
         wait_until_gone([*children, *parsers], 10)
-
-    def parsers(self) -> list[psutil.Process]:
-        """The processes in which those of the pool parse; they end with them."""
-        return [parser for child in self.children() for parser in child.children()]
 
     def kill(self) -> None:
-        """SIGKILL to the worker and all its processes at once."""
-        children = self.children()
-        parsers = self.parsers()
-        assert self._process is not None
-        for process in (psutil.Process(self._process.pid), *children):
-            process.send_signal(signal.SIGKILL)
-        self._process.wait()
-        wait_until_gone([*children, *parsers], 10)
+        """SIGKILL to the worker and all its processes at once, in whatever state they are."""
+        processes = [*self.children(), *self.parsers()]
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self.wait(10)
+        wait_until_gone(processes, 10)
 
     def peak_memory(self) -> int:
         """The most that a process of the pool has taken so far, in bytes."""

@@ -6,6 +6,7 @@ from ipaddress import ip_network
 import pytest
 from cryptography.fernet import Fernet
 
+from tasks.celery_app import create_celery_app
 from tasks.settings import ConfigurationError, load
 
 AWKWARD = "@:/#%$ \"'\\ ü"
@@ -53,6 +54,28 @@ def test_one_url_serves_broker_and_results(monkeypatch: pytest.MonkeyPatch, url,
     redis = load().redis
     assert redis.broker_url == broker
     assert result is None or redis.result_backend == result
+
+
+@pytest.mark.parametrize("variable", ["REDIS_URL", "CELERY_BROKER_URL"])
+@pytest.mark.parametrize(
+    "url", ["amqp://h", "sentinel://h:1", "redis+socket:///run/redis", "redis://a;redis://b", "h:1"]
+)
+def test_the_broker_is_one_redis(monkeypatch: pytest.MonkeyPatch, variable: str, url: str) -> None:
+    monkeypatch.setenv(variable, url)
+    with pytest.raises(
+        ConfigurationError, match=f"{variable} must be one URL that begins with redis:// or rediss://"
+    ):
+        load()
+
+
+@pytest.mark.parametrize("variable", ["REDIS_URL", "CELERY_BROKER_URL"])
+def test_a_broker_that_is_to_be_encrypted_is_verified(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    """Celery reads CELERY_BROKER_URL by itself, too, and would take it as it is."""
+    monkeypatch.setenv(variable, "rediss://:secret@h:1/0")
+    app = create_celery_app(load)
+    for connection in (app.connection_for_read(), app.connection_for_write()):
+        assert connection.ssl == {"ssl_cert_reqs": ssl.CERT_REQUIRED}
+        assert connection.as_uri() == "rediss://:**@h:1/0"
 
 
 def test_results_may_live_on_another_redis(monkeypatch: pytest.MonkeyPatch) -> None:

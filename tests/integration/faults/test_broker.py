@@ -64,11 +64,23 @@ def test_a_worker_consumes_after_redis_restarted_five_times(redis: RedisServer, 
         assert psutil.Process(worker.pid).is_running()
 
 
-def test_a_worker_recovers_from_a_redis_that_was_read_only(redis: RedisServer, marks: Path, tmp_path: Path) -> None:
-    """As after a failover, when it talks to what is a replica by now (Celery 6348, 7946)."""
+@pytest.mark.parametrize("at_work", [False, True])
+def test_a_worker_recovers_from_a_redis_that_was_read_only(
+    at_work: bool, redis: RedisServer, marks: Path, tmp_path: Path, environment: Callable[..., None]
+) -> None:
+    """As after a failover, when it talks to what is a replica by now (Celery 6348, 7946).
+
+    At work, what it notices first is that it cannot acknowledge what it has done.
+    """
+    environment(FAULT_VISIBILITY_TIMEOUT="5")
     with Worker(tmp_path, 1, app=APP) as worker, broker(redis) as client:
         publish(marks, range(5))
         wait_until(lambda: len(done(marks)) == 5, "the worker does not consume")
+        wait_until(lambda: client.zcard("unacked_index") == 0, "they are not acknowledged")
+        if at_work:
+            args = (TENANT, USER, str(marks), "slow", "")
+            fault_app.fault.apply_async(args, queue="sync", ignore_result=True)
+            wait_until(lambda: fault_app.runs(marks) == 1, "it is not begun")
         client.execute_command("REPLICAOF", "127.0.0.1", "1")
         try:
             wait_until(lambda: "read only replica" in worker.log.read_text(), "it has not noticed", 60)
@@ -79,6 +91,9 @@ def test_a_worker_recovers_from_a_redis_that_was_read_only(redis: RedisServer, m
         publish(marks, range(5, 10))
 
         wait_until(lambda: len(done(marks)) == 10, "it has not recovered", 60)
+        if at_work:
+            wait_until(lambda: fault_app.runs(marks) == 2, "what was not acknowledged has not come back", 40)
+        wait_until(lambda: client.zcard("unacked_index") == 0, "a delivery is left over", 40)
         assert psutil.pid_exists(worker.pid)
 
 

@@ -85,7 +85,7 @@ def test_a_full_disk_loses_nothing_and_the_sync_goes_on_when_there_is_room(
 
     # When there is room, the same task finishes
     small_disk.grow()
-    assert task.get(timeout=30)["status"] == "success"
+    assert task.get(timeout=90)["status"] == "success"
     assert stored_uids() == ALL
     assert quarantine() == {}
     assert column("SELECT last_error_code FROM email_client") == [None]

@@ -50,7 +50,7 @@ def short_tasks(short_waits: None, environment: Callable[..., None]) -> None:
 
 def error_of(task: AsyncResult) -> str:
     """What it fails with in the end."""
-    return type(task.get(timeout=60, propagate=False)).__name__
+    return type(task.get(timeout=180, propagate=False)).__name__
 
 
 def send(queue: Queue, account_id: str) -> AsyncResult:

@@ -4,13 +4,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from native.dovecot import Dovecot
+from native.redis import RedisServer
 from tests.conftest import register
-from tests.integration.faults.conftest import Queue
+from tests.integration.faults.conftest import Queue, broker
 from tests.support.mailbox import Mailbox, message
 from tests.support.maildir import fill
 from tests.support.proxy import Proxy
 from tests.support.stored import assert_counts_agree, quarantine, stored_uids
-from tests.support.worker import Worker
+from tests.support.worker import Worker, wait_until
 
 MESSAGES = 3000
 
@@ -31,13 +32,41 @@ def test_a_long_sync_finishes_under_one_id_and_never_expires(
 
         # When it is queued for a start within two seconds, as the schedule queues it
         task = tasks_queue.sync(register(mailbox), expires=2)
-        result = task.get(timeout=60)
+        result = task.get(timeout=180)
 
         # Then the one who waits for its id gets the result of the whole
         assert result["status"] == "success"
         assert result["messages_synced"] == MESSAGES
         assert result["sync_duration_seconds"] > 2
         assert worker.log.read_text().count(f"[{task.id}] received") >= 3
+    assert stored_uids() == list(range(1, MESSAGES + 1))
+    assert_counts_agree()
+
+
+def test_a_hand_on_that_a_full_redis_does_not_take_is_not_lost(
+    dovecot: Dovecot,
+    mailbox: Mailbox,
+    redis: RedisServer,
+    short_waits: None,
+    environment: Callable[..., None],
+    tasks_queue: Queue,
+    tmp_path: Path,
+) -> None:
+    environment(SYNC_BATCH_SIZE="100", CELERY_TASK_SOFT_TIME_LIMIT="3", TASK_TIMEOUT="10", TASK_MAX_REDELIVERIES="2")
+    fill(dovecot, mailbox, (message(n) for n in range(1, MESSAGES + 1)))
+    with Proxy((mailbox.host, mailbox.port), rate=500_000) as proxy, Worker(tmp_path) as worker:
+        mailbox.port = proxy.port
+        task = tasks_queue.sync(register(mailbox))
+        with broker(redis) as client:
+            wait_until(stored_uids, "nothing is stored")
+            try:
+                client.config_set("maxmemory", "1")
+                wait_until(lambda: "reject requeue=True" in worker.log.read_text(), "the hand-on is not refused")
+            finally:
+                client.config_set("maxmemory", "0")
+
+            assert task.get(timeout=180)["status"] == "success"
+            wait_until(lambda: client.zcard("unacked_index") == 0, "a delivery is left over")
     assert stored_uids() == list(range(1, MESSAGES + 1))
     assert_counts_agree()
 

@@ -60,7 +60,8 @@ def test_no_account_is_lost_for_longer_than_an_interval(
         lost = accounts - set(after)
         assert len(after) == len(set(after))
         assert len(before) < ACCOUNTS
-        assert 0 < len(lost) < _ACCOUNTS_PER_CLAIM
+        # Those being queued, and those claimed meanwhile.
+        assert 0 < len(lost) < 2 * _ACCOUNTS_PER_CLAIM
 
         # The one that Beat starts an interval later finds the rest.
         time.sleep(killed + INTERVAL - time.monotonic())

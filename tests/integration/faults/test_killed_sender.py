@@ -118,7 +118,7 @@ def test_killed_at_every_point(
             smtp.on(point, kill_at(point), after=2 + number * 6 if point in ON_CONNECTING else later)
 
     queue_messages(tasks_queue, account)
-    wait_until(lambda: states().total() == MESSAGES and is_done(redis), "not all are done", 240)
+    wait_until(lambda: states().total() == MESSAGES and is_done(redis), "not all are done", 200)
 
     outcome = assert_each_arrived_once_or_is_unknown(smtp)
     assert set(kills) == set(POINTS)

@@ -72,7 +72,7 @@ def test_the_child_is_killed_ten_times(
     slow_mailbox.rate = 10**8
 
     # Then the same task finishes by itself
-    assert task.get(timeout=60)["status"] == "success"
+    assert task.get(timeout=180)["status"] == "success"
     assert_each_message_is_there_once()
 
 
@@ -87,7 +87,7 @@ def test_the_process_that_parses_is_killed(
     wait_until(stored_uids, "nothing is stored")
     parser.kill()
 
-    assert task.get(timeout=60)["status"] == "success"
+    assert task.get(timeout=180)["status"] == "success"
     assert_each_message_is_there_once()
 
 
@@ -105,7 +105,7 @@ def test_the_child_is_killed_ten_times_in_a_sync_by_pop3(
     kill_at_random_moments(moments, worker.kill_child)
     slow_mailbox.rate = 10**8
 
-    assert task.get(timeout=60)["status"] == "success"
+    assert task.get(timeout=180)["status"] == "success"
     assert len(set(column("SELECT message_id FROM email_message"))) == MESSAGES
     assert column("SELECT count(*) FROM email_message") == [MESSAGES]
     assert quarantine() == {}
@@ -133,5 +133,5 @@ def test_the_whole_worker_is_killed_and_started_again_ten_times(
     kill_at_random_moments(moments, kill_and_start_again)
     slow_mailbox.rate = 10**8
 
-    assert task.get(timeout=60)["status"] == "success"
+    assert task.get(timeout=180)["status"] == "success"
     assert_each_message_is_there_once()

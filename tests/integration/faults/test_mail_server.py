@@ -185,7 +185,9 @@ def test_a_few_messages_refused_by_a_server_that_gave_none_yet_are_tried_three_t
     assert quarantine() == {}
 
 
-@pytest.mark.parametrize("action", [hang, drop, cut(100), literal_length(lambda n: n + 3)], ids=str)
+@pytest.mark.parametrize(
+    "action", [hang, drop, cut(100), literal_length(lambda n: n + 3)], ids=["hang", "drop", "cut", "literal_length"]
+)
 def test_a_message_that_always_breaks_the_connection_is_set_aside(server: ImapServer, action: Action) -> None:
     # Given one message on which the server fails every time
     server.on(BODIES, from_message(13, action), times=None, uid=13)

@@ -78,7 +78,7 @@ def test_redis(
     mailbox.append([message(MESSAGES + 1)])
     queue = Queue()
     wait_until(lambda: not column("SELECT lease_owner FROM email_client")[0], "the lease is not given back")
-    assert queue.sync(account).get(timeout=20)["messages_synced"] == 1
+    assert queue.sync(account).get(timeout=60)["messages_synced"] == 1
     queue.close()
 
 
@@ -99,7 +99,7 @@ def test_postgresql(
     end(postgres)
     environment()  # this process connects anew
 
-    assert task.get(timeout=40)["status"] == "success"
+    assert task.get(timeout=120)["status"] == "success"
     wait_until_all_is_done()
 
 
@@ -142,5 +142,5 @@ def test_a_database_that_is_away_is_waited_for_and_wears_out_no_retries(
         postgres.start()
         environment()  # this process connects anew
 
-    assert queued.get(timeout=30)["status"] == "success"
+    assert queued.get(timeout=90)["status"] == "success"
     assert column("SELECT count(*) FROM dead_letter") == [0]

@@ -39,10 +39,10 @@ def test_a_delete_is_let_by(slow_mailbox: Proxy, mailbox: Mailbox, tasks_queue: 
         deleted = tasks_queue.app.send_task("email_service.tasks.delete_emails", args, queue="delete")
 
         # Then that is done before the sync is
-        assert deleted.get(timeout=30)["deleted_count"] == 1
+        assert deleted.get(timeout=90)["deleted_count"] == 1
         assert column("SELECT count(*) FROM email_message")[0] < len(ALL)
         slow_mailbox.rate = 10**8
-        assert first.get(timeout=40)["status"] == "success"
+        assert first.get(timeout=120)["status"] == "success"
     assert len(mailbox.uids("Trash")) == 1
     assert len(column("SELECT id FROM email_message")) == len(ALL)
     assert_counts_agree()
@@ -57,8 +57,8 @@ def test_the_second_waits_for_the_first(
         wait_until(lambda: column("SELECT count(*) FROM email_message")[0], "nothing is stored")
         second = tasks_queue.sync(account)
 
-        assert first.get(timeout=40)["messages_synced"] == len(ALL)
-        assert second.get(timeout=40)["status"] in {"success", "already_running"}
+        assert first.get(timeout=120)["messages_synced"] == len(ALL)
+        assert second.get(timeout=120)["status"] in {"success", "already_running"}
         assert second.get(timeout=1)["messages_synced"] == 0
         assert f"[{second.id}] retry" in worker.log.read_text()
     assert stored_uids() == ALL

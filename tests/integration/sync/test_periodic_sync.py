@@ -16,6 +16,7 @@ from tasks.storage.dispatch import claim_due_accounts, unclaim_accounts
 from tests.conftest import Database, register
 from tests.support.application import application
 from tests.support.mailbox import Mailbox
+from tests.support.worker import wait_until
 
 INTERVAL = 300
 
@@ -175,6 +176,18 @@ def test_what_could_not_be_queued_is_due_at_once(accounts: list[str]) -> None:
     unclaim_accounts(claimed[3:5], INTERVAL // 2)
 
     assert sorted(claim()) == sorted(due.email_client_id for due in claimed[:3])
+
+
+def test_what_nobody_asked_for_is_given_back(accounts: list[str], database: Database) -> None:
+    # Given a dispatcher that stops after its first batch, when the next is claimed already
+    claims = claim_due_accounts(5, INTERVAL)
+    first = next(claims)
+    with create_engine(database.owner_url).connect() as connection:
+        due = text("SELECT count(*) FROM email_client WHERE next_sync_at <= clock_timestamp()")
+        wait_until(lambda: connection.scalar(due) == 0, "the second batch is claimed")
+    claims.close()
+
+    assert sorted(claim() + [due.email_client_id for due in first]) == sorted(accounts)
 
 
 def test_of_a_limited_host_no_more_are_queued_than_it_can_serve(

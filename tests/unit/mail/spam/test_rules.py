@@ -223,7 +223,7 @@ def zipped(*names: str) -> bytes:
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as archive:
         for name in names:
-            archive.writestr(name, b"x" * 50)
+            archive.writestr(zipfile.ZipInfo(name), b"x" * 50)  # which has no time of its own
     return out.getvalue()
 
 
@@ -280,4 +280,5 @@ def test_rules_take_a_bounded_time_for_any_message() -> None:
         message = parse(letter(body, "html"))
         started = time.process_time()
         judge(message, RECIPIENT)
-        assert time.process_time() - started < 0.5
+        # A tenth of a second; what grows with the square of these sizes takes minutes.
+        assert time.process_time() - started < 5
