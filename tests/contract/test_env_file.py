@@ -2,11 +2,13 @@
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 
+from tasks.queues import QUEUES
 from tasks.settings import Settings
+from tests.unit.roles.plugins import load
 
 # What the hosts do without: `application_environment` can set it all the same. The owner's URL never goes there.
 NOT_ON_HOSTS = {
@@ -14,12 +16,15 @@ NOT_ON_HOSTS = {
     *("REDIS_RESULT_USERNAME", "REDIS_RESULT_PASSWORD", "REDIS_RESULT_USE_SSL", "REDIS_SSL_CERT_REQS"),
     *("DATABASE_OWNER_URL", "FLOWER_PORT"),
 }
+preflight_values = load("preflight/filter_plugins/preflight_values.py")
 ROLES = Path(__file__).parents[2] / "roles"
 
 
 def environment() -> dict[str, str]:
-    """Variable of the environment to what the role `application` takes it from."""
-    return yaml.safe_load((ROLES / "application" / "vars" / "main.yml").read_text())["_application_variables"]
+    """Variable of the environment to what the roles `application` and `celery_worker` take it from."""
+    roles = ("application", "celery_worker")
+    files = {role: yaml.safe_load((ROLES / role / "vars" / "main.yml").read_text()) for role in roles}
+    return {**files["application"]["_application_variables"], **files["celery_worker"]["_celery_worker_variables"]}
 
 
 def defaults() -> dict[str, Any]:
@@ -28,18 +33,24 @@ def defaults() -> dict[str, Any]:
     return {name: value for file in files for name, value in (yaml.safe_load(file.read_text()) or {}).items()}
 
 
-def settings() -> dict[str, Any]:
-    """The defaults of the settings, by the variable of the environment."""
+def fields() -> dict[str, Any]:
+    """The settings, by the variable of the environment."""
     return {
-        str(field.validation_alias): field.default
+        str(field.validation_alias): field
         for group in Settings.model_fields.values()
         for field in group.annotation.model_fields.values()
     }
 
 
+def settings() -> dict[str, Any]:
+    """Their defaults."""
+    return {name: field.default for name, field in fields().items()}
+
+
 def plain() -> dict[str, str]:
-    """Those that are taken from one variable as it is, or joined from a list."""
-    found = {name: re.fullmatch(r"\{\{ (\w+)( \| join\(','\))? }}", value) for name, value in environment().items()}
+    """Those that are taken from one variable as it is, or joined from a list, or where a pool has none of its own."""
+    pattern = r"\{\{ (?:item\.\w+ \| default\((?=\w+\)))?(\w+)(?: \| join\(','\)|\))? }}"
+    found = {name: re.fullmatch(pattern, value) for name, value in environment().items()}
     return {name: match[1] for name, match in found.items() if match and not match[1].startswith("site_")}
 
 
@@ -50,8 +61,8 @@ def test_the_hosts_get_no_variable_that_nobody_reads() -> None:
 def test_the_hosts_get_every_variable() -> None:
     missing = set(settings()) - set(environment()) - NOT_ON_HOSTS
     assert missing == set(), (
-        "add a variable to roles/application: defaults/main.yml, meta/argument_specs.yml, vars/main.yml, then run "
-        "./manage.sh docs"
+        "add a variable to roles/application: defaults/main.yml, meta/argument_specs.yml, and to vars/main.yml there "
+        "or, if only the worker reads it, of roles/celery_worker, then run ./manage.sh docs"
     )
 
 
@@ -66,6 +77,37 @@ def test_a_variable_of_a_role_has_the_default_of_the_setting() -> None:
         if _as_text(defaults()[variable]) != _as_text(settings()[name])
     }
     assert differing == {}
+
+
+def test_preflight_has_the_limits_of_the_settings() -> None:
+    differing = {
+        variable: (preflight_values.bounds(variable), limits)
+        for name, variable in plain().items()
+        if (limits := _limits(name)) and preflight_values.bounds(variable) != limits
+    }
+    assert differing == {}
+
+
+def test_preflight_knows_every_setting() -> None:
+    assert set(preflight_values.settings()) - set(settings()) == {"FLOWER_BASIC_AUTH"}
+    assert set(settings()) - set(preflight_values.settings()) == set()
+
+
+def test_preflight_knows_what_there_is_to_choose() -> None:
+    options = preflight_values.options()
+    (log_level,) = (field for name, field in fields().items() if name == "LOG_LEVEL")
+    assert options["celery_worker_queues"]["choices"] == list(QUEUES)
+    assert options["celery_worker_pools"]["options"]["queues"]["choices"] == list(QUEUES)
+    assert tuple(options["application_log_level"]["choices"]) == get_args(log_level.annotation)
+
+
+def _limits(name: str) -> tuple[int, int | None] | None:
+    """The lowest and the highest number that a setting takes; those of fractions cannot be compared."""
+    field = fields()[name]
+    if field.annotation is not int:
+        return None
+    said = {type(limit).__name__: getattr(limit, type(limit).__name__.lower()) for limit in field.metadata}
+    return said["Ge"] if "Ge" in said else said["Gt"] + 1, said.get("Le")
 
 
 def _as_text(value: Any) -> str:

@@ -1,8 +1,6 @@
 """Starts the scenarios with the session: they run one after another beside the other tests, and both mostly wait."""
 
-import contextlib
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -15,6 +13,7 @@ from typing import IO, NamedTuple
 import pytest
 
 from tests.support.hosts.machine import missing
+from tests.support.processes import kill_tree
 
 _HERE = Path(__file__).parent
 _ROOT = _HERE.parents[1]
@@ -49,7 +48,7 @@ class Scenarios:
         with self._lock:
             self._stopped = True
             if self._process:
-                _kill(self._process)
+                kill_tree(self._process)
         self._runner.shutdown(cancel_futures=True)
 
     def _test(self, name: str) -> Outcome:
@@ -61,7 +60,7 @@ class Scenarios:
             try:
                 status = self._process.wait(_SECONDS)
             except subprocess.TimeoutExpired:
-                _kill(self._process)
+                kill_tree(self._process)
                 status = self._process.wait()
             if status < 0:
                 _start("destroy", name, output).wait()
@@ -82,11 +81,6 @@ def _start(verb: str, scenario: str, output: IO[bytes]) -> "subprocess.Popen[byt
         stderr=subprocess.STDOUT,
         start_new_session=True,
     )
-
-
-def _kill(process: "subprocess.Popen[bytes]") -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
 
 
 _running = pytest.StashKey[Scenarios]()

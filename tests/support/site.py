@@ -17,11 +17,12 @@ import testinfra
 from testinfra.host import Host
 
 from tests.support.mailbox import message
+from tests.support.processes import kill_tree
 
 ROOT = Path(__file__).parents[2]
 SHARED = ROOT / "molecule" / "shared" / "inventory"
 PYTHON = "/opt/metabuilder/current/bin/python"
-ENVIRONMENT = "/etc/metabuilder/celery.env"
+ENVIRONMENTS = ("/etc/metabuilder/celery.env", "/etc/metabuilder/celery-worker.env")
 TENANT, USER = "tenant-1", "user-1"
 _PLAY_SECONDS = 600
 
@@ -61,8 +62,9 @@ class Site:
         """The site of the scenario that Molecule is verifying. `folder` is for files of ours."""
         scenario = Path(os.environ["MOLECULE_SCENARIO_DIRECTORY"])
         made = Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"]) / "inventory"
-        given = os.environ.get("MOLECULE_HOSTS") or str(scenario / "inventory")
-        return cls([str(made), str(SHARED), given], folder / "inventory.yml")
+        # Seen from the scenario's folder, as Molecule's own plays see it.
+        given = scenario / (os.environ.get("MOLECULE_HOSTS") or "inventory")
+        return cls([str(made), str(SHARED), str(given)], folder / "inventory.yml")
 
     def group(self, name: str) -> list[str]:
         """The names of the hosts of a group."""
@@ -116,8 +118,7 @@ class Site:
         try:
             yield process
         finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, 9)
+            kill_tree(process)
             process.communicate()
 
     def _ansible(self, *command: str) -> "subprocess.CompletedProcess[str]":
@@ -132,8 +133,9 @@ def _in(root: Path) -> dict[str, Any]:
 def run_code(worker: Host, code: str) -> Any:
     """Run Python in the release of a worker's host, as its user and in its environment; what it prints, as JSON."""
     encoded = base64.b64encode(code.encode()).decode()
-    unit = f"systemd-run --quiet --pipe --wait --collect --uid=celery --gid=celery -p EnvironmentFile={ENVIRONMENT}"
-    done = worker.run(f"echo {encoded} | base64 -d | {unit} -p WorkingDirectory=/ {PYTHON} -")
+    unit = "systemd-run --quiet --pipe --wait --collect --uid=celery --gid=celery -p WorkingDirectory=/"
+    files = " ".join(f"-p EnvironmentFile={file}" for file in ENVIRONMENTS)
+    done = worker.run(f"echo {encoded} | base64 -d | {unit} {files} {PYTHON} -")
     assert done.rc == 0, done.stderr[-3000:]
     return json.loads(done.stdout)
 

@@ -4,7 +4,7 @@ import signal
 
 from testinfra.host import Host
 
-from tests.support.site import journal, main_pid, wait_active
+from tests.support.site import Site, journal, main_pid, run_code, wait_active
 
 UNIT = "celery-beat.service"
 
@@ -16,6 +16,30 @@ def test_it_runs_and_starts_with_the_host(beat: Host) -> None:
 
 def test_its_journal_reads_well(beat: Host) -> None:
     assert "celery-beat[" in journal(beat, "celery-beat", 200)
+
+
+def test_each_due_task_is_queued_once_however_many_beats_there_are(site: Site) -> None:
+    entry, rounds = "sync-emails-every-5min", 4
+    beats = [site.host(name) for name in site.group("celery_beat")]
+    # Given that the entry last ran an hour ago, as often as it has run since
+    make_due = (
+        "import json, time\nfrom tasks.beat import LAST_RUNS\nfrom tasks.celery_app import celery_app\n"
+        "with celery_app.connection_for_write() as broker, broker.default_channel.conn_or_acquire() as redis:\n"
+        f"    for _ in range({rounds}):\n"
+        "        due = time.time() - 3600\n"
+        f"        redis.hset(LAST_RUNS, {entry!r}, due)\n"
+        f"        while float(redis.hget(LAST_RUNS, {entry!r})) == due: time.sleep(0.1)\n"
+        "        time.sleep(6)  # a beat that looks late looks within five seconds\n"
+        "print('null')"
+    )
+    before = sum(_sent(beat, entry) for beat in beats)
+    run_code(site.first("celery_workers"), make_due)
+    assert sum(_sent(beat, entry) for beat in beats) - before == rounds
+
+
+def _sent(beat: Host, entry: str) -> int:
+    """How often this beat queued an entry of the schedule."""
+    return str(beat.check_output(f"journalctl --no-pager -o cat -u {UNIT}")).count(f"Sent due task {entry} ")
 
 
 def test_it_holds_neither_database_nor_keys(beat: Host) -> None:

@@ -4,7 +4,7 @@ import signal
 
 from testinfra.host import Host
 
-from tests.support.site import Site, journal, main_pid, run_code, wait_active
+from tests.support.site import ENVIRONMENTS, Site, journal, main_pid, run_code, wait_active
 
 UNIT = "celery-worker.service"
 
@@ -63,8 +63,8 @@ def test_it_comes_back_when_killed(worker: Host) -> None:
 
 
 def test_its_environment_is_for_its_group_only(worker: Host) -> None:
-    file = worker.file("/etc/metabuilder/celery.env")
-    assert (file.user, file.group, file.mode) == ("root", "celery", 0o640)
+    for file in map(worker.file, ENVIRONMENTS):
+        assert (file.user, file.group, file.mode) == ("root", "celery", 0o640)
 
 
 def test_releases_have_a_link_to_the_current_one(worker: Host) -> None:

@@ -7,17 +7,33 @@ from tests.support.site import Site, reaches
 PORTS = {"redis": 6379, "postgresql": 5432}
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def _several_hosts(site: Site) -> None:
     if len(site.names) == 1:
         pytest.skip("all is on one host: only loopback is used")
 
 
+def test_ssh_is_let_in_by_every_port_of_its_own(site: Site) -> None:
+    if len(site.names) > 1:
+        pytest.skip("it is tried on one host alone")
+    host, file = site.host(site.names[0]), "/etc/ssh/sshd_config.d/another-port.conf"
+    host.check_output(f"printf 'Port 22\\nPort 2222\\n' >{file}")
+    try:
+        play = site.play("site.yml", "--tags", "firewall")
+        assert play.status == 0, play.output[-4000:]
+        assert "tcp dport { 22, 2222 } accept" in host.check_output("nft list chain inet metabuilder input")
+    finally:
+        host.check_output(f"rm {file}")
+        site.play("site.yml", "--tags", "firewall")
+
+
+@pytest.mark.usefixtures("_several_hosts")
 @pytest.mark.parametrize(("group", "port"), PORTS.items())
 def test_a_host_that_needs_it_is_let_in(site: Site, group: str, port: int) -> None:
     assert reaches(site.first("celery_workers"), site.address(site.group(group)[0]), port)
 
 
+@pytest.mark.usefixtures("_several_hosts")
 @pytest.mark.parametrize(("group", "port"), PORTS.items())
 def test_a_host_not_on_the_list_is_refused(site: Site, group: str, port: int) -> None:
     server = site.address(site.group(group)[0])
@@ -25,6 +41,7 @@ def test_a_host_not_on_the_list_is_refused(site: Site, group: str, port: int) ->
     assert not reaches(site.first("mail"), server, port)
 
 
+@pytest.mark.usefixtures("_several_hosts")
 def test_beat_needs_no_database(site: Site) -> None:
     apart = [host for host in site.group("celery_beat") if host not in site.group("celery_workers")]
     if not apart:

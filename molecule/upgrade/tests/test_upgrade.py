@@ -133,9 +133,27 @@ def test_a_release_that_cannot_start_is_stopped_at_the_first_host(
     assert play.status != 0
     assert {name: main_pid(site.host(name), "celery-worker") for name in others} == before
     assert mailboxes[0].sync()["status"] == "success"  # by the others
-    back = site.play("playbooks/rollback.yml", "--limit", first)
+    # Only the host that was switched goes back.
+    back = site.play("playbooks/rollback.yml")
     assert back.status == 0, back.output[-4000:]
+    assert len(releases(site)) == 1
+    assert {name: main_pid(site.host(name), "celery-worker") for name in others} == before
     wait_active(site.host(first), "celery-worker")
+    again = site.play("playbooks/rollback.yml")
+    assert again.status == 0, again.output[-4000:]
+    assert again.changed == 0, again.changed_tasks
+
+
+def test_taken_off_it_leaves_the_data_and_comes_back_over_it(
+    site: Site, next_release: Path, mailboxes: tuple[RemoteMailbox, RemoteMailbox]
+) -> None:
+    stored = mailboxes[0].stored()
+    off = site.play("playbooks/decommission.yml", "--extra-vars", "confirm=yes")
+    assert off.status == 0, off.output[-4000:]
+    back = site.play("site.yml", root=next_release)  # whose schema it is
+    assert back.status == 0, back.output[-4000:]
+    assert mailboxes[0].sync()["status"] == "success"
+    assert mailboxes[0].stored() == stored
 
 
 def test_it_is_taken_off_when_a_person_says_so(site: Site) -> None:
@@ -158,6 +176,27 @@ def test_it_is_taken_off_when_a_person_says_so(site: Site) -> None:
         assert [path for path in left if host.file(path).exists] == []
         assert not host.user("celery").exists
         assert "metabuilder" not in host.check_output("nft list tables")
+        assert host.run("systemctl is-enabled redis-server").stdout.strip() != "masked"
+    access = site.first("postgresql").check_output("cat /etc/postgresql/*/main/pg_[hi]*.conf")
+    assert "metabuilder" not in access
+    assert "administrators" not in access
     again = site.play("playbooks/decommission.yml", *confirmed)
     assert again.status == 0, again.output[-4000:]
     assert again.changed == 0, again.changed_tasks
+
+
+def test_a_tag_whose_ground_is_missing_is_refused(site: Site) -> None:
+    """Where nothing of ours is by now."""
+    play = site.play("site.yml", "--tags", "worker")
+    assert play.status != 0
+    assert "first with --tags tls,redis,postgresql,application." in " ".join(play.output.split()), play.output[-4000:]
+    assert play.changed == 0, play.changed_tasks
+
+
+def test_there_is_nothing_to_take_off_a_host_that_never_had_it(site: Site) -> None:
+    """Not even the packages."""
+    for name in site.names:
+        site.host(name).check_output("apt-get purge --yes --quiet --quiet redis-server 'postgresql*'")
+    play = site.play("playbooks/decommission.yml", "--extra-vars", "confirm=yes decommission_data=yes")
+    assert play.status == 0, play.output[-4000:]
+    assert play.changed == 0, play.changed_tasks

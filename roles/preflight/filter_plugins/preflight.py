@@ -7,7 +7,13 @@ wrong with it, and the remedy.
 import base64
 import binascii
 import itertools
+import re
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
+from cryptography import x509
+
+FOLDER = Path(__file__).parents[2]
 ROLES = ("application", "celery_worker", "flower", "postgresql", "redis", "tls")
 SECRETS = {
     # The groups whose hosts need it.
@@ -24,23 +30,34 @@ CONNECTIONS_PER_PROCESS = 2
 SPARE_CONNECTIONS = 10
 # What the system itself needs, in MB.
 SYSTEM_MEMORY_MB = 256
-_UNITS = {"kb": 1 / 1024, "mb": 1, "gb": 1024, "k": 1 / 1000, "m": 1, "g": 1000}
+_UNITS = {"b": 1 / 1024**2, "kb": 1 / 1024, "mb": 1, "gb": 1024, "k": 1 / 1000, "m": 1, "g": 1000}
+
+
+class MistypedError(Exception):
+    """A check needs a value of a wrong type, on which there is a finding already."""
 
 
 class Host:
     """One host: its variables, the roles' defaults where it has none, its facts and its report."""
 
-    def __init__(self, name, variables, groups):
+    def __init__(self, name, variables, groups, mistakes=None):
         self.name = name
+        self.mistakes = mistakes or {}
         self.groups = groups
         self.variables = variables
         self.facts = variables.get("ansible_facts") or {}
         self.report = variables.get("__preflight_report") or {}
         self.values = variables.get("__preflight_values") or {}
 
+    def given(self, name):
+        """What the inventory says; nothing where that refers to what only the role knows."""
+        if name in self.mistakes.get("mistyped", ()):
+            raise MistypedError(name)
+        return None if name in self.mistakes.get("unknown", ()) else self.variables.get(name)
+
     def __getitem__(self, name):
-        if name in self.variables:
-            return self.variables[name]
+        if (value := self.given(name)) is not None:
+            return value
         for role in ROLES:
             defaults = self.variables.get(f"_preflight_defaults_{role}") or {}
             if name in defaults:
@@ -57,7 +74,6 @@ class Host:
             return []
         shared = {
             "name": "celery_worker",
-            "concurrency": int(self["celery_worker_concurrency"]),
             "task_timeout": int(self["celery_worker_task_timeout"]),
             "task_soft_time_limit": int(self["celery_worker_task_soft_time_limit"]),
         }
@@ -66,7 +82,11 @@ class Host:
 
     def processes(self):
         """Processes that run tasks."""
-        return sum(int(worker["concurrency"]) for worker in self.workers())
+        if not self.is_in("celery_workers"):
+            return 0
+        shared = self["celery_worker_concurrency"]
+        pools = [pool.get("concurrency", shared) for pool in self["celery_worker_pools"] or []]
+        return sum(map(int, [shared, *pools]))
 
 
 def operating_system(host):
@@ -81,6 +101,8 @@ def operating_system(host):
 def ports(host):
     """Free, or taken by what we would run there."""
     for port, unit in (host.values.get("ports") or {}).items():
+        if unit.startswith("postgresql") and any(as_far_as_typed(postgresql_version(host))):
+            continue  # who has its port is not what is wrong
         taken_by = host.report.get("listeners", {}).get(port, unit)
         if taken_by != unit:
             yield f"port {port} is taken by {taken_by}: stop that, or choose another port ({_port_variable(unit)})"
@@ -90,6 +112,17 @@ def _port_variable(unit):
     if unit.startswith("redis"):
         return "redis_instances"
     return "flower_port" if "flower" in unit else "site_postgresql_port"
+
+
+def postgresql_version(host):
+    """The one that the system brings, or one that is there already."""
+    version, brought = host.given("postgresql_version"), host.values.get("postgresql_brought")
+    is_there = host.report.get("has_cluster") or not brought
+    if host.is_in("postgresql") and version and str(version) != str(brought) and not is_there:
+        yield (
+            f"postgresql_version {version}: the system brings {brought}, and there is no cluster {version}/main: "
+            "leave the variable out, or make that cluster first"
+        )
 
 
 def databases(host):
@@ -104,7 +137,9 @@ def databases(host):
 def names(host):
     """What a host must reach, it must be able to resolve."""
     for name in host.report.get("unresolved", []):
-        yield f"site_address {name} does not resolve on this host: set it to an IP address, or mend the host's DNS"
+        given = [variable for variable, value in host.values.get("names", {}).items() if value == name]
+        said_by = ", ".join(variable for variable in given if host.given(variable)) or "site_address"
+        yield f"{said_by} {name} does not resolve on this host: set it to an IP address, or mend the host's DNS"
 
 
 def memory(host):
@@ -123,23 +158,27 @@ def memory(host):
 
 
 def _shared_buffers(host):
-    return int(host.variables.get("postgresql_shared_buffers_mb") or int(host.facts.get("memtotal_mb") or 0) // 10)
+    return int(host.given("postgresql_shared_buffers_mb") or int(host.facts.get("memtotal_mb") or 0) // 10)
 
 
 def redis_memory(host):
     """The limits of its instances, in MB."""
     for instance in host["redis_instances"] or []:
-        limit = str(instance.get("maxmemory", host["redis_maxmemory"])).lower()
-        unit = next((unit for unit in _UNITS if limit.endswith(unit)), None)
-        yield round(float(limit.removesuffix(unit)) * _UNITS[unit]) if unit else round(int(limit) / 1024**2)
+        yield round(_megabytes(instance.get("maxmemory", host["redis_maxmemory"])) or 0)
+
+
+def _megabytes(size):
+    """What Redis understands by 512mb, 1g or 1048576; None for what is no size, which has a finding of its own."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([kmg]?b|[kmg])?", str(size).lower())
+    return float(found[1]) * _UNITS[found[2] or "b"] if found else None
 
 
 def worker_memory(host):
     """The unit's own limit has room for its processes."""
-    limit = str(host.variables.get("celery_worker_memory_max") or "").lower()
-    unit = next((unit for unit in _UNITS if limit.endswith(unit)), None)
+    limit = host.given("celery_worker_memory_max")
+    size = _megabytes(f"{limit}b")  # systemd's G is Redis' gb
     needed = int(host["celery_worker_concurrency"] or 0) * int(host["celery_worker_child_memory_mb"] or 0)
-    if host.is_in("celery_workers") and unit and float(limit.removesuffix(unit)) * _UNITS[unit] < needed:
+    if host.is_in("celery_workers") and size is not None and size < needed:
         yield f"celery_worker_memory_max {limit} is below concurrency × child ({needed} MB): raise it, or lower those"
 
 
@@ -156,6 +195,16 @@ def time_limits(host):
             )
         if soft >= hard:
             yield f"task_soft_time_limit {soft} of {worker['name']} is not below its task_timeout {hard}: lower it"
+
+
+def pools(host):
+    """Names and queues of their own."""
+    there = host["celery_worker_pools"] or [] if host.is_in("celery_workers") else []
+    names = [pool["name"] for pool in there]
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        yield f"celery_worker_pools: {names.count(name)} have the name {name}: give each pool one of its own"
+    for name in [pool["name"] for pool in there if not pool["queues"]]:
+        yield f"celery_worker_pools, {name}: queues is empty: name those that it consumes, or leave the pool out"
 
 
 def redis_instances(host):
@@ -177,13 +226,62 @@ def redis_instances(host):
 
 def certificates(host):
     """An authority that can be kept safe, or certificates for every service."""
-    services = [s for s in ("redis", "postgresql") if host.is_in(s) and host.values.get(f"site_{s}_tls")]
+    services = _encrypted_services(host)
     if services and not host["tls_ca_file"] and not host["tls_ca_passphrase"]:
         yield "tls_ca_passphrase is not set: ./manage.sh secrets init adds what is missing"
     for service in services if host["tls_ca_file"] else ():
         for name in (f"tls_{service}_certificate_file", f"tls_{service}_key_file"):
             if not host[name]:
                 yield f"{name} is not set, though tls_ca_file is: name the file, or leave tls_ca_file empty"
+
+
+def certificate_ends(host):
+    """No certificate that has ended, and no authority of the site's own that soon will."""
+    is_brought = bool(host["tls_ca_file"])
+    services = _encrypted_services(host)
+    names = ["tls_ca_file", *(f"tls_{service}_certificate_file" for service in services)] if is_brought else []
+    for name in names:
+        if (end := _end(_file(host, name))) and end <= datetime.now(UTC):
+            yield f"{name} {host[name]} ended on {end:%Y-%m-%d}: bring another"
+    folder = Path(str(host.given("tls_directory") or Path(host.variables.get("inventory_dir") or ".") / "tls"))
+    end = None if is_brought or not services else _end(folder / "ca.crt")
+    if end and end <= datetime.now(UTC) + timedelta(days=int(host["tls_renew_before_days"])):
+        yield (
+            f"tls_directory {folder}: the site's authority ends on {end:%Y-%m-%d}: move ca.crt and ca.key away, and "
+            "site.yml makes another and renews all certificates"
+        )
+
+
+def _end(path):
+    """When the certificate in this file ends; None where there is none."""
+    try:
+        return path and x509.load_pem_x509_certificate(path.read_bytes()).not_valid_after_utc
+    except (OSError, ValueError):
+        return None
+
+
+def _encrypted_services(host):
+    return [s for s in ("redis", "postgresql") if host.is_in(s) and host.values.get(f"site_{s}_tls")]
+
+
+def files(host):
+    """Certificates that the operator brings are there, on the control machine."""
+    services = _encrypted_services(host) if host["tls_ca_file"] else []
+    names = [
+        "tls_ca_file",
+        *(f"tls_{service}_{part}_file" for service in services for part in ("certificate", "key")),
+    ]
+    for name in names:
+        if host[name] and not _file(host, name):
+            yield f"{name} {host[name]} is not a file on the control machine: give its whole path"
+
+
+def _file(host, name):
+    """The file that a variable names, where Ansible finds it; None where it does not."""
+    path = Path(str(host[name] or "")).expanduser()
+    playbooks = Path(host.variables.get("playbook_dir") or ".")
+    folders = (FOLDER / "tls" / "files", playbooks / "files", playbooks)
+    return next((folder / path for folder in folders if (folder / path).is_file()), None)
 
 
 def secrets(host, samples):
@@ -248,26 +346,48 @@ def groups_of(groups):
             yield f"group {name} has {len(groups[name])} hosts: leave one of them, as nothing would replicate"
 
 
+def values(hosts):
+    """What the judge of single values found, once for all hosts that have it."""
+    having = {}
+    for host in hosts:
+        for finding in dict.fromkeys(host.mistakes.get("findings", ())):
+            having.setdefault(finding, []).append(host.name)
+    return [f"{', '.join(names)}: {finding}" for finding, names in having.items()]
+
+
+def as_far_as_typed(findings):
+    """The findings of a check up to where it needs a value of a wrong type."""
+    try:
+        yield from findings
+    except MistypedError:
+        return
+
+
 CHECKS = (
     operating_system,
     ports,
+    postgresql_version,
     databases,
     names,
     memory,
     worker_memory,
     time_limits,
+    pools,
     redis_instances,
     certificates,
+    certificate_ends,
+    files,
 )
 
 
-def preflight_findings(hostvars, groups, names_of_hosts, samples, clock_seconds):
-    """All findings, each beginning with the host that it is about."""
-    hosts = [Host(name, hostvars[name], groups) for name in names_of_hosts]
-    found = [*groups_of(groups), *clocks(hosts, float(clock_seconds)), *connections(hosts)]
+def preflight_findings(hostvars, groups, mistakes, samples, clock_seconds):
+    """All findings, each beginning with the host that it is about; `mistakes` are those of `preflight_mistakes`."""
+    hosts = [Host(name, hostvars[name], groups, mistakes[name]) for name in mistakes]
+    found = [*groups_of(groups), *values(hosts), *clocks(hosts, float(clock_seconds))]
+    found += as_far_as_typed(connections(hosts))
     for host in hosts:
         for check in CHECKS:
-            found += [f"{host.name}: {finding}" for finding in check(host)]
+            found += [f"{host.name}: {finding}" for finding in as_far_as_typed(check(host))]
     # Secrets are the same everywhere: once, not for every host.
     found += sorted({finding for host in hosts for finding in secrets(host, samples)})
     return found

@@ -15,11 +15,13 @@ options:
   ports: {description: Ports to look at., type: list, elements: int, default: []}
   names: {description: Names that must resolve., type: list, elements: str, default: []}
   postgresql_version: {description: The version whose cluster `main` would be used., type: str, required: true}
+  postgresql_database: {description: The database that may be in it., type: str, required: true}
 """
 
 _LISTENING = "0A"
 # Identifiers of databases below this one are PostgreSQL's own.
 _FIRST_OWN_DATABASE = 16384
+_NAMES = "SELECT datname FROM pg_database WHERE datname NOT IN ('postgres', 'template0', 'template1')"
 
 
 def listeners(ports):
@@ -62,14 +64,20 @@ def unresolved(names):
     return failed
 
 
-def has_other_databases(version):
-    """Whether the cluster `main` is there, is not configured by us, and holds databases."""
+def has_other_databases(module):
+    """Whether the cluster `main` is there, is not configured by us, and holds databases beside ours.
+
+    Ours may be there without our configuration: it was decommissioned, and the data stayed.
+    """
+    version, own = module.params["postgresql_version"], module.params["postgresql_database"]
     if Path(f"/etc/postgresql/{version}/main/conf.d/metabuilder.conf").exists():
         return False
     databases = Path(f"/var/lib/postgresql/{version}/main/base")
-    return databases.is_dir() and any(
-        int(folder.name) >= _FIRST_OWN_DATABASE for folder in databases.iterdir() if folder.name.isdigit()
-    )
+    if not databases.is_dir() or all(int(folder.name) < _FIRST_OWN_DATABASE for folder in databases.glob("[0-9]*")):
+        return False
+    command = ["runuser", "--user", "postgres", "--", "psql", "--cluster", f"{version}/main", "-XAtc", _NAMES]
+    failed, names, _ = module.run_command(command, cwd="/")
+    return bool(failed) or names.split() != [own]
 
 
 def _lines(path):
@@ -86,6 +94,7 @@ def main():
             "ports": {"type": "list", "elements": "int", "default": []},
             "names": {"type": "list", "elements": "str", "default": []},
             "postgresql_version": {"type": "str", "required": True},
+            "postgresql_database": {"type": "str", "required": True},
         },
         supports_check_mode=True,
     )
@@ -94,7 +103,8 @@ def main():
         has_systemd=Path("/run/systemd/system").is_dir(),
         listeners=listeners(module.params["ports"]),
         unresolved=unresolved(module.params["names"]),
-        has_other_databases=has_other_databases(module.params["postgresql_version"]),
+        has_cluster=Path(f"/etc/postgresql/{module.params['postgresql_version']}/main").is_dir(),
+        has_other_databases=has_other_databases(module),
     )
 
 

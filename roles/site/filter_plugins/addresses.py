@@ -44,7 +44,8 @@ def _resolve(name):
         return [entry[4][0] for entry in socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)]
     except OSError as error:
         raise AnsibleFilterError(
-            f"{name} does not resolve on the control machine ({error}): set site_address of that host"
+            f"{name} does not resolve on the control machine ({error}): "
+            "give its address, if it is a host of the site as its site_address"
         ) from error
 
 

@@ -173,6 +173,8 @@ class Network:
         connection = {
             "ansible_user": "root",
             "ansible_ssh_common_args": f"-F {self.ssh_config}",
+            # Mitogen asks Ansible and not the ssh_config whether to know a host before.
+            "ansible_host_key_checking": False,
             "ansible_control_path": f"{self.folder}/control-%%h",
         }
         inventory = {host.name: {"ansible_host": host.address, **connection} for host in self.hosts}

@@ -1,12 +1,17 @@
 """Preflight finds what the issue of the site lists, names the variable, its value and the remedy, and no secret."""
 
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
+from jinja2 import StrictUndefined
 
+from tests.support.certificates import Authority
 from tests.unit.roles.plugins import load
 
 preflight = load("preflight/filter_plugins/preflight.py")
+preflight_values = load("preflight/filter_plugins/preflight_values.py")
 
 KEY = "c2FtcGxlIGtleSwga25vd24gdG8gZXZlcnlib2R5ISE="
 GROUPS = {
@@ -32,7 +37,7 @@ DEFAULTS = {
         "redis_maxmemory_policy": "noeviction",
     },
     "_preflight_defaults_postgresql": {"postgresql_max_connections": 200},
-    "_preflight_defaults_tls": {"tls_ca_file": "", "tls_ca_passphrase": ""},
+    "_preflight_defaults_tls": {"tls_ca_file": "", "tls_ca_passphrase": "", "tls_renew_before_days": 30},
 }
 SECRETS = {
     "redis_password": "of-redis",
@@ -43,11 +48,21 @@ SECRETS = {
 }
 
 
+def pool(**changed: Any) -> dict[str, Any]:
+    """A pool that needs no more memory or connections than there are, but for what is changed."""
+    return {"name": "sending", "queues": ["send"], "concurrency": 1, **changed}
+
+
 def host(**changed: Any) -> dict[str, Any]:
     """The variables of a host on which nothing is wrong, but for what is changed; `report` and `facts` are merged."""
     facts = {"distribution": "Debian", "distribution_major_version": "12", "memtotal_mb": 8192}
     report = {"has_systemd": True, "listeners": {}, "unresolved": [], "clock": {"offset": 0.0, "uncertainty": 0.1}}
-    values = {"ports": {"6379": "redis-server@broker.service"}, "site_redis_tls": False, "site_postgresql_tls": False}
+    values = {
+        "ports": {"6379": "redis-server@broker.service", "5432": "postgresql@15-main.service"},
+        "postgresql_brought": 15,
+        "site_redis_tls": False,
+        "site_postgresql_tls": False,
+    }
     return {
         "ansible_facts": facts | changed.pop("facts", {}),
         "__preflight_report": report | changed.pop("report", {}),
@@ -61,7 +76,8 @@ def host(**changed: Any) -> dict[str, Any]:
 def findings(one: dict[str, Any], two: dict[str, Any] | None = None, **changed: Any) -> list[str]:
     samples = changed.get("samples", {})
     hosts = {"one": one, "two": two or host()}
-    return preflight.preflight_findings(hosts, changed.get("groups", GROUPS), ["one", "two"], samples, 1)
+    mistakes = preflight_values.preflight_mistakes(hosts, ["one", "two"])
+    return preflight.preflight_findings(hosts, changed.get("groups", GROUPS), mistakes, samples, 1)
 
 
 def test_nothing_is_found_where_nothing_is_wrong() -> None:
@@ -75,12 +91,21 @@ def test_nothing_is_found_where_nothing_is_wrong() -> None:
         pytest.param({"facts": {"distribution_major_version": "11"}}, ["Debian 11", "Debian 12 or 13"], id="release"),
         pytest.param({"report": {"has_systemd": False}}, ["ansible_connection", "systemd"], id="no systemd"),
         pytest.param({"report": {"listeners": {"6379": "nginx"}}}, ["6379", "nginx", "redis_instances"], id="port"),
-        pytest.param({"report": {"unresolved": ["db.x"]}}, ["site_address", "db.x", "IP address"], id="name"),
+        pytest.param({"report": {"unresolved": ["db.x"]}}, ["site_address db.x", "IP address"], id="name"),
+        pytest.param(
+            {
+                "site_redis_host": "redis.x",
+                "report": {"unresolved": ["redis.x"]},
+                "values": {"names": {"site_redis_host": "redis.x", "site_redis_result_host": "redis.x"}},
+            },
+            ["site_redis_host redis.x does not resolve", "IP address"],
+            id="name of Redis",
+        ),
         pytest.param({"report": {"has_other_databases": True}}, ["postgresql_version", "pg_hba.conf"], id="cluster"),
         pytest.param(
             {"facts": {"memtotal_mb": 1536}}, ["1536 MB", "celery_worker_concurrency 4", "lower"], id="memory"
         ),
-        pytest.param({"celery_worker_memory_max": "900M"}, ["celery_worker_memory_max 900m", "1024 MB"], id="limit"),
+        pytest.param({"celery_worker_memory_max": "900M"}, ["celery_worker_memory_max 900M", "1024 MB"], id="limit"),
         pytest.param(
             {"redis_maxmemory_policy": "allkeys-lru"}, ["allkeys-lru", "broker", "noeviction"], id="eviction"
         ),
@@ -90,7 +115,7 @@ def test_nothing_is_found_where_nothing_is_wrong() -> None:
             id="visibility timeout",
         ),
         pytest.param(
-            {"celery_worker_pools": [{"name": "big", "task_timeout": 3600, "task_soft_time_limit": 3500}]},
+            {"celery_worker_pools": [pool(name="big", task_timeout=3600, task_soft_time_limit=3500)]},
             ["big", "3600 + 600"],
             id="visibility timeout of a pool",
         ),
@@ -102,9 +127,37 @@ def test_nothing_is_found_where_nothing_is_wrong() -> None:
         ),
         pytest.param({"values": {"site_redis_tls": True}}, ["tls_ca_passphrase", "secrets init"], id="authority"),
         pytest.param(
-            {"values": {"site_redis_tls": True}, "tls_ca_file": "ca.pem", "tls_redis_key_file": "k"},
+            {"values": {"site_redis_tls": True}, "tls_ca_file": __file__, "tls_redis_key_file": __file__},
             ["tls_redis_certificate_file", "tls_ca_file"],
             id="brought certificates",
+        ),
+        pytest.param(
+            {"tls_ca_file": "/nonexistent"}, ["tls_ca_file /nonexistent", "control machine"], id="authority's file"
+        ),
+        pytest.param(
+            {
+                "values": {"site_redis_tls": True},
+                "tls_ca_file": __file__,
+                "tls_redis_certificate_file": __file__,
+                "tls_redis_key_file": "keys/redis.key",
+            },
+            ["tls_redis_key_file keys/redis.key", "control machine"],
+            id="key's file",
+        ),
+        pytest.param(
+            {"postgresql_version": 99, "report": {"listeners": {"5432": "postgresql@15-main.service"}}},
+            ["postgresql_version 99", "brings 15", "leave the variable out"],
+            id="version",
+        ),
+        pytest.param(
+            {"celery_worker_pools": [pool(name="a"), pool(name="a")]},
+            ["celery_worker_pools", "2 have the name a", "one of its own"],
+            id="pools of one name",
+        ),
+        pytest.param(
+            {"celery_worker_pools": [pool(name="a", queues=[])]},
+            ["celery_worker_pools, a", "queues is empty", "leave the pool out"],
+            id="a pool without queues",
         ),
         pytest.param(
             {"postgresql_max_connections": 20},
@@ -122,6 +175,135 @@ def test_a_finding_names_the_variable_the_value_and_the_remedy(variables: dict[s
     (found,) = findings(host(**variables))
     for words in said:
         assert words in found
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        pytest.param({"celery_worker_concurrency": "many"}, ["many", "not a whole number", "README"], id="int"),
+        pytest.param({"celery_worker_concurrency": 4.0}, ["4.0", "not a whole number"], id="fraction"),
+        pytest.param({"celery_worker_concurrency": True}, ["True", "not a whole number"], id="bool for int"),
+        pytest.param({"celery_worker_concurrency": None}, ["has no value"], id="null"),
+        pytest.param({"celery_worker_concurrency": 0}, ["0 is below 1", "raise it"], id="zero"),
+        pytest.param({"application_ssl_verify": "maybe"}, ["maybe", "convert to bool"], id="bool"),
+        pytest.param({"application_spam_score_threshold": 2}, ["2 is above 1", "lower it"], id="float"),
+        pytest.param({"flower_port": "99999"}, ["99999 is above 65535", "lower it"], id="port"),
+        pytest.param({"firewall_ssh_ports": [22, 0]}, ["0 is below 1"], id="ports"),
+        pytest.param({"application_smtp_max_message_bytes": 1}, ["below 65536"], id="a setting's own limit"),
+        pytest.param({"application_log_level": "LOUD"}, ["LOUD", "DEBUG, INFO"], id="choice"),
+        pytest.param({"celery_worker_queues": ["nosuch"]}, ["nosuch", "sync, periodic"], id="queue"),
+        pytest.param({"celery_worker_queues": "send"}, ["send", "not a list"], id="text for a list"),
+        pytest.param({"celery_worker_memory_max": "lots"}, ["lots", "systemd", "512M"], id="size for systemd"),
+        pytest.param({"celery_beat_memory_max": "512mb"}, ["512mb", "systemd", "512M"], id="Redis' size for systemd"),
+        pytest.param({"celery_worker_cpu_quota": "half"}, ["half", "150%"], id="share of processors"),
+        pytest.param({"redis_maxmemory": "lots"}, ["lots", "Redis", "512mb"], id="size for Redis"),
+        pytest.param({"redis_instances": 3}, ["redis_instances 3", "not a list"], id="instances"),
+        pytest.param({"redis_instances": [{"name": "a"}]}, ["missing", "port"], id="an instance without port"),
+        pytest.param({"celery_worker_pools": "send"}, ["celery_worker_pools send", "not a list"], id="pools"),
+        pytest.param({"celery_worker_pools": ["send"]}, ["send", "mapping"], id="a pool"),
+        pytest.param({"celery_worker_pools": [pool(concurrency="two")]}, ["two", "whole number"], id="int of a pool"),
+        pytest.param(
+            {"celery_worker_pools": [pool(concurrency=0)]}, ["sending: concurrency 0", "raise it"], id="none"
+        ),
+        pytest.param({"celery_worker_pools": [pool(name="a b")]}, ["name a b", "letters"], id="name of a pool"),
+        pytest.param({"celery_worker_pools": [pool(queues=["nosuch"])]}, ["nosuch", "sync"], id="queue of a pool"),
+        pytest.param({"celery_worker_pools": [pool(queue="send")]}, ["queue.", "queues"], id="unknown key"),
+        pytest.param({"firewall_allow": [{"from": ["10.0.0.1"]}]}, ["missing", "port"], id="an opening without port"),
+        pytest.param({"redis_save": "x y"}, ["x y", "3600 1"], id="when to save"),
+        pytest.param({"redis_user": "a b"}, ["a b", "letters"], id="name of a user"),
+        pytest.param({"postgresql_listen_addresses": "it's"}, ["it's", "10.1.2.3"], id="addresses"),
+        pytest.param({"flower_address": "not an address?"}, ["not an address", "10.1.2.3"], id="address"),
+        pytest.param({"flower_url_prefix": "fl ower"}, ["fl ower", "like flower"], id="path"),
+        pytest.param({"application_spam_api_url": "spam"}, ["spam", "https://"], id="URL"),
+        pytest.param({"redis_user": ["x"]}, ["x", "not a text"], id="list for a text"),
+        pytest.param(
+            {"celery_worker_concurency": 2}, ["read by nobody", "celery_worker_concurrency?"], id="misspelt"
+        ),
+        pytest.param({"application_mail_allowed_networks": ["xx"]}, ["xx", "10.1.2.0/24"], id="network"),
+        pytest.param({"application_mail_host_connections": "50"}, ["50", "imap.example.org=10"], id="connections"),
+        pytest.param({"application_spam_trusted_authserv_ids": "a"}, [" a ", "mx.google.com"], id="authserv-id"),
+        pytest.param({"postgresql_memory_mb": StrictUndefined(name="typo")}, ["'typo' is undefined"], id="undefined"),
+    ],
+)
+def test_a_value_that_a_role_could_not_use_is_one_finding(variables: dict[str, Any], said: list[str]) -> None:
+    (found,) = findings(host(**variables))
+    for words in [f"one: {next(iter(variables))}", *said]:
+        assert words in found
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"celery_worker_concurrency": "2", "celery_worker_cpu_quota": "150%", "application_trash_retention_days": 0},
+        {"celery_worker_memory_max": "2G", "celery_beat_memory_max": "infinity", "flower_memory_max": "12.5%"},
+        {"firewall_allow": [{"port": 443}, {"port": 9100, "from": "10.1.2.3"}], "celery_worker_queues": ["send"]},
+        {"celery_worker_pools": [pool(), pool(name="big_1", memory_max="1G", cpu_quota="50%", tasks_max=90)]},
+        {"application_environment": {"FLOWER_XHEADERS": "true", "REDIS_URL": "redis://"}},
+        {
+            "redis_save": "3600 1 300 100",
+            "flower_address": "::1",
+            "postgresql_listen_addresses": "10.0.0.1, localhost",
+        },
+        {"application_spam_api_url": "https://spam.x/v2", "flower_url_prefix": "a/b", "redis_user": "meta-builder"},
+        {"deploy_serial": 2, "_redis_of_the_role": 1},
+    ],
+)
+def test_values_that_the_roles_take_are_no_findings(variables: dict[str, Any]) -> None:
+    assert findings(host(**variables)) == []
+
+
+def test_the_environment_has_settings_only_and_no_value_is_shown_that_may_be_secret() -> None:
+    environment = {
+        "TASK_TIMEOUT": "planted",
+        "NOSUCH": "planted",
+        "CREDENTIAL_ENCRYPTION_KEY": "planted",
+        "FLOWER_PORT": "planted",
+        "FLOWER_XHEADERS": "planted",
+        "REDIS_URL": "planted",
+    }
+
+    found = findings(host(application_environment=environment))
+
+    assert [finding.partition("application_environment: ")[2].partition(":")[0] for finding in found] == [
+        "TASK_TIMEOUT is made of celery_worker_task_timeout",
+        "NOSUCH is read by nobody",
+        "CREDENTIAL_ENCRYPTION_KEY is made of application_credential_encryption_key",
+        "FLOWER_PORT is made by the role flower",
+    ]
+    assert "planted" not in str(found)
+    assert "planted" not in str(findings(host(application_environment="REDIS_PASSWORD=planted")))
+
+
+def test_a_wrong_type_hides_no_other_finding() -> None:
+    found = findings(
+        host(celery_worker_concurrency="many", redis_maxmemory="lots", redis_password="", facts={"memtotal_mb": 64})
+    )
+
+    assert [words for words in ("many", "lots", "redis_password") if words not in str(found)] == []
+    # What it would have been computed from is not known.
+    assert "memory:" not in str(found)
+
+
+def test_what_needs_no_wrong_value_is_computed_all_the_same() -> None:
+    found = findings(host(celery_worker_task_timeout="soon", celery_worker_concurrency=900))
+
+    assert [words for words in ("soon", "memory:", "postgresql_max_connections") if words not in str(found)] == []
+
+
+def test_the_same_finding_on_several_hosts_is_one() -> None:
+    (found,) = findings(host(flower_port=0), host(flower_port=0))
+
+    assert found.startswith("one, two: flower_port 0")
+
+
+def test_what_refers_to_a_roles_own_variables_is_left_to_the_role() -> None:
+    of_role = StrictUndefined(name="postgresql_memory_mb")
+
+    assert findings(host(postgresql_shared_buffers_mb=of_role, postgresql_settings={"x": [of_role]})) == []
+
+
+def test_a_version_of_postgresql_that_is_there_already_can_be_used() -> None:
+    assert findings(host(postgresql_version=13, report={"has_cluster": True})) == []
 
 
 def test_clocks_that_are_apart_are_found_but_not_what_may_be_the_measurement() -> None:
@@ -163,3 +345,28 @@ def test_memory_is_read_as_redis_reads_it(limit: str, megabytes: int) -> None:
     one = preflight.Host("one", host(redis_maxmemory=limit), GROUPS)
 
     assert list(preflight.redis_memory(one)) == [megabytes]
+
+
+@pytest.mark.parametrize(("days", "is_found"), [(0, False), (2, True)])
+def test_an_authority_that_ends_soon_is_found(tmp_path: Path, days: int, is_found: bool) -> None:
+    Authority(tmp_path).certificate.rename(tmp_path / "ca.crt")  # of one day
+    encrypted = {"values": {"site_redis_tls": True}, "tls_ca_passphrase": "of-the-authority"}
+    found = findings(host(**encrypted, tls_directory=str(tmp_path), tls_renew_before_days=days))
+
+    assert bool(found) == is_found
+    assert all(str(tmp_path) in finding and "move ca.crt and ca.key away" in finding for finding in found)
+
+
+@pytest.mark.parametrize(("days", "is_found"), [(1, False), (-1, True)])
+def test_a_certificate_that_was_brought_and_has_ended_is_found(tmp_path: Path, days: int, is_found: bool) -> None:
+    authority = Authority(tmp_path)
+    files = authority.issue("redis", "one", timedelta(days=days))
+    brought = {
+        "tls_ca_file": str(authority.certificate),
+        "tls_redis_certificate_file": str(files.certificate),
+        "tls_redis_key_file": str(files.key),
+    }
+    found = findings(host(values={"site_redis_tls": True}, **brought))
+
+    assert bool(found) == is_found
+    assert all(f"tls_redis_certificate_file {files.certificate} ended on" in finding for finding in found)

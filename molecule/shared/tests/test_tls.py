@@ -1,0 +1,81 @@
+"""Certificates of Redis and PostgreSQL: whose they are, and what a play does about those that end."""
+
+import time
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.x509.oid import NameOID
+
+from tests.support.certificates import Authority
+from tests.support.site import RemoteMailbox, Site
+
+SERVICES = {"redis": ("redis", 6379), "postgresql": ("postgres", 5432)}
+
+
+@pytest.fixture(autouse=True)
+def _several_hosts(site: Site) -> None:
+    if len(site.names) == 1:
+        pytest.skip("all is on one host: nothing leaves it, and there is no TLS")
+
+
+@pytest.fixture
+def mailbox(site: Site) -> RemoteMailbox:
+    made = RemoteMailbox(site, f"tls-{time.time_ns() % 10**9}")
+    made.deliver(3)
+    made.register()
+    return made
+
+
+def shown(site: Site, group: str) -> x509.Certificate:
+    """The certificate that the server of a group shows to the first worker's host."""
+    protocol, port = SERVICES[group]
+    start = "-starttls postgres" if protocol == "postgres" else ""
+    address = site.address(site.group(group)[0])
+    said = site.first("celery_workers").run(f"openssl s_client {start} -connect {address}:{port} </dev/null")
+    begin, end = said.stdout.index("-----BEGIN"), said.stdout.index("-----END")
+    return x509.load_pem_x509_certificate(f"{said.stdout[begin:end]}-----END CERTIFICATE-----\n".encode())
+
+
+def test_a_certificate_near_its_end_is_renewed_and_used(site: Site, mailbox: RemoteMailbox) -> None:
+    before = {group: shown(site, group).serial_number for group in SERVICES}
+    # Made for 397 days, and now to be renewed 399 days before their end: the new ones are made for longer
+    renewal = ("--extra-vars", "tls_renew_before_days=399 tls_certificate_days=450")
+    play = site.play("site.yml", *renewal)
+    assert play.status == 0, play.output[-3000:]
+    after = {group: shown(site, group).serial_number for group in SERVICES}
+    assert all(after[group] != before[group] for group in SERVICES)
+    mailbox.sync()
+    assert len(mailbox.stored()) == 3
+    again = site.play("site.yml", *renewal)
+    assert again.changed == 0, again.changed_tasks
+
+
+def test_certificates_that_the_operator_brings_are_used_until_they_are_no_more(
+    site: Site, mailbox: RemoteMailbox, tmp_path: Path
+) -> None:
+    # Given an authority of the operator's, and certificates that it signed
+    authority = Authority(tmp_path)
+    variables = {"tls_ca_file": authority.certificate}
+    for group in SERVICES:
+        files = authority.issue(group, site.address(site.group(group)[0]))
+        variables |= {f"tls_{group}_certificate_file": files.certificate, f"tls_{group}_key_file": files.key}
+    options = [part for name, path in variables.items() for part in ("--extra-vars", f"{name}={path}")]
+    own = {group: shown(site, group).issuer for group in SERVICES}
+
+    play = site.play("site.yml", *options)
+    assert play.status == 0, play.output[-3000:]
+    [name] = x509.load_pem_x509_certificate(authority.certificate.read_bytes()).subject.get_attributes_for_oid(
+        NameOID.COMMON_NAME
+    )
+    for group in SERVICES:
+        assert shown(site, group).issuer.get_attributes_for_oid(NameOID.COMMON_NAME) == [name]
+    mailbox.sync()
+    assert len(mailbox.stored()) == 3
+
+    back = site.play("site.yml")
+    assert back.status == 0, back.output[-3000:]
+    assert {group: shown(site, group).issuer for group in SERVICES} == own
+    mailbox.deliver(2, first=4)
+    mailbox.sync()
+    assert len(mailbox.stored()) == 5
