@@ -1,6 +1,7 @@
 """CPU time of the programs of a benchmark: unlike seconds, it hardly depends on what else the machine does."""
 
 from collections import Counter
+from contextlib import suppress
 
 import psutil
 
@@ -10,8 +11,9 @@ def cpu_seconds() -> Counter[str]:
     benchmark = psutil.Process()
     used: Counter[str] = Counter()
     for process in [benchmark, *benchmark.children(recursive=True)]:
-        times = process.cpu_times()
-        used["benchmark" if process == benchmark else _role(process)] += times.user + times.system
+        with suppress(psutil.NoSuchProcess):  # it has just ended
+            times = process.cpu_times()
+            used["benchmark" if process == benchmark else _role(process)] += times.user + times.system
     return used
 
 
