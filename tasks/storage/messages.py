@@ -69,7 +69,8 @@ _ATTACHMENT_COLUMNS = (
 _BLOB_COLUMNS = ("tenant_id", "sha256", "size", "content")
 _QUARANTINE_COLUMNS = (*_PLACE_COLUMNS, "id", "reason", "detail", "size", "raw")
 
-_KNOWN_BLOBS = text("SELECT sha256 FROM blob WHERE tenant_id = :tenant_id AND sha256 = ANY(:digests)")
+# Held until the transaction ends, so that cleanup takes none of them away before an attachment refers to it.
+_KNOWN_BLOBS = text("SELECT sha256 FROM blob WHERE tenant_id = :tenant_id AND sha256 = ANY(:digests) FOR KEY SHARE")
 _CHECKPOINT = text(
     """
     UPDATE email_folder

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -16,6 +17,7 @@ from tests.conftest import TENANT, USER, Database, sync
 from tests.support.application import application
 from tests.support.mailbox import Mailbox, message
 from tests.support.stored import column
+from tests.support.worker import wait_until
 
 
 @pytest.fixture
@@ -130,6 +132,24 @@ def test_blobs_without_references_go_after_a_day(
     assert column("SELECT count(*) FROM blob") == [2]
     assert column("SELECT count(*) FROM email_attachment JOIN blob ON storage_key = sha256") == [2]
     assert run()["blobs_deleted"] == 0
+
+
+def test_a_message_that_brings_the_content_of_a_blob_just_being_deleted_is_stored(
+    account: Any, mailbox: Mailbox, database: Database
+) -> None:
+    mailbox.append([with_attachment(b"a")])
+    sync(account)
+    mailbox.append([with_attachment(b"a")])
+    with create_engine(database.owner_url).begin() as owner, ThreadPoolExecutor(1) as thread:
+        owner.execute(text("DELETE FROM email_message"))
+        owner.execute(text("DELETE FROM blob"))
+        syncing = thread.submit(sync, account)
+        waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+        wait_until(lambda: owner.scalar(waiting), "the sync does not come to the blob")
+        owner.commit()
+        assert syncing.result(30).total("synced") == 1
+    assert column("SELECT count(*) FROM email_attachment JOIN blob ON storage_key = sha256") == [1]
+    assert column("SELECT count(*) FROM raw_quarantine") == [0]
 
 
 def test_old_dead_letters_go_with_their_arguments(database: Database, run: Callable[[], dict[str, Any]]) -> None:
