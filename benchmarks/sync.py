@@ -39,7 +39,8 @@ console = Console(stderr=True)
 class Result:
     """One size of mailbox. Seconds are medians; ratios are of messages per second, ours over theirs.
 
-    The floor is a sync of which only three parts cost anything (benchmarks/support/floor.py).
+    The floor is a sync of which only three parts cost anything (benchmarks/support/floor.py). `peak_rss_mb` is of the
+    worker's child, `parser_peak_rss_mb` of the process in which it has messages parsed (0 where there are few).
     """
 
     messages: int
@@ -55,6 +56,7 @@ class Result:
     ratio_to_offlineimap: float | None
     resync_seconds: float
     peak_rss_mb: float
+    parser_peak_rss_mb: float
     new_among_many_seconds: float | None = None
 
 
@@ -98,7 +100,7 @@ def _measure(stack: Stack, count: int, rounds: int) -> Result:
             if result["messages_synced"] != count:
                 raise SystemExit(f"{result['messages_synced']} of {count} messages were synced")
             ours.append(result["sync_duration_seconds"])
-            memory.append(peak.megabytes)
+            memory.append(peak)
             resyncs += [_after_login(stack.sync(account)) for _ in range(5)]
         if count <= _FLOOR_UP_TO:
             floors.append(floor(stack, user, count))
@@ -122,7 +124,8 @@ def _measure(stack: Stack, count: int, rounds: int) -> Result:
         ratio_to_mbsync=mbsync_seconds and round(mbsync_seconds / seconds, 2),
         ratio_to_offlineimap=slow and round(slow / seconds, 2),
         resync_seconds=round(statistics.median(resyncs), 4),
-        peak_rss_mb=round(max(memory), 1),
+        peak_rss_mb=round(max(peak.own for peak in memory), 1),
+        parser_peak_rss_mb=round(max(peak.started for peak in memory), 1),
     )
 
 
@@ -156,7 +159,7 @@ def _show(results: list[Result], subject: str) -> None:
     table = Table(title=f"First sync: {subject}")
     for heading in ("messages", "MB", "messages/s", "raw stream/s", "mbsync/s", "offlineimap/s", "floor/s"):
         table.add_column(heading, justify="right")
-    for heading in ("÷ raw", "÷ mbsync", "÷ offlineimap", "resync ms", "peak MB"):
+    for heading in ("÷ raw", "÷ mbsync", "÷ offlineimap", "resync ms", "MB + parser"):
         table.add_column(heading, justify="right")
     for result in results:
         table.add_row(
@@ -176,7 +179,7 @@ def _show(results: list[Result], subject: str) -> None:
             _or_dash(result.ratio_to_mbsync),
             _or_dash(result.ratio_to_offlineimap),
             f"{result.resync_seconds * 1000:.0f}",
-            f"{result.peak_rss_mb:.0f}",
+            f"{result.peak_rss_mb:.0f} + {result.parser_peak_rss_mb:.0f}",
         )
     # Wide enough for its headings also where the output goes to a file.
     Console(width=max(Console().width, _TABLE_WIDTH)).print(table)
@@ -212,15 +215,10 @@ def _plot(results: list[Result]) -> None:
             times.plot([size for size, _ in points], [value for _, value in points], marker="o", label=label)
     times.set(title="First sync", xlabel="messages", ylabel="seconds", xscale="log", yscale="log")
     times.legend()
-    memory.plot(sizes, [result.peak_rss_mb for result in results], marker="o", color="tab:blue")
+    memory.plot(sizes, [result.peak_rss_mb for result in results], marker="o", label="worker's child")
+    memory.plot(sizes, [result.parser_peak_rss_mb for result in results], marker="o", label="its parser")
     memory.axhline(200, linestyle="--", color="grey", label="200 MB")
-    memory.set(
-        title="Peak memory of the worker child and its parser",
-        xlabel="messages",
-        ylabel="MB",
-        xscale="log",
-        ylim=(0, 250),
-    )
+    memory.set(title="Peak memory", xlabel="messages", ylabel="MB", xscale="log", ylim=(0, 250))
     memory.legend()
     figure.tight_layout()
     _PLOT.parent.mkdir(exist_ok=True)

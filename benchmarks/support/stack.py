@@ -57,7 +57,7 @@ class Worker(Server):
 
     @contextmanager
     def watched(self) -> Iterator["PeakMemory"]:
-        """The memory of the child and of what it starts, while the block runs."""
+        """The memory of the child, and of what it starts, while the block runs."""
         peak = PeakMemory(psutil.Process(self.pid).children()[0])
         thread = Thread(target=peak.watch, daemon=True)
         thread.start()
@@ -74,21 +74,21 @@ class Worker(Server):
 
 
 class PeakMemory:
-    """The most memory that a process and its descendants have held, in MB of 1,000,000 bytes.
+    """The most memory (VmHWM) that a process has held, and that those it started have, in MB of 1,000,000 bytes.
 
-    A sum of the peaks (VmHWM) of processes that live at the same time: never less than what they held together.
+    What it started is a sum of peaks of processes that live at once: never less than what they held together.
     """
 
     def __init__(self, process: psutil.Process) -> None:
         self._process = process
         self.done = Event()
-        self.megabytes = 0.0
+        self.own = self.started = 0.0
 
     def watch(self) -> None:
         """Look until `done` is set."""
         while not self.done.wait(_LOOK_SECONDS):
-            family = [self._process, *self._process.children(recursive=True)]
-            self.megabytes = max(self.megabytes, sum(map(_peak_mb, family)))
+            self.own = max(self.own, _peak_mb(self._process))
+            self.started = max(self.started, sum(map(_peak_mb, self._process.children(recursive=True))))
 
 
 def _peak_mb(process: psutil.Process) -> float:

@@ -18,6 +18,7 @@ options:
   name: {description: The unit., type: str, required: true}
   reads: {description: Files or links that it reads when it starts., type: list, elements: path, default: []}
   reloads: {description: Files that it reads again when it is reloaded., type: list, elements: path, default: []}
+  needs: {description: What it is known to need besides., type: str, choices: [restart, reload]}
   enabled: {description: Whether it starts at boot., type: bool, default: true}
 """
 
@@ -118,6 +119,9 @@ def bring_up(unit, properties, params):
     if reasons:
         unit.act("restart", unit.name)
         return reasons
+    if params["needs"]:
+        unit.act(params["needs"], unit.name)
+        return [f"it needs a {params['needs']}"]
     reasons = newer(params["reloads"], moment(properties["StateChangeTimestamp"]))
     if reasons:
         unit.act("reload", unit.name)
@@ -131,6 +135,7 @@ def main():
             "name": {"type": "str", "required": True},
             "reads": {"type": "list", "elements": "path", "default": []},
             "reloads": {"type": "list", "elements": "path", "default": []},
+            "needs": {"type": "str", "choices": ["restart", "reload"]},
             "enabled": {"type": "bool", "default": True},
         },
         supports_check_mode=True,
