@@ -16,14 +16,13 @@ import psutil
 
 from native.errors import StackError
 
-START_SECONDS = 30
-
 
 class Server:
     """Starts, stops and kills one server; as a context manager it runs for the length of the block."""
 
     name = "server"
     stop_signal = signal.SIGTERM
+    start_seconds = 30  # what is not ready after that has a problem
     stop_seconds = 30.0  # what has not stopped after that is killed
     children_seconds = 1.0  # how long its children may outlive it
 
@@ -89,7 +88,7 @@ class Server:
 
     def _wait_until_ready(self) -> None:
         assert self._process is not None
-        deadline = time.monotonic() + START_SECONDS
+        deadline = time.monotonic() + self.start_seconds
         while time.monotonic() < deadline:
             if self._process.poll() is not None:
                 status, self._process = self._process.returncode, None
@@ -98,7 +97,7 @@ class Server:
                 return
             time.sleep(0.02)
         self.kill()
-        raise StackError(f"{self.name} was not ready after {START_SECONDS} s: {self.log_end()}")
+        raise StackError(f"{self.name} was not ready after {self.start_seconds} s: {self.log_end()}")
 
     def log_end(self, characters: int = 800) -> str:
         """The last of what the server said."""

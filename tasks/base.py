@@ -68,7 +68,8 @@ class EmailTask(Task):  # type: ignore[misc]  # celery has no types
             result = super().__call__(*args, **kwargs)
         except Exception as error:
             # This very process is alive, so it did not die of it. (It is dying where SystemExit is raised.)
-            if history.redeliveries:
+            # One that found somebody else at it has not tried yet: what it dies of may still come.
+            if history.redeliveries and not self.request.get("looks_again"):
                 poison.note_survival(self.app, self._key(args, kwargs), self.request.id)
             if isinstance(error, MemoryError):
                 # Celery would take the whole worker down with it.
@@ -87,6 +88,11 @@ class EmailTask(Task):  # type: ignore[misc]  # celery has no types
         """Something of it is done for good: what killed its worker so far lies behind it."""
         if (self.request.delivery_info or {}).get("redelivered"):
             poison.note_progress(self.app, self._key(self.request.args, self.request.kwargs))
+
+    @property
+    def has_killed(self) -> bool:
+        """Whether workers died in the midst of it, as far as is known."""
+        return bool(self.request.get("redeliveries"))
 
     def quarantined(self, error: PoisonedTaskError, *args: Any, **kwargs: Any) -> None:
         """Called with its arguments before it is kept from running because it keeps killing its worker."""
@@ -122,6 +128,7 @@ class EmailTask(Task):  # type: ignore[misc]  # celery has no types
     def look_again(self, why: Exception, seconds: float, **options: Any) -> NoReturn:
         """Come back in `seconds`, because somebody else is at it. This wears out no retries."""
         self.request.retries -= 1
+        self.request.looks_again = True
         raise self.retry(exc=why, countdown=seconds, **options) from why
 
     def on_failure(self, exc: Exception, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
@@ -156,6 +163,7 @@ class EmailTask(Task):  # type: ignore[misc]  # celery has no types
             error = PoisonedTaskError(f"{history.redeliveries} redeliveries")
             self.quarantined(error, *args, **kwargs)
             raise error
+        self.request.redeliveries = history.redeliveries
         return history
 
     def _key(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:

@@ -73,7 +73,9 @@ def sync_emails(
     """
     so_far = _SoFar(self.request.get(_HEADER), force_full_sync=force_full_sync)
     before = so_far.stored
-    request = SyncRequest(email_client_id, tenant_id, user_id, folder_id, so_far.full_since)
+    request = SyncRequest(
+        email_client_id, tenant_id, user_id, folder_id, so_far.full_since, has_killed=self.has_killed
+    )
     try:
         is_done = sync_account(
             request, self.request.id or "", so_far.tally, _budget_seconds(), _reporter(self, before)

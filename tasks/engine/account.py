@@ -22,6 +22,7 @@ class SyncRequest(NamedTuple):
     """Whose mail to sync: all folders, or one.
 
     With `full_since` (Unix time), each folder that was not compared UID by UID and flag by flag since then is.
+    One that `has_killed` workers parses elsewhere, so that a message which did it is set aside.
     """
 
     email_client_id: str
@@ -29,6 +30,7 @@ class SyncRequest(NamedTuple):
     user_id: str
     folder_id: str | None = None
     full_since: float | None = None
+    has_killed: bool = False
 
 
 def sync_account(
@@ -49,6 +51,7 @@ def sync_account(
             deadline=started + budget_seconds,
             patience_ends=started + budget_seconds * _PATIENCE,
             full_since=request.full_since,
+            has_killed=request.has_killed,
             tally=tally,
             progress=Progress(messages_synced=tally.total("synced")),
             report=report,

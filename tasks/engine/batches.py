@@ -13,11 +13,11 @@ from typing import Self
 
 from tasks.engine.parser_process import ParserProcess
 from tasks.engine.parsing import Destination, to_rows
+from tasks.engine.run import Run
 from tasks.engine.spam import recipient_for
 from tasks.errors import TransientError
 from tasks.mail.message import FetchedMessage
 from tasks.settings import SyncSettings
-from tasks.storage.accounts import Account
 from tasks.storage.arrivals import Arrival, Quarantined
 from tasks.storage.folders import Folder
 from tasks.storage.messages import Batch
@@ -63,13 +63,14 @@ class Received:
         return len(self.messages) >= self._settings.batch_size or self._bytes >= self._settings.batch_bytes
 
 
-def in_batches(account: Account, folder: Folder, arriving: Iterator[Received], expected: int) -> Generator[Batch]:
+def in_batches(run: Run, folder: Folder, arriving: Iterator[Received], expected: int) -> Generator[Batch]:
     """What arrives, parsed and checked for spam. An error of `arriving` is raised after what came before it.
 
     `expected` is about how many messages there will be.
     """
-    destination = Destination(folder.id, folder.type, recipient_for(account, folder.type))
-    with _Parsers(destination, with_process=expected >= _MANY) as parsers:
+    destination = Destination(folder.id, folder.type, recipient_for(run.account, folder.type))
+    process = ParserProcess(destination) if run.has_killed or expected >= _MANY else None
+    with _Parsers(destination, process, in_process_only=run.has_killed) as parsers:
         parsing: Callable[[], Batch] | None = None
         try:
             for received in arriving:
@@ -86,18 +87,23 @@ def in_batches(account: Account, folder: Folder, arriving: Iterator[Received], e
 
 
 class _Parsers:
-    """Parse in the background: in threads, and for many messages one of them in a process of its own."""
+    """Parse in the background: in threads, and for many messages one of them in a process of its own.
 
-    def __init__(self, destination: Destination, *, with_process: bool) -> None:
+    With `in_process_only` nothing is parsed here: what ends the process is set aside, and ends no worker.
+    """
+
+    def __init__(self, destination: Destination, process: ParserProcess | None, *, in_process_only: bool) -> None:
         self._destination = destination
-        self._process = ParserProcess(destination) if with_process else None
+        self._process = process
         self._process_is_taken = threading.Lock()
+        self._in_process_only = in_process_only
         self._open = ExitStack()
 
     def __enter__(self) -> Self:
         if self._process:
             self._open.enter_context(self._process)
-        self._threads = self._open.enter_context(ThreadPoolExecutor(_PARSERS, thread_name_prefix="parse"))
+        count = 1 if self._in_process_only else _PARSERS
+        self._threads = self._open.enter_context(ThreadPoolExecutor(count, thread_name_prefix="parse"))
         return self
 
     def __exit__(
@@ -122,6 +128,8 @@ class _Parsers:
     def _parse(self, messages: list[FetchedMessage]) -> list[Arrival | Quarantined]:
         if self._process and self._process_is_taken.acquire(blocking=False):
             try:
+                if self._in_process_only:
+                    self._process.wait_until_ready()
                 if self._process.is_ready:
                     return self._process.to_rows(messages)
             finally:

@@ -26,7 +26,8 @@ def fetch_batches(run: Run, imap: ImapConnection, folder: Folder, uids: UidSet) 
     Raises BrokenOffError for a connection that breaks, after what arrived before, and MailServerBusyError for a
     server that refuses all.
     """
-    return in_batches(run.account, folder, _Receiver(run, imap, folder).receive(uids), uids.size())
+    arriving = _Receiver(run, imap, folder).receive(uids)
+    return in_batches(run, folder, arriving, uids.size())
 
 
 class _Receiver:

@@ -102,7 +102,7 @@ def _fetch(run: Run, pop3: Pop3Connection, inbox: Folder, keys: dict[Listed, str
     run.show(messages_total=run.progress.messages_done + len(wanted))
     arriving = _Receiver(run, pop3, inbox).receive(wanted)
     numbering = UidlNumbering({message.number: key for key, message in wanted.items()})
-    batches = in_batches(run.account, inbox, arriving, len(wanted))
+    batches = in_batches(run, inbox, arriving, len(wanted))
     take_in(run, inbox, numbering, batches, tally, interrupt=pop3.abandon)
 
 

@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 # Resolved once: a release that goes live later must not lend its files to a process of this one.
 _CODE: Final = Path(__file__).resolve().parents[2]
 _PYTHON: Final = Path(sys.executable).parent.resolve() / Path(sys.executable).name
+_COMMAND: Final = (_PYTHON, "-m", __name__)
 
 # A pipe holds 64 kB unless told otherwise, and each filling of it makes two processes take turns.
 _PIPE_BYTES: Final = 1024 * 1024
@@ -73,6 +74,11 @@ class ParserProcess:
                 self._await_start()
         return self._is_ready
 
+    def wait_until_ready(self) -> None:
+        """Wait for it to start up, or to fail."""
+        if not self._is_ready and not self.has_failed:
+            self._await_start()
+
     def to_rows(self, messages: list[FetchedMessage]) -> list[Arrival | Quarantined]:
         """Each message as `parsing.to_rows` makes it, or set aside where it ended the process."""
         try:
@@ -103,7 +109,7 @@ class ParserProcess:
         self._is_ready = self.has_failed = False
         try:
             self._process = subprocess.Popen(
-                [_PYTHON, "-m", __name__],
+                _COMMAND,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 bufsize=0,

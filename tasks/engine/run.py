@@ -97,6 +97,7 @@ class Run:
     deadline: float
     patience_ends: float = math.inf
     full_since: float | None = None
+    has_killed: bool = False
     tally: Tally = field(default_factory=Tally)
     progress: Progress = field(default_factory=Progress)
     report: Callable[[Progress], None] = _to_nobody

@@ -28,6 +28,11 @@ def runs(folder: str | Path) -> int:
     return len(list(Path(folder).glob("run-*")))
 
 
+def deaths(folder: str | Path) -> int:
+    """How often it killed its worker."""
+    return len(list(Path(folder).glob("death-*")))
+
+
 # Not shared: a shared task is registered with every application of the process, the real one too.
 @app.task(bind=True, base=EmailTask, name="test.fault", max_retries=2, shared=False)
 def fault(self: Any, tenant_id: str, user_id: str, folder_id: str, what: str, words: str) -> str:
@@ -36,7 +41,10 @@ def fault(self: Any, tenant_id: str, user_id: str, folder_id: str, what: str, wo
     (folder / f"run-{time.time_ns()}").touch()
     if (folder / "mended").exists():
         return "done"
-    if what == "die":
+    if what == "look again and die" and self.request.delivery_info["redelivered"]:
+        self.look_again(WrongError("somebody else is at it"), 0.1)
+    if what in ("die", "look again and die"):
+        (folder / f"death-{time.time_ns()}").touch()
         os.kill(os.getpid(), signal.SIGKILL)
     if what == "hang":
         deadline = time.monotonic() + 60

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from sqlalchemy import create_engine, text
 
 from manage import cli, dlq, session
+from native.dovecot import Dovecot
 from native.redis import RedisServer
 from tasks import poison
 from tasks.celery_app import create_celery_app
@@ -22,7 +23,8 @@ from tests.conftest import TENANT, USER, Database, register
 from tests.integration.faults.conftest import SHORT_WAITS, Queue, broker
 from tests.support import fault_app
 from tests.support.application import application
-from tests.support.mailbox import Mailbox
+from tests.support.mailbox import Mailbox, message
+from tests.support.stored import column
 from tests.support.worker import Worker, wait_until
 
 SECRET = "the words of a mail"
@@ -75,6 +77,42 @@ def test_a_task_that_kills_its_worker_is_quarantined_after_three_redeliveries(
     assert fault_app.runs(tmp_path) == 4
     assert worker.children() == children
     wait_until(lambda: list_letters()[0].attempts == 2, "the second failure is not kept")
+
+
+def test_finding_somebody_else_at_it_does_not_acquit_a_task(send: Callable[..., Any], tmp_path: Path) -> None:
+    # As a sync does that finds the lease of the run that was killed.
+    send("look again and die")
+
+    [letter] = wait_for_letters(1, 120)
+
+    assert letter.error_code == "poisoned"
+    assert fault_app.deaths(tmp_path) == 4
+
+
+@pytest.mark.parametrize("protocol", ["imap", "pop3"])
+def test_a_message_that_kills_its_worker_is_set_aside_and_the_others_come(
+    short_waits: None,
+    mailbox: Mailbox,
+    dovecot: Dovecot,
+    environment: Callable[..., None],
+    tmp_path: Path,
+    protocol: str,
+) -> None:
+    # Given a lease that outlives the worker's child, as leases do
+    environment(TASK_MAX_REDELIVERIES="3", SYNC_LEASE_SECONDS="6")
+    mailbox.append([message(1), message(2, subject="deadly"), message(3)])
+    port = dovecot.pop3_port if protocol == "pop3" else dovecot.port
+    account = register(mailbox, protocol=protocol, port=port)
+    queue = Queue()
+    with Worker(tmp_path, app="tests.support.deadly_app:app") as worker:
+        result = queue.sync(account).get(timeout=90)
+        log = worker.log.read_text()
+    queue.close()
+
+    assert (result["messages_synced"], result["messages_quarantined"]) == (2, 1)
+    assert column("SELECT reason FROM raw_quarantine") == ["parser_failed"]
+    assert log.count("exited with 'signal 9 (SIGKILL)'") == 1
+    assert list_letters() == []
 
 
 def test_a_task_whose_time_is_up_as_its_result_is_stored_is_done_again(

@@ -114,9 +114,9 @@ def test_it_ends_with_a_parent_that_is_killed() -> None:
     wait_until(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE, "it lives on")
 
 
-@pytest.mark.parametrize("python", [Path("/bin/false"), Path("/nonexistent")])
-def test_one_that_cannot_start_is_never_ready(monkeypatch: pytest.MonkeyPatch, python: Path) -> None:
-    monkeypatch.setattr(parser_process, "_PYTHON", python)
+@pytest.mark.parametrize("program", ["/bin/false", "/nonexistent"])
+def test_one_that_cannot_start_is_never_ready(monkeypatch: pytest.MonkeyPatch, program: str) -> None:
+    monkeypatch.setattr(parser_process, "_COMMAND", (program,))
 
     with ParserProcess(DESTINATION) as process:
         wait_until(lambda: not process.is_ready and process.has_failed, "it does not fail")
@@ -126,7 +126,7 @@ def test_one_that_cannot_start_is_never_ready(monkeypatch: pytest.MonkeyPatch, p
 def test_messages_are_parsed_here_where_it_cannot_start_again(
     process: ParserProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parser_process, "_PYTHON", Path("/bin/false"))
+    monkeypatch.setattr(parser_process, "_COMMAND", ("/bin/false",))
     os.kill(process.pid, signal.SIGKILL)
 
     assert [type(item) for item in process.to_rows([fetched(1), fetched(2)])] == [Arrival, Arrival]
