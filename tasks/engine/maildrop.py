@@ -65,9 +65,11 @@ def identify(run: Run, pop3: Pop3Connection) -> dict[Listed, str]:
     """The key of each message on the server, in the server's order."""
     messages, has_unique_ids = pop3.list_messages()
     if not has_unique_ids:
+        # By their content all of them would look new, today or as soon as it gives their unique-ids again.
+        if "UIDL" in pop3.capabilities:
+            raise MailServerBusyError("it refuses to give unique-ids, which it says it has")
         with run.transaction() as connection:
             if is_known_by_unique_ids(connection, run.account):
-                # By their content all of them would look new.
                 raise MailServerBusyError("it refuses to give unique-ids, which it has given before")
     by_number = keys_by_unique_id(messages)
     unknown = [message for message in messages if message.number not in by_number]

@@ -191,14 +191,25 @@ def test_a_server_without_unique_ids(server: Pop3Server, capabilities: str) -> N
     assert sync(account).total("synced") == 0
 
 
+def test_a_server_that_withholds_its_unique_ids_at_first_is_not_read_twice(server: Pop3Server) -> None:
+    account = add(server)
+    server.on("UIDL", refuse("not today"))
+
+    with pytest.raises(MailServerBusyError, match="it says it has"):
+        sync(account)
+    assert sync(account).total("synced") == len(ALL)
+    assert stored() == ALL
+
+
 def test_a_server_that_withholds_its_unique_ids_once_is_not_read_again(server: Pop3Server) -> None:
     account = add(server)
     sync(account)
-    server.on("UIDL", refuse("not today"))
+    server.capabilities = WITHOUT_UIDL
     server.messages["new"] = message(99)
 
-    with pytest.raises(MailServerBusyError):
+    with pytest.raises(MailServerBusyError, match="given before"):
         sync(account)
+    server.capabilities = EVERYTHING
     assert sync(account).total("synced") == 1
     assert stored() == sorted([*ALL, "new"])
 
