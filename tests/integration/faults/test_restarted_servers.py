@@ -14,13 +14,16 @@ from native.redis import RedisServer
 from tasks.delete import DELETE_EMAILS, EMPTY_TRASH, ENFORCE_TRASH_RETENTION
 from tasks.maintenance import CLEANUP_STALE_RESULTS
 from tasks.periodic import PERIODIC_SYNC
+from tasks.send import SEND_EMAIL
 from tasks.spam import CHECK_SPAM
 from tasks.sync import SYNC_EMAILS
 from tests.conftest import TENANT, USER, Database, register, sync
 from tests.integration.faults.conftest import Queue, broker
+from tests.integration.send.conftest import sending_account
 from tests.support.mailbox import Mailbox, message
 from tests.support.maildir import fill
 from tests.support.proxy import Proxy
+from tests.support.smtp_server import SmtpServer
 from tests.support.stored import assert_counts_agree, column, quarantine, stored_uids
 from tests.support.worker import Worker, wait_until
 
@@ -34,6 +37,12 @@ def slow_mailbox(dovecot: Dovecot, mailbox: Mailbox, database: Database) -> Iter
     with Proxy((mailbox.host, mailbox.port), rate=150_000) as proxy:
         mailbox.port = proxy.port
         yield proxy
+
+
+@pytest.fixture
+def smtp() -> Iterator[SmtpServer]:
+    with SmtpServer() as server:
+        yield server
 
 
 def wait_until_it_is_in_the_middle() -> None:
@@ -110,6 +119,7 @@ def test_postgresql(
         (DELETE_EMAILS, lambda account, message_id: ([message_id], TENANT, USER)),
         (EMPTY_TRASH, lambda account, message_id: (account, TENANT, USER)),
         (ENFORCE_TRASH_RETENTION, lambda account, message_id: ()),
+        (SEND_EMAIL, lambda account, message_id: (account, TENANT, USER, "bob@example.net")),
         (CHECK_SPAM, lambda account, message_id: (message_id, TENANT, USER)),
         (PERIODIC_SYNC, lambda account, message_id: ()),
         (CLEANUP_STALE_RESULTS, lambda account, message_id: ()),
@@ -123,11 +133,12 @@ def test_a_database_that_is_away_is_waited_for_and_wears_out_no_retries(
     postgres: PostgresServer,
     redis: RedisServer,
     environment: Callable[..., None],
+    smtp: SmtpServer,
     worker: Worker,
     tasks_queue: Queue,
 ) -> None:
     mailbox.append([message(1)])
-    account = register(mailbox)
+    account = sending_account(mailbox, smtp)
     sync(account)
     [message_id] = column("SELECT id::text FROM email_message")
     postgres.stop()

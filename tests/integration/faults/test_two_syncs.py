@@ -1,6 +1,6 @@
 """Two syncs of one account at once: each message is stored once, and both callers are told the truth."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,7 @@ from tests.integration.faults.conftest import Queue
 from tests.support.mailbox import Mailbox, message
 from tests.support.maildir import fill
 from tests.support.proxy import Proxy
-from tests.support.stored import assert_counts_agree, column, stored_uids
+from tests.support.stored import assert_counts_agree, column, rows, stored_uids
 from tests.support.worker import Worker, wait_until
 
 ALL = list(range(1, 401))
@@ -46,6 +46,21 @@ def test_a_delete_is_let_by(slow_mailbox: Proxy, mailbox: Mailbox, tasks_queue: 
     assert len(mailbox.uids("Trash")) == 1
     assert len(column("SELECT id FROM email_message")) == len(ALL)
     assert_counts_agree()
+
+
+def test_a_host_gets_no_more_connections_than_it_takes(
+    slow_mailbox: Proxy, mailbox: Mailbox, environment: Callable[..., None], tasks_queue: Queue, tmp_path: Path
+) -> None:
+    environment(MAIL_HOST_CONNECTIONS=f"{mailbox.host}=1")
+    accounts = [register(mailbox, name) for name in ("one", "other")]
+    with Worker(tmp_path, concurrency=2) as worker:
+        syncs = [tasks_queue.sync(account) for account in accounts]
+        assert [done.get(timeout=120)["messages_synced"] for done in syncs] == [len(ALL), len(ALL)]
+        assert "HostBusyError" in worker.log.read_text()
+
+    stored = rows("SELECT min(filed_at), max(filed_at) FROM email_message GROUP BY email_client_id ORDER BY 1")
+    (_, first_ends), (second_begins, _) = stored
+    assert first_ends < second_begins
 
 
 def test_the_second_waits_for_the_first(
