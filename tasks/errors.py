@@ -27,6 +27,8 @@ class TransientError(EmailError):
     """A passing condition; the task is retried."""
 
     code = "transient"
+    # In how many seconds whoever was asked wants to be asked again, where they say it.
+    retry_after: float | None = None
 
 
 class PermanentError(EmailError):

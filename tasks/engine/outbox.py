@@ -48,6 +48,7 @@ from tasks.errors import (
     NotUnknownError,
     PermanentError,
     StorageUnavailableError,
+    TokenEndpointUnavailableError,
     TooSlowError,
     TransientError,
 )
@@ -248,6 +249,8 @@ def _settle(
     accepted = [recipient for recipient in recipients if recipient.state == "accepted"]
     is_new = len(accepted) > len(outgoing.addresses("accepted"))
     attempts = 0 if is_new else outgoing.attempts
+    if isinstance(error, TokenEndpointUnavailableError):
+        attempts -= 1  # the mail server was not asked, so it was no try
     pending = [recipient for recipient in recipients if recipient.state == "pending"]
     if error is None and (unhappy := [r for r in recipients if r.state in ("pending", "refused")]):
         words = "; ".join(f"{recipient.address}: {recipient.reply}" for recipient in unhappy)
@@ -283,6 +286,8 @@ def _find_out(account: Account, outgoing: Outgoing) -> Outgoing:
     try:
         with _late_as_an_error():
             is_there = has_copy(account, outgoing)
+    except TokenEndpointUnavailableError:
+        raise  # the mail server was not asked, so it was no look
     except EmailError as error:
         if isinstance(error, TransientError) and may_look_again:
             _note(outgoing, {"attempts": attempts})
