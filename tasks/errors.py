@@ -109,6 +109,13 @@ class GrantRevokedError(AuthenticationFailedError):
     code = "grant_revoked"
 
 
+class AccountPausedError(PermanentError):
+    """The account is paused, so nothing was tried; `./manage.sh account test` ends that where it succeeds, and so
+    does another password by `./manage.sh account password`."""
+
+    code = "account_paused"
+
+
 class TokenEndpointUnavailableError(TransientError):
     """The OAuth2 token endpoint could not be reached, or asks to come back later."""
 

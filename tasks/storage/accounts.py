@@ -6,7 +6,7 @@ from typing import NamedTuple
 from sqlalchemy import ColumnElement, Connection, bindparam, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from tasks.errors import EmailError, NotFoundError, PermanentError
+from tasks.errors import AccountPausedError, EmailError, NotFoundError, PermanentError
 from tasks.settings import get_settings
 from tasks.storage.credentials import OAUTH2, add_credential, kind_of, read_credential, remove_credential
 from tasks.storage.grants import Grant, add_grant, replace_refresh_token
@@ -163,6 +163,12 @@ def get_account(connection: Connection, tenant_id: str, user_id: str, account_id
     if row is None:
         raise NotFoundError("account")
     return Account._make(row)
+
+
+def require_mailbox(account: Account) -> None:
+    """Raises AccountPausedError where nobody is to log in at the IMAP or POP3 server until a person did something."""
+    if account.paused_at is not None:
+        raise AccountPausedError(f"{account.account_name}: {account.last_error or ''}")
 
 
 def read_secret(account: Account, credential_id: str) -> str:
