@@ -116,6 +116,13 @@ class AccountPausedError(PermanentError):
     code = "account_paused"
 
 
+class SendingPausedError(PermanentError):
+    """Sending from the account is paused, so nothing was tried; `./manage.sh account test` ends that where it
+    succeeds, and so does another password by `./manage.sh account password`."""
+
+    code = "sending_paused"
+
+
 class TokenEndpointUnavailableError(TransientError):
     """The OAuth2 token endpoint could not be reached, or asks to come back later."""
 

@@ -55,7 +55,7 @@ from tasks.errors import (
 from tasks.mail.smtp import ANSWER_PATIENCE, SmtpConnection
 from tasks.mail.smtp_session import Reply
 from tasks.settings import get_settings
-from tasks.storage.accounts import Account, get_account, record_failure
+from tasks.storage.accounts import Account, get_account, pause_sending, require_sending
 from tasks.storage.outbox import (
     NOW,
     Outgoing,
@@ -173,14 +173,13 @@ def _is_same_task(owner: str, run: str) -> bool:
 def _attempt(account: Account, outgoing: Outgoing, raw: bytes) -> Outgoing:
     """One try to send it to all that are pending."""
     try:
-        if account.paused_at is not None:
-            raise AuthenticationFailedError(f"{account.account_name} is paused: {account.last_error or ''}")
+        require_sending(account)
         recipients = _transmit(account, outgoing, raw)
     except (DeliveryInterruptedError, DeliveryUnderWayError, StorageUnavailableError):
         raise
     except EmailError as error:
-        if isinstance(error, AuthenticationFailedError) and account.paused_at is None:
-            record_failure(account, error, pause=True)
+        if isinstance(error, AuthenticationFailedError):
+            pause_sending(account, error)
         return _settle(account, outgoing, outgoing.recipients, error)
     except SoftTimeLimitExceeded:
         # Wherever it struck: the row says whether the end of the data may have gone out.

@@ -3,10 +3,10 @@
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, bindparam, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, bindparam, case, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from tasks.errors import AccountPausedError, EmailError, NotFoundError, PermanentError
+from tasks.errors import AccountPausedError, EmailError, NotFoundError, PermanentError, SendingPausedError
 from tasks.settings import get_settings
 from tasks.storage.credentials import OAUTH2, add_credential, kind_of, read_credential, remove_credential
 from tasks.storage.grants import Grant, add_grant, replace_refresh_token
@@ -74,6 +74,8 @@ class Account(NamedTuple):
     last_error_code: str | None
     last_error: str | None
     last_error_at: datetime | None
+    smtp_paused_at: datetime | None
+    smtp_last_error: str | None
 
 
 _NO_ERROR = {
@@ -83,6 +85,12 @@ _NO_ERROR = {
     "last_error_at": None,
     "failing_since": None,
     "sync_queued_at": None,
+}
+_SENDS_AGAIN = {"smtp_paused_at": None, "smtp_last_error": None}
+# Where the mailbox's secret is the SMTP server's too.
+_SENDS_AGAIN_WITH_IT = {
+    name: case((EmailClient.smtp_credential_id.is_(None), None), else_=EmailClient.__table__.c[name])
+    for name in _SENDS_AGAIN
 }
 # Early by as much as a claim is, see the migration 0004.
 _NEXT_BY_SCHEDULE = func.now() + EmailClient.sync_interval * timedelta(seconds=0.9)
@@ -171,6 +179,12 @@ def require_mailbox(account: Account) -> None:
         raise AccountPausedError(f"{account.account_name}: {account.last_error or ''}")
 
 
+def require_sending(account: Account) -> None:
+    """Raises SendingPausedError where nobody is to log in at the SMTP server until a person did something."""
+    if account.smtp_paused_at is not None:
+        raise SendingPausedError(f"{account.account_name}: {account.smtp_last_error or ''}")
+
+
 def read_secret(account: Account, credential_id: str) -> str:
     """One of the account's secrets. Raises CredentialUnreadableError."""
     with tenant_transaction(account.tenant_id) as connection:
@@ -184,25 +198,34 @@ def uses_oauth2(account: Account) -> bool:
 
 
 def change_password(account: Account, password: str) -> None:
-    """Store a new password instead of the old secret; errors and a pause are forgotten. Raises NotFoundError."""
+    """Store a new password instead of the old secret; errors and pauses that came of it are forgotten.
+
+    Raises NotFoundError.
+    """
     with tenant_transaction(account.tenant_id) as connection:
         old = _locked_credential(connection, account)
         new = add_credential(connection, account.tenant_id, password)
         connection.execute(
-            update(EmailClient).where(*_is(account)).values(credential_id=new, **_NO_ERROR, next_sync_at=func.now())
+            update(EmailClient)
+            .where(*_is(account))
+            .values(credential_id=new, **_NO_ERROR, **_SENDS_AGAIN_WITH_IT, next_sync_at=func.now())
         )
         remove_credential(connection, account.tenant_id, old)
 
 
 def change_refresh_token(account: Account, refresh_token: str, client_secret: str | None) -> None:
-    """Store a new refresh token after its owner has consented anew; errors and a pause are forgotten.
+    """Store a new refresh token after its owner has consented anew; errors and pauses that came of it are forgotten.
 
     Without a client secret the old one stays. Raises NotFoundError and CredentialUnreadableError.
     """
     with tenant_transaction(account.tenant_id) as connection:
         credential_id = _locked_credential(connection, account)
         replace_refresh_token(connection, account.tenant_id, credential_id, refresh_token, client_secret)
-        connection.execute(update(EmailClient).where(*_is(account)).values(**_NO_ERROR, next_sync_at=func.now()))
+        connection.execute(
+            update(EmailClient)
+            .where(*_is(account))
+            .values(**_NO_ERROR, **_SENDS_AGAIN_WITH_IT, next_sync_at=func.now())
+        )
 
 
 def remove_account(account: Account) -> None:
@@ -219,7 +242,7 @@ def remove_account(account: Account) -> None:
 
 
 def record_success(connection: Connection, account: Account, *, whole_account: bool) -> None:
-    """The account works: errors and a pause are forgotten; with `whole_account` it counts as synced now."""
+    """The mailbox works: errors and a pause are forgotten; with `whole_account` it counts as synced now."""
     values = {"last_sync_at": func.now()} if whole_account else {}
     connection.execute(
         update(EmailClient)
@@ -229,7 +252,7 @@ def record_success(connection: Connection, account: Account, *, whole_account: b
 
 
 def clear_error(account: Account) -> None:
-    """The account works again: forget its error and its pause, so that its next sync is due."""
+    """The mailbox works again: forget its error and its pause, so that its next sync is due."""
     with tenant_transaction(account.tenant_id) as connection:
         connection.execute(update(EmailClient).where(*_is(account)).values(**_NO_ERROR, next_sync_at=func.now()))
 
@@ -250,6 +273,21 @@ def record_failure(account: Account, error: EmailError, *, pause: bool) -> None:
                 next_sync_at=_NEXT_AFTER_FAILURE,
             )
         )
+
+
+def pause_sending(account: Account, error: EmailError) -> None:
+    """The SMTP server refuses the login: nothing is sent until a person did something. Syncs go on."""
+    _change(account, smtp_paused_at=func.now(), smtp_last_error=str(error))
+
+
+def resume_sending(account: Account) -> None:
+    """The SMTP server takes the login again."""
+    _change(account, **_SENDS_AGAIN)
+
+
+def _change(account: Account, **values: object) -> None:
+    with tenant_transaction(account.tenant_id) as connection:
+        connection.execute(update(EmailClient).where(*_is(account)).values(**values))
 
 
 def _locked_credential(connection: Connection, account: Account) -> str:

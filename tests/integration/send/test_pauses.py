@@ -1,0 +1,128 @@
+"""A refused login stops the side that it happened on, receiving or sending, until a person does something."""
+
+from collections.abc import Callable
+
+import pytest
+from click.testing import CliRunner, Result
+
+from manage import account as account_command
+from manage import cli
+from tasks.errors import AccountPausedError, AuthenticationFailedError, SendingPausedError
+from tasks.storage.accounts import change_password, find_account
+from tasks.storage.dispatch import claim_due_accounts
+from tests.conftest import TENANT, Database, sync
+from tests.integration.send.conftest import Send, sending_account
+from tests.support.imap_server import ImapServer
+from tests.support.mailbox import Mailbox, message
+from tests.support.smtp_server import SmtpServer, reply
+from tests.support.stored import rows
+
+Run = Callable[..., Result]
+
+# What Microsoft answers where IMAP is allowed and SMTP is not.
+SWITCHED_OFF = "535 5.7.139 Authentication unsuccessful, SmtpClientAuthentication is disabled for the Tenant"
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> Run:
+    """`account ...` of the command line."""
+    monkeypatch.setattr(account_command, "connect", lambda: None)
+
+    def run_(command: str, *arguments: str, **options: str) -> Result:
+        return CliRunner().invoke(cli.main, ["account", command, *arguments, "--tenant", TENANT], **options)
+
+    return run_
+
+
+def paused() -> tuple[bool, bool]:
+    """Whether receiving is, and whether sending is."""
+    found = find_account(TENANT, "mail")
+    return found.paused_at is not None, found.smtp_paused_at is not None
+
+
+def logins(smtp: SmtpServer) -> int:
+    return sum(line.startswith(b"AUTH") for line in smtp.received)
+
+
+def test_a_refused_login_pauses_sending_and_mail_still_comes_in(
+    database: Database, mailbox: Mailbox, smtp: SmtpServer, send_once: Send, run: Run
+) -> None:
+    # Given a mailbox that works, and an SMTP server that lets nobody in
+    mailbox.append([message(1)])
+    smtp.on("auth", reply(SWITCHED_OFF), times=None)
+    account = sending_account(mailbox, smtp)
+
+    # When messages are sent, then one login is tried
+    with pytest.raises(AuthenticationFailedError, match=r"5\.7\.139"):
+        send_once(account, "task-1")
+    for number in (2, 3):
+        with pytest.raises(SendingPausedError, match=r"5\.7\.139"):
+            send_once(account, f"task-{number}")
+    assert (logins(smtp), paused()) == (1, (False, True))
+    assert {state for (state,) in rows("SELECT state FROM outbox_message")} == {"failed"}
+
+    # And the mailbox is synced by schedule, and does not hide why nothing is sent
+    assert [due.email_client_id for [due] in claim_due_accounts(10, 300)] == [account.id]
+    assert sync(account).total("synced") == 1
+    assert paused() == (False, True)
+    listed = run("list").stdout
+    assert "sending is paused" in listed
+    assert "SmtpClientAuthentication" in listed
+    assert "receiving is paused" not in listed
+
+
+def test_a_refused_login_at_the_mailbox_pauses_receiving_and_mail_still_goes_out(
+    database: Database, smtp: SmtpServer, send_once: Send, run: Run
+) -> None:
+    with ImapServer(password="another") as imap:
+        account = sending_account(Mailbox(imap.host, imap.port, "ada", "wrong"), smtp)
+        with pytest.raises(AuthenticationFailedError):
+            sync(account)
+
+        assert send_once(account).state == "sent"
+        with pytest.raises(AccountPausedError):
+            sync(account)
+    assert paused() == (True, False)
+    listed = run("list").stdout
+    assert "receiving is paused" in listed
+    assert "sending is paused" not in listed
+
+
+def test_trying_an_account_ends_the_pause_of_each_side_that_works(
+    database: Database, smtp: SmtpServer, send_once: Send, run: Run
+) -> None:
+    with ImapServer(password="another") as imap:
+        # Given an account that is refused on both sides
+        smtp.password = "another"
+        account = sending_account(Mailbox(imap.host, imap.port, "ada", "right"), smtp, smtp_password="right")
+        tested = run("test", "mail")
+        assert (tested.exit_code, paused()) == (1, (True, True))
+        assert tested.stderr.count("refuses the user name or password") == 2
+
+        # When one side works, then its pause is over
+        smtp.password = "right"
+        tested = run("test", "mail")
+        assert (tested.exit_code, paused()) == (1, (True, False))
+        assert "to send" in tested.stdout
+        assert send_once(account).state == "sent"
+
+        # And when the other does, then also the other's
+        smtp.password, imap.password = "another", "right"
+        assert (run("test", "mail").exit_code, paused()) == (1, (False, True))
+        smtp.password = "right"
+        assert (run("test", "mail").exit_code, paused()) == (0, (False, False))
+        assert find_account(TENANT, "mail").smtp_last_error is None
+
+
+@pytest.mark.parametrize(("own", "after"), [(None, (False, False)), ("wrong", (False, True))], ids=["one", "two"])
+def test_a_new_password_ends_the_pauses_of_the_sides_that_it_is_for(
+    database: Database, smtp: SmtpServer, run: Run, own: str | None, after: tuple[bool, bool]
+) -> None:
+    with ImapServer(password="right") as imap:
+        account = sending_account(Mailbox(imap.host, imap.port, "ada", "wrong"), smtp, smtp_password=own)
+        run("test", "mail")
+        assert paused() == (True, True)
+
+        change_password(account, "right")
+
+    assert paused() == after
