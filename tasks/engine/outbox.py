@@ -55,7 +55,14 @@ from tasks.errors import (
 from tasks.mail.smtp import ANSWER_PATIENCE, SmtpConnection
 from tasks.mail.smtp_session import Reply
 from tasks.settings import get_settings
-from tasks.storage.accounts import Account, get_account, pause_sending, require_sending
+from tasks.storage.accounts import (
+    Account,
+    get_account,
+    pause_sending,
+    record_failure,
+    require_mailbox,
+    require_sending,
+)
 from tasks.storage.outbox import (
     NOW,
     Outgoing,
@@ -283,7 +290,7 @@ def _find_out(account: Account, outgoing: Outgoing) -> Outgoing:
     attempts = outgoing.attempts + 1
     may_look_again = attempts <= get_settings().send.retries
     try:
-        with _late_as_an_error():
+        with _at_the_mailbox(account):
             is_there = has_copy(account, outgoing)
     except TokenEndpointUnavailableError:
         raise  # the mail server was not asked, so it was no look
@@ -306,7 +313,7 @@ def _file(account: Account, outgoing: Outgoing, raw: bytes) -> Outgoing:
     """See to the copy in the Sent folder. Without one the message is sent all the same, and the row says so."""
     done: dict[str, Any] = {"state": "sent", "raw": None}
     try:
-        with _late_as_an_error():
+        with _at_the_mailbox(account):
             file_copy(account, outgoing, raw)
     except EmailError as error:
         attempts = outgoing.attempts + 1
@@ -319,10 +326,17 @@ def _file(account: Account, outgoing: Outgoing, raw: bytes) -> Outgoing:
 
 
 @contextmanager
-def _late_as_an_error() -> Iterator[None]:
-    """A mail server that uses up the time of the task is counted like one that breaks off."""
+def _at_the_mailbox(account: Account) -> Iterator[None]:
+    """What is done in the Sent folder: not while receiving is paused, and a refused login pauses it.
+
+    A mail server that uses up the time of the task is counted like one that breaks off.
+    """
+    require_mailbox(account)
     try:
         yield
+    except AuthenticationFailedError as error:
+        record_failure(account, error, pause=True)
+        raise
     except SoftTimeLimitExceeded as late:
         raise TooSlowError from late
 

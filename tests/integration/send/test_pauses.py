@@ -7,14 +7,20 @@ from click.testing import CliRunner, Result
 
 from manage import account as account_command
 from manage import cli
-from tasks.errors import AccountPausedError, AuthenticationFailedError, SendingPausedError
+from tasks.errors import (
+    AccountPausedError,
+    AuthenticationFailedError,
+    DeliveryInterruptedError,
+    DeliveryUnknownError,
+    SendingPausedError,
+)
 from tasks.storage.accounts import change_password, find_account
 from tasks.storage.dispatch import claim_due_accounts
 from tests.conftest import TENANT, Database, sync
 from tests.integration.send.conftest import Send, sending_account
 from tests.support.imap_server import ImapServer
 from tests.support.mailbox import Mailbox, message
-from tests.support.smtp_server import SmtpServer, reply
+from tests.support.smtp_server import SmtpServer, drop, reply
 from tests.support.stored import rows
 
 Run = Callable[..., Result]
@@ -86,6 +92,35 @@ def test_a_refused_login_at_the_mailbox_pauses_receiving_and_mail_still_goes_out
     listed = run("list").stdout
     assert "receiving is paused" in listed
     assert "sending is paused" not in listed
+
+
+def test_copies_are_not_filed_with_a_password_that_was_refused(
+    database: Database, smtp: SmtpServer, send_once: Send
+) -> None:
+    with ImapServer(password="another") as imap:
+        account = sending_account(Mailbox(imap.host, imap.port, "ada", "wrong"), smtp, sent_copies="append")
+
+        # When messages are sent, then all go out, and one login is tried to file a copy
+        assert [send_once(account, f"task-{number}").state for number in range(4)] == ["sent"] * 4
+        assert (len(smtp.messages), imap.logins, paused()) == (4, 1, (True, False))
+    # And it is said which messages have no copy, and why
+    found = rows("SELECT last_error_code, last_error FROM outbox_message ORDER BY created_at")
+    assert [code for code, _ in found] == ["authentication_failed"] + ["account_paused"] * 3
+    assert all("wrong user name or password" in str(words) for _, words in found)
+
+
+def test_a_message_whose_answer_was_lost_is_not_looked_for_with_a_password_that_was_refused(
+    database: Database, smtp: SmtpServer, send_once: Send
+) -> None:
+    with ImapServer(password="another") as imap:
+        account = sending_account(Mailbox(imap.host, imap.port, "ada", "wrong"), smtp)
+        smtp.on("accepted", drop)
+        with pytest.raises(DeliveryInterruptedError):
+            send_once(account)
+        for _ in range(3):
+            with pytest.raises(DeliveryUnknownError, match="wrong user name or password"):
+                send_once(account)
+        assert (imap.logins, paused()) == (1, (True, False))
 
 
 def test_trying_an_account_ends_the_pause_of_each_side_that_works(
