@@ -78,15 +78,24 @@ def test(account_name: str, tenant: str) -> None:
 
 @account.command()
 @click.argument("account_name", metavar="ACCOUNT")
+@click.option("--smtp", is_flag=True, help="A password for the SMTP server alone, which from now on has its own.")
 @click.option("--password-stdin", is_flag=True, help="Read it from standard input instead of asking.")
 @tenant_option
-def password(account_name: str, password_stdin: bool, tenant: str) -> None:
-    """Store a new password (of an OAuth2 account: a new refresh token) for an account, and end its pause."""
+def password(account_name: str, smtp: bool, password_stdin: bool, tenant: str) -> None:
+    """Store a new password (of an OAuth2 account: a new refresh token) for an account, and end its pauses."""
     connect()
-    from tasks.storage.accounts import change_password, change_refresh_token, find_account, uses_oauth2
+    from tasks.storage.accounts import (
+        change_password,
+        change_refresh_token,
+        change_smtp_password,
+        find_account,
+        uses_oauth2,
+    )
 
     found = find_account(tenant, account_name)
-    if uses_oauth2(found):
+    if smtp:
+        change_smtp_password(found, read_secret(password_stdin))
+    elif uses_oauth2(found):
         token = read_secret(password_stdin, "refresh token")
         change_refresh_token(found, token, read_client_secret(password_stdin))
     else:

@@ -102,6 +102,11 @@ class AuthenticationFailedError(PermanentError):
     code = "authentication_failed"
 
 
+class SmtpLoginRefusedError(AuthenticationFailedError):
+    """The SMTP server refuses the user name or password; sending is paused until
+    `./manage.sh account password --smtp` stores another for it or `./manage.sh account test` succeeds."""
+
+
 class GrantRevokedError(AuthenticationFailedError):
     """The OAuth2 grant was revoked or has expired, and the account is paused; store a new refresh token with
     `./manage.sh account password`."""
@@ -118,7 +123,7 @@ class AccountPausedError(PermanentError):
 
 class SendingPausedError(PermanentError):
     """Sending from the account is paused, so nothing was tried; `./manage.sh account test` ends that where it
-    succeeds, and so does another password by `./manage.sh account password`."""
+    succeeds, and so does another password by `./manage.sh account password --smtp`."""
 
     code = "sending_paused"
 
@@ -177,7 +182,7 @@ class EncryptionUnavailableError(PermanentError):
 
 class CredentialUnreadableError(PermanentError):
     """The stored secret cannot be decrypted with any key in CREDENTIAL_ENCRYPTION_KEY; enter it again with
-    `./manage.sh account password`."""
+    `./manage.sh account password` (--smtp: the SMTP server's own)."""
 
     code = "credential_unreadable"
 

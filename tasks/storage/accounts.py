@@ -6,7 +6,14 @@ from typing import NamedTuple
 from sqlalchemy import ColumnElement, Connection, bindparam, case, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from tasks.errors import AccountPausedError, EmailError, NotFoundError, PermanentError, SendingPausedError
+from tasks.errors import (
+    AccountPausedError,
+    EmailError,
+    NotFoundError,
+    PermanentError,
+    SendingPausedError,
+    SmtpServerMissingError,
+)
 from tasks.settings import get_settings
 from tasks.storage.credentials import OAUTH2, add_credential, kind_of, read_credential, remove_credential
 from tasks.storage.grants import Grant, add_grant, replace_refresh_token
@@ -203,7 +210,7 @@ def change_password(account: Account, password: str) -> None:
     Raises NotFoundError.
     """
     with tenant_transaction(account.tenant_id) as connection:
-        old = _locked_credential(connection, account)
+        old = _locked(connection, account).credential_id
         new = add_credential(connection, account.tenant_id, password)
         connection.execute(
             update(EmailClient)
@@ -213,13 +220,28 @@ def change_password(account: Account, password: str) -> None:
         remove_credential(connection, account.tenant_id, old)
 
 
+def change_smtp_password(account: Account, password: str) -> None:
+    """Store a password for the SMTP server alone, from now on or instead of the old one; a pause of sending ends.
+
+    Raises SmtpServerMissingError where the account has no SMTP server, and NotFoundError.
+    """
+    with tenant_transaction(account.tenant_id) as connection:
+        found = _locked(connection, account)
+        if found.smtp_hostname is None:
+            raise SmtpServerMissingError(account.account_name)
+        new = add_credential(connection, account.tenant_id, password)
+        connection.execute(update(EmailClient).where(*_is(account)).values(smtp_credential_id=new, **_SENDS_AGAIN))
+        if found.smtp_credential_id is not None:
+            remove_credential(connection, account.tenant_id, found.smtp_credential_id)
+
+
 def change_refresh_token(account: Account, refresh_token: str, client_secret: str | None) -> None:
     """Store a new refresh token after its owner has consented anew; errors and pauses that came of it are forgotten.
 
     Without a client secret the old one stays. Raises NotFoundError and CredentialUnreadableError.
     """
     with tenant_transaction(account.tenant_id) as connection:
-        credential_id = _locked_credential(connection, account)
+        credential_id = _locked(connection, account).credential_id
         replace_refresh_token(connection, account.tenant_id, credential_id, refresh_token, client_secret)
         connection.execute(
             update(EmailClient)
@@ -290,12 +312,12 @@ def _change(account: Account, **values: object) -> None:
         connection.execute(update(EmailClient).where(*_is(account)).values(**values))
 
 
-def _locked_credential(connection: Connection, account: Account) -> str:
-    # Not what `account` says: somebody else may have changed it since.
-    found = connection.scalar(select(EmailClient.credential_id).where(*_is(account)).with_for_update())
-    if found is None:
+def _locked(connection: Connection, account: Account) -> Account:
+    # Not `account` itself: somebody else may have changed it since.
+    row = connection.execute(select(*_COLUMNS).where(*_is(account)).with_for_update()).one_or_none()
+    if row is None:
         raise NotFoundError("account")
-    return found
+    return Account._make(row)
 
 
 def _is(account: Account) -> tuple[ColumnElement[bool], ...]:

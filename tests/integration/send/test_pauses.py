@@ -16,7 +16,7 @@ from tasks.errors import (
 )
 from tasks.storage.accounts import change_password, find_account
 from tasks.storage.dispatch import claim_due_accounts
-from tests.conftest import TENANT, Database, sync
+from tests.conftest import TENANT, Database, register, sync
 from tests.integration.send.conftest import Send, sending_account
 from tests.support.imap_server import ImapServer
 from tests.support.mailbox import Mailbox, message
@@ -147,6 +147,38 @@ def test_trying_an_account_ends_the_pause_of_each_side_that_works(
         smtp.password = "right"
         assert (run("test", "mail").exit_code, paused()) == (0, (False, False))
         assert find_account(TENANT, "mail").smtp_last_error is None
+
+
+@pytest.mark.parametrize("own", [None, "wrong"], ids=["the mailbox's", "its own"])
+def test_the_smtp_server_gets_another_password_and_sending_goes_on(
+    database: Database, smtp: SmtpServer, send_once: Send, run: Run, own: str | None
+) -> None:
+    with ImapServer(password="mailbox") as imap:
+        # Given an SMTP server that takes another password than it is given
+        smtp.password = "other"
+        account = sending_account(Mailbox(imap.host, imap.port, "ada", "mailbox"), smtp, smtp_password=own)
+        with pytest.raises(AuthenticationFailedError) as refused:
+            send_once(account, "task-1")
+        assert "`./manage.sh account password --smtp`" in str(refused.value)
+        assert "`./manage.sh account password --smtp`" in str(find_account(TENANT, "mail").smtp_last_error)
+
+        # When one is stored as the error says, twice
+        for given in ("mistyped", "other"):
+            changed = run("password", "--smtp", "mail", "--password-stdin", input=f"{given}\n")
+            assert (changed.exit_code, paused()) == (0, (False, False))
+
+        # Then mail goes out with it, the mailbox has its own, and the old ones are gone
+        assert send_once(find_account(TENANT, "mail"), "task-2").state == "sent"
+        sync(find_account(TENANT, "mail"))
+        assert rows("SELECT count(*) FROM credential") == [(2,)]
+
+
+def test_an_account_that_cannot_send_gets_no_password_for_it(database: Database, mailbox: Mailbox, run: Run) -> None:
+    register(mailbox)
+    changed = run("password", "--smtp", "mail", "--password-stdin", input="x\n")
+    assert changed.exit_code == 1
+    assert "no SMTP server" in changed.stderr
+    assert rows("SELECT count(*) FROM credential") == [(1,)]
 
 
 @pytest.mark.parametrize(("own", "after"), [(None, (False, False)), ("wrong", (False, True))], ids=["one", "two"])
