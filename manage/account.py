@@ -136,13 +136,13 @@ def _try_sending(found: "Account") -> None:
 
 
 def _state(found: "Account") -> str:
-    troubles = []
+    troubles = [] if found.is_enabled else ["switched off"]
     if found.last_error is not None:
         troubles.append(f"{'receiving is paused: ' if found.paused_at else ''}{found.last_error}")
     if found.smtp_paused_at is not None:
         troubles.append(f"sending is paused: {found.smtp_last_error}")
     if troubles:
         return good_or_bad(False, "; ".join(troubles))
-    if not (found.is_enabled and found.is_sync_enabled):
-        return "off"
+    if not found.is_sync_enabled:
+        return "not synced by schedule"
     return good_or_bad(True, "ok") if found.last_sync_at else "not synced yet"

@@ -114,6 +114,12 @@ class GrantRevokedError(AuthenticationFailedError):
     code = "grant_revoked"
 
 
+class AccountSwitchedOffError(PermanentError):
+    """The account is switched off (is_enabled), so nothing was tried; whoever switched it off has to switch it on."""
+
+    code = "account_switched_off"
+
+
 class AccountPausedError(PermanentError):
     """The account is paused, so nothing was tried; `./manage.sh account test` ends that where it succeeds, and so
     does another password by `./manage.sh account password`."""

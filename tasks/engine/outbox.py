@@ -327,7 +327,7 @@ def _file(account: Account, outgoing: Outgoing, raw: bytes) -> Outgoing:
 
 @contextmanager
 def _at_the_mailbox(account: Account) -> Iterator[None]:
-    """What is done in the Sent folder: not while receiving is paused, and a refused login pauses it.
+    """What is done in the Sent folder: not while the mailbox is paused or off, and a refused login pauses it.
 
     A mail server that uses up the time of the task is counted like one that breaks off.
     """

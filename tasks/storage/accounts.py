@@ -8,6 +8,7 @@ from sqlalchemy.exc import IntegrityError
 
 from tasks.errors import (
     AccountPausedError,
+    AccountSwitchedOffError,
     EmailError,
     NotFoundError,
     PermanentError,
@@ -181,13 +182,21 @@ def get_account(connection: Connection, tenant_id: str, user_id: str, account_id
 
 
 def require_mailbox(account: Account) -> None:
-    """Raises AccountPausedError where nobody is to log in at the IMAP or POP3 server until a person did something."""
+    """Raises AccountPausedError where nobody is to log in at the IMAP or POP3 server until a person did something.
+
+    Raises AccountSwitchedOffError, too.
+    """
+    _require_enabled(account)
     if account.paused_at is not None:
         raise AccountPausedError(f"{account.account_name}: {account.last_error or ''}")
 
 
 def require_sending(account: Account) -> None:
-    """Raises SendingPausedError where nobody is to log in at the SMTP server until a person did something."""
+    """Raises SendingPausedError where nobody is to log in at the SMTP server until a person did something.
+
+    Raises AccountSwitchedOffError, too.
+    """
+    _require_enabled(account)
     if account.smtp_paused_at is not None:
         raise SendingPausedError(f"{account.account_name}: {account.smtp_last_error or ''}")
 
@@ -310,6 +319,11 @@ def resume_sending(account: Account) -> None:
 def _change(account: Account, **values: object) -> None:
     with tenant_transaction(account.tenant_id) as connection:
         connection.execute(update(EmailClient).where(*_is(account)).values(**values))
+
+
+def _require_enabled(account: Account) -> None:
+    if not account.is_enabled:
+        raise AccountSwitchedOffError(account.account_name)
 
 
 def _locked(connection: Connection, account: Account) -> Account:

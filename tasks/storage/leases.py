@@ -72,8 +72,9 @@ def take_lease(
 ) -> Account:
     """Lease the caller's own account. One that `is_urgent` and finds it leased is the next to get it.
 
-    Raises NotFoundError and AccountPausedError; LeaseHeldError while another run holds it or is the next
-    (OwnLeaseHeldError for a run of the same task); HostBusyError while its server has as many connections as it may.
+    Raises NotFoundError, AccountSwitchedOffError and AccountPausedError; LeaseHeldError while another run holds it or
+    is the next (OwnLeaseHeldError for a run of the same task); HostBusyError while its server has as many connections
+    as it may.
     """
     with tenant_transaction(tenant_id) as connection:
         account = get_account(connection, tenant_id, user_id, account_id)

@@ -1,4 +1,7 @@
-"""A refused login stops the side that it happened on, receiving or sending, until a person does something."""
+"""A refused login stops the side that it happened on, receiving or sending, until a person does something.
+
+An account that is switched off stops on both.
+"""
 
 from collections.abc import Callable
 
@@ -7,8 +10,10 @@ from click.testing import CliRunner, Result
 
 from manage import account as account_command
 from manage import cli
+from tasks.engine.delete import DeleteRequest, delete_messages
 from tasks.errors import (
     AccountPausedError,
+    AccountSwitchedOffError,
     AuthenticationFailedError,
     DeliveryInterruptedError,
     DeliveryUnknownError,
@@ -16,7 +21,7 @@ from tasks.errors import (
 )
 from tasks.storage.accounts import change_password, find_account
 from tasks.storage.dispatch import claim_due_accounts
-from tests.conftest import TENANT, Database, register, sync
+from tests.conftest import TENANT, USER, Database, register, sync
 from tests.integration.send.conftest import Send, sending_account
 from tests.support.imap_server import ImapServer
 from tests.support.mailbox import Mailbox, message
@@ -147,6 +152,42 @@ def test_trying_an_account_ends_the_pause_of_each_side_that_works(
         smtp.password = "right"
         assert (run("test", "mail").exit_code, paused()) == (0, (False, False))
         assert find_account(TENANT, "mail").smtp_last_error is None
+
+
+def test_nothing_is_done_for_an_account_that_is_switched_off(
+    database: Database, smtp: SmtpServer, send_once: Send, run: Run
+) -> None:
+    with ImapServer() as imap:
+        # Given an account with a message, that was switched off
+        imap.inbox.append(message(1))
+        account = sending_account(Mailbox(imap.host, imap.port, "ada", "sample"), smtp)
+        sync(account)
+        rows("UPDATE email_client SET is_enabled = false RETURNING 1")
+        connections = imap.connections
+        [(message_id,)] = rows("SELECT id FROM email_message")
+        request = DeleteRequest(TENANT, USER, [str(message_id)], False)
+
+        # When tasks want something of it, then they are refused, and no server is asked
+        with pytest.raises(AccountSwitchedOffError, match="is switched off"):
+            sync(account)
+        with pytest.raises(AccountSwitchedOffError):
+            delete_messages(request, "task", 60)
+        with pytest.raises(AccountSwitchedOffError):
+            send_once(account, "a task", key="key:1", subject="Hello")
+        assert (imap.connections, smtp.connections) == (connections, 0)
+        assert find_account(TENANT, "mail").last_error is None
+        assert "switched off" in run("list").stdout
+
+        # And a person may try it, which switches nothing on
+        assert run("test", "mail").exit_code == 0
+        with pytest.raises(AccountSwitchedOffError):
+            sync(account)
+
+        # And switched on it does what it did, also for what was refused
+        rows("UPDATE email_client SET is_enabled = true RETURNING 1")
+        sync(account)
+        assert send_once(account, "another", key="key:1", subject="Hello").state == "sent"
+        assert len(smtp.messages) == 1
 
 
 @pytest.mark.parametrize("own", [None, "wrong"], ids=["the mailbox's", "its own"])
