@@ -7,8 +7,7 @@ import pytest
 from celery.result import AsyncResult
 
 from manage.progress import queue_sync
-from tasks.celery_app import sync_emails
-from tasks.engine.delete import DeleteRequest, delete_messages
+from tasks.celery_app import delete_emails, sync_emails
 from tasks.engine.probe import probe
 from tasks.errors import (
     AccountPausedError,
@@ -79,12 +78,12 @@ def test_a_paused_account_is_left_alone_by_tasks_until_a_person_tries_it(
     paused, connections = find_account(TENANT, account.id), server.connections
 
     # When tasks want something of it, then they are refused with the reason, and no server is asked
-    request = DeleteRequest(TENANT, USER, [str(one) for one in column("SELECT id FROM email_message")], False)
+    messages = column("SELECT id FROM email_message")
     for _ in range(2):
         with pytest.raises(AccountPausedError, match=r"`\./manage\.sh account test`.*wrong user name or password"):
             sync(account)
         with pytest.raises(AccountPausedError):
-            delete_messages(request, "task", 60)
+            delete_emails.run(messages, TENANT, USER)
     assert server.connections == connections
     # and what the account says is what it said
     assert find_account(TENANT, account.id) == paused

@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 
 from manage import account as account_command
 from manage import cli
-from tasks.engine.delete import DeleteRequest, delete_messages
+from tasks.celery_app import delete_emails
 from tasks.errors import (
     AccountPausedError,
     AccountSwitchedOffError,
@@ -26,7 +26,7 @@ from tests.integration.send.conftest import Send, sending_account
 from tests.support.imap_server import ImapServer
 from tests.support.mailbox import Mailbox, message
 from tests.support.smtp_server import SmtpServer, drop, reply
-from tests.support.stored import rows
+from tests.support.stored import column, rows
 
 Run = Callable[..., Result]
 
@@ -164,14 +164,13 @@ def test_nothing_is_done_for_an_account_that_is_switched_off(
         sync(account)
         rows("UPDATE email_client SET is_enabled = false RETURNING 1")
         connections = imap.connections
-        [(message_id,)] = rows("SELECT id FROM email_message")
-        request = DeleteRequest(TENANT, USER, [str(message_id)], False)
+        [message_id] = column("SELECT id FROM email_message")
 
         # When tasks want something of it, then they are refused, and no server is asked
         with pytest.raises(AccountSwitchedOffError, match="is switched off"):
             sync(account)
         with pytest.raises(AccountSwitchedOffError):
-            delete_messages(request, "task", 60)
+            delete_emails.run([message_id], TENANT, USER)
         with pytest.raises(AccountSwitchedOffError):
             send_once(account, "a task", key="key:1", subject="Hello")
         assert (imap.connections, smtp.connections) == (connections, 0)
