@@ -1,11 +1,12 @@
 """`account`: the mailboxes that are synced."""
 
+import sys
 from typing import TYPE_CHECKING
 
 import click
 
 from manage.account_add import add, read_client_secret, read_secret
-from manage.output import NEEDS_PASSWORD, ago, good_or_bad, password_advice, print_json, say, table
+from manage.output import NEEDS_PASSWORD, ago, complain, good_or_bad, password_advice, print_json, say, table
 from manage.place import COMMAND
 from manage.session import connect, tenant_option
 
@@ -58,31 +59,43 @@ def list_(as_json: bool, tenant: str) -> None:
 @click.argument("account_name", metavar="ACCOUNT")
 @tenant_option
 def test(account_name: str, tenant: str) -> None:
-    """Log in to an account's servers and look at what they offer. Success ends a pause."""
+    """Log in to an account's servers and look at what they offer. Each that works ends the pause of its side."""
     connect()
-    from tasks.engine.probe import probe
+    from tasks.errors import EmailError
     from tasks.storage.accounts import find_account
 
     found = find_account(tenant, account_name)
-    seen = probe(found)
-    messages = "" if seen.messages is None else f", {seen.messages} messages"
-    click.echo(f"{found.account_name}: logged in at {found.hostname}:{found.port}; {seen.folders} folders{messages}")
-    click.echo(f"The server offers: {' '.join(seen.capabilities)}")
-    if found.smtp_hostname:
-        click.echo(f"Logged in at {found.smtp_hostname}:{found.smtp_port} to send")
+    all_work = True
+    for try_it in (_try_mailbox, _try_sending) if found.smtp_hostname else (_try_mailbox,):
+        try:
+            try_it(found)
+        except EmailError as error:
+            complain(str(error))
+            all_work = False
+    if not all_work:
+        sys.exit(1)
 
 
 @account.command()
 @click.argument("account_name", metavar="ACCOUNT")
+@click.option("--smtp", is_flag=True, help="A password for the SMTP server alone, which from now on has its own.")
 @click.option("--password-stdin", is_flag=True, help="Read it from standard input instead of asking.")
 @tenant_option
-def password(account_name: str, password_stdin: bool, tenant: str) -> None:
-    """Store a new password (of an OAuth2 account: a new refresh token) for an account, and end its pause."""
+def password(account_name: str, smtp: bool, password_stdin: bool, tenant: str) -> None:
+    """Store a new password (of an OAuth2 account: a new refresh token) for an account, and end its pauses."""
     connect()
-    from tasks.storage.accounts import change_password, change_refresh_token, find_account, uses_oauth2
+    from tasks.storage.accounts import (
+        change_password,
+        change_refresh_token,
+        change_smtp_password,
+        find_account,
+        uses_oauth2,
+    )
 
     found = find_account(tenant, account_name)
-    if uses_oauth2(found):
+    if smtp:
+        change_smtp_password(found, read_secret(password_stdin))
+    elif uses_oauth2(found):
         token = read_secret(password_stdin, "refresh token")
         change_refresh_token(found, token, read_client_secret(password_stdin))
     else:
@@ -106,9 +119,30 @@ def remove(account_name: str, yes: bool, tenant: str) -> None:
     say(f"{found.account_name} is removed")
 
 
+def _try_mailbox(found: "Account") -> None:
+    from tasks.engine.probe import probe
+
+    seen = probe(found)
+    messages = "" if seen.messages is None else f", {seen.messages} messages"
+    click.echo(f"{found.account_name}: logged in at {found.hostname}:{found.port}; {seen.folders} folders{messages}")
+    click.echo(f"The server offers: {' '.join(seen.capabilities)}")
+
+
+def _try_sending(found: "Account") -> None:
+    from tasks.engine.probe import probe_smtp
+
+    probe_smtp(found)
+    click.echo(f"{found.account_name}: logged in at {found.smtp_hostname}:{found.smtp_port} to send")
+
+
 def _state(found: "Account") -> str:
+    troubles = [] if found.is_enabled else ["switched off"]
     if found.last_error is not None:
-        return good_or_bad(False, f"{'paused: ' if found.paused_at else ''}{found.last_error}")
-    if not (found.is_enabled and found.is_sync_enabled):
-        return "off"
+        troubles.append(f"{'receiving is paused: ' if found.paused_at else ''}{found.last_error}")
+    if found.smtp_paused_at is not None:
+        troubles.append(f"sending is paused: {found.smtp_last_error}")
+    if troubles:
+        return good_or_bad(False, "; ".join(troubles))
+    if not found.is_sync_enabled:
+        return "not synced by schedule"
     return good_or_bad(True, "ok") if found.last_sync_at else "not synced yet"

@@ -12,7 +12,7 @@ from celery.exceptions import Reject, TimeLimitExceeded
 from kombu.exceptions import OperationalError
 
 from tasks import poison
-from tasks.errors import EmailError, OutOfMemoryError, PoisonedTaskError, StorageUnavailableError
+from tasks.errors import EmailError, OutOfMemoryError, PoisonedTaskError, StorageUnavailableError, TransientError
 from tasks.redaction import redact_arguments, redact_text
 from tasks.settings import get_settings
 from tasks.storage import dead_letters
@@ -97,11 +97,16 @@ class EmailTask(Task):  # type: ignore[misc]  # celery has no types
     def quarantined(self, error: PoisonedTaskError, *args: Any, **kwargs: Any) -> None:
         """Called with its arguments before it is kept from running because it keeps killing its worker."""
 
-    def retry_delay(self, tries: int | None = None) -> float:
-        """Seconds until the next try: exponential from the task's first delay, with jitter and a cap."""
+    def retry_delay(self, tries: int | None = None, why: Exception | None = None) -> float:
+        """Seconds until the next try: exponential from the task's first delay, with jitter and a cap.
+
+        Where `why` says when to come back it is not before that, unless the cap is.
+        """
         tries = self.request.retries if tries is None else tries
         backoff: float = self.default_retry_delay * CELERY_RETRY_BACKOFF_BASE**tries
-        return min(backoff, get_settings().worker.retry_max_delay) * random.uniform(_LEAST_JITTER, 1)
+        most = get_settings().worker.retry_max_delay
+        asked_for = (why.retry_after if isinstance(why, TransientError) else None) or 0
+        return max(min(backoff, most) * random.uniform(_LEAST_JITTER, 1), min(asked_for, most))
 
     def retry(self, *args: Any, exc: Exception | None = None, **options: Any) -> Any:
         """As Celery's, but a database that is away wears out no retries, and a full broker loses no task."""

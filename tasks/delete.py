@@ -106,7 +106,7 @@ def _go_on_later(task: Any, interruption: Exception) -> NoReturn:
         task.look_again(interruption, _LOOK_SECONDS)
     if isinstance(interruption, HandOnError):
         task.look_again(interruption, 0)
-    raise task.retry(exc=interruption, countdown=task.retry_delay()) from interruption
+    raise task.retry(exc=interruption, countdown=task.retry_delay(why=interruption)) from interruption
 
 
 def _budget_seconds() -> float:

@@ -27,6 +27,8 @@ class TransientError(EmailError):
     """A passing condition; the task is retried."""
 
     code = "transient"
+    # In how many seconds whoever was asked wants to be asked again, where they say it.
+    retry_after: float | None = None
 
 
 class PermanentError(EmailError):
@@ -100,11 +102,36 @@ class AuthenticationFailedError(PermanentError):
     code = "authentication_failed"
 
 
+class SmtpLoginRefusedError(AuthenticationFailedError):
+    """The SMTP server refuses the user name or password; sending is paused until
+    `./manage.sh account password --smtp` stores another for it or `./manage.sh account test` succeeds."""
+
+
 class GrantRevokedError(AuthenticationFailedError):
     """The OAuth2 grant was revoked or has expired, and the account is paused; store a new refresh token with
     `./manage.sh account password`."""
 
     code = "grant_revoked"
+
+
+class AccountSwitchedOffError(PermanentError):
+    """The account is switched off (is_enabled), so nothing was tried; whoever switched it off has to switch it on."""
+
+    code = "account_switched_off"
+
+
+class AccountPausedError(PermanentError):
+    """The account is paused, so nothing was tried; `./manage.sh account test` ends that where it succeeds, and so
+    does another password by `./manage.sh account password`."""
+
+    code = "account_paused"
+
+
+class SendingPausedError(PermanentError):
+    """Sending from the account is paused, so nothing was tried; `./manage.sh account test` ends that where it
+    succeeds, and so does another password by `./manage.sh account password --smtp`."""
+
+    code = "sending_paused"
 
 
 class TokenEndpointUnavailableError(TransientError):
@@ -161,7 +188,7 @@ class EncryptionUnavailableError(PermanentError):
 
 class CredentialUnreadableError(PermanentError):
     """The stored secret cannot be decrypted with any key in CREDENTIAL_ENCRYPTION_KEY; enter it again with
-    `./manage.sh account password`."""
+    `./manage.sh account password` (--smtp: the SMTP server's own)."""
 
     code = "credential_unreadable"
 

@@ -60,7 +60,7 @@ def send_email(
         return self.look_again(error, error.seconds_left + 1, max_retries=_WAITS)  # type: ignore[no-any-return]
     except TransientError as error:
         logger.warning("not sent yet: %s", error, extra={"email_client_id": email_client_id})
-        raise self.retry(exc=error, countdown=self.retry_delay(), max_retries=_WAITS) from error
+        raise self.retry(exc=error, countdown=self.retry_delay(why=error), max_retries=_WAITS) from error
     except SoftTimeLimitExceeded:
         late = DeliveryInterruptedError("the time of the task was used up")
         raise self.retry(exc=late, countdown=self.retry_delay(), max_retries=_WAITS) from None

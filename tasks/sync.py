@@ -95,7 +95,7 @@ def sync_emails(
         if so_far.stored > before:
             # It moves: the retries are counted anew, so that a flaky server never wears them out.
             self.request.retries = 0
-        raise self.retry(exc=error, countdown=self.retry_delay(), **so_far.options()) from error
+        raise self.retry(exc=error, countdown=self.retry_delay(why=error), **so_far.options()) from error
     if not is_done:
         fresh = self.signature_from_request(retries=0, **so_far.options())
         del fresh.options["chord"]  # `replace` refuses one and puts the request's own there

@@ -40,7 +40,8 @@ def leased_run(
     One that `is_urgent`, because a person waits for it, is let by at the next batch of one that is not. At the soft
     time limit it ends in HandOnError if it did anything, else in TooSlowError: it would come back for ever.
 
-    Raises LeaseHeldError while another run is at it, HostBusyError, and NotFoundError for what is not the caller's.
+    Raises LeaseHeldError while another run is at it, HostBusyError, and NotFoundError for what is not the caller's;
+    and AccountPausedError and AccountSwitchedOffError, which are not kept on the account: it says so already.
     """
     settings = get_settings().sync
     owner = owner_of(task_id)

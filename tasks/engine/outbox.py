@@ -48,13 +48,21 @@ from tasks.errors import (
     NotUnknownError,
     PermanentError,
     StorageUnavailableError,
+    TokenEndpointUnavailableError,
     TooSlowError,
     TransientError,
 )
 from tasks.mail.smtp import ANSWER_PATIENCE, SmtpConnection
 from tasks.mail.smtp_session import Reply
 from tasks.settings import get_settings
-from tasks.storage.accounts import Account, get_account, record_failure
+from tasks.storage.accounts import (
+    Account,
+    get_account,
+    pause_sending,
+    record_failure,
+    require_mailbox,
+    require_sending,
+)
 from tasks.storage.outbox import (
     NOW,
     Outgoing,
@@ -172,14 +180,13 @@ def _is_same_task(owner: str, run: str) -> bool:
 def _attempt(account: Account, outgoing: Outgoing, raw: bytes) -> Outgoing:
     """One try to send it to all that are pending."""
     try:
-        if account.paused_at is not None:
-            raise AuthenticationFailedError(f"{account.account_name} is paused: {account.last_error or ''}")
+        require_sending(account)
         recipients = _transmit(account, outgoing, raw)
     except (DeliveryInterruptedError, DeliveryUnderWayError, StorageUnavailableError):
         raise
     except EmailError as error:
-        if isinstance(error, AuthenticationFailedError) and account.paused_at is None:
-            record_failure(account, error, pause=True)
+        if isinstance(error, AuthenticationFailedError):
+            pause_sending(account, error)
         return _settle(account, outgoing, outgoing.recipients, error)
     except SoftTimeLimitExceeded:
         # Wherever it struck: the row says whether the end of the data may have gone out.
@@ -248,6 +255,8 @@ def _settle(
     accepted = [recipient for recipient in recipients if recipient.state == "accepted"]
     is_new = len(accepted) > len(outgoing.addresses("accepted"))
     attempts = 0 if is_new else outgoing.attempts
+    if isinstance(error, TokenEndpointUnavailableError):
+        attempts -= 1  # the mail server was not asked, so it was no try
     pending = [recipient for recipient in recipients if recipient.state == "pending"]
     if error is None and (unhappy := [r for r in recipients if r.state in ("pending", "refused")]):
         words = "; ".join(f"{recipient.address}: {recipient.reply}" for recipient in unhappy)
@@ -281,8 +290,10 @@ def _find_out(account: Account, outgoing: Outgoing) -> Outgoing:
     attempts = outgoing.attempts + 1
     may_look_again = attempts <= get_settings().send.retries
     try:
-        with _late_as_an_error():
+        with _at_the_mailbox(account):
             is_there = has_copy(account, outgoing)
+    except TokenEndpointUnavailableError:
+        raise  # the mail server was not asked, so it was no look
     except EmailError as error:
         if isinstance(error, TransientError) and may_look_again:
             _note(outgoing, {"attempts": attempts})
@@ -302,7 +313,7 @@ def _file(account: Account, outgoing: Outgoing, raw: bytes) -> Outgoing:
     """See to the copy in the Sent folder. Without one the message is sent all the same, and the row says so."""
     done: dict[str, Any] = {"state": "sent", "raw": None}
     try:
-        with _late_as_an_error():
+        with _at_the_mailbox(account):
             file_copy(account, outgoing, raw)
     except EmailError as error:
         attempts = outgoing.attempts + 1
@@ -315,10 +326,17 @@ def _file(account: Account, outgoing: Outgoing, raw: bytes) -> Outgoing:
 
 
 @contextmanager
-def _late_as_an_error() -> Iterator[None]:
-    """A mail server that uses up the time of the task is counted like one that breaks off."""
+def _at_the_mailbox(account: Account) -> Iterator[None]:
+    """What is done in the Sent folder: not while the mailbox is paused or off, and a refused login pauses it.
+
+    A mail server that uses up the time of the task is counted like one that breaks off.
+    """
+    require_mailbox(account)
     try:
         yield
+    except AuthenticationFailedError as error:
+        record_failure(account, error, pause=True)
+        raise
     except SoftTimeLimitExceeded as late:
         raise TooSlowError from late
 

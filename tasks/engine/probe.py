@@ -1,11 +1,11 @@
-"""Tries an account: connects, logs in, and looks at what is there."""
+"""Tries an account: connects, logs in, and looks at what is there. Mailbox and sending each by itself."""
 
 from typing import NamedTuple
 
 from tasks.engine.connect import connected, connected_pop3
 from tasks.engine.reuse import lent_smtp
 from tasks.errors import AuthenticationFailedError, EmailError
-from tasks.storage.accounts import Account, clear_error, record_failure
+from tasks.storage.accounts import Account, clear_error, pause_sending, record_failure, resume_sending
 
 
 class Probe(NamedTuple):
@@ -17,20 +17,31 @@ class Probe(NamedTuple):
 
 
 def probe(account: Account) -> Probe:
-    """Try the account's servers and keep how it went: success ends a pause.
+    """Try the account's IMAP or POP3 server and keep how it went: success ends a pause.
 
     Raises an EmailError that says what is wrong.
     """
     try:
         found = _look_at_pop3(account) if account.protocol == "pop3" else _look_at_imap(account)
-        if account.smtp_hostname is not None:
-            with lent_smtp(account, fresh=True) as smtp:
-                smtp.reset()
     except EmailError as error:
         record_failure(account, error, pause=isinstance(error, AuthenticationFailedError))
         raise
     clear_error(account)
     return found
+
+
+def probe_smtp(account: Account) -> None:
+    """Try the account's SMTP server: success ends a pause of sending.
+
+    Raises an EmailError that says what is wrong; a refused login is kept.
+    """
+    try:
+        with lent_smtp(account, fresh=True) as smtp:
+            smtp.reset()
+    except AuthenticationFailedError as error:
+        pause_sending(account, error)
+        raise
+    resume_sending(account)
 
 
 def _look_at_imap(account: Account) -> Probe:

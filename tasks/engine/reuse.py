@@ -6,7 +6,12 @@ from functools import lru_cache
 from typing import TypeVar
 
 from tasks.engine.connect import endpoint_of, logged_in, login_of, smtp_endpoint_of, smtp_login_of
-from tasks.errors import UnsupportedProtocolError
+from tasks.errors import (
+    AuthenticationFailedError,
+    GrantRevokedError,
+    SmtpLoginRefusedError,
+    UnsupportedProtocolError,
+)
 from tasks.mail.imap import ImapConnection
 from tasks.mail.pool import Closable, Pool
 from tasks.mail.smtp import SmtpConnection
@@ -34,13 +39,21 @@ def imap_pool() -> Pool[ImapConnection]:
 
 @contextmanager
 def lent_smtp(account: Account, *, fresh: bool = False) -> Iterator[SmtpConnection]:
-    """A connection to the account's SMTP server, given back afterwards; with `fresh` a new one."""
+    """A connection to the account's SMTP server, given back afterwards; with `fresh` a new one.
+
+    A refused login is raised as SmtpLoginRefusedError, which says how to store a password for this server.
+    """
     endpoint = smtp_endpoint_of(account)
     # With what it logs in: under another password, nothing of the old one is used any more.
     key = (account.tenant_id, account.id, endpoint, account.smtp_credential_id or account.credential_id)
 
     def connect() -> SmtpConnection:
-        return logged_in(account, smtp_login_of, lambda login: SmtpConnection(endpoint, login))
+        try:
+            return logged_in(account, smtp_login_of, lambda login: SmtpConnection(endpoint, login))
+        except GrantRevokedError:
+            raise  # by the token endpoint
+        except AuthenticationFailedError as error:
+            raise SmtpLoginRefusedError(error.detail) from error
 
     with _lent(smtp_pool(), key, connect, fresh=fresh) as smtp:
         yield smtp

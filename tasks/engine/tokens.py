@@ -51,7 +51,7 @@ def access_token(tenant_id: str, credential_id: str, refused: str | None = None)
                 return _refresh(connection, tenant_id, credential_id, grant)
             raise TokenEndpointUnavailableError(f"it is asked again in {grant.retry_in:.0f} s", grant.retry_in)
     except TokenEndpointUnavailableError as error:
-        if error.retry_after and not grant.retry_in:
+        if error.retry_after and (grant.retry_in or 0) <= 0:
             with tenant_transaction(tenant_id) as connection:
                 ask_later(connection, tenant_id, credential_id, error.retry_after)
         if cached := _cached(grant, refused, _LEAST_SECONDS):

@@ -3,10 +3,18 @@
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, bindparam, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, bindparam, case, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from tasks.errors import EmailError, NotFoundError, PermanentError
+from tasks.errors import (
+    AccountPausedError,
+    AccountSwitchedOffError,
+    EmailError,
+    NotFoundError,
+    PermanentError,
+    SendingPausedError,
+    SmtpServerMissingError,
+)
 from tasks.settings import get_settings
 from tasks.storage.credentials import OAUTH2, add_credential, kind_of, read_credential, remove_credential
 from tasks.storage.grants import Grant, add_grant, replace_refresh_token
@@ -74,6 +82,8 @@ class Account(NamedTuple):
     last_error_code: str | None
     last_error: str | None
     last_error_at: datetime | None
+    smtp_paused_at: datetime | None
+    smtp_last_error: str | None
 
 
 _NO_ERROR = {
@@ -83,6 +93,12 @@ _NO_ERROR = {
     "last_error_at": None,
     "failing_since": None,
     "sync_queued_at": None,
+}
+_SENDS_AGAIN = {"smtp_paused_at": None, "smtp_last_error": None}
+# Where the mailbox's secret is the SMTP server's too.
+_SENDS_AGAIN_WITH_IT = {
+    name: case((EmailClient.smtp_credential_id.is_(None), None), else_=EmailClient.__table__.c[name])
+    for name in _SENDS_AGAIN
 }
 # Early by as much as a claim is, see the migration 0004.
 _NEXT_BY_SCHEDULE = func.now() + EmailClient.sync_interval * timedelta(seconds=0.9)
@@ -165,6 +181,26 @@ def get_account(connection: Connection, tenant_id: str, user_id: str, account_id
     return Account._make(row)
 
 
+def require_mailbox(account: Account) -> None:
+    """Raises AccountPausedError where nobody is to log in at the IMAP or POP3 server until a person did something.
+
+    Raises AccountSwitchedOffError, too.
+    """
+    _require_enabled(account)
+    if account.paused_at is not None:
+        raise AccountPausedError(f"{account.account_name}: {account.last_error or ''}")
+
+
+def require_sending(account: Account) -> None:
+    """Raises SendingPausedError where nobody is to log in at the SMTP server until a person did something.
+
+    Raises AccountSwitchedOffError, too.
+    """
+    _require_enabled(account)
+    if account.smtp_paused_at is not None:
+        raise SendingPausedError(f"{account.account_name}: {account.smtp_last_error or ''}")
+
+
 def read_secret(account: Account, credential_id: str) -> str:
     """One of the account's secrets. Raises CredentialUnreadableError."""
     with tenant_transaction(account.tenant_id) as connection:
@@ -178,25 +214,49 @@ def uses_oauth2(account: Account) -> bool:
 
 
 def change_password(account: Account, password: str) -> None:
-    """Store a new password instead of the old secret; errors and a pause are forgotten. Raises NotFoundError."""
+    """Store a new password instead of the old secret; errors and pauses that came of it are forgotten.
+
+    Raises NotFoundError.
+    """
     with tenant_transaction(account.tenant_id) as connection:
-        old = _locked_credential(connection, account)
+        old = _locked(connection, account).credential_id
         new = add_credential(connection, account.tenant_id, password)
         connection.execute(
-            update(EmailClient).where(*_is(account)).values(credential_id=new, **_NO_ERROR, next_sync_at=func.now())
+            update(EmailClient)
+            .where(*_is(account))
+            .values(credential_id=new, **_NO_ERROR, **_SENDS_AGAIN_WITH_IT, next_sync_at=func.now())
         )
         remove_credential(connection, account.tenant_id, old)
 
 
+def change_smtp_password(account: Account, password: str) -> None:
+    """Store a password for the SMTP server alone, from now on or instead of the old one; a pause of sending ends.
+
+    Raises SmtpServerMissingError where the account has no SMTP server, and NotFoundError.
+    """
+    with tenant_transaction(account.tenant_id) as connection:
+        found = _locked(connection, account)
+        if found.smtp_hostname is None:
+            raise SmtpServerMissingError(account.account_name)
+        new = add_credential(connection, account.tenant_id, password)
+        connection.execute(update(EmailClient).where(*_is(account)).values(smtp_credential_id=new, **_SENDS_AGAIN))
+        if found.smtp_credential_id is not None:
+            remove_credential(connection, account.tenant_id, found.smtp_credential_id)
+
+
 def change_refresh_token(account: Account, refresh_token: str, client_secret: str | None) -> None:
-    """Store a new refresh token after its owner has consented anew; errors and a pause are forgotten.
+    """Store a new refresh token after its owner has consented anew; errors and pauses that came of it are forgotten.
 
     Without a client secret the old one stays. Raises NotFoundError and CredentialUnreadableError.
     """
     with tenant_transaction(account.tenant_id) as connection:
-        credential_id = _locked_credential(connection, account)
+        credential_id = _locked(connection, account).credential_id
         replace_refresh_token(connection, account.tenant_id, credential_id, refresh_token, client_secret)
-        connection.execute(update(EmailClient).where(*_is(account)).values(**_NO_ERROR, next_sync_at=func.now()))
+        connection.execute(
+            update(EmailClient)
+            .where(*_is(account))
+            .values(**_NO_ERROR, **_SENDS_AGAIN_WITH_IT, next_sync_at=func.now())
+        )
 
 
 def remove_account(account: Account) -> None:
@@ -213,7 +273,7 @@ def remove_account(account: Account) -> None:
 
 
 def record_success(connection: Connection, account: Account, *, whole_account: bool) -> None:
-    """The account works: errors and a pause are forgotten; with `whole_account` it counts as synced now."""
+    """The mailbox works: errors and a pause are forgotten; with `whole_account` it counts as synced now."""
     values = {"last_sync_at": func.now()} if whole_account else {}
     connection.execute(
         update(EmailClient)
@@ -223,7 +283,7 @@ def record_success(connection: Connection, account: Account, *, whole_account: b
 
 
 def clear_error(account: Account) -> None:
-    """The account works again: forget its error and its pause, so that its next sync is due."""
+    """The mailbox works again: forget its error and its pause, so that its next sync is due."""
     with tenant_transaction(account.tenant_id) as connection:
         connection.execute(update(EmailClient).where(*_is(account)).values(**_NO_ERROR, next_sync_at=func.now()))
 
@@ -246,12 +306,32 @@ def record_failure(account: Account, error: EmailError, *, pause: bool) -> None:
         )
 
 
-def _locked_credential(connection: Connection, account: Account) -> str:
-    # Not what `account` says: somebody else may have changed it since.
-    found = connection.scalar(select(EmailClient.credential_id).where(*_is(account)).with_for_update())
-    if found is None:
+def pause_sending(account: Account, error: EmailError) -> None:
+    """The SMTP server refuses the login: nothing is sent until a person did something. Syncs go on."""
+    _change(account, smtp_paused_at=func.now(), smtp_last_error=str(error))
+
+
+def resume_sending(account: Account) -> None:
+    """The SMTP server takes the login again."""
+    _change(account, **_SENDS_AGAIN)
+
+
+def _change(account: Account, **values: object) -> None:
+    with tenant_transaction(account.tenant_id) as connection:
+        connection.execute(update(EmailClient).where(*_is(account)).values(**values))
+
+
+def _require_enabled(account: Account) -> None:
+    if not account.is_enabled:
+        raise AccountSwitchedOffError(account.account_name)
+
+
+def _locked(connection: Connection, account: Account) -> Account:
+    # Not `account` itself: somebody else may have changed it since.
+    row = connection.execute(select(*_COLUMNS).where(*_is(account)).with_for_update()).one_or_none()
+    if row is None:
         raise NotFoundError("account")
-    return found
+    return Account._make(row)
 
 
 def _is(account: Account) -> tuple[ColumnElement[bool], ...]:

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, text
 
 from tasks.errors import HostBusyError, LeaseHeldError, LeaseLostError
 from tasks.settings import get_settings
-from tasks.storage.accounts import Account, get_account
+from tasks.storage.accounts import Account, get_account, require_mailbox
 from tasks.storage.session import tenant_transaction
 
 # Locks the row, so that of two runs that come at once one sees the other's lease.
@@ -72,11 +72,13 @@ def take_lease(
 ) -> Account:
     """Lease the caller's own account. One that `is_urgent` and finds it leased is the next to get it.
 
-    Raises NotFoundError; LeaseHeldError while another run holds it or is the next (OwnLeaseHeldError for a run of the
-    same task); HostBusyError while its server has as many connections as it may.
+    Raises NotFoundError, AccountSwitchedOffError and AccountPausedError; LeaseHeldError while another run holds it or
+    is the next (OwnLeaseHeldError for a run of the same task); HostBusyError while its server has as many connections
+    as it may.
     """
     with tenant_transaction(tenant_id) as connection:
         account = get_account(connection, tenant_id, user_id, account_id)
+        require_mailbox(account)
         key = {"tenant_id": tenant_id, "id": account_id}
         seconds_left, holder, wanted_seconds = connection.execute(_HOLDER, key).one()
         held: LeaseHeldError | None = None

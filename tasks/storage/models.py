@@ -133,6 +133,9 @@ class EmailClient(Base):
 
     `pop3_keep_days` is how long a stored message is left on a POP3 server; without it, for ever.
 
+    A login that was refused by the IMAP or POP3 server sets `paused_at` and `last_error`, one by the SMTP server
+    `smtp_paused_at` and `smtp_last_error`: either side works without the other.
+
     It is due at `next_sync_at`; from `sync_queued_at` until a worker takes it, its sync waits in the queue.
     """
 
@@ -166,6 +169,8 @@ class EmailClient(Base):
     last_error: Mapped[str | None]
     last_error_at: Mapped[datetime | None]
     failing_since: Mapped[datetime | None]
+    smtp_paused_at: Mapped[datetime | None]
+    smtp_last_error: Mapped[str | None]
     lease_owner: Mapped[str | None]
     lease_until: Mapped[datetime | None]
     lease_wanted_until: Mapped[datetime | None]

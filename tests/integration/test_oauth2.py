@@ -17,26 +17,31 @@ from native.dovecot import Dovecot
 from native.errors import StackError
 from native.unprivileged import identity
 from tasks.engine.connect import login_of
+from tasks.engine.draft import SendRequest
+from tasks.engine.outbox import send
 from tasks.engine.probe import probe
 from tasks.engine.reuse import lent_smtp, smtp_pool
 from tasks.errors import (
     AuthenticationFailedError,
+    DeliveryInterruptedError,
     GrantRevokedError,
     HostNotAllowedError,
     LoginMethodUnavailableError,
+    MailServerBusyError,
     TokenEndpointUnavailableError,
     TokenRequestRefusedError,
 )
 from tasks.storage.accounts import Account, change_refresh_token, find_account
 from tasks.storage.dispatch import claim_due_accounts
 from tasks.storage.grants import Grant, Secrets
+from tasks.storage.outbox import Outgoing
 from tasks.storage.session import tenant_transaction
 from tests.conftest import MAIL_PASSWORD, TENANT, Database, register, sync, unavailable
 from tests.support.imap_faults import Answer, from_message
 from tests.support.imap_server import QRESYNC, ImapServer
 from tests.support.mailbox import Mailbox, message
-from tests.support.smtp_server import SmtpServer
-from tests.support.stored import column, stored_uids
+from tests.support.smtp_server import SmtpServer, drop, reply
+from tests.support.stored import column, rows, stored_uids
 from tests.support.token_server import TokenServer, trusted
 
 Environment = Callable[..., None]
@@ -273,6 +278,13 @@ def test_an_endpoint_that_says_when_to_come_back_is_left_alone_until_then(
         with pytest.raises(TokenEndpointUnavailableError):
             sync(account)
     assert len(tokens.requests) == 1
+    # and when it says so once more, again
+    with tenant_transaction(TENANT) as connection:
+        connection.exec_driver_sql("UPDATE oauth2_grant SET retry_at = clock_timestamp() - interval '1 second'")
+    for _ in range(3):
+        with pytest.raises(TokenEndpointUnavailableError):
+            sync(account)
+    assert len(tokens.requests) == 2
 
 
 @pytest.mark.parametrize("error", ["invalid_client", "unauthorized_client", "invalid_scope"])
@@ -330,6 +342,67 @@ def test_the_same_token_sends_and_one_that_is_refused_is_refreshed_once(
         assert any(b"XOAUTH2" in line for line in smtp.received)
         assert len(tokens.requests) == 2
         smtp_pool().close()
+
+
+@pytest.fixture
+def sender(server: ImapServer, tokens: TokenServer) -> Iterator[tuple[Account, SmtpServer]]:
+    """An account that sends with tokens, and its SMTP server."""
+    with SmtpServer() as smtp:
+        where = {"smtp_hostname": smtp.host, "smtp_port": smtp.port, "smtp_encryption": "none"}
+        where |= {"email_address": "ada@example.org", "sent_copies": "none"}
+        yield register(server, password=grant(tokens), **where), smtp
+        smtp_pool().close()
+
+
+def send_once(account: Account, run: str) -> Outgoing:
+    request = SendRequest(account.id, account.tenant_id, account.user_id, ["bob@example.net"], subject="Hello")
+    return send(request, "task:task-1", f"task-1:{run}")
+
+
+def test_mail_waits_for_a_throttled_endpoint_however_long(
+    sender: tuple[Account, SmtpServer], tokens: TokenServer, environment: Environment
+) -> None:
+    environment(SMTP_RETRIES="1")
+    account, smtp = sender
+    tokens.refuse(429, "slow_down", headers={"Retry-After": "120"})
+
+    # When it is tried more often than a mail server would be
+    for number in range(5):
+        with pytest.raises(TokenEndpointUnavailableError) as waiting:
+            send_once(account, str(number))
+        # Then it is said how long to wait, and none of the tries counts: no mail server was asked
+        assert waiting.value.retry_after == pytest.approx(120, abs=10)
+    assert rows("SELECT state, attempts FROM outbox_message") == [("queued", 0)]
+    assert (len(tokens.requests), smtp.connections) == (1, 0)
+
+    # And when the endpoint answers again, it goes out, and has all its tries
+    tokens.answer = None
+    with tenant_transaction(TENANT) as connection:
+        connection.exec_driver_sql("UPDATE oauth2_grant SET retry_at = NULL")
+    smtp.on("auth", reply("454 4.7.0 temporary authentication failure"))
+    smtp.password = "access-2"
+    with pytest.raises(MailServerBusyError):
+        send_once(account, "busy")
+    assert send_once(account, "last").state == "sent"
+    assert len(smtp.messages) == 1
+
+
+def test_whether_a_message_was_sent_is_found_out_when_the_endpoint_answers_again(
+    sender: tuple[Account, SmtpServer], server: ImapServer, tokens: TokenServer, environment: Environment
+) -> None:
+    environment(SMTP_RETRIES="1")
+    account, smtp = sender
+    smtp.password = "access-1"
+    smtp.on("accepted", drop)
+    with pytest.raises(DeliveryInterruptedError):
+        send_once(account, "first")
+    tokens.refuse(503)
+    age(seconds=0)
+    for number in range(5):
+        with pytest.raises(TokenEndpointUnavailableError):
+            send_once(account, str(number))
+
+    assert rows("SELECT state, attempts FROM outbox_message") == [("unknown", 0)]
 
 
 def test_a_server_that_takes_no_tokens_is_said(account: Account, server: ImapServer) -> None:

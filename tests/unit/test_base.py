@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 
 import tasks.celery_app as public
+from tasks.base import EmailTask
 from tasks.celery_app import (
     ask_spam_engines,
     celery_app,
@@ -22,6 +23,7 @@ from tasks.celery_app import (
     send_email,
     sync_emails,
 )
+from tasks.errors import TokenEndpointUnavailableError
 
 UNREACHABLE = "redis://127.0.0.1:1/0"
 
@@ -90,6 +92,43 @@ def test_retries_wait_longer_and_longer_up_to_a_cap() -> None:
         assert longest / 2 <= min(delays)
         assert max(delays) <= longest
         assert len(set(delays)) > 1
+
+
+def test_who_says_when_to_come_back_is_not_asked_before_it() -> None:
+    for retry_after, least, longest in [(None, 5, 10), (3, 5, 10), (120, 120, 120), (3600, 600, 600)]:
+        sync_emails.push_request(retries=0)
+        delays = [sync_emails.retry_delay(why=TokenEndpointUnavailableError("x", retry_after)) for _ in range(50)]
+        sync_emails.pop_request()
+        assert least <= min(delays)
+        assert max(delays) <= longest
+
+
+WORK = {
+    "sync": (sync_emails, "tasks.sync.sync_account", ("account", "tenant", "user")),
+    "send": (send_email, "tasks.send.send", ("account", "tenant", "user", "bob@example.net")),
+    "delete": (delete_emails, "tasks.delete.delete_messages", (["message"], "tenant", "user")),
+}
+
+
+@pytest.mark.parametrize(("task", "work", "arguments"), WORK.values(), ids=WORK)
+def test_a_task_comes_back_when_the_token_endpoint_says(
+    monkeypatch: pytest.MonkeyPatch, task: EmailTask, work: str, arguments: tuple[object, ...]
+) -> None:
+    waits: list[float] = []
+
+    def throttled(*_: object) -> None:
+        raise TokenEndpointUnavailableError("slow down", 120)
+
+    def retry(_: EmailTask, *, exc: Exception, countdown: float, **__: object) -> Exception:
+        waits.append(countdown)
+        return exc
+
+    monkeypatch.setattr(work, throttled)
+    monkeypatch.setattr(EmailTask, "retry", retry)
+    with pytest.raises(TokenEndpointUnavailableError):
+        task(*arguments)
+
+    assert waits == [120]
 
 
 def test_a_result_is_json() -> None:

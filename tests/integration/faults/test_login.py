@@ -4,9 +4,13 @@ import socket
 from collections.abc import Callable, Iterator
 
 import pytest
+from celery.result import AsyncResult
 
+from manage.progress import queue_sync
+from tasks.celery_app import delete_emails, sync_emails
 from tasks.engine.probe import probe
 from tasks.errors import (
+    AccountPausedError,
     AuthenticationFailedError,
     EncryptionUnavailableError,
     HostNotAllowedError,
@@ -16,7 +20,7 @@ from tasks.errors import (
 )
 from tasks.storage.accounts import find_account
 from tasks.storage.dispatch import claim_due_accounts
-from tests.conftest import TENANT, Database, register, sync
+from tests.conftest import TENANT, USER, Database, register, sync
 from tests.integration.faults.conftest import Queue
 from tests.support.imap_faults import drop, refuse
 from tests.support.imap_server import BASIC, ImapServer
@@ -60,6 +64,41 @@ def test_a_wrong_password_pauses_the_account_after_one_try(
 
     # Then it is due again
     assert [due.email_client_id for [due] in claim_due_accounts(10, 300)] == [account.id]
+
+
+def test_a_paused_account_is_left_alone_by_tasks_until_a_person_tries_it(
+    server: ImapServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given an account with a message, that was paused
+    account = register(server)
+    sync(account)
+    server.password = "changed"
+    with pytest.raises(AuthenticationFailedError):
+        sync(account)
+    paused, connections = find_account(TENANT, account.id), server.connections
+
+    # When tasks want something of it, then they are refused with the reason, and no server is asked
+    messages = column("SELECT id FROM email_message")
+    for _ in range(2):
+        with pytest.raises(AccountPausedError, match=r"`\./manage\.sh account test`.*wrong user name or password"):
+            sync(account)
+        with pytest.raises(AccountPausedError):
+            delete_emails.run(messages, TENANT, USER)
+    assert server.connections == connections
+    # and what the account says is what it said
+    assert find_account(TENANT, account.id) == paused
+    assert column("SELECT lease_owner FROM email_client") == [None]
+
+    # When a person asks for a sync, it is tried once, and with the right password the pause is over
+    queued: list[object] = []
+    monkeypatch.setattr(sync_emails, "apply_async", lambda *_, **__: queued.append(1) or AsyncResult("id"))
+    with pytest.raises(AuthenticationFailedError):
+        queue_sync(find_account(TENANT, account.id))
+    assert (server.connections, queued) == (connections + 1, [])
+    server.password = "sample"
+    queue_sync(find_account(TENANT, account.id))
+    assert (find_account(TENANT, account.id).paused_at, queued) == (None, [1])
+    sync(account)
 
 
 def test_an_unknown_host_is_said_and_not_tried_again(server: ImapServer, worker: Worker, tasks_queue: Queue) -> None:

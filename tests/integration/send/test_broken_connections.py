@@ -7,7 +7,6 @@ import pytest
 
 from tasks.engine import outbox
 from tasks.errors import (
-    AuthenticationFailedError,
     DeliveryInterruptedError,
     DeliveryUnderWayError,
     DeliveryUnknownError,
@@ -15,7 +14,7 @@ from tasks.errors import (
     MailServerUnavailableError,
 )
 from tasks.mail.smtp import SmtpConnection
-from tasks.storage.accounts import Account, find_account
+from tasks.storage.accounts import Account
 from tasks.storage.session import tenant_transaction
 from tests.conftest import TENANT
 from tests.integration.send.conftest import Send, row
@@ -172,19 +171,6 @@ def test_a_run_that_lost_its_message_to_another_does_not_end_the_data(
 
     assert len(smtp.messages) == 1
     assert row() == "sent"
-
-
-def test_a_refused_login_pauses_the_account_and_is_not_tried_again(
-    sender: Account, smtp: SmtpServer, send_once: Send
-) -> None:
-    smtp.password = "another"
-
-    for number in range(3):
-        with pytest.raises(AuthenticationFailedError):
-            send_once(sender, f"task-{number}")
-
-    assert find_account(TENANT, "mail").paused_at is not None
-    assert sum(line.startswith(b"AUTH") for line in smtp.received) == 1
 
 
 @pytest.fixture

@@ -7,9 +7,7 @@ from click.testing import CliRunner, Result
 
 from manage import outbox as command
 from tasks.engine.outbox import decide
-from tasks.engine.probe import probe
 from tasks.errors import (
-    AuthenticationFailedError,
     DeliveryInterruptedError,
     DeliveryUnknownError,
     MailServerBusyError,
@@ -18,10 +16,9 @@ from tasks.errors import (
     NotFoundError,
     NotUnknownError,
 )
-from tasks.storage.accounts import Account, find_account
-from tests.conftest import TENANT, Database
-from tests.integration.send.conftest import Send, row, sending_account
-from tests.support.mailbox import Mailbox
+from tasks.storage.accounts import Account
+from tests.conftest import TENANT
+from tests.integration.send.conftest import Send, row
 from tests.support.smtp_server import SmtpServer, drop, reply
 
 
@@ -109,14 +106,3 @@ def test_only_of_the_tenant(sender: Account, smtp: SmtpServer, send_once: Send) 
     with pytest.raises(NotFoundError):
         decide(sender._replace(tenant_id="tenant-2"), outbox_id, was_sent=True)
     assert row() == "unknown"
-
-
-def test_trying_an_account_tries_its_smtp_server_too(database: Database, mailbox: Mailbox, smtp: SmtpServer) -> None:
-    account = sending_account(mailbox, smtp)
-    probe(account)
-    assert smtp.logins == 1
-    smtp.password = "another"
-    with pytest.raises(AuthenticationFailedError):
-        probe(account)
-
-    assert find_account(TENANT, "mail").paused_at is not None

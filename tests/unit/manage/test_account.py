@@ -118,6 +118,7 @@ def changed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, str]]:
     monkeypatch.setattr(accounts, "uses_oauth2", lambda account: account[1] == "by token")
     monkeypatch.setattr(accounts, "change_password", lambda *arguments: found.append(arguments))
     monkeypatch.setattr(accounts, "change_refresh_token", lambda *arguments: found.append(arguments))
+    monkeypatch.setattr(accounts, "change_smtp_password", lambda *arguments: found.append(("smtp", *arguments)))
     return found
 
 
@@ -126,6 +127,13 @@ def test_a_password_is_changed_from_standard_input(changed: list[tuple[Any, str]
     assert result.exit_code == 0
     assert changed == [(("default", "mine"), "n@w one ")]
     assert "n@w" not in result.output
+
+
+@pytest.mark.parametrize("name", ["mine", "by token"])
+def test_the_smtp_server_gets_a_password_of_its_own(changed: list[tuple[Any, ...]], name: str) -> None:
+    arguments = ["account", "password", "--smtp", name, "--password-stdin"]
+    assert CliRunner().invoke(cli.main, arguments, input="n@w one \n").exit_code == 0
+    assert changed == [("smtp", ("default", name), "n@w one ")]
 
 
 @pytest.mark.parametrize(("given", "client_secret"), [("t\n", None), ("t\nclient\n", "client")])
