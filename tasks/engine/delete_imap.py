@@ -13,11 +13,19 @@ from tasks.mail import imap_removal
 from tasks.mail.folders import classify
 from tasks.mail.imap import FolderGoneError, ImapConnection
 from tasks.mail.imap_removal import Moved
+from tasks.mail.imap_responses import FolderStatus
 from tasks.mail.imap_session import FetchRefusedError
 from tasks.mail.uidset import UidSet
 from tasks.settings import get_settings
 from tasks.storage.changes import missing_uids
-from tasks.storage.deletions import Doomed, find_messages, mark_messages, move_messages, remove_messages
+from tasks.storage.deletions import (
+    Doomed,
+    filed_uids,
+    find_messages,
+    mark_messages,
+    move_messages,
+    remove_messages,
+)
 from tasks.storage.folders import Folder, load_folder, load_folders
 
 # A message that was moved a moment ago is among the newest in Trash.
@@ -106,8 +114,8 @@ class ImapDeletion:
         return len(batch)
 
     def _copy(self, folder: Folder, batch: list[Doomed], trash: Folder) -> Moved:
-        """Copy what an earlier run, killed before it could remove the originals, has not copied already."""
-        copied = self._recognised(batch, trash)
+        """Copy what an earlier run, which did not remove the originals, has not copied already."""
+        copied = self._recognised(batch, trash, with_stored=True)
         self._imap.select(folder.path, writable=True)
         rest = [message for message in batch if message.imap_uid not in copied.uids]
         fresh = imap_removal.copy(self._imap, _uids(rest), trash.path)
@@ -147,26 +155,39 @@ class ImapDeletion:
             return Moved(None, {})
         return moved
 
-    def _recognised(self, batch: list[Doomed], trash: Folder) -> Moved:
-        """Messages that are in Trash and not stored there yet, known by Message-ID and size."""
+    def _recognised(self, batch: list[Doomed], trash: Folder, *, with_stored: bool = False) -> Moved:
+        """Messages that are in Trash, known by Message-ID and size, and not stored there yet.
+
+        `with_stored` also those that are, for messages that are marked as deleted: where they cannot be removed, they
+        are there and in Trash, and a sync stores both.
+        """
         try:
             opened = self._imap.select(trash.path)
         except FetchRefusedError:
             return Moved(None, {})
-        first = trash.uidnext if trash.uidvalidity == opened.uidvalidity else 1
-        wanted = {(m.message_id, m.size): m for m in batch if m.message_id is not None}
-        if not wanted or not opened.messages or (opened.uidnext is not None and opened.uidnext <= first):
-            return Moved(opened.uidvalidity, {})
-        uids = self._imap.search(first, opened)
-        with self._run.transaction() as connection:
-            numbered = trash._replace(uidvalidity=opened.uidvalidity)
-            new = missing_uids(connection, self._run.account, numbered, uids, first)
+        wanted: dict[tuple[str, int], list[int]] = {}
+        for message in batch:
+            if message.message_id is not None and message.imap_uid is not None:
+                wanted.setdefault((message.message_id, message.size), []).append(message.imap_uid)
         found: dict[int, int] = {}
-        for envelope in fetch_envelopes(self._imap, UidSet.of(list(new.uids())[-_NEWEST:])):
-            message = wanted.pop((envelope.message_id or "", envelope.size), None)
-            if message and message.imap_uid is not None:
-                found[message.imap_uid] = envelope.uid
+        if wanted and opened.messages:
+            candidates = self._candidates(batch, trash, opened, with_stored=with_stored)
+            for envelope in fetch_envelopes(self._imap, candidates):
+                if alike := wanted.get((envelope.message_id or "", envelope.size)):
+                    found[alike.pop()] = envelope.uid
         return Moved(opened.uidvalidity, found)
+
+    def _candidates(self, batch: list[Doomed], trash: Folder, opened: FolderStatus, *, with_stored: bool) -> UidSet:
+        """The UIDs in Trash, which is open, that messages of the batch may have."""
+        first = trash.uidnext if trash.uidvalidity == opened.uidvalidity else 1
+        has_new = opened.uidnext is None or opened.uidnext > first
+        uids = self._imap.search(first, opened) if has_new else UidSet()
+        numbered = trash._replace(uidvalidity=opened.uidvalidity)
+        with self._run.transaction() as connection:
+            new = missing_uids(connection, self._run.account, numbered, uids, first)
+            ids = [message.id for message in batch] if with_stored else []
+            stored = filed_uids(connection, self._run.account, numbered, ids)
+        return UidSet.of([*stored, *list(new.uids())[-_NEWEST:]])
 
     def _trash(self) -> Folder:
         with self._run.transaction() as connection:

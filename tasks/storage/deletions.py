@@ -44,6 +44,16 @@ _COUNT = text(
     FROM counted WHERE folder.tenant_id = :tenant_id AND folder.id = counted.folder_id
     """
 )
+_FILED = text(
+    """
+    SELECT twin.imap_uid FROM email_message AS message
+    JOIN email_message AS twin
+      ON twin.tenant_id = message.tenant_id AND twin.email_client_id = message.email_client_id
+     AND twin.message_id = message.message_id AND twin.size = message.size
+    WHERE message.tenant_id = :tenant_id AND message.id = ANY(CAST(:ids AS text[])) AND message.is_deleted
+      AND twin.folder_id = :trash_id AND twin.uidvalidity = :uidvalidity
+    """
+)
 _TWINS = text(
     """
     SELECT id FROM email_message
@@ -117,6 +127,12 @@ def noted_messages(connection: Connection, tenant_id: str, task_id: str) -> set[
 def note_messages(connection: Connection, tenant_id: str, task_id: str, ids: Collection[str]) -> None:
     """The task is to delete these."""
     connection.execute(_NOTE, {"tenant_id": tenant_id, "task_id": task_id, "ids": list(ids)})
+
+
+def filed_uids(connection: Connection, account: Account, trash: Folder, ids: Collection[str]) -> list[int]:
+    """Where messages of `ids` that are marked as deleted may be in Trash: rows there of the same mail."""
+    place = {"trash_id": trash.id, "uidvalidity": trash.uidvalidity}
+    return list(connection.scalars(_FILED, {"tenant_id": account.tenant_id, "ids": list(ids), **place}))
 
 
 def move_messages(

@@ -377,6 +377,26 @@ class TestWithoutMoveAndUidplus:
         assert column("SELECT imap_uid FROM email_message WHERE is_deleted ORDER BY 1") == [1, 2, 5]
         assert_counts_agree()
 
+    def test_what_a_sync_has_found_in_trash_is_not_copied_again(
+        self, poor: Account, poor_mailbox: Mailbox, delete: Delete
+    ) -> None:
+        # Given two messages that are alike and one that is not, and another that a person has marked
+        poor_mailbox.append([message(1)])
+        sync(poor)
+        wanted = "SELECT id FROM email_message WHERE folder_id = (SELECT id FROM email_folder WHERE type = 'inbox')"
+        ids = [str(one) for one in column(f"{wanted} AND message_id ~ '^[125]@'")]
+
+        for task in ("first", "second", "third"):
+            assert delete(ids, task=task) == 4
+            assert len(poor_mailbox.uids("Trash")) == 4
+            sync(poor)
+
+        # And what somebody has taken out of Trash is not there any more
+        poor_mailbox.expunge(str(poor_mailbox.uids("Trash")[0]), "Trash")
+        assert delete(ids, task="fourth") == 4
+        assert len(poor_mailbox.uids("Trash")) == 4
+        assert_counts_agree()
+
     def test_for_good_they_are_marked(self, poor: Account, poor_mailbox: Mailbox, delete: Delete) -> None:
         assert delete(ids_of(1, 2), permanent=True) == 2
         assert poor_mailbox.uids() == [1, 2, 3, 4, 5]
