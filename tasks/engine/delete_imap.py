@@ -1,6 +1,6 @@
 """Moves messages to Trash on an IMAP server, or removes them there, and has their rows follow."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby
 from operator import attrgetter
 
@@ -10,7 +10,7 @@ from tasks.engine.mailbox import make_folder, reconcile
 from tasks.engine.run import Run
 from tasks.errors import NoTrashError
 from tasks.mail import imap_removal
-from tasks.mail.folders import classify
+from tasks.mail.folders import ListedFolder, classify
 from tasks.mail.imap import FolderGoneError, ImapConnection
 from tasks.mail.imap_removal import Moved
 from tasks.mail.imap_responses import FolderStatus
@@ -42,14 +42,13 @@ class ImapDeletion:
 
     def __init__(self, run: Run, imap: ImapConnection) -> None:
         self._run, self._imap = run, imap
+        self._trash: Folder | None = None
 
     def move_to_trash(self, messages: list[Doomed]) -> int:
         """Into the account's Trash, which is made if there is none. Raises NoTrashError where it cannot be made."""
-        trash = self._trash()
-        return self._in_batches(
-            [message for message in self._as_they_are_now(messages) if message.folder_id != trash.id],
-            lambda folder, batch: self._move(folder, batch, trash),
-        )
+        trash = self._trash = self._known_trash() or self._trash_of(*self._imap.list_folders())
+        outside = [message for message in self._as_they_are_now(messages) if message.folder_id != trash.id]
+        return self._in_batches(outside, self._into_trash)
 
     def remove(self, messages: list[Doomed]) -> int:
         """For good."""
@@ -68,11 +67,29 @@ class ImapDeletion:
                 # The batch before may have found the folder numbered anew.
                 batch = self._as_they_are_now(batch)
             if batch:
-                with self._run.transaction() as connection:
-                    folder = load_folder(connection, self._run.account, batch[0].folder_id)
-                marked += delete(folder, batch)
+                marked += delete(self._folder_of(batch), batch)
             self._run.show(messages_done=self._run.progress.messages_done + len(batch))
         return marked
+
+    def _folder_of(self, batch: list[Doomed]) -> Folder:
+        with self._run.transaction() as connection:
+            return load_folder(connection, self._run.account, batch[0].folder_id)
+
+    def _into_trash(self, folder: Folder, batch: list[Doomed]) -> int:
+        assert self._trash is not None
+        try:
+            return self._move(folder, batch, self._trash)
+        except FetchRefusedError:
+            # Servers need not say by a code that it is the target that is missing ([TRYCREATE]).
+            listed, statuses = self._imap.list_folders()
+            if self._trash.path in {found.path for found in listed if found.is_selectable}:
+                raise
+        self._trash = self._trash_of(listed, statuses)
+        # Folders that are gone have taken their messages along, and others may have new names.
+        batch = [message for message in self._as_they_are_now(batch) if message.folder_id == folder.id]
+        if not batch or folder.id == self._trash.id:
+            return 0
+        return self._move(self._folder_of(batch), batch, self._trash)
 
     def _move(self, folder: Folder, batch: list[Doomed], trash: Folder) -> int:
         moved = Moved(None, {})
@@ -189,25 +206,27 @@ class ImapDeletion:
             stored = filed_uids(connection, self._run.account, numbered, ids)
         return UidSet.of([*stored, *list(new.uids())[-_NEWEST:]])
 
-    def _trash(self) -> Folder:
+    def _known_trash(self) -> Folder | None:
+        """As the last sync knew it."""
         with self._run.transaction() as connection:
-            ours = list(load_folders(connection, self._run.account, None).values())
-        if found := _of_type_trash(ours):
-            return found
-        listed, statuses = self._imap.list_folders()
-        if "trash" not in classify(listed).values():
+            return _of_type_trash(load_folders(connection, self._run.account, None).values())
+
+    def _trash_of(self, listed: list[ListedFolder], statuses: dict[str, FolderStatus]) -> Folder:
+        """As the server says now, whose folders ours become; made where there is none. Raises NoTrashError."""
+        # First without it: a Trash of the same path that is made anew has none of the old one's messages.
+        found = _of_type_trash(reconcile(self._run, self._imap, listed, statuses))
+        if not found and "trash" not in classify(listed).values():
             try:
                 make_folder(self._imap, _NEW_TRASH)
             except FetchRefusedError as error:
                 raise NoTrashError(error.detail) from error
-            listed, statuses = self._imap.list_folders()
-        found = _of_type_trash(reconcile(self._run, self._imap, listed, statuses))
+            found = _of_type_trash(reconcile(self._run, self._imap, *self._imap.list_folders()))
         if not found:
             raise NoTrashError(self._run.account.account_name)
         return found
 
 
-def _of_type_trash(folders: list[Folder]) -> Folder | None:
+def _of_type_trash(folders: Iterable[Folder]) -> Folder | None:
     return next((folder for folder in folders if folder.type == "trash" and folder.is_selectable), None)
 
 

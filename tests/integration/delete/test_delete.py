@@ -11,6 +11,7 @@ from native.dovecot import Dovecot
 from tasks.engine import delete as deletion
 from tasks.errors import FolderReadOnlyError, LeaseHeldError, NotFoundError
 from tasks.mail import imap_removal
+from tasks.mail.imap_session import FetchRefusedError
 from tasks.storage.accounts import Account, NewAccount, add_account, find_account
 from tasks.storage.deletions import Doomed
 from tasks.storage.leases import release_lease, take_lease
@@ -355,6 +356,55 @@ def test_a_trash_is_made_where_there_is_none(database: Database, mailbox: Mailbo
 
     assert len(mailbox.uids("Trash")) == 1
     assert_in_sync(account, mailbox)
+
+
+def test_a_trash_that_is_gone_since_the_last_sync_is_made_anew(
+    account: Account, mailbox: Mailbox, delete: Delete, environment: Callable[..., None]
+) -> None:
+    environment(DELETE_BATCH_SIZE="2")
+    mailbox.remove("Trash")
+
+    delete(ids_of(1, 2, 3))
+
+    assert mailbox.uids() == [4, 5, 6, 7, 8]
+    assert len(mailbox.uids("Trash")) == 3
+    assert_in_sync(account, mailbox)
+
+
+@any_level
+def test_a_trash_that_has_another_name_since_the_last_sync_is_found(
+    account: Account, mailbox: Mailbox, delete: Delete
+) -> None:
+    # Given a message in Trash, and one in a folder that goes with the renaming
+    delete(ids_of(1), task="before")
+    mailbox.create("Projects")
+    mailbox.append([message(20)], "Projects")
+    sync(account)
+    ids = ids_of(2, 20)
+    mailbox.rename("Trash", "Papierkorb")
+    mailbox.rename("Projects", "Old projects")
+
+    delete(ids)
+
+    assert len(mailbox.uids("Papierkorb")) == 3
+    assert "Trash" not in folders(mailbox)
+    assert mailbox.uids("Old projects") == []
+    assert_counts_agree()
+    assert sync(account).done == 0
+    assert {ids_by_message_id()[f"{n}@example.org"] for n in (2, 20)} == set(ids)
+
+
+@any_level
+def test_what_is_refused_while_trash_is_there_is_an_error(
+    account: Account, mailbox: Mailbox, delete: Delete, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise FetchRefusedError("[OVERQUOTA] no room")
+
+    monkeypatch.setattr(imap_removal, "move", refuse)
+    with pytest.raises(FetchRefusedError, match="no room"):
+        delete(ids_of(1))
+    assert stored_uids("INBOX") == [1, 2, 3, 4, 5, 6, 7, 8]
 
 
 class TestWithoutMoveAndUidplus:
