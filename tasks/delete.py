@@ -47,8 +47,11 @@ def delete_emails(
     which are not retried; TransientError subclasses once retries are used up.
     """
     request = DeleteRequest(tenant_id, user_id, email_ids, permanent)
+    key = self._key((email_ids, tenant_id, user_id, permanent), {})
     try:
-        marked = delete_messages(request, self.request.id or "", _budget_seconds(), lambda _: self.made_progress())
+        marked = delete_messages(
+            request, self.request.id or "", key, _budget_seconds(), lambda _: self.made_progress()
+        )
     except (HandOnError, SoftTimeLimitExceeded, TransientError) as interruption:
         _go_on_later(self, interruption)
     return {
