@@ -41,7 +41,8 @@ def delete_emails(
     """Move messages to Trash, on their server and here; or delete them for good.
 
     Returns `status`, deleted_count (those that are in Trash or gone now), and marked_count: those that their server,
-    having neither MOVE nor UIDPLUS, only marked as deleted (then `status` is partial).
+    having neither MOVE nor UIDPLUS, only marked as deleted, or that Gmail's Trash may hold still (then `status` is
+    partial).
 
     Raises NotFoundError, and touches nothing, where not all messages are the caller's; PermanentError subclasses,
     which are not retried; TransientError subclasses once retries are used up.

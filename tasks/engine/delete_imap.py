@@ -43,20 +43,26 @@ class ImapDeletion:
     def __init__(self, run: Run, imap: ImapConnection) -> None:
         self._run, self._imap = run, imap
         self._trash: Folder | None = None
+        self._is_last_stop = True
 
-    def move_to_trash(self, messages: list[Doomed]) -> int:
-        """Into the account's Trash, which is made if there is none. Raises NoTrashError where it cannot be made."""
+    def move_to_trash(self, messages: list[Doomed], *, is_last_stop: bool = True) -> int:
+        """Into the account's Trash, which is made if there is none. Raises NoTrashError where it cannot be made.
+
+        Where Trash is not the last stop, messages that cannot be found there again are only marked, here.
+        """
         trash = self._trash = self._known_trash() or self._trash_of(*self._imap.list_folders())
+        self._is_last_stop = is_last_stop
         outside = [message for message in self._as_they_are_now(messages) if message.folder_id != trash.id]
         return self._in_batches(outside, self._into_trash)
 
     def remove(self, messages: list[Doomed]) -> int:
         """For good."""
-        if imap_removal.keeps_what_is_removed(self._imap):
-            elsewhere = [message for message in messages if message.folder_type not in _LAST_STOPS]
-            if elsewhere:
-                self.move_to_trash(elsewhere)
-        return self._in_batches(self._as_they_are_now(messages), self._remove)
+        if not imap_removal.keeps_what_is_removed(self._imap):
+            return self._in_batches(self._as_they_are_now(messages), self._remove)
+        elsewhere = [message for message in messages if message.folder_type not in _LAST_STOPS]
+        marked = self.move_to_trash(elsewhere, is_last_stop=False) if elsewhere else 0
+        there = [message for message in self._as_they_are_now(messages) if message.folder_type in _LAST_STOPS]
+        return marked + self._in_batches(there, self._remove)
 
     def _in_batches(self, messages: list[Doomed], delete: Callable[[Folder, list[Doomed]], int]) -> int:
         size = get_settings().delete.batch_size
@@ -107,10 +113,13 @@ class ImapDeletion:
             pass  # with its messages; they may be in Trash
         places = self._places(batch, moved, trash)
         moving = {m.id: places.uids[m.imap_uid] for m in batch if m.imap_uid in places.uids}
+        strays = [message for message in batch if message.id not in moving]
+        lost = [] if self._is_last_stop else _perhaps_in_trash(strays, moved, places)
         with self._run.transaction(durable=True) as connection:
             move_messages(connection, self._run.account, trash, places.uidvalidity, moving)
-            remove_messages(connection, self._run.account, [m.id for m in batch if m.id not in moving])
-        return 0
+            remove_messages(connection, self._run.account, [m.id for m in strays if m not in lost])
+            mark_messages(connection, self._run.account, [m.id for m in lost])
+        return len(lost)
 
     def _remove(self, folder: Folder, batch: list[Doomed]) -> int:
         try:
@@ -161,11 +170,11 @@ class ImapDeletion:
             return find_messages(connection, account.tenant_id, account.user_id, [m.id for m in messages])
 
     def _places(self, batch: list[Doomed], moved: Moved, trash: Folder) -> Moved:
-        """Where the messages are in Trash: as the server said, else by what they are."""
+        """Where the messages are in Trash: as the server said, else by what they are. No UIDVALIDITY: not known."""
         lost = [message for message in batch if message.imap_uid not in moved.uids]
         if lost:
             found = self._recognised(lost, trash)
-            if found.uids and moved.uidvalidity in (None, found.uidvalidity):
+            if moved.uidvalidity in (None, found.uidvalidity):
                 moved = Moved(found.uidvalidity, moved.uids | found.uids)
         if trash.uidvalidity not in (None, moved.uidvalidity):
             # Told nothing, or Trash has been numbered anew; the next sync brings the messages.
@@ -228,6 +237,13 @@ class ImapDeletion:
 
 def _of_type_trash(folders: Iterable[Folder]) -> Folder | None:
     return next((folder for folder in folders if folder.type == "trash" and folder.is_selectable), None)
+
+
+def _perhaps_in_trash(strays: list[Doomed], told: Moved, places: Moved) -> list[Doomed]:
+    """Of messages without a known place in Trash, those that may be there; the others were gone before."""
+    if places.uidvalidity is None:
+        return strays
+    return [message for message in strays if message.message_id is None] if told.uidvalidity is None else []
 
 
 def _batches(messages: list[Doomed], size: int) -> Iterator[list[Doomed]]:
