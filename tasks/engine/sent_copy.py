@@ -28,8 +28,13 @@ from tasks.storage.messages import Batch, UidNumbering, store_batch
 from tasks.storage.outbox import Outgoing
 from tasks.storage.session import tenant_transaction
 
-# Their SMTP servers put a copy of all that is sent into the Sent folder.
-_FILES_BY_ITSELF = ("gmail.com", "googlemail.com", "office365.com", "outlook.com", "hotmail.com")
+# Where people submit mail at Google and Microsoft: these put a copy of it into the Sent folder. Their relays, such as
+# smtp-relay.gmail.com and *.mail.protection.outlook.com, know no mailbox and file none.
+_FILES_BY_ITSELF = {
+    "smtp.gmail.com", "smtp.googlemail.com",
+    "smtp.office365.com", "smtp-legacy.office365.com", "outlook.office365.com", "smtp.office365.us",
+    "smtp.partner.outlook.cn", "smtp-mail.outlook.com", "smtp.live.com",
+}  # fmt: skip
 
 # A server's clock and time zone may put a message on another day than ours.
 _MARGIN = timedelta(days=2)
@@ -43,8 +48,7 @@ def wants_copy(account: Account) -> bool:
     """Whether it is for us to file a copy. A POP3 account has no folder to file it in."""
     if account.protocol != "imap" or account.sent_copies != "auto":
         return account.protocol == "imap" and account.sent_copies == "append"
-    host = (account.smtp_hostname or "").lower()
-    return not any(host == domain or host.endswith(f".{domain}") for domain in _FILES_BY_ITSELF)
+    return (account.smtp_hostname or "").lower() not in _FILES_BY_ITSELF
 
 
 def has_copy(account: Account, outgoing: Outgoing) -> bool:
