@@ -11,7 +11,13 @@ import pytest
 from native.dovecot import Dovecot
 from tasks.delete import delete_emails
 from tasks.engine import delete as deletion
-from tasks.errors import FolderReadOnlyError, LeaseHeldError, MailServerUnavailableError, NotFoundError
+from tasks.errors import (
+    FolderReadOnlyError,
+    LeaseHeldError,
+    MailServerUnavailableError,
+    NotFoundError,
+    ProtocolError,
+)
 from tasks.mail import imap_removal
 from tasks.mail.imap import ImapConnection
 from tasks.mail.imap_session import FetchRefusedError
@@ -23,6 +29,8 @@ from tasks.storage.leases import release_lease, take_lease
 from tasks.storage.session import tenant_transaction
 from tests.conftest import TENANT, USER, Database, register, sync
 from tests.integration.delete.conftest import Delete, ids_of, new_mailbox
+from tests.support.imap_faults import rewrite
+from tests.support.imap_server import ImapServer
 from tests.support.mailbox import Mailbox, message
 from tests.support.stored import assert_counts_agree, column, rows, stored_uids
 
@@ -455,6 +463,19 @@ def test_what_is_refused_while_trash_is_there_is_an_error(
     with pytest.raises(FetchRefusedError, match="no room"):
         delete(ids_of(1))
     assert stored_uids("INBOX") == [1, 2, 3, 4, 5, 6, 7, 8]
+
+
+def test_a_server_in_trouble_that_lists_no_folder_takes_none_of_ours(database: Database, delete: Delete) -> None:
+    # Scripted: no real server hides INBOX
+    with ImapServer("IMAP4rev1 MOVE UIDPLUS") as server:
+        server.inbox.append(message(1))
+        server.add_folder("Trash").append(message(2))
+        sync(register(server))
+        server.folders.pop(b"Trash")
+        server.on("LIST", rewrite(rb"\* LIST [^\r]*\r\n", b""), times=None)
+        with pytest.raises(ProtocolError, match="named no folder"):
+            delete(ids_of(1))
+    assert (stored_uids("INBOX"), stored_uids("Trash")) == ([1], [1])
 
 
 class TestWithoutMoveAndUidplus:
