@@ -14,6 +14,7 @@ from tasks.base import EmailTask
 from tasks.engine.delete import DeleteRequest, delete_expired, delete_messages
 from tasks.engine.run import HandOnError
 from tasks.errors import HostBusyError, LeaseHeldError, TransientError
+from tasks.publish import publish_many
 from tasks.settings import get_settings
 from tasks.storage.deletions import accounts_with_expired_trash
 
@@ -41,14 +42,18 @@ def delete_emails(
     """Move messages to Trash, on their server and here; or delete them for good.
 
     Returns `status`, deleted_count (those that are in Trash or gone now), and marked_count: those that their server,
-    having neither MOVE nor UIDPLUS, only marked as deleted (then `status` is partial).
+    having neither MOVE nor UIDPLUS, only marked as deleted, or that Gmail's Trash may hold still (then `status` is
+    partial).
 
     Raises NotFoundError, and touches nothing, where not all messages are the caller's; PermanentError subclasses,
     which are not retried; TransientError subclasses once retries are used up.
     """
     request = DeleteRequest(tenant_id, user_id, email_ids, permanent)
+    key = self._key((email_ids, tenant_id, user_id, permanent), {})
     try:
-        marked = delete_messages(request, self.request.id or "", _budget_seconds(), lambda _: self.made_progress())
+        marked = delete_messages(
+            request, self.request.id or "", key, _budget_seconds(), lambda _: self.made_progress()
+        )
     except (HandOnError, SoftTimeLimitExceeded, TransientError) as interruption:
         _go_on_later(self, interruption)
     return {
@@ -82,21 +87,27 @@ def empty_trash(self: Any, email_client_id: str, tenant_id: str, user_id: str) -
 
 
 @shared_task(bind=True, base=EmailTask, name=ENFORCE_TRASH_RETENTION, max_retries=1)
-def enforce_trash_retention(self: Any) -> dict[str, Any]:
+def enforce_trash_retention(self: Any, after_tenant_id: str = "", after_account_id: str = "") -> dict[str, Any]:
     """Queue `empty_trash` for each account with something in Trash for longer than TRASH_RETENTION_DAYS.
 
-    Returns `status` and accounts (queued). Queued twice, an account's second task finds nothing to do.
+    Begins after that account: accounts are looked at in order, and a fresh task goes on where time ran out.
+    Returns `status` (success; partial where time ran out) and accounts (queued). Queued twice, an account's second
+    task finds nothing to do.
     """
     days = get_settings().delete.trash_retention_days
-    after = ("", "")
+    deadline = time.monotonic() + _budget_seconds()
+    after = (after_tenant_id, after_account_id)
     accounts = 0
     try:
         while days and (found := accounts_with_expired_trash(days, after, _ACCOUNTS_AT_A_TIME)):
-            for tenant_id, account_id, user_id in found:
-                empty_trash.apply_async((account_id, tenant_id, user_id), expires=_EXPIRES_SECONDS)
-                after, accounts = (tenant_id, account_id), accounts + 1
+            calls = [(account_id, tenant_id, user_id) for tenant_id, account_id, user_id in found]
+            accounts += len(publish_many(empty_trash, calls, expires=_EXPIRES_SECONDS))
+            after = found[-1][:2]
+            if time.monotonic() >= deadline:
+                self.apply_async(after, expires=_EXPIRES_SECONDS)
+                return {"status": "partial", "accounts": accounts}
     except (OperationalError, TransientError) as error:
-        raise self.retry(exc=error, countdown=self.retry_delay()) from error
+        raise self.retry(args=after, kwargs={}, exc=error, countdown=self.retry_delay()) from error
     return {"status": "success", "accounts": accounts}
 
 

@@ -1,7 +1,7 @@
 """Deletes messages, on their server and here: into Trash, or for good.
 
-    all ids are the caller's, or none is touched; they are noted under the task's id, so that what is gone when the
-    task runs again counts as done
+    all ids are the caller's, or none is touched; they are noted under what the task is to do, so that what is gone
+    when it runs again counts as done, also as a dead letter's retry
     one account after another, under its lease; one folder after another, in batches:
       the server first, then the rows              killed in between, the next run finds on the server what was done
       into Trash    the row goes along, to the UID that the message has there; where the server does not tell it, a
@@ -14,10 +14,10 @@ what other clients have marked, so messages are only marked there, and stay here
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from operator import attrgetter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tasks.engine.connect import connected, connected_pop3
 from tasks.engine.delete_imap import ImapDeletion
@@ -55,20 +55,48 @@ class DeleteRequest(NamedTuple):
 
 
 def delete_messages(
-    request: DeleteRequest, task_id: str, budget_seconds: float, report: Callable[[Progress], None] | None = None
+    request: DeleteRequest,
+    task_id: str,
+    task_key: str,
+    budget_seconds: float,
+    report: Callable[[Progress], None] | None = None,
 ) -> int:
     """Delete for about `budget_seconds` at most; how many messages could only be marked as deleted.
 
-    `report` is called after each batch.
+    `task_key` is the same for every id of the same thing to do. `report` is called after each batch.
 
     Raises NotFoundError, before anything is touched, where not all messages are the caller's; HandOnError when the
     time is used up; and the errors of servers and storage, after what went well at other accounts.
     """
     deadline = time.monotonic() + budget_seconds
+    return _delete(request, _found(request, task_key), task_id, deadline, {"report": report} if report else {})
+
+
+def delete_expired(tenant_id: str, user_id: str, account_id: str, task_id: str, budget_seconds: float) -> int:
+    """Delete a batch of what has been in the account's Trash for too long; how many messages that were.
+
+    Raises NotFoundError for an account that is not the caller's, and what `delete_messages` raises.
+    """
+    deadline = time.monotonic() + budget_seconds
+    settings = get_settings().delete
+    with tenant_transaction(tenant_id) as connection:
+        get_account(connection, tenant_id, user_id, account_id)
+        ids = expired_in_trash(
+            connection, tenant_id, user_id, account_id, settings.trash_retention_days, settings.batch_size
+        )
+        # Not noted: a run after a killed one finds what is there still.
+        found = find_messages(connection, tenant_id, user_id, ids)
+    _delete(DeleteRequest(tenant_id, user_id, ids, permanent=True), found, task_id, deadline, {})
+    return len(ids)
+
+
+def _delete(
+    request: DeleteRequest, found: list[Doomed], task_id: str, deadline: float, what: Mapping[str, Any]
+) -> int:
     marked = 0
     failures: list[EmailError] = []
-    what = {"report": report} if report else {}
-    for account_id, messages in groupby(_found(request, task_id), attrgetter("email_client_id")):
+    in_order = sorted(found, key=attrgetter("email_client_id", "folder_id"))
+    for account_id, messages in groupby(in_order, attrgetter("email_client_id")):
         try:
             with leased_run(
                 request.tenant_id, request.user_id, account_id, task_id, deadline, **what, is_urgent=True
@@ -85,33 +113,18 @@ def delete_messages(
     return marked
 
 
-def delete_expired(tenant_id: str, user_id: str, account_id: str, task_id: str, budget_seconds: float) -> int:
-    """Delete a batch of what has been in the account's Trash for too long; how many messages that were.
-
-    Raises NotFoundError for an account that is not the caller's, and what `delete_messages` raises.
-    """
-    settings = get_settings().delete
-    with tenant_transaction(tenant_id) as connection:
-        get_account(connection, tenant_id, user_id, account_id)
-        ids = expired_in_trash(
-            connection, tenant_id, user_id, account_id, settings.trash_retention_days, settings.batch_size
-        )
-    if ids:
-        delete_messages(DeleteRequest(tenant_id, user_id, ids, permanent=True), task_id, budget_seconds)
-    return len(ids)
-
-
-def _found(request: DeleteRequest, task_id: str) -> list[Doomed]:
+def _found(request: DeleteRequest, task_key: str) -> list[Doomed]:
+    remembered_days = get_settings().worker.dead_letter_days + 1
     with tenant_transaction(request.tenant_id) as connection:
         found = find_messages(connection, request.tenant_id, request.user_id, request.email_ids)
         present = [message.id for message in found]
-        known = {*present, *noted_messages(connection, request.tenant_id, task_id)}
+        known = {*present, *noted_messages(connection, request.tenant_id, task_key, remembered_days)}
         strange = [email_id for email_id in dict.fromkeys(request.email_ids) if email_id not in known]
         if strange:
             more = f" and {len(strange) - _NAMED} more" if len(strange) > _NAMED else ""
             raise NotFoundError(f"message {', '.join(strange[:_NAMED])}{more}; nothing was deleted")
-        note_messages(connection, request.tenant_id, task_id, present)
-    return sorted(found, key=attrgetter("email_client_id", "folder_id"))
+        note_messages(connection, request.tenant_id, task_key, present)
+    return found
 
 
 def _delete_from_imap(run: Run, messages: list[Doomed], permanent: bool) -> int:

@@ -1,6 +1,6 @@
 """Moves messages to Trash on an IMAP server, or removes them there, and has their rows follow."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby
 from operator import attrgetter
 
@@ -10,14 +10,22 @@ from tasks.engine.mailbox import make_folder, reconcile
 from tasks.engine.run import Run
 from tasks.errors import NoTrashError
 from tasks.mail import imap_removal
-from tasks.mail.folders import classify
+from tasks.mail.folders import ListedFolder, classify
 from tasks.mail.imap import FolderGoneError, ImapConnection
 from tasks.mail.imap_removal import Moved
+from tasks.mail.imap_responses import FolderStatus
 from tasks.mail.imap_session import FetchRefusedError
 from tasks.mail.uidset import UidSet
 from tasks.settings import get_settings
 from tasks.storage.changes import missing_uids
-from tasks.storage.deletions import Doomed, find_messages, mark_messages, move_messages, remove_messages
+from tasks.storage.deletions import (
+    Doomed,
+    filed_uids,
+    find_messages,
+    mark_messages,
+    move_messages,
+    remove_messages,
+)
 from tasks.storage.folders import Folder, load_folder, load_folders
 
 # A message that was moved a moment ago is among the newest in Trash.
@@ -34,22 +42,27 @@ class ImapDeletion:
 
     def __init__(self, run: Run, imap: ImapConnection) -> None:
         self._run, self._imap = run, imap
+        self._trash: Folder | None = None
+        self._is_last_stop = True
 
-    def move_to_trash(self, messages: list[Doomed]) -> int:
-        """Into the account's Trash, which is made if there is none. Raises NoTrashError where it cannot be made."""
-        trash = self._trash()
-        return self._in_batches(
-            [message for message in self._as_they_are_now(messages) if message.folder_id != trash.id],
-            lambda folder, batch: self._move(folder, batch, trash),
-        )
+    def move_to_trash(self, messages: list[Doomed], *, is_last_stop: bool = True) -> int:
+        """Into the account's Trash, which is made if there is none. Raises NoTrashError where it cannot be made.
+
+        Where Trash is not the last stop, messages that cannot be found there again are only marked, here.
+        """
+        trash = self._trash = self._known_trash() or self._trash_of(*self._imap.list_folders())
+        self._is_last_stop = is_last_stop
+        outside = [message for message in self._as_they_are_now(messages) if message.folder_id != trash.id]
+        return self._in_batches(outside, self._into_trash)
 
     def remove(self, messages: list[Doomed]) -> int:
         """For good."""
-        if imap_removal.keeps_what_is_removed(self._imap):
-            elsewhere = [message for message in messages if message.folder_type not in _LAST_STOPS]
-            if elsewhere:
-                self.move_to_trash(elsewhere)
-        return self._in_batches(self._as_they_are_now(messages), self._remove)
+        if not imap_removal.keeps_what_is_removed(self._imap):
+            return self._in_batches(self._as_they_are_now(messages), self._remove)
+        elsewhere = [message for message in messages if message.folder_type not in _LAST_STOPS]
+        marked = self.move_to_trash(elsewhere, is_last_stop=False) if elsewhere else 0
+        there = [message for message in self._as_they_are_now(messages) if message.folder_type in _LAST_STOPS]
+        return marked + self._in_batches(there, self._remove)
 
     def _in_batches(self, messages: list[Doomed], delete: Callable[[Folder, list[Doomed]], int]) -> int:
         size = get_settings().delete.batch_size
@@ -60,11 +73,29 @@ class ImapDeletion:
                 # The batch before may have found the folder numbered anew.
                 batch = self._as_they_are_now(batch)
             if batch:
-                with self._run.transaction() as connection:
-                    folder = load_folder(connection, self._run.account, batch[0].folder_id)
-                marked += delete(folder, batch)
+                marked += delete(self._folder_of(batch), batch)
             self._run.show(messages_done=self._run.progress.messages_done + len(batch))
         return marked
+
+    def _folder_of(self, batch: list[Doomed]) -> Folder:
+        with self._run.transaction() as connection:
+            return load_folder(connection, self._run.account, batch[0].folder_id)
+
+    def _into_trash(self, folder: Folder, batch: list[Doomed]) -> int:
+        assert self._trash is not None
+        try:
+            return self._move(folder, batch, self._trash)
+        except FetchRefusedError:
+            # Servers need not say by a code that it is the target that is missing ([TRYCREATE]).
+            listed, statuses = self._imap.list_folders()
+            if self._trash.path in {found.path for found in listed if found.is_selectable}:
+                raise
+        self._trash = self._trash_of(listed, statuses)
+        # Folders that are gone have taken their messages along, and others may have new names.
+        batch = [message for message in self._as_they_are_now(batch) if message.folder_id == folder.id]
+        if not batch or folder.id == self._trash.id:
+            return 0
+        return self._move(self._folder_of(batch), batch, self._trash)
 
     def _move(self, folder: Folder, batch: list[Doomed], trash: Folder) -> int:
         moved = Moved(None, {})
@@ -82,10 +113,13 @@ class ImapDeletion:
             pass  # with its messages; they may be in Trash
         places = self._places(batch, moved, trash)
         moving = {m.id: places.uids[m.imap_uid] for m in batch if m.imap_uid in places.uids}
+        strays = [message for message in batch if message.id not in moving]
+        lost = [] if self._is_last_stop else _perhaps_in_trash(strays, moved, places)
         with self._run.transaction(durable=True) as connection:
             move_messages(connection, self._run.account, trash, places.uidvalidity, moving)
-            remove_messages(connection, self._run.account, [m.id for m in batch if m.id not in moving])
-        return 0
+            remove_messages(connection, self._run.account, [m.id for m in strays if m not in lost])
+            mark_messages(connection, self._run.account, [m.id for m in lost])
+        return len(lost)
 
     def _remove(self, folder: Folder, batch: list[Doomed]) -> int:
         try:
@@ -106,8 +140,8 @@ class ImapDeletion:
         return len(batch)
 
     def _copy(self, folder: Folder, batch: list[Doomed], trash: Folder) -> Moved:
-        """Copy what an earlier run, killed before it could remove the originals, has not copied already."""
-        copied = self._recognised(batch, trash)
+        """Copy what an earlier run, which did not remove the originals, has not copied already."""
+        copied = self._recognised(batch, trash, with_stored=True)
         self._imap.select(folder.path, writable=True)
         rest = [message for message in batch if message.imap_uid not in copied.uids]
         fresh = imap_removal.copy(self._imap, _uids(rest), trash.path)
@@ -136,58 +170,80 @@ class ImapDeletion:
             return find_messages(connection, account.tenant_id, account.user_id, [m.id for m in messages])
 
     def _places(self, batch: list[Doomed], moved: Moved, trash: Folder) -> Moved:
-        """Where the messages are in Trash: as the server said, else by what they are."""
+        """Where the messages are in Trash: as the server said, else by what they are. No UIDVALIDITY: not known."""
         lost = [message for message in batch if message.imap_uid not in moved.uids]
         if lost:
             found = self._recognised(lost, trash)
-            if found.uids and moved.uidvalidity in (None, found.uidvalidity):
+            if moved.uidvalidity in (None, found.uidvalidity):
                 moved = Moved(found.uidvalidity, moved.uids | found.uids)
         if trash.uidvalidity not in (None, moved.uidvalidity):
             # Told nothing, or Trash has been numbered anew; the next sync brings the messages.
             return Moved(None, {})
         return moved
 
-    def _recognised(self, batch: list[Doomed], trash: Folder) -> Moved:
-        """Messages that are in Trash and not stored there yet, known by Message-ID and size."""
+    def _recognised(self, batch: list[Doomed], trash: Folder, *, with_stored: bool = False) -> Moved:
+        """Messages that are in Trash, known by Message-ID and size, and not stored there yet.
+
+        `with_stored` also those that are, for messages that are marked as deleted: where they cannot be removed, they
+        are there and in Trash, and a sync stores both.
+        """
         try:
             opened = self._imap.select(trash.path)
         except FetchRefusedError:
             return Moved(None, {})
-        first = trash.uidnext if trash.uidvalidity == opened.uidvalidity else 1
-        wanted = {(m.message_id, m.size): m for m in batch if m.message_id is not None}
-        if not wanted or not opened.messages or (opened.uidnext is not None and opened.uidnext <= first):
-            return Moved(opened.uidvalidity, {})
-        uids = self._imap.search(first, opened)
-        with self._run.transaction() as connection:
-            numbered = trash._replace(uidvalidity=opened.uidvalidity)
-            new = missing_uids(connection, self._run.account, numbered, uids, first)
+        wanted: dict[tuple[str, int], list[int]] = {}
+        for message in batch:
+            if message.message_id is not None and message.imap_uid is not None:
+                wanted.setdefault((message.message_id, message.size), []).append(message.imap_uid)
         found: dict[int, int] = {}
-        for envelope in fetch_envelopes(self._imap, UidSet.of(list(new.uids())[-_NEWEST:])):
-            message = wanted.pop((envelope.message_id or "", envelope.size), None)
-            if message and message.imap_uid is not None:
-                found[message.imap_uid] = envelope.uid
+        if wanted and opened.messages:
+            candidates = self._candidates(batch, trash, opened, with_stored=with_stored)
+            for envelope in fetch_envelopes(self._imap, candidates):
+                if alike := wanted.get((envelope.message_id or "", envelope.size)):
+                    found[alike.pop()] = envelope.uid
         return Moved(opened.uidvalidity, found)
 
-    def _trash(self) -> Folder:
+    def _candidates(self, batch: list[Doomed], trash: Folder, opened: FolderStatus, *, with_stored: bool) -> UidSet:
+        """The UIDs in Trash, which is open, that messages of the batch may have."""
+        first = trash.uidnext if trash.uidvalidity == opened.uidvalidity else 1
+        has_new = opened.uidnext is None or opened.uidnext > first
+        uids = self._imap.search(first, opened) if has_new else UidSet()
+        numbered = trash._replace(uidvalidity=opened.uidvalidity)
         with self._run.transaction() as connection:
-            ours = list(load_folders(connection, self._run.account, None).values())
-        if found := _of_type_trash(ours):
-            return found
-        listed, statuses = self._imap.list_folders()
-        if "trash" not in classify(listed).values():
+            new = missing_uids(connection, self._run.account, numbered, uids, first)
+            ids = [message.id for message in batch] if with_stored else []
+            stored = filed_uids(connection, self._run.account, numbered, ids)
+        return UidSet.of([*stored, *list(new.uids())[-_NEWEST:]])
+
+    def _known_trash(self) -> Folder | None:
+        """As the last sync knew it."""
+        with self._run.transaction() as connection:
+            return _of_type_trash(load_folders(connection, self._run.account, None).values())
+
+    def _trash_of(self, listed: list[ListedFolder], statuses: dict[str, FolderStatus]) -> Folder:
+        """As the server says now, whose folders ours become; made where there is none. Raises NoTrashError."""
+        # First without it: a Trash of the same path that is made anew has none of the old one's messages.
+        found = _of_type_trash(reconcile(self._run, self._imap, listed, statuses))
+        if not found and "trash" not in classify(listed).values():
             try:
                 make_folder(self._imap, _NEW_TRASH)
             except FetchRefusedError as error:
                 raise NoTrashError(error.detail) from error
-            listed, statuses = self._imap.list_folders()
-        found = _of_type_trash(reconcile(self._run, self._imap, listed, statuses))
+            found = _of_type_trash(reconcile(self._run, self._imap, *self._imap.list_folders()))
         if not found:
             raise NoTrashError(self._run.account.account_name)
         return found
 
 
-def _of_type_trash(folders: list[Folder]) -> Folder | None:
+def _of_type_trash(folders: Iterable[Folder]) -> Folder | None:
     return next((folder for folder in folders if folder.type == "trash" and folder.is_selectable), None)
+
+
+def _perhaps_in_trash(strays: list[Doomed], told: Moved, places: Moved) -> list[Doomed]:
+    """Of messages without a known place in Trash, those that may be there; the others were gone before."""
+    if places.uidvalidity is None:
+        return strays
+    return [message for message in strays if message.message_id is None] if told.uidvalidity is None else []
 
 
 def _batches(messages: list[Doomed], size: int) -> Iterator[list[Doomed]]:

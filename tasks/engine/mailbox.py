@@ -32,8 +32,6 @@ TRY_AGAIN_HOURS = 6
 def sync_mailbox(run: Run, imap: ImapConnection, folder_id: str | None) -> None:
     """Sync all folders, or one. Raises HandOnError when the time is used up, and the errors of server and storage."""
     listed, statuses = imap.list_folders()
-    if not listed:
-        raise ProtocolError("LIST named no folder, not even INBOX")
     labels = label_folders(imap, listed)
     folders = reconcile(run, imap, listed, statuses)
     if labels:
@@ -88,7 +86,9 @@ def _chosen(folders: list[Folder], folder_id: str | None, labels: frozenset[str]
 def reconcile(
     run: Run, imap: ImapConnection, listed: list[ListedFolder], statuses: dict[str, FolderStatus]
 ) -> list[Folder]:
-    """Add, rename, change and remove our folders until they are the server's."""
+    """Add, rename, change and remove our folders until they are the server's. Raises ProtocolError for no folder."""
+    if not listed:
+        raise ProtocolError("LIST named no folder, not even INBOX")
     types = classify(listed)
     on_server = {
         folder.path: NewFolder(folder.path, folder.name, folder.delimiter, types[folder.path], folder.is_selectable)

@@ -16,6 +16,7 @@ from tasks.mail.flags import read_flags
 from tasks.mail.folders import classify
 from tasks.mail.imap import ImapConnection
 from tasks.mail.imap_responses import AppendedUid
+from tasks.mail.imap_session import FetchRefusedError
 from tasks.mail.parse import parse
 from tasks.mail.uidset import UidSet
 from tasks.storage.accounts import Account
@@ -27,8 +28,13 @@ from tasks.storage.messages import Batch, UidNumbering, store_batch
 from tasks.storage.outbox import Outgoing
 from tasks.storage.session import tenant_transaction
 
-# Their SMTP servers put a copy of all that is sent into the Sent folder.
-_FILES_BY_ITSELF = ("gmail.com", "googlemail.com", "office365.com", "outlook.com", "hotmail.com")
+# Where people submit mail at Google and Microsoft: these put a copy of it into the Sent folder. Their relays, such as
+# smtp-relay.gmail.com and *.mail.protection.outlook.com, know no mailbox and file none.
+_FILES_BY_ITSELF = {
+    "smtp.gmail.com", "smtp.googlemail.com",
+    "smtp.office365.com", "smtp-legacy.office365.com", "outlook.office365.com", "smtp.office365.us",
+    "smtp.partner.outlook.cn", "smtp-mail.outlook.com", "smtp.live.com",
+}  # fmt: skip
 
 # A server's clock and time zone may put a message on another day than ours.
 _MARGIN = timedelta(days=2)
@@ -42,43 +48,54 @@ def wants_copy(account: Account) -> bool:
     """Whether it is for us to file a copy. A POP3 account has no folder to file it in."""
     if account.protocol != "imap" or account.sent_copies != "auto":
         return account.protocol == "imap" and account.sent_copies == "append"
-    host = (account.smtp_hostname or "").lower()
-    return not any(host == domain or host.endswith(f".{domain}") for domain in _FILES_BY_ITSELF)
+    return (account.smtp_hostname or "").lower() not in _FILES_BY_ITSELF
 
 
 def has_copy(account: Account, outgoing: Outgoing) -> bool:
     """Whether the message is in the Sent folder. Raises UnsupportedProtocolError for an account without folders."""
     with lent_imap(account) as imap:
-        path = _find_folder(account, imap)
-        return path is not None and _is_there(imap, path, outgoing)
+        return _open_folder(account, imap) is not None and _is_there(imap, outgoing)
 
 
 def file_copy(account: Account, outgoing: Outgoing, raw: bytes) -> None:
-    """Make sure that a copy is in the Sent folder; twice does no harm."""
+    """Make sure that a copy is in the Sent folder, which is made if there is none; twice does no harm."""
     with lent_imap(account) as imap:
-        path = _find_folder(account, imap) or make_folder(imap, _NEW_FOLDER)
-        if _is_there(imap, path, outgoing):
+        path = _open_folder(account, imap)
+        if path is None:
+            path = make_folder(imap, _NEW_FOLDER)
+            imap.select(path)
+        if _is_there(imap, outgoing):
             return
         appended = imap.append(path, _SEEN, outgoing.created_at, raw)
     if appended is not None:
         _store(account, outgoing, raw, path, appended)
 
 
-def _is_there(imap: ImapConnection, path: str, outgoing: Outgoing) -> bool:
-    imap.select(path)
+def _is_there(imap: ImapConnection, outgoing: Outgoing) -> bool:
     return imap.find_by_message_id(outgoing.message_id, (outgoing.created_at - _MARGIN).date())
 
 
-def _find_folder(account: Account, imap: ImapConnection) -> str | None:
-    """As the last sync knew it, else as the server says now."""
+def _open_folder(account: Account, imap: ImapConnection) -> str | None:
+    """The path of the Sent folder, which is open then: as the last sync knew it, else as the server says now."""
     with tenant_transaction(account.tenant_id) as connection:
-        known = load_folders(connection, account, None)
-    types = {path: folder.type for path, folder in known.items() if folder.is_selectable}
-    if "sent" not in types.values():
-        listed, _ = imap.list_folders()
-        selectable = {folder.path for folder in listed if folder.is_selectable}
-        types = {path: kind for path, kind in classify(listed).items() if path in selectable}
-    return next((path for path, kind in types.items() if kind == "sent"), None)
+        folders = load_folders(connection, account, None).values()
+    known = next((folder.path for folder in folders if folder.type == "sent" and folder.is_selectable), None)
+    refusal: FetchRefusedError | None = None
+    if known is not None:
+        try:
+            imap.select(known)
+        except FetchRefusedError as error:
+            refusal = error
+        else:
+            return known
+    listed, _ = imap.list_folders()
+    selectable = {folder.path for folder in listed if folder.is_selectable}
+    if refusal and known in selectable:
+        raise refusal
+    path = next((path for path, kind in classify(listed).items() if kind == "sent" and path in selectable), None)
+    if path is not None:
+        imap.select(path)
+    return path
 
 
 def _store(account: Account, outgoing: Outgoing, raw: bytes, path: str, appended: AppendedUid) -> None:

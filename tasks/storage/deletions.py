@@ -1,8 +1,8 @@
 """Messages that are to be deleted, and what becomes of their rows: moved to Trash, removed, or marked.
 
 Each change is one statement or two for any number of messages, in the caller's transaction, and keeps the counts of
-the folders right. What a task is to delete is noted under its id before it begins, so that a run after a killed one
-knows what was the caller's and is gone.
+the folders right. What a task is to delete is noted before it begins, by what it is to do, as dead letters are: so a
+run after a killed one, and a dead letter's after weeks, know what was the caller's and is gone.
 """
 
 from collections.abc import Collection, Mapping
@@ -13,9 +13,6 @@ from sqlalchemy import Connection, text
 from tasks.storage.accounts import Account
 from tasks.storage.folders import Folder
 from tasks.storage.session import unbound_transaction
-
-# A task that is delivered again is so within hours.
-_REMEMBERED_HOURS = 48
 
 _FIND = text(
     """
@@ -28,9 +25,15 @@ _FIND = text(
     ORDER BY message.folder_id, message.imap_uid
     """
 )
-_NOTED = text("SELECT email_message_id FROM deletion WHERE tenant_id = :tenant_id AND task_id = :task_id")
+_NOTED = text("SELECT email_message_id FROM deletion WHERE tenant_id = :tenant_id AND task_id = :task_key")
 _FORGET = text(
-    "DELETE FROM deletion WHERE tenant_id = :tenant_id AND created_at < now() - make_interval(hours => :hours)"
+    """
+    DELETE FROM deletion
+    WHERE tenant_id = :tenant_id AND created_at < now() - make_interval(days => :days) AND NOT EXISTS (
+      SELECT FROM dead_letter AS letter
+      WHERE letter.tenant_id = deletion.tenant_id AND letter.task_key = deletion.task_id
+    )
+    """
 )
 
 _COUNT = text(
@@ -42,6 +45,16 @@ _COUNT = text(
     UPDATE email_folder AS folder
     SET total_count = total_count + :sign * counted.total, unread_count = unread_count + :sign * counted.unread
     FROM counted WHERE folder.tenant_id = :tenant_id AND folder.id = counted.folder_id
+    """
+)
+_FILED = text(
+    """
+    SELECT twin.imap_uid FROM email_message AS message
+    JOIN email_message AS twin
+      ON twin.tenant_id = message.tenant_id AND twin.email_client_id = message.email_client_id
+     AND twin.message_id = message.message_id AND twin.size = message.size
+    WHERE message.tenant_id = :tenant_id AND message.id = ANY(CAST(:ids AS text[])) AND message.is_deleted
+      AND twin.folder_id = :trash_id AND twin.uidvalidity = :uidvalidity
     """
 )
 _TWINS = text(
@@ -67,7 +80,7 @@ _REMOVE = text("DELETE FROM email_message WHERE tenant_id = :tenant_id AND id = 
 _NOTE = text(
     """
     INSERT INTO deletion (tenant_id, task_id, email_message_id)
-    SELECT :tenant_id, :task_id, unnest(CAST(:ids AS text[])) ON CONFLICT DO NOTHING
+    SELECT :tenant_id, :task_key, unnest(CAST(:ids AS text[])) ON CONFLICT DO NOTHING
     """
 )
 _MARK = text(
@@ -108,15 +121,24 @@ def find_messages(connection: Connection, tenant_id: str, user_id: str, ids: Col
     return [Doomed._make(row) for row in rows]
 
 
-def noted_messages(connection: Connection, tenant_id: str, task_id: str) -> set[str]:
-    """What `note_messages` was given for the task before. What is long past is forgotten."""
-    connection.execute(_FORGET, {"tenant_id": tenant_id, "hours": _REMEMBERED_HOURS})
-    return set(connection.scalars(_NOTED, {"tenant_id": tenant_id, "task_id": task_id}))
+def noted_messages(connection: Connection, tenant_id: str, task_key: str, days: int) -> set[str]:
+    """What `note_messages` was given for the same thing to do before.
+
+    Forgotten is what is older than `days`, unless there is a dead letter that needs it.
+    """
+    connection.execute(_FORGET, {"tenant_id": tenant_id, "days": days})
+    return set(connection.scalars(_NOTED, {"tenant_id": tenant_id, "task_key": task_key}))
 
 
-def note_messages(connection: Connection, tenant_id: str, task_id: str, ids: Collection[str]) -> None:
+def note_messages(connection: Connection, tenant_id: str, task_key: str, ids: Collection[str]) -> None:
     """The task is to delete these."""
-    connection.execute(_NOTE, {"tenant_id": tenant_id, "task_id": task_id, "ids": list(ids)})
+    connection.execute(_NOTE, {"tenant_id": tenant_id, "task_key": task_key, "ids": list(ids)})
+
+
+def filed_uids(connection: Connection, account: Account, trash: Folder, ids: Collection[str]) -> list[int]:
+    """Where messages of `ids` that are marked as deleted may be in Trash: rows there of the same mail."""
+    place = {"trash_id": trash.id, "uidvalidity": trash.uidvalidity}
+    return list(connection.scalars(_FILED, {"tenant_id": account.tenant_id, "ids": list(ids), **place}))
 
 
 def move_messages(

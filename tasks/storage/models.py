@@ -452,11 +452,12 @@ class DeadLetter(Base):
 
 
 class Deletion(Base):
-    """A message that a task has removed, so that the task finds it done when it is delivered again."""
+    """A message that a task is to delete, so that the task finds it done when it runs again."""
 
     __tablename__ = "deletion"
     tenant_id: Mapped[str]
-    task_id: Mapped[str]
+    # What the task is to do, as in dead_letter: under another id it is the same.
+    task_key: Mapped[str] = mapped_column("task_id")
     email_message_id: Mapped[str]
     created_at: Mapped[datetime] = mapped_column(server_default=_now)
     __table_args__ = (

@@ -54,6 +54,16 @@ class ImapServer(ScriptedServer):
         self.folders[wire] = ScriptedFolder(wire, **attributes)  # type: ignore[arg-type]
         return self.folders[wire]
 
+    def expunge(self, folder: ScriptedFolder, *uids: int) -> None:
+        """What EXPUNGE does."""
+        folder.expunge(*uids)
+
+    def move(self, folder: ScriptedFolder, target: ScriptedFolder, uids: list[int]) -> list[int]:
+        """What MOVE does; the new UIDs."""
+        target.append(*[folder.messages[uid].raw for uid in uids])
+        folder.expunge(*uids)
+        return target.uids[-len(uids) :]
+
     def serve(self, connection: socket.socket, number: int) -> None:
         session = Session(self)
         with self._lock:

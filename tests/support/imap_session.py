@@ -5,6 +5,7 @@ import re
 from bisect import bisect_left
 from typing import TYPE_CHECKING
 
+from tests.support.imap_changes import Changes
 from tests.support.imap_mailbox import ScriptedFolder
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ LONGEST_LINE = 8192
 _MESSAGE_ID = re.compile(rb"^Message-ID:.*\r\n(?:[ \t].*\r\n)*", re.IGNORECASE | re.MULTILINE)
 
 
-class Session:
+class Session(Changes):
     """What one connection has got to: the commands, each giving the whole of its answer."""
 
     def __init__(self, server: "ImapServer") -> None:

@@ -64,12 +64,12 @@ def poor_mailbox(servers: dict[str, Dovecot]) -> Mailbox:
 
 @pytest.fixture
 def delete() -> Delete:
-    """One run of a task; a second one with the same `task` is its redelivery."""
+    """One run of a task; a second one with the same `task` is to do the same."""
 
     def run(
         ids: list[str], *, permanent: bool = False, task: str = "task", user: str = USER, tenant: str = TENANT
     ) -> int:
-        return delete_messages(DeleteRequest(tenant, user, ids, permanent), task, 600)
+        return delete_messages(DeleteRequest(tenant, user, ids, permanent), task, task, 600)
 
     return run
 

@@ -1,6 +1,7 @@
 """delete_emails on a real Dovecot: into Trash or for good, there and here, and nobody else's messages."""
 
 import imaplib
+import itertools
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -8,15 +9,28 @@ from contextlib import suppress
 import pytest
 
 from native.dovecot import Dovecot
+from tasks.delete import delete_emails
 from tasks.engine import delete as deletion
-from tasks.errors import FolderReadOnlyError, LeaseHeldError, NotFoundError
+from tasks.errors import (
+    FolderReadOnlyError,
+    LeaseHeldError,
+    MailServerUnavailableError,
+    NotFoundError,
+    ProtocolError,
+)
 from tasks.mail import imap_removal
+from tasks.mail.imap import ImapConnection
+from tasks.mail.imap_session import FetchRefusedError
+from tasks.mail.uidset import UidSet
 from tasks.storage.accounts import Account, NewAccount, add_account, find_account
+from tasks.storage.dead_letters import Failure, bury
 from tasks.storage.deletions import Doomed
 from tasks.storage.leases import release_lease, take_lease
 from tasks.storage.session import tenant_transaction
 from tests.conftest import TENANT, USER, Database, register, sync
 from tests.integration.delete.conftest import Delete, ids_of, new_mailbox
+from tests.support.imap_faults import rewrite
+from tests.support.imap_server import ImapServer
 from tests.support.mailbox import Mailbox, message
 from tests.support.stored import assert_counts_agree, column, rows, stored_uids
 
@@ -322,27 +336,72 @@ def test_while_a_sync_is_at_work_nothing_is_touched(account: Account, mailbox: M
 
 
 @any_level
-def test_what_was_removed_is_remembered_for_its_task_only(account: Account, mailbox: Mailbox, delete: Delete) -> None:
-    mailbox.remove("Trash")  # so that the message can be nowhere
-    mailbox.create("Trash")
-    ids = ids_of(3)
-    mailbox.expunge("3")
-    delete(ids)
-    assert column("SELECT task_id FROM deletion") == ["task"]
-    assert delete(ids) == 0
-    with pytest.raises(NotFoundError):
-        delete(ids, task="another")
+class TestHalfDone:
+    """The first of two batches is removed for good, and the server dies; a dead letter may keep that for long."""
+
+    @pytest.fixture
+    def ids(
+        self,
+        account: Account,
+        mailbox: Mailbox,
+        environment: Callable[..., None],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> list[str]:
+        environment(DELETE_BATCH_SIZE="2", DEAD_LETTER_RETENTION_DAYS="3")
+        ids = ids_of(1, 2, 3, 4)
+        remove, batches = imap_removal.remove, itertools.count()
+
+        def remove_once(imap: ImapConnection, uids: UidSet) -> None:
+            if next(batches):
+                raise MailServerUnavailableError("down")
+            remove(imap, uids)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(imap_removal, "remove", remove_once)
+            with pytest.raises(MailServerUnavailableError):
+                delete_emails.run(ids, TENANT, USER, True)
+        assert mailbox.uids() == [3, 4, 5, 6, 7, 8]
+        return ids
+
+    def test_the_same_call_goes_on_under_whatever_id(self, ids: list[str], mailbox: Mailbox) -> None:
+        for task_id in ("first", "second", "once more, when all is done"):
+            delete_emails.push_request(id=task_id)
+            try:
+                result = delete_emails.run(email_ids=ids, tenant_id=TENANT, user_id=USER, permanent=True)
+            finally:
+                delete_emails.pop_request()
+            assert result == {"status": "success", "deleted_count": 4, "marked_count": 0}
+            assert mailbox.uids() == [5, 6, 7, 8]
+
+    def test_another_call_is_told_what_is_gone(self, ids: list[str], mailbox: Mailbox) -> None:
+        for call in ((ids, TENANT, USER, False), (ids[:3], TENANT, USER, True), (ids, TENANT, "user-2", True)):
+            with pytest.raises(NotFoundError):
+                delete_emails.run(*call)
+        assert mailbox.uids() == [3, 4, 5, 6, 7, 8]
+
+    def test_it_is_remembered_as_long_as_dead_letters_are(self, ids: list[str], mailbox: Mailbox) -> None:
+        age_notes(hours=3 * 24 + 23)
+        delete_emails.run(ids, TENANT, USER, True)
+        assert mailbox.uids() == [5, 6, 7, 8]
+        age_notes(hours=2)
+        with pytest.raises(NotFoundError):
+            delete_emails.run(ids, TENANT, USER, True)
+
+    def test_what_a_dead_letter_needs_is_not_forgotten_before_it(self, ids: list[str], mailbox: Mailbox) -> None:
+        call = (ids, TENANT, USER, True)
+        key = delete_emails._key(call, {})
+        bury(TENANT, Failure(key, delete_emails.name, "another id", USER, {}, "not_found", "gone", "", 1), call, {})
+        age_notes(hours=30 * 24)  # it has failed again since
+        delete_emails.run(*call)
+        assert mailbox.uids() == [5, 6, 7, 8]
 
 
-@any_level
-def test_what_was_removed_long_ago_is_forgotten(account: Account, mailbox: Mailbox, delete: Delete) -> None:
+def age_notes(*, hours: int) -> None:
     rows(
-        "WITH old AS (INSERT INTO deletion (tenant_id, task_id, email_message_id, created_at) "
-        "VALUES (:tenant, 'old', 'm', now() - interval '3 days') RETURNING 1) SELECT * FROM old",
-        tenant=TENANT,
+        "WITH aged AS (UPDATE deletion SET created_at = created_at - make_interval(hours => :hours) RETURNING 1) "
+        "SELECT * FROM aged",
+        hours=hours,
     )
-    delete(ids_of(1))
-    assert column("SELECT count(*) FROM deletion WHERE task_id = 'old'") == [0]
 
 
 def test_a_trash_is_made_where_there_is_none(database: Database, mailbox: Mailbox, delete: Delete) -> None:
@@ -355,6 +414,68 @@ def test_a_trash_is_made_where_there_is_none(database: Database, mailbox: Mailbo
 
     assert len(mailbox.uids("Trash")) == 1
     assert_in_sync(account, mailbox)
+
+
+def test_a_trash_that_is_gone_since_the_last_sync_is_made_anew(
+    account: Account, mailbox: Mailbox, delete: Delete, environment: Callable[..., None]
+) -> None:
+    environment(DELETE_BATCH_SIZE="2")
+    mailbox.remove("Trash")
+
+    delete(ids_of(1, 2, 3))
+
+    assert mailbox.uids() == [4, 5, 6, 7, 8]
+    assert len(mailbox.uids("Trash")) == 3
+    assert_in_sync(account, mailbox)
+
+
+@any_level
+def test_a_trash_that_has_another_name_since_the_last_sync_is_found(
+    account: Account, mailbox: Mailbox, delete: Delete
+) -> None:
+    # Given a message in Trash, and one in a folder that goes with the renaming
+    delete(ids_of(1), task="before")
+    mailbox.create("Projects")
+    mailbox.append([message(20)], "Projects")
+    sync(account)
+    ids = ids_of(2, 20)
+    mailbox.rename("Trash", "Papierkorb")
+    mailbox.rename("Projects", "Old projects")
+
+    delete(ids)
+
+    assert len(mailbox.uids("Papierkorb")) == 3
+    assert "Trash" not in folders(mailbox)
+    assert mailbox.uids("Old projects") == []
+    assert_counts_agree()
+    assert sync(account).done == 0
+    assert {ids_by_message_id()[f"{n}@example.org"] for n in (2, 20)} == set(ids)
+
+
+@any_level
+def test_what_is_refused_while_trash_is_there_is_an_error(
+    account: Account, mailbox: Mailbox, delete: Delete, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise FetchRefusedError("[OVERQUOTA] no room")
+
+    monkeypatch.setattr(imap_removal, "move", refuse)
+    with pytest.raises(FetchRefusedError, match="no room"):
+        delete(ids_of(1))
+    assert stored_uids("INBOX") == [1, 2, 3, 4, 5, 6, 7, 8]
+
+
+def test_a_server_in_trouble_that_lists_no_folder_takes_none_of_ours(database: Database, delete: Delete) -> None:
+    # Scripted: no real server hides INBOX
+    with ImapServer("IMAP4rev1 MOVE UIDPLUS") as server:
+        server.inbox.append(message(1))
+        server.add_folder("Trash").append(message(2))
+        sync(register(server))
+        server.folders.pop(b"Trash")
+        server.on("LIST", rewrite(rb"\* LIST [^\r]*\r\n", b""), times=None)
+        with pytest.raises(ProtocolError, match="named no folder"):
+            delete(ids_of(1))
+    assert (stored_uids("INBOX"), stored_uids("Trash")) == ([1], [1])
 
 
 class TestWithoutMoveAndUidplus:
@@ -375,6 +496,26 @@ class TestWithoutMoveAndUidplus:
         assert poor_mailbox.uids() == [1, 2, 3, 4, 5]
         assert len(poor_mailbox.uids("Trash")) == 2
         assert column("SELECT imap_uid FROM email_message WHERE is_deleted ORDER BY 1") == [1, 2, 5]
+        assert_counts_agree()
+
+    def test_what_a_sync_has_found_in_trash_is_not_copied_again(
+        self, poor: Account, poor_mailbox: Mailbox, delete: Delete
+    ) -> None:
+        # Given two messages that are alike and one that is not, and another that a person has marked
+        poor_mailbox.append([message(1)])
+        sync(poor)
+        wanted = "SELECT id FROM email_message WHERE folder_id = (SELECT id FROM email_folder WHERE type = 'inbox')"
+        ids = [str(one) for one in column(f"{wanted} AND message_id ~ '^[125]@'")]
+
+        for task in ("first", "second", "third"):
+            assert delete(ids, task=task) == 4
+            assert len(poor_mailbox.uids("Trash")) == 4
+            sync(poor)
+
+        # And what somebody has taken out of Trash is not there any more
+        poor_mailbox.expunge(str(poor_mailbox.uids("Trash")[0]), "Trash")
+        assert delete(ids, task="fourth") == 4
+        assert len(poor_mailbox.uids("Trash")) == 4
         assert_counts_agree()
 
     def test_for_good_they_are_marked(self, poor: Account, poor_mailbox: Mailbox, delete: Delete) -> None:

@@ -1,18 +1,25 @@
 """TRASH_RETENTION_DAYS: what has been in Trash for too long is deleted for good, there and here."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Any
 
 import psycopg2
 import pytest
+import redis as redis_client
+from celery import Celery
+from kombu.exceptions import OperationalError
 
 from native.dovecot import Dovecot
 from native.postgres import libpq
+from native.redis import RedisServer
 from tasks import delete as tasks
-from tasks.delete import empty_trash, enforce_trash_retention
+from tasks.delete import ENFORCE_TRASH_RETENTION, empty_trash
 from tasks.errors import AuthenticationFailedError, NotFoundError
-from tasks.storage.accounts import Account, record_failure
+from tasks.storage.accounts import Account, NewAccount, add_account, record_failure
 from tests.conftest import TENANT, USER, Database, register, sync
 from tests.integration.delete.conftest import Delete, ids_of
+from tests.support.application import application
 from tests.support.mailbox import Mailbox, message
 from tests.support.stored import assert_counts_agree, column
 
@@ -39,12 +46,38 @@ def as_owner(database: Database, statement: str) -> None:
     connection.close()
 
 
+class Broker:
+    """What waits in Redis, and the application that puts it there."""
+
+    def __init__(self, app: Celery) -> None:
+        self.app = app
+
+    def enforce(self, *args: str) -> dict[str, Any]:
+        """Run the task as a worker does."""
+        return self.app.tasks[ENFORCE_TRASH_RETENTION].apply(args).result
+
+    def taken(self, queue: str) -> list[list[str]]:
+        """The arguments of all messages of a queue, which is empty then; all of them expire."""
+        found: list[list[str]] = []
+        with (
+            self.app.connection_for_read() as connection,
+            connection.SimpleQueue(queue) as messages,
+            suppress(messages.Empty),
+        ):
+            while message := messages.get_nowait():
+                message.ack()
+                assert message.headers["expires"]
+                found.append(message.payload[0])
+        return found
+
+
 @pytest.fixture
-def queued(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
-    """What is queued; the broker itself is at work in test_worker.py."""
-    found: list[tuple[str, ...]] = []
-    monkeypatch.setattr(tasks.empty_trash, "apply_async", lambda args, **_: found.append(args))
-    return found
+def broker(redis: RedisServer, environment: Callable[..., None]) -> Iterator[Broker]:
+    environment(REDIS_URL=redis.url)
+    with redis_client.Redis(port=redis.port, password=redis.password) as client:
+        client.flushall()
+    with application() as app:
+        yield Broker(app)
 
 
 @pytest.mark.parametrize("mailbox", BEST, indirect=True)
@@ -62,21 +95,21 @@ class TestRetention:
         assert empty_trash.run(account.id, TENANT, USER)["deleted_count"] == 0
 
     def test_accounts_with_expired_mail_are_queued(
-        self, account: Account, queued: list[tuple[str, ...]], servers: dict[str, Dovecot], mailbox: Mailbox
+        self, account: Account, broker: Broker, servers: dict[str, Dovecot], mailbox: Mailbox
     ) -> None:
         register(mailbox, name="nothing in Trash")
-        assert enforce_trash_retention.run() == {"status": "success", "accounts": 1}
-        assert queued == [(account.id, TENANT, USER)]
+        assert broker.enforce() == {"status": "success", "accounts": 1}
+        assert broker.taken("delete") == [[account.id, TENANT, USER]]
 
     def test_never_where_it_is_switched_off(
-        self, account: Account, queued: list[tuple[str, ...]], environment: Callable[..., None]
+        self, account: Account, broker: Broker, environment: Callable[..., None]
     ) -> None:
         environment(TRASH_RETENTION_DAYS="0")
-        assert enforce_trash_retention.run() == {"status": "success", "accounts": 0}
+        assert broker.enforce() == {"status": "success", "accounts": 0}
 
-    def test_a_paused_account_is_left_alone(self, account: Account, queued: list[tuple[str, ...]]) -> None:
+    def test_a_paused_account_is_left_alone(self, account: Account, broker: Broker) -> None:
         record_failure(account, AuthenticationFailedError("x"), pause=True)
-        assert enforce_trash_retention.run()["accounts"] == 0
+        assert broker.enforce()["accounts"] == 0
 
     def test_somebody_elses_account_is_not_found(self, account: Account, mailbox: Mailbox) -> None:
         for tenant, user in ((TENANT, "user-2"), ("tenant-2", USER)):
@@ -99,3 +132,60 @@ def test_a_folder_that_becomes_trash_keeps_its_mail_for_the_whole_time(
 
     assert empty_trash.run(account.id, TENANT, USER)["deleted_count"] == 0
     assert len(mailbox.uids("Trash")) == 1
+
+
+EXPIRED = """
+    INSERT INTO email_folder (tenant_id, id, email_client_id, path, name, type)
+    SELECT tenant_id, id, id, 'Trash', 'Trash', 'trash' FROM email_client;
+    INSERT INTO email_message
+      (tenant_id, id, email_client_id, folder_id, uidvalidity, imap_uid, subject, headers, size, filed_at)
+    SELECT tenant_id, id, id, id, 1, 1, '', '{}', 1, now() - interval '31 days' FROM email_client
+    """
+
+
+class TestManyAccounts:
+    """Five accounts of three tenants, all with expired mail; two are looked up at a time."""
+
+    @pytest.fixture
+    def calls(self, database: Database, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+        monkeypatch.setattr(tasks, "_ACCOUNTS_AT_A_TIME", 2)
+        owners = ["tenant-a", "tenant-a", "tenant-b", "tenant-c", "tenant-c"]
+        added = [
+            add_account(tenant, USER, NewAccount(f"mail {n}", "a@example.org", "127.0.0.1", 9, "none", "a", "p"))
+            for n, tenant in enumerate(owners)
+        ]
+        as_owner(database, EXPIRED)
+        return [[account, tenant, USER] for tenant, account in sorted(zip(owners, added, strict=True))]
+
+    def test_all_are_queued_once(self, calls: list[list[str]], broker: Broker) -> None:
+        assert broker.enforce() == {"status": "success", "accounts": 5}
+        assert broker.taken("delete") == calls
+        assert broker.taken("periodic") == []
+
+    def test_a_run_out_of_time_has_a_fresh_one_go_on_where_it_stopped(
+        self, calls: list[list[str]], broker: Broker, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(tasks, "_budget_seconds", lambda: 0)
+        assert broker.enforce() == {"status": "partial", "accounts": 2}
+        results = []
+        while handed_on := broker.taken("periodic"):
+            [args] = handed_on
+            results.append(broker.enforce(*args))
+        assert broker.taken("delete") == calls
+        assert [result["accounts"] for result in results] == [2, 1, 0]
+        assert results[-1]["status"] == "success"
+
+    def test_a_broker_that_does_not_take_them_is_tried_again_from_there(
+        self, calls: list[list[str]], broker: Broker, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        outcomes = iter([None, OperationalError("full")])
+        publish = tasks.publish_many
+
+        def refuse_the_second(*what: Any, **options: Any) -> list[str]:
+            if error := next(outcomes, None):
+                raise error
+            return publish(*what, **options)
+
+        monkeypatch.setattr(tasks, "publish_many", refuse_the_second)
+        broker.enforce()  # eagerly, so the retry runs within
+        assert broker.taken("delete") == calls

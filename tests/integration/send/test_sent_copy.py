@@ -3,6 +3,8 @@
 import pytest
 
 from tasks.errors import DeliveryInterruptedError, DeliveryUnknownError, MailServerUnavailableError
+from tasks.mail.imap import ImapConnection
+from tasks.mail.imap_session import FetchRefusedError
 from tasks.storage.accounts import Account
 from tasks.storage.leases import release_lease, take_lease
 from tests.conftest import TENANT, USER, Database, sync
@@ -78,6 +80,49 @@ def test_an_account_that_was_never_synced_gets_its_folder(
     assert len(in_sent(mailbox)) == 1
     sync(account)
     assert stored_uids("Sent") == [1]
+
+
+@pytest.mark.parametrize("name", ["Gesendet", "Elsewhere"], ids=["known by its name", "made anew"])
+def test_a_sent_folder_that_has_another_name_since_the_last_sync(
+    account: Account, mailbox: Mailbox, send_once: Send, name: str
+) -> None:
+    mailbox.create("Sent")
+    sync(account)
+    mailbox.rename("Sent", name)
+
+    assert send_once(account).last_error is None
+
+    folder = name if name == "Gesendet" else "Sent"
+    assert mailbox.uids(folder) == [1]
+    sync(account)
+    assert rows("SELECT folder.name FROM email_message JOIN email_folder AS folder ON folder.id = folder_id") == [
+        (folder,)
+    ]
+
+
+def test_an_unknown_message_is_looked_for_where_the_sent_folder_is_now(
+    provider: Account, mailbox: Mailbox, send_once: Send, smtp: SmtpServer
+) -> None:
+    sync(provider)
+    smtp.on("accepted", drop)
+    with pytest.raises(DeliveryInterruptedError):
+        send_once(provider)
+    mailbox.rename("Sent", "Gesendet")
+
+    assert send_once(provider).state == "sent"
+
+
+def test_a_sent_folder_that_is_there_and_cannot_be_opened_is_an_error(
+    account: Account, mailbox: Mailbox, send_once: Send, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: object, path: str) -> None:
+        raise FetchRefusedError(f"{path}: not today")
+
+    mailbox.create("Sent")
+    sync(account)
+    monkeypatch.setattr(ImapConnection, "select", refuse)
+    with pytest.raises(FetchRefusedError, match="not today"):
+        send_once(account)
 
 
 def test_while_a_sync_is_under_way_the_row_is_left_to_it(account: Account, mailbox: Mailbox, send_once: Send) -> None:

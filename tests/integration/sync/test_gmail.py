@@ -1,8 +1,4 @@
-"""Gmail's labels, threads and All Mail (X-GM-EXT-1).
-
-Scripted: Gmail itself cannot be had for a test, and no other server speaks this extension. The capabilities, folders
-and answers are written as Google documents them.
-"""
+"""Gmail's labels, threads and All Mail (X-GM-EXT-1), scripted."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,33 +8,15 @@ import pytest
 from tasks.errors import LeaseHeldError, MailServerBusyError
 from tasks.storage.accounts import find_account
 from tests.conftest import TENANT, Database, register, sync
+from tests.support.gmail import ALL_MAIL, TRASH, GmailServer
 from tests.support.imap_faults import slowly
-from tests.support.imap_server import GMAIL, ImapServer
 from tests.support.mailbox import message
 from tests.support.stored import column, rows, stored_uids
 
-ALL_MAIL, SPAM, TRASH = "[Gmail]/All Mail", "[Gmail]/Spam", "[Gmail]/Trash"
-
 
 @pytest.fixture
-def gmail(database: Database) -> Iterator[ImapServer]:
-    """A mailbox at Gmail: three messages in All Mail, of which two show in INBOX, one of those under a label too."""
-    with ImapServer(GMAIL) as server:
-        server.add_folder("[Gmail]", attributes="\\HasChildren \\Noselect")
-        everything = server.add_folder(ALL_MAIL, attributes="\\All \\HasNoChildren")
-        server.add_folder("[Gmail]/Sent Mail", attributes="\\Sent")
-        server.add_folder(SPAM, attributes="\\Junk").append(message(8))
-        server.add_folder(TRASH, attributes="\\Trash").append(message(9))
-        label = server.add_folder("B&APw-cher (neu)")
-        everything.append(message(1), message(2), message(3))
-        server.inbox.append(message(1), message(2))
-        label.append(message(2))
-        for uid, labels, thread in (
-            (1, '"\\\\Inbox" "\\\\Important" Work', 1278455344230334865),
-            (2, '"\\\\Inbox" "B&APw-cher (neu)"', 1278455344230334865),
-            (3, '"\\\\Sent"', 1278455344230334866),
-        ):
-            everything.messages[uid].labels, everything.messages[uid].thread = labels, thread
+def gmail(database: Database) -> Iterator[GmailServer]:
+    with GmailServer() as server:
         yield server
 
 
@@ -51,7 +29,7 @@ def labels() -> dict[int, list[str]]:
     return {uid: sorted(of_message) for uid, of_message in found}
 
 
-def test_each_message_is_stored_once_with_its_labels(gmail: ImapServer) -> None:
+def test_each_message_is_stored_once_with_its_labels(gmail: GmailServer) -> None:
     tally = sync(register(gmail))
 
     assert tally.total("synced") == 5
@@ -65,7 +43,7 @@ def test_each_message_is_stored_once_with_its_labels(gmail: ImapServer) -> None:
     assert stored_uids("INBOX") == []
 
 
-def test_folders_of_labels_are_listed_with_gmails_counts(gmail: ImapServer) -> None:
+def test_folders_of_labels_are_listed_with_gmails_counts(gmail: GmailServer) -> None:
     gmail.inbox.set_flags(1, "\\Seen")
     sync(register(gmail))
     counts = {
@@ -77,19 +55,19 @@ def test_folders_of_labels_are_listed_with_gmails_counts(gmail: ImapServer) -> N
     assert counts[ALL_MAIL] == (3, 3)
 
 
-def test_gmails_thread_is_the_conversation(gmail: ImapServer) -> None:
-    gmail.folders[ALL_MAIL.encode()].append(message(4, In_Reply_To="<3@example.org>"))
-    gmail.folders[ALL_MAIL.encode()].messages[4].thread = 1278455344230334865
+def test_gmails_thread_is_the_conversation(gmail: GmailServer) -> None:
+    gmail.everything.append(message(4, In_Reply_To="<3@example.org>"))
+    gmail.everything.messages[4].thread = 1278455344230334865
     sync(register(gmail))
     conversations = dict(rows("SELECT message_id, conversation_id FROM email_message"))
     assert conversations["1@example.org"] == conversations["2@example.org"] == conversations["4@example.org"]
     assert conversations["3@example.org"] != conversations["1@example.org"]
 
 
-def test_a_changed_label_changes_the_row_and_fetches_nothing_again(gmail: ImapServer) -> None:
+def test_a_changed_label_changes_the_row_and_fetches_nothing_again(gmail: GmailServer) -> None:
     account = register(gmail)
     sync(account)
-    everything = gmail.folders[ALL_MAIL.encode()]
+    everything = gmail.everything
     bodies = gmail.bodies.total()
 
     # When a message is archived, and another gets a label with a space
@@ -103,12 +81,12 @@ def test_a_changed_label_changes_the_row_and_fetches_nothing_again(gmail: ImapSe
     assert gmail.bodies.total() == bodies
 
 
-def test_a_message_moved_to_trash_is_there_and_no_longer_in_all_mail(gmail: ImapServer) -> None:
+def test_a_message_moved_to_trash_is_there_and_no_longer_in_all_mail(gmail: GmailServer) -> None:
     account = register(gmail)
     sync(account)
 
-    gmail.folders[ALL_MAIL.encode()].expunge(1)
-    gmail.folders[TRASH.encode()].append(message(1))
+    gmail.everything.expunge(1)
+    gmail.trash.append(message(1))
     sync(account)
 
     assert sorted(labels()) == [2, 3]
@@ -116,17 +94,17 @@ def test_a_message_moved_to_trash_is_there_and_no_longer_in_all_mail(gmail: Imap
     assert len(column("SELECT id FROM email_message")) == 5
 
 
-def test_asking_for_a_labels_folder_brings_its_mail(gmail: ImapServer) -> None:
+def test_asking_for_a_labels_folder_brings_its_mail(gmail: GmailServer) -> None:
     account = register(gmail)
     sync(account)
-    gmail.folders[ALL_MAIL.encode()].append(message(10))
+    gmail.everything.append(message(10))
     [inbox] = column("SELECT id FROM email_folder WHERE type = 'inbox'")
 
     assert sync(account, folder_id=str(inbox)).total("synced") == 1
 
 
 def test_a_hidden_all_mail_leaves_ordinary_folders_until_it_is_shown(
-    gmail: ImapServer, caplog: pytest.LogCaptureFixture
+    gmail: GmailServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     # Given All Mail hidden from IMAP
     hidden = gmail.folders.pop(ALL_MAIL.encode())
@@ -141,7 +119,7 @@ def test_a_hidden_all_mail_leaves_ordinary_folders_until_it_is_shown(
     assert sorted(column("SELECT message_id FROM email_message")) == [f"{n}@example.org" for n in (1, 2, 3, 8, 9)]
 
 
-def test_a_second_sync_asks_for_nothing(gmail: ImapServer) -> None:
+def test_a_second_sync_asks_for_nothing(gmail: GmailServer) -> None:
     account = register(gmail)
     sync(account)
     opened = len(gmail.commands("EXAMINE"))
@@ -149,7 +127,7 @@ def test_a_second_sync_asks_for_nothing(gmail: ImapServer) -> None:
     assert len(gmail.commands("EXAMINE")) == opened
 
 
-def test_gmails_fifteen_connections_are_never_used_up(gmail: ImapServer) -> None:
+def test_gmails_fifteen_connections_are_never_used_up(gmail: GmailServer) -> None:
     # Given a server that takes its time, and twenty syncs of one account
     gmail.on("LIST", slowly(0.3), times=None)
     account = register(gmail)
@@ -168,7 +146,7 @@ def test_gmails_fifteen_connections_are_never_used_up(gmail: ImapServer) -> None
     assert gmail.most_open == 1
 
 
-def test_too_many_connections_are_no_wrong_password(gmail: ImapServer) -> None:
+def test_too_many_connections_are_no_wrong_password(gmail: GmailServer) -> None:
     gmail.login_refusal = "NO [ALERT] Too many simultaneous connections. (Failure)"
     account = register(gmail)
     with pytest.raises(MailServerBusyError):

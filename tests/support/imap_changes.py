@@ -1,0 +1,56 @@
+"""The commands of the scripted IMAP server that change a folder, by UID only (RFC 3501, RFC 4315, RFC 6851)."""
+
+from typing import TYPE_CHECKING
+
+from tests.support.imap_mailbox import ScriptedFolder
+
+if TYPE_CHECKING:
+    from tests.support.imap_server import ImapServer
+
+
+class Changes:
+    """A part of the session: STORE of \\Deleted, EXPUNGE, and MOVE."""
+
+    server: "ImapServer"
+    _folder: ScriptedFolder | None
+
+    def _done(self, text: str) -> bytes:
+        raise NotImplementedError
+
+    def _examine(self, rest: str) -> bytes:
+        raise NotImplementedError
+
+    def _named(self, text: str) -> ScriptedFolder | None:
+        raise NotImplementedError
+
+    def _select(self, rest: str) -> bytes:
+        return self._examine(rest).replace(b"[READ-ONLY]", b"[READ-WRITE]")
+
+    def _uid_store(self, rest: str) -> bytes:
+        wanted, _, change = rest.partition(" ")
+        assert change == r"+FLAGS.SILENT (\Deleted)", change
+        for uid in self._open().within(wanted):
+            self._open().set_flags(uid, " ".join({*self._open().messages[uid].flags, "\\Deleted"}))
+        return self._done("OK done")
+
+    def _uid_expunge(self, rest: str) -> bytes:
+        folder = self._open()
+        marked = [uid for uid in folder.within(rest) if "\\Deleted" in folder.messages[uid].flags]
+        self.server.expunge(folder, *marked)
+        return self._done("OK done")
+
+    def _uid_move(self, rest: str) -> bytes:
+        wanted, _, name = rest.partition(" ")
+        folder, target = self._open(), self._named(name)
+        if target is None:
+            return self._done("NO [TRYCREATE] no such folder")
+        if not (uids := folder.within(wanted)):
+            return self._done("OK none of them is there")
+        new = self.server.move(folder, target, uids)
+        sets = (",".join(map(str, numbers)) for numbers in (uids, new))
+        copied = f"* OK [COPYUID {target.uidvalidity} {' '.join(sets)}] moved\r\n".encode()
+        return copied + self._done("OK done")
+
+    def _open(self) -> ScriptedFolder:
+        assert self._folder is not None
+        return self._folder
