@@ -77,7 +77,7 @@ def translated(endpoint: Endpoint, doing: str) -> Iterator[None]:
         try:
             yield
         except smtplib.SMTPConnectError as error:
-            reply = Reply(error.smtp_code, _words(error.smtp_error))
+            reply = _as_reply(error.smtp_code, error.smtp_error)
             kind = MessageRefusedError if reply.is_final else MailServerBusyError
             raise kind(f"{endpoint} greets with {reply}") from error
         except smtplib.SMTPResponseException as error:
@@ -116,11 +116,10 @@ class Session(smtplib.SMTP):
 
     def reply(self) -> Reply:
         """The next answer. Raises ProtocolError for one that is none."""
-        code, words = self.getreply()
-        if code == _CLOSING:
+        reply = _as_reply(*self.getreply())
+        if reply.code == _CLOSING:
             self.is_usable = False
-        reply = Reply(code, " ".join(storable(_words(words)).split()))
-        self.require(reply, 200 <= code < 600)
+        self.require(reply, 200 <= reply.code < 600)
         return reply
 
     def require(self, reply: Reply, is_sound: bool) -> None:
@@ -172,7 +171,8 @@ def line(command: str) -> bytes:
 
 
 def _greet(session: Session, endpoint: Endpoint) -> None:
-    _hello(session)
+    """Up to the point where a password may be sent. Raises MailServerBusyError where the server cannot now."""
+    _hello(session, endpoint)
     if endpoint.encryption != "starttls":
         return
     if "starttls" not in session.esmtp_features:
@@ -180,14 +180,23 @@ def _greet(session: Session, endpoint: Endpoint) -> None:
     try:
         session.starttls(context=tls_context(endpoint))
     except smtplib.SMTPResponseException as error:
-        raise EncryptionUnavailableError(f"{endpoint} refuses STARTTLS") from error
-    _hello(session)
+        reply = _as_reply(error.smtp_code, error.smtp_error)
+        # 454 is "not available due to temporary reason" (RFC 3207 section 4).
+        kind = MailServerBusyError if reply.is_passing else EncryptionUnavailableError
+        raise kind(f"{endpoint} refuses STARTTLS: {reply}") from error
+    _hello(session, endpoint)
 
 
-def _hello(session: Session) -> None:
-    session.ehlo()
-    if not session.does_esmtp:
-        session.helo()
+def _hello(session: Session, endpoint: Endpoint) -> None:
+    """EHLO, and HELO only where the server does not know that (RFC 5321 section 3.2): it offers nothing, not even a
+    login. Raises MailServerBusyError for a refusal that passes, and MessageRefusedError for one that does not."""
+    reply = _as_reply(*session.ehlo())
+    if reply.is_final:
+        reply = _as_reply(*session.helo())
+    if reply.is_passing or reply.is_final:
+        kind = MessageRefusedError if reply.is_final else MailServerBusyError
+        raise kind(f"{endpoint} answers the greeting with {reply}")
+    session.require(reply, reply.is_positive)
 
 
 def _log_in(session: Session, endpoint: Endpoint, login: Login) -> None:
@@ -216,6 +225,10 @@ def _log_in(session: Session, endpoint: Endpoint, login: Login) -> None:
 
 def _base64(data: bytes) -> str:
     return b64encode(data).decode()
+
+
+def _as_reply(code: int, said: bytes | str) -> Reply:
+    return Reply(code, " ".join(storable(_words(said)).split()))
 
 
 def _words(said: bytes | str) -> str:

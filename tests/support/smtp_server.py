@@ -4,10 +4,11 @@ Real sockets, TLS and logins. A server of the distribution takes mail just as we
 a message's last line and its answer. `on` says what goes wrong and where; `messages`, `received`, `connections` and
 `logins` say what happened to it.
 
-The points of one message, in order; each command has one before it is looked at and one after it was answered:
+The points of one message, in order; each command has one before it is looked at, and most one after it was
+answered:
 
-    connect, ehlo, auth, mail, rcpt, data, content (its first line is here), dot (all is here, and not yet taken),
-    accepted (taken for good, and not yet answered), dot answered
+    connect, ehlo, starttls, auth, mail, rcpt, data, content (its first line is here), dot (all is here, and not yet
+    taken), accepted (taken for good, and not yet answered), dot answered
 """
 
 import base64
@@ -24,7 +25,7 @@ from tests.support.tcp_server import TcpServer
 
 EXTENSIONS = ("PIPELINING", "SIZE 10485760", "8BITMIME", "SMTPUTF8", "AUTH PLAIN LOGIN XOAUTH2")
 POINTS = (
-    *("connect", "connect answered", "ehlo", "ehlo answered", "auth", "auth answered"),
+    *("connect", "connect answered", "ehlo", "ehlo answered", "helo", "starttls", "auth", "auth answered"),
     *("mail", "mail answered", "rcpt", "rcpt answered", "data", "data answered"),
     *("content", "dot", "accepted", "dot answered"),
 )
@@ -215,8 +216,9 @@ class _Session:
                 self.send("221 bye")
                 return
             if verb == "starttls":
-                if not self.server.encrypt(self):
-                    self.send("454 no TLS")
+                words = self.server.at(verb, line)
+                if words or not self.server.encrypt(self):
+                    self.send(words or "454 no TLS")
                 continue
             words = self.server.at(verb, line) or getattr(self, f"_{verb}", self._unknown)(rest)
             self.send(words)
