@@ -19,12 +19,20 @@ from tasks.errors import (
 )
 from tasks.mail.connection import Endpoint
 
-# A refusal in these words says nothing about the password: response codes of IMAP (RFC 5530 section 3) and POP3
-# (RFC 3206), the statuses of Google and Microsoft for too many requests, and what servers say freely.
-_BUSY = re.compile(
+# Codes that say nothing about the password: of IMAP (RFC 5530 section 3), POP3 (RFC 3206) and SMTP, where a reply
+# begins with them (RFC 5321 section 4.2.1, RFC 3463 section 2).
+_BUSY_CODE = re.compile(
     r"\[(?:UNAVAILABLE|IN-?USE|LIMIT|SERVERBUG|CONTACTADMIN|OVERQUOTA|LOGIN-DELAY|SYS/TEMP)\]"
-    r"|too many|try again|temporar|rate limit|throttl|maximum number of connections",
+    r"|^4\d\d\b|^5\d\d 4\.\d{1,3}\.\d{1,3}\b",
     re.IGNORECASE,
+)
+# Codes that say the password is wrong or no longer good: of the same, and 5.7.8 of RFC 4954 section 6.
+_REFUSED_CODE = re.compile(
+    r"\[(?:AUTH|AUTHENTICATIONFAILED|AUTHORIZATIONFAILED|EXPIRED)\]|^5\d\d 5\.7\.8\b", re.IGNORECASE
+)
+# Where no code says anything: the words of Google and Microsoft for too many requests, and what servers say freely.
+_BUSY_WORDS = re.compile(
+    r"too many|try again|temporar|rate limit|throttl|maximum number of connections", re.IGNORECASE
 )
 
 
@@ -80,5 +88,7 @@ def login_refusal(words: str, endpoint: Endpoint, login: Login) -> EmailError:
 
 
 def means_busy(words: str) -> bool:
-    """Whether a refusal asks to come back later."""
-    return bool(_BUSY.search(words))
+    """Whether a refusal asks to come back later. "Try again" may also mean another password, so a code decides."""
+    if _BUSY_CODE.search(words):
+        return True
+    return not _REFUSED_CODE.search(words) and bool(_BUSY_WORDS.search(words))

@@ -217,8 +217,6 @@ def _log_in(session: Session, endpoint: Endpoint, login: Login) -> None:
                 break
     else:
         raise PermanentError(f"{endpoint} offers no login by password that we know: {' '.join(offered)}")
-    if reply.is_passing:
-        raise MailServerBusyError(f"{endpoint}: {reply}")
     if not reply.is_positive:
         raise login_refusal(f"{reply} {reasons}".strip(), endpoint, login)
 

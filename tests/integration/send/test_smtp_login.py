@@ -146,7 +146,7 @@ def test_a_server_too_busy_for_a_login_is_not_a_wrong_password(environment: Call
         server.on("auth", reply("454 4.7.0 temporary authentication failure"))
         with pytest.raises(MailServerBusyError):
             connect(server)
-        server.on("auth", reply("535 5.7.8 no"))
+        server.on("auth", reply("535 5.7.8 wrong password, please try again"))
         with pytest.raises(AuthenticationFailedError):
             connect(server)
 

@@ -61,6 +61,36 @@ def test_a_busy_server_is_not_a_wrong_password(words: str) -> None:
     assert isinstance(login_refusal(words, ENDPOINT, TOKEN), MailServerBusyError)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "535 5.7.8 Invalid login or password. Please try again",
+        "535 5.7.8 Too many failed logins",
+        "[AUTHENTICATIONFAILED] Wrong password, try again.",
+        "[AUTH] invalid user name or password, please try again",
+        "[EXPIRED] the temporary password is of no use any more",
+        "535 5.7.3 Authentication unsuccessful",
+    ],
+)
+def test_a_code_for_a_wrong_password_counts_more_than_words(words: str) -> None:
+    assert isinstance(login_refusal(words, ENDPOINT, TOKEN), AuthenticationFailedError)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "454 4.7.0 no",
+        "454 5.7.8 wrong password",
+        "421 bye",
+        "535 4.3.0 no",
+        "[LIMIT] wrong password",
+        "535 5.7.0 (#AUTH005) Too many bad auth attempts",
+    ],
+)
+def test_a_code_for_a_busy_server_counts_more_than_words(words: str) -> None:
+    assert isinstance(login_refusal(words, ENDPOINT, TOKEN), MailServerBusyError)
+
+
 def test_any_other_refusal_is_one() -> None:
     refusal = login_refusal("[AUTHENTICATIONFAILED] no", ENDPOINT, TOKEN)
     assert isinstance(refusal, AuthenticationFailedError)
