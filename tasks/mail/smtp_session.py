@@ -6,7 +6,7 @@ errors become ours, and after an answer that cannot be understood nothing more i
 
 import smtplib
 import socket
-from base64 import b64encode
+from base64 import b64decode, b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import NamedTuple
@@ -22,7 +22,7 @@ from tasks.errors import (
 from tasks.mail import connection
 from tasks.mail.charset import storable
 from tasks.mail.connection import Endpoint, open_socket, tls_context
-from tasks.mail.login import Login, login_refusal, sasl_for
+from tasks.mail.login import Login, login_refusal, sasl_for, secret_kept
 
 _LONGEST_WORDS = 300
 _LONGEST_ANSWER_BYTES = 1024 * 1024
@@ -62,7 +62,7 @@ def open_session(endpoint: Endpoint, login: Login) -> "Session":
     try:
         with translated(endpoint, "connecting"):
             _greet(session, endpoint)
-        with translated(endpoint, "logging in"):
+        with secret_kept(endpoint, login), translated(endpoint, "logging in"):
             _log_in(session, endpoint, login)
     except BaseException:
         session.abandon()
@@ -206,7 +206,7 @@ def _log_in(session: Session, endpoint: Endpoint, login: Login) -> None:
     sasl = sasl_for(login, endpoint, offered)
     if sasl:
         reply = session.command(f"AUTH {sasl.mechanism} {_base64(sasl.initial_response)}")
-        reasons = reply.text if reply.code == _CHALLENGE else ""
+        reasons = _challenge(reply) if reply.code == _CHALLENGE else ""
         if reply.code == _CHALLENGE:
             reply = session.command(_base64(sasl.on_failure))
     elif "LOGIN" in offered:
@@ -219,6 +219,14 @@ def _log_in(session: Session, endpoint: Endpoint, login: Login) -> None:
         raise PermanentError(f"{endpoint} offers no login by password that we know: {' '.join(offered)}")
     if not reply.is_positive:
         raise login_refusal(f"{reply} {reasons}".strip(), endpoint, login)
+
+
+def _challenge(reply: Reply) -> str:
+    """What a challenge says; nothing where it is not base64 (RFC 4954 section 4)."""
+    try:
+        return storable(b64decode(reply.text).decode("utf-8", "replace"))
+    except ValueError:
+        return ""
 
 
 def _base64(data: bytes) -> str:

@@ -100,6 +100,7 @@ class SmtpServer(TcpServer):
         self.messages: list[Taken] = []
         self.received: list[bytes] = []
         self.logins = 0
+        self.repeats_logins = ""  # what a login is answered with; {} stands for what came last
         self.on_taken: Callable[[Taken], None] | None = None
         self._rules: list[Rule] = []
         self._lock = threading.Lock()
@@ -246,11 +247,14 @@ class _Session:
     def _auth(self, rest: str) -> str:
         mechanism, _, initial = rest.partition(" ")
         if mechanism == "LOGIN":
-            said = []
             for prompt in ("Username:", "Password:"):
                 self.send(f"334 {base64.b64encode(prompt.encode()).decode()}")
-                said.append(base64.b64decode(self.file.readline()).decode())
-            secret = said[1]
+                initial = self.file.readline().decode().rstrip("\r\n")
+            self.server.received.append(initial.encode())
+        if self.server.repeats_logins:
+            return self.server.repeats_logins.format(initial)
+        if mechanism == "LOGIN":
+            secret = base64.b64decode(initial).decode()
         elif mechanism == "XOAUTH2":
             secret = base64.b64decode(initial).decode().split("auth=Bearer ")[1].rstrip("\1")
             if secret != self.server.password:

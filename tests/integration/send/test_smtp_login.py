@@ -1,5 +1,7 @@
 """TLS and logins at an SMTP server: nothing secret goes where it should not."""
 
+import traceback
+from base64 import b64encode
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from tasks.errors import (
     LoginMethodUnavailableError,
     MailServerBusyError,
     MessageRefusedError,
+    ProtocolError,
 )
 from tasks.mail.connection import Endpoint
 from tasks.mail.login import Login
@@ -149,6 +152,43 @@ def test_a_server_too_busy_for_a_login_is_not_a_wrong_password(environment: Call
         server.on("auth", reply("535 5.7.8 wrong password, please try again"))
         with pytest.raises(AuthenticationFailedError):
             connect(server)
+
+
+REPEATS = {
+    "refused": ("535 5.7.8 rejected: {}", AuthenticationFailedError),
+    "busy": ("454 4.7.0 cannot do {}", MailServerBusyError),
+    "no answer": ("{}", ProtocolError),
+}
+
+
+@pytest.mark.parametrize(("words", "error"), REPEATS.values(), ids=REPEATS)
+@pytest.mark.parametrize("mechanism", ["PLAIN", "LOGIN", "XOAUTH2", "OAUTHBEARER"])
+def test_what_a_server_repeats_of_a_login_is_not_shown(
+    environment: Callable[..., None], mechanism: str, words: str, error: type[Exception]
+) -> None:
+    environment()
+    login = Login("ada", PASSWORD, "oauth2" if "AUTH" in mechanism else "password")
+    with SmtpServer((f"AUTH {mechanism}",)) as server:
+        server.repeats_logins = words
+        with pytest.raises(error, match="its answer repeats what was sent") as raised:
+            connect(server, login=login)
+
+    everything = "".join(traceback.format_exception(raised.value))
+    assert PASSWORD not in everything
+    assert not any(line.split()[-1].decode() in everything for line in server.received)
+
+
+def test_what_a_challenge_says_of_a_refused_token_is_readable_and_does_not_repeat_it(
+    environment: Callable[..., None],
+) -> None:
+    environment()
+    with SmtpServer(("AUTH XOAUTH2",)) as server:
+        login = Login("ada", "sample-token", "oauth2")
+        with pytest.raises(AuthenticationFailedError, match='"status":"401"'):
+            connect(server, login=login)
+        server.on("auth", reply("334 " + b64encode(b'{"status":"401","token":"sample-token"}').decode()))
+        with pytest.raises(AuthenticationFailedError, match="its answer repeats what was sent"):
+            connect(server, login=login)
 
 
 def test_a_server_in_a_private_network_is_refused(environment: Callable[..., None]) -> None:

@@ -1,4 +1,6 @@
-"""SASL exchanges, byte for byte as their documents write them."""
+"""SASL exchanges, byte for byte as their documents write them, and what a refused one says."""
+
+from base64 import b64encode
 
 import pytest
 
@@ -96,3 +98,49 @@ def test_any_other_refusal_is_one() -> None:
     assert isinstance(refusal, AuthenticationFailedError)
     assert "./manage.sh account password" in str(refusal)
     assert TOKEN.secret not in str(refusal)
+
+
+PASSWORD = Login("ada", 's3cret "wörd"\\ 1')
+APP_PASSWORD = Login("ada", "abcd efgh ijkl mnop")
+REPEATED = {
+    "as it is": (PASSWORD, PASSWORD.secret),
+    "as IMAP quotes it": (PASSWORD, r"s3cret \"wörd\"\\ 1"),
+    "as Python shows its bytes": (PASSWORD, repr([PASSWORD.secret.encode()])),
+    "as imaplib reads a BYE": (PASSWORD, PASSWORD.secret.encode().decode("ascii", "replace")),
+    "by LOGIN": (PASSWORD, b64encode(PASSWORD.secret.encode()).decode()),
+    "by PLAIN": (PASSWORD, b64encode(f"\0ada\0{PASSWORD.secret}".encode()).decode()),
+    "by PLAIN, in part": (PASSWORD, b64encode(f"\0ada\0{PASSWORD.secret}".encode()).decode()[:14] + "..."),
+    "without padding": (PASSWORD, b64encode(PASSWORD.secret.encode()).decode().rstrip("=")),
+    "with white space folded": (Login("ada", "two  spaces"), "two spaces"),
+    "a token as it is": (TOKEN, TOKEN.secret),
+    "a token, in part": (TOKEN, TOKEN.secret[10:30]),
+    "by OAUTHBEARER": (
+        TOKEN,
+        b64encode(
+            b"n,a=user@example.com,\x01host=server.example.com\x01port=143\x01"
+            b"auth=Bearer vF9dft4qmTc2Nvb3RlckBhbHRhdmlzdGEuY29tCg==\x01\x01"
+        ).decode(),
+    ),
+    "by XOAUTH2": (
+        TOKEN,
+        b64encode(
+            b"user=user@example.com\x01auth=Bearer vF9dft4qmTc2Nvb3RlckBhbHRhdmlzdGEuY29tCg==\x01\x01"
+        ).decode(),
+    ),
+}
+
+
+@pytest.mark.parametrize("words", ["535 5.7.8 rejected: AUTH {}", "{} too many logins", "x" * 195 + "{}"])
+@pytest.mark.parametrize(("login", "sent"), REPEATED.values(), ids=REPEATED)
+def test_a_secret_that_the_server_repeats_is_not_shown(login: Login, sent: str, words: str) -> None:
+    words = words.format(sent)
+    shown = login_refusal(words, ENDPOINT, login).detail
+
+    assert shown.endswith("server.example.com:143: its answer repeats what was sent to log in, so it is not shown")
+
+
+@pytest.mark.parametrize("login", [PASSWORD, APP_PASSWORD, TOKEN, Login("ada", " ")])
+def test_words_without_the_secret_are_shown(login: Login) -> None:
+    words = "535 5.7.8 Username and Password not accepted, s3cr: https://support.example.com/mail/?p=BadCredentials"
+
+    assert login_refusal(words, ENDPOINT, login).detail == f"{login.username} at {ENDPOINT}: {words}"
