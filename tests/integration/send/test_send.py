@@ -85,6 +85,25 @@ def test_refused_recipients_are_told_and_the_others_get_it_once(
     ]
 
 
+def test_recipients_too_many_for_one_transaction_get_it_in_further_ones(
+    sender: Account, smtp: SmtpServer, send_once: Send
+) -> None:
+    def refuse_the_third() -> str | None:
+        begun = max(at for at, line in enumerate(smtp.received) if line.startswith(b"MAIL"))
+        return "552 too many recipients" if len(smtp.received) - begun > 3 else None
+
+    smtp.on("rcpt", refuse_the_third, times=None)
+    to = [f"user{number}@example.net" for number in range(5)]
+
+    for _ in range(2):
+        with pytest.raises(MailServerBusyError, match="552"):
+            send_once(sender, to=to)
+    outgoing = send_once(sender, to=to)
+
+    assert [taken.recipients for taken in smtp.messages] == [tuple(to[:2]), tuple(to[2:4]), tuple(to[4:])]
+    assert (outgoing.state, outgoing.addresses("accepted")) == ("sent", to)
+
+
 def test_a_recipient_refused_for_now_too_often_is_given_up(
     sender: Account, smtp: SmtpServer, send_once: Send
 ) -> None:
