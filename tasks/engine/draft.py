@@ -36,8 +36,22 @@ class SendRequest(NamedTuple):
     attachment_ids: Sequence[str] | None = None
 
     def digest(self) -> str:
-        """SHA-256 of all that is asked for: two calls with the same digest ask for the same message."""
-        return hashlib.sha256(json.dumps(self, sort_keys=True).encode()).hexdigest()
+        """SHA-256 of what is asked for, however it is written: two calls with the same one ask for the same message.
+
+        Raises MessageInvalidError.
+        """
+        to, cc, bcc = self.mailboxes()
+        text, html = self.body_text or "", self.body_html or None
+        return _sha256([*self[:3], to, cc, bcc, self.subject or "", text, html, list(self.attachment_ids or ())])
+
+    def has_digest(self, digest: str) -> bool:
+        """Whether a message with this digest is the one that is asked for. Raises MessageInvalidError."""
+        # It was of the arguments as they are written once, and a task that is delivered again may be of then.
+        return digest in (_sha256(self), self.digest())
+
+    def mailboxes(self) -> tuple[tuple[Address, ...], ...]:
+        """Those of To, Cc and Bcc. Raises MessageInvalidError."""
+        return tuple(mailboxes(getattr(self, field), field) for field in ("to", "cc", "bcc"))
 
 
 def make_message(connection: Connection, account: Account, request: SendRequest, key: str, run: str) -> NewOutgoing:
@@ -46,7 +60,7 @@ def make_message(connection: Connection, account: Account, request: SendRequest,
     Raises MessageInvalidError, and NotFoundError for an attachment that is not the caller's.
     """
     sender = checked(account.email_address, "the account's own address")
-    to, cc, bcc = (mailboxes(getattr(request, field), field) for field in ("to", "cc", "bcc"))
+    to, cc, bcc = request.mailboxes()
     recipients = unique((to, cc, bcc))
     if len(key) > _LONGEST_KEY or not key.isprintable():
         raise MessageInvalidError(f"idempotency_key: not a text of at most {_LONGEST_KEY} printable characters")
@@ -78,3 +92,7 @@ def make_message(connection: Connection, account: Account, request: SendRequest,
         created_at=now,
         owner=run,
     )
+
+
+def _sha256(values: Sequence[object]) -> str:
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()

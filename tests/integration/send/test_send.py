@@ -1,5 +1,7 @@
 """A message goes out as it was asked for, to whom it was asked for."""
 
+import hashlib
+import json
 from collections.abc import Callable
 
 import pytest
@@ -83,6 +85,63 @@ def test_refused_recipients_are_told_and_the_others_get_it_once(
     assert [(r.address, r.reply) for r in outgoing.recipients if r.state == "refused"] == [
         ("nobody@example.net", "550 5.1.1 no such user")
     ]
+
+
+SAME = [
+    {"to": "bob@example.net, Eve <eve@example.net>"},
+    {"to": ["bob@example.net", '"Eve" <eve@example.net>']},
+    {"cc": []},
+    {"cc": "", "bcc": None, "subject": None, "body_html": "", "attachment_ids": ()},
+]
+OTHER = [
+    {"to": ["Eve <eve@example.net>", "bob@example.net"]},
+    {"to": ["bob@example.net", "Adam <eve@example.net>"]},
+    {"to": ["bob@example.net"], "cc": ["Eve <eve@example.net>"]},
+    {"bcc": "dan@example.net"},
+    {"body_text": "Hello"},
+    {"attachment_ids": ["1"]},
+]
+
+
+@pytest.mark.parametrize("written", SAME)
+def test_the_same_message_written_otherwise_is_the_same(
+    sender: Account, smtp: SmtpServer, send_once: Send, written: dict[str, object]
+) -> None:
+    plain = {"to": ["bob@example.net", "Eve <eve@example.net>"], "subject": ""}
+    first = send_once(sender, "task-1", key="key:k", **plain)
+    second = send_once(sender, "task-2", key="key:k", **{**plain, **written})
+
+    assert first.id == second.id
+    assert len(smtp.messages) == 1
+
+
+@pytest.mark.parametrize("changed", OTHER)
+def test_another_message_is_not_the_same(
+    sender: Account, smtp: SmtpServer, send_once: Send, changed: dict[str, object]
+) -> None:
+    plain = {"to": ["bob@example.net", "Eve <eve@example.net>"], "subject": ""}
+    send_once(sender, "task-1", key="key:k", **plain)
+    with pytest.raises(IdempotencyConflictError):
+        send_once(sender, "task-2", key="key:k", **{**plain, **changed})
+
+    assert len(smtp.messages) == 1
+
+
+def test_a_message_of_an_earlier_release_is_found_by_its_task(
+    sender: Account, smtp: SmtpServer, send_once: Send
+) -> None:
+    # Given a message on its way whose digest is of the arguments as they were written
+    smtp.on("dot", reply("451 4.3.0 not now"))
+    with pytest.raises(MailServerBusyError):
+        send_once(sender, to="bob@example.net")
+    given = [sender.id, sender.tenant_id, sender.user_id, "bob@example.net"]
+    given += [None, None, "task-1", "Hello.", None, None]
+    rows(f"UPDATE outbox_message SET digest = '{hashlib.sha256(json.dumps(given).encode()).hexdigest()}' RETURNING 1")
+
+    # When the task is delivered again
+    assert send_once(sender, to="bob@example.net").state == "sent"
+    with pytest.raises(IdempotencyConflictError):
+        send_once(sender, to="eve@example.net")
 
 
 def test_recipients_too_many_for_one_transaction_get_it_in_further_ones(
