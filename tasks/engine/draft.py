@@ -14,7 +14,7 @@ from tasks.mail.message import Address
 from tasks.mail.recipients import checked, mailboxes, unique
 from tasks.settings import get_settings
 from tasks.storage.accounts import Account
-from tasks.storage.attachments import load_attachments
+from tasks.storage.attachments import encoded_size, load_attachments
 from tasks.storage.ids import new_id
 from tasks.storage.outbox import NewOutgoing, Recipient
 
@@ -66,6 +66,8 @@ def make_message(connection: Connection, account: Account, request: SendRequest,
         raise MessageInvalidError(f"idempotency_key: not a text of at most {_LONGEST_KEY} printable characters")
     if not recipients:
         raise MessageInvalidError("it has no recipient")
+    # Before they are loaded: there is no limit to what a caller may name.
+    _require_size(encoded_size(connection, account, request.attachment_ids or ()), "with its attachments at least ")
     attachments = load_attachments(connection, account, request.attachment_ids or ())
     draft = Draft(
         sender=Address("", sender),
@@ -79,8 +81,7 @@ def make_message(connection: Connection, account: Account, request: SendRequest,
     message_id = f"{new_id()}@{sender.rpartition('@')[2]}"
     now = datetime.now(UTC).replace(microsecond=0)  # as exact as a Date field
     raw = compose(draft, message_id, now)
-    if len(raw) > (most := get_settings().send.max_message_bytes):
-        raise MessageInvalidError(f"it has {len(raw):,} bytes, and SMTP_MAX_MESSAGE_BYTES is {most:,}")
+    _require_size(len(raw))
     return NewOutgoing(
         email_client_id=account.id,
         key=key,
@@ -92,6 +93,11 @@ def make_message(connection: Connection, account: Account, request: SendRequest,
         created_at=now,
         owner=run,
     )
+
+
+def _require_size(size: int, how: str = "") -> None:
+    if size > (most := get_settings().send.max_message_bytes):
+        raise MessageInvalidError(f"it has {how}{size:,} bytes, and SMTP_MAX_MESSAGE_BYTES is {most:,}")
 
 
 def _sha256(values: Sequence[object]) -> str:
