@@ -100,6 +100,7 @@ class SmtpServer(TcpServer):
         self.messages: list[Taken] = []
         self.received: list[bytes] = []
         self.logins = 0
+        self.holds_answers = False  # those to MAIL and RCPT until DATA is there (RFC 2920 section 3.2)
         self.repeats_logins = ""  # what a login is answered with; {} stands for what came last
         self.on_taken: Callable[[Taken], None] | None = None
         self._rules: list[Rule] = []
@@ -186,6 +187,7 @@ class _Session:
         self.server, self.number = server, number
         self.envelope: _Envelope | None = None
         self.is_encrypted = False
+        self._held: list[str] = []
         self._use(connection)
 
     def _use(self, connection: socket.socket) -> None:
@@ -222,7 +224,11 @@ class _Session:
                     self.send(words or "454 no TLS")
                 continue
             words = self.server.at(verb, line) or getattr(self, f"_{verb}", self._unknown)(rest)
-            self.send(words)
+            self._held.append(words)
+            if self.server.holds_answers and verb in ("mail", "rcpt"):
+                continue
+            self.send("\r\n".join(self._held))
+            self._held.clear()
             if words.startswith("421"):
                 return
             self.server.at(f"{verb} answered", line)

@@ -228,6 +228,14 @@ def test_without_pipelining_the_conversation_is_one_by_one(database: Database, s
     assert smtp.messages[0].parameters == ""
 
 
+def test_with_pipelining_the_server_is_waited_for_once(sender: Account, smtp: SmtpServer, send_once: Send) -> None:
+    # Given a server that answers nothing before it has seen DATA
+    smtp.holds_answers = True
+
+    send_once(sender, to=["bob@example.net", "eve@example.net"])
+    assert smtp.messages[0].recipients == ("bob@example.net", "eve@example.net")
+
+
 def test_one_connection_serves_many_messages(sender: Account, smtp: SmtpServer, send_once: Send) -> None:
     for number in range(5):
         send_once(sender, f"task-{number}")
@@ -264,6 +272,23 @@ def test_a_message_larger_than_the_server_takes_is_not_offered(
         send_once(sender, body_text="x" * 3000)
 
     assert not any(line.startswith(b"MAIL") for line in smtp.received)
+
+
+def test_a_message_larger_than_the_settings_allow_is_not_taken(
+    sender: Account, smtp: SmtpServer, send_once: Send, environment: Callable[..., None]
+) -> None:
+    # Given a message that has the largest size to the byte
+    send_once(sender, "task-1", body_text="x" * 68 + "\n")
+    environment(SMTP_MAX_MESSAGE_BYTES="65536")
+    lines, rest = divmod(65536 - len(smtp.messages[0].raw), 70)
+    body = ("x" * 68 + "\n") * lines + "x" * (68 + rest) + "\n"
+
+    send_once(sender, "task-2", body_text=body)
+    with pytest.raises(MessageInvalidError, match="65,537 bytes, and SMTP_MAX_MESSAGE_BYTES is 65,536"):
+        send_once(sender, "task-3", body_text="x" + body)
+
+    assert [len(taken.raw) for taken in smtp.messages[1:]] == [65536]
+    assert len(rows("SELECT 1 FROM outbox_message")) == 2
 
 
 def test_addresses_beyond_ascii(sender: Account, smtp: SmtpServer, send_once: Send) -> None:
