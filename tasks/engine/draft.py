@@ -14,7 +14,7 @@ from tasks.mail.message import Address
 from tasks.mail.recipients import checked, mailboxes, unique
 from tasks.settings import get_settings
 from tasks.storage.accounts import Account
-from tasks.storage.attachments import load_attachments
+from tasks.storage.attachments import encoded_size, load_attachments
 from tasks.storage.ids import new_id
 from tasks.storage.outbox import NewOutgoing, Recipient
 
@@ -36,8 +36,22 @@ class SendRequest(NamedTuple):
     attachment_ids: Sequence[str] | None = None
 
     def digest(self) -> str:
-        """SHA-256 of all that is asked for: two calls with the same digest ask for the same message."""
-        return hashlib.sha256(json.dumps(self, sort_keys=True).encode()).hexdigest()
+        """SHA-256 of what is asked for, however it is written: two calls with the same one ask for the same message.
+
+        Raises MessageInvalidError.
+        """
+        to, cc, bcc = self.mailboxes()
+        text, html = self.body_text or "", self.body_html or None
+        return _sha256([*self[:3], to, cc, bcc, self.subject or "", text, html, list(self.attachment_ids or ())])
+
+    def has_digest(self, digest: str) -> bool:
+        """Whether a message with this digest is the one that is asked for. Raises MessageInvalidError."""
+        # It was of the arguments as they are written once, and a task that is delivered again may be of then.
+        return digest in (_sha256(self), self.digest())
+
+    def mailboxes(self) -> tuple[tuple[Address, ...], ...]:
+        """Those of To, Cc and Bcc. Raises MessageInvalidError."""
+        return tuple(mailboxes(getattr(self, field), field) for field in ("to", "cc", "bcc"))
 
 
 def make_message(connection: Connection, account: Account, request: SendRequest, key: str, run: str) -> NewOutgoing:
@@ -46,12 +60,14 @@ def make_message(connection: Connection, account: Account, request: SendRequest,
     Raises MessageInvalidError, and NotFoundError for an attachment that is not the caller's.
     """
     sender = checked(account.email_address, "the account's own address")
-    to, cc, bcc = (mailboxes(getattr(request, field), field) for field in ("to", "cc", "bcc"))
+    to, cc, bcc = request.mailboxes()
     recipients = unique((to, cc, bcc))
     if len(key) > _LONGEST_KEY or not key.isprintable():
         raise MessageInvalidError(f"idempotency_key: not a text of at most {_LONGEST_KEY} printable characters")
     if not recipients:
         raise MessageInvalidError("it has no recipient")
+    # Before they are loaded: there is no limit to what a caller may name.
+    _require_size(encoded_size(connection, account, request.attachment_ids or ()), "with its attachments at least ")
     attachments = load_attachments(connection, account, request.attachment_ids or ())
     draft = Draft(
         sender=Address("", sender),
@@ -65,8 +81,7 @@ def make_message(connection: Connection, account: Account, request: SendRequest,
     message_id = f"{new_id()}@{sender.rpartition('@')[2]}"
     now = datetime.now(UTC).replace(microsecond=0)  # as exact as a Date field
     raw = compose(draft, message_id, now)
-    if len(raw) > (most := get_settings().send.max_message_bytes):
-        raise MessageInvalidError(f"it has {len(raw):,} bytes, and SMTP_MAX_MESSAGE_BYTES is {most:,}")
+    _require_size(len(raw))
     return NewOutgoing(
         email_client_id=account.id,
         key=key,
@@ -78,3 +93,12 @@ def make_message(connection: Connection, account: Account, request: SendRequest,
         created_at=now,
         owner=run,
     )
+
+
+def _require_size(size: int, how: str = "") -> None:
+    if size > (most := get_settings().send.max_message_bytes):
+        raise MessageInvalidError(f"it has {how}{size:,} bytes, and SMTP_MAX_MESSAGE_BYTES is {most:,}")
+
+
+def _sha256(values: Sequence[object]) -> str:
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()

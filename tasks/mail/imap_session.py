@@ -22,7 +22,7 @@ from tasks.mail import connection
 from tasks.mail.connection import Endpoint, open_socket, tls_context
 from tasks.mail.folders import quote
 from tasks.mail.imap_responses import Line
-from tasks.mail.login import Login, Sasl, login_refusal, means_busy, sasl_for
+from tasks.mail.login import Login, Sasl, login_refusal, means_busy, sasl_for, secret_kept
 
 _READ_BUFFER_BYTES = 256 * 1024
 
@@ -44,7 +44,7 @@ def open_session(endpoint: Endpoint, login: Login, max_literal: int) -> "Session
     with translated(endpoint, "connecting"), _greeted(endpoint):
         session = _connect(endpoint, max_literal)
     try:
-        with translated(endpoint, "logging in"):
+        with secret_kept(endpoint, login), translated(endpoint, "logging in"):
             _log_in(session, endpoint, login)
     except BaseException:
         session.say_goodbye()
@@ -69,11 +69,11 @@ def translated(endpoint: Endpoint, doing: str) -> Iterator[None]:
             raise FetchRefusedError(f"{where}: {error}") from error
 
 
-def first_words(lines: list[Line]) -> str:
+def first_words(lines: list[Line], longest: int | None = _LONGEST_WORDS) -> str:
     """What the server says about an outcome, for a person."""
     for line in lines:
         if isinstance(line, bytes):
-            return line.decode("utf-8", "replace")[:_LONGEST_WORDS]
+            return line.decode("utf-8", "replace")[:longest]
     return "no reason given"
 
 
@@ -215,7 +215,7 @@ def _log_in(session: Session, endpoint: Endpoint, login: Login) -> None:
         raise
     except imaplib.IMAP4.error as error:
         reasons = b" ".join(challenges[1:]).decode("utf-8", "replace")
-        raise login_refusal(f"{error} {reasons}".strip()[:_LONGEST_WORDS], endpoint, login) from None
+        raise login_refusal(f"{error} {reasons}".strip(), endpoint, login) from None
 
 
 def _answer(sasl: Sasl, challenges: list[bytes], challenge: bytes) -> bytes | None:
@@ -230,5 +230,5 @@ def _log_in_by_command(session: Session, login: Login) -> None:
     words: Any = (quote(login.username).encode(), quote(login.secret).encode())
     outcome, lines = session.xatom("LOGIN", *words)
     if outcome != "OK":
-        raise imaplib.IMAP4.error(first_words(lines))
+        raise imaplib.IMAP4.error(first_words(lines, None))
     session.state = "AUTH"

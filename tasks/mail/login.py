@@ -5,7 +5,9 @@ XOAUTH2, which Google and Microsoft speak and nobody has standardised. All of th
 """
 
 import re
-from collections.abc import Collection
+from base64 import b64encode
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Literal, NamedTuple
@@ -16,16 +18,30 @@ from tasks.errors import (
     LoginMethodUnavailableError,
     MailServerBusyError,
     PermanentError,
+    TransientError,
 )
 from tasks.mail.connection import Endpoint
 
-# A refusal in these words says nothing about the password: response codes of IMAP (RFC 5530 section 3) and POP3
-# (RFC 3206), the statuses of Google and Microsoft for too many requests, and what servers say freely.
-_BUSY = re.compile(
+# Codes that say nothing about the password: of IMAP (RFC 5530 section 3), POP3 (RFC 3206) and SMTP, where a reply
+# begins with them (RFC 5321 section 4.2.1, RFC 3463 section 2).
+_BUSY_CODE = re.compile(
     r"\[(?:UNAVAILABLE|IN-?USE|LIMIT|SERVERBUG|CONTACTADMIN|OVERQUOTA|LOGIN-DELAY|SYS/TEMP)\]"
-    r"|too many|try again|temporar|rate limit|throttl|maximum number of connections",
+    r"|^4\d\d\b|^5\d\d 4\.\d{1,3}\.\d{1,3}\b",
     re.IGNORECASE,
 )
+# Codes that say the password is wrong or no longer good: of the same, and 5.7.8 of RFC 4954 section 6.
+_REFUSED_CODE = re.compile(
+    r"\[(?:AUTH|AUTHENTICATIONFAILED|AUTHORIZATIONFAILED|EXPIRED)\]|^5\d\d 5\.7\.8\b", re.IGNORECASE
+)
+# Where no code says anything: the words of Google and Microsoft for too many requests, and what servers say freely.
+_BUSY_WORDS = re.compile(
+    r"too many|try again|temporar|rate limit|throttl|maximum number of connections", re.IGNORECASE
+)
+
+_LONGEST_WORDS = 200
+_NOT_SHOWN = "its answer repeats what was sent to log in, so it is not shown"
+# So much of a secret, or of a form in which it was sent, is no accident; of a shorter one it takes the whole.
+_TELLING_LENGTH = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +89,66 @@ def sasl_for(login: Login, endpoint: Endpoint, offered: Collection[str]) -> Sasl
 
 
 def login_refusal(words: str, endpoint: Endpoint, login: Login) -> EmailError:
-    """What a refused login means, by the server's words: busy, or a wrong password."""
+    """What a refused login means, by the server's words: busy, or a wrong password.
+
+    They are shown, unless the secret is in them. To be given whole: cut off, it would not be known again.
+    """
+    shown = _NOT_SHOWN if _tells_secret(words, endpoint, login) else words[:_LONGEST_WORDS]
     if means_busy(words):
-        return MailServerBusyError(f"{endpoint}: {words}")
-    return AuthenticationFailedError(f"{login.username} at {endpoint}: {words}")
+        return MailServerBusyError(f"{endpoint}: {shown}")
+    return AuthenticationFailedError(f"{login.username} at {endpoint}: {shown}")
+
+
+@contextmanager
+def secret_kept(endpoint: Endpoint, login: Login) -> Iterator[None]:
+    """Keeps the secret out of what else is raised while logging in, and out of its traceback.
+
+    A server that is none may answer with the very line it got.
+    """
+    try:
+        yield
+    except TransientError as error:
+        if _tells_secret(_told(error, endpoint), endpoint, login):
+            raise type(error)(f"{endpoint}: {_NOT_SHOWN}") from None
+        raise
 
 
 def means_busy(words: str) -> bool:
-    """Whether a refusal asks to come back later."""
-    return bool(_BUSY.search(words))
+    """Whether a refusal asks to come back later. "Try again" may also mean another password, so a code decides."""
+    if _BUSY_CODE.search(words):
+        return True
+    return not _REFUSED_CODE.search(words) and bool(_BUSY_WORDS.search(words))
+
+
+def _tells_secret(words: str, endpoint: Endpoint, login: Login) -> bool:
+    said = _bare(words)
+    return any(
+        form[start : start + _TELLING_LENGTH] in said
+        for form in filter(None, map(_bare, _forms(endpoint, login)))
+        for start in range(max(1, len(form) - _TELLING_LENGTH + 1))
+    )
+
+
+def _forms(endpoint: Endpoint, login: Login) -> list[str]:
+    """The secret as it may have been sent, and as the libraries show the bytes of it in an error."""
+    secret = login.secret.encode()
+    mechanisms = ("PLAIN",) if login.method == "password" else ("OAUTHBEARER", "XOAUTH2")
+    try:
+        exchanges = [sasl_for(login, endpoint, [mechanism]) for mechanism in mechanisms]
+    except PermanentError:
+        return []  # one that cannot be sent
+    encoded = [secret, *(sasl.initial_response for sasl in exchanges if sasl)]
+    in_errors = (repr(secret)[2:-1], secret.decode("ascii", "replace"))
+    return [login.secret, *in_errors, *(b64encode(data).decode() for data in encoded)]
+
+
+def _bare(text: str) -> str:
+    """Without what is lost or added on the way: white space, the padding of base64, escapes."""
+    return re.sub(r"[\s\\=]", "", text)
+
+
+def _told(error: BaseException, endpoint: Endpoint) -> str:
+    """The words of an error and of all that led to it, but for the name of the server."""
+    told = str(error.args).replace(str(endpoint), "")
+    before = error.__cause__ or error.__context__
+    return f"{told} {_told(before, endpoint)}" if before else told

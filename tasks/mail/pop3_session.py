@@ -20,7 +20,7 @@ from tasks.errors import (
 )
 from tasks.mail import connection
 from tasks.mail.connection import Endpoint, open_socket, tls_context
-from tasks.mail.login import Login, Sasl, login_refusal, means_busy, sasl_for
+from tasks.mail.login import Login, Sasl, login_refusal, means_busy, sasl_for, secret_kept
 
 _READ_BUFFER_BYTES = 256 * 1024
 _LONGEST_WORDS = 200
@@ -39,7 +39,7 @@ def open_session(endpoint: Endpoint, login: Login) -> tuple["Session", Capabilit
     with translated(endpoint, "connecting"), _greeted(endpoint):
         session = _connect(endpoint)
     try:
-        with translated(endpoint, "logging in"):
+        with secret_kept(endpoint, login), translated(endpoint, "logging in"):
             _log_in(session, endpoint, login)
             # What is offered may be more after the login (RFC 2449 section 5).
             return session, session.capabilities()
@@ -93,22 +93,21 @@ class Session(poplib.POP3):
 
     def answer(self) -> str:
         """The rest of the next answer's first line. Raises poplib.error_proto for -ERR."""
-        kind, words = self._next_answer()
-        if kind != b"+OK":
-            raise ValueError(f"where an answer should begin came {kind[:80]!r}")
-        return words
+        return self._next_answer(b"+OK")[1]
 
     def is_challenged(self) -> bool:
         """Whether the next answer is a challenge of SASL, and not +OK. Raises poplib.error_proto for -ERR."""
-        return self._next_answer()[0] == b"+"
+        return self._next_answer(b"+OK", b"+")[0] == b"+"
 
-    def _next_answer(self) -> tuple[bytes, str]:
+    def _next_answer(self, *expected: bytes) -> tuple[bytes, str]:
         line = self.file.readline(_READ_BUFFER_BYTES)
         if not line.endswith(b"\n"):
             raise ConnectionAbortedError("the connection ended")
         if line.startswith(b"-ERR"):
             raise poplib.error_proto(line.rstrip())
         kind, _, words = line.rstrip().partition(b" ")
+        if kind not in expected:
+            raise ValueError(f"where an answer should begin came {kind[:80]!r}")
         return kind, _readable(words)
 
     def refusal(self) -> str | None:
@@ -228,7 +227,7 @@ def _log_in(session: Session, endpoint: Endpoint, login: Login) -> None:
             session.ask(f"USER {login.username}")
             session.ask(f"PASS {login.secret}")
     except poplib.error_proto as error:
-        raise login_refusal(_words(error), endpoint, login) from None
+        raise login_refusal(_said(error), endpoint, login) from None
 
 
 def _authenticate(session: Session, sasl: Sasl) -> None:
@@ -242,10 +241,15 @@ def _authenticate(session: Session, sasl: Sasl) -> None:
 
 
 def _words(error: poplib.error_proto) -> str:
-    """What the server said, for a person; poplib keeps it as bytes."""
+    """What the server said, for a person."""
+    return _said(error)[:_LONGEST_WORDS]
+
+
+def _said(error: poplib.error_proto) -> str:
+    """The whole of it; poplib keeps it as bytes."""
     said = error.args[0] if error.args else b""
     text = _readable(said) if isinstance(said, bytes) else str(said)
-    return text.removeprefix("-ERR").strip()[:_LONGEST_WORDS] or "no reason given"
+    return text.removeprefix("-ERR").strip() or "no reason given"
 
 
 def _readable(words: bytes) -> str:

@@ -6,7 +6,7 @@ errors become ours, and after an answer that cannot be understood nothing more i
 
 import smtplib
 import socket
-from base64 import b64encode
+from base64 import b64decode, b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import NamedTuple
@@ -22,7 +22,7 @@ from tasks.errors import (
 from tasks.mail import connection
 from tasks.mail.charset import storable
 from tasks.mail.connection import Endpoint, open_socket, tls_context
-from tasks.mail.login import Login, login_refusal, sasl_for
+from tasks.mail.login import Login, login_refusal, sasl_for, secret_kept
 
 _LONGEST_WORDS = 300
 _LONGEST_ANSWER_BYTES = 1024 * 1024
@@ -62,7 +62,7 @@ def open_session(endpoint: Endpoint, login: Login) -> "Session":
     try:
         with translated(endpoint, "connecting"):
             _greet(session, endpoint)
-        with translated(endpoint, "logging in"):
+        with secret_kept(endpoint, login), translated(endpoint, "logging in"):
             _log_in(session, endpoint, login)
     except BaseException:
         session.abandon()
@@ -77,7 +77,7 @@ def translated(endpoint: Endpoint, doing: str) -> Iterator[None]:
         try:
             yield
         except smtplib.SMTPConnectError as error:
-            reply = Reply(error.smtp_code, _words(error.smtp_error))
+            reply = _as_reply(error.smtp_code, error.smtp_error)
             kind = MessageRefusedError if reply.is_final else MailServerBusyError
             raise kind(f"{endpoint} greets with {reply}") from error
         except smtplib.SMTPResponseException as error:
@@ -116,11 +116,10 @@ class Session(smtplib.SMTP):
 
     def reply(self) -> Reply:
         """The next answer. Raises ProtocolError for one that is none."""
-        code, words = self.getreply()
-        if code == _CLOSING:
+        reply = _as_reply(*self.getreply())
+        if reply.code == _CLOSING:
             self.is_usable = False
-        reply = Reply(code, " ".join(storable(_words(words)).split()))
-        self.require(reply, 200 <= code < 600)
+        self.require(reply, 200 <= reply.code < 600)
         return reply
 
     def require(self, reply: Reply, is_sound: bool) -> None:
@@ -172,7 +171,8 @@ def line(command: str) -> bytes:
 
 
 def _greet(session: Session, endpoint: Endpoint) -> None:
-    _hello(session)
+    """Up to the point where a password may be sent. Raises MailServerBusyError where the server cannot now."""
+    _hello(session, endpoint)
     if endpoint.encryption != "starttls":
         return
     if "starttls" not in session.esmtp_features:
@@ -180,14 +180,23 @@ def _greet(session: Session, endpoint: Endpoint) -> None:
     try:
         session.starttls(context=tls_context(endpoint))
     except smtplib.SMTPResponseException as error:
-        raise EncryptionUnavailableError(f"{endpoint} refuses STARTTLS") from error
-    _hello(session)
+        reply = _as_reply(error.smtp_code, error.smtp_error)
+        # 454 is "not available due to temporary reason" (RFC 3207 section 4).
+        kind = MailServerBusyError if reply.is_passing else EncryptionUnavailableError
+        raise kind(f"{endpoint} refuses STARTTLS: {reply}") from error
+    _hello(session, endpoint)
 
 
-def _hello(session: Session) -> None:
-    session.ehlo()
-    if not session.does_esmtp:
-        session.helo()
+def _hello(session: Session, endpoint: Endpoint) -> None:
+    """EHLO, and HELO only where the server does not know that (RFC 5321 section 3.2): it offers nothing, not even a
+    login. Raises MailServerBusyError for a refusal that passes, and MessageRefusedError for one that does not."""
+    reply = _as_reply(*session.ehlo())
+    if reply.is_final:
+        reply = _as_reply(*session.helo())
+    if reply.is_passing or reply.is_final:
+        kind = MessageRefusedError if reply.is_final else MailServerBusyError
+        raise kind(f"{endpoint} answers the greeting with {reply}")
+    session.require(reply, reply.is_positive)
 
 
 def _log_in(session: Session, endpoint: Endpoint, login: Login) -> None:
@@ -197,7 +206,7 @@ def _log_in(session: Session, endpoint: Endpoint, login: Login) -> None:
     sasl = sasl_for(login, endpoint, offered)
     if sasl:
         reply = session.command(f"AUTH {sasl.mechanism} {_base64(sasl.initial_response)}")
-        reasons = reply.text if reply.code == _CHALLENGE else ""
+        reasons = _challenge(reply) if reply.code == _CHALLENGE else ""
         if reply.code == _CHALLENGE:
             reply = session.command(_base64(sasl.on_failure))
     elif "LOGIN" in offered:
@@ -208,14 +217,24 @@ def _log_in(session: Session, endpoint: Endpoint, login: Login) -> None:
                 break
     else:
         raise PermanentError(f"{endpoint} offers no login by password that we know: {' '.join(offered)}")
-    if reply.is_passing:
-        raise MailServerBusyError(f"{endpoint}: {reply}")
     if not reply.is_positive:
         raise login_refusal(f"{reply} {reasons}".strip(), endpoint, login)
 
 
+def _challenge(reply: Reply) -> str:
+    """What a challenge says; nothing where it is not base64 (RFC 4954 section 4)."""
+    try:
+        return storable(b64decode(reply.text).decode("utf-8", "replace"))
+    except ValueError:
+        return ""
+
+
 def _base64(data: bytes) -> str:
     return b64encode(data).decode()
+
+
+def _as_reply(code: int, said: bytes | str) -> Reply:
+    return Reply(code, " ".join(storable(_words(said)).split()))
 
 
 def _words(said: bytes | str) -> str:

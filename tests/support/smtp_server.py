@@ -28,6 +28,8 @@ POINTS = (
     *("mail", "mail answered", "rcpt", "rcpt answered", "data", "data answered"),
     *("content", "dot", "accepted", "dot answered"),
 )
+# Where not every message comes by.
+SOMETIMES = ("helo", "starttls")
 
 
 class Dropped(Exception):  # noqa: N818 - not an error of the test
@@ -99,6 +101,8 @@ class SmtpServer(TcpServer):
         self.messages: list[Taken] = []
         self.received: list[bytes] = []
         self.logins = 0
+        self.holds_answers = False  # those to MAIL and RCPT until DATA is there (RFC 2920 section 3.2)
+        self.repeats_logins = ""  # what a login is answered with; {} stands for what came last
         self.on_taken: Callable[[Taken], None] | None = None
         self._rules: list[Rule] = []
         self._lock = threading.Lock()
@@ -114,7 +118,7 @@ class SmtpServer(TcpServer):
         after: int = 0,
     ) -> Rule:
         """Do this at a point, `times` often after the first `after`; `where` is a pattern of what arrived there."""
-        assert point in POINTS, point
+        assert point in (*POINTS, *SOMETIMES), point
         rule = Rule(point, action, re.compile(where), times, after)
         self._rules.append(rule)
         return rule
@@ -184,6 +188,7 @@ class _Session:
         self.server, self.number = server, number
         self.envelope: _Envelope | None = None
         self.is_encrypted = False
+        self._held: list[str] = []
         self._use(connection)
 
     def _use(self, connection: socket.socket) -> None:
@@ -215,11 +220,16 @@ class _Session:
                 self.send("221 bye")
                 return
             if verb == "starttls":
-                if not self.server.encrypt(self):
-                    self.send("454 no TLS")
+                words = self.server.at(verb, line)
+                if words or not self.server.encrypt(self):
+                    self.send(words or "454 no TLS")
                 continue
             words = self.server.at(verb, line) or getattr(self, f"_{verb}", self._unknown)(rest)
-            self.send(words)
+            self._held.append(words)
+            if self.server.holds_answers and verb in ("mail", "rcpt"):
+                continue
+            self.send("\r\n".join(self._held))
+            self._held.clear()
             if words.startswith("421"):
                 return
             self.server.at(f"{verb} answered", line)
@@ -244,11 +254,14 @@ class _Session:
     def _auth(self, rest: str) -> str:
         mechanism, _, initial = rest.partition(" ")
         if mechanism == "LOGIN":
-            said = []
             for prompt in ("Username:", "Password:"):
                 self.send(f"334 {base64.b64encode(prompt.encode()).decode()}")
-                said.append(base64.b64decode(self.file.readline()).decode())
-            secret = said[1]
+                initial = self.file.readline().decode().rstrip("\r\n")
+            self.server.received.append(initial.encode())
+        if self.server.repeats_logins:
+            return self.server.repeats_logins.format(initial)
+        if mechanism == "LOGIN":
+            secret = base64.b64decode(initial).decode()
         elif mechanism == "XOAUTH2":
             secret = base64.b64decode(initial).decode().split("auth=Bearer ")[1].rstrip("\1")
             if secret != self.server.password:

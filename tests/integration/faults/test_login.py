@@ -162,8 +162,9 @@ def test_any_password_arrives_as_it_is(server: ImapServer, capabilities: str, pa
 
 
 @pytest.mark.parametrize("capabilities", [BASIC, f"{BASIC} AUTH=PLAIN"], ids=["login", "sasl"])
-def test_a_wrong_password_is_one_however_it_is_sent(server: ImapServer, capabilities: str) -> None:
-    server.capabilities, server.login_refusal = capabilities, "NO Authentication failed"
+@pytest.mark.parametrize("words", ["NO Authentication failed", "NO [AUTHENTICATIONFAILED] wrong, please try again"])
+def test_a_wrong_password_is_one_however_it_is_sent(server: ImapServer, capabilities: str, words: str) -> None:
+    server.capabilities, server.login_refusal = capabilities, words
     account = register(server)
 
     with pytest.raises(AuthenticationFailedError):

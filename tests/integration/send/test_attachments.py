@@ -1,11 +1,14 @@
 """Stored attachments go out again, if they are the caller's own."""
 
+import tracemalloc
+from collections.abc import Callable
+
 import pytest
 
-from tasks.errors import NotFoundError
+from tasks.errors import MessageInvalidError, NotFoundError
 from tasks.mail.parse import parse
-from tasks.storage.accounts import Account
-from tests.conftest import Database, sync
+from tasks.storage.accounts import Account, find_account
+from tests.conftest import TENANT, Database, sync
 from tests.integration.send.conftest import Send, sending_account
 from tests.support.mailbox import Mailbox, message
 from tests.support.smtp_server import SmtpServer
@@ -46,3 +49,53 @@ def test_one_that_is_not_there_or_not_the_users_is_not_found(
         send_once(own, attachment_ids=[first])
 
     assert smtp.messages == []
+
+
+@pytest.fixture
+def files(database: Database, mailbox: Mailbox, smtp: SmtpServer) -> dict[str, str]:
+    """Ids by file name: a document of 1.4 MB, and a message that was forwarded."""
+    document = message(1, body="x" * 70 * 20_000)
+    forwarded = message(
+        2, body="From: eve@example.net\r\nSubject: a forwarded one\r\n\r\n" + f"{'y' * 88}\r\n" * 1000
+    )
+    plain = b'text/plain; charset="utf-8"'
+    mailbox.append(
+        [
+            document.replace(plain, b'application/pdf; name="a.pdf"'),
+            forwarded.replace(plain, b'message/rfc822; name="a.eml"'),
+        ]
+    )
+    sync(sending_account(mailbox, smtp))
+    return dict(rows("SELECT filename, id FROM email_attachment"))
+
+
+def test_files_too_large_for_a_message_are_not_loaded(
+    files: dict[str, str], smtp: SmtpServer, send_once: Send, environment: Callable[..., None]
+) -> None:
+    environment(SMTP_MAX_MESSAGE_BYTES="65536")
+    tracemalloc.start()
+    try:
+        with pytest.raises(MessageInvalidError, match="at least 112,"):
+            send_once(find_account(TENANT, "mail"), attachment_ids=[files["a.pdf"]] * 60)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert most < 1_400_000
+    assert rows("SELECT 1 FROM outbox_message") == []
+
+
+def test_a_file_named_twice_goes_twice(files: dict[str, str], smtp: SmtpServer, send_once: Send) -> None:
+    send_once(find_account(TENANT, "mail"), attachment_ids=[files["a.eml"]] * 2)
+
+    assert smtp.messages[0].raw.count(b"Subject: a forwarded one") == 2
+
+
+def test_a_forwarded_message_is_measured_as_it_goes_out(
+    files: dict[str, str], smtp: SmtpServer, send_once: Send, environment: Callable[..., None]
+) -> None:
+    # 90 kB, which in base64 would be 120
+    environment(SMTP_MAX_MESSAGE_BYTES="100000")
+    send_once(find_account(TENANT, "mail"), attachment_ids=[files["a.eml"]])
+
+    assert 90_000 < len(smtp.messages[0].raw) < 100_000

@@ -1,5 +1,7 @@
 """A message goes out as it was asked for, to whom it was asked for."""
 
+import hashlib
+import json
 from collections.abc import Callable
 
 import pytest
@@ -85,6 +87,82 @@ def test_refused_recipients_are_told_and_the_others_get_it_once(
     ]
 
 
+SAME = [
+    {"to": "bob@example.net, Eve <eve@example.net>"},
+    {"to": ["bob@example.net", '"Eve" <eve@example.net>']},
+    {"cc": []},
+    {"cc": "", "bcc": None, "subject": None, "body_html": "", "attachment_ids": ()},
+]
+OTHER = [
+    {"to": ["Eve <eve@example.net>", "bob@example.net"]},
+    {"to": ["bob@example.net", "Adam <eve@example.net>"]},
+    {"to": ["bob@example.net"], "cc": ["Eve <eve@example.net>"]},
+    {"bcc": "dan@example.net"},
+    {"body_text": "Hello"},
+    {"attachment_ids": ["1"]},
+]
+
+
+@pytest.mark.parametrize("written", SAME)
+def test_the_same_message_written_otherwise_is_the_same(
+    sender: Account, smtp: SmtpServer, send_once: Send, written: dict[str, object]
+) -> None:
+    plain = {"to": ["bob@example.net", "Eve <eve@example.net>"], "subject": ""}
+    first = send_once(sender, "task-1", key="key:k", **plain)
+    second = send_once(sender, "task-2", key="key:k", **{**plain, **written})
+
+    assert first.id == second.id
+    assert len(smtp.messages) == 1
+
+
+@pytest.mark.parametrize("changed", OTHER)
+def test_another_message_is_not_the_same(
+    sender: Account, smtp: SmtpServer, send_once: Send, changed: dict[str, object]
+) -> None:
+    plain = {"to": ["bob@example.net", "Eve <eve@example.net>"], "subject": ""}
+    send_once(sender, "task-1", key="key:k", **plain)
+    with pytest.raises(IdempotencyConflictError):
+        send_once(sender, "task-2", key="key:k", **{**plain, **changed})
+
+    assert len(smtp.messages) == 1
+
+
+def test_a_message_of_an_earlier_release_is_found_by_its_task(
+    sender: Account, smtp: SmtpServer, send_once: Send
+) -> None:
+    # Given a message on its way whose digest is of the arguments as they were written
+    smtp.on("dot", reply("451 4.3.0 not now"))
+    with pytest.raises(MailServerBusyError):
+        send_once(sender, to="bob@example.net")
+    given = [sender.id, sender.tenant_id, sender.user_id, "bob@example.net"]
+    given += [None, None, "task-1", "Hello.", None, None]
+    rows(f"UPDATE outbox_message SET digest = '{hashlib.sha256(json.dumps(given).encode()).hexdigest()}' RETURNING 1")
+
+    # When the task is delivered again
+    assert send_once(sender, to="bob@example.net").state == "sent"
+    with pytest.raises(IdempotencyConflictError):
+        send_once(sender, to="eve@example.net")
+
+
+def test_recipients_too_many_for_one_transaction_get_it_in_further_ones(
+    sender: Account, smtp: SmtpServer, send_once: Send
+) -> None:
+    def refuse_the_third() -> str | None:
+        begun = max(at for at, line in enumerate(smtp.received) if line.startswith(b"MAIL"))
+        return "552 too many recipients" if len(smtp.received) - begun > 3 else None
+
+    smtp.on("rcpt", refuse_the_third, times=None)
+    to = [f"user{number}@example.net" for number in range(5)]
+
+    for _ in range(2):
+        with pytest.raises(MailServerBusyError, match="552"):
+            send_once(sender, to=to)
+    outgoing = send_once(sender, to=to)
+
+    assert [taken.recipients for taken in smtp.messages] == [tuple(to[:2]), tuple(to[2:4]), tuple(to[4:])]
+    assert (outgoing.state, outgoing.addresses("accepted")) == ("sent", to)
+
+
 def test_a_recipient_refused_for_now_too_often_is_given_up(
     sender: Account, smtp: SmtpServer, send_once: Send
 ) -> None:
@@ -150,6 +228,14 @@ def test_without_pipelining_the_conversation_is_one_by_one(database: Database, s
     assert smtp.messages[0].parameters == ""
 
 
+def test_with_pipelining_the_server_is_waited_for_once(sender: Account, smtp: SmtpServer, send_once: Send) -> None:
+    # Given a server that answers nothing before it has seen DATA
+    smtp.holds_answers = True
+
+    send_once(sender, to=["bob@example.net", "eve@example.net"])
+    assert smtp.messages[0].recipients == ("bob@example.net", "eve@example.net")
+
+
 def test_one_connection_serves_many_messages(sender: Account, smtp: SmtpServer, send_once: Send) -> None:
     for number in range(5):
         send_once(sender, f"task-{number}")
@@ -186,6 +272,23 @@ def test_a_message_larger_than_the_server_takes_is_not_offered(
         send_once(sender, body_text="x" * 3000)
 
     assert not any(line.startswith(b"MAIL") for line in smtp.received)
+
+
+def test_a_message_larger_than_the_settings_allow_is_not_taken(
+    sender: Account, smtp: SmtpServer, send_once: Send, environment: Callable[..., None]
+) -> None:
+    # Given a message that has the largest size to the byte
+    send_once(sender, "task-1", body_text="x" * 68 + "\n")
+    environment(SMTP_MAX_MESSAGE_BYTES="65536")
+    lines, rest = divmod(65536 - len(smtp.messages[0].raw), 70)
+    body = ("x" * 68 + "\n") * lines + "x" * (68 + rest) + "\n"
+
+    send_once(sender, "task-2", body_text=body)
+    with pytest.raises(MessageInvalidError, match="65,537 bytes, and SMTP_MAX_MESSAGE_BYTES is 65,536"):
+        send_once(sender, "task-3", body_text="x" + body)
+
+    assert [len(taken.raw) for taken in smtp.messages[1:]] == [65536]
+    assert len(rows("SELECT 1 FROM outbox_message")) == 2
 
 
 def test_addresses_beyond_ascii(sender: Account, smtp: SmtpServer, send_once: Send) -> None:

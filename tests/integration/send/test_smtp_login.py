@@ -1,5 +1,7 @@
 """TLS and logins at an SMTP server: nothing secret goes where it should not."""
 
+import traceback
+from base64 import b64encode
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +14,8 @@ from tasks.errors import (
     HostNotAllowedError,
     LoginMethodUnavailableError,
     MailServerBusyError,
+    MessageRefusedError,
+    ProtocolError,
 )
 from tasks.mail.connection import Endpoint
 from tasks.mail.login import Login
@@ -79,15 +83,112 @@ def test_no_password_goes_where_encryption_was_asked_for_and_is_not_there(enviro
         assert not any(line.startswith(b"AUTH") for line in server.received)
 
 
+@pytest.mark.parametrize("encryption", ["none", "starttls"])
+@pytest.mark.parametrize("words", ["451 4.3.2 not now", "421 4.3.2 closing"])
+def test_a_server_too_busy_to_greet_is_asked_nothing_more(
+    environment: Callable[..., None], encryption: str, words: str
+) -> None:
+    environment()
+    with SmtpServer(password=PASSWORD) as server:
+        server.on("ehlo", reply(words))
+        with pytest.raises(MailServerBusyError, match=words):
+            connect(server, encryption)
+
+        assert [line.split()[0] for line in server.received] == [b"ehlo"]
+
+
+def test_a_server_too_busy_to_greet_again_after_starttls_is_one(authority: Authority) -> None:
+    with SmtpServer(password=PASSWORD, tls=authority.issue("valid", "127.0.0.1")) as server:
+        server.on("ehlo", reply("451 4.3.2 not now"), after=1)
+        with pytest.raises(MailServerBusyError):
+            connect(server, "starttls")
+
+        assert not any(line.startswith((b"helo", b"AUTH")) for line in server.received)
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        ("454 TLS not available due to temporary reason", MailServerBusyError),
+        ("421 4.3.2 closing", MailServerBusyError),
+        ("502 5.5.1 not here", EncryptionUnavailableError),
+        ("250 what?", EncryptionUnavailableError),
+    ],
+)
+def test_no_password_goes_where_encryption_is_refused_for_now_or_for_good(
+    authority: Authority, words: str, error: type[Exception]
+) -> None:
+    with SmtpServer(password=PASSWORD, tls=authority.issue("valid", "127.0.0.1")) as server:
+        server.on("starttls", reply(words))
+        with pytest.raises(error):
+            connect(server, "starttls")
+
+        assert server.received[-1] == b"STARTTLS"
+
+
+def test_a_server_that_does_not_know_ehlo_is_greeted_as_of_old(environment: Callable[..., None]) -> None:
+    environment()
+    with SmtpServer() as server:
+        server.on("ehlo", reply("502 5.5.1 what?"), times=None)
+        smtp = connect(server)
+        assert smtp.offer("a@example.org", ["b@example.org"], 10).is_open
+        smtp.abandon()
+        with pytest.raises(EncryptionUnavailableError):
+            connect(server, "starttls")
+        server.on("helo", reply("450 4.3.2 not now"))
+        with pytest.raises(MailServerBusyError):
+            connect(server)
+        server.on("helo", reply("550 5.7.1 you may not"))
+        with pytest.raises(MessageRefusedError, match=r"550 5\.7\.1 you may not"):
+            connect(server)
+
+
 def test_a_server_too_busy_for_a_login_is_not_a_wrong_password(environment: Callable[..., None]) -> None:
     environment()
     with SmtpServer(password=PASSWORD) as server:
         server.on("auth", reply("454 4.7.0 temporary authentication failure"))
         with pytest.raises(MailServerBusyError):
             connect(server)
-        server.on("auth", reply("535 5.7.8 no"))
+        server.on("auth", reply("535 5.7.8 wrong password, please try again"))
         with pytest.raises(AuthenticationFailedError):
             connect(server)
+
+
+REPEATS = {
+    "refused": ("535 5.7.8 rejected: {}", AuthenticationFailedError),
+    "busy": ("454 4.7.0 cannot do {}", MailServerBusyError),
+    "no answer": ("{}", ProtocolError),
+}
+
+
+@pytest.mark.parametrize(("words", "error"), REPEATS.values(), ids=REPEATS)
+@pytest.mark.parametrize("mechanism", ["PLAIN", "LOGIN", "XOAUTH2", "OAUTHBEARER"])
+def test_what_a_server_repeats_of_a_login_is_not_shown(
+    environment: Callable[..., None], mechanism: str, words: str, error: type[Exception]
+) -> None:
+    environment()
+    login = Login("ada", PASSWORD, "oauth2" if "AUTH" in mechanism else "password")
+    with SmtpServer((f"AUTH {mechanism}",)) as server:
+        server.repeats_logins = words
+        with pytest.raises(error, match="its answer repeats what was sent") as raised:
+            connect(server, login=login)
+
+    everything = "".join(traceback.format_exception(raised.value))
+    assert PASSWORD not in everything
+    assert not any(line.split()[-1].decode() in everything for line in server.received)
+
+
+def test_what_a_challenge_says_of_a_refused_token_is_readable_and_does_not_repeat_it(
+    environment: Callable[..., None],
+) -> None:
+    environment()
+    with SmtpServer(("AUTH XOAUTH2",)) as server:
+        login = Login("ada", "sample-token", "oauth2")
+        with pytest.raises(AuthenticationFailedError, match='"status":"401"'):
+            connect(server, login=login)
+        server.on("auth", reply("334 " + b64encode(b'{"status":"401","token":"sample-token"}').decode()))
+        with pytest.raises(AuthenticationFailedError, match="its answer repeats what was sent"):
+            connect(server, login=login)
 
 
 def test_a_server_in_a_private_network_is_refused(environment: Callable[..., None]) -> None:

@@ -1,4 +1,6 @@
-"""SASL exchanges, byte for byte as their documents write them."""
+"""SASL exchanges, byte for byte as their documents write them, and what a refused one says."""
+
+from base64 import b64encode
 
 import pytest
 
@@ -61,8 +63,84 @@ def test_a_busy_server_is_not_a_wrong_password(words: str) -> None:
     assert isinstance(login_refusal(words, ENDPOINT, TOKEN), MailServerBusyError)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "535 5.7.8 Invalid login or password. Please try again",
+        "535 5.7.8 Too many failed logins",
+        "[AUTHENTICATIONFAILED] Wrong password, try again.",
+        "[AUTH] invalid user name or password, please try again",
+        "[EXPIRED] the temporary password is of no use any more",
+        "535 5.7.3 Authentication unsuccessful",
+    ],
+)
+def test_a_code_for_a_wrong_password_counts_more_than_words(words: str) -> None:
+    assert isinstance(login_refusal(words, ENDPOINT, TOKEN), AuthenticationFailedError)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "454 4.7.0 no",
+        "454 5.7.8 wrong password",
+        "421 bye",
+        "535 4.3.0 no",
+        "[LIMIT] wrong password",
+        "535 5.7.0 (#AUTH005) Too many bad auth attempts",
+    ],
+)
+def test_a_code_for_a_busy_server_counts_more_than_words(words: str) -> None:
+    assert isinstance(login_refusal(words, ENDPOINT, TOKEN), MailServerBusyError)
+
+
 def test_any_other_refusal_is_one() -> None:
     refusal = login_refusal("[AUTHENTICATIONFAILED] no", ENDPOINT, TOKEN)
     assert isinstance(refusal, AuthenticationFailedError)
     assert "./manage.sh account password" in str(refusal)
     assert TOKEN.secret not in str(refusal)
+
+
+PASSWORD = Login("ada", 's3cret "wörd"\\ 1')
+APP_PASSWORD = Login("ada", "abcd efgh ijkl mnop")
+REPEATED = {
+    "as it is": (PASSWORD, PASSWORD.secret),
+    "as IMAP quotes it": (PASSWORD, r"s3cret \"wörd\"\\ 1"),
+    "as Python shows its bytes": (PASSWORD, repr([PASSWORD.secret.encode()])),
+    "as imaplib reads a BYE": (PASSWORD, PASSWORD.secret.encode().decode("ascii", "replace")),
+    "by LOGIN": (PASSWORD, b64encode(PASSWORD.secret.encode()).decode()),
+    "by PLAIN": (PASSWORD, b64encode(f"\0ada\0{PASSWORD.secret}".encode()).decode()),
+    "by PLAIN, in part": (PASSWORD, b64encode(f"\0ada\0{PASSWORD.secret}".encode()).decode()[:14] + "..."),
+    "without padding": (PASSWORD, b64encode(PASSWORD.secret.encode()).decode().rstrip("=")),
+    "with white space folded": (Login("ada", "two  spaces"), "two spaces"),
+    "a token as it is": (TOKEN, TOKEN.secret),
+    "a token, in part": (TOKEN, TOKEN.secret[10:30]),
+    "by OAUTHBEARER": (
+        TOKEN,
+        b64encode(
+            b"n,a=user@example.com,\x01host=server.example.com\x01port=143\x01"
+            b"auth=Bearer vF9dft4qmTc2Nvb3RlckBhbHRhdmlzdGEuY29tCg==\x01\x01"
+        ).decode(),
+    ),
+    "by XOAUTH2": (
+        TOKEN,
+        b64encode(
+            b"user=user@example.com\x01auth=Bearer vF9dft4qmTc2Nvb3RlckBhbHRhdmlzdGEuY29tCg==\x01\x01"
+        ).decode(),
+    ),
+}
+
+
+@pytest.mark.parametrize("words", ["535 5.7.8 rejected: AUTH {}", "{} too many logins", "x" * 195 + "{}"])
+@pytest.mark.parametrize(("login", "sent"), REPEATED.values(), ids=REPEATED)
+def test_a_secret_that_the_server_repeats_is_not_shown(login: Login, sent: str, words: str) -> None:
+    words = words.format(sent)
+    shown = login_refusal(words, ENDPOINT, login).detail
+
+    assert shown.endswith("server.example.com:143: its answer repeats what was sent to log in, so it is not shown")
+
+
+@pytest.mark.parametrize("login", [PASSWORD, APP_PASSWORD, TOKEN, Login("ada", " ")])
+def test_words_without_the_secret_are_shown(login: Login) -> None:
+    words = "535 5.7.8 Username and Password not accepted, s3cr: https://support.example.com/mail/?p=BadCredentials"
+
+    assert login_refusal(words, ENDPOINT, login).detail == f"{login.username} at {ENDPOINT}: {words}"
