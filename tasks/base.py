@@ -86,8 +86,9 @@ class EmailTask(Task):  # type: ignore[misc]  # celery has no types
 
     def made_progress(self) -> None:
         """Something of it is done for good: what killed its worker so far lies behind it."""
-        if (self.request.delivery_info or {}).get("redelivered"):
+        if self.has_killed:
             poison.note_progress(self.app, self._key(self.request.args, self.request.kwargs))
+            self.request.redeliveries = 0
 
     @property
     def has_killed(self) -> bool:
@@ -132,8 +133,12 @@ class EmailTask(Task):  # type: ignore[misc]  # celery has no types
 
     def look_again(self, why: Exception, seconds: float, **options: Any) -> NoReturn:
         """Come back in `seconds`, because somebody else is at it. This wears out no retries."""
-        self.request.retries -= 1
         self.request.looks_again = True
+        self.go_on(why, seconds, **options)
+
+    def go_on(self, why: Exception, seconds: float = 0, **options: Any) -> NoReturn:
+        """Come back in `seconds`, for what is left to do. This wears out no retries."""
+        self.request.retries -= 1
         raise self.retry(exc=why, countdown=seconds, **options) from why
 
     def on_failure(self, exc: Exception, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:

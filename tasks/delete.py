@@ -76,6 +76,7 @@ def empty_trash(self: Any, email_client_id: str, tenant_id: str, user_id: str) -
             tenant_id, user_id, email_client_id, self.request.id or "", deadline - time.monotonic()
         ):
             deleted += batch
+            self.made_progress()
             if time.monotonic() >= deadline:
                 raise HandOnError
     except (HandOnError, SoftTimeLimitExceeded, TransientError) as interruption:
@@ -116,7 +117,7 @@ def _go_on_later(task: Any, interruption: Exception) -> NoReturn:
     if isinstance(interruption, LeaseHeldError | HostBusyError):
         task.look_again(interruption, _LOOK_SECONDS)
     if isinstance(interruption, HandOnError):
-        task.look_again(interruption, 0)
+        task.go_on(interruption)
     raise task.retry(exc=interruption, countdown=task.retry_delay(why=interruption)) from interruption
 
 

@@ -69,7 +69,9 @@ def delete_messages(
     time is used up; and the errors of servers and storage, after what went well at other accounts.
     """
     deadline = time.monotonic() + budget_seconds
-    return _delete(request, _found(request, task_key), task_id, deadline, {"report": report} if report else {})
+    return _delete(
+        request, _found(request, task_key, task_id), task_id, deadline, {"report": report} if report else {}
+    )
 
 
 def delete_expired(tenant_id: str, user_id: str, account_id: str, task_id: str, budget_seconds: float) -> int:
@@ -113,17 +115,19 @@ def _delete(
     return marked
 
 
-def _found(request: DeleteRequest, task_key: str) -> list[Doomed]:
+def _found(request: DeleteRequest, task_key: str, task_id: str) -> list[Doomed]:
+    # Under its id too, which is all that a worker of the release before looks for and notes.
+    keys = {task_key, task_id} - {""}
     remembered_days = get_settings().worker.dead_letter_days + 1
     with tenant_transaction(request.tenant_id) as connection:
         found = find_messages(connection, request.tenant_id, request.user_id, request.email_ids)
         present = [message.id for message in found]
-        known = {*present, *noted_messages(connection, request.tenant_id, task_key, remembered_days)}
+        known = {*present, *noted_messages(connection, request.tenant_id, keys, remembered_days)}
         strange = [email_id for email_id in dict.fromkeys(request.email_ids) if email_id not in known]
         if strange:
             more = f" and {len(strange) - _NAMED} more" if len(strange) > _NAMED else ""
             raise NotFoundError(f"message {', '.join(strange[:_NAMED])}{more}; nothing was deleted")
-        note_messages(connection, request.tenant_id, task_key, present)
+        note_messages(connection, request.tenant_id, keys, present)
     return found
 
 

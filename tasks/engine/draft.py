@@ -16,7 +16,7 @@ from tasks.settings import get_settings
 from tasks.storage.accounts import Account
 from tasks.storage.attachments import encoded_size, load_attachments
 from tasks.storage.ids import new_id
-from tasks.storage.outbox import NewOutgoing, Recipient
+from tasks.storage.outbox import NewOutgoing, Outgoing, Recipient
 
 _LONGEST_KEY = 255
 
@@ -36,18 +36,18 @@ class SendRequest(NamedTuple):
     attachment_ids: Sequence[str] | None = None
 
     def digest(self) -> str:
-        """SHA-256 of what is asked for, however it is written: two calls with the same one ask for the same message.
+        """SHA-256 of what is asked for, as it is written. All that the release before knows of a message."""
+        return _sha256(self)
 
-        Raises MessageInvalidError.
-        """
+    def content_digest(self) -> str:
+        """SHA-256 of what is asked for, however it is written. Raises MessageInvalidError."""
         to, cc, bcc = self.mailboxes()
         text, html = self.body_text or "", self.body_html or None
         return _sha256([*self[:3], to, cc, bcc, self.subject or "", text, html, list(self.attachment_ids or ())])
 
-    def has_digest(self, digest: str) -> bool:
-        """Whether a message with this digest is the one that is asked for. Raises MessageInvalidError."""
-        # It was of the arguments as they are written once, and a task that is delivered again may be of then.
-        return digest in (_sha256(self), self.digest())
+    def asks_for(self, outgoing: Outgoing) -> bool:
+        """Whether the message in the outbox is the one that is asked for. Raises MessageInvalidError."""
+        return outgoing.digest == self.digest() or outgoing.content_digest == self.content_digest()
 
     def mailboxes(self) -> tuple[tuple[Address, ...], ...]:
         """Those of To, Cc and Bcc. Raises MessageInvalidError."""
@@ -86,6 +86,7 @@ def make_message(connection: Connection, account: Account, request: SendRequest,
         email_client_id=account.id,
         key=key,
         digest=request.digest(),
+        content_digest=request.content_digest(),
         message_id=message_id,
         sender=sender,
         recipients=tuple(Recipient(address) for address in recipients),

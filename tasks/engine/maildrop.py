@@ -64,6 +64,8 @@ def sync_maildrop(run: Run, pop3: Pop3Connection, folder_id: str | None) -> None
 def identify(run: Run, pop3: Pop3Connection) -> dict[Listed, str]:
     """The key of each message on the server, in the server's order."""
     messages, has_unique_ids = pop3.list_messages()
+    if not messages:
+        return {}
     if not has_unique_ids:
         # By their content all of them would look new, today or as soon as it gives their unique-ids again.
         if "UIDL" in pop3.capabilities:

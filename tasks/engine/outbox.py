@@ -144,7 +144,7 @@ def _enter(request: SendRequest, key: str, run: str) -> tuple[Account, Outgoing,
                 return account, outgoing, new.raw
             found = find_outgoing(connection, request.tenant_id, account.id, key)
             assert found is not None
-        if not request.has_digest(found.digest):
+        if not request.asks_for(found):
             raise IdempotencyConflictError(key.partition(":")[2])
         return account, _claim(connection, found, run), None
 

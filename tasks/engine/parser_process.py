@@ -34,6 +34,8 @@ _PIPE_BYTES: Final = 1024 * 1024
 _SIZE: Final = Struct("!Q")
 _PR_SET_PDEATHSIG: Final = 1
 _END_SECONDS: Final = 5
+# A share takes a second or two; what takes this long never comes to an end.
+_PATIENCE_SECONDS: Final = 90.0
 
 
 class _EndedError(Exception):
@@ -80,7 +82,7 @@ class ParserProcess:
             self._await_start()
 
     def to_rows(self, messages: list[FetchedMessage]) -> list[Arrival | Quarantined]:
-        """Each message as `parsing.to_rows` makes it, or set aside where it ended the process."""
+        """Each message as `parsing.to_rows` makes it, or set aside where it ended the process or kept it busy."""
         try:
             return self._ask(messages)
         except _EndedError:
@@ -92,18 +94,28 @@ class ParserProcess:
             return to_rows(self._destination, message)
         try:
             return self._ask([message])[0]
-        except _EndedError:
-            detail = f"it ended the parser: exit status {self._restart()}"
+        except _EndedError as ended:
+            status = self._restart()
+            took_too_long = isinstance(ended.__cause__, TimeoutError)
+            detail = f"{ended.__cause__}" if took_too_long else f"it ended the parser: exit status {status}"
             return Quarantined(message.uid, "parser_failed", detail, message.size, message.raw)
 
     def _ask(self, messages: list[FetchedMessage]) -> list[Arrival | Quarantined]:
         try:
             _send(self._questions, messages)
-            items: list[Arrival | Quarantined] = _receive(self._answers)
+            items: list[Arrival | Quarantined] = self._answer()
         except (EOFError, OSError) as error:
             raise _EndedError from error
         # The bytes stayed here.
         return [item._replace(raw=message.raw or b"") for item, message in zip(items, messages, strict=True)]
+
+    def _answer(self) -> Any:
+        """What it answers. Raises EOFError where it has ended, and TimeoutError."""
+        poll = select.poll()
+        poll.register(self._answers, select.POLLIN)
+        if not poll.poll(_PATIENCE_SECONDS * 1000):
+            raise TimeoutError(f"the parser did not come to an end with it in {_PATIENCE_SECONDS:g} s")
+        return _receive(self._answers)
 
     def _start(self) -> None:
         self._is_ready = self.has_failed = False
@@ -122,7 +134,7 @@ class ParserProcess:
 
     def _await_start(self) -> None:
         try:
-            _receive(self._answers)
+            self._answer()
             _send(self._questions, self._destination)
             self._is_ready = True
         except (EOFError, OSError):

@@ -42,6 +42,8 @@ _LONGEST_WORDS = 200
 _NOT_SHOWN = "its answer repeats what was sent to log in, so it is not shown"
 # So much of a secret, or of a form in which it was sent, is no accident; of a shorter one it takes the whole.
 _TELLING_LENGTH = 12
+# Of a longer answer no more is looked at, nor shown.
+_LOOKED_AT = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,7 @@ def login_refusal(words: str, endpoint: Endpoint, login: Login) -> EmailError:
 
     They are shown, unless the secret is in them. To be given whole: cut off, it would not be known again.
     """
-    shown = _NOT_SHOWN if _tells_secret(words, endpoint, login) else words[:_LONGEST_WORDS]
+    shown = _NOT_SHOWN if _tells_secret(words[:_LOOKED_AT], endpoint, login) else words[:_LONGEST_WORDS]
     if means_busy(words):
         return MailServerBusyError(f"{endpoint}: {shown}")
     return AuthenticationFailedError(f"{login.username} at {endpoint}: {shown}")
@@ -108,7 +110,8 @@ def secret_kept(endpoint: Endpoint, login: Login) -> Iterator[None]:
     try:
         yield
     except TransientError as error:
-        if _tells_secret(_told(error, endpoint), endpoint, login):
+        told = _told(error, endpoint)
+        if len(told) > _LOOKED_AT or _tells_secret(told, endpoint, login):
             raise type(error)(f"{endpoint}: {_NOT_SHOWN}") from None
         raise
 

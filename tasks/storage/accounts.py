@@ -289,7 +289,11 @@ def clear_error(account: Account) -> None:
 
 
 def record_failure(account: Account, error: EmailError, *, pause: bool) -> None:
-    """Keep what went wrong where the account's owner sees it; a paused account is not synced by schedule."""
+    """Keep what went wrong where the account's owner sees it; a paused account is not synced by schedule.
+
+    A secret that was changed meanwhile has not been refused, so it pauses nothing.
+    """
+    pausing = case((EmailClient.credential_id == account.credential_id, func.now()), else_=EmailClient.paused_at)
     with tenant_transaction(account.tenant_id) as connection:
         connection.execute(
             update(EmailClient)
@@ -298,7 +302,7 @@ def record_failure(account: Account, error: EmailError, *, pause: bool) -> None:
                 last_error_code=error.code,
                 last_error=str(error),
                 last_error_at=func.now(),
-                paused_at=func.now() if pause else EmailClient.paused_at,
+                paused_at=pausing if pause else EmailClient.paused_at,
                 failing_since=func.coalesce(EmailClient.failing_since, func.now()),
                 sync_queued_at=None,
                 next_sync_at=_NEXT_AFTER_FAILURE,
@@ -307,8 +311,13 @@ def record_failure(account: Account, error: EmailError, *, pause: bool) -> None:
 
 
 def pause_sending(account: Account, error: EmailError) -> None:
-    """The SMTP server refuses the login: nothing is sent until a person did something. Syncs go on."""
-    _change(account, smtp_paused_at=func.now(), smtp_last_error=str(error))
+    """The SMTP server refuses the login: nothing is sent until a person did something. Syncs go on.
+
+    A secret that was changed meanwhile has not been refused, so it pauses nothing.
+    """
+    used = func.coalesce(EmailClient.smtp_credential_id, EmailClient.credential_id)
+    is_the_same = used == (account.smtp_credential_id or account.credential_id)
+    _change(account, is_the_same, smtp_paused_at=func.now(), smtp_last_error=str(error))
 
 
 def resume_sending(account: Account) -> None:
@@ -316,9 +325,9 @@ def resume_sending(account: Account) -> None:
     _change(account, **_SENDS_AGAIN)
 
 
-def _change(account: Account, **values: object) -> None:
+def _change(account: Account, *conditions: ColumnElement[bool], **values: object) -> None:
     with tenant_transaction(account.tenant_id) as connection:
-        connection.execute(update(EmailClient).where(*_is(account)).values(**values))
+        connection.execute(update(EmailClient).where(*_is(account), *conditions).values(**values))
 
 
 def _require_enabled(account: Account) -> None:

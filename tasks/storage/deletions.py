@@ -25,7 +25,7 @@ _FIND = text(
     ORDER BY message.folder_id, message.imap_uid
     """
 )
-_NOTED = text("SELECT email_message_id FROM deletion WHERE tenant_id = :tenant_id AND task_id = :task_key")
+_NOTED = text("SELECT email_message_id FROM deletion WHERE tenant_id = :tenant_id AND task_id = ANY(:keys)")
 _FORGET = text(
     """
     DELETE FROM deletion
@@ -80,7 +80,9 @@ _REMOVE = text("DELETE FROM email_message WHERE tenant_id = :tenant_id AND id = 
 _NOTE = text(
     """
     INSERT INTO deletion (tenant_id, task_id, email_message_id)
-    SELECT :tenant_id, :task_key, unnest(CAST(:ids AS text[])) ON CONFLICT DO NOTHING
+    SELECT :tenant_id, key, id
+    FROM unnest(CAST(:keys AS text[])) AS keys (key), unnest(CAST(:ids AS text[])) AS ids (id)
+    ON CONFLICT (tenant_id, task_id, email_message_id) DO UPDATE SET created_at = now()
     """
 )
 _MARK = text(
@@ -121,18 +123,18 @@ def find_messages(connection: Connection, tenant_id: str, user_id: str, ids: Col
     return [Doomed._make(row) for row in rows]
 
 
-def noted_messages(connection: Connection, tenant_id: str, task_key: str, days: int) -> set[str]:
-    """What `note_messages` was given for the same thing to do before.
+def noted_messages(connection: Connection, tenant_id: str, keys: Collection[str], days: int) -> set[str]:
+    """What `note_messages` was given under one of these keys before.
 
     Forgotten is what is older than `days`, unless there is a dead letter that needs it.
     """
     connection.execute(_FORGET, {"tenant_id": tenant_id, "days": days})
-    return set(connection.scalars(_NOTED, {"tenant_id": tenant_id, "task_key": task_key}))
+    return set(connection.scalars(_NOTED, {"tenant_id": tenant_id, "keys": list(keys)}))
 
 
-def note_messages(connection: Connection, tenant_id: str, task_key: str, ids: Collection[str]) -> None:
-    """The task is to delete these."""
-    connection.execute(_NOTE, {"tenant_id": tenant_id, "task_key": task_key, "ids": list(ids)})
+def note_messages(connection: Connection, tenant_id: str, keys: Collection[str], ids: Collection[str]) -> None:
+    """The task of these keys is to delete these."""
+    connection.execute(_NOTE, {"tenant_id": tenant_id, "keys": list(keys), "ids": list(set(ids))})
 
 
 def filed_uids(connection: Connection, account: Account, trash: Folder, ids: Collection[str]) -> list[int]:

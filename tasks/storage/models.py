@@ -382,9 +382,10 @@ class OutboxMessage(Base):
     """A message on its way out; engine/outbox.py says what its states mean and what moves it.
 
     `key` is what makes one message of two calls: `key:` and the caller's idempotency key, or `task:` and the id of
-    the task; `digest` is the SHA-256 of what was asked for. `raw` is the message as it goes over the wire, kept until
-    it is sent. `recipients` are {address, state, reply}. `owner` is the run that holds it since `claimed_at`;
-    `data_at` is when that run was about to say that the message is complete.
+    the task; `digest` is the SHA-256 of what was asked for as it was written, `content_digest` of what it means.
+    `raw` is the message as it goes over the wire, kept until it is sent. `recipients` are {address, state, reply}.
+    `owner` is the run that holds it since `claimed_at`; `data_at` is when that run was about to say that the message
+    is complete.
     """
 
     __tablename__ = "outbox_message"
@@ -393,6 +394,7 @@ class OutboxMessage(Base):
     email_client_id: Mapped[str]
     key: Mapped[str]
     digest: Mapped[str]
+    content_digest: Mapped[str | None]
     state: Mapped[str]
     message_id: Mapped[str]
     sender: Mapped[str]
@@ -463,5 +465,5 @@ class Deletion(Base):
     __table_args__ = (
         PrimaryKeyConstraint("tenant_id", "task_id", "email_message_id"),
         CheckConstraint("tenant_id <> ''", "tenant_id"),
-        Index("deletion_created_idx", "created_at"),
+        Index("deletion_created_idx", "tenant_id", "created_at"),
     )

@@ -29,6 +29,7 @@ class NewOutgoing(NamedTuple):
     email_client_id: str
     key: str
     digest: str
+    content_digest: str
     message_id: str
     sender: str
     recipients: tuple[Recipient, ...]
@@ -44,6 +45,7 @@ class Outgoing(NamedTuple):
     id: str
     email_client_id: str
     digest: str
+    content_digest: str | None
     state: str
     message_id: str
     sender: str
@@ -83,8 +85,8 @@ class Listed(NamedTuple):
 
 # Ages by the clock of the database, which all workers share.
 _COLUMNS = """
-    tenant_id, id, email_client_id, digest, state, message_id, sender, recipients, size, attempts, owner, accepted_at,
-    last_error_code, last_error, created_at,
+    tenant_id, id, email_client_id, digest, content_digest, state, message_id, sender, recipients, size, attempts,
+    owner, accepted_at, last_error_code, last_error, created_at,
     extract(epoch FROM clock_timestamp() - claimed_at)::float, extract(epoch FROM clock_timestamp() - data_at)::float
 """
 # Named, so that what a row looks like is worked out once and not with each.
@@ -92,9 +94,9 @@ _RESULT: list[ColumnClause[Any]] = [column(name) for name in Outgoing._fields]
 
 _ADD = text(
     f"""
-    INSERT INTO outbox_message (tenant_id, id, email_client_id, key, digest, state, message_id, sender, recipients,
-                                raw, size, attempts, owner, claimed_at, created_at)
-    VALUES (:tenant_id, :id, :email_client_id, :key, :digest, 'sending', :message_id, :sender,
+    INSERT INTO outbox_message (tenant_id, id, email_client_id, key, digest, content_digest, state, message_id,
+                                sender, recipients, raw, size, attempts, owner, claimed_at, created_at)
+    VALUES (:tenant_id, :id, :email_client_id, :key, :digest, :content_digest, 'sending', :message_id, :sender,
             CAST(:recipients AS jsonb), :raw, :size, 1, :owner, clock_timestamp(), :created_at)
     ON CONFLICT DO NOTHING
     RETURNING {_COLUMNS}

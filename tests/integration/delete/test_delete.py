@@ -373,6 +373,19 @@ class TestHalfDone:
             assert result == {"status": "success", "deleted_count": 4, "marked_count": 0}
             assert mailbox.uids() == [5, 6, 7, 8]
 
+    def test_a_worker_of_the_release_before_knows_it_by_the_id(
+        self, ids: list[str], account: Account, mailbox: Mailbox
+    ) -> None:
+        # Given notes under an id alone, as that one makes them
+        rows("WITH noted AS (UPDATE deletion SET task_id = 'task' RETURNING 1) SELECT * FROM noted")
+        delete_emails.push_request(id="task")
+        try:
+            assert delete_emails.run(ids, TENANT, USER, True)["deleted_count"] == 4
+        finally:
+            delete_emails.pop_request()
+        # and what we note, it finds there
+        assert column("SELECT count(*) FROM deletion WHERE task_id = 'task'") == [4]
+
     def test_another_call_is_told_what_is_gone(self, ids: list[str], mailbox: Mailbox) -> None:
         for call in ((ids, TENANT, USER, False), (ids[:3], TENANT, USER, True), (ids, TENANT, "user-2", True)):
             with pytest.raises(NotFoundError):

@@ -89,6 +89,15 @@ def test_finding_somebody_else_at_it_does_not_acquit_a_task(send: Callable[..., 
     assert fault_app.deaths(tmp_path) == 4
 
 
+def test_a_task_that_gets_on_is_not_stopped_however_often_its_worker_dies(
+    send: Callable[..., Any], tmp_path: Path
+) -> None:
+    assert send("get on and die").get(timeout=180) == "done"
+
+    assert fault_app.deaths(tmp_path) == 6
+    assert list_letters() == []
+
+
 @pytest.mark.parametrize("protocol", ["imap", "pop3"])
 def test_a_message_that_kills_its_worker_is_set_aside_and_the_others_come(
     short_waits: None,

@@ -191,6 +191,13 @@ def test_a_server_without_unique_ids(server: Pop3Server, capabilities: str) -> N
     assert sync(account).total("synced") == 0
 
 
+def test_an_empty_maildrop_needs_no_unique_ids(server: Pop3Server) -> None:
+    server.messages.clear()
+    server.on("UIDL", refuse("no messages"))
+
+    assert sync(add(server)).total("synced") == 0
+
+
 def test_a_server_that_withholds_its_unique_ids_at_first_is_not_read_twice(server: Pop3Server) -> None:
     account = add(server)
     server.on("UIDL", refuse("not today"))

@@ -19,7 +19,13 @@ from tasks.errors import (
     DeliveryUnknownError,
     SendingPausedError,
 )
-from tasks.storage.accounts import change_password, find_account
+from tasks.storage.accounts import (
+    change_password,
+    change_smtp_password,
+    find_account,
+    pause_sending,
+    record_failure,
+)
 from tasks.storage.dispatch import claim_due_accounts
 from tests.conftest import TENANT, USER, Database, register, sync
 from tests.integration.send.conftest import Send, sending_account
@@ -233,3 +239,19 @@ def test_a_new_password_ends_the_pauses_of_the_sides_that_it_is_for(
         change_password(account, "right")
 
     assert paused() == after
+
+
+def test_a_secret_that_was_changed_meanwhile_is_not_the_one_refused(database: Database, smtp: SmtpServer) -> None:
+    # Given attempts that began before the passwords were changed, and are refused after
+    account = sending_account(Mailbox("127.0.0.1", 9, "ada", "x"), smtp)
+    change_password(account, "another")
+    change_smtp_password(account, "another")
+    refusal = AuthenticationFailedError("the old one")
+
+    pause_sending(account, refusal)
+    record_failure(account, refusal, pause=True)
+    assert paused() == (False, False)
+
+    pause_sending(find_account(TENANT, "mail"), refusal)
+    record_failure(find_account(TENANT, "mail"), refusal, pause=True)
+    assert paused() == (True, True)

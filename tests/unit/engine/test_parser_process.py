@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,6 +34,13 @@ class _Deadly(tuple[str, ...]):
 
     def __reduce__(self) -> tuple[object, ...]:
         return os._exit, (9,)
+
+
+class _Endless(tuple[str, ...]):
+    """Flags that keep the process that receives them busy."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return time.sleep, (600,)
 
 
 def fetched(uid: int, flags: tuple[str, ...] = ("\\Seen",)) -> FetchedMessage:
@@ -71,6 +79,20 @@ def test_a_message_that_ends_the_process_is_set_aside_and_the_others_are_not(pro
     assert isinstance(third, Arrival)
     detail = "it ended the parser: exit status 9"
     assert second == Quarantined(2, "parser_failed", detail, deadly.size, deadly.raw)
+
+
+def test_a_message_that_keeps_the_process_busy_is_set_aside_too(
+    process: ParserProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parser_process, "_PATIENCE_SECONDS", 2.0)
+    monkeypatch.setattr(parser_process, "_END_SECONDS", 0.1)
+    endless = fetched(2, _Endless())
+
+    first, second = process.to_rows([fetched(1), endless])
+
+    assert isinstance(first, Arrival)
+    detail = "the parser did not come to an end with it in 2 s"
+    assert second == Quarantined(2, "parser_failed", detail, endless.size, endless.raw)
 
 
 def test_a_process_that_was_killed_costs_no_message(process: ParserProcess) -> None:
