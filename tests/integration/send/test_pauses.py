@@ -92,7 +92,7 @@ def test_a_refused_login_at_the_mailbox_pauses_receiving_and_mail_still_goes_out
     database: Database, smtp: SmtpServer, send_once: Send, run: Run
 ) -> None:
     with ImapServer(password="another") as imap:
-        account = sending_account(Mailbox(imap.host, imap.port, "ada", "wrong"), smtp)
+        account = sending_account(Mailbox(imap.host, imap.port, "ada", "sample-not-this"), smtp)
         with pytest.raises(AuthenticationFailedError):
             sync(account)
 
@@ -109,7 +109,7 @@ def test_copies_are_not_filed_with_a_password_that_was_refused(
     database: Database, smtp: SmtpServer, send_once: Send
 ) -> None:
     with ImapServer(password="another") as imap:
-        account = sending_account(Mailbox(imap.host, imap.port, "ada", "wrong"), smtp, sent_copies="append")
+        account = sending_account(Mailbox(imap.host, imap.port, "ada", "sample-not-this"), smtp, sent_copies="append")
 
         # When messages are sent, then all go out, and one login is tried to file a copy
         assert [send_once(account, f"task-{number}").state for number in range(4)] == ["sent"] * 4
@@ -124,7 +124,7 @@ def test_a_message_whose_answer_was_lost_is_not_looked_for_with_a_password_that_
     database: Database, smtp: SmtpServer, send_once: Send
 ) -> None:
     with ImapServer(password="another") as imap:
-        account = sending_account(Mailbox(imap.host, imap.port, "ada", "wrong"), smtp)
+        account = sending_account(Mailbox(imap.host, imap.port, "ada", "sample-not-this"), smtp)
         smtp.on("accepted", drop)
         with pytest.raises(DeliveryInterruptedError):
             send_once(account)
@@ -232,7 +232,7 @@ def test_a_new_password_ends_the_pauses_of_the_sides_that_it_is_for(
     database: Database, smtp: SmtpServer, run: Run, own: str | None, after: tuple[bool, bool]
 ) -> None:
     with ImapServer(password="right") as imap:
-        account = sending_account(Mailbox(imap.host, imap.port, "ada", "wrong"), smtp, smtp_password=own)
+        account = sending_account(Mailbox(imap.host, imap.port, "ada", "sample-not-this"), smtp, smtp_password=own)
         run("test", "mail")
         assert paused() == (True, True)
 
