@@ -1,7 +1,7 @@
 """A process that parses, for a sync of many messages: it does not share the interpreter's lock with who receives.
 
 It runs this file with an environment of its own, so it inherits no secret and no connection. It ends when its stdin
-does, and with its parent however that ends. What ends it is set aside, as what cannot be parsed is.
+does, and with its parent however that ends. What ends it, or keeps it busy, is set aside like what cannot be parsed.
 """
 
 import io
@@ -69,11 +69,8 @@ class ParserProcess:
     @property
     def is_ready(self) -> bool:
         """Whether it has started up; one that cannot never is."""
-        if not self._is_ready and not self.has_failed:
-            poll = select.poll()
-            poll.register(self._answers, select.POLLIN)
-            if poll.poll(0):
-                self._await_start()
+        if not self._is_ready and not self.has_failed and self._has_answered(0):
+            self._await_start()
         return self._is_ready
 
     def wait_until_ready(self) -> None:
@@ -95,9 +92,8 @@ class ParserProcess:
         try:
             return self._ask([message])[0]
         except _EndedError as ended:
-            status = self._restart()
-            took_too_long = isinstance(ended.__cause__, TimeoutError)
-            detail = f"{ended.__cause__}" if took_too_long else f"it ended the parser: exit status {status}"
+            status, cause = self._restart(), ended.__cause__
+            detail = str(cause) if isinstance(cause, TimeoutError) else f"it ended the parser: exit status {status}"
             return Quarantined(message.uid, "parser_failed", detail, message.size, message.raw)
 
     def _ask(self, messages: list[FetchedMessage]) -> list[Arrival | Quarantined]:
@@ -111,11 +107,15 @@ class ParserProcess:
 
     def _answer(self) -> Any:
         """What it answers. Raises EOFError where it has ended, and TimeoutError."""
-        poll = select.poll()
-        poll.register(self._answers, select.POLLIN)
-        if not poll.poll(_PATIENCE_SECONDS * 1000):
+        if not self._has_answered(_PATIENCE_SECONDS):
             raise TimeoutError(f"the parser did not come to an end with it in {_PATIENCE_SECONDS:g} s")
         return _receive(self._answers)
+
+    def _has_answered(self, seconds: float) -> bool:
+        """Whether there is something to read, or the process has ended, within so many seconds."""
+        poll = select.poll()
+        poll.register(self._answers, select.POLLIN)
+        return bool(poll.poll(seconds * 1000))
 
     def _start(self) -> None:
         self._is_ready = self.has_failed = False

@@ -1,7 +1,6 @@
 """delete_emails on a real Dovecot: into Trash or for good, there and here, and nobody else's messages."""
 
 import imaplib
-import itertools
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -9,21 +8,16 @@ from contextlib import suppress
 import pytest
 
 from native.dovecot import Dovecot
-from tasks.delete import delete_emails
 from tasks.engine import delete as deletion
 from tasks.errors import (
     FolderReadOnlyError,
     LeaseHeldError,
-    MailServerUnavailableError,
     NotFoundError,
     ProtocolError,
 )
 from tasks.mail import imap_removal
-from tasks.mail.imap import ImapConnection
 from tasks.mail.imap_session import FetchRefusedError
-from tasks.mail.uidset import UidSet
 from tasks.storage.accounts import Account, NewAccount, add_account, find_account
-from tasks.storage.dead_letters import Failure, bury
 from tasks.storage.deletions import Doomed
 from tasks.storage.leases import release_lease, take_lease
 from tasks.storage.session import tenant_transaction
@@ -333,88 +327,6 @@ def test_while_a_sync_is_at_work_nothing_is_touched(account: Account, mailbox: M
     assert mailbox.uids() == [1, 2, 3, 4, 5, 6, 7, 8]
     release_lease(account, "sync:1")
     assert delete(ids_of(1)) == 0
-
-
-@any_level
-class TestHalfDone:
-    """The first of two batches is removed for good, and the server dies; a dead letter may keep that for long."""
-
-    @pytest.fixture
-    def ids(
-        self,
-        account: Account,
-        mailbox: Mailbox,
-        environment: Callable[..., None],
-        monkeypatch: pytest.MonkeyPatch,
-    ) -> list[str]:
-        environment(DELETE_BATCH_SIZE="2", DEAD_LETTER_RETENTION_DAYS="3")
-        ids = ids_of(1, 2, 3, 4)
-        remove, batches = imap_removal.remove, itertools.count()
-
-        def remove_once(imap: ImapConnection, uids: UidSet) -> None:
-            if next(batches):
-                raise MailServerUnavailableError("down")
-            remove(imap, uids)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(imap_removal, "remove", remove_once)
-            with pytest.raises(MailServerUnavailableError):
-                delete_emails.run(ids, TENANT, USER, True)
-        assert mailbox.uids() == [3, 4, 5, 6, 7, 8]
-        return ids
-
-    def test_the_same_call_goes_on_under_whatever_id(self, ids: list[str], mailbox: Mailbox) -> None:
-        for task_id in ("first", "second", "once more, when all is done"):
-            delete_emails.push_request(id=task_id)
-            try:
-                result = delete_emails.run(email_ids=ids, tenant_id=TENANT, user_id=USER, permanent=True)
-            finally:
-                delete_emails.pop_request()
-            assert result == {"status": "success", "deleted_count": 4, "marked_count": 0}
-            assert mailbox.uids() == [5, 6, 7, 8]
-
-    def test_a_worker_of_the_release_before_knows_it_by_the_id(
-        self, ids: list[str], account: Account, mailbox: Mailbox
-    ) -> None:
-        # Given notes under an id alone, as that one makes them
-        rows("WITH noted AS (UPDATE deletion SET task_id = 'task' RETURNING 1) SELECT * FROM noted")
-        delete_emails.push_request(id="task")
-        try:
-            assert delete_emails.run(ids, TENANT, USER, True)["deleted_count"] == 4
-        finally:
-            delete_emails.pop_request()
-        # and what we note, it finds there
-        assert column("SELECT count(*) FROM deletion WHERE task_id = 'task'") == [4]
-
-    def test_another_call_is_told_what_is_gone(self, ids: list[str], mailbox: Mailbox) -> None:
-        for call in ((ids, TENANT, USER, False), (ids[:3], TENANT, USER, True), (ids, TENANT, "user-2", True)):
-            with pytest.raises(NotFoundError):
-                delete_emails.run(*call)
-        assert mailbox.uids() == [3, 4, 5, 6, 7, 8]
-
-    def test_it_is_remembered_as_long_as_dead_letters_are(self, ids: list[str], mailbox: Mailbox) -> None:
-        age_notes(hours=3 * 24 + 23)
-        delete_emails.run(ids, TENANT, USER, True)
-        assert mailbox.uids() == [5, 6, 7, 8]
-        age_notes(hours=2)
-        with pytest.raises(NotFoundError):
-            delete_emails.run(ids, TENANT, USER, True)
-
-    def test_what_a_dead_letter_needs_is_not_forgotten_before_it(self, ids: list[str], mailbox: Mailbox) -> None:
-        call = (ids, TENANT, USER, True)
-        key = delete_emails._key(call, {})
-        bury(TENANT, Failure(key, delete_emails.name, "another id", USER, {}, "not_found", "gone", "", 1), call, {})
-        age_notes(hours=30 * 24)  # it has failed again since
-        delete_emails.run(*call)
-        assert mailbox.uids() == [5, 6, 7, 8]
-
-
-def age_notes(*, hours: int) -> None:
-    rows(
-        "WITH aged AS (UPDATE deletion SET created_at = created_at - make_interval(hours => :hours) RETURNING 1) "
-        "SELECT * FROM aged",
-        hours=hours,
-    )
 
 
 def test_a_trash_is_made_where_there_is_none(database: Database, mailbox: Mailbox, delete: Delete) -> None:
