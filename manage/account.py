@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 import click
 
 from manage.account_add import add, read_client_secret, read_secret
-from manage.output import NEEDS_PASSWORD, ago, complain, good_or_bad, password_advice, print_json, say, table
+from manage.account_show import show, state
+from manage.output import NEEDS_PASSWORD, ago, complain, password_advice, print_json, say, table
 from manage.place import COMMAND
 from manage.session import connect, tenant_option
 
@@ -16,10 +17,11 @@ if TYPE_CHECKING:
 
 @click.group()
 def account() -> None:
-    """Add, list, test and remove mail accounts, and change their passwords."""
+    """Add, list, show, test and remove mail accounts, and change their passwords."""
 
 
 account.add_command(add)
+account.add_command(show)
 
 
 @account.command(name="list")
@@ -44,7 +46,7 @@ def list_(as_json: bool, tenant: str) -> None:
                 found.account_name,
                 f"{found.username} at {found.hostname}:{found.port} ({found.encryption})",
                 ago(found.last_sync_at),
-                _state(found),
+                state(found),
                 found.id,
             )
             for found in accounts
@@ -133,16 +135,3 @@ def _try_sending(found: "Account") -> None:
 
     probe_smtp(found)
     click.echo(f"{found.account_name}: logged in at {found.smtp_hostname}:{found.smtp_port} to send")
-
-
-def _state(found: "Account") -> str:
-    troubles = [] if found.is_enabled else ["switched off"]
-    if found.last_error is not None:
-        troubles.append(f"{'receiving is paused: ' if found.paused_at else ''}{found.last_error}")
-    if found.smtp_paused_at is not None:
-        troubles.append(f"sending is paused: {found.smtp_last_error}")
-    if troubles:
-        return good_or_bad(False, "; ".join(troubles))
-    if not found.is_sync_enabled:
-        return "not synced by schedule"
-    return good_or_bad(True, "ok") if found.last_sync_at else "not synced yet"

@@ -116,6 +116,7 @@ def _finish(
         present = compare_uids(run, imap, folder, opened, tally)
         _fetch(run, imap, folder, present, tally, first=1)
     state: dict[str, object] = {
+        "server_count": opened.messages,
         "highestmodseq": opened.highestmodseq,
         "suspect_uid": None,
         "suspect_attempts": 0,

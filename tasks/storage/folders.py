@@ -28,7 +28,12 @@ class Folder(NamedTuple):
     suspect_uid: int | None
     suspect_uidl: str | None
     suspect_attempts: int
+    server_count: int | None
+    hidden_count: int
+    missing_count: int
+    missing_reason: str | None
     quarantined_count: int
+    is_missing_due: bool
     is_verified: bool
 
 
@@ -63,6 +68,7 @@ _QUARANTINED = (
 _COLUMNS = [
     *(EmailFolder.__table__.c[name] for name in Folder._fields if name in EmailFolder.__table__.c),
     _QUARANTINED,
+    func.coalesce(EmailFolder.missing_again_at <= func.now(), text("true")),
 ]
 
 _SUMMARIES = text(
@@ -89,7 +95,10 @@ def folder_summaries(tenant_id: str, account_id: str) -> list[FolderSummary]:
 
 
 def load_folders(connection: Connection, account: Account, verified_since: float | None) -> dict[str, Folder]:
-    """The account's folders by path. `is_verified` says whether all of one was compared since that Unix time."""
+    """The account's folders by path. `is_verified` says whether all of one was compared since that Unix time.
+
+    `is_missing_due` says whether it is time to look again for what is missing.
+    """
     is_verified = (
         EmailFolder.verified_at >= func.to_timestamp(verified_since) if verified_since is not None else text("true")
     )

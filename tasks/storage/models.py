@@ -32,6 +32,8 @@ ENCRYPTIONS = ("none", "tls", "starttls")
 SENT_COPIES = ("auto", "append", "none")
 OUTBOX_STATES = ("queued", "sending", "accepted", "sent", "failed", "unknown")
 OAUTH2_PROVIDERS = ("google", "microsoft", "other")
+# Why messages of a folder may be missing here; in words in `storage.completeness`.
+MISSING_REASONS = ("search", "withheld", "window", "listing", "refused")
 FOLDER_TYPES = ("inbox", "sent", "drafts", "trash", "spam", "archive", "custom")
 
 
@@ -211,6 +213,11 @@ class EmailFolder(Base):
     `verified_at` is when all UIDs and flags were last compared one by one. `suspect_uid` (on POP3 `suspect_uidl`) is
     the message at which the connection broke last, `suspect_attempts` how often in a row it did. The folders of a
     POP3 account are known here alone, and have no UIDVALIDITY.
+
+    At the end of its last sync the server said that it has `server_count` messages. `missing_count` of them are
+    neither stored nor quarantined, because of `missing_reason`, and are looked for again at `missing_again_at`. A
+    reason without a count means that nobody can tell how many. `hidden_count` messages are kept here though the
+    server shows them no longer, as they have left the window that it shows (`engine.completeness`).
     """
 
     __tablename__ = "email_folder"
@@ -232,8 +239,14 @@ class EmailFolder(Base):
     suspect_attempts: Mapped[int] = mapped_column(server_default=_zero)
     verified_at: Mapped[datetime | None]
     synced_at: Mapped[datetime | None]
+    server_count: Mapped[int | None]
+    hidden_count: Mapped[int] = mapped_column(server_default=_zero)
+    missing_count: Mapped[int] = mapped_column(server_default=_zero)
+    missing_reason: Mapped[str | None]
+    missing_again_at: Mapped[datetime | None]
     __table_args__ = (
         PrimaryKeyConstraint("tenant_id", "id"),
+        CheckConstraint(_one_of("missing_reason", MISSING_REASONS), "missing_reason"),
         UniqueConstraint("tenant_id", "email_client_id", "id"),
         UniqueConstraint("tenant_id", "email_client_id", "path"),
         ForeignKeyConstraint(

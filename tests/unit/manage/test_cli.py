@@ -29,7 +29,15 @@ def test_help_lists_the_verbs() -> None:
 
 
 @pytest.mark.parametrize(
-    "verb", [*(v for v in VERBS if v != "test"), "account add", "account list", "account password", "account remove"]
+    "verb",
+    [
+        *(v for v in VERBS if v != "test"),
+        "account add",
+        "account list",
+        "account show",
+        "account password",
+        "account remove",
+    ],
 )
 def test_every_verb_explains_itself(verb: str) -> None:
     result = run(*verb.split(), "--help")

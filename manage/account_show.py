@@ -1,0 +1,102 @@
+"""`account show`: all that is known of an account. To show more of it, add a function to `_SECTIONS`."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import click
+
+from manage.output import ago, good_or_bad, print_json, table
+from manage.session import connect, tenant_option
+
+if TYPE_CHECKING:
+    from tasks.storage.accounts import Account
+    from tasks.storage.completeness import Standing
+
+
+class Fact(NamedTuple):
+    """A line: `label` and `text` for people, `name` and `value` for machines."""
+
+    name: str
+    label: str
+    text: str
+    value: Any
+
+
+@click.command()
+@click.argument("account_name", metavar="ACCOUNT")
+@click.option("--json", "as_json", is_flag=True, help="For machines.")
+@tenant_option
+def show(account_name: str, as_json: bool, tenant: str) -> None:
+    """Show an account: its servers, its state, and of each folder what is on the server, stored, and missing."""
+    connect()
+    from tasks.storage.accounts import find_account
+    from tasks.storage.completeness import standings
+
+    found = find_account(tenant, account_name)
+    facts = [fact for section in _SECTIONS for fact in section(found)]
+    folders = standings(found)
+    if as_json:
+        print_json({**{fact.name: fact.value for fact in facts}, "folders": [_as_json(folder) for folder in folders]})
+        return
+    width = max(len(fact.label) for fact in facts)
+    for fact in facts:
+        click.echo(f"{fact.label:{width}}  {fact.text}")
+    table(_COLUMNS, map(_row, folders), right=_COLUMNS[1:5])
+
+
+def state(found: "Account") -> str:
+    """What is wrong with an account, or that it is well."""
+    troubles = [] if found.is_enabled else ["switched off"]
+    if found.last_error is not None:
+        troubles.append(f"{'receiving is paused: ' if found.paused_at else ''}{found.last_error}")
+    if found.smtp_paused_at is not None:
+        troubles.append(f"sending is paused: {found.smtp_last_error}")
+    if troubles:
+        return good_or_bad(False, "; ".join(troubles))
+    if not found.is_sync_enabled:
+        return "not synced by schedule"
+    return good_or_bad(True, "ok") if found.last_sync_at else "not synced yet"
+
+
+def _identity(found: "Account") -> Iterator[Fact]:
+    yield Fact("account_name", "account", found.account_name, found.account_name)
+    yield Fact("id", "id", found.id, found.id)
+    yield Fact("email_address", "address", found.email_address, found.email_address)
+    yield Fact("user_id", "user", found.user_id, found.user_id)
+
+
+def _servers(found: "Account") -> Iterator[Fact]:
+    receiving = f"{found.username} at {found.hostname}:{found.port} ({found.protocol}, {found.encryption})"
+    yield Fact("receiving", "receives from", receiving, _server(found, ""))
+    if found.smtp_hostname is None:
+        yield Fact("sending", "sends by", "no server", None)
+    else:
+        user = found.smtp_username or found.username
+        sending = f"{user} at {found.smtp_hostname}:{found.smtp_port} ({found.smtp_encryption})"
+        yield Fact("sending", "sends by", sending, {**_server(found, "smtp_"), "username": user})
+
+
+def _health(found: "Account") -> Iterator[Fact]:
+    yield Fact("last_error", "state", state(found), found.last_error)
+    yield Fact("last_error_code", "code", found.last_error_code or "none", found.last_error_code)
+    yield Fact("paused_at", "receiving paused", ago(found.paused_at), found.paused_at)
+    yield Fact("smtp_paused_at", "sending paused", ago(found.smtp_paused_at), found.smtp_paused_at)
+    yield Fact("last_sync_at", "last sync", ago(found.last_sync_at), found.last_sync_at)
+
+
+_SECTIONS = (_identity, _servers, _health)
+_COLUMNS = ("folder", "on the server", "stored", "set aside", "missing", "why")
+
+
+def _server(found: "Account", prefix: str) -> dict[str, Any]:
+    return {name: getattr(found, prefix + name) for name in ("hostname", "port", "encryption", "username")}
+
+
+def _row(folder: "Standing") -> tuple[str, ...]:
+    on_server = "?" if folder.on_server is None else str(folder.on_server)
+    missing = "?" if folder.missing_reason and not folder.missing else str(folder.missing)
+    return folder.name, on_server, str(folder.stored), str(folder.set_aside), missing, folder.why
+
+
+def _as_json(folder: "Standing") -> dict[str, Any]:
+    return {**folder._asdict(), "why": folder.why}

@@ -1,0 +1,83 @@
+"""`account show`: the account and how complete each of its folders is."""
+
+import json
+from collections.abc import Iterator
+
+import pytest
+from click.testing import CliRunner, Result
+
+from manage import account_show, cli
+from tasks.storage.accounts import change_smtp_password, find_account
+from tests.conftest import TENANT, Database, register, sync
+from tests.support.imap_server import ImapServer
+from tests.support.mailbox import message
+
+
+@pytest.fixture
+def server(database: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[ImapServer]:
+    monkeypatch.setattr(account_show, "connect", lambda: None)
+    with ImapServer() as server:
+        server.inbox.append(*(message(n) for n in range(1, 4)))
+        server.add_folder("Projects [old]").append(message(9))
+        yield server
+
+
+def show(*options: str) -> Result:
+    return CliRunner().invoke(cli.main, ["account", "show", "mail", "--tenant", TENANT, *options])
+
+
+def test_an_account_that_was_never_synced(server: ImapServer) -> None:
+    register(server)
+
+    result = show()
+
+    assert result.exit_code == 0, result.output
+    assert "not synced yet" in result.stdout
+
+
+def test_servers_state_and_folders(server: ImapServer) -> None:
+    account = register(
+        server, smtp_hostname="smtp.example.org", smtp_port=465, smtp_encryption="tls", smtp_username="ada-sends"
+    )
+    change_smtp_password(account, "sample sending secret")
+    sync(account)
+
+    result = show()
+
+    assert result.exit_code == 0, result.output
+    for expected in (account.id, f"ada at 127.0.0.1:{server.port} (imap, none)", "ada-sends at smtp.example.org:465"):
+        assert expected in result.stdout
+    rows = [line.split() for line in result.stdout.splitlines()]
+    assert ["INBOX", "3", "3", "0", "0"] in rows
+    assert ["Projects", "[old]", "1", "1", "0", "0"] in rows
+
+
+def test_for_machines(server: ImapServer) -> None:
+    account = register(server)
+    sync(account)
+
+    shown = json.loads(show("--json").stdout)
+
+    assert (shown["account_name"], shown["id"], shown["last_error"]) == ("mail", account.id, None)
+    assert shown["receiving"] == {
+        "hostname": "127.0.0.1",
+        "port": server.port,
+        "encryption": "none",
+        "username": "ada",
+    }
+    inbox = shown["folders"][0]
+    assert (inbox["name"], inbox["on_server"], inbox["stored"], inbox["missing"], inbox["why"]) == (
+        "INBOX",
+        3,
+        3,
+        0,
+        "",
+    )
+
+
+def test_no_secret_is_shown(server: ImapServer) -> None:
+    register(server)
+    credential_id = find_account(TENANT, "mail").credential_id
+    for result in (show(), show("--json")):
+        assert server.password not in result.output
+        assert credential_id not in result.output
