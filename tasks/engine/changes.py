@@ -8,7 +8,8 @@ from tasks.engine.envelopes import fetch_envelopes
 from tasks.engine.run import FolderTally, Run
 from tasks.mail.flags import Flags, read_flags
 from tasks.mail.imap import ImapConnection
-from tasks.mail.imap_responses import FetchedFlags, FolderStatus
+from tasks.mail.imap_fetch import FetchedFlags
+from tasks.mail.imap_responses import FolderStatus
 from tasks.mail.uidset import UidSet
 from tasks.storage import changes
 from tasks.storage.folders import Folder, change_folder

@@ -1,5 +1,7 @@
 """Brings the folders of an IMAP account in line with the server's, then the messages of each."""
 
+import logging
+
 from sqlalchemy import Connection
 
 from tasks.engine.folder import sync_folder
@@ -22,6 +24,12 @@ from tasks.storage.folders import (
     remove_folders,
 )
 
+logger = logging.getLogger(__name__)
+
+# Stands among the folders that failed for those whose names could not be read.
+_UNREAD_NAMES = "folders"
+_LONGEST_SHOWN = 100
+
 # What a person looks at first is there first.
 _ORDER = ("inbox", "sent", "drafts", "custom", "archive", "spam", "trash")
 
@@ -32,6 +40,7 @@ TRY_AGAIN_HOURS = 6
 def sync_mailbox(run: Run, imap: ImapConnection, folder_id: str | None) -> None:
     """Sync all folders, or one. Raises HandOnError when the time is used up, and the errors of server and storage."""
     listed, statuses = imap.list_folders()
+    _note_unread_names(run, imap.unread_names)
     labels = label_folders(imap, listed)
     folders = reconcile(run, imap, listed, statuses)
     if labels:
@@ -46,13 +55,22 @@ def sync_mailbox(run: Run, imap: ImapConnection, folder_id: str | None) -> None:
         try:
             sync_folder(run, imap, folder, statuses.get(folder.path))
             run.tally.failed_folders.pop(folder.name, None)
-        except FolderGoneError:
-            with run.transaction() as connection:
-                run.tally.deleted_with_folders += remove_folders(connection, run.account, [folder.id])
         except FetchRefusedError as error:
+            if isinstance(error, FolderGoneError) and imap.is_gone(folder.path):
+                with run.transaction() as connection:
+                    run.tally.deleted_with_folders += remove_folders(connection, run.account, [folder.id])
+                continue
             # One folder that cannot be opened keeps no other from its mail.
             run.tally.failed_folders[folder.name] = error.detail
     run.show(folder="", folders_done=len(chosen))
+
+
+def _note_unread_names(run: Run, lines: list[bytes]) -> None:
+    run.tally.failed_folders.pop(_UNREAD_NAMES, None)
+    if lines:
+        logger.warning("%s: LIST gave %d lines that cannot be read", run.account.account_name, len(lines))
+        first = lines[0][:_LONGEST_SHOWN]
+        run.tally.failed_folders[_UNREAD_NAMES] = f"the server names {len(lines)} that cannot be read: {first!r}"
 
 
 def make_folder(imap: ImapConnection, name: str) -> str:
@@ -86,7 +104,10 @@ def _chosen(folders: list[Folder], folder_id: str | None, labels: frozenset[str]
 def reconcile(
     run: Run, imap: ImapConnection, listed: list[ListedFolder], statuses: dict[str, FolderStatus]
 ) -> list[Folder]:
-    """Add, rename, change and remove our folders until they are the server's. Raises ProtocolError for no folder."""
+    """Add, rename, change and remove our folders until they are the server's. Raises ProtocolError for no folder.
+
+    A folder that LIST does not name is removed only when the server, asked for it by name, says that it is not there.
+    """
     if not listed:
         raise ProtocolError("LIST named no folder, not even INBOX")
     types = classify(listed)
@@ -102,14 +123,13 @@ def reconcile(
     gone = [folder for path, folder in ours.items() if path not in on_server or path in emptied]
     new = [path for path in on_server if path not in ours or path in emptied]
     renames = find_renames(run, imap, gone, new, statuses)
+    renamed = {folder.id for folder, _ in renames}
+    removed = [f.id for f in gone if f.id not in renamed and (f.path in emptied or imap.is_gone(f.path))]
     with run.transaction() as connection:
         for folder, path in renames:
             _adopt(connection, run, folder, on_server[path])
-        renamed = {folder.id for folder, _ in renames}
         taken = {path for _, path in renames}
-        run.tally.deleted_with_folders += remove_folders(
-            connection, run.account, [folder.id for folder in gone if folder.id not in renamed]
-        )
+        run.tally.deleted_with_folders += remove_folders(connection, run.account, removed)
         add_folders(connection, run.account, [on_server[path] for path in new if path not in taken])
         for path, folder in ours.items():
             if path in on_server and path not in emptied and _differs(folder, on_server[path]):

@@ -47,11 +47,16 @@ _SPECIAL_PARENTS = ("", "inbox", "[gmail]", "[google mail]")
 
 _ENCODED = re.compile(r"&([A-Za-z0-9+,]*)-")
 _NOT_PLAIN = re.compile(r"[^\x20-\x7e]+|&")
+# For the bytes 80 to FF of a name that is no UTF-8, so that no two names become one: characters for private use, as
+# PostgreSQL takes no lone surrogates.
+_FIRST_RAW = 0xEF00
+_RAW = re.compile("[\uef80-\uefff]")
+_UNREADABLE = re.compile("[\udc80-\udcff\uef80-\uefff]")
 _NOT_SELECTABLE = {"\\noselect", "\\nonexistent"}
 
 
 class ListedFolder(NamedTuple):
-    """One answer to LIST. `path` is the name as the server writes it, `attributes` are in lower case."""
+    """One answer to LIST. `path` is the name as the server writes it (`read_path`), its attributes in lower case."""
 
     path: str
     delimiter: str | None
@@ -59,8 +64,8 @@ class ListedFolder(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The name for people."""
-        return decode_name(self.path)
+        """The name for people; bytes that nobody can read are shown as `%F6`."""
+        return _RAW.sub(lambda raw: f"%{ord(raw[0]) & 0xFF:02X}", decode_name(self.path))
 
     @property
     def is_selectable(self) -> bool:
@@ -98,6 +103,22 @@ def encode_name(name: str) -> str:
     return _NOT_PLAIN.sub(_encode_run, name)
 
 
+def read_path(wire: bytes) -> str:
+    """A name from the wire: UTF-8 as it is, with a character for private use for each byte that is not."""
+    text = wire.decode("utf-8", "surrogateescape")
+    return text if text.isascii() else _UNREADABLE.sub(_keep_bytes, text)
+
+
+def wire_path(path: str) -> bytes:
+    """The name that `read_path` read, as a quoted string. Raises ValueError where none can hold it."""
+    quoted = quote(path)
+    if not _RAW.search(quoted):
+        return quoted.encode()
+    return b"".join(
+        bytes([ord(character) & 0xFF]) if _RAW.match(character) else character.encode() for character in quoted
+    )
+
+
 def quote(path: str) -> str:
     """`path` as a quoted string (RFC 9051 section 4.3). Raises ValueError where none can hold it."""
     if any(character in path for character in "\r\n\0"):
@@ -122,6 +143,10 @@ def _type_by_name(folder: ListedFolder) -> str:
     if folder.delimiter and folder.delimiter in name:
         parent, _, leaf = name.rpartition(folder.delimiter)
     return _TYPE_BY_NAME.get(leaf, "custom") if parent in _SPECIAL_PARENTS else "custom"
+
+
+def _keep_bytes(match: re.Match[str]) -> str:
+    return "".join(chr(_FIRST_RAW + byte) for byte in match[0].encode("utf-8", "surrogateescape"))
 
 
 def _decode_run(match: re.Match[str]) -> str:

@@ -11,26 +11,28 @@ from datetime import date, datetime
 from typing import Any
 
 from tasks.mail.connection import Endpoint
-from tasks.mail.folders import ListedFolder, quote
-from tasks.mail.imap_responses import (
-    AppendedUid,
+from tasks.mail.folders import ListedFolder, quote, wire_path
+from tasks.mail.imap_fetch import (
+    Assembly,
     FetchedEnvelope,
     FetchedFlags,
+    read_envelopes,
+    read_flags,
+    read_only_uids,
+    read_sizes,
+)
+from tasks.mail.imap_responses import (
+    AppendedUid,
     FolderStatus,
     Line,
     read_appended_uid,
-    read_envelopes,
-    read_flags,
     read_list,
-    read_messages,
     read_number,
-    read_only_uids,
-    read_sizes,
     read_status,
     read_uid_set,
     read_uids,
 )
-from tasks.mail.imap_session import FetchRefusedError, first_words, open_session, translated
+from tasks.mail.imap_session import FetchRefusedError, NotUnderstoodError, first_words, open_session, translated
 from tasks.mail.login import Login
 from tasks.mail.message import FetchedMessage
 from tasks.mail.uidset import UidSet
@@ -47,6 +49,11 @@ _GMAIL_MESSAGE_ITEMS = "(UID RFC822.SIZE FLAGS INTERNALDATE X-GM-LABELS X-GM-THR
 # strftime would write them in the language of the machine.
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
+# Codes of a refusal that says nothing about whether a folder is there (RFC 5530 section 3).
+_ABOUT_THE_SERVER = (
+    "[UNAVAILABLE]", "[INUSE]", "[LIMIT]", "[OVERQUOTA]", "[SERVERBUG]", "[CLIENTBUG]", "[CONTACTADMIN]", "[NOPERM]",
+)  # fmt: skip
+
 _STATUS_ITEMS = "MESSAGES UIDNEXT UIDVALIDITY UNSEEN"
 
 
@@ -61,6 +68,8 @@ class ImapConnection:
         """Of a literal longer than `max_literal` bytes nothing is kept."""
         self._endpoint = endpoint
         self.login = login
+        # Lines of the last LIST that could not be read: each may have been a folder.
+        self.unread_names: list[bytes] = []
         self._imap: Any = open_session(endpoint, login, max_literal)
         try:
             with self._translated("asking for its capabilities"):
@@ -108,7 +117,8 @@ class ImapConnection:
                 pattern = '"*"'
             outcome, lines = self._imap.list('""', pattern)
             self._require_ok(outcome, lines)
-            return list(read_list(lines)), dict(read_status(self._untagged("STATUS")))
+            folders, self.unread_names = read_list(lines)
+            return folders, dict(read_status(self._untagged("STATUS")))
 
     def select(self, path: str, *, writable: bool = False) -> FolderStatus:
         """Open a folder, read-only unless `writable` (EXAMINE or SELECT, RFC 9051 sections 6.3.2 and 6.3.3).
@@ -118,15 +128,13 @@ class ImapConnection:
         with self._translated(f"opening {path}"):
             condstore = b" (CONDSTORE)" if self.has_condstore and not self.has_qresync else b""
             try:
-                name = quote(path).encode()
+                name = wire_path(path)
             except ValueError as error:
                 raise FetchRefusedError(str(error)) from None
             outcome, lines = self._imap.select(name + condstore, readonly=not writable)
             if outcome != "OK":
                 words = first_words(lines)
-                # A name with characters that could not be read is not the folder's name.
-                gone = "[NONEXISTENT]" in words.upper() and "\ufffd" not in path
-                raise (FolderGoneError if gone else FetchRefusedError)(words)
+                raise (FolderGoneError if "[NONEXISTENT]" in words.upper() else FetchRefusedError)(words)
             messages = _number(lines)
             if messages is None:
                 raise FetchRefusedError("the server does not say how many messages there are")
@@ -140,8 +148,20 @@ class ImapConnection:
     def status(self, path: str) -> FolderStatus | None:
         """The state of a folder that is not open; None where the server does not say."""
         with self._translated(f"asking for the state of {path}"):
-            outcome, lines = self._imap.status(quote(path).encode(), f"({_STATUS_ITEMS})")
+            outcome, lines = self._imap.status(wire_path(path), f"({_STATUS_ITEMS})")
             return next((status for _, status in read_status(lines)), None) if outcome == "OK" else None
+
+    def is_gone(self, path: str) -> bool:
+        """Whether the server says, asked for the folder itself, that there is none: LIST may have left it out."""
+        with self._translated(f"asking for the state of {path}"):
+            try:
+                outcome, lines = self._imap.status(wire_path(path), f"({_STATUS_ITEMS})")
+            except ValueError:
+                return True  # never opened either
+            except NotUnderstoodError:
+                return False
+            words = first_words(lines).upper()
+            return outcome == "NO" and not any(code in words for code in _ABOUT_THE_SERVER)
 
     def search(self, first: int, status: FolderStatus) -> UidSet:
         """The UIDs from `first` up in the open folder. Raises FetchRefusedError where the server does not say.
@@ -188,8 +208,7 @@ class ImapConnection:
         items = _GMAIL_MESSAGE_ITEMS if self.has_gmail_labels else _MESSAGE_ITEMS
         with self._translated("fetching messages"):
             for part in uids.to_imap_parts(_LONGEST_UID_SET):
-                for lines in self._imap.stream_uid_fetch(part, items):
-                    yield from read_messages(lines)
+                yield from self._stream_part(part, items)
 
     def find_by_message_id(self, message_id: str, since: date) -> bool:
         """Whether the open folder has a message of that Message-ID, among those that came in since that day.
@@ -206,15 +225,15 @@ class ImapConnection:
         """Put a message into a folder; where it is, if the server says so (UIDPLUS, RFC 4315 section 3)."""
         with self._translated(f"filing a message in {path}"):
             when = f'"{received_at:%d}-{_MONTHS[received_at.month - 1]}-{received_at:%Y %H:%M:%S %z}"'
-            outcome, lines = self._imap.append(quote(path).encode(), f"({flags})", when, raw)
+            outcome, lines = self._imap.append(wire_path(path), f"({flags})", when, raw)
             self._require_ok(outcome, lines)
             return read_appended_uid(lines)
 
     def create_folder(self, path: str) -> None:
         """Make a folder and subscribe to it. Raises FetchRefusedError where it cannot be made."""
         with self._translated(f"making the folder {path}"):
-            self._require_ok(*self._imap.create(quote(path).encode()))
-            self._imap.subscribe(quote(path).encode())
+            self._require_ok(*self._imap.create(wire_path(path)))
+            self._imap.subscribe(wire_path(path))
 
     def ask(self, doing: str, *words: str | bytes) -> None:
         """A command that changes something, where OK is all there is to know. Raises FetchRefusedError."""
@@ -236,6 +255,19 @@ class ImapConnection:
     def abandon(self) -> None:
         """Close without a goodbye, for when the server may be in the middle of an answer; never raises."""
         self._imap.abandon()
+
+    def _stream_part(self, uids: str, items: str) -> Iterator[FetchedMessage]:
+        assembly = Assembly()
+        gone = self._imap.untagged_responses
+        gone.pop("EXPUNGE", None)
+        for lines in self._imap.stream_uid_fetch(uids, items):
+            if "EXPUNGE" in gone or "VANISHED" in gone:
+                assembly.forget_numbers()
+            yield from assembly.take(lines)
+        if held := {message.uid: message for message in assembly.held()}:
+            flags = dict(read_flags(self._fetch(UidSet.of(held), self._flag_items)))
+            for uid, message in held.items():
+                yield message._replace(flags=flags.get(uid, ()))
 
     @property
     def _flag_items(self) -> str:
@@ -302,7 +334,7 @@ def _esearch_result(lines: list[Line]) -> UidSet:
     if not lines:
         raise FetchRefusedError("no answer to SEARCH")
     for line in lines:
-        words = line.split() if isinstance(line, bytes) else []
+        words = line.upper().split() if isinstance(line, bytes) else []
         if b"ALL" in words[:-1]:
             return read_uid_set(words[words.index(b"ALL") + 1])
     return UidSet()

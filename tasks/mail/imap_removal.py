@@ -7,7 +7,7 @@ never sent. Without MOVE (RFC 6851) and UIDPLUS (RFC 4315), messages can only be
 from typing import NamedTuple
 
 from tasks.errors import ProtocolError
-from tasks.mail.folders import quote
+from tasks.mail.folders import wire_path
 from tasks.mail.imap import ImapConnection
 from tasks.mail.uidset import UidSet
 
@@ -81,7 +81,7 @@ def read_copied_uids(lines: list[bytes], asked_for: UidSet) -> Moved:
 def _transfer(imap: ImapConnection, command: str, uids: UidSet, path: str) -> Moved:
     lines: list[bytes] = []
     for part in uids.to_imap_parts(_LONGEST_UID_SET):
-        imap.ask(f"moving messages to {path}", "UID", command, part, quote(path).encode())
+        imap.ask(f"moving messages to {path}", "UID", command, part, wire_path(path))
         lines += imap.copied_uids()
     return read_copied_uids(lines, uids)
 

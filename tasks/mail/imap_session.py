@@ -6,6 +6,8 @@ it: answers to a FETCH are handed out as they arrive, nothing too large is kept,
 """
 
 import imaplib
+import logging
+import re
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -33,10 +35,29 @@ _ABSURD_LITERAL = 2**31
 _LONGEST_ANSWER_BYTES = 16 * 1024 * 1024
 
 _LONGEST_WORDS = 200
+_LONGEST_SHOWN = 40
+
+# An answer that nobody asked for or that belongs to a command (RFC 9051 section 7), its words in any case.
+_UNTAGGED = re.compile(rb"\* +(?:(\d+) +)?([a-z][a-z0-9-]*)(?: +(.*))?", re.IGNORECASE | re.DOTALL)
+_TAGGED = re.compile(rb"([A-Z0-9.]+) +(OK|NO|BAD)(?: (.*))?", re.IGNORECASE | re.DOTALL)
+# What stands in brackets before the words of an OK, NO or BAD; only in parentheses may it hold a bracket itself.
+_CODE = re.compile(rb" *\[([a-z][a-z0-9.-]*)(?: ((?:\([^)]*\)|[^]])*))?\]", re.IGNORECASE)
+_LITERAL = re.compile(rb"\{(\d+)\+?\}\Z")
+# So many digits are no length of anything, and so many lines that are no answer are of a server out of step.
+_MOST_DIGITS = 20
+_MOST_UNREAD_LINES = 100
+# Empty lines that some servers write after a message.
+_MOST_EMPTY_LINES = 4
+
+logger = logging.getLogger(__name__)
 
 
 class FetchRefusedError(ProtocolError):
     """The mail server refused what was asked for."""
+
+
+class NotUnderstoodError(FetchRefusedError):
+    """The mail server answered BAD: it does not know the command, or some of it."""
 
 
 def open_session(endpoint: Endpoint, login: Login, max_literal: int) -> "Session":
@@ -82,17 +103,20 @@ class Session(imaplib.IMAP4):
 
     # Of imaplib; they have no types there.
     sock: socket.socket
+    tagpre: Any
     tagged_commands: Any
+    continuation_response: Any
     untagged_responses: Any
     _check_bye: Callable[[], None]
     _command: Callable[..., bytes]
-    _command_complete: Callable[..., tuple[str, list[Line]]]
-    _get_response: Callable[[], object]
+    _get_line: Callable[[], bytes]
+    _append_untagged: Callable[[str, Line], None]
 
     def __init__(self, endpoint: Endpoint, max_literal: int) -> None:
         self._endpoint = endpoint
         self._max_literal = max_literal
         self._answer_bytes = 0
+        self.unread_lines = 0
         super().__init__(endpoint.hostname, endpoint.port, timeout=endpoint.timeout)
 
     def _create_socket(self, _timeout: float | None) -> socket.socket:
@@ -116,6 +140,83 @@ class Session(imaplib.IMAP4):
         outcome, answer = self._command_complete("UID", tag)
         if outcome != "OK":
             raise FetchRefusedError(first_words(answer))
+
+    def _get_response(self, *_: object) -> bytes | None:
+        """Read one answer; None for a request to go on.
+
+        In place of imaplib's own, for which a word in lower case or a line that is no answer ends the connection.
+        Here such a line costs itself alone, and is counted in `unread_lines`.
+        """
+        line = self._get_line()
+        if line.startswith(b"*") and (match := _UNTAGGED.fullmatch(line)):
+            number, word, rest = match.groups()
+            kind = word.decode().upper()
+            data = self._with_literals(kind, (number + b" " + rest if rest else number) if number else rest or b"")
+            self._append_untagged(kind, data)
+            self._keep_code(kind, data)
+        elif match := _TAGGED.fullmatch(line):
+            tag, word, rest = match.groups()
+            if tag not in self.tagged_commands:
+                raise imaplib.IMAP4.abort(f"unexpected answer {line[:80]!r}")
+            self.tagged_commands[tag] = (word.decode().upper(), [rest or b""])
+            self._keep_code(word.decode().upper(), rest or b"")
+        elif line.startswith(self.tagpre):
+            raise imaplib.IMAP4.abort(f"unexpected answer {line[:80]!r}")
+        elif line[:1] == b"+":
+            self.continuation_response = line[2:]
+            return None
+        else:
+            self._pass_over(line)
+        return line or b"\r\n"
+
+    def _pass_over(self, line: bytes) -> None:
+        self.unread_lines += 1
+        if self.unread_lines > _MOST_UNREAD_LINES:
+            raise imaplib.IMAP4.abort(f"more than {_MOST_UNREAD_LINES} lines that are no answer")
+        is_untagged = line.startswith(b"* ")
+        # Anything else may be of somebody's mail, which belongs into no log.
+        shown = repr(line[:_LONGEST_SHOWN]) if is_untagged else f"{len(line)} bytes"
+        logger.warning("%s sent a line that is no answer: %s", self._endpoint, shown)
+        if is_untagged:
+            self._with_literals("", line)
+
+    def _command_complete(self, name: str, tag: bytes) -> tuple[str, list[Line]]:
+        try:
+            completed: tuple[str, list[Line]] = super()._command_complete(name, tag)  # type: ignore[misc]
+        except imaplib.IMAP4.abort:
+            raise
+        except imaplib.IMAP4.error as error:
+            if self.state in ("AUTH", "SELECTED"):
+                raise NotUnderstoodError(str(error)[:_LONGEST_WORDS]) from error
+            raise
+        return completed
+
+    def _with_literals(self, kind: str, data: bytes) -> bytes:
+        """Read the literals of an answer, kept where it has a kind; the text after the last one."""
+        while match := _LITERAL.search(data):
+            if len(match[1]) > _MOST_DIGITS:
+                raise imaplib.IMAP4.abort(f"a literal of {len(match[1])} digits was announced")
+            literal = self.read(int(match[1]))
+            if kind:
+                self._append_untagged(kind, (data, literal))
+            data = self._get_line()
+            if kind == "FETCH" and not data.strip():
+                data = self._after_empty_lines(data)
+        return data
+
+    def _after_empty_lines(self, data: bytes) -> bytes:
+        for _ in range(_MOST_EMPTY_LINES):
+            line = self._get_line()
+            if line.startswith((b"* ", self.tagpre)):
+                break
+            data += b"\r\n" + line
+            if line.strip():
+                return data
+        raise imaplib.IMAP4.abort("an answer did not end after a literal; its length was wrong")
+
+    def _keep_code(self, kind: str, words: bytes) -> None:
+        if kind in ("OK", "NO", "BAD") and (match := _CODE.match(words)):
+            self._append_untagged(match[1].decode().upper(), match[2])
 
     def send(self, data: Any) -> None:
         self._answer_bytes = 0
@@ -147,7 +248,7 @@ class Session(imaplib.IMAP4):
 
     def say_goodbye(self) -> None:
         """Close politely; never raises."""
-        with suppress(imaplib.IMAP4.error, OSError):
+        with suppress(imaplib.IMAP4.error, NotUnderstoodError, OSError):
             self.logout()
 
     def abandon(self) -> None:

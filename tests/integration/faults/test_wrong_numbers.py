@@ -103,7 +103,9 @@ def test_uidvalidity_changes_in_the_middle_of_a_first_sync(server: ImapServer) -
     assert_counts_agree()
 
 
-@pytest.mark.parametrize("path", ["Größe".encode(), b"a {3} b", b'a "b"', b"(x)", b"NIL", "日本語".encode()])
+@pytest.mark.parametrize(
+    "path", ["Größe".encode(), b"Gr%F6%DFe", b"a {3} b", b'a "b"', b"(x)", b"NIL", "日本語".encode()]
+)
 def test_folder_names_in_eight_bits_and_in_literals(server: ImapServer, path: bytes) -> None:
     server.add_folder(path).append(message(1))
 
@@ -112,7 +114,21 @@ def test_folder_names_in_eight_bits_and_in_literals(server: ImapServer, path: by
     assert stored_uids(path.decode()) == [1]
 
 
-@pytest.mark.parametrize("path", [b"line\r\nbreak", "Größe".encode("latin-1")])
+def test_names_that_nobody_can_read_are_kept_apart(server: ImapServer) -> None:
+    # Given names in no known charset, which look alike where bytes are replaced
+    names = ["Größe".encode("latin-1"), "Grüße".encode("latin-1")]
+    for number, name in enumerate(names, start=1):
+        server.add_folder(name).append(*(message(100 * number + n) for n in range(number)))
+    account = register(server)
+
+    assert sync(account).failed_folders == {}
+    sync(account)
+
+    assert {name: stored_uids(name) for name in ("Gr%F6%DFe", "Gr%FC%DFe")} == {"Gr%F6%DFe": [1], "Gr%FC%DFe": [1, 2]}
+    assert max(server.bodies.values()) <= 3
+
+
+@pytest.mark.parametrize("path", [b"line\r\nbreak"])
 def test_a_folder_whose_name_cannot_be_sent_keeps_no_other_from_its_mail(server: ImapServer, path: bytes) -> None:
     server.add_folder(path).append(message(1))
 

@@ -10,15 +10,22 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tasks.errors import ProtocolError
-from tasks.mail.imap_responses import (
-    Line,
+from tasks.mail.folders import wire_path
+from tasks.mail.imap_fetch import (
+    Assembly,
     read_envelopes,
     read_flags,
     read_internaldate,
-    read_list,
     read_messages,
     read_only_uids,
     read_sizes,
+)
+from tasks.mail.imap_responses import (
+    AppendedUid,
+    FolderStatus,
+    Line,
+    read_appended_uid,
+    read_list,
     read_status,
     read_uid_set,
 )
@@ -44,7 +51,7 @@ def test_garbage_raises_nothing_but_protocol_error(lines: list[Line]) -> None:
     for reader in READERS:
         try:
             found = reader(lines)
-            list(found) if not isinstance(found, dict) else found
+            list(found)
         except ProtocolError:
             continue
 
@@ -113,6 +120,62 @@ def test_a_uid_that_cannot_be_one_is_an_error(uid: bytes) -> None:
 
 
 @pytest.mark.parametrize(
+    ("after", "size"),
+    [
+        (b" )", 3), (b"\t)", 3), (b") ", 3), (b"\r\n)", 3), (b"\r\n\r\n)", 3), (b"\r\n)", 900),
+        (b"\r\n FLAGS (\\Seen))", 3), (b" flags (\\Seen))", 3), (b" UID 7 Flags (\\Seen) )", 3),
+        (b"  X-GM-THRID 12 FLAGS (\\Seen))", 3),
+    ],
+)  # fmt: skip
+def test_blanks_and_any_case_after_a_literal_are_borne(after: bytes, size: int) -> None:
+    before = b"3 (uid 7 rfc822.size %d body[] {3}" % size
+
+    [message] = read_messages([(before, b"raw"), after])
+
+    assert (message.uid, message.raw, message.size) == (7, b"raw", size)
+    assert message.flags == (("\\Seen",) if b"Seen" in after else ())
+
+
+@pytest.mark.parametrize("after", [b"\r\n)", b"  )", b"\r\n FLAGS ())"])
+def test_a_literal_that_is_shorter_than_the_message_by_the_blanks_after_it_was_cut(after: bytes) -> None:
+    with pytest.raises(ProtocolError, match="its length was wrong"):
+        list(read_messages([(b"3 (UID 7 RFC822.SIZE 5 BODY[] {3}", b"raw"), after]))
+
+
+@pytest.mark.parametrize("flags", [b"1 (FLAGS (\\Seen))", b"1 (UID 7 FLAGS (\\Seen))", b"1 (flags (\\Seen) uid 7)"])
+@pytest.mark.parametrize("is_first", [True, False])
+def test_flags_may_come_in_a_line_of_their_own(flags: bytes, is_first: bool) -> None:
+    body: list[Line] = [(b"1 (UID 7 BODY[] {3}", b"raw"), b")"]
+    other: list[Line] = [b"2 (UID 8 FLAGS (\\Deleted))", b"3 (FLAGS (\\Deleted))"]
+
+    [message] = read_messages([flags, *other, *body] if is_first else [*body, *other, flags])
+
+    assert (message.uid, message.flags) == (7, ("\\Seen",))
+
+
+def test_flags_by_a_number_that_is_anothers_now_are_not_taken() -> None:
+    assembly = Assembly()
+    assert list(assembly.take([b"1 (FLAGS (\\Seen))"])) == []
+    assembly.forget_numbers()
+
+    assert list(assembly.take([(b"1 (UID 7 BODY[] {3}", b"raw"), b")"])) == []
+
+    assert [(message.uid, message.flags) for message in assembly.held()] == [(7, ())]
+
+
+def test_messages_do_not_wait_for_their_flags_for_ever() -> None:
+    lines: list[Line] = [
+        part for uid in range(1, 300) for part in ((b"%d (UID %d BODY[] {3}" % (uid, uid), b"raw"), b")")
+    ]
+    assembly = Assembly()
+
+    given = [message.uid for message in assembly.take(lines)]
+
+    assert given == list(range(1, 200))
+    assert [message.uid for message in assembly.held()] == list(range(200, 300))
+
+
+@pytest.mark.parametrize(
     ("lines", "path", "delimiter"),
     [
         ([b'(\\HasNoChildren) "/" INBOX'], "INBOX", "/"),
@@ -122,17 +185,65 @@ def test_a_uid_that_cannot_be_one_is_an_error(uid: bytes) -> None:
         ([(b'() "/" {3}', b"a\r\n"), b""], "a\r\n", "/"),
         ([(b'() "/" {5}', b"a (b)"), b' ("CHILDINFO" ("SUBSCRIBED"))'], "a (b)", "/"),
         (['() "/" "Größe"'.encode()], "Größe", "/"),
-        ([b'() "/" "\xe4"'], "\N{REPLACEMENT CHARACTER}", "/"),
+        ([b'() "/" "\xe4"'], "\uefe4", "/"),
+        ([b'() "" x'], "x", None),
+        ([b"() nil x"], "x", None),
+        ([b'()  "/"  "x" '], "x", "/"),
+        ([b'()"/" "x"'], "x", "/"),
+        ([b'() "/" Sent Items'], "Sent Items", "/"),
+        ([b'() "//" x'], "x", None),
+        ([b'() "/" "x" ("CHILDINFO" ("SUBSCRIBED"))'], "x", "/"),
+        ([b'() "/" x (OLDNAME ("y z"))'], "x", "/"),
+        ([b'() "/" "x" ()'], "x", "/"),
+        ([b'() "/" a (b)'], "a (b)", "/"),
+        ([(b'() "/" {1}', b"x"), (b' ("OLDNAME" ({1}', b"y"), b"))"], "x", "/"),
+        ([(b'() "/" {1}', b"x"), b" "], "x", "/"),
     ],
 )
 def test_folder_names_come_quoted_bare_or_as_literals(lines: list[Line], path: str, delimiter: str | None) -> None:
-    (folder,) = read_list(lines)
+    ((folder,), unreadable) = read_list(lines)
 
     assert (folder.path, folder.delimiter) == (path, delimiter)
+    assert unreadable == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"", b"((((", b'"/" x', b'() "/"', b'() "/" "x" garbage', b'() "/" "a "b" c"', b'() "/" "a\0b"',
+        b'() "/" ' + b"(a (" * 5000,
+    ],
+)  # fmt: skip
+def test_a_line_that_cannot_be_read_costs_itself(line: bytes) -> None:
+    folders, unreadable = read_list([b'() "/" a', line, b'() "/" b'])
+
+    assert [folder.path for folder in folders] == ["a", "b"]
+    assert unreadable == [line]
+
+
+def test_the_empty_name_is_no_folder() -> None:
+    assert read_list([b'(\\Noselect) "/" ""']) == ([], [])
+
+
+@given(st.binary().filter(lambda name: not set(name) & set(b"\r\n\0") and name != b""))
+@example("\uef80\uefff\xe4".encode())
+@example(b"\xe4")
+@example(b"\xed\xb3\xa4")
+def test_the_bytes_of_any_name_are_kept(name: bytes) -> None:
+    ((folder,), _) = read_list([(b'() "/" {1}', name), b""])
+
+    assert wire_path(folder.path) == b'"' + name.replace(b"\\", b"\\\\").replace(b'"', b'\\"') + b'"'
+    assert not any("\ud800" <= character <= "\udfff" for character in folder.path)
+
+
+def test_bytes_that_nobody_can_read_are_shown_as_numbers() -> None:
+    ((one, other), _) = read_list([b'() "/" "Gr\xfcn"', b'() "/" "Gr\xf6n"'])
+
+    assert (one.name, other.name) == ("Gr%FCn", "Gr%F6n")
 
 
 def test_attributes_are_compared_without_case() -> None:
-    (folder,) = read_list([b'(\\NoSelect \\HasChildren) "/" "x"'])
+    ((folder,), _) = read_list([b'(\\NoSelect \\HasChildren) "/" "x"'])
 
     assert folder.attributes == {"\\noselect", "\\haschildren"}
     assert not folder.is_selectable
@@ -143,6 +254,29 @@ def test_the_state_of_a_folder_with_parentheses_in_its_name() -> None:
 
     assert path == "a (b)"
     assert status == (3, 5, 9, None, 1)
+
+
+def test_a_state_that_cannot_be_true_costs_itself() -> None:
+    lines: list[Line] = [
+        b'"a" (MESSAGES 3 UIDNEXT ' + b"9" * 30 + b")", b"nonsense", b"b (messages 4 mailboxid (F12) uidnext 9 )"
+    ]  # fmt: skip
+
+    assert list(read_status(lines)) == [("b", FolderStatus(4, 0, 9, None))]
+
+
+@pytest.mark.parametrize(
+    ("words", "appended"),
+    [
+        (b"[APPENDUID 38505 3955] done", AppendedUid(38505, 3955)),
+        (b"[APPENDUID 0 3955] done", None),
+        (b"[APPENDUID 38505 0] done", None),
+        (b"[APPENDUID 38505 99999999999] done", None),
+        (b"[APPENDUID 38505] done", None),
+        (b"done", None),
+    ],
+)
+def test_an_appenduid_that_cannot_be_true_is_none(words: bytes, appended: AppendedUid | None) -> None:
+    assert read_appended_uid([words]) == appended
 
 
 def test_the_state_of_a_folder_named_in_a_literal() -> None:
@@ -157,6 +291,8 @@ def test_the_state_of_a_folder_named_in_a_literal() -> None:
     [
         (b'INTERNALDATE "17-Jul-1996 02:44:25 -0700"', datetime(1996, 7, 17, 9, 44, 25, tzinfo=UTC)),
         (b'INTERNALDATE " 1-JAN-2026 00:00:00 +0000"', datetime(2026, 1, 1, tzinfo=UTC)),
+        (b'INTERNALDATE "2-Mar-2026 10:00:00 +0000"', datetime(2026, 3, 2, 10, tzinfo=UTC)),
+        (b'internaldate  "2-mar-2026  9:00:00 +01:00"', datetime(2026, 3, 2, 8, tzinfo=UTC)),
         (b'INTERNALDATE "31-Feb-2026 00:00:00 +0000"', None),
         (b'INTERNALDATE "01-Foo-2026 00:00:00 +0000"', None),
         (b'INTERNALDATE "01-Jan-0000 00:00:00 +0000"', None),
