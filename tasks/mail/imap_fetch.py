@@ -19,16 +19,26 @@ logger = logging.getLogger(__name__)
 
 _QUOTED = re.compile(rb'"((?:[^"\\]|\\.)*)"', re.DOTALL)
 _LABEL = re.compile(rb'"(?:[^"\\]|\\.)*"|[^\s"]+', re.DOTALL)
-# Words of the protocol are the same in any case (RFC 9051 section 9).
-_UID = re.compile(rb"\bUID +(\d+)", re.IGNORECASE)
-_FLAGS = re.compile(rb"\bFLAGS *\(([^)]*)\)", re.IGNORECASE)
-_GMAIL_LABELS = re.compile(rb"\bX-GM-LABELS *\(([^)]*)\)", re.IGNORECASE)
-_GMAIL_THREAD = re.compile(rb"\bX-GM-THRID +(\d+)", re.IGNORECASE)
-_SIZE = re.compile(rb"\bRFC822\.SIZE +(\d+)", re.IGNORECASE)
-_INTERNALDATE = re.compile(
-    rb'\bINTERNALDATE +" *(\d?\d)-([A-Za-z]{3})-(\d{4}) +(\d?\d):(\d\d):(\d\d) +([+-])(\d\d):?(\d\d) *"',
-    re.IGNORECASE,
+
+
+class _Item:
+    """A pattern whose words come in any case (RFC 9051 section 9); found fastest in capitals, the usual case."""
+
+    def __init__(self, pattern: bytes) -> None:
+        self._usual, self._any_case = re.compile(pattern), re.compile(pattern, re.IGNORECASE)
+
+    def search(self, text: bytes) -> re.Match[bytes] | None:
+        return self._usual.search(text) or self._any_case.search(text)
+
+
+_UID = _Item(rb"\bUID +(\d+)")
+_FLAGS = _Item(rb"\bFLAGS *\(([^)]*)\)")
+_SIZE = _Item(rb"\bRFC822\.SIZE +(\d+)")
+_INTERNALDATE = _Item(
+    rb'\bINTERNALDATE +" *(\d?\d)-([A-Za-z]{3})-(\d{4}) +(\d?\d):(\d\d):(\d\d) +([+-])(\d\d):?(\d\d) *"'
 )
+_GMAIL_LABELS = re.compile(rb"\bX-GM-LABELS \(([^)]*)\)")
+_GMAIL_THREAD = re.compile(rb"\bX-GM-THRID (\d+)")
 _BODY_QUOTED = re.compile(rb'\bBODY\[[^]]*\] +(?:NIL|"((?:[^"\\]|\\.)*)")', re.IGNORECASE | re.DOTALL)
 _NUMBER = re.compile(rb" *(\d+)")
 _ANNOUNCED = re.compile(rb"\{(\d+)\+?\}")
