@@ -8,7 +8,7 @@ import re
 from functools import lru_cache
 
 from tasks.mail.charset import storable
-from tasks.mail.headers import decode_8bit, decode_words, one_line
+from tasks.mail.headers import decode_raw, decode_words, one_line
 from tasks.mail.message import Address
 
 # `Name <local@domain>` and `local@domain`, alone or in a list, nothing in need of a second look.
@@ -39,24 +39,24 @@ def addresses(value: str, charset: str | None = None) -> tuple[Address, ...]:
 
 
 def _addresses(value: str, charset: str | None) -> tuple[Address, ...]:
-    value = decode_8bit(value, charset)
+    value = decode_raw(value, charset)
     found: list[Address] = []
     position = 0
     while match := _SIMPLE.match(value, position):
         quoted, phrase, in_angles, alone = match.groups()
-        found.append(_address(quoted or phrase or "", in_angles or alone))
+        found.append(_address(quoted or phrase or "", in_angles or alone, charset))
         position = match.end()
         if position >= len(value):
             return tuple(found)
-    return (*found, *_Scanner().scan(value[position:]))
+    return (*found, *_Scanner(charset).scan(value[position:]))
 
 
 _cached = lru_cache(maxsize=4096)(_addresses)
 
 
-def _address(name: str, address: str) -> Address:
+def _address(name: str, address: str, charset: str | None) -> Address:
     if "=?" in name:
-        name = decode_words(name)
+        name = decode_words(name, charset)
     if address[:1] == "'":
         address = address.strip("'")
     return Address(one_line(storable(name)), one_line(storable(address)))
@@ -65,7 +65,8 @@ def _address(name: str, address: str) -> Address:
 class _Scanner:
     """One pass over an address list that is not simple, with what has been read of the mailbox at hand."""
 
-    def __init__(self) -> None:
+    def __init__(self, charset: str | None) -> None:
+        self.charset = charset
         self.found: list[Address] = []
         # After one that is never closed, the next ones are taken for ordinary characters: nothing that follows
         # is swallowed, and the rest of the header is not searched again for each.
@@ -158,29 +159,29 @@ class _Scanner:
             name = _phrase(words) or _phrase(comments)
             address = _in_angles(angle)
             if name or address:
-                self.found.append(_address(name, address))
+                self.found.append(_address(name, address, self.charset))
             return
-        self.found.extend(_without_angles(words, comments))
+        self.found.extend(_without_angles(words, comments, self.charset))
 
 
-def _without_angles(words: list[str], comments: list[str]) -> list[Address]:
+def _without_angles(words: list[str], comments: list[str], charset: str | None) -> list[Address]:
     """`a@b (Name)`, `Name a@b`, `a@b c@d`, or words with no address among them."""
     found: list[Address] = []
     name: list[str] = []
     for word in words:
         if "@" in word and not _is_quoted(word):
-            found.append(_address(_phrase(name), word))
+            found.append(_address(_phrase(name), word, charset))
             name = []
         else:
             name.append(word)
     if found:
         if comments and not found[-1].name:
-            found[-1] = _address(_phrase(comments), found[-1].address)
+            found[-1] = _address(_phrase(comments), found[-1].address, charset)
         return found
     if len(words) == 1 and not _is_quoted(words[0]) and "=?" not in words[0]:
-        return [_address(_phrase(comments), words[0])]
+        return [_address(_phrase(comments), words[0], charset)]
     text = _phrase(words) or _phrase(comments)
-    return [_address(text, "")] if text else []
+    return [_address(text, "", charset)] if text else []
 
 
 def _is_quoted(word: str) -> bool:

@@ -9,7 +9,7 @@ import re
 from binascii import Error as BinasciiError
 from binascii import a2b_base64, a2b_qp
 
-from tasks.mail.charset import decode, storable
+from tasks.mail.charset import codec_for, decode, storable
 
 # From LF to LF, so that a run of CRs is looked at once only.
 _END_OF_HEADERS = re.compile(rb"\n\r*\n")
@@ -40,48 +40,47 @@ def split_headers(data: bytes, start: int, end: int) -> tuple[list[Field], int]:
 
 
 def decode_value(value: str, charset: str | None = None) -> str:
-    """A field body as text: encoded words decoded, 8-bit characters read as UTF-8, as `charset` or guessed."""
-    if not value.isascii():
-        value = decode_8bit(value, charset)
+    """A field body as text: encoded words decoded; raw characters beyond ASCII are in `charset`, the message's."""
+    value = decode_raw(value, charset)
     if "=?" in value:
-        value = decode_words(value)
+        value = decode_words(value, charset)
     return storable(value)
 
 
-def decode_8bit(value: str, charset: str | None) -> str:
-    """A field body that breaks RFC 5322 by holding bytes above 127; RFC 6532 makes them UTF-8."""
-    if value.isascii():
-        return value
-    data = value.encode("latin-1")
-    try:
-        return data.decode()
-    except UnicodeDecodeError:
-        return decode(data, charset, guess=charset is None)
+def has_raw(value: str) -> bool:
+    """Whether a field body breaks RFC 5322 by holding other characters than ASCII: 8-bit, or ISO-2022-JP."""
+    return not value.isascii() or "\x1b" in value
 
 
-def decode_words(text: str) -> str:
+def decode_raw(value: str, charset: str | None) -> str:
+    """A field body that may hold raw characters; RFC 6532 makes them UTF-8."""
+    return decode(value.encode("latin-1"), charset, guess=charset is None) if has_raw(value) else value
+
+
+def decode_words(text: str, charset: str | None = None) -> str:
     """RFC 2047 section 6.2, also inside quoted strings and next to other text, where many senders put them.
 
-    Neighbours in one charset are decoded together: senders cut a character in two.
+    Neighbours in one charset are decoded together: senders cut a character in two. A word whose charset nobody knows
+    is in `charset`, the message's.
     """
     out: list[str] = []
     run: list[bytes] = []
-    charset = ""
+    run_label = ""
     position = 0
     for match in _ENCODED_WORD.finditer(text):
         gap = text[position : match.start()]
         label = match[1].partition("*")[0].lower()
-        if run and (label != charset or not _is_space(gap)):
-            out.append(_run_text(run, charset))
+        if run and (label != run_label or not _is_space(gap)):
+            out.append(_run_text(run, run_label, charset))
             run.clear()
             out.append("" if _is_space(gap) else gap)
         elif not run:
             out.append(gap)
-        charset = label
+        run_label = label
         run.append(_word_bytes(match[2], match[3]))
         position = match.end()
     if run:
-        out.append(_run_text(run, charset))
+        out.append(_run_text(run, run_label, charset))
     out.append(text[position:])
     return "".join(out)
 
@@ -108,7 +107,9 @@ def _is_space(gap: str) -> bool:
     return not gap or gap.isspace()
 
 
-def _run_text(run: list[bytes], charset: str) -> str:
+def _run_text(run: list[bytes], label: str, charset: str | None) -> str:
+    if charset is None or codec_for(label) not in (None, "ascii"):
+        charset = label
     # A control character here is an attempt to add a header field, or a broken sender.
     return _CONTROLS.sub(" ", decode(b"".join(run), charset, guess=False))
 

@@ -7,11 +7,13 @@ the message for each level of nesting, and the levels are bounded.
 import re
 from binascii import Error as BinasciiError
 from binascii import a2b_qp, a2b_uu
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
-from tasks.mail.headers import Field, base64_bytes, decode_value, one_line, split_headers
-from tasks.mail.parameters import file_name, media_type, text_parameter, with_parameters
+from tasks.mail.charset import charset_of, codec_for
+from tasks.mail.headers import Field, base64_bytes, decode_value, has_raw, one_line, split_headers
+from tasks.mail.parameters import Parameters, file_name, media_type, text_parameter, with_parameters
 
 # A part nested more deeply, or beyond this many, stays in one piece as a file of its container.
 MAX_DEPTH = 64
@@ -39,15 +41,42 @@ class Part(NamedTuple):
     parts: list["Part"] | None
 
 
-def read(data: bytes) -> tuple[list[Field], Part]:
-    """The header fields of a message, unfolded but not decoded, and its tree of parts. Never raises."""
+def read(data: bytes) -> tuple[list[Field], Part, str | None]:
+    """The header fields of a message, unfolded but not decoded, its tree of parts, and the charset of what stands raw
+    in either where it should be encoded. Never raises.
+    """
     fields, body = split_headers(data, 0, len(data))
-    return fields, _Reader(data).entity(fields, body, len(data), "text/plain", 0)
+    reader = _Reader(data, "windows-1252")
+    root = reader.entity(fields, body, len(data), "text/plain", 0)
+    raw = "\n".join([*(value for _, value in fields), *reader.raw_names])
+    charset = charset_of(raw.encode("latin-1"), _declared_charset(root)) if has_raw(raw) else _declared_charset(root)
+    if reader.raw_names:
+        # A name may come before the text that says what it is in.
+        root = _Reader(data, charset).entity(fields, body, len(data), "text/plain", 0)
+    return fields, root, charset
+
+
+def _declared_charset(root: Part) -> str | None:
+    """The charset of the first text that names one beyond ASCII."""
+    texts = (part for part in _leaves(root) if part.charset and part.mime_type.startswith("text/"))
+    return next((part.charset for part in texts if codec_for(part.charset or "") not in (None, "ascii")), None)
+
+
+def _leaves(part: Part) -> Iterator[Part]:
+    waiting = [part]
+    while waiting:
+        part = waiting.pop()
+        if part.parts is None:
+            yield part
+        else:
+            waiting.extend(reversed(part.parts))
 
 
 class _Reader:
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, charset: str | None) -> None:
         self.data = data
+        self.charset = charset
+        self.raw_names: list[str] = []
         self.parts_left = MAX_PARTS
 
     def entity(self, fields: list[Field], body: int, end: int, default_type: str, depth: int) -> Part:
@@ -68,9 +97,9 @@ class _Reader:
         disposition, filename = "", None
         if "content-disposition" in content:
             disposition, named = with_parameters(content["content-disposition"])
-            filename = text_parameter(named, "filename")
+            filename = self._name(named, "filename")
         if filename is None and parameters:
-            filename = text_parameter(parameters, "name")
+            filename = self._name(parameters, "name")
         if media_type(value) is None:
             value = "application/octet-stream" if filename or disposition == "attachment" else "text/plain"
         return Part(
@@ -82,6 +111,12 @@ class _Reader:
             _decoded(self.data, body, end, encoding),
             None,
         )
+
+    def _name(self, parameters: Parameters, name: str) -> str | None:
+        text = text_parameter(parameters, name, self.charset)
+        if text and not text.isascii():
+            self.raw_names += filter(has_raw, parameters.values())
+        return text
 
     def _parts(self, value: str, boundary: str, body: int, end: int, depth: int) -> list[Part] | None:
         delimiter = boundary.rstrip(" \t").encode("latin-1") or self._guessed_boundary(body, end)

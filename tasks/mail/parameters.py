@@ -48,10 +48,13 @@ def media_type(value: str) -> str | None:
 
 
 def text_parameter(parameters: Parameters, name: str, charset: str | None = None) -> str | None:
-    """A parameter as text: RFC 2231 (charset, continuations) or RFC 2047 words, which many send here."""
+    """A parameter as text: RFC 2231 (charset, continuations), RFC 2047 words, which many send here, or raw.
+
+    What names no charset of its own is in `charset`, the message's.
+    """
     # With both forms, the one that can hold any character is the better (RFC 6266 section 4.3).
     if f"{name}*" in parameters:
-        return _extended(parameters[f"{name}*"])
+        return _extended(parameters[f"{name}*"], charset)
     if name in parameters:
         return decode_value(parameters[name], charset)
     if f"{name}*0" in parameters or f"{name}*0*" in parameters:
@@ -84,12 +87,12 @@ def _unquoted(text: str) -> str:
     return _QUOTED_PAIR.sub(r"\1", text) if '\\"' in text or "\\\\" in text else text
 
 
-def _extended(text: str) -> str:
-    charset, quote, rest = text.partition("'")
+def _extended(text: str, charset: str | None) -> str:
+    label, quote, rest = text.partition("'")
     _, second, encoded = rest.partition("'")
     if not (quote and second):
-        return decode(unquote_to_bytes(text.encode("latin-1")))
-    return decode(unquote_to_bytes(encoded.encode("latin-1")), charset or None)
+        return decode(unquote_to_bytes(text.encode("latin-1")), charset)
+    return decode(unquote_to_bytes(encoded.encode("latin-1")), label or charset)
 
 
 def _continued(parameters: Parameters, name: str, charset: str | None) -> str:

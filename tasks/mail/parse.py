@@ -9,11 +9,10 @@ import re
 from tasks.errors import MessageUnparsableError
 from tasks.mail.addresses import addresses
 from tasks.mail.bodies import bodies
-from tasks.mail.charset import codec_for, guess_charset
 from tasks.mail.fields import date, identifiers
-from tasks.mail.headers import Field, decode_value, one_line
+from tasks.mail.headers import decode_value, one_line
 from tasks.mail.message import Address, ParsedMessage
-from tasks.mail.mime import Part, read
+from tasks.mail.mime import read
 
 _MBOX_FROM = re.compile(rb">?From [^\r\n]{0,500}\d\d:\d\d[^\r\n]{0,500}\r?\n")
 _MAILBOX_FIELDS = ("from", "to", "cc", "bcc", "reply-to")
@@ -32,13 +31,13 @@ def parse(raw: bytes) -> ParsedMessage:
 
 
 def _parse(raw: bytes) -> ParsedMessage:
-    fields, root = read(without_envelope(raw))
-    charset = _header_charset(fields, root)
+    fields, root, charset = read(without_envelope(raw))
     names: dict[str, str] = {}
     headers: dict[str, list[str]] = {}
     mailboxes: dict[str, list[Address]] = {key: [] for key in _MAILBOX_FIELDS}
     for name, value in fields:
-        text = value if value.isascii() and "=?" not in value and "\0" not in value else decode_value(value, charset)
+        is_plain = value.isascii() and "=?" not in value and "\x1b" not in value and "\0" not in value
+        text = value if is_plain else decode_value(value, charset)
         key = name.lower()
         if key in names:
             headers[names[key]].append(text)
@@ -69,19 +68,6 @@ def _parse(raw: bytes) -> ParsedMessage:
         headers=headers,
         attachments=content.attachments,
     )
-
-
-def _header_charset(fields: list[Field], root: Part) -> str | None:
-    """What 8-bit characters in the header are where they are not UTF-8: the text's charset, or a guess for all."""
-    raw = "\n".join(value for _, value in fields)
-    if raw.isascii():
-        return None
-    part = root
-    while part.parts:
-        part = part.parts[0]
-    if part.charset and codec_for(part.charset) not in (None, "utf-8", "ascii"):
-        return part.charset
-    return guess_charset(raw.encode("latin-1")) or "windows-1252"
 
 
 def without_envelope(raw: bytes) -> bytes:

@@ -37,9 +37,10 @@ def test_codec_for(name: str, codec: str | None) -> None:
 
 
 def test_every_known_codec_decodes() -> None:
-    from tasks.mail.charset import _NAMES, _PYTHON_NAMES
+    from tasks.mail.charset.labels import _CODE_PAGES, _NAMES, _PYTHON_NAMES
 
-    for name in [*_NAMES, *_PYTHON_NAMES]:
+    for name in [*_NAMES, *_PYTHON_NAMES, *_CODE_PAGES]:
+        assert codec_for(name)
         assert isinstance(decode(b"a\xff\xfe\0\x80b", name), str)
 
 
