@@ -7,7 +7,8 @@ from typing import NamedTuple
 from urllib.parse import unquote
 
 from tasks.mail.charset import decode
-from tasks.mail.headers import decode_value, one_line, split_headers
+from tasks.mail.header_section import split_headers
+from tasks.mail.headers import decode_value, one_line
 from tasks.mail.html import sanitise
 from tasks.mail.message import Attachment
 from tasks.mail.mime import Part

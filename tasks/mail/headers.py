@@ -1,4 +1,4 @@
-"""The header section of a message or of a part: fields, unfolding, encoded words (RFC 5322 section 2.2, RFC 2047).
+"""What field bodies say: encoded words, 8-bit characters (RFC 2047, RFC 6532).
 
 Field bodies travel as latin-1 text, one character a byte, until `decode_value` makes real text of them: an
 address or a parameter must be taken apart before its encoded words are decoded, or a comma in a name would
@@ -11,32 +11,10 @@ from binascii import a2b_base64, a2b_qp
 
 from tasks.mail.charset import codec_for, decode, storable
 
-# From LF to LF, so that a run of CRs is looked at once only.
-_END_OF_HEADERS = re.compile(rb"\n\r*\n")
-_FOLD = re.compile(r"\n[ \t]+")
-_FIELD = re.compile(r"^([!-9;-~]+)[ \t]*:[ \t]*(.*)$", re.MULTILINE)
-_FIELD_OR_FOLD = re.compile(rb"[!-9;-~]+[ \t]*:|[ \t]")
 # Senders leave "?" unencoded in a Q word; how many are read is bounded, for the search to stay linear.
 _ENCODED_WORD = re.compile(r"=\?([^?\s]{0,60})\?([BbQq])\?([^?]*(?:\?(?!=)[^?]*){0,3})\?=")
 _NOT_BASE64 = re.compile(rb"[^A-Za-z0-9+/]")
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f]+")
-
-Field = tuple[str, str]
-
-
-def split_headers(data: bytes, start: int, end: int) -> tuple[list[Field], int]:
-    """The fields, unfolded but not decoded, of the entity at `data[start:end]`, and where its body starts."""
-    if data.startswith((b"\n", b"\r\n"), start, end):
-        return [], data.index(b"\n", start) + 1
-    if match := _END_OF_HEADERS.search(data, start, end):
-        stop, body = match.span()
-    else:
-        stop = body = end
-    fields = _fields(data[start:stop])
-    if fields is None:
-        stop, body, block = _well_formed_part(data, start, stop, body)
-        fields = _fields(block) or []
-    return fields, body
 
 
 def decode_value(value: str, charset: str | None = None) -> str:
@@ -117,36 +95,3 @@ def _run_text(run: list[bytes], label: str, charset: str | None) -> str:
 def _word_bytes(encoding: str, encoded: str) -> bytes:
     data = encoded.encode("utf-8", "replace")
     return a2b_qp(data, header=True) if encoding in "qQ" else base64_bytes(data)
-
-
-def _fields(block: bytes) -> list[Field] | None:
-    """The fields of a header block, or None where a line of it is no field."""
-    text = block.decode("latin-1").rstrip(" \t\r\n")
-    if "\r" in text:
-        text = text.replace("\r\n", "\n").replace("\r", " ")
-    if "\n " in text or "\n\t" in text:
-        text = _FOLD.sub(" ", text)
-    if " \n" in text or "\t\n" in text:
-        text = "\n".join(line.rstrip(" \t") for line in text.split("\n"))
-    fields = _FIELD.findall(text)
-    if len(fields) != text.count("\n") + 1 and text:
-        return None
-    return fields
-
-
-def _well_formed_part(data: bytes, start: int, stop: int, body: int) -> tuple[int, int, bytes]:
-    """Of a header block with lines that are no fields: where it ends, where the body starts, its good lines.
-
-    A bad line between fields is dropped. One that no field follows is where the body starts: somebody forgot
-    the empty line.
-    """
-    good: list[bytes] = []
-    position = start
-    while position < stop:
-        line_end = data.find(b"\n", position, stop) + 1 or stop
-        if _FIELD_OR_FOLD.match(data, position, line_end) and (good or data[position : position + 1] not in b" \t"):
-            good.append(data[position:line_end])
-        elif not good or not _FIELD_OR_FOLD.match(data, line_end, stop):
-            return position, position, b"".join(good)
-        position = line_end
-    return stop, body, b"".join(good)

@@ -10,7 +10,7 @@ from typing import Final
 
 import nh3
 
-from tasks.mail.html_limits import bounded
+from tasks.mail.html_limits import ATTRIBUTE, bounded
 
 # Shown to nobody, or only by running something.
 _DROPPED_WITH_CONTENT = {
@@ -50,6 +50,10 @@ _STYLES = {
         for aspect in ("", "-color", "-style", "-width")
     ),
 }
+# To an HTML parser their content is text, so that markup in it would be shown as source.
+_TEXT_ELEMENT = re.compile(
+    rf"<(/?)(?:noscript|textarea|(xmp|plaintext))(?=[\s/>])(?:{ATTRIBUTE})*+[\s/]*+>", re.IGNORECASE
+)
 _DATA_IMAGE = re.compile(r"data:image/(?:png|gif|jpe?g|webp|bmp|x-icon|avif);base64,", re.IGNORECASE)
 
 
@@ -58,6 +62,15 @@ def _only_images_as_data(tag: str, attribute: str, value: str) -> str | None:
     if value[:5].lower() != "data:" or attribute not in ("src", "href"):
         return value
     return value if tag == "img" and attribute == "src" and _DATA_IMAGE.match(value) else None
+
+
+def _without_text_elements(html: str) -> str:
+    """`html` with the content of <noscript>, <textarea>, <xmp> and <plaintext> as HTML, the latter two as <pre>.
+
+    Goes before the sanitiser, which sees what came of it. A blank takes a tag's place, so that what stood around
+    it does not become a tag of its own.
+    """
+    return _TEXT_ELEMENT.sub(lambda tag: f"<{tag[1]}pre>" if tag[2] else " ", html)
 
 
 def _cleaner(**options: object) -> nh3.Cleaner:
@@ -83,7 +96,11 @@ def sanitise(html: str) -> str:
     """
     cleaner = _CLEANER_WITH_DATA if "data:" in html or "DATA:" in html else _CLEANER
     try:
-        return cleaner.clean(bounded(html))
+        safe = cleaner.clean(bounded(html))
+        # Only escaped text can be somebody's source: to look for it here is cheaper than for elements in all HTML.
+        if ("&lt;" in safe or "&amp;" in safe) and _TEXT_ELEMENT.search(html):
+            safe = cleaner.clean(bounded(_without_text_elements(html)))
+        return safe
     except BaseException as error:
         # A panic in Rust is no Exception and would end the worker's task instead of this message.
         if type(error).__name__ != "PanicException":

@@ -21,16 +21,16 @@ _MAX_ATTRIBUTES: Final = 64
 _MAX_REFERENCES: Final = 50_000
 
 # The tokens of WHATWG HTML section 13.2.5. Possessive, so that nothing is looked at twice.
-_ATTRIBUTE = (
+ATTRIBUTE: Final = (
     r"[\s/]*+[^\s/>][^\s/>=]*+"
     r"(?:\s*+=\s*+(?:\"[^\"]*+(?:\"|\Z)|'[^']*+(?:'|\Z)|[^\s>\"'][^\s>]*+|(?=>)))?+"
 )
-_FIRST_ATTRIBUTES = re.compile(rf"(?:{_ATTRIBUTE}){{{_MAX_ATTRIBUTES}}}")
+_FIRST_ATTRIBUTES = re.compile(rf"(?:{ATTRIBUTE}){{{_MAX_ATTRIBUTES}}}")
 _TOKEN = re.compile(
     r"<!--.*?(?:-->|\Z)"
     r"|<(script|style|title|iframe|noembed|noframes|xmp)(?=[\s/>]).*?(?:</\1(?=[\s/>])[^>]*>|\Z)"
     r"|<(?:[!?]|/[^a-zA-Z])[^>]*>?"
-    rf"|<(?P<close>/?)(?P<name>[a-zA-Z][^\s/>]*+)(?P<attributes>(?:{_ATTRIBUTE})*+)[\s/]*+>?",
+    rf"|<(?P<close>/?)(?P<name>[a-zA-Z][^\s/>]*+)(?P<attributes>(?:{ATTRIBUTE})*+)[\s/]*+>?",
     re.DOTALL | re.IGNORECASE,
 )
 # Their content is text, whose end the tokens here would not see.

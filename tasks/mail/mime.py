@@ -12,7 +12,8 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from tasks.mail.charset import charset_of, codec_for
-from tasks.mail.headers import Field, base64_bytes, decode_value, has_raw, one_line, split_headers
+from tasks.mail.header_section import Field, split_headers
+from tasks.mail.headers import base64_bytes, decode_value, has_raw, one_line
 from tasks.mail.parameters import Parameters, file_name, media_type, text_parameter, with_parameters
 
 # A part nested more deeply, or beyond this many, stays in one piece as a file of its container.
@@ -24,6 +25,16 @@ _END_OF_DELIMITER = re.compile(rb"(--)?[ \t]*+(?:\r*+\n|\Z)")
 _SOFT_BREAK_WITH_SPACE = re.compile(rb"=[ \t]++(?=\r?\n)")
 _END_OF_TOKEN = re.compile(r"[;(\s]")
 _UUENCODE = frozenset({"x-uuencode", "uuencode", "x-uue", "uue"})
+# Lays out a multimedia message of a phone (MMS): pictures and texts, one after the other.
+_SMIL = frozenset({"application/smil", "application/smil+xml"})
+
+
+class _Segment(NamedTuple):
+    """What lies between two delimiter lines, and whether the second is a closing one."""
+
+    start: int
+    stop: int
+    closed: bool
 
 
 class Part(NamedTuple):
@@ -81,17 +92,13 @@ class _Reader:
 
     def entity(self, fields: list[Field], body: int, end: int, default_type: str, depth: int) -> Part:
         """The part with these header fields whose body is `data[body:end]`."""
-        content = {
-            name.lower(): value
-            for name, value in reversed(fields)
-            if name[0] in "Cc" and name[:8].lower() == "content-"
-        }
+        content = _content_fields(fields)
         encoding = content.get("content-transfer-encoding", "")
         value, parameters = with_parameters(content.get("content-type", default_type))
         if value.startswith("multipart/") and depth < MAX_DEPTH:
-            parts = self._parts(value, parameters.get("boundary", ""), body, end, depth)
+            parts = self._parts(value, parameters, body, end, depth)
             if parts is not None:
-                return Part(value, None, "", None, None, b"", parts)
+                return _container(value, parameters, parts)
             # Without its delimiters it is text (and so says RFC 2045 section 5.2 of what makes no sense).
             value = "text/plain"
         disposition, filename = "", None
@@ -118,22 +125,37 @@ class _Reader:
             self.raw_names += filter(has_raw, parameters.values())
         return text
 
-    def _parts(self, value: str, boundary: str, body: int, end: int, depth: int) -> list[Part] | None:
-        delimiter = boundary.rstrip(" \t").encode("latin-1") or self._guessed_boundary(body, end)
-        ranges = self._ranges(b"--" + delimiter, body, end) if delimiter else None
-        if ranges is None:
-            return None
+    def _parts(self, value: str, parameters: Parameters, body: int, end: int, depth: int) -> list[Part] | None:
+        boundary = parameters.get("boundary", "").rstrip(" \t")
+        delimiter = boundary.encode("latin-1") or self._guessed_boundary(body, end)
+        segments = self._segments(b"--" + delimiter, body, end) if delimiter else None
+        return self._collect(iter(segments), value, delimiter, depth) if segments is not None else None
+
+    def _collect(self, segments: Iterator[_Segment], value: str, delimiter: bytes, depth: int) -> list[Part]:
+        """The parts of a container of type `value`, of `segments` up to its closing delimiter.
+
+        A container inside it that uses the same boundary has its own parts and its own closing delimiter there;
+        what follows that is ours again.
+        """
         default_type = "message/rfc822" if value == "multipart/digest" else "text/plain"
-        parts = []
-        for start, stop in ranges:
-            fields, part_body = split_headers(self.data, start, stop)
-            parts.append(self.entity(fields, part_body, stop, default_type, depth + 1))
+        parts: list[Part] = []
+        for start, stop, closed in segments:
+            fields, body = split_headers(self.data, start, stop, of_part=True)
+            if self.data.find(delimiter, start, body) >= 0 and depth + 1 < MAX_DEPTH:
+                inner, parameters = with_parameters(_content_fields(fields).get("content-type", ""))
+                if inner.startswith("multipart/") and parameters.get("boundary", "").encode("latin-1") == delimiter:
+                    nested = [] if closed else self._collect(segments, inner, delimiter, depth + 1)
+                    parts.append(_container(inner, parameters, nested))
+                    continue
+            parts.append(self.entity(fields, body, stop, default_type, depth + 1))
+            if closed:
+                break
         return parts
 
-    def _ranges(self, delimiter: bytes, start: int, end: int) -> list[tuple[int, int]] | None:
-        """Where the parts between delimiter lines lie (RFC 2046 section 5.1.1), or None without such a line."""
+    def _segments(self, delimiter: bytes, start: int, end: int) -> list[_Segment] | None:
+        """What lies between delimiter lines (RFC 2046 section 5.1.1), or None without such a line."""
         data = self.data
-        ranges: list[tuple[int, int]] = []
+        segments: list[_Segment] = []
         opened: int | None = None
         seen = False
         position = start
@@ -145,20 +167,57 @@ class _Reader:
             if match is None:
                 continue
             seen = True
+            closes = match[1] is not None
             if opened is not None:
                 self.parts_left -= 1
-                ranges.append((opened, max(opened, _before_line_end(data, found))))
-            opened = None if match[1] else match.end()
-            if match[1]:
-                break
+                segments.append(_Segment(opened, max(opened, _before_line_end(data, found)), closes))
+            opened = None if closes else match.end()
         if opened is not None:
-            ranges.append((opened, end))
-        return ranges if seen else None
+            segments.append(_Segment(opened, end, False))
+        return segments if seen else None
 
     def _guessed_boundary(self, body: int, end: int) -> bytes:
         """The boundary that Content-Type forgot: of the first line that looks like a delimiter."""
         match = _SOME_BOUNDARY.search(self.data, max(0, body - 1), end)
         return match[1].rstrip() if match else b""
+
+
+def _content_fields(fields: list[Field]) -> dict[str, str]:
+    """The fields of MIME by lower-case name; of several the first."""
+    return {
+        name.lower(): value for name, value in reversed(fields) if name[0] in "Cc" and name[:8].lower() == "content-"
+    }
+
+
+def _container(value: str, parameters: Parameters, parts: list[Part]) -> Part:
+    """A container; the part that it is about is its first, wherever the sender put that."""
+    if any(part.mime_type in _SMIL for part in parts):
+        value = "multipart/mixed"
+        parts = [part._replace(filename=None) if _shows_text(part) else part for part in parts]
+        root = _root({}, parts)
+    else:
+        root = _root(parameters, parts) if value == "multipart/related" else 0
+    if root:
+        parts = [parts[root], *parts[:root], *parts[root + 1 :]]
+    return Part(value, None, "", None, None, b"", parts)
+
+
+def _root(parameters: Parameters, parts: list[Part]) -> int:
+    """Where the root of a multipart/related is (RFC 2387): at `start`, else the first of `type`, else of any text."""
+    start, kind = parameters.get("start", "").strip("<> "), parameters.get("type", "").lower()
+    texts = [number for number, part in enumerate(parts) if _shows_text(part)]
+    named = [number for number in texts if start and parts[number].content_id == start]
+    typed = [number for number in texts if kind and _shows_text(parts[number], kind)]
+    return next(iter(named or typed or texts), 0)
+
+
+def _shows_text(part: Part, kind: str = "") -> bool:
+    """Whether a mail program shows text of this part, or HTML; where `kind` is given, of that type."""
+    if part.parts is not None:
+        return part.mime_type == kind or any(_shows_text(child, kind) for child in part.parts)
+    if kind and part.mime_type != kind:
+        return False
+    return part.mime_type in ("text/plain", "text/html") and part.disposition != "attachment"
 
 
 def _before_line_end(data: bytes, position: int) -> int:

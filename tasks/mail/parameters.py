@@ -7,7 +7,16 @@ from urllib.parse import unquote_to_bytes
 from tasks.mail.charset import decode
 from tasks.mail.headers import decode_value, one_line
 
-_PARAMETER = re.compile(r';[ \t]*+([^\s=;"]++)[ \t]*+=[ \t]*+("(?:[^"\\]++|\\.)*+(?:"|\\?$)|[^;]*+)', re.DOTALL)
+# Many senders forget a semicolon: a name that is known begins a parameter after a blank or a comma, too.
+_KNOWN = (
+    r"(?:charset|boundary|name|filename|format|delsp|type|start|start-info|method|protocol|micalg|report-type|size"
+    r"|access-type|creation-date|modification-date|x-[a-z-]{1,40})(?:\*\d{1,3})?\*?[ \t]*=(?!\?)"
+)
+_PARAMETER = re.compile(
+    rf"(?:;|(?<=[\s,\"])(?={_KNOWN}))[ \t]*+([^\s=;\"]++)[ \t]*+=[ \t]*+"
+    rf'("(?:[^"\\]++|\\.)*+(?:"|\\?$)|(?:[^;\s,]++|[\s,]++(?!{_KNOWN}))*+)',
+    re.DOTALL | re.IGNORECASE,
+)
 _VALUE = re.compile(r"^[ \t]*+([^;]*+)")
 _QUOTED_PAIR = re.compile(r"\\(.)", re.DOTALL)
 _COMMENT = re.compile(r"\([^()]*\)")
@@ -35,7 +44,17 @@ def _with_parameters(field: str) -> tuple[str, Parameters]:
     parameters: Parameters = {}
     for name, text in _PARAMETER.findall(field):
         parameters.setdefault(name.lower(), _unquoted(text))
-    return value.strip(" \t").lower(), parameters
+    return _bare(value), parameters
+
+
+def _bare(value: str) -> str:
+    """The value alone: without blanks around its slash, quotes, or what follows where a semicolon was forgotten."""
+    value = value.strip(" \t").lower()
+    if " " in value or "\t" in value:
+        value, *others = value.split(maxsplit=3)
+        while others and (value.endswith("/") or others[0].startswith("/")):
+            value += others.pop(0)
+    return value.strip(",:\"'")
 
 
 # The values are shared: nobody writes to them.

@@ -14,7 +14,8 @@ from tasks.mail.headers import decode_value, one_line
 from tasks.mail.message import Address, ParsedMessage
 from tasks.mail.mime import read
 
-_MBOX_FROM = re.compile(rb">?From [^\r\n]{0,500}\d\d:\d\d[^\r\n]{0,500}\r?\n")
+# A line end where the first line that ends in LF has such a CR inside: who wrote that header knew no LF.
+_LONE_CR = re.compile(rb"\r(?!\r*\n)")
 _MAILBOX_FIELDS = ("from", "to", "cc", "bcc", "reply-to")
 _UTF8_BOM = b"\xef\xbb\xbf"
 
@@ -71,11 +72,11 @@ def _parse(raw: bytes) -> ParsedMessage:
 
 
 def without_envelope(raw: bytes) -> bytes:
-    """`raw` without what mailbox files and editors put before a message, and with line ends of one kind."""
+    """`raw` without what editors put before a message, and with line ends that a header can be read by."""
     if raw.startswith(_UTF8_BOM):
         raw = raw[len(_UTF8_BOM) :]
-    if raw.startswith((b"From ", b">From ")) and (match := _MBOX_FROM.match(raw)):
-        raw = raw[match.end() :]
-    if b"\n" not in raw and b"\r" in raw:
-        raw = raw.replace(b"\r", b"\n")
+    first_line_end = raw.find(b"\n")
+    first_cr = raw.find(b"\r", 0, first_line_end) if first_line_end >= 0 else raw.find(b"\r")
+    if first_cr >= 0 and _LONE_CR.match(raw, first_cr):
+        raw = _LONE_CR.sub(b"\n", raw)
     return raw

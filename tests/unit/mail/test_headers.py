@@ -1,34 +1,6 @@
 import pytest
 
-from tasks.mail.headers import base64_bytes, decode_value, one_line, split_headers
-
-
-@pytest.mark.parametrize(
-    ("data", "fields", "body"),
-    [
-        (b"", [], b""),
-        (b"\r\nx", [], b"x"),
-        (b"A: 1\r\n\r\nx", [("A", "1")], b"x"),
-        (b"A: 1\n\nx", [("A", "1")], b"x"),
-        (b"A: 1", [("A", "1")], b""),
-        (b"A:1\r\n 2\r\n\t 3\r\nB:\r\n\r\n", [("A", "1 2 3"), ("B", "")], b""),
-        (b"A: 1\r\n \r\nB: 2\r\n\r\nx", [("A", "1"), ("B", "2")], b"x"),
-        (b"A \t: 1 \r\n\r\n", [("A", "1")], b""),
-        (b"A: 1\rB: 2\r\n\r\n", [("A", "1 B: 2")], b""),
-        (b" folded first\r\nA: 1\r\n\r\nx", [], b" folded first\r\nA: 1\r\n\r\nx"),
-        (b"A: 1\r\njunk\r\nB: 2\r\n\r\nx", [("A", "1"), ("B", "2")], b"x"),
-        (b"A: 1\r\njunk\r\njunk\r\nB: 2\r\n\r\nx", [("A", "1")], b"junk\r\njunk\r\nB: 2\r\n\r\nx"),
-        (b"caf\xe9: 1\r\n\r\nx", [], b"caf\xe9: 1\r\n\r\nx"),
-    ],
-)
-def test_split_headers(data: bytes, fields: list[tuple[str, str]], body: bytes) -> None:
-    found, start = split_headers(data, 0, len(data))
-    assert (found, data[start:]) == (fields, body)
-
-
-def test_split_headers_stays_within_its_part() -> None:
-    data = b"\n\nA: 1\n\nx\n\n"
-    assert split_headers(data, 2, 6) == ([("A", "1")], 6)
+from tasks.mail.headers import base64_bytes, decode_value, one_line
 
 
 @pytest.mark.parametrize(

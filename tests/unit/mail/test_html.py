@@ -1,5 +1,7 @@
 """Beside the fixtures html_*.eml."""
 
+import re
+
 import pytest
 
 from tasks.mail import html
@@ -30,6 +32,22 @@ from tasks.mail.html import sanitise
         ("<b>unclosed", "<b>unclosed</b>"),
         ("&lt;script&gt;", "&lt;script&gt;"),
         ("<o:p>x</o:p>", "x"),
+        ("<p>a</p><noscript><p>Open <b>me</b></p></noscript>", "<p>a</p> <p>Open <b>me</b></p> "),
+        ("<NOSCRIPT\n>a &amp; <b>b</b>", " a &amp; <b>b</b>"),
+        ('<textarea title="a>b" c"d>e<i>f</i></textarea>g', " e<i>f</i> g"),
+        ("<xmp>a\n<b>b</b></xmp>c", "<pre>a\n<b>b</b></pre>c"),
+        ("<plaintext>a\n<b>b</b>", "<pre>a\n<b>b</b></pre>"),
+        ("<xmp>a &nbsp; b</xmp>", "<pre>a &nbsp; b</pre>"),
+        ("<noembed><b>x</b></noembed><noframes><b>x</b></noframes><iframe><b>x</b></iframe>y", "y"),
+        ("<title><b>x</b></title><math><mi><xmp><b>x</b></xmp></mi></math>y", "y"),
+        ("<nosc<noscript>ript>&lt;<b>x</b>", "&lt;<b>x</b>"),
+        ("&lt;<scr<noscript>ipt>x</scr</noscript>ipt>", "&lt;x"),
+        (
+            '&lt;<noscript><p title="</noscript><img src=x onerror=y>">',
+            '&lt; <p title=" &lt;img src=x onerror=y&gt;"></p>',
+        ),
+        ("&lt;<style><noscript></style><img src=x onerror=y></noscript>", "&lt;<img> "),
+        ("&lt;<textarea><noscript></textarea><img src=x onerror=y></noscript>", "&lt;   <img> "),
     ],
 )
 def test_sanitise(unsafe: str, safe: str) -> None:
@@ -47,3 +65,21 @@ def test_panic_of_the_sanitiser_is_an_error_of_the_message(monkeypatch: pytest.M
     monkeypatch.setattr(html, "_CLEANER", Cleaner())
     with pytest.raises(ValueError, match="panicked"):
         sanitise("x")
+
+
+@pytest.mark.parametrize(
+    "element",
+    ["noscript", "textarea", "xmp", "plaintext", "noembed", "noframes", "iframe", "title", "style", "script"],
+)
+@pytest.mark.parametrize(
+    "inside", ["{}", "<table>{}</table>", "<svg>{}</svg>", "<math><mi>{}</mi></math>", "<p title='{}'>", "<!--{}-->x"]
+)
+def test_no_element_shows_source_or_hides_a_script(element: str, inside: str) -> None:
+    content = "<b>me</b><img src=x onerror=alert(1)><script>alert(1)</script>"
+    for end in ("", f"</{element}>"):
+        html = sanitise("&lt;" + inside.format(f"<{element}>{content}{end}after"))
+        # What a browser makes of what came out is what was meant.
+        assert sanitise(html) == html
+        assert "<script" not in html
+        text = re.sub(r"<[^>]*>", "", re.sub(r'"[^"]*"', "", html))
+        assert "onerror" not in text

@@ -16,13 +16,26 @@ Leaf = tuple[str, bytes | None]
 DIFFERENCES = {
     "base64_in_capitals_with_comment": "the library looks for the bare word base64",
     "boundary_never_used": "the library keeps the type of a multipart that has no parts",
+    "boundary_shared_by_three": "the library ends the outer multipart where the inner one ends",
+    "boundary_shared_with_inner": "so too",
     "boundary_parameter_missing": "the library does not look for the boundary",
     "content_type_with_comment": "the library takes the comment for the subtype",
+    "content_type_without_semicolon": "the library reads no type and no parameters",
     "content_type_without_subtype": "a named file of no type is no text",
+    "header_empty_line_first": "the library takes the header for text",
+    "header_envelopes_inside": "the library ends the header at the first line that is no field",
+    "header_first_field_indented": "the library drops the field",
+    "header_gateway_note_first": "the library takes the header for text",
     "header_line_without_colon": "the library ends the header at the first line that is no field",
     "header_space_before_colon": "so too; RFC 5322 section 4.5 allows the space",
+    "header_unfolded_lines": "so too",
     "line_ends_cr_cr_lf": "so too; the library counts two line ends",
+    "multimedia_message": "ours puts the part first that a multipart/related is about",
+    "part_header_after_note": "the library ends the header at the first line that is no field",
     "quoted_printable_broken": "the library keeps a soft line break that a gateway added spaces to",
+    "related_root_at_start_parameter": "ours puts the part first that a multipart/related is about",
+    "related_root_by_type": "so too",
+    "related_root_last": "so too",
 }
 
 
@@ -73,6 +86,24 @@ def test_last_of_too_many_parts_holds_the_rest() -> None:
     assert part.parts is not None
     assert len(part.parts) == MAX_PARTS + 1
     assert part.parts[-1].content.count(b"--b") == 4
+
+
+def test_containers_with_one_boundary_are_bounded_in_depth_and_lose_nothing() -> None:
+    header = b"Content-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\n"
+    part = read(header * 1000 + b"\r\nend\r\n--b--\r\n")[1]
+    levels = 0
+    while part.parts and len(part.parts) == 1:
+        part = part.parts[0]
+        levels += 1
+    assert levels == MAX_DEPTH - 1
+    assert part.parts is not None
+    assert part.parts[-1].content == b"end"
+
+
+def test_part_after_an_inner_container_without_parts() -> None:
+    inner = b"Content-Type: multipart/mixed; boundary=b\r\n\r\n"
+    part = read(inner + b"--b\r\n" + inner + b"--b--\r\n--b\r\n\r\nx\r\n--b--\r\n\r\n--b\r\n\r\nepilogue\r\n")[1]
+    assert [(child.parts, child.content) for child in part.parts or ()] == [([], b""), (None, b"x")]
 
 
 def test_uuencoded_line_with_junk_at_its_end() -> None:

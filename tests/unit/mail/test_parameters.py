@@ -17,6 +17,18 @@ from tasks.mail.parameters import file_name, media_type, text_parameter, with_pa
         ('a/b; c="never closed', "a/b", {"c": "never closed"}),
         ("a/b; c=1; c=2", "a/b", {"c": "1"}),
         ("a/b (x); ; =; c", "a/b", {}),
+        ('a/b name="c d.pdf"', "a/b", {"name": "c d.pdf"}),
+        ("a/b\tcharset=utf-8 format=flowed", "a/b", {"charset": "utf-8", "format": "flowed"}),
+        ('a/b; charset="utf-8" boundary="c; d"', "a/b", {"charset": "utf-8", "boundary": "c; d"}),
+        ('a/b; charset="utf-8"boundary=c', "a/b", {"charset": "utf-8", "boundary": "c"}),
+        ("a/b, charset=utf-8, format=flowed", "a/b", {"charset": "utf-8", "format": "flowed"}),
+        ("a/b name*0=c name*1=d", "a/b", {"name*0": "c", "name*1": "d"}),
+        ("attachment filename=my report.pdf size=12", "attachment", {"filename": "my report.pdf", "size": "12"}),
+        ('a/b; name="c size=1.pdf"', "a/b", {"name": "c size=1.pdf"}),
+        ("a/b; name=c x=1.pdf", "a/b", {"name": "c x=1.pdf"}),
+        ("a/b; name==?utf-8?q?c?=", "a/b", {"name": "=?utf-8?q?c?="}),
+        ("a/b (charset=c) charset=d", "a/b", {"charset": "d"}),
+        ('"Text / HTML"; charset = utf-8', "text/html", {"charset": "utf-8"}),
     ],
 )
 def test_with_parameters(field: str, value: str, parameters: dict[str, str]) -> None:

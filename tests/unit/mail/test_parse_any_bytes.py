@@ -75,12 +75,22 @@ HOSTILE: dict[str, Callable[[int], bytes]] = {
         b"Content-Type: multipart/mixed; boundary=b%d\r\n\r\n--b%d\r\n" % (i, i) for i in range(n)
     ),
     "multiparts with one boundary": lambda n: b"Content-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\n" * n,
+    "multiparts with one boundary, closed": lambda n: (
+        b"Content-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\n" * n + b"--b--\r\n" * n
+    ),
+    "parts without header": lambda n: b"Content-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\n" + b"x\r\n" * n,
     "parts": lambda n: b"Content-Type: multipart/mixed; boundary=b\r\n\r\n" + b"--b\r\n\r\nx\r\n" * n,
     "nearly delimiters": lambda n: b"Content-Type: multipart/mixed; boundary=b\r\n\r\n" + b"--bb\r\n" * n,
     "header fields": lambda n: b"".join(b"A%d: b\r\n" % i for i in range(n)),
     "header fields of one name": lambda n: b"To: a@b, c@d\r\n" * n,
     "8-bit header fields": lambda n: b"A: caf\xe9 \x81\r\n" * n,
-    "lines without colon": lambda n: b"A: b\r\n" + b"junk\r\nB: c\r\n" * n,
+    "lines without colon": lambda n: b"A: b\r\n" + b"junk\r\nX-B: c\r\n" * n,
+    "lines without colon only": lambda n: b"A: b\r\n" + b"junk\r\n" * n,
+    "lines without colon first": lambda n: b"junk\r\n" * n + b"To: b\r\n",
+    "lines of spaces in the header": lambda n: b"A: b\r\n" + b" \r\n\tc\r\n" * n,
+    "lines of spaces in the header and its end": lambda n: b"A: b\r\n" + b" \r\n\tc\r\n" * n + b"\r\n",
+    "empty lines first": lambda n: b"\r\n" * n + b"From: b\r\n" * n,
+    "carriage returns in a field": lambda n: b"A: b\r\nA: " + b"\rTo: b" * n + b"\r" * n + b"c\r\n\r\n",
     "folds": lambda n: b"A: b\r\n" + b" c\r\n" * n,
     "carriage returns": lambda n: b"A: b" + b"\r" * n + b"\n\n" + b"\r" * n,
     "spaces": lambda n: b"To: a" + b" " * n + b"b\r\nSubject: a" + b" " * n + b"b\r\n\r\n",
@@ -88,6 +98,10 @@ HOSTILE: dict[str, Callable[[int], bytes]] = {
         b"Content-Type: a" + b" " * n + b"(;" + b" " * n + b"b" + b" " * n + b"\r\n\r\n"
     ),
     "parameters": lambda n: b"Content-Type: a/b" + b";a=b" * n + b"\r\n\r\n",
+    "parameters without semicolons": lambda n: (
+        b"Content-Type: a/b" + b" name=b" * n + b" charset   " * n + b"\r\n\r\n"
+    ),
+    "blanks in parameters": lambda n: b"Content-Type: a/b; name=" + b", " * n + b"x-" + b"a" * n + b"\r\n\r\n",
     "continuations": lambda n: (
         b"Content-Type: a/b" + b"".join(b"; name*%d*=%%41" % i for i in range(n)) + b"\r\n\r\n"
     ),
@@ -118,6 +132,8 @@ HOSTILE: dict[str, Callable[[int], bytes]] = {
     "HTML less-than signs": lambda n: HTML + b"<" * n,
     "HTML comments never closed": lambda n: HTML + b"<!--" * n,
     "HTML titles never closed": lambda n: HTML + b"<title>" * n,
+    "HTML text elements": lambda n: HTML + b"<noscript>&lt;" * n,
+    "HTML text elements never closed": lambda n: HTML + b"<xmp a='&lt;" * n,
     "HTML images as data": lambda n: HTML + b"<img src='data:image/png;base64,AAAA'>" * n,
 }
 
