@@ -95,6 +95,13 @@ class NotFoundError(PermanentError):
     code = "not_found"
 
 
+class AnotherMessageError(PermanentError):
+    """The mail server has another message where the one to be deleted should be; it was left alone, and the one to be
+    deleted was not found elsewhere."""
+
+    code = "another_message"
+
+
 class AuthenticationFailedError(PermanentError):
     """The mail server refuses the user name or password; the account is paused until `./manage.sh account password`
     stores another or `./manage.sh account test` succeeds."""

@@ -6,6 +6,7 @@ A server that cannot be had skips the tests that need it on a laptop, with the r
 import itertools
 import os
 from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import psycopg2
 import pytest
@@ -21,12 +22,16 @@ from tasks.engine.run import Tally
 from tasks.storage import session
 from tasks.storage.accounts import Account, NewAccount, add_account, find_account
 from tasks.storage.migrate import upgrade
+from tests.support.courier import Courier
+from tests.support.cyrus import Cyrus
 from tests.support.mailbox import Mailbox
 
 MAIL_PASSWORD = 'sample: a password with @:/#%$ " in it'
 TENANT, USER = "tenant-1", "user-1"
 
 _numbers = itertools.count(1)
+
+S = TypeVar("S", Cyrus, Courier)
 
 
 def unavailable(reason: str) -> None:
@@ -62,6 +67,35 @@ def dovecot(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dovecot]:
         unavailable(str(error))
     yield server
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def cyrus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cyrus]:
+    """Cyrus without encryption; every user name has a mailbox of its own."""
+    yield from _running(Cyrus(tmp_path_factory.mktemp("cyrus"), MAIL_PASSWORD))
+
+
+@pytest.fixture(scope="session")
+def cyrus_without_ids(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cyrus]:
+    """Cyrus as it was before folders had a MAILBOXID."""
+    yield from _running(Cyrus(tmp_path_factory.mktemp("cyrus"), MAIL_PASSWORD, hidden="OBJECTID"))
+
+
+@pytest.fixture(scope="session")
+def courier(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Courier]:
+    """Courier without encryption; every user name has a mailbox of its own."""
+    yield from _running(Courier(tmp_path_factory.mktemp("courier") / "mail", MAIL_PASSWORD))
+
+
+def _running(server: S) -> Iterator[S]:
+    try:
+        server.start()
+    except StackError as error:
+        unavailable(str(error))
+    try:
+        yield server
+    finally:
+        server.stop()
 
 
 @pytest.fixture
@@ -127,6 +161,20 @@ def as_superuser(server: PostgresServer, *statements: str) -> None:
 def mailbox(dovecot: Dovecot) -> Mailbox:
     """An empty mailbox."""
     return Mailbox(dovecot.host, dovecot.port, f"user{next(_numbers)}", MAIL_PASSWORD)
+
+
+@pytest.fixture(params=["dovecot", "cyrus", "cyrus_without_ids", "courier"])
+def any_mailbox(request: pytest.FixtureRequest) -> Mailbox:
+    """An empty mailbox on each kind of server."""
+    server = request.getfixturevalue(request.param)
+    above = "INBOX." if request.param == "courier" else ""
+    return Mailbox(server.host, server.port, f"user{next(_numbers)}", MAIL_PASSWORD, above=above)
+
+
+@pytest.fixture
+def any_account(database: Database, any_mailbox: Mailbox) -> Account:  # the account lives in it
+    """That mailbox as an account of TENANT and USER."""
+    return register(any_mailbox)
 
 
 @pytest.fixture

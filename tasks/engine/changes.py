@@ -1,14 +1,16 @@
 """What happened on the server to messages we have: flags, removals, new numbers."""
 
 import logging
+import time
 from collections.abc import Iterable
 from itertools import islice
+from typing import Any
 
-from tasks.engine.envelopes import fetch_envelopes
+from tasks.engine.envelopes import envelope_of, in_parts, other_messages
 from tasks.engine.run import FolderTally, Run
 from tasks.mail.flags import Flags, read_flags
 from tasks.mail.imap import ImapConnection
-from tasks.mail.imap_fetch import FetchedFlags
+from tasks.mail.imap_fetch import FetchedEnvelope, FetchedFlags
 from tasks.mail.imap_responses import FolderStatus
 from tasks.mail.uidset import UidSet
 from tasks.storage import changes
@@ -72,28 +74,44 @@ def compare_uids(run: Run, imap: ImapConnection, folder: Folder, opened: FolderS
     return present
 
 
+def has_other_messages(run: Run, imap: ImapConnection, folder: Folder, present: UidSet, tally: FolderTally) -> bool:
+    """Compare what identifies each message we have, and its flags; whether another message has the UID of one."""
+    with tenant_transaction(run.account.tenant_id) as connection:
+        stored = changes.stored_uids(connection, run.account, folder, present)
+    for fetched in in_parts(imap, stored, _ENVELOPES_PER_REQUEST):
+        if other_messages(run, folder, map(envelope_of, fetched)):
+            return True
+        with run.transaction() as connection:
+            tally.updated += changes.update_flags(connection, run.account, folder, _states(folder, fetched))
+    return False
+
+
 def renumber(run: Run, imap: ImapConnection, folder: Folder, opened: FolderStatus, tally: FolderTally) -> Folder:
-    """UIDVALIDITY changed: match what we have with the new UIDs by Message-ID, size and date.
+    """UIDVALIDITY changed, or UIDs are other messages': match what we have by Message-ID, size and date.
 
     No body is downloaded again. What the server has no more is removed; what is new will be found missing.
     """
-    remaining = imap.search(1, opened).uids()
+    state: dict[str, Any] = {"uidvalidity": opened.uidvalidity, "uidnext": 1, "highestmodseq": None}
+    state |= {"mailbox_id": opened.mailbox_id, "suspect_uid": None, "suspect_attempts": 0}
+    uids = imap.search(1, opened)
+    others: list[int] = []
     with tenant_transaction(run.account.tenant_id) as connection:
         changes.begin_renumbering(connection)
-        while uids := list(islice(remaining, _ENVELOPES_PER_REQUEST)):
-            changes.add_envelopes(connection, list(fetch_envelopes(imap, UidSet.of(uids))))
+        for fetched in in_parts(imap, uids, _ENVELOPES_PER_REQUEST):
+            envelopes = list(map(envelope_of, fetched))
+            changes.add_envelopes(connection, envelopes)
+            if folder.uidvalidity == opened.uidvalidity:
+                others += other_messages(run, folder, envelopes)
             run.keep_lease()
-        _, removed = changes.finish_renumbering(connection, run.account, folder, opened.uidvalidity)
-        state = {"uidvalidity": opened.uidvalidity, "uidnext": 1, "highestmodseq": None}
-        change_folder(connection, run.account, folder.id, {**state, "suspect_uid": None, "suspect_attempts": 0})
+        changes.set_apart(connection, run.account, folder, others)
+        tally.deleted += changes.finish_renumbering(connection, run.account, folder, opened.uidvalidity)
+        changes.forget_quarantined(connection, run.account, folder, time.time())
+        change_folder(connection, run.account, folder.id, state)
         run.confirm_lease(connection)
-    tally.deleted += removed
-    return folder._replace(
-        uidvalidity=opened.uidvalidity, uidnext=1, highestmodseq=None, suspect_uid=None, suspect_attempts=0
-    )
+    return folder._replace(**state)
 
 
-def _states(folder: Folder, fetched: Iterable[FetchedFlags]) -> list[tuple[int, Flags]]:
+def _states(folder: Folder, fetched: Iterable[FetchedFlags | FetchedEnvelope]) -> list[tuple[int, Flags]]:
     # By UID, so that a message the server tells of twice is set once.
     by_uid = {flags.uid: read_flags(flags.flags, folder.type) for flags in fetched}
     return list(by_uid.items())

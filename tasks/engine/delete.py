@@ -24,7 +24,7 @@ from tasks.engine.delete_imap import ImapDeletion
 from tasks.engine.lease import leased_run
 from tasks.engine.maildrop import identify
 from tasks.engine.run import Progress, Run
-from tasks.errors import EmailError, NotFoundError, ProtocolError, TooSlowError, TransientError
+from tasks.errors import AnotherMessageError, EmailError, NotFoundError, ProtocolError, TooSlowError, TransientError
 from tasks.settings import get_settings
 from tasks.storage.accounts import get_account
 from tasks.storage.deletions import (
@@ -125,16 +125,23 @@ def _found(request: DeleteRequest, task_key: str, task_id: str) -> list[Doomed]:
         known = {*present, *noted_messages(connection, request.tenant_id, keys, remembered_days)}
         strange = [email_id for email_id in dict.fromkeys(request.email_ids) if email_id not in known]
         if strange:
-            more = f" and {len(strange) - _NAMED} more" if len(strange) > _NAMED else ""
-            raise NotFoundError(f"message {', '.join(strange[:_NAMED])}{more}; nothing was deleted")
+            raise NotFoundError(f"{_named(strange)}; nothing was deleted")
         note_messages(connection, request.tenant_id, keys, present)
     return found
+
+
+def _named(ids: list[str]) -> str:
+    more = f" and {len(ids) - _NAMED} more" if len(ids) > _NAMED else ""
+    return f"message {', '.join(ids[:_NAMED])}{more}"
 
 
 def _delete_from_imap(run: Run, messages: list[Doomed], permanent: bool) -> int:
     with connected(run.account) as imap:
         deletion = ImapDeletion(run, imap)
-        return deletion.remove(messages) if permanent else deletion.move_to_trash(messages)
+        marked = deletion.remove(messages) if permanent else deletion.move_to_trash(messages)
+    if deletion.left:
+        raise AnotherMessageError(_named([message.id for message in deletion.left]))
+    return marked
 
 
 def _delete_from_pop3(run: Run, messages: list[Doomed], permanent: bool) -> int:

@@ -3,10 +3,11 @@
 from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby
 from operator import attrgetter
+from typing import NamedTuple
 
-from tasks.engine.envelopes import fetch_envelopes
-from tasks.engine.folder import sync_folder
-from tasks.engine.mailbox import make_folder, reconcile
+from tasks.engine.envelopes import fetch_envelopes, is_same
+from tasks.engine.folder import is_another
+from tasks.engine.mailbox import find_again, make_folder, reconcile
 from tasks.engine.run import Run
 from tasks.errors import NoTrashError
 from tasks.mail import imap_removal
@@ -17,7 +18,7 @@ from tasks.mail.imap_responses import FolderStatus
 from tasks.mail.imap_session import FetchRefusedError
 from tasks.mail.uidset import UidSet
 from tasks.settings import get_settings
-from tasks.storage.changes import missing_uids
+from tasks.storage.changes import Envelope, missing_uids
 from tasks.storage.deletions import (
     Doomed,
     filed_uids,
@@ -37,13 +38,26 @@ _NEW_TRASH = "Trash"
 _LAST_STOPS = ("trash", "spam")
 
 
+class _Opened(NamedTuple):
+    """A folder that is open, the messages to delete in it, and those of them that were there a moment ago."""
+
+    folder: Folder
+    batch: list[Doomed]
+    there: list[Doomed]
+
+
 class ImapDeletion:
-    """Deletes messages of one account. Each method gives the number of messages that could only be marked."""
+    """Deletes messages of one account. Each method gives the number of messages that could only be marked.
+
+    Right before anything is done to a message, what the server has under its UID is compared with it. Where that is
+    another message, the folder is looked for and all its messages are compared; what is another one still is `left`.
+    """
 
     def __init__(self, run: Run, imap: ImapConnection) -> None:
         self._run, self._imap = run, imap
         self._trash: Folder | None = None
         self._is_last_stop = True
+        self.left: list[Doomed] = []
 
     def move_to_trash(self, messages: list[Doomed], *, is_last_stop: bool = True) -> int:
         """Into the account's Trash, which is made if there is none. Raises NoTrashError where it cannot be made.
@@ -100,15 +114,18 @@ class ImapDeletion:
     def _move(self, folder: Folder, batch: list[Doomed], trash: Folder) -> int:
         moved = Moved(None, {})
         try:
-            batch = self._opened(folder, batch)
+            folder, batch, there = self._opened(folder, batch)
+            trash = self._by_its_path_now(trash)
             if imap_removal.can_move(self._imap):
-                moved = imap_removal.move(self._imap, _uids(batch), trash.path)
+                moved = imap_removal.move(self._imap, _uids(there), trash.path)
             else:
-                moved = self._copy(folder, batch, trash)
-                imap_removal.mark_deleted(self._imap, _uids(batch))
+                copied = self._recognised(there, trash, with_stored=True)
+                folder, batch, there = self._opened(folder, batch)
+                moved = self._copy(there, copied, trash)
+                imap_removal.mark_deleted(self._imap, _uids(there))
                 if not imap_removal.can_remove(self._imap):
                     return self._mark(batch)
-                imap_removal.remove(self._imap, _uids(batch))
+                imap_removal.remove(self._imap, _uids(there))
         except FolderGoneError:
             pass  # with its messages; they may be in Trash
         places = self._places(batch, moved, trash)
@@ -123,11 +140,11 @@ class ImapDeletion:
 
     def _remove(self, folder: Folder, batch: list[Doomed]) -> int:
         try:
-            batch = self._opened(folder, batch)
-            imap_removal.mark_deleted(self._imap, _uids(batch))
+            _, batch, there = self._opened(folder, batch)
+            imap_removal.mark_deleted(self._imap, _uids(there))
             if not imap_removal.can_remove(self._imap):
                 return self._mark(batch)
-            imap_removal.remove(self._imap, _uids(batch))
+            imap_removal.remove(self._imap, _uids(there))
         except FolderGoneError:
             pass  # with its messages
         with self._run.transaction(durable=True) as connection:
@@ -139,16 +156,14 @@ class ImapDeletion:
             mark_messages(connection, self._run.account, [message.id for message in batch])
         return len(batch)
 
-    def _copy(self, folder: Folder, batch: list[Doomed], trash: Folder) -> Moved:
+    def _copy(self, batch: list[Doomed], copied: Moved, trash: Folder) -> Moved:
         """Copy what an earlier run, which did not remove the originals, has not copied already."""
-        copied = self._recognised(batch, trash, with_stored=True)
-        self._imap.select(folder.path, writable=True)
         rest = [message for message in batch if message.imap_uid not in copied.uids]
         fresh = imap_removal.copy(self._imap, _uids(rest), trash.path)
         return Moved(fresh.uidvalidity or copied.uidvalidity, copied.uids | fresh.uids)
 
-    def _opened(self, folder: Folder, batch: list[Doomed]) -> list[Doomed]:
-        """The batch by the UIDs that its messages have now. Raises FolderGoneError."""
+    def _opened(self, folder: Folder, batch: list[Doomed]) -> _Opened:
+        """The folder, and the batch by the UIDs that its messages have now. Raises FolderGoneError."""
         try:
             opened = self._imap.select(folder.path, writable=True)
         except FetchRefusedError as error:
@@ -156,12 +171,23 @@ class ImapDeletion:
             if folder.path in {listed.path for listed in self._imap.list_folders()[0]}:
                 raise
             raise FolderGoneError(folder.name) from error
-        if opened.uidvalidity == folder.uidvalidity:
-            return batch
-        # The server numbers the folder anew, and other messages may have these UIDs: the sync knows how to tell.
-        sync_folder(self._run, self._imap, folder, None)
-        self._imap.select(folder.path, writable=True)
-        return self._as_they_are_now(batch)
+        there, others = self._compared(batch)
+        if others or (len(there) < len(batch) and is_another(self._run, self._imap, folder, opened)):
+            # The server numbers the folder anew, or another one has its name: the sync knows how to tell.
+            folder = find_again(self._run, self._imap, folder)
+            batch = [message for message in self._as_they_are_now(batch) if message.folder_id == folder.id]
+            self._imap.select(folder.path, writable=True)
+            there, others = self._compared(batch)
+        self.left += [message for message in others if message not in self.left]
+        return _Opened(folder, [message for message in batch if message not in others], there)
+
+    def _compared(self, batch: list[Doomed]) -> tuple[list[Doomed], list[Doomed]]:
+        """Of the open folder: the messages that are there, and those whose UIDs others have, or nobody knows who."""
+        seen = {envelope.uid: envelope for envelope in fetch_envelopes(self._imap, _uids(batch))}
+        there = [m for m in batch if m.imap_uid in seen and is_same(_envelope(m), seen[m.imap_uid])]
+        # Asked once more: what is not there is gone, and may be forgotten.
+        unknown = self._imap.fetch_sizes(_uids([message for message in batch if message.imap_uid not in seen]))
+        return there, [m for m in batch if m not in there and (m.imap_uid in seen or m.imap_uid in unknown)]
 
     def _as_they_are_now(self, messages: list[Doomed]) -> list[Doomed]:
         """By the UIDs that they have under the lease: a sync before it may have found folders numbered anew."""
@@ -215,6 +241,11 @@ class ImapDeletion:
             stored = filed_uids(connection, self._run.account, numbered, ids)
         return UidSet.of([*stored, *list(new.uids())[-_NEWEST:]])
 
+    def _by_its_path_now(self, folder: Folder) -> Folder:
+        with self._run.transaction() as connection:
+            known = load_folders(connection, self._run.account, None).values()
+        return next((one for one in known if one.id == folder.id), folder)
+
     def _known_trash(self) -> Folder | None:
         """As the last sync knew it."""
         with self._run.transaction() as connection:
@@ -252,6 +283,10 @@ def _batches(messages: list[Doomed], size: int) -> Iterator[list[Doomed]]:
         of_folder = list(group)
         for start in range(0, len(of_folder), size):
             yield of_folder[start : start + size]
+
+
+def _envelope(message: Doomed) -> Envelope:
+    return Envelope(message.imap_uid or 0, message.message_id, message.size, message.received_at)
 
 
 def _uids(batch: list[Doomed]) -> UidSet:

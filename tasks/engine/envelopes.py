@@ -1,14 +1,58 @@
-"""What identifies messages, read from the server without their bodies."""
+"""What identifies messages: read from the server without their bodies, and compared with what is stored."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import islice
 
+from tasks.engine.run import Run
 from tasks.mail.imap import ImapConnection
+from tasks.mail.imap_fetch import FetchedEnvelope
 from tasks.mail.parse import parse
 from tasks.mail.uidset import UidSet
+from tasks.storage import changes
+from tasks.storage.arrivals import LONGEST_MESSAGE_ID
 from tasks.storage.changes import Envelope
+from tasks.storage.folders import Folder
+from tasks.storage.session import tenant_transaction
 
 
 def fetch_envelopes(imap: ImapConnection, uids: UidSet) -> Iterator[Envelope]:
     """The envelopes of `uids`, of those that are still there, their Message-IDs read as the parser reads them."""
-    for fetched in imap.fetch_envelopes(uids):
-        yield Envelope(fetched.uid, parse(fetched.header).message_id, fetched.size, fetched.received_at)
+    return (envelope_of(fetched) for fetched in imap.fetch_envelopes(uids))
+
+
+def envelope_of(fetched: FetchedEnvelope) -> Envelope:
+    """What the server says of a message, as it is stored."""
+    message_id = parse(fetched.header).message_id
+    return Envelope(fetched.uid, message_id and message_id[:LONGEST_MESSAGE_ID], fetched.size, fetched.received_at)
+
+
+def is_same(known: Envelope, seen: Envelope) -> bool:
+    """Whether two envelopes are of one message.
+
+    By Message-ID, where both have one, and size or date: the copies of a mail that was sent to oneself have the
+    first in common alone. Without a Message-ID, by size and date.
+    """
+    same_size, same_date = known.size == seen.size, _second(known) == _second(seen)
+    if known.message_id and seen.message_id:
+        return known.message_id == seen.message_id and (same_size or same_date)
+    return same_size and same_date
+
+
+def other_messages(run: Run, folder: Folder, seen: Iterable[Envelope]) -> list[int]:
+    """The UIDs under which we have another message than the server."""
+    by_uid = {envelope.uid: envelope for envelope in seen}
+    with tenant_transaction(run.account.tenant_id) as connection:
+        known = changes.envelopes(connection, run.account, folder, list(by_uid))
+    return [envelope.uid for envelope in known if not is_same(envelope, by_uid[envelope.uid])]
+
+
+def in_parts(imap: ImapConnection, uids: UidSet, size: int) -> Iterator[list[FetchedEnvelope]]:
+    """What identifies `uids` on the server, so many at a time."""
+    remaining = uids.uids()
+    while part := list(islice(remaining, size)):
+        yield list(imap.fetch_envelopes(UidSet.of(part)))
+
+
+def _second(envelope: Envelope) -> float | None:
+    # INTERNALDATE has no fractions; the time at which we filed a message ourselves has.
+    return int(envelope.received_at.timestamp()) if envelope.received_at else None

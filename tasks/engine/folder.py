@@ -4,8 +4,13 @@ State machine, by UIDVALIDITY, UIDNEXT and HIGHESTMODSEQ (RFC 9051 section 2.3.1
 
     the server's state is the one we know  ->  nothing to do, the folder is not even opened
     UIDVALIDITY unknown                    ->  begin: remember it and HIGHESTMODSEQ, checkpoint at UID 1
-    UIDVALIDITY differs                    ->  renumber: give the messages we have their new UIDs
+    it is another folder than ours         ->  ours may have another name: see engine/identity.py
+    and ours has no other name             ->  renumber: give the messages we have their new UIDs
     same UIDVALIDITY                       ->  apply flags and removals, then fetch what is missing
+
+Another folder has another UIDVALIDITY or MAILBOXID (RFC 8474). Where a server has no MAILBOXID, UIDVALIDITY may be of
+the second in which a folder was made, or the same for all: then the newest messages we have are compared, and by a
+full sync all of them.
 
 HIGHESTMODSEQ is the one of the moment the folder was opened, and is remembered only when all is done: what changed
 in between is asked for again next time, and applying a change twice changes nothing. Each batch of messages and its
@@ -14,10 +19,12 @@ killed anywhere is simply continued.
 """
 
 import time
+from typing import Any
 
 from sqlalchemy import func
 
-from tasks.engine.changes import apply_changes, compare_all, compare_uids, renumber
+from tasks.engine.changes import apply_changes, compare_uids, has_other_messages, renumber
+from tasks.engine.envelopes import fetch_envelopes, other_messages
 from tasks.engine.fetch import fetch_batches
 from tasks.engine.intake import take_in
 from tasks.engine.run import FolderTally, Run
@@ -28,26 +35,47 @@ from tasks.mail.uidset import UidSet
 from tasks.storage import changes
 from tasks.storage.folders import Folder, change_folder, load_folder
 from tasks.storage.messages import UidNumbering
+from tasks.storage.session import tenant_transaction
+
+# So many messages tell whether it is the folder that we know.
+_SAMPLE = 3
 
 
-def sync_folder(run: Run, imap: ImapConnection, folder: Folder, status: FolderStatus | None) -> None:
-    """Sync one folder. `status` is what LIST said of it, where it did.
+class AnotherFolderError(Exception):
+    """What the server has under this path is not the folder that we know by it."""
 
-    Raises HandOnError when the time of the run is used up, and the transient errors of server and storage.
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.path = path
+
+
+def sync_folder(
+    run: Run,
+    imap: ImapConnection,
+    folder: Folder,
+    status: FolderStatus | None,
+    *,
+    is_identified: bool = False,
+    full: bool = False,
+) -> None:
+    """Sync one folder. `status` is what LIST said of it, where it did; `full` compares every message.
+
+    Raises AnotherFolderError, unless the folder `is_identified`: then its rows become what is there. Raises
+    HandOnError when the time of the run is used up, and the transient errors of server and storage.
     """
-    full = run.full_since is not None and not folder.is_verified
-    if status and not full and _is_unchanged(folder, status):
+    full = full or (run.full_since is not None and not folder.is_verified)
+    if status and not full and is_unchanged(folder, status):
         return
     tally = run.tally.of(folder.name)
     started = time.monotonic()
     try:
-        _sync(run, imap, folder, tally, full=full)
+        _sync(run, imap, folder, tally, full=full, is_identified=is_identified)
     finally:
         tally.seconds += time.monotonic() - started
 
 
-def _is_unchanged(folder: Folder, status: FolderStatus) -> bool:
-    # Without CONDSTORE nothing tells that no flag changed.
+def is_unchanged(folder: Folder, status: FolderStatus) -> bool:
+    """Whether the folder is as we know it; without CONDSTORE nothing tells that no flag changed."""
     return (
         status.highestmodseq is not None
         and status.highestmodseq == folder.highestmodseq
@@ -57,21 +85,45 @@ def _is_unchanged(folder: Folder, status: FolderStatus) -> bool:
     )
 
 
-def _sync(run: Run, imap: ImapConnection, folder: Folder, tally: FolderTally, *, full: bool) -> None:
+def is_another(run: Run, imap: ImapConnection, folder: Folder, opened: FolderStatus) -> bool:
+    """Whether the folder that is open is not the one that we know."""
+    if folder.uidvalidity != opened.uidvalidity:
+        return True
+    if folder.mailbox_id and opened.mailbox_id:
+        return folder.mailbox_id != opened.mailbox_id
+    with tenant_transaction(run.account.tenant_id) as connection:
+        known = changes.newest(connection, run.account, folder, _SAMPLE)
+    if not known:
+        return False
+    seen = list(fetch_envelopes(imap, UidSet.of(envelope.uid for envelope in known)))
+    # Numbers that went back are those of a folder made anew, or restored from a backup.
+    made_anew = not seen and opened.uidnext is not None and opened.uidnext < folder.uidnext
+    return made_anew or bool(other_messages(run, folder, seen))
+
+
+def _sync(
+    run: Run, imap: ImapConnection, folder: Folder, tally: FolderTally, *, full: bool, is_identified: bool
+) -> None:
     opened = imap.select(folder.path)
     if not opened.uidvalidity and folder.uidvalidity:
         raise FetchRefusedError("the server gives no UIDVALIDITY")
     if folder.uidvalidity is None:
         folder = _begin(run, folder, opened)
-    elif folder.uidvalidity != opened.uidvalidity:
-        folder = renumber(run, imap, folder, opened, tally)
-        full = True
+    elif is_another(run, imap, folder, opened):
+        if not is_identified:
+            raise AnotherFolderError(folder.path)
+        folder, full = renumber(run, imap, folder, opened, tally), True
     if full:
         if run.full_since is not None:
             # Only what was there before: what this very sync sets aside, over several runs, stays aside.
             with run.transaction() as connection:
                 changes.forget_quarantined(connection, run.account, folder, run.full_since)
-        present = compare_all(run, imap, folder, opened, tally)
+        present = compare_uids(run, imap, folder, opened, tally)
+        if has_other_messages(run, imap, folder, present, tally):
+            if not is_identified:
+                raise AnotherFolderError(folder.path)
+            folder = renumber(run, imap, folder, opened, tally)
+            has_other_messages(run, imap, folder, present, tally)
         _fetch(run, imap, folder, present, tally, first=1)
     else:
         apply_changes(run, imap, folder, opened, tally)
@@ -81,14 +133,11 @@ def _sync(run: Run, imap: ImapConnection, folder: Folder, tally: FolderTally, *,
 
 
 def _begin(run: Run, folder: Folder, opened: FolderStatus) -> Folder:
+    state: dict[str, Any] = {"uidvalidity": opened.uidvalidity, "uidnext": 1, "highestmodseq": opened.highestmodseq}
+    state["mailbox_id"] = opened.mailbox_id
     with run.transaction() as connection:
-        change_folder(
-            connection,
-            run.account,
-            folder.id,
-            {"uidvalidity": opened.uidvalidity, "uidnext": 1, "highestmodseq": opened.highestmodseq},
-        )
-    return folder._replace(uidvalidity=opened.uidvalidity, uidnext=1, highestmodseq=opened.highestmodseq)
+        change_folder(connection, run.account, folder.id, state)
+    return folder._replace(**state)
 
 
 def _fetch(
@@ -118,6 +167,7 @@ def _finish(
     state: dict[str, object] = {
         "server_count": opened.messages,
         "highestmodseq": opened.highestmodseq,
+        "mailbox_id": opened.mailbox_id,
         "suspect_uid": None,
         "suspect_attempts": 0,
         "synced_at": func.now(),

@@ -1,12 +1,13 @@
 """Brings the folders of an IMAP account in line with the server's, then the messages of each."""
 
 import logging
+from collections.abc import Collection, Mapping
 
 from sqlalchemy import Connection
 
-from tasks.engine.folder import sync_folder
+from tasks.engine.folder import AnotherFolderError, sync_folder
 from tasks.engine.gmail import hold_no_messages, label_folders
-from tasks.engine.renames import find_renames
+from tasks.engine.identity import dubious_paths, find_places
 from tasks.engine.run import Run
 from tasks.errors import NotFoundError, ProtocolError
 from tasks.mail.folders import ListedFolder, classify
@@ -39,10 +40,32 @@ TRY_AGAIN_HOURS = 6
 
 def sync_mailbox(run: Run, imap: ImapConnection, folder_id: str | None) -> None:
     """Sync all folders, or one. Raises HandOnError when the time is used up, and the errors of server and storage."""
+    try:
+        _sync_folders(run, imap, folder_id, None)
+    except AnotherFolderError as error:
+        # What LIST says did not show it: the folders are told apart by what is in them, and all are looked at again.
+        _sync_folders(run, imap, folder_id, error.path)
+
+
+def find_again(run: Run, imap: ImapConnection, folder: Folder) -> Folder:
+    """Sync a folder that may have another name, or whose messages may have other UIDs, every message compared.
+
+    Raises FolderGoneError, and what `sync_folder` raises.
+    """
+    folders = reconcile(run, imap, *imap.list_folders(), another={folder.path})
+    found = next((one for one in folders if one.id == folder.id and one.is_selectable), None)
+    if found is None:
+        raise FolderGoneError(folder.name)
+    sync_folder(run, imap, found, None, is_identified=True, full=True)
+    return found
+
+
+def _sync_folders(run: Run, imap: ImapConnection, folder_id: str | None, another: str | None) -> None:
+    """With `another`, the path of a folder that is not the one we know, nothing that is found to be so is doubted."""
     listed, statuses = imap.list_folders()
     _note_unread_names(run, imap.unread_names)
     labels = label_folders(imap, listed)
-    folders = reconcile(run, imap, listed, statuses)
+    folders = reconcile(run, imap, listed, statuses, another={another} if another else ())
     if labels:
         hold_no_messages(run, [folder for folder in folders if folder.path in labels], statuses)
     chosen = _chosen(folders, folder_id, labels)
@@ -53,7 +76,7 @@ def sync_mailbox(run: Run, imap: ImapConnection, folder_id: str | None) -> None:
         run.show(folder=folder.name, folders_done=number)
         run.keep_lease()
         try:
-            sync_folder(run, imap, folder, statuses.get(folder.path))
+            sync_folder(run, imap, folder, statuses.get(folder.path), is_identified=another is not None)
             run.tally.failed_folders.pop(folder.name, None)
         except FetchRefusedError as error:
             if isinstance(error, FolderGoneError) and imap.is_gone(folder.path):
@@ -102,11 +125,17 @@ def _chosen(folders: list[Folder], folder_id: str | None, labels: frozenset[str]
 
 
 def reconcile(
-    run: Run, imap: ImapConnection, listed: list[ListedFolder], statuses: dict[str, FolderStatus]
+    run: Run,
+    imap: ImapConnection,
+    listed: list[ListedFolder],
+    statuses: Mapping[str, FolderStatus],
+    another: Collection[str] = (),
 ) -> list[Folder]:
     """Add, rename, change and remove our folders until they are the server's. Raises ProtocolError for no folder.
 
     A folder that LIST does not name is removed only when the server, asked for it by name, says that it is not there.
+
+    Under the paths `another` there may be other folders than ours, which may have other names.
     """
     if not listed:
         raise ProtocolError("LIST named no folder, not even INBOX")
@@ -120,21 +149,53 @@ def reconcile(
         ours = load_folders(connection, run.account, run.full_since)
     # A folder that can no longer be opened holds no messages any more: it starts anew, empty.
     emptied = {p for p, f in ours.items() if p in on_server and f.total_count and not on_server[p].is_selectable}
-    gone = [folder for path, folder in ours.items() if path not in on_server or path in emptied]
-    new = [path for path in on_server if path not in ours or path in emptied]
-    renames = find_renames(run, imap, gone, new, statuses)
-    renamed = {folder.id for folder, _ in renames}
-    removed = [f.id for f in gone if f.id not in renamed and (f.path in emptied or imap.is_gone(f.path))]
+    places = _places(run, imap, ours, {p: f for p, f in on_server.items() if p not in emptied}, statuses, another)
+    homeless = [folder for folder in ours.values() if folder.id not in places]
+    # A folder that LIST does not name may be there all the same.
+    removed = [folder.id for folder in homeless if folder.path in on_server or imap.is_gone(folder.path)]
+    moving = [folder for folder in ours.values() if places.get(folder.id, folder.path) != folder.path]
+    taken = set(places.values())
     with run.transaction() as connection:
-        for folder, path in renames:
-            _adopt(connection, run, folder, on_server[path])
-        taken = {path for _, path in renames}
         run.tally.deleted_with_folders += remove_folders(connection, run.account, removed)
-        add_folders(connection, run.account, [on_server[path] for path in new if path not in taken])
-        for path, folder in ours.items():
-            if path in on_server and path not in emptied and _differs(folder, on_server[path]):
+        for folder in moving:
+            # The path that it is to have may still be another's.
+            change_folder(connection, run.account, folder.id, {"path": f"\n{folder.id}"})
+        for folder in ours.values():
+            path = places.get(folder.id)
+            if path is not None and (folder in moving or _differs(folder, on_server[path])):
                 _adopt(connection, run, folder, on_server[path])
+        add_folders(connection, run.account, [folder for path, folder in on_server.items() if path not in taken])
         return list(load_folders(connection, run.account, run.full_since).values())
+
+
+def _places(
+    run: Run,
+    imap: ImapConnection,
+    ours: Mapping[str, Folder],
+    on_server: Mapping[str, NewFolder],
+    statuses: Mapping[str, FolderStatus],
+    another: Collection[str],
+) -> dict[str, str]:
+    """The path that each folder of ours has now, by its id; those that have none are left out."""
+    there = {path: folder for path, folder in ours.items() if path in on_server}
+    opened = {path: folder for path, folder in there.items() if on_server[path].is_selectable}
+    is_moving = bool(another) or any(f.total_count or f.mailbox_id for p, f in ours.items() if p not in there)
+    if is_moving:
+        statuses = {**statuses, **_states(imap, opened.keys() - statuses.keys())}
+    dubious = dubious_paths(opened, statuses, is_moving=is_moving) | (opened.keys() & set(another))
+    searched = [folder for path, folder in ours.items() if path not in there or path in dubious]
+    free = [path for path, f in on_server.items() if f.is_selectable and (path not in ours or path in dubious)]
+    places = find_places(run, imap, searched, free)
+    taken = set(places.values())
+    # What is found nowhere stays where it was, if no other has that place: its messages may be there, or be gone.
+    stay = {f.id: p for p, f in there.items() if f.id not in places and (p not in dubious or p not in taken)}
+    return places | stay
+
+
+def _states(imap: ImapConnection, paths: Collection[str]) -> dict[str, FolderStatus]:
+    """What the server says of folders by themselves, where it says anything."""
+    states = {path: imap.status(path) for path in paths}
+    return {path: state for path, state in states.items() if state}
 
 
 def _adopt(connection: Connection, run: Run, folder: Folder, listed: NewFolder) -> None:

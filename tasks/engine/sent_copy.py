@@ -107,7 +107,8 @@ def _store(account: Account, outgoing: Outgoing, raw: bytes, path: str, appended
         return
     try:
         flags = read_flags((_SEEN,), "sent")
-        arrival = prepare(appended.uid, flags, outgoing.created_at, len(raw), raw, parse(raw), None)
+        received_at = outgoing.created_at.replace(microsecond=0)  # as INTERNALDATE is
+        arrival = prepare(appended.uid, flags, received_at, len(raw), raw, parse(raw), None)
         with tenant_transaction(account.tenant_id) as connection:
             folder = load_folders(connection, account, None).get(path)
             if folder is None or folder.uidvalidity != appended.uidvalidity:

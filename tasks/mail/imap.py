@@ -27,6 +27,7 @@ from tasks.mail.imap_responses import (
     Line,
     read_appended_uid,
     read_list,
+    read_mailbox_id,
     read_number,
     read_status,
     read_uid_set,
@@ -100,6 +101,11 @@ class ImapConnection:
         return "X-GM-EXT-1" in self.capabilities
 
     @property
+    def has_mailbox_ids(self) -> bool:
+        """Whether a folder has an identifier that it keeps under any name (OBJECTID, RFC 8474)."""
+        return "OBJECTID" in self.capabilities
+
+    @property
     def has_qresync(self) -> bool:
         """Whether removals can be asked for since a point in time (RFC 7162)."""
         return "QRESYNC" in self.capabilities
@@ -143,6 +149,8 @@ class ImapConnection:
                 uidvalidity=_number(self._untagged("UIDVALIDITY")) or 0,
                 uidnext=_number(self._untagged("UIDNEXT")),
                 highestmodseq=_number(self._untagged("HIGHESTMODSEQ")),
+                # Only here: Cyrus 3.6 answers STATUS (MAILBOXID) with bytes of something else.
+                mailbox_id=read_mailbox_id(self._untagged("MAILBOXID")) if self.has_mailbox_ids else None,
             )
 
     def status(self, path: str) -> FolderStatus | None:
@@ -162,6 +170,15 @@ class ImapConnection:
                 return False
             words = first_words(lines).upper()
             return outcome == "NO" and not any(code in words for code in _ABOUT_THE_SERVER)
+
+    def newest_uids(self, opened: FolderStatus, number: int) -> UidSet:
+        """The UIDs of the last messages of the open folder."""
+        if not opened.messages:
+            return UidSet()
+        with self._translated("asking for the newest messages"):
+            outcome, lines = self._imap.fetch(f"{max(1, opened.messages - number + 1)}:*", "(UID)")
+            self._require_ok(outcome, lines)
+            return UidSet.of(read_only_uids(lines))
 
     def search(self, first: int, status: FolderStatus) -> UidSet:
         """The UIDs from `first` up in the open folder. Raises FetchRefusedError where the server does not say.
@@ -196,7 +213,8 @@ class ImapConnection:
 
     def fetch_envelopes(self, uids: UidSet) -> Iterator[FetchedEnvelope]:
         """What identifies each message, without its body."""
-        items = "(UID FLAGS INTERNALDATE RFC822.SIZE BODY.PEEK[HEADER.FIELDS (MESSAGE-ID)])"
+        labels = " X-GM-LABELS" if self.has_gmail_labels else ""
+        items = f"(UID FLAGS{labels} INTERNALDATE RFC822.SIZE BODY.PEEK[HEADER.FIELDS (MESSAGE-ID)])"
         with self._translated("fetching envelopes"):
             yield from read_envelopes(self._fetch(uids, items))
 
@@ -225,9 +243,24 @@ class ImapConnection:
         """Put a message into a folder; where it is, if the server says so (UIDPLUS, RFC 4315 section 3)."""
         with self._translated(f"filing a message in {path}"):
             when = f'"{received_at:%d}-{_MONTHS[received_at.month - 1]}-{received_at:%Y %H:%M:%S %z}"'
-            outcome, lines = self._imap.append(wire_path(path), f"({flags})", when, raw)
+            message = (wire_path(path), f"({flags})", when, raw)
+            outcome, lines = self._imap.append(*message)
+            if outcome == "NO" and self._leave():
+                # Courier takes nothing into the folder that is open read-only.
+                outcome, lines = self._imap.append(*message)
             self._require_ok(outcome, lines)
             return read_appended_uid(lines)
+
+    def _leave(self) -> bool:
+        """Have no folder open, if it can be done without an EXPUNGE; whether one was left."""
+        if self._imap.state != "SELECTED":
+            return False
+        if "UNSELECT" in self.capabilities:
+            left = self._imap.unselect()[0] == "OK"
+        else:
+            # Removes nothing where the folder is open read-only (RFC 9051 section 6.4.1), and else would.
+            left = self._imap.is_readonly and self._imap.close()[0] == "OK"
+        return bool(left)
 
     def create_folder(self, path: str) -> None:
         """Make a folder and subscribe to it. Raises FetchRefusedError where it cannot be made."""

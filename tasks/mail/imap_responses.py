@@ -32,6 +32,7 @@ _STATUS = re.compile(
 _LONGEST_LINE = 8192
 _QUOTED = re.compile(rb'"((?:[^"\\]|\\.)*)"', re.DOTALL)
 _STATUS_ITEM = re.compile(rb"([A-Z]+) +(\d+)", re.IGNORECASE)
+_MAILBOX_ID = re.compile(rb"\(([A-Za-z0-9_-]{1,255})\)")
 _APPENDUID = re.compile(rb"\[APPENDUID (\d+) (\d+)\]", re.IGNORECASE)
 
 HIGHEST_UID = 2**32 - 1
@@ -47,6 +48,7 @@ class FolderStatus(NamedTuple):
     uidnext: int | None
     highestmodseq: int | None
     unseen: int | None = None
+    mailbox_id: str | None = None
 
 
 class AppendedUid(NamedTuple):
@@ -101,6 +103,12 @@ def read_status(lines: Iterable[Line]) -> Iterator[tuple[str, FolderStatus]]:
                     unseen=found.get(b"UNSEEN"),
                 ),
             )
+
+
+def read_mailbox_id(lines: Iterable[Line]) -> str | None:
+    """`(F2212ea87-6097-4256-9d51-71338625)` (RFC 8474 section 4.1); None for what is no identifier."""
+    found = (_MAILBOX_ID.fullmatch(line) for line in lines if isinstance(line, bytes))
+    return next((match[1].decode() for match in found if match), None)
 
 
 def read_appended_uid(lines: Iterable[Line]) -> AppendedUid | None:

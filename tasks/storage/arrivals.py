@@ -12,7 +12,7 @@ from tasks.storage import wire
 from tasks.storage.ids import new_id
 
 # An index entry of PostgreSQL holds about 2,700 bytes; Message-IDs beyond this length are nobody's but a fuzzer's.
-_LONGEST_MESSAGE_ID = 500
+LONGEST_MESSAGE_ID = 500
 
 
 class Arrival(NamedTuple):
@@ -62,7 +62,7 @@ def prepare(
     """
     row_id = wire.text(new_id())
     digests = [hashlib.sha256(attachment.content).hexdigest() for attachment in message.attachments]
-    message_id = message.message_id and message.message_id[:_LONGEST_MESSAGE_ID]
+    message_id = message.message_id and message.message_id[:LONGEST_MESSAGE_ID]
     return Arrival(
         uid=uid,
         size=size,

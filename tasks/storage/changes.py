@@ -48,18 +48,18 @@ _UPDATE_FLAGS = text(
 
 _REMOVE = """
     WITH quarantined AS (
-      DELETE FROM raw_quarantine
-      WHERE tenant_id = :tenant_id AND folder_id = :folder_id AND uidvalidity = :uidvalidity AND {which}
+      DELETE FROM raw_quarantine WHERE tenant_id = :tenant_id AND folder_id = :folder_id AND {which}
     ), removed AS (
-      DELETE FROM email_message
-      WHERE tenant_id = :tenant_id AND folder_id = :folder_id AND uidvalidity = :uidvalidity AND {which}
+      DELETE FROM email_message WHERE tenant_id = :tenant_id AND folder_id = :folder_id AND {which}
       RETURNING is_read
     )
     SELECT count(*), count(*) FILTER (WHERE NOT is_read) FROM removed
     """
-_REMOVE_NAMED = text(_REMOVE.format(which="imap_uid <@ CAST(:uids AS int8multirange)"))
-_REMOVE_ABSENT = text(_REMOVE.format(which="imap_uid < :below AND NOT imap_uid <@ CAST(:uids AS int8multirange)"))
-_REMOVE_ALL = text(_REMOVE.format(which="true"))
+_NAMED = "uidvalidity = :uidvalidity AND imap_uid <@ CAST(:uids AS int8multirange)"
+_ABSENT = "uidvalidity = :uidvalidity AND imap_uid < :below AND NOT imap_uid <@ CAST(:uids AS int8multirange)"
+_REMOVE_NAMED = text(_REMOVE.format(which=_NAMED))
+_REMOVE_ABSENT = text(_REMOVE.format(which=_ABSENT))
+_REMOVE_UNNUMBERED = text(_REMOVE.format(which="(uidvalidity <> :uidvalidity OR imap_uid < 0)"))
 
 _COUNT = text(
     """
@@ -94,6 +94,13 @@ _ACCOUNTED_RANGES = f"""
 _MISSING = text(f"SELECT CAST(CAST(:uids AS int8multirange) - ({_ACCOUNTED_RANGES}) AS text)")
 _STORED = text(f"SELECT CAST(CAST(:uids AS int8multirange) * ({_ACCOUNTED_RANGES}) AS text)")
 
+_ENVELOPES = text(
+    """
+    SELECT imap_uid, message_id, size, received_at FROM email_message
+    WHERE tenant_id = :tenant_id AND folder_id = :folder_id AND uidvalidity = :uidvalidity
+      AND imap_uid = ANY(CAST(:uids AS bigint[]))
+    """
+)
 _NEWEST = text(
     """
     SELECT imap_uid, message_id, size, received_at FROM email_message
@@ -122,23 +129,35 @@ _STAGE_ENVELOPES = """
       uid bigint NOT NULL, message_id text, size bigint NOT NULL, received_at timestamptz
     ) ON COMMIT DROP
     """
+# Their UIDs are other messages' now; as negative numbers they are in nobody's way until their own are found.
+_SET_APART = text(
+    """
+    UPDATE email_message SET imap_uid = -imap_uid
+    WHERE tenant_id = :tenant_id AND folder_id = :folder_id AND uidvalidity = :uidvalidity
+      AND imap_uid = ANY(CAST(:uids AS bigint[]))
+    """
+)
 # Messages with the same Message-ID, size and date are the same mail twice, and pair up in order. Without a
 # Message-ID, size and date must be unique on both sides: two messages without one are two messages.
 _MOVE_TO_NEW_UIDS = text(
     """
     WITH old AS (
-      SELECT id, message_id, size, received_at,
+      SELECT id, message_id, size, date_trunc('second', received_at) AS received_at,
              row_number() OVER same AS ordinal, count(*) OVER (PARTITION BY message_id, size, received_at) AS alike
       FROM email_message
-      WHERE tenant_id = :tenant_id AND folder_id = :folder_id AND uidvalidity = :old_uidvalidity
-      WINDOW same AS (PARTITION BY message_id, size, received_at ORDER BY imap_uid)
+      WHERE tenant_id = :tenant_id AND folder_id = :folder_id AND (uidvalidity <> :uidvalidity OR imap_uid < 0)
+      WINDOW same AS (PARTITION BY message_id, size, received_at ORDER BY abs(imap_uid))
     ), new AS (
       SELECT uid, message_id, size, received_at,
              row_number() OVER same AS ordinal, count(*) OVER (PARTITION BY message_id, size, received_at) AS alike
       FROM stage_envelope
+      WHERE NOT EXISTS (
+        SELECT FROM email_message
+        WHERE tenant_id = :tenant_id AND folder_id = :folder_id AND uidvalidity = :uidvalidity AND imap_uid = uid
+      )
       WINDOW same AS (PARTITION BY message_id, size, received_at ORDER BY uid)
     )
-    UPDATE email_message AS message SET uidvalidity = :new_uidvalidity, imap_uid = new.uid
+    UPDATE email_message AS message SET uidvalidity = :uidvalidity, imap_uid = new.uid
     FROM old JOIN new
       ON coalesce(old.message_id, '') = coalesce(new.message_id, '') AND old.size = new.size
      AND coalesce(old.received_at, '-infinity') = coalesce(new.received_at, '-infinity')
@@ -198,6 +217,12 @@ def stored_uids(connection: Connection, account: Account, folder: Folder, on_ser
     return UidSet.from_multirange(str(connection.scalar(_STORED, {**_key(account, folder), **values})))
 
 
+def envelopes(connection: Connection, account: Account, folder: Folder, uids: Sequence[int]) -> list[Envelope]:
+    """What identifies the messages that are stored under these UIDs."""
+    rows = connection.execute(_ENVELOPES, {**_key(account, folder), "uids": list(uids)})
+    return [Envelope._make(row) for row in rows]
+
+
 def newest(connection: Connection, account: Account, folder: Folder, number: int) -> list[Envelope]:
     """The messages with the highest UIDs."""
     rows = connection.execute(_NEWEST, {**_key(account, folder), "number": number})
@@ -223,7 +248,7 @@ def release_quarantined(connection: Connection, account: Account, hours: int) ->
 
 
 def begin_renumbering(connection: Connection) -> None:
-    """Make room for the envelopes of a folder whose UIDVALIDITY changed, for this transaction."""
+    """Make room for the envelopes of a folder whose UIDs are to be compared, for this transaction."""
     connection.exec_driver_sql(_STAGE_ENVELOPES)
 
 
@@ -241,14 +266,16 @@ def add_envelopes(connection: Connection, envelopes: Sequence[Envelope]) -> None
     copy.copy_into(connection, "stage_envelope", Envelope._fields, rows)
 
 
-def finish_renumbering(connection: Connection, account: Account, folder: Folder, uidvalidity: int) -> tuple[int, int]:
-    """Give the messages we have their new UIDs and remove the rest; how many kept, how many removed."""
-    key = _key(account, folder)
-    names = {"tenant_id": account.tenant_id, "folder_id": folder.id}
-    kept = connection.execute(
-        _MOVE_TO_NEW_UIDS, {**names, "old_uidvalidity": folder.uidvalidity, "new_uidvalidity": uidvalidity}
-    ).rowcount
-    return kept, _remove(connection, _REMOVE_ALL, key, {})
+def set_apart(connection: Connection, account: Account, folder: Folder, uids: Sequence[int]) -> None:
+    """The messages that are stored under these UIDs have other ones, which `finish_renumbering` looks for."""
+    connection.execute(_SET_APART, {**_key(account, folder), "uids": list(uids)})
+
+
+def finish_renumbering(connection: Connection, account: Account, folder: Folder, uidvalidity: int) -> int:
+    """Give messages of another UIDVALIDITY, and those set apart, their new UIDs; remove the rest, and how many."""
+    key = {**_key(account, folder), "uidvalidity": uidvalidity}
+    connection.execute(_MOVE_TO_NEW_UIDS, key)
+    return _remove(connection, _REMOVE_UNNUMBERED, key, {})
 
 
 def _remove(connection: Connection, statement: TextClause, key: dict[str, object], values: dict[str, object]) -> int:

@@ -6,6 +6,7 @@ run after a killed one, and a dead letter's after weeks, know what was the calle
 """
 
 from collections.abc import Collection, Mapping
+from datetime import datetime
 from typing import NamedTuple
 
 from sqlalchemy import Connection, text
@@ -17,7 +18,7 @@ from tasks.storage.session import unbound_transaction
 _FIND = text(
     """
     SELECT message.id, message.email_client_id, message.folder_id, folder.type, message.uidvalidity, message.imap_uid,
-           message.uidl, message.message_id, message.size
+           message.uidl, message.message_id, message.size, message.received_at
     FROM email_message AS message
     JOIN email_folder AS folder ON folder.tenant_id = message.tenant_id AND folder.id = message.folder_id
     JOIN email_client AS account ON account.tenant_id = message.tenant_id AND account.id = message.email_client_id
@@ -115,6 +116,7 @@ class Doomed(NamedTuple):
     uidl: str | None
     message_id: str | None
     size: int
+    received_at: datetime | None
 
 
 def find_messages(connection: Connection, tenant_id: str, user_id: str, ids: Collection[str]) -> list[Doomed]:

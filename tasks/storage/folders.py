@@ -25,6 +25,7 @@ class Folder(NamedTuple):
     uidvalidity: int | None
     uidnext: int
     highestmodseq: int | None
+    mailbox_id: str | None
     suspect_uid: int | None
     suspect_uidl: str | None
     suspect_attempts: int

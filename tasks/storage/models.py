@@ -210,7 +210,8 @@ class EmailFolder(Base):
 
     `path` is the name exactly as the server writes it, `name` the same for people. Every message with a UID below
     `uidnext` is stored or quarantined; `highestmodseq` is the state up to which flags and removals are known;
-    `verified_at` is when all UIDs and flags were last compared one by one. `suspect_uid` (on POP3 `suspect_uidl`) is
+    `verified_at` is when all UIDs and flags were last compared one by one. `mailbox_id` is the folder's identifier on
+    the server, which outlives its name (RFC 8474), where there is one. `suspect_uid` (on POP3 `suspect_uidl`) is
     the message at which the connection broke last, `suspect_attempts` how often in a row it did. The folders of a
     POP3 account are known here alone, and have no UIDVALIDITY.
 
@@ -234,6 +235,7 @@ class EmailFolder(Base):
     uidvalidity: Mapped[int | None] = mapped_column(BigInteger)
     uidnext: Mapped[int] = mapped_column(BigInteger, server_default=text("1"))
     highestmodseq: Mapped[int | None] = mapped_column(BigInteger)
+    mailbox_id: Mapped[str | None]
     suspect_uid: Mapped[int | None] = mapped_column(BigInteger)
     suspect_uidl: Mapped[str | None]
     suspect_attempts: Mapped[int] = mapped_column(server_default=_zero)

@@ -24,10 +24,20 @@ def message(number: int, *, body: str = "Hello.", subject: str | None = None, **
 
 
 class Mailbox:
-    """One user's mail. Folder names are given as people write them."""
+    """One user's mail. Folder names are given as people write them, parents before a slash.
 
-    def __init__(self, host: str, port: int, user: str, password: str) -> None:
+    `above` is what the server has before the name of every folder but INBOX, its delimiter at the end.
+    """
+
+    def __init__(self, host: str, port: int, user: str, password: str, *, above: str = "") -> None:
         self.host, self.port, self.user, self.password = host, port, user, password
+        self._above = above
+
+    def name(self, folder: str) -> str:
+        """The folder's whole name on the server."""
+        if folder.upper() == "INBOX":
+            return folder
+        return self._above + folder.replace("/", self._above[-1:] or "/")
 
     def client(self) -> imaplib.IMAP4:
         """A logged-in connection."""
@@ -41,52 +51,58 @@ class Mailbox:
         """Add messages to a folder; `received` is their INTERNALDATE in Unix seconds, now by default."""
         with self.client() as client:
             for raw in messages:
-                _ok(client.append(_name(folder), f"({flags})", received or time.time(), raw))
+                _ok(client.append(self._path(folder), f"({flags})", received or time.time(), raw))
 
     def create(self, folder: str) -> None:
         """Make a folder."""
         with self.client() as client:
-            _ok(client.create(_name(folder)))
+            _ok(client.create(self._path(folder)))
 
     def rename(self, folder: str, new_name: str) -> None:
         """Give a folder another name."""
         with self.client() as client:
-            _ok(client.rename(_name(folder), _name(new_name)))
+            _ok(client.rename(self._path(folder), self._path(new_name)))
 
     def remove(self, folder: str) -> None:
         """Remove a folder with its messages."""
         with self.client() as client:
-            _ok(client.delete(_name(folder)))
+            _ok(client.delete(self._path(folder)))
 
     def flag(self, uids: str, flags: str, folder: str = "INBOX", *, how: str = "+FLAGS") -> None:
         """Add flags (`how="-FLAGS"`: take them away) to messages by UID."""
         with self.client() as client:
-            client.select(_name(folder))
+            client.select(self._path(folder))
             _ok(client.uid("STORE", uids, how, f"({flags})"))
 
     def expunge(self, uids: str, folder: str = "INBOX") -> None:
         """Remove messages by UID for good."""
         with self.client() as client:
-            client.select(_name(folder))
+            client.select(self._path(folder))
             _ok(client.uid("STORE", uids, "+FLAGS", r"(\Deleted)"))
             _ok(client.expunge())
 
     def move(self, uids: str, target: str, folder: str = "INBOX") -> None:
         """Move messages by UID to another folder."""
         with self.client() as client:
-            client.select(_name(folder))
-            _ok(client.xatom("UID", "MOVE", uids, _name(target)))
+            client.select(self._path(folder))
+            _ok(client.xatom("UID", "MOVE", uids, self._path(target)))
+
+    def _path(self, folder: str) -> str:
+        return quote(encode_name(self.name(folder)))
 
     def uids(self, folder: str = "INBOX") -> list[int]:
         """The UIDs of a folder."""
         with self.client() as client:
-            client.select(_name(folder), readonly=True)
+            client.select(self._path(folder), readonly=True)
             _, lines = client.uid("SEARCH", "ALL")
             return [int(uid) for uid in (lines[0] or b"").split()]
 
-
-def _name(folder: str) -> str:
-    return quote(encode_name(folder))
+    def subjects(self, folder: str = "INBOX") -> list[str]:
+        """The subjects of a folder's messages, in order."""
+        with self.client() as client:
+            client.select(self._path(folder), readonly=True)
+            _, lines = client.uid("FETCH", "1:*", "(BODY.PEEK[HEADER.FIELDS (SUBJECT)])")
+            return [line[1].decode().strip().removeprefix("Subject: ") for line in lines if isinstance(line, tuple)]
 
 
 def _ok(answer: tuple[str, list[object]]) -> None:

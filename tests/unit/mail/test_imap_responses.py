@@ -253,7 +253,7 @@ def test_the_state_of_a_folder_with_parentheses_in_its_name() -> None:
     ((path, status),) = read_status([b'"a (b)" (MESSAGES 3 UIDNEXT 9 UIDVALIDITY 5 UNSEEN 1 HIGHESTMODSEQ 0)'])
 
     assert path == "a (b)"
-    assert status == (3, 5, 9, None, 1)
+    assert status == (3, 5, 9, None, 1, None)
 
 
 def test_a_state_that_cannot_be_true_costs_itself() -> None:
@@ -283,7 +283,7 @@ def test_the_state_of_a_folder_named_in_a_literal() -> None:
     ((path, status),) = read_status([(b"{3}", b"a b"), b" (MESSAGES 3)"])
 
     assert path == "a b"
-    assert status == (3, 0, None, None, None)
+    assert status == (3, 0, None, None, None, None)
 
 
 @pytest.mark.parametrize(
