@@ -19,7 +19,8 @@ from native.ports import LOOPBACK, free_port
 from native.unprivileged import identity
 from tests.support.debian import library_path, unpacked
 
-_PACKAGES = ("courier-imap", "courier-base", "courier-authlib", "libcourier-unicode4", "libgamin0", "libidn12")
+_PROGRAMS = ("courier-imap", "courier-base", "courier-authlib")
+_LIBRARIES = ("libcourier-unicode4", "libgamin0", "libidn12", "libgdbm6", "libltdl7")  # those of Debian 12
 
 _CAPABILITY = "IMAP4rev1 UIDPLUS CHILDREN NAMESPACE THREAD=ORDEREDSUBJECT THREAD=REFERENCES SORT QUOTA IDLE"
 
@@ -44,7 +45,7 @@ class Courier:
 
     def start(self) -> None:
         """Raises StackError when Courier cannot be had."""
-        self._server = _Connections(self, unpacked(_PACKAGES))
+        self._server = _Connections(self, unpacked(_PROGRAMS, _LIBRARIES))
 
     def stop(self) -> None:
         """End the server and what it started."""

@@ -17,7 +17,13 @@ from native.process import Server
 from native.unprivileged import identity
 from tests.support.debian import library_path, unpacked
 
-_PACKAGES = ("cyrus-imapd", "cyrus-common", "libxapian30", "libpcre3", "libical3")
+_PROGRAMS = ("cyrus-imapd", "cyrus-common")
+# Those of Debian 12.
+_LIBRARIES = (
+    *("libxapian30", "libpcre3", "libical3", "libicu72", "libjansson4", "libldap-2.5-0", "libpq5", "libsasl2-2"),
+    *("libsqlite3-0", "libwrap0", "libxml2", "libnsl2", "libkrb5-3", "libk5crypto3", "libkrb5support0"),
+    *("libgssapi-krb5-2", "libcom-err2", "libtirpc3", "libkeyutils1", "libssl3"),
+)
 
 _CONFIG = """\
 configdirectory: {root}/conf
@@ -76,7 +82,7 @@ class Cyrus(Server):
     def start(self) -> None:
         """Start it and wait until it greets. Raises StackError when Cyrus cannot be had."""
         try:
-            self._programs = unpacked(_PACKAGES)
+            self._programs = unpacked(_PROGRAMS, _LIBRARIES)
             self._init(self._programs / "usr/lib/cyrus/bin")
             self._login = _Passwords(self._sockets / "mux", self._password)
             super().start()

@@ -16,8 +16,12 @@ from pathlib import Path
 from native.errors import StackError
 
 
-def unpacked(packages: Sequence[str]) -> Path:
-    """The folder with the files of these packages, downloaded once. Raises StackError where they cannot be had."""
+def unpacked(programs: Sequence[str], libraries: Sequence[str]) -> Path:
+    """The folder with the files of these packages, downloaded once; libraries only where they are not installed.
+
+    Raises StackError where they cannot be had.
+    """
+    packages = (*programs, *(library for library in libraries if not _is_installed(library)))
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "metabuilder" / "packages"
     cache.mkdir(parents=True, exist_ok=True)
     root = cache / hashlib.sha256(" ".join(packages).encode()).hexdigest()[:12]
@@ -31,6 +35,14 @@ def unpacked(packages: Sequence[str]) -> Path:
 def library_path(root: Path) -> str:
     """LD_LIBRARY_PATH for programs below `root`."""
     return ":".join(sorted({str(library.parent) for library in root.rglob("*.so*")}))
+
+
+def _is_installed(package: str) -> bool:
+    command = ("dpkg-query", "--show", "--showformat=${db:Status-Status}", package)
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout == "installed"
+    except FileNotFoundError:
+        return False
 
 
 def _unpack(packages: Sequence[str], root: Path) -> None:
