@@ -49,8 +49,8 @@ def state(found: "Account") -> str:
     troubles = [] if found.is_enabled else ["switched off"]
     if found.last_error is not None:
         troubles.append(f"{'receiving is paused: ' if found.paused_at else ''}{found.last_error}")
-    if found.smtp_paused_at is not None:
-        troubles.append(f"sending is paused: {found.smtp_last_error}")
+    if found.smtp_last_error is not None:
+        troubles.append(f"sending{' is paused' if found.smtp_paused_at else ''}: {found.smtp_last_error}")
     if troubles:
         return good_or_bad(False, "; ".join(troubles))
     if not found.is_sync_enabled:
@@ -84,7 +84,17 @@ def _health(found: "Account") -> Iterator[Fact]:
     yield Fact("last_sync_at", "last sync", ago(found.last_sync_at), found.last_sync_at)
 
 
-_SECTIONS = (_identity, _servers, _health)
+def _logins(found: "Account") -> Iterator[Fact]:
+    for prefix, side in (("", "receive"), ("smtp_", "send")):
+        since, retry_at = (getattr(found, f"{prefix}login_{name}") for name in ("refused_since", "retry_at"))
+        if since is not None:
+            yield Fact(f"{prefix}login_refused_since", f"logins to {side} refused since", ago(since), since)
+        if retry_at is not None:
+            next_try = f"{retry_at:%Y-%m-%d %H:%M %Z}"
+            yield Fact(f"{prefix}login_retry_at", f"next login to {side}", next_try, retry_at)
+
+
+_SECTIONS = (_identity, _servers, _health, _logins)
 _COLUMNS = ("folder", "on the server", "stored", "set aside", "missing", "why")
 
 

@@ -25,15 +25,15 @@ _PATIENCE_SECONDS = 10
 def queue_sync(account: "Account", *, full: bool = False) -> str:
     """Queue a sync as any caller does; the id of its task. Raises StackError when the broker takes nothing.
 
-    A task leaves a paused account alone. Here a person asks, so the account is tried once: raises the EmailError that
-    says what is wrong with it.
+    A task leaves an account alone that is paused or whose next login is not due. Here a person asks, so it is tried
+    once: raises the EmailError that says what is wrong with it.
     """
     from kombu.exceptions import OperationalError
 
     from tasks.celery_app import sync_emails
     from tasks.engine.probe import probe
 
-    if account.paused_at is not None:
+    if account.paused_at is not None or account.login_retry_at is not None:
         probe(account)
     arguments = (account.id, account.tenant_id, account.user_id)
     try:

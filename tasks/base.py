@@ -12,7 +12,14 @@ from celery.exceptions import Reject, TimeLimitExceeded
 from kombu.exceptions import OperationalError
 
 from tasks import poison
-from tasks.errors import EmailError, OutOfMemoryError, PoisonedTaskError, StorageUnavailableError, TransientError
+from tasks.errors import (
+    EmailError,
+    LoginDelayedError,
+    OutOfMemoryError,
+    PoisonedTaskError,
+    StorageUnavailableError,
+    TransientError,
+)
 from tasks.redaction import redact_arguments, redact_text
 from tasks.settings import get_settings
 from tasks.storage import dead_letters
@@ -21,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 CELERY_DEFAULT_RETRY_DELAY = 5
 CELERY_RETRY_BACKOFF_BASE = 2
-# How often a task waits for a database that is away: for days, at 600 s apart.
+# How often a task waits for a database that is away, or for the next login to be due: for days, at 600 s apart.
 _MOST_WAITS = 1000
 _WAITS_HEADER = "metabuilder_waits"
 
@@ -110,13 +117,15 @@ class EmailTask(Task):  # type: ignore[misc]  # celery has no types
         return max(min(backoff, most) * random.uniform(_LEAST_JITTER, 1), min(asked_for, most))
 
     def retry(self, *args: Any, exc: Exception | None = None, **options: Any) -> Any:
-        """As Celery's, but a database that is away wears out no retries, and a full broker loses no task."""
-        if isinstance(exc, StorageUnavailableError) and not (self.request.called_directly or self.request.is_eager):
+        """As Celery's, but a database that is away and a login that is not due wear out no retries, and a full
+        broker loses no task."""
+        is_queued = not (self.request.called_directly or self.request.is_eager)
+        if isinstance(exc, StorageUnavailableError | LoginDelayedError) and is_queued:
             waits = self.request.get(_WAITS_HEADER, 0)
             if waits >= _MOST_WAITS:
                 raise exc
             self.request.retries -= 1
-            options["countdown"] = self.retry_delay(waits)
+            options["countdown"] = self.retry_delay(waits, exc)
             options["headers"] = {**options.get("headers", {}), _WAITS_HEADER: waits + 1}
         try:
             return super().retry(*args, exc=exc, **options)

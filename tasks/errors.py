@@ -49,6 +49,35 @@ class MailServerBusyError(TransientError):
     code = "server_busy"
 
 
+class LoginBusyError(MailServerBusyError):
+    """The mail server asks to come back later to log in."""
+
+
+class LoginDelayedError(TransientError):
+    """The mail server did not let the account in, so nothing was tried before the next login is due;
+    `./manage.sh account test` tries at once."""
+
+    code = "login_delayed"
+
+    def __init__(self, detail: str, retry_after: float | None = None) -> None:
+        super().__init__(detail)
+        self.retry_after = retry_after
+
+
+class LoginRefusedError(LoginDelayedError):
+    """The mail server refuses a user name and password that worked before. That may pass, so they are tried again,
+    and only after hours of refusals the account is paused."""
+
+    code = "login_refused"
+
+
+class LoginFailedError(LoginDelayedError):
+    """The mail server does not let the account in, and does not say that user name or password are wrong; it is tried
+    again, later and later."""
+
+    code = "login_failed"
+
+
 class ProtocolError(TransientError):
     """The mail server sent what the protocol does not allow."""
 

@@ -174,6 +174,7 @@ class MailSettings(_Group):
         (), validation_alias="MAIL_ALLOWED_NETWORKS"
     )
     host_connections: str = Field("", validation_alias="MAIL_HOST_CONNECTIONS", pattern=_HOST_CONNECTIONS)
+    login_patience_hours: int = Field(6, validation_alias="MAIL_LOGIN_PATIENCE_HOURS", ge=0)
 
     @model_validator(mode="before")
     @classmethod

@@ -19,7 +19,7 @@ from celery.exceptions import SoftTimeLimitExceeded
 from tasks.base import EmailTask
 from tasks.engine.account import SyncRequest, sync_account
 from tasks.engine.run import Progress, Tally
-from tasks.errors import HostBusyError, LeaseHeldError, PoisonedTaskError, TransientError
+from tasks.errors import HostBusyError, LeaseHeldError, LoginDelayedError, PoisonedTaskError, TransientError
 from tasks.settings import get_settings
 from tasks.spam import queue_engines
 from tasks.storage.accounts import get_account, record_failure
@@ -49,7 +49,7 @@ class SyncTask(EmailTask):
         given = inspect.signature(self.run).bind(*args, **kwargs).arguments
         with tenant_transaction(given["tenant_id"]) as connection:
             account = get_account(connection, given["tenant_id"], given["user_id"], given["email_client_id"])
-        record_failure(account, error, pause=False)
+        record_failure(account, error)
 
 
 @shared_task(bind=True, base=SyncTask, name=SYNC_EMAILS, max_retries=5, default_retry_delay=10)
@@ -90,6 +90,8 @@ def sync_emails(
         self.look_again(held, min(held.seconds_left + 1, _LEASE_LOOK_SECONDS), **so_far.options())
     except HostBusyError as busy:
         self.look_again(busy, random.uniform(1, _HOST_LOOK_SECONDS), headers=so_far.options()["headers"])
+    except LoginDelayedError:
+        raise  # by schedule, when the next login is due
     except (SoftTimeLimitExceeded, TransientError) as error:
         logger.warning("sync interrupted: %s", error, extra={"email_client_id": email_client_id})
         if so_far.stored > before:

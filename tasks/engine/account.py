@@ -82,4 +82,4 @@ def _sync(run: Run, folder_id: str | None) -> None:
         record_success(connection, run.account, whole_account=folder_id is None)
     if failed := run.tally.failed_folders:
         words = "; ".join(f"{name}: {why}" for name, why in failed.items())
-        record_failure(run.account, FoldersFailedError(words[:_LONGEST_COMPLAINT]), pause=False)
+        record_failure(run.account, FoldersFailedError(words[:_LONGEST_COMPLAINT]))

@@ -7,8 +7,10 @@ from typing import Protocol, TypeVar
 from tasks.engine.tokens import access_token
 from tasks.errors import (
     AuthenticationFailedError,
+    LoginFailedError,
     MailServerUnavailableError,
     ProtocolError,
+    SmtpLoginRefusedError,
     SmtpServerMissingError,
     TokenExpiredError,
     UnsupportedProtocolError,
@@ -20,6 +22,7 @@ from tasks.mail.pop3 import Pop3Connection
 from tasks.settings import get_settings
 from tasks.storage.accounts import Account
 from tasks.storage.credentials import PASSWORD, read_credential_of_kind
+from tasks.storage.logins import RECEIVING, SENDING, Side, mechanism_of, note_login, note_refusal
 from tasks.storage.session import tenant_transaction
 
 
@@ -28,12 +31,14 @@ class _Connection(Protocol):
 
     login: Login
 
+    @property
+    def mechanism(self) -> str: ...
+
     def close(self) -> None: ...
 
     def abandon(self) -> None: ...
 
 
-T = TypeVar("T")
 C = TypeVar("C", bound=_Connection)
 
 
@@ -50,38 +55,55 @@ def smtp_endpoint_of(account: Account) -> Endpoint:
     return endpoint._replace(timeout=get_settings().send.timeout)
 
 
-class LoginOf(Protocol):
-    """`login_of` or `smtp_login_of`."""
-
-    def __call__(self, account: Account, refused: str | None = None) -> Login: ...
-
-
-def login_of(account: Account, refused: str | None = None) -> Login:
-    """How the account logs in at its IMAP or POP3 server; with a token other than the one that was `refused`.
+def login_of(account: Account, side: Side = RECEIVING, refused: str | None = None) -> Login:
+    """How the account logs in on one side (at its SMTP server as at its mailbox, where nothing else is said); with a
+    token other than the one that was `refused`.
 
     Raises CredentialUnreadableError, and of OAuth2 accounts what `tokens.access_token` raises.
     """
-    return _login(account.tenant_id, account.username, account.credential_id, refused)
+    username, credential_id = account.username, side.secret_of(account)
+    if side is SENDING:
+        username = account.smtp_username or username
+    with tenant_transaction(account.tenant_id) as connection:
+        kind, secret = read_credential_of_kind(connection, account.tenant_id, credential_id)
+    mechanism = mechanism_of(account, side)
+    if kind == PASSWORD:
+        return Login(username, secret, mechanism=mechanism)
+    token = access_token(account.tenant_id, credential_id, refused)
+    return Login(username, token.secret, "oauth2", token.expires_at, mechanism)
 
 
-def smtp_login_of(account: Account, refused: str | None = None) -> Login:
-    """How the account logs in at its SMTP server: as at its mailbox, where nothing else is said."""
-    credential_id = account.smtp_credential_id or account.credential_id
-    return _login(account.tenant_id, account.smtp_username or account.username, credential_id, refused)
+def logged_in(account: Account, side: Side, connect: Callable[[Login], C]) -> C:
+    """What `connect` gives. A login that works is noted, and one that is not taken is what pauses the account.
 
-
-def logged_in(account: Account, get_login: LoginOf, connect: Callable[[Login], T]) -> T:
-    """What `connect` gives. A token that the server refuses, though it has not expired, is refreshed once.
-
-    Whatever refused it: a provider ends tokens early when a password changes, and clocks differ.
+    Raises AuthenticationFailedError where that side is paused now, and LoginRefusedError or LoginFailedError where it
+    is tried again.
     """
-    login = get_login(account)
+    try:
+        connection = _with_fresh_token(account, side, connect)
+    except (AuthenticationFailedError, LoginFailedError) as error:
+        is_by_server = type(error) is AuthenticationFailedError  # and not by the token endpoint
+        raise note_refusal(
+            account, side, SmtpLoginRefusedError(error.detail) if is_by_server and side is SENDING else error
+        ) from None
+    try:
+        note_login(account, side, connection.mechanism)
+    except BaseException:
+        connection.abandon()
+        raise
+    return connection
+
+
+def _with_fresh_token(account: Account, side: Side, connect: Callable[[Login], C]) -> C:
+    """A token that the server refuses, though it has not expired, is refreshed once, whatever refused it: a provider
+    ends tokens early when a password changes, and clocks differ."""
+    login = login_of(account, side)
     try:
         return connect(login)
-    except AuthenticationFailedError:
+    except (AuthenticationFailedError, LoginFailedError):
         if login.method == "password":
             raise
-        return connect(get_login(account, refused=login.secret))
+        return connect(login_of(account, side, refused=login.secret))
 
 
 @contextmanager
@@ -93,7 +115,7 @@ def connected(account: Account) -> Iterator[ImapConnection]:
     if account.protocol != "imap":
         raise UnsupportedProtocolError(account.protocol)
     endpoint, max_bytes = endpoint_of(account), get_settings().sync.max_message_bytes
-    with _closed(logged_in(account, login_of, lambda login: ImapConnection(endpoint, login, max_bytes))) as imap:
+    with _closed(logged_in(account, RECEIVING, lambda login: ImapConnection(endpoint, login, max_bytes))) as imap:
         yield imap
 
 
@@ -106,7 +128,7 @@ def connected_pop3(account: Account) -> Iterator[Pop3Connection]:
     if account.protocol != "pop3":
         raise UnsupportedProtocolError(account.protocol)
     endpoint, max_bytes = endpoint_of(account), get_settings().sync.max_message_bytes
-    with _closed(logged_in(account, login_of, lambda login: Pop3Connection(endpoint, login, max_bytes))) as pop3:
+    with _closed(logged_in(account, RECEIVING, lambda login: Pop3Connection(endpoint, login, max_bytes))) as pop3:
         yield pop3
 
 
@@ -120,15 +142,6 @@ def _closed(connection: C) -> Iterator[C]:
             raise TokenExpiredError(str(error)) from error
         raise
     connection.close()
-
-
-def _login(tenant_id: str, username: str, credential_id: str, refused: str | None) -> Login:
-    with tenant_transaction(tenant_id) as connection:
-        kind, secret = read_credential_of_kind(connection, tenant_id, credential_id)
-    if kind == PASSWORD:
-        return Login(username, secret)
-    token = access_token(tenant_id, credential_id, refused)
-    return Login(username, token.secret, "oauth2", token.expires_at)
 
 
 def _endpoint(hostname: str, port: int, encryption: str) -> Endpoint:

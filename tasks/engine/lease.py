@@ -9,7 +9,6 @@ from celery.exceptions import SoftTimeLimitExceeded
 
 from tasks.engine.run import HandOnError, Run
 from tasks.errors import (
-    AuthenticationFailedError,
     EmailError,
     InternalError,
     LeaseLostError,
@@ -41,7 +40,8 @@ def leased_run(
     time limit it ends in HandOnError if it did anything, else in TooSlowError: it would come back for ever.
 
     Raises LeaseHeldError while another run is at it, HostBusyError, and NotFoundError for what is not the caller's;
-    and AccountPausedError and AccountSwitchedOffError, which are not kept on the account: it says so already.
+    and AccountPausedError, AccountSwitchedOffError and LoginDelayedError, which are not kept on the account: it says
+    so already.
     """
     settings = get_settings().sync
     owner = owner_of(task_id)
@@ -61,11 +61,11 @@ def _leased(run: Run) -> Iterator[None]:
         raise
     except EmailError as error:
         with _if_storage_lets_us():
-            record_failure(run.account, error, pause=isinstance(error, AuthenticationFailedError))
+            record_failure(run.account, error)
         raise
     except Exception as error:
         with _if_storage_lets_us():
-            record_failure(run.account, InternalError(type(error).__name__), pause=False)
+            record_failure(run.account, InternalError(type(error).__name__))
         raise
     finally:
         with _if_storage_lets_us():

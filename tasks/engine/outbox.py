@@ -35,13 +35,14 @@ from tasks.engine.outcome import after_answer, after_offer
 from tasks.engine.reuse import lent_smtp
 from tasks.engine.sent_copy import file_copy, has_copy, wants_copy
 from tasks.errors import (
-    AuthenticationFailedError,
     DeliveryFailedError,
     DeliveryInterruptedError,
     DeliveryUnderWayError,
     DeliveryUnknownError,
     EmailError,
     IdempotencyConflictError,
+    LoginBusyError,
+    LoginDelayedError,
     MailServerBusyError,
     MailServerUnavailableError,
     MessageRefusedError,
@@ -58,8 +59,6 @@ from tasks.settings import get_settings
 from tasks.storage.accounts import (
     Account,
     get_account,
-    pause_sending,
-    record_failure,
     require_mailbox,
     require_sending,
 )
@@ -185,8 +184,6 @@ def _attempt(account: Account, outgoing: Outgoing, raw: bytes) -> Outgoing:
     except (DeliveryInterruptedError, DeliveryUnderWayError, StorageUnavailableError):
         raise
     except EmailError as error:
-        if isinstance(error, AuthenticationFailedError):
-            pause_sending(account, error)
         return _settle(account, outgoing, outgoing.recipients, error)
     except SoftTimeLimitExceeded:
         # Wherever it struck: the row says whether the end of the data may have gone out.
@@ -255,8 +252,8 @@ def _settle(
     accepted = [recipient for recipient in recipients if recipient.state == "accepted"]
     is_new = len(accepted) > len(outgoing.addresses("accepted"))
     attempts = 0 if is_new else outgoing.attempts
-    if isinstance(error, TokenEndpointUnavailableError):
-        attempts -= 1  # the mail server was not asked, so it was no try
+    if isinstance(error, TokenEndpointUnavailableError | LoginDelayedError | LoginBusyError):
+        attempts -= 1  # the mail server was not asked to take it, so it was no try
     pending = [recipient for recipient in recipients if recipient.state == "pending"]
     if error is None and (unhappy := [r for r in recipients if r.state in ("pending", "refused")]):
         words = "; ".join(f"{recipient.address}: {recipient.reply}" for recipient in unhappy)
@@ -292,7 +289,7 @@ def _find_out(account: Account, outgoing: Outgoing) -> Outgoing:
     try:
         with _at_the_mailbox(account):
             is_there = has_copy(account, outgoing)
-    except TokenEndpointUnavailableError:
+    except (TokenEndpointUnavailableError, LoginDelayedError):
         raise  # the mail server was not asked, so it was no look
     except EmailError as error:
         if isinstance(error, TransientError) and may_look_again:
@@ -327,16 +324,13 @@ def _file(account: Account, outgoing: Outgoing, raw: bytes) -> Outgoing:
 
 @contextmanager
 def _at_the_mailbox(account: Account) -> Iterator[None]:
-    """What is done in the Sent folder: not while the mailbox is paused or off, and a refused login pauses it.
+    """What is done in the Sent folder: not while the mailbox is paused or off, or its next login is not due.
 
     A mail server that uses up the time of the task is counted like one that breaks off.
     """
     require_mailbox(account)
     try:
         yield
-    except AuthenticationFailedError as error:
-        record_failure(account, error, pause=True)
-        raise
     except SoftTimeLimitExceeded as late:
         raise TooSlowError from late
 

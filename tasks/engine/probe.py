@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 from tasks.engine.connect import connected, connected_pop3
 from tasks.engine.reuse import lent_smtp
-from tasks.errors import AuthenticationFailedError, EmailError
-from tasks.storage.accounts import Account, clear_error, pause_sending, record_failure, resume_sending
+from tasks.errors import EmailError
+from tasks.storage.accounts import Account, clear_error, record_failure, resume_sending
 
 
 class Probe(NamedTuple):
@@ -24,7 +24,7 @@ def probe(account: Account) -> Probe:
     try:
         found = _look_at_pop3(account) if account.protocol == "pop3" else _look_at_imap(account)
     except EmailError as error:
-        record_failure(account, error, pause=isinstance(error, AuthenticationFailedError))
+        record_failure(account, error)
         raise
     clear_error(account)
     return found
@@ -35,12 +35,8 @@ def probe_smtp(account: Account) -> None:
 
     Raises an EmailError that says what is wrong; a refused login is kept.
     """
-    try:
-        with lent_smtp(account, fresh=True) as smtp:
-            smtp.reset()
-    except AuthenticationFailedError as error:
-        pause_sending(account, error)
-        raise
+    with lent_smtp(account, fresh=True) as smtp:
+        smtp.reset()
     resume_sending(account)
 
 

@@ -5,18 +5,14 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import TypeVar
 
-from tasks.engine.connect import endpoint_of, logged_in, login_of, smtp_endpoint_of, smtp_login_of
-from tasks.errors import (
-    AuthenticationFailedError,
-    GrantRevokedError,
-    SmtpLoginRefusedError,
-    UnsupportedProtocolError,
-)
+from tasks.engine.connect import endpoint_of, logged_in, smtp_endpoint_of
+from tasks.errors import UnsupportedProtocolError
 from tasks.mail.imap import ImapConnection
 from tasks.mail.pool import Closable, Pool
 from tasks.mail.smtp import SmtpConnection
 from tasks.settings import get_settings
 from tasks.storage.accounts import Account
+from tasks.storage.logins import RECEIVING, SENDING
 
 # Of one process, for all its accounts. Servers allow few connections per account and drop idle ones soon.
 _MOST = 8
@@ -39,21 +35,13 @@ def imap_pool() -> Pool[ImapConnection]:
 
 @contextmanager
 def lent_smtp(account: Account, *, fresh: bool = False) -> Iterator[SmtpConnection]:
-    """A connection to the account's SMTP server, given back afterwards; with `fresh` a new one.
-
-    A refused login is raised as SmtpLoginRefusedError, which says how to store a password for this server.
-    """
+    """A connection to the account's SMTP server, given back afterwards; with `fresh` a new one."""
     endpoint = smtp_endpoint_of(account)
     # With what it logs in: under another password, nothing of the old one is used any more.
     key = (account.tenant_id, account.id, endpoint, account.smtp_credential_id or account.credential_id)
 
     def connect() -> SmtpConnection:
-        try:
-            return logged_in(account, smtp_login_of, lambda login: SmtpConnection(endpoint, login))
-        except GrantRevokedError:
-            raise  # by the token endpoint
-        except AuthenticationFailedError as error:
-            raise SmtpLoginRefusedError(error.detail) from error
+        return logged_in(account, SENDING, lambda login: SmtpConnection(endpoint, login))
 
     with _lent(smtp_pool(), key, connect, fresh=fresh) as smtp:
         yield smtp
@@ -68,7 +56,7 @@ def lent_imap(account: Account) -> Iterator[ImapConnection]:
     key = (account.tenant_id, account.id, endpoint, account.credential_id)
 
     def connect() -> ImapConnection:
-        return logged_in(account, login_of, lambda login: ImapConnection(endpoint, login, max_literal))
+        return logged_in(account, RECEIVING, lambda login: ImapConnection(endpoint, login, max_literal))
 
     with _lent(imap_pool(), key, connect) as imap:
         yield imap

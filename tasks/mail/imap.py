@@ -82,6 +82,11 @@ class ImapConnection:
             raise
 
     @property
+    def mechanism(self) -> str:
+        """By which mechanism it logged in."""
+        return str(self._imap.mechanism)
+
+    @property
     def is_stale(self) -> bool:
         """Whether the server hung up or spoke while nothing was asked, or may not know our token any more."""
         if self.login.has_expired:

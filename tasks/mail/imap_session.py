@@ -21,10 +21,13 @@ from tasks.errors import (
     ProtocolError,
 )
 from tasks.mail import connection
+from tasks.mail.authenticate import log_in
 from tasks.mail.connection import Endpoint, open_socket, tls_context
 from tasks.mail.folders import quote
 from tasks.mail.imap_responses import Line
-from tasks.mail.login import Login, Sasl, login_refusal, means_busy, sasl_for, secret_kept
+from tasks.mail.login import OWN_COMMAND, Login, Sasl, exchanges_for
+from tasks.mail.refusal import means_busy
+from tasks.mail.secrecy import secret_kept
 
 _READ_BUFFER_BYTES = 256 * 1024
 
@@ -65,8 +68,8 @@ def open_session(endpoint: Endpoint, login: Login, max_literal: int) -> "Session
     with translated(endpoint, "connecting"), _greeted(endpoint):
         session = _connect(endpoint, max_literal)
     try:
-        with secret_kept(endpoint, login), translated(endpoint, "logging in"):
-            _log_in(session, endpoint, login)
+        with secret_kept(endpoint, login):
+            session.mechanism = _log_in(session, endpoint, login)
     except BaseException:
         session.say_goodbye()
         raise
@@ -117,6 +120,7 @@ class Session(imaplib.IMAP4):
         self._max_literal = max_literal
         self._answer_bytes = 0
         self.unread_lines = 0
+        self.mechanism = ""  # by which it logged in
         super().__init__(endpoint.hostname, endpoint.port, timeout=endpoint.timeout)
 
     def _create_socket(self, _timeout: float | None) -> socket.socket:
@@ -225,6 +229,8 @@ class Session(imaplib.IMAP4):
     def readline(self) -> bytes:
         line = super().readline()
         self._count(len(line))
+        if line[-1:] == b"\n" and line[-2:-1] != b"\r":
+            return line[:-1] + b"\r\n"  # mailutils ends some lines so, and imaplib takes no other end
         return line
 
     def _count(self, size: int) -> None:
@@ -299,31 +305,42 @@ def _greeted(endpoint: Endpoint) -> Iterator[None]:
         raise kind(f"connecting, {endpoint}: {words[:_LONGEST_WORDS]}") from error
 
 
-def _log_in(session: Session, endpoint: Endpoint, login: Login) -> None:
+def _log_in(session: Session, endpoint: Endpoint, login: Login) -> str:
+    """Log in, and by which mechanism; none where the server greeted as if we were."""
     if session.state != "NONAUTH":
-        return
-    if "LOGINDISABLED" in session.capabilities and endpoint.encryption == "none":
+        return "none"
+    is_disabled = "LOGINDISABLED" in session.capabilities
+    if is_disabled and endpoint.encryption == "none":
         raise EncryptionUnavailableError(f"{endpoint} allows no login without encryption")
     offered = {name.removeprefix("AUTH=") for name in session.capabilities if name.startswith("AUTH=")}
-    sasl = sasl_for(login, endpoint, offered)
+    # Where nothing is offered and LOGIN disabled all the same, it is tried.
+    exchanges = exchanges_for(login, endpoint, offered, has_command=not is_disabled)
+    exchanges = exchanges or exchanges_for(login, endpoint, offered, has_command=True)
+    return log_in(exchanges, lambda sasl: _attempt(session, endpoint, login, sasl), endpoint, login)
+
+
+def _attempt(session: Session, endpoint: Endpoint, login: Login, sasl: Sasl) -> str | None:
+    """One exchange; the server's words where it refuses."""
     challenges: list[bytes] = []
-    try:
-        if sasl:
-            session.authenticate(sasl.mechanism, lambda challenge: _answer(sasl, challenges, challenge))
-        else:
-            _log_in_by_command(session, login)
-    except imaplib.IMAP4.abort:
-        raise
-    except imaplib.IMAP4.error as error:
-        reasons = b" ".join(challenges[1:]).decode("utf-8", "replace")
-        raise login_refusal(f"{error} {reasons}".strip(), endpoint, login) from None
 
+    def answer(challenge: bytes) -> bytes | None:
+        if len(challenges) > len(sasl.responses):
+            raise imaplib.IMAP4.abort("unexpected challenges")
+        challenges.append(challenge)
+        return sasl.response(len(challenges) - 1, challenge)  # None gives up
 
-def _answer(sasl: Sasl, challenges: list[bytes], challenge: bytes) -> bytes | None:
-    """The answers to the challenges one after another; None gives up."""
-    answers = dict(enumerate((sasl.initial_response, sasl.on_failure)))
-    challenges.append(challenge)
-    return answers.get(len(challenges) - 1)
+    with translated(endpoint, "logging in"):
+        try:
+            if sasl.mechanism == OWN_COMMAND:
+                _log_in_by_command(session, login)
+            else:
+                session.authenticate(sasl.mechanism, answer)
+        except imaplib.IMAP4.abort:
+            raise
+        except imaplib.IMAP4.error as error:
+            reasons = b" ".join(challenges[1:]) if sasl.client_first else b""
+            return f"{error} {reasons.decode('utf-8', 'replace')}".strip()
+    return None
 
 
 def _log_in_by_command(session: Session, login: Login) -> None:

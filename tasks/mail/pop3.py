@@ -41,6 +41,11 @@ class Pop3Connection:
         self._has_deleted = False
 
     @property
+    def mechanism(self) -> str:
+        """By which mechanism it logged in."""
+        return self._session.mechanism
+
+    @property
     def capabilities(self) -> frozenset[str]:
         """What the server offers beyond the commands that every server has; empty where it does not say."""
         return frozenset(self._offered)

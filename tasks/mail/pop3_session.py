@@ -19,8 +19,11 @@ from tasks.errors import (
     ProtocolError,
 )
 from tasks.mail import connection
+from tasks.mail.authenticate import log_in
 from tasks.mail.connection import Endpoint, open_socket, tls_context
-from tasks.mail.login import Login, Sasl, login_refusal, means_busy, sasl_for, secret_kept
+from tasks.mail.login import OWN_COMMAND, Login, Sasl, exchanges_for
+from tasks.mail.refusal import means_busy
+from tasks.mail.secrecy import secret_kept
 
 _READ_BUFFER_BYTES = 256 * 1024
 _LONGEST_WORDS = 200
@@ -39,8 +42,9 @@ def open_session(endpoint: Endpoint, login: Login) -> tuple["Session", Capabilit
     with translated(endpoint, "connecting"), _greeted(endpoint):
         session = _connect(endpoint)
     try:
-        with secret_kept(endpoint, login), translated(endpoint, "logging in"):
-            _log_in(session, endpoint, login)
+        with secret_kept(endpoint, login):
+            session.mechanism = _log_in(session, endpoint, login)
+        with translated(endpoint, "logging in"):
             # What is offered may be more after the login (RFC 2449 section 5).
             return session, session.capabilities()
     except BaseException:
@@ -70,6 +74,7 @@ class Session(poplib.POP3):
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
+        self.mechanism = ""  # by which it logged in
         super().__init__(endpoint.hostname, endpoint.port, timeout=endpoint.timeout)
         self._enlarge_buffer()
 
@@ -95,9 +100,12 @@ class Session(poplib.POP3):
         """The rest of the next answer's first line. Raises poplib.error_proto for -ERR."""
         return self._next_answer(b"+OK")[1]
 
-    def is_challenged(self) -> bool:
-        """Whether the next answer is a challenge of SASL, and not +OK. Raises poplib.error_proto for -ERR."""
-        return self._next_answer(b"+OK", b"+")[0] == b"+"
+    def challenge(self) -> bytes | None:
+        """The challenge of SASL that is the next answer, or None for +OK. Raises poplib.error_proto for -ERR."""
+        kind, words = self._next_answer(b"+OK", b"+")
+        with suppress(ValueError):
+            return None if kind == b"+OK" else base64.b64decode(words)
+        return b""  # one that is no base64 says nothing
 
     def _next_answer(self, *expected: bytes) -> tuple[bytes, str]:
         line = self.file.readline(_READ_BUFFER_BYTES)
@@ -215,29 +223,43 @@ def _greeted(endpoint: Endpoint) -> Iterator[None]:
         raise kind(f"connecting, {endpoint}: {words}") from error
 
 
-def _log_in(session: Session, endpoint: Endpoint, login: Login) -> None:
-    offered = session.capabilities()
-    sasl = sasl_for(login, endpoint, offered.get("SASL", frozenset()))
-    if offered and not sasl and "USER" not in offered and endpoint.encryption == "none":
+def _log_in(session: Session, endpoint: Endpoint, login: Login) -> str:
+    """Log in, and by which mechanism."""
+    with translated(endpoint, "logging in"):
+        offered = session.capabilities()
+    mechanisms = offered.get("SASL", frozenset())
+    exchanges = exchanges_for(login, endpoint, mechanisms, has_command=not offered or "USER" in offered)
+    if not exchanges and endpoint.encryption == "none":
         raise EncryptionUnavailableError(f"{endpoint} allows no login without encryption")
-    try:
-        if sasl:
-            _authenticate(session, sasl)
-        else:
-            session.ask(f"USER {login.username}")
-            session.ask(f"PASS {login.secret}")
-    except poplib.error_proto as error:
-        raise login_refusal(_said(error), endpoint, login) from None
+    # Servers leave USER out and take it all the same.
+    exchanges = exchanges or exchanges_for(login, endpoint, mechanisms, has_command=True)
+    return log_in(exchanges, lambda sasl: _attempt(session, endpoint, login, sasl), endpoint, login)
+
+
+def _attempt(session: Session, endpoint: Endpoint, login: Login, sasl: Sasl) -> str | None:
+    """One exchange; the server's words where it refuses."""
+    with translated(endpoint, "logging in"):
+        try:
+            if sasl.mechanism == OWN_COMMAND:
+                session.ask(f"USER {login.username}")
+                session.ask(f"PASS {login.secret}")
+            else:
+                _authenticate(session, sasl)
+        except poplib.error_proto as error:
+            return _said(error)
+    return None
 
 
 def _authenticate(session: Session, sasl: Sasl) -> None:
     """AUTH (RFC 5034). The response waits for its challenge: it may be too long for the command's line."""
     session.send(f"AUTH {sasl.mechanism}")
-    for response in (sasl.initial_response, sasl.on_failure):
-        if not session.is_challenged():
-            return
-        session.send(base64.b64encode(response).decode())
-    session.answer()
+    number = 0
+    while (challenge := session.challenge()) is not None:
+        if number > len(sasl.responses):
+            raise ValueError("it asks for more than the mechanism has to say")
+        response = sasl.response(number, challenge)
+        session.send("*" if response is None else base64.b64encode(response).decode())
+        number += 1
 
 
 def _words(error: poplib.error_proto) -> str:

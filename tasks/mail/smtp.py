@@ -48,6 +48,11 @@ class SmtpConnection:
         self._session = open_session(endpoint, login)
 
     @property
+    def mechanism(self) -> str:
+        """By which mechanism it logged in."""
+        return self._session.mechanism
+
+    @property
     def is_usable(self) -> bool:
         """Whether another message may go this way."""
         return self._session.is_usable

@@ -20,9 +20,11 @@ from tasks.errors import (
     ProtocolError,
 )
 from tasks.mail import connection
+from tasks.mail.authenticate import log_in
 from tasks.mail.charset import storable
 from tasks.mail.connection import Endpoint, open_socket, tls_context
-from tasks.mail.login import Login, login_refusal, sasl_for, secret_kept
+from tasks.mail.login import Login, Sasl, exchanges_for
+from tasks.mail.secrecy import secret_kept
 
 _LONGEST_WORDS = 300
 _LONGEST_ANSWER_BYTES = 1024 * 1024
@@ -62,8 +64,8 @@ def open_session(endpoint: Endpoint, login: Login) -> "Session":
     try:
         with translated(endpoint, "connecting"):
             _greet(session, endpoint)
-        with secret_kept(endpoint, login), translated(endpoint, "logging in"):
-            _log_in(session, endpoint, login)
+        with secret_kept(endpoint, login):
+            session.mechanism = _log_in(session, endpoint, login)
     except BaseException:
         session.abandon()
         raise
@@ -92,6 +94,7 @@ class Session(smtplib.SMTP):
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
         self.is_usable = True
+        self.mechanism = ""  # by which it logged in
         super().__init__(endpoint.hostname, endpoint.port, local_hostname="localhost", timeout=endpoint.timeout)
         address = self.sock.getsockname()[0]
         self.local_hostname = f"[IPv6:{address}]" if ":" in address else f"[{address}]"
@@ -199,38 +202,45 @@ def _hello(session: Session, endpoint: Endpoint) -> None:
     session.require(reply, reply.is_positive)
 
 
-def _log_in(session: Session, endpoint: Endpoint, login: Login) -> None:
+def _log_in(session: Session, endpoint: Endpoint, login: Login) -> str:
+    """Log in, and by which mechanism; none at a relay that trusts our network: one that does not says so at MAIL."""
     offered = session.esmtp_features.get("auth", "").upper().split()
     if not offered:
-        return  # a relay that trusts our network; one that does not will say so at MAIL
-    sasl = sasl_for(login, endpoint, offered)
-    if sasl:
-        reply = session.command(f"AUTH {sasl.mechanism} {_base64(sasl.initial_response)}")
-        reasons = _challenge(reply) if reply.code == _CHALLENGE else ""
-        if reply.code == _CHALLENGE:
-            reply = session.command(_base64(sasl.on_failure))
-    elif "LOGIN" in offered:
-        reasons = ""
-        for words in ("AUTH LOGIN", _base64(login.username.encode()), _base64(login.secret.encode())):
-            reply = session.command(words)
-            if reply.code != _CHALLENGE:
-                break
-    else:
+        return "none"
+    exchanges = exchanges_for(login, endpoint, offered)
+    if not exchanges:
         raise PermanentError(f"{endpoint} offers no login by password that we know: {' '.join(offered)}")
-    if not reply.is_positive:
-        raise login_refusal(f"{reply} {reasons}".strip(), endpoint, login)
+    return log_in(exchanges, lambda sasl: _attempt(session, endpoint, sasl), endpoint, login)
 
 
-def _challenge(reply: Reply) -> str:
-    """What a challenge says; nothing where it is not base64 (RFC 4954 section 4)."""
+def _attempt(session: Session, endpoint: Endpoint, sasl: Sasl) -> str | None:
+    """One exchange (RFC 4954 section 4); the server's words where it refuses."""
+    with translated(endpoint, "logging in"):
+        number, reasons = 0, ""
+        command = f"AUTH {sasl.mechanism}"
+        if sasl.client_first:
+            command += f" {_base64(sasl.response(0))}"
+            number = 1
+        reply = session.command(command)
+        while reply.code == _CHALLENGE and number <= len(sasl.responses):
+            challenge = _challenge(reply)
+            reasons += challenge.decode("utf-8", "replace") if sasl.client_first else ""
+            reply = session.command(_base64(sasl.response(number, challenge)))
+            number += 1
+        return None if reply.is_positive else f"{reply} {storable(reasons)}".strip()
+
+
+def _challenge(reply: Reply) -> bytes:
+    """What a challenge says; nothing where it is not base64."""
     try:
-        return storable(b64decode(reply.text).decode("utf-8", "replace"))
+        return b64decode(reply.text)
     except ValueError:
-        return ""
+        return b""
 
 
-def _base64(data: bytes) -> str:
-    return b64encode(data).decode()
+def _base64(response: bytes | None) -> str:
+    """As it goes over the wire; None gives up."""
+    return "*" if response is None else b64encode(response).decode()
 
 
 def _as_reply(code: int, said: bytes | str) -> Reply:

@@ -1,6 +1,6 @@
 """Mailbox accounts: who they belong to, how to reach them, and how their last sync went."""
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, bindparam, case, delete, func, insert, select, update
@@ -10,6 +10,7 @@ from tasks.errors import (
     AccountPausedError,
     AccountSwitchedOffError,
     EmailError,
+    LoginDelayedError,
     NotFoundError,
     PermanentError,
     SendingPausedError,
@@ -54,7 +55,7 @@ class NewAccount(NamedTuple):
 
 
 class Account(NamedTuple):
-    """A row of email_client, without its lease and its secret."""
+    """A row of email_client, without its lease and its secret; times until which a login waits are in the future."""
 
     tenant_id: str
     id: str
@@ -82,8 +83,16 @@ class Account(NamedTuple):
     last_error_code: str | None
     last_error: str | None
     last_error_at: datetime | None
+    login_mechanism: str | None
+    login_refused_since: datetime | None
+    login_failures: int
+    login_retry_at: datetime | None
     smtp_paused_at: datetime | None
     smtp_last_error: str | None
+    smtp_login_mechanism: str | None
+    smtp_login_refused_since: datetime | None
+    smtp_login_failures: int
+    smtp_login_retry_at: datetime | None
 
 
 _NO_ERROR = {
@@ -93,12 +102,24 @@ _NO_ERROR = {
     "last_error_at": None,
     "failing_since": None,
     "sync_queued_at": None,
+    "login_refused_since": None,
+    "login_failures": 0,
+    "login_retry_at": None,
 }
-_SENDS_AGAIN = {"smtp_paused_at": None, "smtp_last_error": None}
+_SENDS_AGAIN = {
+    "smtp_paused_at": None,
+    "smtp_last_error": None,
+    "smtp_login_refused_since": None,
+    "smtp_login_failures": 0,
+    "smtp_login_retry_at": None,
+}
+# Another secret has not worked yet.
+_NEW_SECRET = {**_NO_ERROR, "login_mechanism": None}
+_NEW_SMTP_SECRET = {**_SENDS_AGAIN, "smtp_login_mechanism": None}
 # Where the mailbox's secret is the SMTP server's too.
-_SENDS_AGAIN_WITH_IT = {
-    name: case((EmailClient.smtp_credential_id.is_(None), None), else_=EmailClient.__table__.c[name])
-    for name in _SENDS_AGAIN
+_NEW_SMTP_SECRET_WITH_IT = {
+    name: case((EmailClient.smtp_credential_id.is_(None), value), else_=EmailClient.__table__.c[name])
+    for name, value in _NEW_SMTP_SECRET.items()
 }
 # Early by as much as a claim is, see the migration 0004.
 _NEXT_BY_SCHEDULE = func.now() + EmailClient.sync_interval * timedelta(seconds=0.9)
@@ -112,7 +133,12 @@ _NEXT_AFTER_FAILURE = func.now() + (0.75 + 0.25 * func.random()) * func.least(
     ),
     _LONGEST_WAIT,
 )
-_COLUMNS = [EmailClient.__table__.c[name] for name in Account._fields]
+# By the database's clock, which all hosts share.
+_WAITING = {
+    name: case((EmailClient.__table__.c[name] > func.now(), EmailClient.__table__.c[name])).label(name)
+    for name in ("login_retry_at", "smtp_login_retry_at")
+}
+_COLUMNS = [_WAITING.get(name, EmailClient.__table__.c[name]) for name in Account._fields]
 # Made once: every task begins with it.
 _GET = select(*_COLUMNS).where(
     EmailClient.tenant_id == bindparam("tenant_id"),
@@ -184,21 +210,23 @@ def get_account(connection: Connection, tenant_id: str, user_id: str, account_id
 def require_mailbox(account: Account) -> None:
     """Raises AccountPausedError where nobody is to log in at the IMAP or POP3 server until a person did something.
 
-    Raises AccountSwitchedOffError, too.
+    Raises LoginDelayedError where the next login is not due yet, and AccountSwitchedOffError, too.
     """
     _require_enabled(account)
     if account.paused_at is not None:
         raise AccountPausedError(f"{account.account_name}: {account.last_error or ''}")
+    _require_due(account, account.login_retry_at, account.last_error)
 
 
 def require_sending(account: Account) -> None:
     """Raises SendingPausedError where nobody is to log in at the SMTP server until a person did something.
 
-    Raises AccountSwitchedOffError, too.
+    Raises LoginDelayedError where the next login is not due yet, and AccountSwitchedOffError, too.
     """
     _require_enabled(account)
     if account.smtp_paused_at is not None:
         raise SendingPausedError(f"{account.account_name}: {account.smtp_last_error or ''}")
+    _require_due(account, account.smtp_login_retry_at, account.smtp_last_error)
 
 
 def read_secret(account: Account, credential_id: str) -> str:
@@ -223,8 +251,8 @@ def change_password(account: Account, password: str) -> None:
         new = add_credential(connection, account.tenant_id, password)
         connection.execute(
             update(EmailClient)
-            .where(*_is(account))
-            .values(credential_id=new, **_NO_ERROR, **_SENDS_AGAIN_WITH_IT, next_sync_at=func.now())
+            .where(*is_row_of(account))
+            .values(credential_id=new, **_NEW_SECRET, **_NEW_SMTP_SECRET_WITH_IT, next_sync_at=func.now())
         )
         remove_credential(connection, account.tenant_id, old)
 
@@ -239,7 +267,9 @@ def change_smtp_password(account: Account, password: str) -> None:
         if found.smtp_hostname is None:
             raise SmtpServerMissingError(account.account_name)
         new = add_credential(connection, account.tenant_id, password)
-        connection.execute(update(EmailClient).where(*_is(account)).values(smtp_credential_id=new, **_SENDS_AGAIN))
+        connection.execute(
+            update(EmailClient).where(*is_row_of(account)).values(smtp_credential_id=new, **_NEW_SMTP_SECRET)
+        )
         if found.smtp_credential_id is not None:
             remove_credential(connection, account.tenant_id, found.smtp_credential_id)
 
@@ -254,8 +284,8 @@ def change_refresh_token(account: Account, refresh_token: str, client_secret: st
         replace_refresh_token(connection, account.tenant_id, credential_id, refresh_token, client_secret)
         connection.execute(
             update(EmailClient)
-            .where(*_is(account))
-            .values(**_NO_ERROR, **_SENDS_AGAIN_WITH_IT, next_sync_at=func.now())
+            .where(*is_row_of(account))
+            .values(**_NEW_SECRET, **_NEW_SMTP_SECRET_WITH_IT, next_sync_at=func.now())
         )
 
 
@@ -265,7 +295,7 @@ def remove_account(account: Account) -> None:
         # Not what `account` says: its password may have been changed since.
         secrets = connection.execute(
             delete(EmailClient)
-            .where(*_is(account))
+            .where(*is_row_of(account))
             .returning(EmailClient.credential_id, EmailClient.smtp_credential_id)
         ).one_or_none()
         for credential_id in filter(None, secrets or ()):
@@ -277,7 +307,7 @@ def record_success(connection: Connection, account: Account, *, whole_account: b
     values = {"last_sync_at": func.now()} if whole_account else {}
     connection.execute(
         update(EmailClient)
-        .where(*_is(account))
+        .where(*is_row_of(account))
         .values(**_NO_ERROR, next_sync_at=func.least(EmailClient.next_sync_at, _NEXT_BY_SCHEDULE), **values)
     )
 
@@ -285,49 +315,38 @@ def record_success(connection: Connection, account: Account, *, whole_account: b
 def clear_error(account: Account) -> None:
     """The mailbox works again: forget its error and its pause, so that its next sync is due."""
     with tenant_transaction(account.tenant_id) as connection:
-        connection.execute(update(EmailClient).where(*_is(account)).values(**_NO_ERROR, next_sync_at=func.now()))
+        connection.execute(
+            update(EmailClient).where(*is_row_of(account)).values(**_NO_ERROR, next_sync_at=func.now())
+        )
 
 
-def record_failure(account: Account, error: EmailError, *, pause: bool) -> None:
-    """Keep what went wrong where the account's owner sees it; a paused account is not synced by schedule.
-
-    A secret that was changed meanwhile has not been refused, so it pauses nothing.
-    """
-    pausing = case((EmailClient.credential_id == account.credential_id, func.now()), else_=EmailClient.paused_at)
+def record_failure(account: Account, error: EmailError) -> None:
+    """Keep what went wrong where the account's owner sees it. What pauses an account is in `storage.logins`."""
     with tenant_transaction(account.tenant_id) as connection:
         connection.execute(
             update(EmailClient)
-            .where(*_is(account))
+            .where(*is_row_of(account))
             .values(
                 last_error_code=error.code,
                 last_error=str(error),
                 last_error_at=func.now(),
-                paused_at=pausing if pause else EmailClient.paused_at,
                 failing_since=func.coalesce(EmailClient.failing_since, func.now()),
                 sync_queued_at=None,
-                next_sync_at=_NEXT_AFTER_FAILURE,
+                next_sync_at=func.coalesce(_WAITING["login_retry_at"].element, _NEXT_AFTER_FAILURE),
             )
         )
 
 
-def pause_sending(account: Account, error: EmailError) -> None:
-    """The SMTP server refuses the login: nothing is sent until a person did something. Syncs go on.
-
-    A secret that was changed meanwhile has not been refused, so it pauses nothing.
-    """
-    used = func.coalesce(EmailClient.smtp_credential_id, EmailClient.credential_id)
-    is_the_same = used == (account.smtp_credential_id or account.credential_id)
-    _change(account, is_the_same, smtp_paused_at=func.now(), smtp_last_error=str(error))
-
-
 def resume_sending(account: Account) -> None:
     """The SMTP server takes the login again."""
-    _change(account, **_SENDS_AGAIN)
-
-
-def _change(account: Account, *conditions: ColumnElement[bool], **values: object) -> None:
     with tenant_transaction(account.tenant_id) as connection:
-        connection.execute(update(EmailClient).where(*_is(account), *conditions).values(**values))
+        connection.execute(update(EmailClient).where(*is_row_of(account)).values(**_SENDS_AGAIN))
+
+
+def _require_due(account: Account, retry_at: datetime | None, error: str | None) -> None:
+    if retry_at is not None:
+        seconds = max((retry_at - datetime.now(UTC)).total_seconds(), 1)
+        raise LoginDelayedError(f"{account.account_name}: {error or ''}", seconds)
 
 
 def _require_enabled(account: Account) -> None:
@@ -337,11 +356,12 @@ def _require_enabled(account: Account) -> None:
 
 def _locked(connection: Connection, account: Account) -> Account:
     # Not `account` itself: somebody else may have changed it since.
-    row = connection.execute(select(*_COLUMNS).where(*_is(account)).with_for_update()).one_or_none()
+    row = connection.execute(select(*_COLUMNS).where(*is_row_of(account)).with_for_update()).one_or_none()
     if row is None:
         raise NotFoundError("account")
     return Account._make(row)
 
 
-def _is(account: Account) -> tuple[ColumnElement[bool], ...]:
+def is_row_of(account: Account) -> tuple[ColumnElement[bool], ...]:
+    """The conditions for the account's row of email_client."""
     return EmailClient.tenant_id == account.tenant_id, EmailClient.id == account.id

@@ -136,7 +136,10 @@ class EmailClient(Base):
     `pop3_keep_days` is how long a stored message is left on a POP3 server; without it, for ever.
 
     A login that was refused by the IMAP or POP3 server sets `paused_at` and `last_error`, one by the SMTP server
-    `smtp_paused_at` and `smtp_last_error`: either side works without the other.
+    `smtp_paused_at` and `smtp_last_error`: either side works without the other. By `login_mechanism` the account
+    logged in last; without it no login has worked yet with this secret. Since then `login_failures` did not, and
+    those since `login_refused_since` were refused in clear words; before `login_retry_at` none is tried
+    (`storage/logins.py`).
 
     It is due at `next_sync_at`; from `sync_queued_at` until a worker takes it, its sync waits in the queue.
     """
@@ -171,8 +174,16 @@ class EmailClient(Base):
     last_error: Mapped[str | None]
     last_error_at: Mapped[datetime | None]
     failing_since: Mapped[datetime | None]
+    login_mechanism: Mapped[str | None]
+    login_refused_since: Mapped[datetime | None]
+    login_failures: Mapped[int] = mapped_column(server_default=_zero)
+    login_retry_at: Mapped[datetime | None]
     smtp_paused_at: Mapped[datetime | None]
     smtp_last_error: Mapped[str | None]
+    smtp_login_mechanism: Mapped[str | None]
+    smtp_login_refused_since: Mapped[datetime | None]
+    smtp_login_failures: Mapped[int] = mapped_column(server_default=_zero)
+    smtp_login_retry_at: Mapped[datetime | None]
     lease_owner: Mapped[str | None]
     lease_until: Mapped[datetime | None]
     lease_wanted_until: Mapped[datetime | None]

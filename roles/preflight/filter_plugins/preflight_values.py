@@ -30,6 +30,7 @@ BOUNDS = {
     "application_spam_engine_timeout": (1, 30),
     "application_delete_batch_size": (1, 1000),
     "application_trash_retention_days": (0, None),
+    "application_mail_login_patience_hours": (0, None),
     "application_smtp_retries": (0, None),
     "application_smtp_max_message_bytes": (64 * 1024, None),
     "celery_beat_restart_seconds": (0, None),

@@ -16,7 +16,8 @@ from native.redis import RedisServer
 from tasks import delete as tasks
 from tasks.delete import ENFORCE_TRASH_RETENTION, empty_trash
 from tasks.errors import AuthenticationFailedError, NotFoundError
-from tasks.storage.accounts import Account, NewAccount, add_account, record_failure
+from tasks.storage.accounts import Account, NewAccount, add_account
+from tasks.storage.logins import RECEIVING, note_refusal
 from tests.conftest import TENANT, USER, Database, register, sync
 from tests.integration.delete.conftest import Delete, ids_of
 from tests.support.application import application
@@ -108,7 +109,7 @@ class TestRetention:
         assert broker.enforce() == {"status": "success", "accounts": 0}
 
     def test_a_paused_account_is_left_alone(self, account: Account, broker: Broker) -> None:
-        record_failure(account, AuthenticationFailedError("x"), pause=True)
+        note_refusal(account, RECEIVING, AuthenticationFailedError("x"))
         assert broker.enforce()["accounts"] == 0
 
     def test_somebody_elses_account_is_not_found(self, account: Account, mailbox: Mailbox) -> None:

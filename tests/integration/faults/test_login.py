@@ -67,9 +67,10 @@ def test_a_wrong_password_pauses_the_account_after_one_try(
 
 
 def test_a_paused_account_is_left_alone_by_tasks_until_a_person_tries_it(
-    server: ImapServer, monkeypatch: pytest.MonkeyPatch
+    server: ImapServer, monkeypatch: pytest.MonkeyPatch, environment: Callable[..., None]
 ) -> None:
     # Given an account with a message, that was paused
+    environment(MAIL_LOGIN_PATIENCE_HOURS="0")
     account = register(server)
     sync(account)
     server.password = "changed"
@@ -170,7 +171,8 @@ def test_a_wrong_password_is_one_however_it_is_sent(server: ImapServer, capabili
     with pytest.raises(AuthenticationFailedError):
         sync(account)
 
-    assert server.logins == 1
+    # By words alone it may be the mechanism that is refused, so the other one is tried.
+    assert server.logins == (2 if "AUTH=" in capabilities and "[" not in words else 1)
 
 
 @pytest.mark.parametrize(

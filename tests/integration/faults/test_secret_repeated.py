@@ -9,6 +9,7 @@ import pytest
 
 from tasks.errors import (
     AuthenticationFailedError,
+    LoginFailedError,
     MailServerBusyError,
     MailServerUnavailableError,
     ProtocolError,
@@ -25,14 +26,16 @@ PLAIN = base64.b64encode(f"\0ada\0{SECRET}".encode()).decode()
 COMMAND = r'LOGIN "ada" "a\"long\"wörd"'
 
 IMAP = {
-    "refused": (lambda line: refuse(f"NO you said {line}"), AuthenticationFailedError),
+    "refused": (lambda line: refuse(f"NO [AUTHENTICATIONFAILED] you said {line}"), AuthenticationFailedError),
+    "unclear": (lambda line: refuse(f"NO you said {line}"), LoginFailedError),
     "busy": (lambda line: refuse(f"NO [UNAVAILABLE] {'x' * 170} {line}"), MailServerBusyError),
-    "not understood": (lambda line: refuse(f"BAD what is {line}"), AuthenticationFailedError),
+    "not understood": (lambda line: refuse(f"BAD what is {line}"), LoginFailedError),
     "no answer": (lambda line: before(f"{line}\r\n".encode()), ProtocolError),
     "goodbye": (lambda line: bye(f"no {line}"), MailServerUnavailableError),
 }
 POP3 = {
-    "refused": (lambda line: f"-ERR you said {line}", AuthenticationFailedError),
+    "refused": (lambda line: f"-ERR [AUTH] you said {line}", AuthenticationFailedError),
+    "unclear": (lambda line: f"-ERR you said {line}", LoginFailedError),
     "busy": (lambda line: f"-ERR [SYS/TEMP] {'x' * 170} {line}", MailServerBusyError),
     "no answer": (lambda line: line.rpartition(" ")[2], ProtocolError),
 }
@@ -58,7 +61,7 @@ def test_what_an_imap_server_repeats_is_not_shown(
     imap: ImapServer, capabilities: str, line: str, action: Callable[[str], Action], error: type[Exception]
 ) -> None:
     imap.capabilities = capabilities
-    imap.on(re.escape(line), action(line))
+    imap.on(f"{re.escape(PLAIN)}|{re.escape(COMMAND)}", action(line), times=None)
     fails_without_showing(imap, line, error)
 
 
@@ -70,7 +73,7 @@ def test_what_a_pop3_server_repeats_is_not_shown(
     pop3: Pop3Server, capabilities: str, line: str, answer: Callable[[str], str], error: type[Exception]
 ) -> None:
     pop3.capabilities = capabilities
-    pop3.on(re.escape(line), rewrite(rb"(?s).+", f"{answer(line)}\r\n".encode()))
+    pop3.on(f"{re.escape(PLAIN)}|PASS", rewrite(rb"(?s).+", f"{answer(line)}\r\n".encode()), times=None)
     fails_without_showing(pop3, line, error, protocol="pop3")
 
 

@@ -23,10 +23,9 @@ from tasks.storage.accounts import (
     change_password,
     change_smtp_password,
     find_account,
-    pause_sending,
-    record_failure,
 )
 from tasks.storage.dispatch import claim_due_accounts
+from tasks.storage.logins import RECEIVING, SENDING, note_refusal
 from tests.conftest import TENANT, USER, Database, register, sync
 from tests.integration.send.conftest import Send, sending_account
 from tests.support.imap_server import ImapServer
@@ -135,8 +134,9 @@ def test_a_message_whose_answer_was_lost_is_not_looked_for_with_a_password_that_
 
 
 def test_trying_an_account_ends_the_pause_of_each_side_that_works(
-    database: Database, smtp: SmtpServer, send_once: Send, run: Run
+    database: Database, smtp: SmtpServer, send_once: Send, run: Run, environment: Callable[..., None]
 ) -> None:
+    environment(MAIL_LOGIN_PATIENCE_HOURS="0")
     with ImapServer(password="another") as imap:
         # Given an account that is refused on both sides
         smtp.password = "another"
@@ -248,10 +248,10 @@ def test_a_secret_that_was_changed_meanwhile_is_not_the_one_refused(database: Da
     change_smtp_password(account, "another")
     refusal = AuthenticationFailedError("the old one")
 
-    pause_sending(account, refusal)
-    record_failure(account, refusal, pause=True)
+    for side in (RECEIVING, SENDING):
+        note_refusal(account, side, refusal)
     assert paused() == (False, False)
 
-    pause_sending(find_account(TENANT, "mail"), refusal)
-    record_failure(find_account(TENANT, "mail"), refusal, pause=True)
+    for side in (RECEIVING, SENDING):
+        note_refusal(find_account(TENANT, "mail"), side, refusal)
     assert paused() == (True, True)

@@ -12,6 +12,7 @@ from tasks.errors import (
     CertificateInvalidError,
     EncryptionUnavailableError,
     HostNotAllowedError,
+    LoginFailedError,
     LoginMethodUnavailableError,
     MailServerBusyError,
     MessageRefusedError,
@@ -187,7 +188,7 @@ def test_what_a_challenge_says_of_a_refused_token_is_readable_and_does_not_repea
         with pytest.raises(AuthenticationFailedError, match='"status":"401"'):
             connect(server, login=login)
         server.on("auth", reply("334 " + b64encode(b'{"status":"401","token":"sample-token"}').decode()))
-        with pytest.raises(AuthenticationFailedError, match="its answer repeats what was sent"):
+        with pytest.raises(LoginFailedError, match="its answer repeats what was sent"):
             connect(server, login=login)
 
 

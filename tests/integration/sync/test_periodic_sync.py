@@ -152,7 +152,7 @@ def test_an_account_that_fails_waits_as_long_again_as_it_has_been_failing(
 
     def wait_after(failing: str) -> float:
         as_owner(f"UPDATE email_client SET failing_since = {failing} WHERE id = '{account.id}'")
-        record_failure(account, MailServerUnavailableError("down"), pause=False)
+        record_failure(account, MailServerUnavailableError("down"))
         with create_engine(database.owner_url).connect() as connection:
             return connection.scalar(
                 text("SELECT extract(epoch FROM next_sync_at - now())::float FROM email_client WHERE id = :id"),

@@ -95,7 +95,9 @@ SAMPLES = {
 }
 
 
-@pytest.mark.parametrize(("label", "data"), SAMPLES, ids=[f"{label}-{SAMPLES[label, data]}" for label, data in SAMPLES])
+@pytest.mark.parametrize(
+    ("label", "data"), SAMPLES, ids=[f"{label}-{SAMPLES[label, data]}" for label, data in SAMPLES]
+)
 def test_everywhere_the_same(label: str, data: bytes) -> None:
     text = SAMPLES[label, data]
     found = readings(message(data, label))

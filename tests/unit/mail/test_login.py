@@ -1,46 +1,129 @@
-"""SASL exchanges, byte for byte as their documents write them, and what a refused one says."""
+"""SASL exchanges, byte for byte as their documents write them, which of them are tried, and what errors show."""
 
 from base64 import b64encode
 
 import pytest
 
-from tasks.errors import AuthenticationFailedError, LoginMethodUnavailableError, MailServerBusyError, PermanentError
+from tasks.errors import (
+    AuthenticationFailedError,
+    EmailError,
+    LoginMethodUnavailableError,
+    MailServerUnavailableError,
+    PermanentError,
+)
+from tasks.mail.authenticate import log_in, login_refusal
 from tasks.mail.connection import Endpoint
-from tasks.mail.login import Login, login_refusal, sasl_for
+from tasks.mail.login import OWN_COMMAND, Login, Sasl, exchanges_for, sasl_for
 
 ENDPOINT = Endpoint("server.example.com", 143, "tls", 10, True, ())
 TOKEN = Login("user@example.com", "vF9dft4qmTc2Nvb3RlckBhbHRhdmlzdGEuY29tCg==", "oauth2")
 
 
+def said(sasl: Sasl, *challenges: bytes) -> list[bytes | None]:
+    return [sasl.response(number, challenge) for number, challenge in enumerate(challenges)]
+
+
 def test_oauthbearer_as_in_rfc_7628() -> None:
-    sasl = sasl_for(TOKEN, ENDPOINT, {"PLAIN", "OAUTHBEARER", "XOAUTH2"})
-    assert sasl is not None
+    sasl = exchanges_for(TOKEN, ENDPOINT, {"PLAIN", "OAUTHBEARER", "XOAUTH2"})[0]
     assert sasl.mechanism == "OAUTHBEARER"
-    assert sasl.initial_response == (
+    assert said(sasl, b"", b"no", b"no again") == [
         b"n,a=user@example.com,\x01host=server.example.com\x01port=143\x01"
-        b"auth=Bearer vF9dft4qmTc2Nvb3RlckBhbHRhdmlzdGEuY29tCg==\x01\x01"
-    )
-    assert sasl.on_failure == b"\x01"
+        b"auth=Bearer vF9dft4qmTc2Nvb3RlckBhbHRhdmlzdGEuY29tCg==\x01\x01",
+        b"\1",
+        None,
+    ]
 
 
 def test_xoauth2_as_google_writes_it() -> None:
-    sasl = sasl_for(Login("someuser@example.com", "ya29.vF9dft4", "oauth2"), ENDPOINT, {"PLAIN", "XOAUTH2"})
-    assert sasl is not None
-    assert (sasl.mechanism, sasl.on_failure) == ("XOAUTH2", b"")
-    assert sasl.initial_response == b"user=someuser@example.com\x01auth=Bearer ya29.vF9dft4\x01\x01"
+    [sasl] = exchanges_for(Login("someuser@example.com", "ya29.vF9dft4", "oauth2"), ENDPOINT, {"PLAIN", "XOAUTH2"})
+    assert sasl.mechanism == "XOAUTH2"
+    assert said(sasl, b"", b"no") == [b"user=someuser@example.com\x01auth=Bearer ya29.vF9dft4\x01\x01", b""]
+
+
+def test_cram_md5_as_in_rfc_2195() -> None:
+    sasl = sasl_for(Login("tim", "tanstaaftanstaaf"), ENDPOINT, "CRAM-MD5")
+    assert said(sasl, b"<1896.697170952@postoffice.reston.mci.net>", b"more") == [
+        b"tim b913a602c7eda7a495b4e6e7334d3890",
+        None,
+    ]
+
+
+def test_login_says_one_after_the_other() -> None:
+    sasl = sasl_for(Login("ådå", "密 "), ENDPOINT, "LOGIN")
+    assert said(sasl, b"Username:", b"Password:", b"?") == ["ådå".encode(), "密 ".encode(), None]
+    assert not sasl.client_first
 
 
 def test_a_token_is_never_sent_as_a_password() -> None:
     with pytest.raises(LoginMethodUnavailableError, match="PLAIN"):
-        sasl_for(TOKEN, ENDPOINT, {"PLAIN"})
+        exchanges_for(TOKEN, ENDPOINT, {"PLAIN"}, has_command=True)
 
 
-def test_a_password_goes_by_plain_or_by_the_protocols_own_command() -> None:
-    login = Login("ådå", "密 ")
-    assert sasl_for(login, ENDPOINT, set()) is None
-    plain = sasl_for(login, ENDPOINT, {"XOAUTH2", "PLAIN"})
-    assert plain is not None
-    assert plain.initial_response == "\0ådå\0密 ".encode()
+PASSWORDS = [
+    ({"PLAIN", "LOGIN", "CRAM-MD5", "NTLM"}, True, None, ["PLAIN", OWN_COMMAND]),
+    ({"PLAIN", "LOGIN", "CRAM-MD5"}, False, None, ["PLAIN", "LOGIN"]),
+    ({"LOGIN", "XOAUTH2"}, True, None, [OWN_COMMAND, "LOGIN"]),
+    ({"CRAM-MD5", "NTLM"}, True, None, [OWN_COMMAND]),
+    ({"CRAM-MD5", "NTLM"}, False, None, ["CRAM-MD5"]),
+    ({"NTLM"}, False, None, []),
+    # What worked last comes first, as long as it is offered.
+    ({"PLAIN", "LOGIN"}, False, "LOGIN", ["LOGIN", "PLAIN"]),
+    ({"PLAIN"}, True, OWN_COMMAND, [OWN_COMMAND, "PLAIN"]),
+    ({"PLAIN", "LOGIN"}, True, "LOGIN", ["LOGIN", "PLAIN"]),
+    ({"PLAIN"}, True, "LOGIN", ["PLAIN", OWN_COMMAND]),
+    ({"PLAIN"}, True, "unknown", ["PLAIN", OWN_COMMAND]),
+]
+
+
+@pytest.mark.parametrize(("offered", "has_command", "worked", "tried"), PASSWORDS)
+def test_two_ways_are_tried_at_most(
+    offered: set[str], has_command: bool, worked: str | None, tried: list[str]
+) -> None:
+    login = Login("ada", "sample", mechanism=worked)
+    exchanges = exchanges_for(login, ENDPOINT, offered, has_command=has_command)
+    assert [sasl.mechanism for sasl in exchanges] == tried
+
+
+WRONG_BY_CODE, WRONG_BY_WORDS = "[AUTHENTICATIONFAILED] no", "Authentication failed"
+UNCLEAR, BUSY, LIMITED = "no reason given", "[UNAVAILABLE] later", "Authentication Limit Exceeded"
+# What the first and the second mechanism are answered with, whether a login worked before, and what comes of it.
+ANSWERS = [
+    ([WRONG_BY_CODE], None, "authentication_failed"),
+    ([WRONG_BY_WORDS], "PLAIN", "authentication_failed"),
+    ([WRONG_BY_WORDS, WRONG_BY_WORDS], None, "authentication_failed"),
+    ([WRONG_BY_WORDS, UNCLEAR], None, "authentication_failed"),
+    ([WRONG_BY_WORDS, None], None, "works"),
+    ([UNCLEAR, None], "PLAIN", "works"),
+    ([UNCLEAR, WRONG_BY_CODE], None, "authentication_failed"),
+    ([UNCLEAR, UNCLEAR], None, "login_failed"),
+    ([UNCLEAR, BUSY], None, "server_busy"),
+    ([BUSY], None, "server_busy"),
+    ([LIMITED], None, "login_failed"),
+    ([UNCLEAR, MailServerUnavailableError("hung up")], None, "login_failed"),
+    ([MailServerUnavailableError("hung up")], None, "server_unavailable"),
+]
+
+
+@pytest.mark.parametrize(("answers", "worked", "outcome"), ANSWERS)
+def test_the_second_way_is_for_where_the_first_may_be_to_blame(
+    answers: list[str | Exception | None], worked: str | None, outcome: str
+) -> None:
+    login = Login("ada", "sample", mechanism=worked)
+    left = list(answers)
+
+    def attempt(_: Sasl) -> str | None:
+        answer = left.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    exchanges = exchanges_for(login, ENDPOINT, {"PLAIN", "LOGIN"})
+    try:
+        assert log_in(exchanges, attempt, ENDPOINT, login) == "LOGIN"
+        code = "works"
+    except EmailError as error:
+        code = error.code
+    assert (code, left) == (outcome, [])
 
 
 @pytest.mark.parametrize("character", ["\0", "\r", "\n", "\x01"])
@@ -48,36 +131,14 @@ def test_a_password_goes_by_plain_or_by_the_protocols_own_command() -> None:
 def test_nothing_can_be_smuggled_into_an_exchange(character: str, method: str) -> None:
     for login in (Login(f"u{character}", "s", method), Login("u", f"s{character}", method)):
         with pytest.raises(PermanentError):
-            sasl_for(login, ENDPOINT, {"PLAIN", "XOAUTH2"})
+            exchanges_for(login, ENDPOINT, {"PLAIN", "XOAUTH2"})
 
 
 def test_a_secret_is_not_shown() -> None:
     assert "sample" not in repr(Login("user", "sample"))
 
 
-# By a code, by a code that words contradict, and by words where no code says anything.
-BUSY = [
-    *("[UNAVAILABLE] x", "[IN-USE] locked", "[SYS/TEMP] x", "[LOGIN-DELAY] wait", "454 4.7.0 no", "421 bye"),
-    *("454 5.7.8 wrong password", "535 4.3.0 no", "[LIMIT] wrong password"),
-    *("Too many simultaneous connections", "535 5.7.0 (#AUTH005) Too many bad auth attempts"),
-]
-WRONG = [
-    "535 5.7.3 Authentication unsuccessful",
-    *("535 5.7.8 Invalid login or password. Please try again", "535 5.7.8 Too many failed logins"),
-    *("[AUTHENTICATIONFAILED] Wrong password, try again.", "[AUTH] invalid user name or password, please try again"),
-    "[EXPIRED] the temporary password is of no use any more",
-]
-
-
-@pytest.mark.parametrize(
-    ("words", "error"),
-    [*((words, MailServerBusyError) for words in BUSY), *((words, AuthenticationFailedError) for words in WRONG)],
-)
-def test_a_busy_server_is_told_from_a_wrong_password(words: str, error: type[Exception]) -> None:
-    assert type(login_refusal(words, ENDPOINT, TOKEN)) is error
-
-
-def test_any_other_refusal_is_one() -> None:
+def test_a_refusal_says_what_to_do() -> None:
     refusal = login_refusal("[AUTHENTICATIONFAILED] no", ENDPOINT, TOKEN)
     assert isinstance(refusal, AuthenticationFailedError)
     assert "./manage.sh account password" in str(refusal)

@@ -13,9 +13,9 @@ from tasks.storage.accounts import (
     change_password,
     find_account,
     read_secret,
-    record_failure,
     remove_account,
 )
+from tasks.storage.logins import RECEIVING, note_refusal
 from tasks.storage.session import tenant_transaction
 from tests.conftest import TENANT, USER, Database
 
@@ -38,7 +38,7 @@ def credentials() -> int:
 
 def test_a_new_password_replaces_the_old_one_and_ends_the_pause(database: Database) -> None:
     before = registered()
-    record_failure(before, AuthenticationFailedError("NO"), pause=True)
+    note_refusal(before, RECEIVING, AuthenticationFailedError("NO"))
     change_password(before, "second")
     change_password(before, "third")  # what it knows of the account is old by now
     after = find_account(TENANT, demo.ACCOUNT)

@@ -1,0 +1,55 @@
+"""Logs in by one mechanism, and where that one may be to blame for a refusal by one other."""
+
+from collections.abc import Callable, Sequence
+
+from tasks.errors import AuthenticationFailedError, EmailError, LoginBusyError, LoginFailedError, TransientError
+from tasks.mail.connection import Endpoint
+from tasks.mail.login import Login, Sasl
+from tasks.mail.refusal import Meaning, meaning_of
+from tasks.mail.secrecy import without_secret
+
+_LONGEST_WORDS = 200
+_ERRORS: dict[Meaning, type[EmailError]] = {
+    Meaning.WRONG_BY_CODE: AuthenticationFailedError,
+    Meaning.WRONG_BY_WORDS: AuthenticationFailedError,
+    Meaning.BUSY: LoginBusyError,
+    Meaning.LIMITED: LoginFailedError,
+    Meaning.UNCLEAR: LoginFailedError,
+}
+
+
+def log_in(exchanges: Sequence[Sasl], attempt: Callable[[Sasl], str | None], endpoint: Endpoint, login: Login) -> str:
+    """Log in, and by which mechanism. `attempt` gives the server's words where it is refused.
+
+    Each refusal counts at the provider, so the second mechanism is tried only where the first may be to blame: after
+    a refusal without a code for a wrong password and without words of load, limits or locks; and after clear words
+    only where no login has worked before, for they may be all that the server has to say of the mechanism.
+
+    Raises AuthenticationFailedError, LoginBusyError or LoginFailedError: of two refusals the clearer one.
+    """
+    refusal: EmailError | None = None
+    for sasl in exchanges:
+        try:
+            words = attempt(sasl)
+        except TransientError:
+            if refusal is None:
+                raise
+            break  # a server that hangs up after the first refusal has refused
+        if words is None:
+            return sasl.mechanism
+        error = login_refusal(words, endpoint, login)
+        refusal = refusal if refusal and isinstance(error, LoginFailedError) else error
+        if not _may_be_the_mechanism(meaning_of(words), login):
+            break
+    assert refusal is not None
+    raise refusal from None
+
+
+def login_refusal(words: str, endpoint: Endpoint, login: Login) -> EmailError:
+    """What a refused login means, by the server's words. They are shown, unless the secret is in them."""
+    shown = without_secret(words, endpoint, login, _LONGEST_WORDS)
+    return _ERRORS[meaning_of(words)](f"{login.username} at {endpoint}: {shown}")
+
+
+def _may_be_the_mechanism(meaning: Meaning, login: Login) -> bool:
+    return meaning is Meaning.UNCLEAR or (meaning is Meaning.WRONG_BY_WORDS and login.mechanism is None)
