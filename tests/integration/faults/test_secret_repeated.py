@@ -30,7 +30,6 @@ IMAP = {
     "unclear": (lambda line: refuse(f"NO you said {line}"), LoginFailedError),
     "busy": (lambda line: refuse(f"NO [UNAVAILABLE] {'x' * 170} {line}"), MailServerBusyError),
     "not understood": (lambda line: refuse(f"BAD what is {line}"), LoginFailedError),
-    "no answer": (lambda line: before(f"{line}\r\n".encode()), ProtocolError),
     "goodbye": (lambda line: bye(f"no {line}"), MailServerUnavailableError),
 }
 POP3 = {
@@ -63,6 +62,23 @@ def test_what_an_imap_server_repeats_is_not_shown(
     imap.capabilities = capabilities
     imap.on(f"{re.escape(PLAIN)}|{re.escape(COMMAND)}", action(line), times=None)
     fails_without_showing(imap, line, error)
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "line"), [(BASIC, COMMAND), (f"{BASIC} AUTH=PLAIN", PLAIN)], ids=["login", "sasl"]
+)
+def test_what_is_no_answer_is_passed_over_and_not_shown(
+    imap: ImapServer, capabilities: str, line: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    imap.capabilities = capabilities
+    imap.on(re.escape(line), before(f"{line}\r\n".encode()))
+    account = register(imap, password=SECRET)
+
+    with pytest.raises(AuthenticationFailedError) as raised:
+        sync(account)
+
+    everything = "".join(traceback.format_exception(raised.value)) + caplog.text
+    assert not any(said in everything for said in (SECRET, line, PLAIN[:20], "long"))
 
 
 @pytest.mark.parametrize(("answer", "error"), POP3.values(), ids=POP3)
