@@ -1,4 +1,4 @@
-"""`dlq`: the dead letters, which are tasks that failed for good."""
+"""`dlq`: the dead letters, which are tasks that failed for good, and messages that no worker could run."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -26,7 +26,7 @@ def _filters(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @click.group()
 def dlq() -> None:
-    """List, look at, retry and drop tasks that failed for good."""
+    """List, look at, retry and drop tasks that failed for good, and messages that no worker could run."""
 
 
 @dlq.command(name="list")
@@ -64,11 +64,16 @@ def list_(tenant: str | None, task: str | None, code: str | None, as_json: bool)
 def show(letter_id: str, as_json: bool) -> None:
     """Show one: what it was asked to do, without anybody's mail, and where it failed."""
     connect()
+    import tasks.celery_app  # noqa: F401 - becomes the application that deadletter asks
+    from tasks.deadletter import is_aside, show_aside
     from tasks.storage.dead_letters import get_letter
 
     [found] = _choose((letter_id,), is_all=False, tenant=None, task=None, code=None)
-    letter = get_letter(found.tenant_id, found.id)
-    shown = {name: value for name, value in letter._asdict().items() if name not in ("credential_id", "task_key")}
+    if is_aside(found):
+        shown = {**show_aside(found.id), "traceback": ""}
+    else:
+        letter = get_letter(found.tenant_id, found.id)
+        shown = {name: value for name, value in letter._asdict().items() if name not in ("credential_id", "task_key")}
     if as_json:
         print_json(shown)
         return
@@ -87,11 +92,20 @@ def retry(
     """Queue tasks again as they were. One that succeeds leaves the dead letters."""
     connect(broker=True)
     import tasks.celery_app  # noqa: F401 - becomes the application that deadletter queues through
-    from tasks.deadletter import retry_letter
+    from tasks.deadletter import is_aside, retry_aside, retry_letter
+    from tasks.errors import MessageUnreadableError, TaskUnknownError
     from tasks.storage.dead_letters import get_letter
 
-    chosen = _choose(letter_ids, is_all=is_all, tenant=tenant, task=task, code=code)
-    ids = [retry_letter(get_letter(found.tenant_id, found.id)) for found in chosen]
+    ids = []
+    for found in _choose(letter_ids, is_all=is_all, tenant=tenant, task=task, code=code):
+        try:
+            ids.append(
+                retry_aside(found.id) if is_aside(found) else retry_letter(get_letter(found.tenant_id, found.id))
+            )
+        except (MessageUnreadableError, TaskUnknownError) as error:
+            if not is_all:
+                raise
+            say(f"{found.id} stays: {error}")
     _report(ids, as_json, "task_ids", "queued again")
 
 
@@ -112,14 +126,17 @@ def drop(
     """Forget tasks, with their arguments. What they were to do is not done."""
     connect(broker=True)
     import tasks.celery_app  # noqa: F401 - becomes the application that deadletter asks
-    from tasks.deadletter import forget_letter
+    from tasks.deadletter import drop_aside, forget_letter, is_aside
     from tasks.storage.dead_letters import get_letter
 
     chosen = _choose(letter_ids, is_all=is_all, tenant=tenant, task=task, code=code)
     if chosen and not yes:
         click.confirm(f"Forget {len(chosen)} tasks that failed?", abort=True, err=True)
     for found in chosen:
-        forget_letter(get_letter(found.tenant_id, found.id))
+        if is_aside(found):
+            drop_aside(found.id)
+        else:
+            forget_letter(get_letter(found.tenant_id, found.id))
     _report([found.id for found in chosen], as_json, "dropped", "dropped")
 
 
@@ -128,11 +145,25 @@ def _find(tenant: str | None, task: str | None, code: str | None) -> list["Summa
 
     return [
         letter
-        for letter in list_letters()
+        for letter in (*_list_aside(), *list_letters())
         if tenant in (None, letter.tenant_id)
         and task in (None, letter.task_name, letter.task_name.rpartition(".")[2])
         and code in (None, letter.error_code)
     ]
+
+
+def _list_aside() -> list["Summary"]:
+    """The messages that were put aside; said where they cannot be had, as the other dead letters can."""
+    from kombu.exceptions import OperationalError
+
+    import tasks.celery_app  # noqa: F401 - becomes the application that deadletter asks
+    from tasks.deadletter import list_aside
+
+    try:
+        return list_aside()
+    except OperationalError as error:
+        say(f"Messages that were put aside are not shown: the broker does not answer ({error})")
+        return []
 
 
 def _choose(

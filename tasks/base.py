@@ -12,6 +12,7 @@ from celery.exceptions import Reject, TimeLimitExceeded
 from kombu.exceptions import OperationalError
 
 from tasks import poison
+from tasks.arguments import check_arguments
 from tasks.errors import (
     EmailError,
     LoginDelayedError,
@@ -60,14 +61,14 @@ class EmailTask(Task):  # type: ignore[misc]  # celery has no types
     is_each_its_own = False
 
     def apply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
-        """Queue the task. Raises ValueError without a tenant_id or user_id, before anything is queued."""
-        self._require_owner(args or (), kwargs or {})
+        """Queue the task. Raises ValueError and TypeError (tasks/arguments.py) before anything is queued."""
+        self.check_arguments(args or (), kwargs or {})
         shown_args, shown_kwargs = redact_arguments(self.run, args or (), kwargs or {})
         options = {"argsrepr": repr(shown_args), "kwargsrepr": repr(shown_kwargs), **options}
         return super().apply_async(args, kwargs, **options)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        self._require_owner(args, kwargs)
+        self.check_arguments(args, kwargs)
         if self.request.called_directly or self.request.is_eager:
             return super().__call__(*args, **kwargs)
         history = self._begin(args, kwargs)
@@ -90,6 +91,10 @@ class EmailTask(Task):  # type: ignore[misc]  # celery has no types
         elif history.redeliveries:
             poison.note_progress(self.app, self._key(args, kwargs))
         return result
+
+    def check_arguments(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        """Whether it can be called with these. Raises ValueError and TypeError."""
+        check_arguments(self.name, self.run, args, kwargs)
 
     def made_progress(self) -> None:
         """Something of it is done for good: what killed its worker so far lies behind it."""
@@ -199,9 +204,3 @@ class EmailTask(Task):  # type: ignore[misc]  # celery has no types
     def _owner(self, args: Any, kwargs: Any) -> tuple[str, str | None]:
         given = self._signature.bind_partial(*args, **kwargs).arguments
         return given.get("tenant_id", dead_letters.NOBODY), given.get("user_id")
-
-    def _require_owner(self, args: Any, kwargs: Any) -> None:
-        given = self._signature.bind_partial(*args, **kwargs).arguments
-        for name in ("tenant_id", "user_id"):
-            if name in self._signature.parameters and not given.get(name):
-                raise ValueError(f"{self.name} needs a {name}")

@@ -21,7 +21,7 @@ from kombu.transport import redis
 from kombu.utils.json import dumps
 from redis.exceptions import RedisError
 
-from tasks.broker import wake_key
+from tasks.queues import wake_key
 
 logger = get_logger("celery.beat")
 

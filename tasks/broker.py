@@ -5,25 +5,32 @@ unplugged between the two takes the message with it (kombu 305, celery 4354); of
 that is the next message for certain. Here one script does both at once, and what a worker waits for is no message:
 
     put     message -> queue,  token -> wake:queue                      by whoever publishes
-    take    queue -> unacked,  or where there is none, delete wake:*    never waits
+    take    aside or queue -> unacked,  or else delete wake:*           never waits
     wait    wake:* -> nothing                                           until a token comes, or a second has passed
 
 A token that is lost costs a second, as does a message that comes without one: from another transport, or given back.
+
+Whatever else is found on a queue than what a worker can run (tasks/envelope.py) is put aside (tasks/aside.py).
 """
 
 import json
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from queue import Empty
 from time import monotonic, time
 from typing import Any, Literal
 
+from celery import Celery
 from kombu.log import get_logger
 from kombu.transport import redis, virtual
 from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import dumps, loads
 from redis.exceptions import ResponseError
 
-from tasks.queues import QUEUES
+from tasks import aside, envelope
+from tasks.errors import EmailError, MessageUnreadableError
+from tasks.queues import QUEUES, wake_key
 
 _logger = get_logger(__name__)
 
@@ -37,21 +44,34 @@ for _, message in ipairs(ARGV) do
 end
 """
 
-# KEYS: kombu's table of delivered messages, its index, as many lists as there are queues and priorities, in the order
-# in which to look, and the tokens. ARGV: the tag, the time, for each list its queue as JSON. What the table gets is
-# what kombu would put there for a message to the default exchange, which gives it back to this queue. The message
-# comes first: Redis then lets the others follow even when it is full.
+# KEYS: kombu's table of delivered messages, its index, the three of tasks/aside.py, as many lists as there are queues
+# and priorities, in the order in which to look, and the tokens. ARGV: the tag, the time, the most bytes that a worker
+# can take, the id of a message that is aside and comes first, for each list its queue as JSON. What the table gets is
+# what kombu would put there for a message to the default exchange, which gives it back to this queue. What removes
+# something comes first: Redis then lets the others follow even when it is full.
 _TAKE = """
-local lists = #ARGV - 2
+local function note(entry)
+  redis.call('HSET', KEYS[1], ARGV[1], entry)
+  redis.call('ZADD', KEYS[2], ARGV[2], ARGV[1])
+end
+local aside = ARGV[4] ~= '' and redis.call('HGET', KEYS[3], ARGV[4])
+if aside then
+  redis.call('HDEL', KEYS[3], ARGV[4])
+  redis.call('HDEL', KEYS[4], ARGV[4])
+  redis.call('ZREM', KEYS[5], ARGV[4])
+  note(aside)
+  return {0, aside}
+end
+local lists = #ARGV - 4
 for i = 1, lists do
-  local message = redis.call('RPOP', KEYS[2 + i])
+  local message = redis.call('RPOP', KEYS[5 + i])
   if message then
-    redis.call('HSET', KEYS[1], ARGV[1], '[' .. message .. ', "", ' .. ARGV[2 + i] .. ']')
-    redis.call('ZADD', KEYS[2], ARGV[2], ARGV[1])
+    note('[' .. message .. ', "", ' .. ARGV[4 + i] .. ']')
+    if #message > tonumber(ARGV[3]) then return {i, #message} end
     return {i, message}
   end
 end
-for i = 3 + lists, #KEYS do
+for i = 6 + lists, #KEYS do
   redis.call('DEL', KEYS[i])
 end
 return false
@@ -63,26 +83,28 @@ redis.call('ZREM', KEYS[2], ARGV[1])
 return redis.call('HDEL', KEYS[1], ARGV[1])
 """
 
-# KEYS: the table, its index, what is put aside. ARGV: the tag.
-_PUT_ASIDE = """
-local entry = redis.call('HGET', KEYS[1], ARGV[1])
-redis.call('HDEL', KEYS[1], ARGV[1])
-redis.call('ZREM', KEYS[2], ARGV[1])
-if entry then redis.call('LPUSH', KEYS[3], entry) end
-"""
+# Bytes. A message with more of them is none of ours: mail travels by its id, and what is sent has a limit of its own.
+LARGEST_MESSAGE = 128 * 1024 * 1024
 
-# What nobody can read is put aside here, for a person to look at.
-UNREADABLE = "metabuilder:unreadable"
+
+@contextmanager
+def broker_client(app: Celery) -> Iterator[Any]:
+    """A client of the broker's Redis, out of the application's pool of connections."""
+    with app.pool.acquire(block=True) as connection, connection.default_channel.conn_or_acquire() as client:
+        yield client
 
 
 def put(client: Any, key: str, queue: str, messages: Iterable[str]) -> None:
-    """Append these messages, as JSON, to the list at `key`, and wake a worker for each; all or none."""
+    """Append these messages, as JSON, to the list at `key`, and wake a worker for each; all or none.
+
+    Raises ValueError where one is larger than a worker takes.
+    """
+    messages = list(messages)
+    if (size := max(map(len, messages), default=0)) > LARGEST_MESSAGE:
+        raise ValueError(
+            f"the arguments are too large: a message of {size:,} bytes, and {LARGEST_MESSAGE:,} is the most"
+        )
     client.eval(_PUT, 2, key, wake_key(queue), *messages)
-
-
-def wake_key(queue: str) -> str:
-    """The list of the tokens for which the idle workers of a queue wait."""
-    return f"metabuilder:wake:{queue}"
 
 
 class _Message(virtual.Message):  # type: ignore[misc]  # kombu has no types
@@ -100,6 +122,12 @@ class _Message(virtual.Message):  # type: ignore[misc]  # kombu has no types
         """Give it back, or throw it away."""
         self.reject(requeue=requeue)
 
+    def put_aside(self, error: EmailError) -> None:
+        """It is nothing for a worker of this release."""
+        self.channel.qos.put_aside(self.delivery_tag, error, self._raw)
+        virtual.QoS.ack(self.channel.qos, self.delivery_tag)
+        self._state = "REJECTED"
+
 
 class _QoS(redis.QoS):  # type: ignore[misc]
     """The messages that a worker has in hand, and the broker's notes of them."""
@@ -112,19 +140,21 @@ class _QoS(redis.QoS):  # type: ignore[misc]
             super().append(message, delivery_tag)
 
     def restore_by_tag(self, tag: str, client: Any = None, leftmost: bool = False) -> None:
-        """Give it back to its queue; aside if that cannot be read."""
+        """Give it back to its queue; aside if no worker could take it from there."""
         try:
             super().restore_by_tag(tag, client, leftmost)
-        except ValueError as error:
-            self.put_aside(bytes_to_str(tag), error)
+        except (*self.channel.connection_errors, *Transport.channel_errors):
+            raise
+        except Exception as error:
+            self.put_aside(bytes_to_str(tag), _unreadable(error))
 
-    def put_aside(self, tag: str, error: Exception) -> None:
-        """Where it stops nobody."""
+    def put_aside(self, tag: str, error: EmailError, message: object = None, size: int = 0) -> None:
+        """Keep what was delivered under this tag where it stops nobody."""
         with self.channel.conn_or_acquire() as client:
-            client.eval(_PUT_ASIDE, 3, self.unacked_key, self.unacked_index_key, UNREADABLE, tag)
-        # Of the error its type only: its words may be the message's.
-        name = type(error).__name__
-        _logger.error("a message that cannot be read (%s) was put aside, into the list %s of Redis", name, UNREADABLE)
+            tables = self.unacked_key, self.unacked_index_key
+            note = aside.put(client, tables, tag, error, message, size)
+        # Who may write a message may write anything into it: of that, only a name and an id that are plain words.
+        _logger.error("a message was put aside as %s: task %s[%s]: %s", tag, note.task_name, note.task_id, error)
 
     def _remove_from_indices(self, delivery_tag: str, pipe: Any = None) -> Any:
         if pipe:  # a transaction with more in it
@@ -132,6 +162,11 @@ class _QoS(redis.QoS):  # type: ignore[misc]
         with self.channel.conn_or_acquire() as client:
             keys = self.unacked_key, self.unacked_index_key
             return client.pipeline(transaction=False).eval(_FORGET, 2, *keys, delivery_tag)
+
+
+def _unreadable(error: Exception) -> EmailError:
+    """Of an error its type only, as its words may be the message's, unless it is one of ours."""
+    return error if isinstance(error, EmailError) else MessageUnreadableError(type(error).__name__)
 
 
 class Channel(redis.Channel):  # type: ignore[misc]
@@ -146,6 +181,8 @@ class Channel(redis.Channel):  # type: ignore[misc]
     _pending: Literal["take", "wait", "kombu's"] = "take"  # the command to send next, or whose answer is to come
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        # The ids of messages that are aside, and that this worker can run (tasks/consumer.py).
+        self.wanted: deque[str] = deque()
         self._unacknowledged: set[str] = set()  # consumer tags
         super().__init__(*args, **kwargs)
 
@@ -185,10 +222,9 @@ class Channel(redis.Channel):  # type: ignore[misc]
         self._tag = self._next_delivery_tag()
         self._looked_in = queues * len(self.priority_steps)
         lists = [self._q_for_pri(queue, priority) for priority in self.priority_steps for queue in queues]
-        keys = [self.unacked_key, self.unacked_index_key, *lists, *tokens]
-        self._in_poll.send_command(
-            "EVAL", _TAKE, len(keys), *keys, self._tag, time(), *map(json.dumps, self._looked_in)
-        )
+        keys = [self.unacked_key, self.unacked_index_key, *aside.KEYS, *lists, *tokens]
+        arguments = self._tag, time(), LARGEST_MESSAGE, self.wanted.popleft() if self.wanted else ""
+        self._in_poll.send_command("EVAL", _TAKE, len(keys), *keys, *arguments, *map(json.dumps, self._looked_in))
 
     def _brpop_read(self, **options: Any) -> bool:
         if self._pending == "kombu's":
@@ -207,26 +243,43 @@ class Channel(redis.Channel):  # type: ignore[misc]
             if not taken:
                 self._pending = "wait"
                 raise Empty
-            self._deliver(self._looked_in[taken[0] - 1], taken[1])
+            number, found = taken
+            if number:
+                self._queue_cycle.rotate(self._looked_in[number - 1])
+                self._deliver(found, self._looked_in[number - 1])
+            else:
+                self._deliver(*aside.split(found))
             return True
         finally:
             self._in_poll = None
             self._flush_brpop_reauth()
 
-    def _deliver(self, queue: str, text: bytes | str) -> None:
-        self._queue_cycle.rotate(queue)
+    def _deliver(self, found: Any, queue: Any) -> None:
+        """Hand over a message: JSON, or what JSON stands for, or the number of its bytes where they are too many."""
+        message: Any = None
         try:
-            message = loads(bytes_to_str(text))
+            if isinstance(found, int):
+                raise MessageUnreadableError(f"{found} bytes are too many")
+            message = loads(bytes_to_str(found)) if isinstance(found, bytes | str) else found
+            envelope.check_envelope(message)
             message["properties"]["delivery_tag"] = self._tag
-            self.Message(message, channel=self)
+            self.decode_body(message["body"], message["properties"].get("body_encoding"))
         except Exception as error:
-            self.qos.put_aside(self._tag, error)
+            size = found if isinstance(found, int) else len(found or ())
+            self.qos.put_aside(self._tag, _unreadable(error), message, size)
             raise Empty from error
         self.is_noted = True
         try:
             self.connection._deliver(message, queue)  # noqa: SLF001
         finally:
             self.is_noted = False
+
+    def _do_restore_message(
+        self, payload: Any, exchange: Any, routing_key: Any, pipe: Any, leftmost: bool = False
+    ) -> None:
+        """kombu's logs what it cannot give back, all of it, and throws it away."""
+        envelope.check_envelope(payload)
+        super()._do_restore_message(payload, exchange, routing_key, pipe, leftmost)
 
 
 class Transport(redis.Transport):  # type: ignore[misc]

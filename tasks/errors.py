@@ -317,6 +317,18 @@ class PoisonedTaskError(PermanentError):
     code = "poisoned"
 
 
+class MessageUnreadableError(PermanentError):
+    """It is no message that a worker can run."""
+
+    code = "message_unreadable"
+
+
+class TaskUnknownError(PermanentError):
+    """This release does not know the task, or its arguments; a worker of a release that does takes it."""
+
+    code = "task_unknown"
+
+
 class OutOfMemoryError(PermanentError):
     """The worker had not enough memory for this task."""
 

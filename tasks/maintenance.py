@@ -5,8 +5,9 @@ from typing import Any
 
 from celery import shared_task
 
-from tasks import leftovers
+from tasks import aside, leftovers
 from tasks.base import EmailTask
+from tasks.broker import broker_client
 from tasks.settings import get_settings
 from tasks.storage.cleanup import delete_old_dead_letters, delete_unreferenced_blobs, release_expired_leases
 
@@ -27,13 +28,14 @@ def cleanup_stale_results(self: Any) -> dict[str, Any]:
     """
     worker = get_settings().worker
     deadline = time.monotonic() + worker.task_soft_time_limit * _BUDGET_SHARE
-    with self.app.pool.acquire(block=True) as connection, connection.default_channel.conn_or_acquire() as broker:
+    with broker_client(self.app) as broker:
         return {
             "status": "success",
             "results_deleted": leftovers.delete_old_results(self.app.backend.client, worker.result_expires),
             "reply_queues_deleted": leftovers.delete_orphaned_replies(broker),
             "leases_released": release_expired_leases(),
-            "dead_letters_deleted": _delete_dead_letters(worker.dead_letter_days, deadline),
+            "dead_letters_deleted": aside.delete_old(broker, worker.dead_letter_days * 24 * 3600)
+            + _delete_dead_letters(worker.dead_letter_days, deadline),
             "blobs_deleted": _delete_blobs(broker, deadline),
         }
 

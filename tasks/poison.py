@@ -19,6 +19,8 @@ from kombu.exceptions import OperationalError
 from kombu.utils.json import dumps
 from redis.exceptions import RedisError
 
+from tasks.broker import broker_client
+
 logger = logging.getLogger(__name__)
 
 # A hash: how often each id of one thing to do was redelivered.
@@ -82,11 +84,7 @@ def _tell(app: Celery, write: Callable[[Any], object]) -> list[Any]:
     Then the task runs uncounted: what it is to do matters more.
     """
     try:
-        with (
-            app.pool.acquire(block=True) as connection,
-            connection.default_channel.conn_or_acquire() as client,
-            client.pipeline(transaction=False) as pipe,
-        ):
+        with broker_client(app) as client, client.pipeline(transaction=False) as pipe:
             write(pipe)
             answers: list[Any] = pipe.execute()
             return answers

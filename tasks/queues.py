@@ -10,6 +10,12 @@ from collections.abc import Iterable
 # The name of each queue and its weight.
 QUEUES = {"sync": 10, "periodic": 10, "send": 8, "delete": 5, "spam": 3}
 
+
+def wake_key(queue: str) -> str:
+    """The list of the tokens for which the idle workers of a queue wait (tasks/broker.py)."""
+    return f"metabuilder:wake:{queue}"
+
+
 _OTHER_WEIGHT = 1  # of queues that somebody else made
 
 

@@ -129,6 +129,7 @@ class WorkerSettings(_Group):
     )
     eta_task_limit: int = Field(5000, validation_alias="CELERY_WORKER_ETA_TASK_LIMIT", ge=1)
     max_redeliveries: int = Field(3, validation_alias="TASK_MAX_REDELIVERIES", ge=1)
+    unknown_task_hours: int = Field(24, validation_alias="UNKNOWN_TASK_HOURS", ge=1)
     dead_letter_days: int = Field(30, validation_alias="DEAD_LETTER_RETENTION_DAYS", ge=1)
 
     # Not read by the tasks: `up` takes it, and here it is checked with the rest.

@@ -1,0 +1,69 @@
+"""Whether a task can be called with these arguments. Judged where it is called, and where its message is taken."""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+# The outbox keeps an idempotency key as key:…, 255 characters at most.
+_LONGEST_IDENTIFIER = 251
+_OWNERS = ("tenant_id", "user_id")
+
+
+def check_arguments(name: str, run: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    """Hold the arguments against the function `run` of the task `name`.
+
+    Raises TypeError where arguments are missing, too many, or of no known name. Raises ValueError where there is no
+    tenant_id or user_id, and where an argument is of another type than the task takes, holds half a character (a
+    lone surrogate), or is an identifier that is too long or cannot be printed. Neither repeats an argument.
+    """
+    signature, hints = _signature(run), _hints(run)
+    given = signature.bind_partial(*args, **kwargs).arguments
+    for owner in _OWNERS:
+        if owner in signature.parameters and not given.get(owner):
+            raise ValueError(f"{name} needs a {owner}")
+    signature.bind(*args, **kwargs)
+    for parameter, value in given.items():
+        is_optional = signature.parameters[parameter].default is not inspect.Parameter.empty
+        if value is None and is_optional:
+            continue
+        if not _fits(value, hints.get(parameter, Any)):
+            raise ValueError(f"{name}: {parameter} must not be of this type ({type(value).__name__})")
+        for text in [value] if isinstance(value, str) else value if isinstance(value, list | tuple) else []:
+            _check_text(f"{name}: {parameter}", text, is_identifier=parameter.endswith(("_id", "_ids", "_key")))
+
+
+def _check_text(where: str, text: Any, *, is_identifier: bool) -> None:
+    if not isinstance(text, str):
+        return
+    if is_identifier and (len(text) > _LONGEST_IDENTIFIER or not text.isprintable()):
+        raise ValueError(f"{where} must be a text of at most {_LONGEST_IDENTIFIER} printable characters")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{where} holds half a character (a lone surrogate)") from None
+
+
+def _fits(value: object, hint: Any) -> bool:
+    """Whether the value is of this type, as JSON has types: a list is as good as a tuple."""
+    origin = get_origin(hint)
+    if origin in (Union, UnionType):
+        return any(_fits(value, one) for one in get_args(hint))
+    if origin in (list, Sequence):
+        return isinstance(value, list | tuple) and all(_fits(item, get_args(hint)[0]) for item in value)
+    if hint in (str, bool, NoneType):
+        return isinstance(value, hint)
+    if hint in (int, float):
+        return isinstance(value, hint) and not isinstance(value, bool)
+    return True
+
+
+@lru_cache
+def _signature(run: Callable[..., Any]) -> inspect.Signature:
+    return inspect.signature(run)
+
+
+@lru_cache
+def _hints(run: Callable[..., Any]) -> dict[str, Any]:
+    return get_type_hints(run)

@@ -1,0 +1,173 @@
+"""What a message must be like for a worker to run its task (Celery's message protocol, version 2, in JSON).
+
+Whoever can write to a queue can write anything there, and Celery takes most of what a message says of itself at its
+word: a time limit that is a word ends the worker, and the message ends the next one. So each message is looked at
+here, before Celery sees it. Of one that is not like that the error names the field, never what is in it.
+
+Headers that are not named here are somebody's own and let through, but for names under which Celery notes something
+about a task that runs.
+"""
+
+from base64 import b64decode
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+from celery.app.task import Context
+from celery.utils.time import maybe_iso8601, maybe_make_aware
+from kombu.utils.json import loads
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from tasks.errors import MessageUnreadableError
+
+_LONGEST_NAME = 512
+_MOST_SECONDS = 30 * 24 * 3600
+_MOST_RETRIES = 10_000
+_YEARS = range(2000, 2200)
+# Celery's notes about the task at hand, which a header of that name would take the place of; and our own.
+_NOTES = {name for name in dir(Context) if not name.startswith("__")} | {"looks_again", "redeliveries", "task_id"}
+
+
+def _is_clean(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("has characters that cannot be shown")
+    return text
+
+
+def _is_moment(text: str) -> str:
+    # As Celery reads it, and far from where time zones and clocks end.
+    try:
+        moment: datetime = maybe_make_aware(maybe_iso8601(text), UTC)
+    except Exception:
+        raise ValueError("is no moment in time") from None
+    if moment.year not in _YEARS:
+        raise ValueError("is no moment of this age")
+    return text
+
+
+def _is_signature(task: dict[str, Any]) -> dict[str, Any]:
+    types: dict[str, Any] = {"task": str, "args": (list, tuple), "kwargs": dict, "options": dict}
+    if not all(isinstance(task.get(name), of_type) for name, of_type in types.items()):
+        raise ValueError("is no task that could follow")
+    return task
+
+
+Name = Annotated[str, Field(min_length=1, max_length=_LONGEST_NAME), AfterValidator(_is_clean)]
+Seconds = Annotated[float, Field(ge=0, le=_MOST_SECONDS, allow_inf_nan=False)]
+Moment = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(_is_moment)]
+Signature = Annotated[dict[str, Any], AfterValidator(_is_signature)]
+Count = Annotated[int, Field(ge=0, le=_MOST_RETRIES)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(strict=True, hide_input_in_errors=True)
+
+
+class _Headers(_Strict):
+    model_config = ConfigDict(extra="allow")
+
+    task: Name
+    id: Name
+    lang: str = "py"
+    shadow: Name | None = None
+    root_id: Name | None = None
+    parent_id: Name | None = None
+    group: Name | None = None
+    group_index: int | None = None
+    retries: Count | None = 0
+    timelimit: Annotated[list[Seconds | None], Field(min_length=2, max_length=2)] | None = None
+    eta: Moment | None = None
+    expires: Moment | None = None
+    argsrepr: str | None = ""
+    kwargsrepr: str | None = ""
+    origin: str | None = None
+    ignore_result: bool | None = None
+    replaced_task_nesting: Count | None = 0
+    stamped_headers: list[Name] | None = None
+    stamps: dict[Name, Any] | None = None
+    # Several kilobytes may stand for gigabytes; our own publishers do not compress.
+    compression: None = None
+    metabuilder_waits: Count = 0
+
+    @model_validator(mode="after")
+    def _leaves_notes_alone(self) -> "_Headers":
+        if _NOTES & (self.model_extra or {}).keys():
+            raise ValueError("a header has a name that is kept for the worker's own notes")
+        return self
+
+
+class _DeliveryInfo(_Strict):
+    exchange: str = ""
+    routing_key: str = ""
+
+
+class _Properties(_Strict):
+    correlation_id: Name | None = None
+    reply_to: str | None = None
+    priority: int | None = None
+    body_encoding: Literal["base64"] | None = None
+    delivery_info: _DeliveryInfo
+
+
+class _Envelope(_Strict):
+    body: str
+    content_type: Literal["application/json"] = Field(alias="content-type")
+    content_encoding: Literal["utf-8"] = Field(alias="content-encoding")
+    headers: _Headers
+    properties: _Properties
+
+
+class _Embedded(_Strict):
+    callbacks: list[Signature] | None = None
+    errbacks: list[Signature] | None = None
+    chain: list[Signature] | None = None
+    chord: Signature | None = None
+
+
+class _Body(_Strict):
+    positional: list[Any]
+    named: dict[str, Any]
+    embedded: _Embedded | None
+
+
+def check_envelope(raw: object) -> None:
+    """Whether everything around the arguments is as it must be. Raises MessageUnreadableError."""
+    _check(_Envelope, raw)
+
+
+def open_body(body: object) -> tuple[list[Any], dict[str, Any]]:
+    """The arguments in a decoded body. Raises MessageUnreadableError."""
+    if not isinstance(body, list | tuple) or len(body) != len(_Body.model_fields):
+        raise MessageUnreadableError("the body is not a list of three")
+    _check(_Body, dict(zip(_Body.model_fields, body, strict=True)))
+    return body[0], body[1]
+
+
+def read_body(raw: Any) -> object:
+    """The body of a message whose envelope is as it must be, decoded. Raises MessageUnreadableError."""
+    try:
+        body = raw["body"]
+        return loads(b64decode(body).decode() if raw["properties"].get("body_encoding") else body)
+    except Exception as error:  # whatever base64, UTF-8, JSON and kombu's own types make of it
+        raise MessageUnreadableError(type(error).__name__) from None
+
+
+def _check(model: type[BaseModel], value: object) -> None:
+    try:
+        model.model_validate(value)
+    except ValidationError as error:
+        raise MessageUnreadableError(_explain(error)) from None
+
+
+def _explain(error: ValidationError) -> str:
+    """The field, and what kind of mistake it is; names that the message made up are not repeated."""
+    mistake = error.errors(include_input=False, include_url=False, include_context=False)[0]
+    where = ".".join(str(part) for part in mistake["loc"] if isinstance(part, int) or part in _FIELDS)
+    return f"{where or 'the message'}: {mistake['msg'].removeprefix('Value error, ')}"
+
+
+_FIELDS = {
+    name
+    for model in (_Headers, _DeliveryInfo, _Properties, _Envelope, _Embedded, _Body)
+    for field, info in model.model_fields.items()
+    for name in (field, info.alias or field)
+}

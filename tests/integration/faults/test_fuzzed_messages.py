@@ -1,0 +1,117 @@
+"""Messages that nobody thought of, among good ones: the worker ends with all of the good ones done."""
+
+import base64
+import copy
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis as redis_client
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from native.redis import RedisServer
+from tests.conftest import Database
+from tests.integration.faults.conftest import SHORT_WAITS
+from tests.integration.faults.test_hostile_messages import APP, done, good
+from tests.support import fault_app
+from tests.support.application import application
+from tests.support.worker import Worker, wait_until
+
+EXAMPLES = 400
+LOOK_EVERY = 20
+EVERYTHING = settings(derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+
+words = st.text(max_size=20) | st.sampled_from(["", "x" * 100_000, "\0", "\udce9", "id", "1", "-1", "NaN", "utf-8"])
+scalars = st.none() | st.booleans() | st.integers() | st.floats() | words | st.just(10**400)
+values = st.recursive(scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(words, inner, max_size=4))
+# Where in a message something else is put. A name that no message has adds a header, a property, a part.
+names = st.sampled_from(
+    [
+        ("headers",),
+        ("properties",),
+        ("body",),
+        ("content-type",),
+        ("content-encoding",),
+        ("properties", "delivery_info"),
+        ("properties", "delivery_info", "routing_key"),
+        ("properties", "priority"),
+        ("properties", "body_encoding"),
+        ("properties", "correlation_id"),
+        *(("headers", name) for name in good(Path(), 0)["headers"]),
+        *(("headers", name) for name in ("compression", "chord", "chain", "errbacks", "callbacks", "priority")),
+        *(("headers", name) for name in ("delivery_info", "is_eager", "reply_to", "metabuilder_sync")),
+    ]
+)
+bodies = st.binary(max_size=200) | values.map(lambda value: json.dumps(value).encode())
+# What is around the arguments is as it should be; they, and what is to follow the task, are not.
+signatures = st.dictionaries(st.sampled_from(["task", "args", "kwargs", "options", "subtask_type"]), values)
+follows = st.dictionaries(
+    st.sampled_from(["callbacks", "errbacks", "chain", "chord"]),
+    values | signatures | st.lists(signatures, max_size=2),
+)
+
+
+@st.composite
+def messages(draw: st.DrawFn) -> bytes:
+    """Bytes of any kind, or a good message with some of it changed."""
+    if draw(st.integers(0, 9)) == 0:
+        return draw(st.binary(max_size=300))
+    message = copy.deepcopy(good(Path("/nowhere"), 0))
+    kind = draw(st.sampled_from(["places", "body", "arguments", "cut"]))
+    if kind == "places":
+        for path in draw(st.lists(names, min_size=1, max_size=3)):
+            put(message, path, draw(values))
+    elif kind == "body":
+        message["body"] = base64.b64encode(draw(bodies)).decode()
+    elif kind == "arguments":
+        arguments = draw(values | st.lists(values, max_size=6)), draw(values), draw(values | follows)
+        message["body"] = base64.b64encode(json.dumps(arguments).encode()).decode()
+    text = json.dumps(message).encode()
+    return text[: draw(st.integers(0, len(text)))] if kind == "cut" else text
+
+
+def put(message: Any, path: tuple[str, ...], value: object) -> None:
+    *parents, last = path
+    for name in parents:
+        message = message.get(name) if isinstance(message, dict) else None
+    if isinstance(message, dict):
+        message[last] = value
+
+
+@pytest.fixture
+def client(redis: RedisServer, database: Database, environment: Callable[..., None]) -> Iterator[redis_client.Redis]:
+    environment(REDIS_URL=redis.url, **SHORT_WAITS)
+    with redis_client.Redis(port=redis.port, password=redis.password) as client, application(fault_app.app):
+        client.flushall()
+        yield client
+
+
+def test_no_message_keeps_a_worker_from_the_good_ones(client: redis_client.Redis, tmp_path: Path) -> None:
+    sent = 0
+
+    def are_done() -> bool:
+        return done(tmp_path) >= set(range(1, sent + 1))
+
+    with Worker(tmp_path, app=APP) as worker:
+        pid, children = worker.pid, worker.children()
+
+        @settings(EVERYTHING, max_examples=EXAMPLES)
+        @given(messages())
+        def throw(message: bytes) -> None:
+            nonlocal sent
+            sent += 1
+            client.lpush("sync", message)
+            client.lpush("sync", json.dumps(good(tmp_path, sent)))
+            if sent % LOOK_EVERY == 0:
+                wait_until(are_done, f"stopped before {sent}: {message!r}", 10)
+
+        throw()
+        wait_until(are_done, "some good ones are not done")
+        assert sent >= EXAMPLES
+        assert (worker.pid, worker.children()) == (pid, children)
+        assert worker.log.read_text().count(" ready.") == 1
+        wait_until(lambda: not client.exists("unacked", "unacked_index", "sync"), "something comes back for ever")
+        assert client.hlen("metabuilder:aside") > EXAMPLES / 2
