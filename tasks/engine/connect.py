@@ -17,9 +17,11 @@ from tasks.errors import (
 )
 from tasks.mail.connection import Endpoint
 from tasks.mail.imap import ImapConnection
+from tasks.mail.imap_extensions import Refusals
 from tasks.mail.login import Login
 from tasks.mail.pop3 import Pop3Connection
 from tasks.settings import get_settings
+from tasks.storage.account_choices import keep_refusals
 from tasks.storage.accounts import Account
 from tasks.storage.credentials import PASSWORD, read_credential_of_kind
 from tasks.storage.logins import RECEIVING, SENDING, Side, mechanism_of, note_login, note_refusal
@@ -114,9 +116,31 @@ def connected(account: Account) -> Iterator[ImapConnection]:
     """
     if account.protocol != "imap":
         raise UnsupportedProtocolError(account.protocol)
+    with _closed(open_imap(account)) as imap:
+        try:
+            yield imap
+        finally:
+            remember(account, imap.refusals)
+
+
+def open_imap(account: Account) -> ImapConnection:
+    """A connection to the account's IMAP server, which is not asked for what it is known to refuse.
+
+    Whoever asks it for more hands its `refusals` to `remember`, whether that went well or not.
+    """
     endpoint, max_bytes = endpoint_of(account), get_settings().sync.max_message_bytes
-    with _closed(logged_in(account, RECEIVING, lambda login: ImapConnection(endpoint, login, max_bytes))) as imap:
-        yield imap
+    refusals = Refusals(account.refused_extensions)
+    try:
+        return logged_in(account, RECEIVING, lambda login: ImapConnection(endpoint, login, max_bytes, refusals))
+    finally:
+        remember(account, refusals)
+
+
+def remember(account: Account, refusals: Refusals) -> None:
+    """Keep what a server refuses of what it offers, where anything new was found."""
+    if refusals.has_changed:
+        keep_refusals(account, refusals.known)
+        refusals.has_changed = False
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Brings the folders of an IMAP account in line with the server's, then the messages of each."""
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 from sqlalchemy import Connection
 
@@ -88,7 +88,7 @@ def _sync_folders(run: Run, imap: ImapConnection, folder_id: str | None, another
     run.show(folder="", folders_done=len(chosen))
 
 
-def _note_unread_names(run: Run, lines: list[bytes]) -> None:
+def _note_unread_names(run: Run, lines: Sequence[bytes]) -> None:
     run.tally.failed_folders.pop(_UNREAD_NAMES, None)
     if lines:
         logger.warning("%s: LIST gave %d lines that cannot be read", run.account.account_name, len(lines))

@@ -5,14 +5,13 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import TypeVar
 
-from tasks.engine.connect import endpoint_of, logged_in, smtp_endpoint_of
+from tasks.engine.connect import endpoint_of, logged_in, open_imap, remember, smtp_endpoint_of
 from tasks.errors import UnsupportedProtocolError
 from tasks.mail.imap import ImapConnection
 from tasks.mail.pool import Closable, Pool
 from tasks.mail.smtp import SmtpConnection
-from tasks.settings import get_settings
 from tasks.storage.accounts import Account
-from tasks.storage.logins import RECEIVING, SENDING
+from tasks.storage.logins import SENDING
 
 # Of one process, for all its accounts. Servers allow few connections per account and drop idle ones soon.
 _MOST = 8
@@ -52,14 +51,12 @@ def lent_imap(account: Account) -> Iterator[ImapConnection]:
     """A connection to the account's IMAP server, given back afterwards. Raises UnsupportedProtocolError for POP3."""
     if account.protocol != "imap":
         raise UnsupportedProtocolError(account.protocol)
-    endpoint, max_literal = endpoint_of(account), get_settings().sync.max_message_bytes
-    key = (account.tenant_id, account.id, endpoint, account.credential_id)
-
-    def connect() -> ImapConnection:
-        return logged_in(account, RECEIVING, lambda login: ImapConnection(endpoint, login, max_literal))
-
-    with _lent(imap_pool(), key, connect) as imap:
-        yield imap
+    key = (account.tenant_id, account.id, endpoint_of(account), account.credential_id)
+    with _lent(imap_pool(), key, lambda: open_imap(account)) as imap:
+        try:
+            yield imap
+        finally:
+            remember(account, imap.refusals)
 
 
 @contextmanager

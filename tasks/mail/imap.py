@@ -1,17 +1,17 @@
 """The commands of an IMAP connection (RFC 3501, RFC 9051).
 
 Works on a server that offers nothing beyond IMAP4rev1, and uses ID, ENABLE, CONDSTORE, QRESYNC, ESEARCH,
-LIST-EXTENDED, SPECIAL-USE, LIST-STATUS and Gmail's X-GM-EXT-1 where they are offered.
+LIST-EXTENDED, SPECIAL-USE, LIST-STATUS and Gmail's X-GM-EXT-1 where they are offered. A server that offers one of
+them and refuses it is asked without it (`imap_base`); only X-GM-EXT-1 decides what the mailbox is, and has to work.
 """
 
-import select
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import suppress
 from datetime import date, datetime
-from typing import Any
 
-from tasks.mail.connection import Endpoint
+from tasks.errors import ProtocolError
 from tasks.mail.folders import ListedFolder, quote, wire_path
+from tasks.mail.imap_base import ImapBase
 from tasks.mail.imap_fetch import (
     Assembly,
     FetchedEnvelope,
@@ -33,8 +33,7 @@ from tasks.mail.imap_responses import (
     read_uid_set,
     read_uids,
 )
-from tasks.mail.imap_session import FetchRefusedError, NotUnderstoodError, first_words, open_session, translated
-from tasks.mail.login import Login
+from tasks.mail.imap_session import FetchRefusedError, NotUnderstoodError, first_words
 from tasks.mail.message import FetchedMessage
 from tasks.mail.uidset import UidSet
 
@@ -62,73 +61,17 @@ class FolderGoneError(FetchRefusedError):
     """The folder does not exist, though it was listed: as a parent of others, or until a moment ago."""
 
 
-class ImapConnection:
-    """An authenticated connection. Every method raises an EmailError that says what happened to what."""
+class ImapConnection(ImapBase):
+    """The commands. Every method raises an EmailError that says what happened to what."""
 
-    def __init__(self, endpoint: Endpoint, login: Login, max_literal: int) -> None:
-        """Of a literal longer than `max_literal` bytes nothing is kept."""
-        self._endpoint = endpoint
-        self.login = login
-        # Lines of the last LIST that could not be read: each may have been a folder.
-        self.unread_names: list[bytes] = []
-        self._imap: Any = open_session(endpoint, login, max_literal)
-        try:
-            with self._translated("asking for its capabilities"):
-                self.capabilities = self._read_capabilities()
-                self._introduce()
-                self._enable()
-        except BaseException:
-            self.close()
-            raise
-
-    @property
-    def mechanism(self) -> str:
-        """By which mechanism it logged in."""
-        return str(self._imap.mechanism)
-
-    @property
-    def is_stale(self) -> bool:
-        """Whether the server hung up or spoke while nothing was asked, or may not know our token any more."""
-        if self.login.has_expired:
-            return True
-        poll = select.poll()
-        poll.register(self._imap.sock, select.POLLIN)
-        return bool(poll.poll(0))
-
-    @property
-    def has_condstore(self) -> bool:
-        """Whether flag changes can be asked for since a point in time (RFC 7162); QRESYNC implies it."""
-        return "CONDSTORE" in self.capabilities or self.has_qresync
-
-    @property
-    def has_gmail_labels(self) -> bool:
-        """Whether messages have Gmail's labels and thread ids (X-GM-EXT-1)."""
-        return "X-GM-EXT-1" in self.capabilities
-
-    @property
-    def has_mailbox_ids(self) -> bool:
-        """Whether a folder has an identifier that it keeps under any name (OBJECTID, RFC 8474)."""
-        return "OBJECTID" in self.capabilities
-
-    @property
-    def has_qresync(self) -> bool:
-        """Whether removals can be asked for since a point in time (RFC 7162)."""
-        return "QRESYNC" in self.capabilities
+    # Lines of the last LIST that could not be read: each may have been a folder.
+    unread_names: tuple[bytes, ...] = ()
 
     def list_folders(self) -> tuple[list[ListedFolder], dict[str, FolderStatus]]:
         """All folders, and where the server offers LIST-STATUS (RFC 5819) their states by path."""
         with self._translated("listing the folders"):
-            if "LIST-STATUS" in self.capabilities:
-                items = _STATUS_ITEMS + (" HIGHESTMODSEQ" if self.has_condstore else "")
-                special_use = "SPECIAL-USE " if "SPECIAL-USE" in self.capabilities else ""
-                pattern = f'"*" RETURN ({special_use}STATUS ({items}))'
-            elif {"SPECIAL-USE", "LIST-EXTENDED"} <= self.capabilities:
-                pattern = '"*" RETURN (SPECIAL-USE)'
-            else:
-                pattern = '"*"'
-            outcome, lines = self._imap.list('""', pattern)
-            self._require_ok(outcome, lines)
-            folders, self.unread_names = read_list(lines)
+            folders, unread = self._without_refused(("LIST-STATUS", "LIST-EXTENDED"), self._list)
+            self.unread_names = tuple(unread)
             return folders, dict(read_status(self._untagged("STATUS")))
 
     def select(self, path: str, *, writable: bool = False) -> FolderStatus:
@@ -137,26 +80,21 @@ class ImapConnection:
         Raises FetchRefusedError if it cannot be.
         """
         with self._translated(f"opening {path}"):
-            condstore = b" (CONDSTORE)" if self.has_condstore and not self.has_qresync else b""
             try:
                 name = wire_path(path)
             except ValueError as error:
                 raise FetchRefusedError(str(error)) from None
-            outcome, lines = self._imap.select(name + condstore, readonly=not writable)
-            if outcome != "OK":
-                words = first_words(lines)
-                raise (FolderGoneError if "[NONEXISTENT]" in words.upper() else FetchRefusedError)(words)
-            messages = _number(lines)
-            if messages is None:
-                raise FetchRefusedError("the server does not say how many messages there are")
-            return FolderStatus(
-                messages=messages,
-                uidvalidity=_number(self._untagged("UIDVALIDITY")) or 0,
-                uidnext=_number(self._untagged("UIDNEXT")),
-                highestmodseq=_number(self._untagged("HIGHESTMODSEQ")),
-                # Only here: Cyrus 3.6 answers STATUS (MAILBOXID) with bytes of something else.
-                mailbox_id=read_mailbox_id(self._untagged("MAILBOXID")) if self.has_mailbox_ids else None,
-            )
+
+            def ask(extension: str | None) -> list[Line]:
+                lines: list[Line]
+                outcome, lines = self._imap.select(name + (b" (CONDSTORE)" if extension else b""), not writable)
+                if outcome != "OK":
+                    words = first_words(lines)
+                    raise (FolderGoneError if "[NONEXISTENT]" in words.upper() else FetchRefusedError)(words)
+                return lines
+
+            lines = self._without_refused(() if self.has_qresync else ("CONDSTORE",), ask)
+            return self._opened(lines)
 
     def status(self, path: str) -> FolderStatus | None:
         """The state of a folder that is not open; None where the server does not say."""
@@ -192,11 +130,17 @@ class ImapConnection:
         taken out again.
         """
         with self._translated("searching"):
-            found = UidSet.union([self._search(window) for window in self._windows(first, status)])
-            if first == 1 and status.messages and not found.ranges:
-                # Not an empty folder, or all that we have of it would be removed.
-                raise FetchRefusedError(f"SEARCH names none of the {status.messages} messages")
-            return found.from_uid(first)
+            windows = self._windows(first, status)
+
+            def ask(extension: str | None) -> UidSet:
+                found = UidSet.union([self._search(window, is_extended=bool(extension)) for window in windows])
+                if first == 1 and status.messages and not found.ranges:
+                    # Not an empty folder, or all that we have of it would be removed.
+                    kind = NotUnderstoodError if extension else FetchRefusedError
+                    raise kind(f"SEARCH names none of the {status.messages} messages")
+                return found
+
+            return self._without_refused(("ESEARCH",), ask).from_uid(first)
 
     def fetch_sizes(self, uids: UidSet) -> dict[int, int]:
         """RFC822.SIZE in bytes by UID, of those that are still there."""
@@ -212,8 +156,12 @@ class ImapConnection:
         """Flags changed since mod-sequence `since`, and with QRESYNC the UIDs removed since (RFC 7162 section 3)."""
         with self._translated("fetching changes"):
             self._untagged("VANISHED")
-            vanished = " VANISHED" if self.has_qresync else ""
-            lines = self._fetch(uids, self._flag_items, f"(CHANGEDSINCE {since}{vanished})")
+            modifiers = {"QRESYNC": f"(CHANGEDSINCE {since} VANISHED)", "CONDSTORE": f"(CHANGEDSINCE {since})"}
+
+            def ask(extension: str | None) -> list[Line]:
+                return self._fetch(uids, self._flag_items, modifiers.get(extension or ""))
+
+            lines = self._without_refused(modifiers, ask)
             return list(read_flags(lines)), _vanished(self._untagged("VANISHED"))
 
     def fetch_envelopes(self, uids: UidSet) -> Iterator[FetchedEnvelope]:
@@ -271,7 +219,8 @@ class ImapConnection:
         """Make a folder and subscribe to it. Raises FetchRefusedError where it cannot be made."""
         with self._translated(f"making the folder {path}"):
             self._require_ok(*self._imap.create(wire_path(path)))
-            self._imap.subscribe(wire_path(path))
+            with suppress(FetchRefusedError):
+                self._imap.subscribe(wire_path(path))
 
     def ask(self, doing: str, *words: str | bytes) -> None:
         """A command that changes something, where OK is all there is to know. Raises FetchRefusedError."""
@@ -286,14 +235,6 @@ class ImapConnection:
         """What the last command said about the new UIDs of messages (COPYUID, RFC 4315 section 3)."""
         return [line for line in self._untagged("COPYUID") if isinstance(line, bytes)]
 
-    def close(self) -> None:
-        """Say goodbye if the server still listens; never raises."""
-        self._imap.say_goodbye()
-
-    def abandon(self) -> None:
-        """Close without a goodbye, for when the server may be in the middle of an answer; never raises."""
-        self._imap.abandon()
-
     def _stream_part(self, uids: str, items: str) -> Iterator[FetchedMessage]:
         assembly = Assembly()
         gone = self._imap.untagged_responses
@@ -303,30 +244,47 @@ class ImapConnection:
                 assembly.forget_numbers()
             yield from assembly.take(lines)
         if held := {message.uid: message for message in assembly.held()}:
-            flags = dict(read_flags(self._fetch(UidSet.of(held), self._flag_items)))
+            flags: dict[int, tuple[str, ...]] = {}
+            with suppress(FetchRefusedError):
+                flags = dict(read_flags(self._fetch(UidSet.of(held), self._flag_items)))
             for uid, message in held.items():
                 yield message._replace(flags=flags.get(uid, ()))
+
+    def _opened(self, lines: list[Line]) -> FolderStatus:
+        try:
+            messages = _number(lines)
+            if messages is None:
+                raise FetchRefusedError("the server does not say how many messages there are")
+            return FolderStatus(
+                messages=messages,
+                uidvalidity=_number(self._untagged("UIDVALIDITY")) or 0,
+                uidnext=_number(self._untagged("UIDNEXT")),
+                highestmodseq=_number(self._untagged("HIGHESTMODSEQ")) if self.has_condstore else None,
+                # Only here: Cyrus 3.6 answers STATUS (MAILBOXID) with bytes of something else.
+                mailbox_id=read_mailbox_id(self._untagged("MAILBOXID")) if self.has_mailbox_ids else None,
+            )
+        except ProtocolError as error:
+            raise FetchRefusedError(error.detail) from error
+
+    def _list(self, extension: str | None) -> tuple[list[ListedFolder], list[bytes]]:
+        special_use = "SPECIAL-USE " if "SPECIAL-USE" in self.capabilities else ""
+        if extension == "LIST-STATUS":
+            items = _STATUS_ITEMS + (" HIGHESTMODSEQ" if self.has_condstore else "")
+            pattern = f'"*" RETURN ({special_use}STATUS ({items}))'
+        elif extension and special_use:
+            pattern = '"*" RETURN (SPECIAL-USE)'
+        else:
+            pattern = '"*"'
+        outcome, lines = self._imap.list('""', pattern)
+        self._require_ok(outcome, lines)
+        folders, unread = read_list(lines)
+        if extension and not folders:
+            raise FetchRefusedError("LIST named no folder")
+        return folders, unread
 
     @property
     def _flag_items(self) -> str:
         return "(UID FLAGS X-GM-LABELS)" if self.has_gmail_labels else "(UID FLAGS)"
-
-    def _read_capabilities(self) -> frozenset[str]:
-        outcome, lines = self._imap.capability()
-        self._require_ok(outcome, lines)
-        return frozenset(b" ".join(line for line in lines if line).decode("latin-1").upper().split())
-
-    def _introduce(self) -> None:
-        if "ID" in self.capabilities:
-            self._imap.xatom("ID", '("name" "metabuilder-email-workers")')
-            self._untagged("ID")
-
-    def _enable(self) -> None:
-        if "ENABLE" not in self.capabilities:
-            # QRESYNC cannot be used before it is enabled (RFC 7162 section 3.2.3).
-            self.capabilities -= {"QRESYNC"}
-        elif self.has_qresync:
-            self._imap.enable("QRESYNC")
 
     def _windows(self, first: int, status: FolderStatus) -> list[str]:
         """Ranges of UIDs that each hold no more messages than one answer can name."""
@@ -340,8 +298,8 @@ class ImapConnection:
         lows = [first, *(cut + 1 for cut in cuts)]
         return [f"{low}:{high}" for low, high in zip(lows, [*cuts, "*"], strict=True)]
 
-    def _search(self, window: str) -> UidSet:
-        if "ESEARCH" in self.capabilities:
+    def _search(self, window: str, *, is_extended: bool) -> UidSet:
+        if is_extended:
             self._require_ok(*self._imap.uid("SEARCH", "RETURN (ALL)", f"UID {window}"))
             return _esearch_result(self._untagged("ESEARCH"))
         outcome, lines = self._imap.uid("SEARCH", f"UID {window}")
@@ -356,31 +314,32 @@ class ImapConnection:
             fetched += lines
         return fetched
 
-    def _untagged(self, name: str) -> list[Line]:
-        return [line for line in self._imap.response(name)[1] if line is not None]
-
-    def _require_ok(self, outcome: str, lines: list[Line]) -> None:
-        if outcome != "OK":
-            raise FetchRefusedError(first_words(lines))
-
-    def _translated(self, doing: str) -> AbstractContextManager[None]:
-        return translated(self._endpoint, doing)
-
 
 def _esearch_result(lines: list[Line]) -> UidSet:
-    """`(TAG "A1") UID ALL 1:5,7` (RFC 4731 section 3.1); without ALL nothing was found. Raises FetchRefusedError."""
+    """`(TAG "A1") UID ALL 1:5,7` (RFC 4731 section 3.1); without ALL nothing was found.
+
+    Raises NotUnderstoodError where that is not the answer.
+    """
     if not lines:
-        raise FetchRefusedError("no answer to SEARCH")
+        raise NotUnderstoodError("no answer to SEARCH RETURN")
     for line in lines:
         words = line.upper().split() if isinstance(line, bytes) else []
         if b"ALL" in words[:-1]:
-            return read_uid_set(words[words.index(b"ALL") + 1])
+            try:
+                return read_uid_set(words[words.index(b"ALL") + 1])
+            except ProtocolError as error:
+                raise NotUnderstoodError(error.detail) from error
     return UidSet()
 
 
 def _vanished(lines: list[Line]) -> UidSet:
-    """`(EARLIER) 1:5,7` or `1:5` (RFC 7162 section 3.2.10)."""
-    return read_uid_set(b",".join(line.split()[-1] for line in lines if isinstance(line, bytes) and line.split()))
+    """`(EARLIER) 1:5,7` or `1:5` (RFC 7162 section 3.2.10); a line that names no UIDs is passed over."""
+    found = []
+    for line in lines:
+        if isinstance(line, bytes) and line.split():
+            with suppress(ProtocolError):
+                found.append(read_uid_set(line.split()[-1]))
+    return UidSet.union(found)
 
 
 def _number(lines: list[Line]) -> int | None:

@@ -145,6 +145,17 @@ class Session(imaplib.IMAP4):
         if outcome != "OK":
             raise FetchRefusedError(first_words(answer))
 
+    def _get_capabilities(self) -> None:
+        """What the server offers. One that does not say, or says IMAP4rev2 alone, is asked as IMAP4rev1 is."""
+        try:
+            _, lines = self.capability()
+        except imaplib.IMAP4.abort:
+            raise
+        except imaplib.IMAP4.error:
+            lines = []
+        words = b" ".join(line for line in lines if isinstance(line, bytes)).decode("latin-1").upper()
+        self.capabilities = ("IMAP4REV1", *words.split())
+
     def _get_response(self, *_: object) -> bytes | None:
         """Read one answer; None for a request to go on.
 

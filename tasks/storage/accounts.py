@@ -1,7 +1,7 @@
 """Mailbox accounts: who they belong to, how to reach them, and how their last sync went."""
 
 from datetime import UTC, datetime, timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, bindparam, case, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
@@ -52,6 +52,7 @@ class NewAccount(NamedTuple):
     smtp_username: str | None = None
     smtp_password: str | None = None
     sent_copies: str = "auto"
+    all_mail: str = "skip"
 
 
 class Account(NamedTuple):
@@ -75,6 +76,8 @@ class Account(NamedTuple):
     smtp_username: str | None
     smtp_credential_id: str | None
     sent_copies: str
+    all_mail: str
+    refused_extensions: dict[str, Any]
     is_enabled: bool
     is_sync_enabled: bool
     sync_interval: int

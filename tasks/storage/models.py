@@ -30,6 +30,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 PROTOCOLS = ("imap", "pop3")
 ENCRYPTIONS = ("none", "tls", "starttls")
 SENT_COPIES = ("auto", "append", "none")
+ALL_MAIL = ("skip", "sync")
 OUTBOX_STATES = ("queued", "sending", "accepted", "sent", "failed", "unknown")
 OAUTH2_PROVIDERS = ("google", "microsoft", "other")
 # Why messages of a folder may be missing here; in words in `storage.completeness`.
@@ -141,6 +142,9 @@ class EmailClient(Base):
     those since `login_refused_since` were refused in clear words; before `login_retry_at` none is tried
     (`storage/logins.py`).
 
+    `all_mail` is whether folders that show messages of others a second time are synced too. `refused_extensions` is
+    what the server offers and refuses (`mail.imap_extensions`).
+
     It is due at `next_sync_at`; from `sync_queued_at` until a worker takes it, its sync waits in the queue.
     """
 
@@ -163,6 +167,8 @@ class EmailClient(Base):
     smtp_username: Mapped[str | None]
     smtp_credential_id: Mapped[str | None]
     sent_copies: Mapped[str] = mapped_column(server_default=text("'auto'"))
+    all_mail: Mapped[str] = mapped_column(server_default=text("'skip'"))
+    refused_extensions: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'::jsonb"))
     is_enabled: Mapped[bool] = mapped_column(server_default=_true)
     is_sync_enabled: Mapped[bool] = mapped_column(server_default=_true)
     sync_interval: Mapped[int] = mapped_column(server_default=text("300"))
@@ -202,6 +208,7 @@ class EmailClient(Base):
         CheckConstraint(_one_of("encryption", ENCRYPTIONS), "encryption"),
         CheckConstraint(_one_of("smtp_encryption", ENCRYPTIONS), "smtp_encryption"),
         CheckConstraint(_one_of("sent_copies", SENT_COPIES), "sent_copies"),
+        CheckConstraint(_one_of("all_mail", ALL_MAIL), "all_mail"),
         CheckConstraint("sync_interval > 0", "sync_interval"),
         CheckConstraint("pop3_keep_days >= 0", "pop3_keep_days"),
         # The dispatcher looks for due accounts, tenant by tenant.

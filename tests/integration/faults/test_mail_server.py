@@ -95,15 +95,11 @@ def test_messages_that_come_wrong_are_fetched_again(
 EARLY = {
     "LIST hangs": ("LIST", hang),
     "LIST is cut": ("LIST", cut(10)),
-    "LIST answers NO": ("LIST", refuse("NO busy")),
-    "LIST answers BAD": ("LIST", refuse("BAD what")),
     "LIST says BYE": ("LIST", bye()),
     "LIST is nonsense": ("LIST", rewrite(rb"\* LIST .*", b"* LIST ((((")),
-    "LIST names nothing": ("LIST", rewrite(rb"\* (LIST|STATUS) .*\r\n", b"")),
     "EXAMINE drops": ("EXAMINE", drop),
     "EXAMINE says BYE": ("EXAMINE", bye()),
     "SEARCH drops": ("UID SEARCH", drop),
-    "SEARCH is nonsense": ("UID SEARCH", rewrite(rb"ALL [\d:,]+", b"ALL 1:x")),
     "the first FETCH drops": ("UID FETCH", drop),
     "the first FETCH is cut": ("UID FETCH", cut(30)),
 }
@@ -119,6 +115,27 @@ def test_what_goes_wrong_before_the_messages_is_tried_again(server: ImapServer, 
     assert len(errors) == 1
     assert stored_uids() == ALL
     assert_counts_agree()
+
+
+NO_LIST = {
+    "NO": refuse("NO busy"),
+    "BAD": refuse("BAD what"),
+    "nothing": rewrite(rb"\* (LIST|STATUS) .*\r\n", b""),
+}
+
+
+@pytest.mark.parametrize("action", NO_LIST.values(), ids=NO_LIST)
+@pytest.mark.parametrize("capabilities", [BASIC, QRESYNC], ids=["basic", "qresync"])
+def test_a_server_that_lists_no_folders_is_tried_again(server: ImapServer, capabilities: str, action: Action) -> None:
+    # Given a server that fails three times, which is as often as one with extensions is asked at once
+    server.capabilities = capabilities
+    server.on("LIST", action, times=3)
+    account = register(server)
+
+    assert len(sync_again_and_again(account)) == (3 if capabilities == BASIC else 1)
+
+    assert stored_uids() == ALL
+    assert find_account(TENANT, account.id).last_error is None
 
 
 REFUSED = {"NO": refuse("NO [SERVERBUG] cannot read it"), "BAD": refuse("BAD internal error")}
