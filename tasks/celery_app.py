@@ -28,6 +28,7 @@ from tasks.maintenance import CLEANUP_STALE_RESULTS, cleanup_stale_results
 from tasks.monitoring import journal, systemd
 from tasks.periodic import PERIODIC_SYNC, periodic_sync
 from tasks.queues import QUEUES
+from tasks.reread import LOOK_SECONDS, QUEUE_REREADING, REREAD_MESSAGES, queue_rereading, reread_messages
 from tasks.send import SEND_EMAIL, send_email
 from tasks.settings import Settings, get_settings
 from tasks.spam import ASK_SPAM_ENGINES, CHECK_SPAM, ask_spam_engines, check_spam
@@ -49,6 +50,8 @@ __all__ = [
     "get_queue_stats",
     "get_task_status",
     "periodic_sync",
+    "queue_rereading",
+    "reread_messages",
     "revoke_task",
     "send_email",
     "sync_emails",
@@ -115,6 +118,8 @@ def _configuration(settings: Settings) -> dict[str, Any]:
             ENFORCE_TRASH_RETENTION: {"queue": "periodic"},
             PERIODIC_SYNC: {"queue": "periodic"},
             CLEANUP_STALE_RESULTS: {"queue": "periodic"},
+            QUEUE_REREADING: {"queue": "periodic"},
+            REREAD_MESSAGES: {"queue": "reread"},
             CHECK_SPAM: {"queue": "spam"},
             ASK_SPAM_ENGINES: {"queue": "spam"},
         },
@@ -150,6 +155,11 @@ def _configuration(settings: Settings) -> dict[str, Any]:
                 "task": ENFORCE_TRASH_RETENTION,
                 "schedule": timedelta(seconds=_TRASH_SCHEDULE_SECONDS),
                 "options": {"expires": _TRASH_SCHEDULE_SECONDS},
+            },
+            "queue-rereading-every-5min": {
+                "task": QUEUE_REREADING,
+                "schedule": timedelta(seconds=LOOK_SECONDS),
+                "options": {"expires": LOOK_SECONDS},
             },
         },
     }

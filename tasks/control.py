@@ -39,4 +39,4 @@ def get_queue_stats() -> dict[str, int]:
     """How many messages wait in each queue, of all priorities."""
     with current_app.connection_for_read() as connection:
         channel = connection.default_channel
-        return {name: channel.queue_declare(name, passive=True).message_count for name in current_app.amqp.queues}
+        return {name: channel.queue_declare(name).message_count for name in current_app.amqp.queues}

@@ -2,13 +2,14 @@
 
 A higher number is served more: where several queues have messages, each gets its share of the turns, sync 10 of 36
 and spam 3 of 36, and the highest comes first. So a flood in one never starves another, as strict priorities would,
-and mail is not held up by spam checks, as it would be if all took turns alike.
+and mail is not held up by spam checks, as it would be if all took turns alike. Only what has no weight (reading
+again) waits until all others are empty.
 """
 
 from collections.abc import Iterable
 
 # The name of each queue and its weight.
-QUEUES = {"sync": 10, "periodic": 10, "send": 8, "delete": 5, "spam": 3}
+QUEUES = {"sync": 10, "periodic": 10, "send": 8, "delete": 5, "spam": 3, "reread": 0}
 
 
 def wake_key(queue: str) -> str:
@@ -35,7 +36,9 @@ class WeightedCycle:
 
     def consume(self, n: int) -> list[str]:
         """The first `n` queues in the order in which to look for a message."""
-        return sorted(self._credit, key=lambda queue: self._credit[queue], reverse=True)[:n]
+        return sorted(self._credit, key=lambda queue: (not is_served_last(queue), self._credit[queue]), reverse=True)[
+            :n
+        ]
 
     def rotate(self, last_used: str) -> str:
         """A message was taken from this queue."""
@@ -46,6 +49,11 @@ class WeightedCycle:
                 self._credit[queue] += _weight(queue)
             self._credit[last_used] -= sum(map(_weight, waiting))
         return last_used
+
+
+def is_served_last(queue: str) -> bool:
+    """Whether messages of the queue are taken only where no other queue has any."""
+    return _weight(queue) == 0
 
 
 def _weight(queue: str) -> int:

@@ -163,6 +163,13 @@ class SyncSettings(_Group):
     interval_seconds: int = Field(300, validation_alias="SYNC_INTERVAL_SECONDS", ge=1)
 
 
+class RereadSettings(_Group):
+    """Reading again what an older parser read: the most of each account in an hour."""
+
+    messages_per_hour: int = Field(1000, validation_alias="REREAD_MESSAGES_PER_HOUR", ge=0)
+    bytes_per_hour: int = Field(100 * 1024 * 1024, validation_alias="REREAD_BYTES_PER_HOUR", ge=64 * 1024)
+
+
 class MailSettings(_Group):
     """Connections to mail servers, and to the token endpoints of OAuth2.
 
@@ -296,6 +303,7 @@ class Settings(BaseModel, frozen=True):
     database: DatabaseSettings
     worker: WorkerSettings
     sync: SyncSettings
+    reread: RereadSettings
     mail: MailSettings
     delete: DeleteSettings
     spam: SpamSettings

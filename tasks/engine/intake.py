@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Generator
+from contextlib import closing
 
 from sqlalchemy.exc import DBAPIError
 
@@ -35,34 +36,49 @@ def take_in(
 ) -> None:
     """Store `batches`, each in a transaction of its own; `interrupt` frees a source that waits for the server.
 
-    A message that does not arrive while the run has patience counts as one at which the connection broke, if the run
-    did nothing else: otherwise it would be begun again for ever.
-
     Raises HandOnError after a batch when the time is used up, and the transient errors of server and storage.
+    """
+    try:
+        with closing(arriving(run, folder, batches, interrupt=interrupt)) as stream:
+            for batch in stream:
+                _store(run, folder, numbering, batch, tally)
+                run.check_deadline()
+    except BrokenOffError as failure:
+        _remember_failure(run, folder, numbering, failure, tally)
+        raise failure.error from failure
+
+
+def arriving(
+    run: Run, folder: Folder, batches: Generator[Batch], *, interrupt: Callable[[], None]
+) -> Generator[Batch]:
+    """`batches` as they become ready, with the lease kept meanwhile; to be closed.
+
+    A message that does not arrive while the run has patience counts as one at which the connection broke, if the run
+    did nothing else: otherwise it would be begun again for ever. A run in the background gives way at any moment.
+
+    Raises BrokenOffError and HandOnError.
     """
     is_out_of_patience = False
 
     def wait() -> None:
         nonlocal is_out_of_patience
         run.keep_lease()
+        if run.in_background:
+            run.check_deadline()
         if not is_out_of_patience and time.monotonic() >= run.patience_ends:
             # The source breaks off after what arrived before.
             is_out_of_patience = True
             interrupt()
 
-    prefetch = Prefetch(batches, interrupt=interrupt, idle=wait, idle_seconds=_LOOK_UP_SECONDS)
     try:
-        with prefetch:
-            for batch in prefetch:
-                _store(run, folder, numbering, batch, tally)
-                run.check_deadline()
+        with Prefetch(batches, interrupt=interrupt, idle=wait, idle_seconds=_LOOK_UP_SECONDS) as prefetch:
+            yield from prefetch
     except BrokenOffError as failure:
         if is_out_of_patience:
             if run.has_moved:
                 raise HandOnError from failure
             failure.error = TooSlowError(f"message {failure.uid} of {folder.name}")
-        _remember_failure(run, folder, numbering, failure, tally)
-        raise failure.error from failure
+        raise
 
 
 def _store(run: Run, folder: Folder, numbering: Numbering, batch: Batch, tally: FolderTally) -> None:

@@ -32,21 +32,23 @@ def leased_run(
     deadline: float,
     *,
     is_urgent: bool = False,
+    in_background: bool = False,
     **what: Any,
 ) -> Iterator[Run]:
     """A run of the task on the caller's account, until `deadline` (time.monotonic()); `what` are fields of Run.
 
-    One that `is_urgent`, because a person waits for it, is let by at the next batch of one that is not. At the soft
-    time limit it ends in HandOnError if it did anything, else in TooSlowError: it would come back for ever.
+    One that `is_urgent`, because a person waits for it, is let by at the next batch of one that is not; one that is
+    `in_background` lets any by. At the soft time limit a run ends in HandOnError if it did anything, else in
+    TooSlowError: it would come back for ever.
 
     Raises LeaseHeldError while another run is at it, HostBusyError, and NotFoundError for what is not the caller's;
     and AccountPausedError, AccountSwitchedOffError and LoginDelayedError, which are not kept on the account: it says
     so already.
     """
     settings = get_settings().sync
-    owner = owner_of(task_id)
+    owner = owner_of(task_id, in_background=in_background)
     account = take_lease(tenant_id, user_id, account_id, owner, settings.lease_seconds, is_urgent=is_urgent)
-    run = Run(account=account, lease_owner=owner, settings=settings, deadline=deadline, is_urgent=is_urgent, **what)
+    run = Run(account, owner, settings, deadline, is_urgent=is_urgent, in_background=in_background, **what)
     with _leased(run):
         yield run
 

@@ -12,7 +12,7 @@ Trash or not, is known here alone.
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 from sqlalchemy import func
 
@@ -28,7 +28,7 @@ from tasks.storage import changes
 from tasks.storage.arrivals import Quarantined
 from tasks.storage.folders import Folder, change_folder, load_folders
 from tasks.storage.maildrop import is_known_by_unique_ids, kept_long_enough, local_folder, missing_keys
-from tasks.storage.messages import UidlNumbering
+from tasks.storage.messages import Batch, UidlNumbering
 
 logger = logging.getLogger(__name__)
 
@@ -108,6 +108,11 @@ def _fetch(run: Run, pop3: Pop3Connection, inbox: Folder, keys: dict[Listed, str
     numbering = UidlNumbering({message.number: key for key, message in wanted.items()})
     batches = in_batches(run, inbox, arriving, len(wanted))
     take_in(run, inbox, numbering, batches, tally, interrupt=pop3.abandon)
+
+
+def fetch_again(run: Run, pop3: Pop3Connection, folder: Folder, wanted: dict[str, Listed]) -> Generator[Batch]:
+    """Messages that are stored, by their keys, in batches as new ones come."""
+    return in_batches(run, folder, _Receiver(run, pop3, folder).receive(wanted), len(wanted))
 
 
 class _Receiver:

@@ -15,6 +15,9 @@ from tasks.storage.accounts import Account
 from tasks.storage.leases import renew_lease
 from tasks.storage.session import tenant_transaction
 
+# A run in the background looks so often whether the account is wanted.
+_BACKGROUND_RENEWAL_SECONDS = 2
+
 # Renewed this many times in a lease's life, so that one slow renewal does not lose it.
 _RENEWALS_PER_LEASE = 3
 
@@ -102,6 +105,7 @@ class Run:
     progress: Progress = field(default_factory=Progress)
     report: Callable[[Progress], None] = _to_nobody
     is_urgent: bool = False
+    in_background: bool = False
     _is_wanted: bool = False
     _lease_renewed: float = field(default_factory=time.monotonic)
     _done_before: int = field(init=False)
@@ -130,7 +134,8 @@ class Run:
     @property
     def renewal_seconds(self) -> float:
         """How often the lease is to be renewed."""
-        return self.settings.lease_seconds / _RENEWALS_PER_LEASE
+        seconds = self.settings.lease_seconds / _RENEWALS_PER_LEASE
+        return min(seconds, _BACKGROUND_RENEWAL_SECONDS) if self.in_background else seconds
 
     def keep_lease(self) -> None:
         """Renew the lease if it is time to."""

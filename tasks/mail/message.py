@@ -7,6 +7,10 @@ thousands of messages a second.
 from datetime import datetime
 from typing import NamedTuple
 
+# Which parser reads messages now. Raise it with every change after which `tasks.mail.parse.parse` reads some message
+# differently: what earlier ones read can then be read again (`./manage.sh reread`).
+PARSER_VERSION = 2
+
 
 class Address(NamedTuple):
     """One mailbox of an address header (RFC 5322 section 3.4); groups are flattened to their members."""

@@ -2,6 +2,8 @@
 
 bytes -> mime.read: header fields and tree of parts -> bodies.bodies: text, HTML, attachments
                     headers, addresses, fields: what the header fields mean
+
+Where any of these comes to read a message differently, raise PARSER_VERSION (`tasks.mail.message`).
 """
 
 import re

@@ -21,7 +21,7 @@ from tasks.storage.credentials import OAUTH2, add_credential, kind_of, read_cred
 from tasks.storage.grants import Grant, add_grant, replace_refresh_token
 from tasks.storage.ids import new_id
 from tasks.storage.models import EmailClient
-from tasks.storage.session import tenant_transaction
+from tasks.storage.session import tenant_transaction, unbound_transaction
 
 
 class AccountExistsError(PermanentError):
@@ -179,6 +179,12 @@ def add_account(tenant_id: str, user_id: str, new: NewAccount) -> str:
             raise AccountExistsError(new.account_name) from None
         raise
     return account_id
+
+
+def list_tenants() -> list[str]:
+    """All tenants that have accounts, in order."""
+    with unbound_transaction() as connection:
+        return list(connection.scalars(select(func.tenants_with_accounts())))
 
 
 def list_accounts(tenant_id: str) -> list[Account]:

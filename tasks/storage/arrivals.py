@@ -6,13 +6,26 @@ from datetime import datetime
 from typing import NamedTuple
 
 from tasks.mail.flags import Flags
-from tasks.mail.message import Address, ParsedMessage
+from tasks.mail.message import PARSER_VERSION, Address, ParsedMessage
 from tasks.mail.spam.verdict import Verdict
 from tasks.storage import wire
 from tasks.storage.ids import new_id
 
 # An index entry of PostgreSQL holds about 2,700 bytes; Message-IDs beyond this length are nobody's but a fuzzer's.
 LONGEST_MESSAGE_ID = 500
+
+# The columns of `Arrival.row`, and of its `attachment_rows`, in their order.
+MESSAGE_COLUMNS = (
+    "id", "message_id", "from_addresses", "to_addresses", "cc_addresses",
+    "bcc_addresses", "reply_to_addresses", "subject", "text_body", "html_body", "headers", "received_at", "sent_at",
+    "is_read", "is_starred", "is_spam", "is_not_spam", "is_draft", "is_sent", "is_deleted", "labels",
+    "attachment_count", "size", "spam_score", "spam_indicators", "parser_version",
+)  # fmt: skip
+ATTACHMENT_COLUMNS = (
+    "id", "email_message_id", "position", "filename", "mime_type", "size", "content_id", "is_inline", "storage_key",
+)  # fmt: skip
+
+_PARSER_VERSION = wire.smallint(PARSER_VERSION)
 
 
 class Arrival(NamedTuple):
@@ -111,6 +124,7 @@ def _message_row(
             wire.integer(len(message.attachments)),
             wire.bigint(size),
             _verdict(verdict),
+            _PARSER_VERSION,
         )
     )
 

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, text
 
 from tasks.storage import copy, wire
 from tasks.storage.accounts import Account
-from tasks.storage.arrivals import Arrival, Quarantined
+from tasks.storage.arrivals import ATTACHMENT_COLUMNS, MESSAGE_COLUMNS, Arrival, Quarantined
 from tasks.storage.conversations import assign_conversations
 from tasks.storage.ids import new_id
 from tasks.storage.session import tenant_transaction
@@ -56,16 +56,8 @@ class Batch(NamedTuple):
 
 
 _PLACE_COLUMNS = ("tenant_id", "email_client_id", "folder_id", "uidvalidity", "imap_uid", "uidl")
-_MESSAGE_COLUMNS = (
-    *_PLACE_COLUMNS, "id", "message_id", "from_addresses", "to_addresses", "cc_addresses",
-    "bcc_addresses", "reply_to_addresses", "subject", "text_body", "html_body", "headers", "received_at", "sent_at",
-    "is_read", "is_starred", "is_spam", "is_not_spam", "is_draft", "is_sent", "is_deleted", "labels",
-    "attachment_count", "size", "spam_score", "spam_indicators", "conversation_id",
-)  # fmt: skip
-_ATTACHMENT_COLUMNS = (
-    "tenant_id", "id", "email_message_id", "position", "filename", "mime_type", "size", "content_id", "is_inline",
-    "storage_key",
-)  # fmt: skip
+_MESSAGE_COLUMNS = (*_PLACE_COLUMNS, *MESSAGE_COLUMNS, "conversation_id")
+_ATTACHMENT_COLUMNS = ("tenant_id", *ATTACHMENT_COLUMNS)
 _BLOB_COLUMNS = ("tenant_id", "sha256", "size", "content")
 _QUARANTINE_COLUMNS = (*_PLACE_COLUMNS, "id", "reason", "detail", "size", "raw")
 
@@ -105,7 +97,7 @@ def store_batch(connection: Connection, account: Account, folder_id: str, number
     tenant = wire.text(account.tenant_id)
     place = tenant + wire.text(account.id) + wire.text(folder_id)
     arrivals = batch.arrivals
-    _store_blobs(connection, account.tenant_id, arrivals)
+    store_blobs(connection, account.tenant_id, arrivals)
     conversations = assign_conversations(connection, account, arrivals)
     copy.bulk_insert(
         connection,
@@ -143,7 +135,8 @@ def store_batch(connection: Connection, account: Account, folder_id: str, number
     )
 
 
-def _store_blobs(connection: Connection, tenant_id: str, arrivals: Sequence[Arrival]) -> None:
+def store_blobs(connection: Connection, tenant_id: str, arrivals: Sequence[Arrival]) -> None:
+    """Store what the attachments of the messages hold, in the caller's transaction; what is known stays as it is."""
     contents = {key: content for arrival in arrivals for key, content in arrival.blobs.items()}
     if not contents:
         return

@@ -14,12 +14,14 @@ from sqlalchemy import (
     BigInteger,
     CheckConstraint,
     DateTime,
+    Double,
     ForeignKeyConstraint,
     Index,
     Integer,
     LargeBinary,
     MetaData,
     PrimaryKeyConstraint,
+    SmallInteger,
     Text,
     UniqueConstraint,
     text,
@@ -35,6 +37,7 @@ OUTBOX_STATES = ("queued", "sending", "accepted", "sent", "failed", "unknown")
 OAUTH2_PROVIDERS = ("google", "microsoft", "other")
 # Why messages of a folder may be missing here; in words in `storage.completeness`.
 MISSING_REASONS = ("search", "withheld", "window", "listing", "refused")
+REREAD_OUTCOMES = ("gone", "other", "unreadable")
 FOLDER_TYPES = ("inbox", "sent", "drafts", "trash", "spam", "archive", "custom")
 
 
@@ -146,6 +149,9 @@ class EmailClient(Base):
     what the server offers and refuses (`mail.imap_extensions`).
 
     It is due at `next_sync_at`; from `sync_queued_at` until a worker takes it, its sync waits in the queue.
+
+    `reread_share` is the part, 0 to 1, of what may be read again in an hour that was read; it counts until an hour
+    after `reread_at`, when the last of it was.
     """
 
     __tablename__ = "email_client"
@@ -193,6 +199,8 @@ class EmailClient(Base):
     lease_owner: Mapped[str | None]
     lease_until: Mapped[datetime | None]
     lease_wanted_until: Mapped[datetime | None]
+    reread_at: Mapped[datetime | None]
+    reread_share: Mapped[float] = mapped_column(Double(), server_default=_zero)
     created_at: Mapped[datetime] = mapped_column(server_default=_now)
     __table_args__ = (
         PrimaryKeyConstraint("tenant_id", "id"),
@@ -285,7 +293,8 @@ class EmailMessage(Base):
 
     `is_spam` and `is_not_spam` are the word of the user or the server (a keyword, or the folder). `spam_score` (0 to
     1, NULL where it was not checked) and `spam_indicators`, a list of {rule, weight, detail}, are what the spam check
-    finds; neither ever changes the other.
+    finds; neither ever changes the other. `parser_version` is that of the parser that read the message
+    (`mail.message.PARSER_VERSION`).
     """
 
     __tablename__ = "email_message"
@@ -322,6 +331,8 @@ class EmailMessage(Base):
     filed_at: Mapped[datetime] = mapped_column(server_default=_now)
     spam_score: Mapped[float | None] = mapped_column(REAL)
     spam_indicators: Mapped[list[dict[str, Any]]] = mapped_column(JSONB(), server_default=_empty_list)
+    # By default that of the first parser: a worker of the release before this column leaves it out.
+    parser_version: Mapped[int] = mapped_column(SmallInteger, server_default=text("1"))
     __table_args__ = (
         PrimaryKeyConstraint("tenant_id", "id"),
         CheckConstraint("spam_score BETWEEN 0 AND 1", "spam_score"),
@@ -336,6 +347,41 @@ class EmailMessage(Base):
         Index("email_message_message_id_idx", "message_id", "email_client_id"),
         Index("email_message_conversation_idx", "conversation_id", "email_client_id"),
         Index("email_message_received_idx", "folder_id", "received_at"),
+    )
+
+
+class Rereading(Base):
+    """A message that is to be read again by the parser `parser_version` or a later one; the row goes when it was.
+
+    Where it cannot be, `outcome` says why, and it is not asked for again: `gone` from the server, `other` (its UID is
+    another message now), `unreadable` (the server refuses it, or the parser does); `detail` is for people. `attempts`
+    counts the runs that had to leave it.
+    """
+
+    __tablename__ = "rereading"
+    tenant_id: Mapped[str]
+    email_message_id: Mapped[str]
+    email_client_id: Mapped[str]
+    parser_version: Mapped[int] = mapped_column(SmallInteger)
+    attempts: Mapped[int] = mapped_column(server_default=_zero)
+    outcome: Mapped[str | None]
+    detail: Mapped[str | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=_now)
+    __table_args__ = (
+        PrimaryKeyConstraint("tenant_id", "email_message_id"),
+        ForeignKeyConstraint(
+            ["tenant_id", "email_message_id"], ["email_message.tenant_id", "email_message.id"], ondelete="CASCADE"
+        ),
+        CheckConstraint(_one_of("outcome", REREAD_OUTCOMES), "outcome"),
+        # What waits, an account's newest first, and after it what had to be left.
+        Index(
+            "rereading_waiting_idx",
+            "tenant_id",
+            "email_client_id",
+            "attempts",
+            text("email_message_id DESC"),
+            postgresql_where=text("outcome IS NULL"),
+        ),
     )
 
 

@@ -16,6 +16,7 @@ _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
 _length = struct.Struct("!i").pack
+_int2 = struct.Struct("!ih").pack
 _int4 = struct.Struct("!ii").pack
 _int8 = struct.Struct("!iq").pack
 _float4 = struct.Struct("!if").pack
@@ -43,6 +44,11 @@ def binary(value: bytes | None) -> bytes:
 def boolean(value: bool) -> bytes:
     """boolean"""
     return TRUE if value else FALSE
+
+
+def smallint(value: int) -> bytes:
+    """smallint"""
+    return _int2(2, value)
 
 
 def integer(value: int) -> bytes:

@@ -9,7 +9,7 @@ def take(cycle: WeightedCycle, waiting: Counter[str], count: int) -> list[str]:
     """Take messages as BRPOP does: from the first queue in order that has any."""
     taken = []
     for _ in range(count):
-        queue = next(queue for queue in cycle.consume(len(QUEUES)) if waiting[queue])
+        queue = next(queue for queue in cycle.consume(len(QUEUES) + 1) if waiting[queue])
         waiting[queue] -= 1
         taken.append(cycle.rotate(queue))
     return taken
@@ -27,7 +27,19 @@ def cycle(*queues: str) -> WeightedCycle:
 
 def test_each_gets_its_share() -> None:
     taken = take(cycle(*QUEUES), full(*QUEUES), sum(QUEUES.values()) * 10)
-    assert Counter(taken) == {queue: weight * 10 for queue, weight in QUEUES.items()}
+    assert Counter(taken) == Counter({queue: weight * 10 for queue, weight in QUEUES.items()})
+
+
+def test_one_without_weight_is_served_only_where_all_others_are_empty() -> None:
+    order, waiting = cycle(*QUEUES), full("reread")
+    # Also where the others are in debt for turns that they had.
+    waiting.update(dict.fromkeys(("spam", "delete", "elsewhere"), 100))
+    order.update([*QUEUES, "elsewhere"])
+    taken = take(order, waiting, 400)
+    assert taken.index("reread") == 300
+    assert set(taken[300:]) == {"reread"}
+    waiting["send"] += 1
+    assert take(order, waiting, 2) == ["send", "reread"]
 
 
 def test_the_highest_is_first_and_none_waits_for_long() -> None:

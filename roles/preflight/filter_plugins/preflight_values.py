@@ -26,6 +26,8 @@ BOUNDS = {
     "application_sync_batch_bytes": (64 * 1024, None),
     "application_sync_max_message_bytes": (64 * 1024, 100 * 1024 * 1024),
     "application_sync_lease_seconds": (3, None),
+    "application_reread_messages_per_hour": (0, None),
+    "application_reread_bytes_per_hour": (64 * 1024, None),
     "application_spam_score_threshold": (0.01, 1),
     "application_spam_engine_timeout": (1, 30),
     "application_delete_batch_size": (1, 1000),

@@ -1,0 +1,172 @@
+"""`reread`: have messages that an older parser read wrong be read again."""
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from manage.output import print_json, say, table
+from manage.place import COMMAND
+from manage.session import connect, tenant_option
+
+if TYPE_CHECKING:
+    from tasks.storage.accounts import Account
+
+_POLL_SECONDS = 1
+
+
+@click.command()
+@click.option("--account", "account_name", help="Only this account's.  [default: all accounts of the tenant]")
+@click.option(
+    "--older-than",
+    "older_than",
+    type=click.IntRange(1, 32767),
+    metavar="VERSION",
+    help="Those that a parser before this version read.  [default: the present parser's version]",
+)
+@click.option(
+    "--where",
+    "conditions",
+    multiple=True,
+    metavar="CONDITION",
+    help="Only those that meet it, as in 'subject ~ Ã', 'sent = none', 'header.Content-Type ~ iso-2022-jp' or "
+    "'received >= 2024-01-01'. May be given again: then all are to be met.",
+)
+@click.option("--all-tenants", is_flag=True, help="The accounts of all tenants.")
+@click.option("--dry-run", is_flag=True, help="Only count them.")
+@click.option("--status", "only_status", is_flag=True, help="Only show how far it is.")
+@click.option("--follow", is_flag=True, help="Watch until all have been read.")
+@click.option("--json", "as_json", is_flag=True, help="For machines.")
+@tenant_option
+def reread(
+    account_name: str | None,
+    older_than: int | None,
+    conditions: tuple[str, ...],
+    all_tenants: bool,
+    dry_run: bool,
+    only_status: bool,
+    follow: bool,
+    as_json: bool,
+    tenant: str,
+) -> None:
+    """Ask for messages that an older parser read to be fetched and read again, in place and in the background."""
+    if (dry_run or only_status) and follow:
+        raise click.UsageError("--follow goes with neither --dry-run nor --status")
+    if only_status and (dry_run or older_than or conditions):
+        raise click.UsageError("--status chooses accounts, and nothing else")
+    if all_tenants and account_name:
+        raise click.UsageError("--account is one of --tenant's, and goes with no --all-tenants")
+    meets = _read(conditions)
+    connect(broker=not (dry_run or only_status))
+    from tasks.mail.message import PARSER_VERSION
+    from tasks.storage.accounts import find_account, list_accounts, list_tenants
+
+    tenants = list_tenants() if all_tenants else [tenant]
+    accounts = (
+        [find_account(tenant, account_name)] if account_name else [a for t in tenants for a in list_accounts(t)]
+    )
+    if only_status:
+        _show(accounts, as_json)
+        return
+    asked = _ask(accounts, older_than or PARSER_VERSION, meets, dry_run=dry_run, quiet=as_json)
+    if dry_run:
+        _report(asked, as_json, "would be read again", "would be fetched again by the next sync")
+        return
+    if any(found["messages"] for found in asked):
+        _begin()
+    if follow:
+        _watch(accounts, quiet=as_json)
+    _report(asked, as_json, "asked for", "are fetched again by the next sync")
+    if not follow and not as_json and any(found["messages"] for found in asked):
+        say(f"They are read in the background. See how far it is: {COMMAND} reread --status")
+
+
+def _read(conditions: Sequence[str]) -> list[Any]:
+    from tasks.storage.conditions import ConditionInvalidError, read_condition
+
+    try:
+        return [read_condition(condition) for condition in conditions]
+    except ConditionInvalidError as error:
+        raise click.BadParameter(str(error), param_hint="--where") from None
+
+
+def _ask(
+    accounts: "list[Account]", older_than: int, conditions: list[Any], *, dry_run: bool, quiet: bool
+) -> list[dict[str, Any]]:
+    from rich.console import Console
+    from rich.progress import track
+
+    from tasks.storage.rereading import ask
+
+    return [
+        {**_name(account), **ask(account, older_than, conditions, dry_run=dry_run)._asdict()}
+        for account in track(accounts, "accounts", console=Console(stderr=True), disable=quiet, transient=True)
+    ]
+
+
+def _name(account: "Account") -> dict[str, str]:
+    return {"tenant": account.tenant_id, "account": account.account_name}
+
+
+def _begin() -> None:
+    """Do not wait for beat. Where the broker takes nothing, beat does it within five minutes."""
+    from kombu.exceptions import OperationalError
+
+    from tasks.celery_app import queue_rereading
+
+    try:
+        queue_rereading.apply_async(retry=False)
+    except OperationalError as error:
+        say(f"The broker does not take tasks ({error}); it begins when it does")
+
+
+def _report(asked: list[dict[str, Any]], as_json: bool, done: str, fetched: str) -> None:
+    if as_json:
+        print_json(asked)
+        return
+    rows = [(one["tenant"], one["account"], f"{one['messages']:,}") for one in asked if one["messages"]]
+    if rows:
+        table(("tenant", "account", "messages"), rows, right=("messages",))
+    say(f"{sum(found['messages'] for found in asked):,} messages {done}")
+    if set_aside := sum(found["set_aside"] for found in asked):
+        say(f"{set_aside:,} that could not be read and were set aside {fetched}")
+
+
+def _show(accounts: "list[Account]", as_json: bool) -> None:
+    from tasks.storage.rereading import counts
+
+    found = [{**_name(account), **counts(account)._asdict()} for account in accounts]
+    if as_json:
+        print_json(found)
+        return
+    columns = {
+        "tenant": "tenant",
+        "account": "account",
+        "read by an older parser": "old",
+        "waiting": "waiting",
+        "gone from the server": "gone",
+        "another message now": "other",
+        "unreadable": "unreadable",
+    }
+    rows = [[str(one[name]) for name in columns.values()] for one in found]
+    table(tuple(columns), rows, right=tuple(columns)[2:])
+
+
+def _watch(accounts: "list[Account]", *, quiet: bool) -> None:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from tasks.storage.rereading import number_waiting
+
+    def waiting() -> int:
+        return sum(map(number_waiting, accounts))
+
+    total = waiting()
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("messages"))
+    with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True), disable=quiet) as progress:
+        bar = progress.add_task("read again", total=total)
+        while left := waiting():
+            progress.update(bar, completed=total - left)
+            time.sleep(_POLL_SECONDS)
+        progress.update(bar, completed=total)

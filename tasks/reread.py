@@ -1,0 +1,97 @@
+"""reread_messages: reads stored messages again that an older parser read. The work is in tasks/engine/reread.py.
+
+Asked for by `./manage.sh reread`. Run again at any instant, it goes on with what is left.
+"""
+
+import logging
+import time
+from typing import Any
+
+from celery import shared_task
+from kombu.exceptions import OperationalError
+
+from tasks.base import EmailTask
+from tasks.control import get_queue_stats
+from tasks.engine.reread import Reread, RereadRequest, reread_account
+from tasks.errors import HostBusyError, LeaseHeldError, LeaseLostError, TransientError
+from tasks.publish import publish_many
+from tasks.queues import is_served_last
+from tasks.settings import get_settings
+from tasks.spam import queue_engines
+from tasks.storage.rereading import accounts_to_reread
+
+logger = logging.getLogger(__name__)
+
+REREAD_MESSAGES = "email_service.tasks.reread_messages"
+QUEUE_REREADING = "email_service.tasks.queue_rereading"
+
+# What was not begun until the next look is queued anew by it.
+LOOK_SECONDS = 300
+_ACCOUNTS_AT_A_TIME = 1000
+# Of the soft time limit; what is left then is found by the next look.
+_BUDGET_SHARE = 0.6
+
+
+@shared_task(bind=True, base=EmailTask, name=REREAD_MESSAGES, max_retries=0)
+def reread_messages(self: Any, email_client_id: str, tenant_id: str, user_id: str) -> dict[str, Any]:
+    """Read again what waits of an account, as far as its hour allows.
+
+    Returns `status` (success: no more for now; handed_on where a fresh task goes on; busy where the account or its
+    server is at work for others; interrupted, with `detail`, by what passes) and how many messages were read again
+    (messages_read), are gone from the server (messages_gone), have another message's UID (messages_other), cannot be
+    read (messages_unreadable) and had to be left for later (messages_left).
+
+    Raises PermanentError subclasses, which are kept on the account.
+    """
+    request = RereadRequest(email_client_id, tenant_id, user_id, has_killed=self.has_killed)
+    try:
+        done = reread_account(request, self.request.id or "", _others_wait)
+    except (LeaseHeldError, LeaseLostError, HostBusyError) as error:
+        return _result("busy", Reread(), str(error))
+    except TransientError as error:
+        logger.warning("reading again was interrupted: %s", error, extra={"email_client_id": email_client_id})
+        return _result("interrupted", Reread(), str(error))
+    if done.read:
+        queue_engines(email_client_id, tenant_id, user_id)
+    if done.is_done:
+        return _result("success", done)
+    reread_messages.apply_async((email_client_id, tenant_id, user_id), expires=LOOK_SECONDS)
+    return _result("handed_on", done)
+
+
+@shared_task(bind=True, base=EmailTask, name=QUEUE_REREADING, max_retries=0)
+def queue_rereading(self: Any) -> dict[str, Any]:  # noqa: ARG001 - a bound task's own
+    """Queue `reread_messages` for each account with messages that may be read again now. Beat runs it.
+
+    Returns `status` (success; partial where the broker did not take all or time ran out: the rest is queued by the
+    next run) and accounts (queued). Queued twice, an account's second task finds nothing to do.
+    """
+    worker, after, accounts = get_settings().worker, ("", ""), 0
+    deadline = time.monotonic() + worker.task_soft_time_limit * _BUDGET_SHARE
+    if not get_settings().reread.messages_per_hour:
+        return {"status": "success", "accounts": 0}
+    try:
+        while found := accounts_to_reread(after, _ACCOUNTS_AT_A_TIME):
+            calls = [(account_id, tenant_id, user_id) for tenant_id, account_id, user_id in found]
+            accounts += len(publish_many(reread_messages, calls, expires=LOOK_SECONDS))
+            after = found[-1][:2]
+            if time.monotonic() >= deadline:
+                return {"status": "partial", "accounts": accounts}
+    except OperationalError as error:
+        logger.warning("could not queue all accounts: %s", error)
+        return {"status": "partial", "accounts": accounts}
+    return {"status": "success", "accounts": accounts}
+
+
+def _others_wait() -> bool:
+    """Whether a task of another queue waits for a worker."""
+    try:
+        return any(count for queue, count in get_queue_stats().items() if not is_served_last(queue))
+    except OperationalError as error:
+        logger.warning("the broker does not say what waits: %s", error)
+        return False
+
+
+def _result(status: str, done: Reread, detail: str | None = None) -> dict[str, Any]:
+    counts = {f"messages_{name}": getattr(done, name) for name in ("read", "gone", "other", "unreadable", "left")}
+    return {"status": status, **counts, **({"detail": detail} if detail else {})}
