@@ -5,35 +5,32 @@ the message for each level of nesting, and the levels are bounded.
 """
 
 import re
-from binascii import Error as BinasciiError
-from binascii import a2b_qp, a2b_uu
 from collections.abc import Iterator
-from contextlib import suppress
 from typing import NamedTuple
 
 from tasks.mail.charset import charset_of, codec_for
 from tasks.mail.header_section import Field, split_headers
-from tasks.mail.headers import base64_bytes, decode_value, has_raw, one_line
+from tasks.mail.headers import decode_value, has_raw, one_line
 from tasks.mail.parameters import Parameters, file_name, media_type, text_parameter, with_parameters
+from tasks.mail.transfer import decoded
 
 # A part nested more deeply, or beyond this many, stays in one piece as a file of its container.
 MAX_DEPTH = 64
 MAX_PARTS = 10_000
 
 _SOME_BOUNDARY = re.compile(rb"\n--([^\s][^\r\n]{0,199})\r?\n")
-_END_OF_DELIMITER = re.compile(rb"(--)?[ \t]*+(?:\r*+\n|\Z)")
-_SOFT_BREAK_WITH_SPACE = re.compile(rb"=[ \t]++(?=\r?\n)")
-_END_OF_TOKEN = re.compile(r"[;(\s]")
-_UUENCODE = frozenset({"x-uuencode", "uuencode", "x-uue", "uue"})
+_BOUNDARY_OF_PART = re.compile(rb"\n--([^\s][^\r\n]{0,199})\r?\n(?=content-[a-z-]{1,40}[ \t]*:)", re.IGNORECASE)
+_END_OF_DELIMITER = re.compile(rb"(--)?[ \t]*+\r*+(?:\n|\Z)")
 # Lays out a multimedia message of a phone (MMS): pictures and texts, one after the other.
 _SMIL = frozenset({"application/smil", "application/smil+xml"})
 
 
 class _Segment(NamedTuple):
-    """What lies between two delimiter lines, and whether the second is a closing one."""
+    """What lies between two delimiter lines, where the second one ends, and whether it is a closing one."""
 
     start: int
     stop: int
+    after: int
     closed: bool
 
 
@@ -115,7 +112,7 @@ class _Reader:
             disposition,
             file_name(filename),
             _content_id(content.get("content-id")),
-            _decoded(self.data, body, end, encoding),
+            decoded(self.data, body, end, encoding),
             None,
         )
 
@@ -127,8 +124,12 @@ class _Reader:
 
     def _parts(self, value: str, parameters: Parameters, body: int, end: int, depth: int) -> list[Part] | None:
         boundary = parameters.get("boundary", "").rstrip(" \t")
-        delimiter = boundary.encode("latin-1") or self._guessed_boundary(body, end)
+        delimiter = boundary.encode("latin-1") or self._guessed_boundary(_SOME_BOUNDARY, body, end)
         segments = self._segments(b"--" + delimiter, body, end) if delimiter else None
+        if segments is None and boundary:
+            # A program on the way wrote the header or the delimiters again.
+            delimiter = self._guessed_boundary(_BOUNDARY_OF_PART, body, end)
+            segments = self._segments(b"--" + delimiter, body, end) if delimiter else None
         return self._collect(iter(segments), value, delimiter, depth) if segments is not None else None
 
     def _collect(self, segments: Iterator[_Segment], value: str, delimiter: bytes, depth: int) -> list[Part]:
@@ -139,18 +140,42 @@ class _Reader:
         """
         default_type = "message/rfc822" if value == "multipart/digest" else "text/plain"
         parts: list[Part] = []
-        for start, stop, closed in segments:
+        for start, stop, _, closed in segments:
             fields, body = split_headers(self.data, start, stop, of_part=True)
-            if self.data.find(delimiter, start, body) >= 0 and depth + 1 < MAX_DEPTH:
-                inner, parameters = with_parameters(_content_fields(fields).get("content-type", ""))
-                if inner.startswith("multipart/") and parameters.get("boundary", "").encode("latin-1") == delimiter:
-                    nested = [] if closed else self._collect(segments, inner, delimiter, depth + 1)
-                    parts.append(_container(inner, parameters, nested))
-                    continue
+            if depth + 1 < MAX_DEPTH and (inner := self._with_same_boundary(fields, start, body, delimiter)):
+                nested = [] if closed else self._collect(segments, inner[0], delimiter, depth + 1)
+                parts.append(_container(*inner, nested))
+                continue
+            if default_type == "message/rfc822" or self.data.find(b"822", start, body) >= 0:
+                attached, attached_body = split_headers(self.data, body, stop)
+                if self._with_same_boundary(attached, body, attached_body, delimiter):
+                    stop = stop if closed else self._end_of_inner(segments, delimiter, stop)
+                    closed = False
             parts.append(self.entity(fields, body, stop, default_type, depth + 1))
             if closed:
                 break
         return parts
+
+    def _with_same_boundary(
+        self, fields: list[Field], start: int, body: int, delimiter: bytes
+    ) -> tuple[str, Parameters] | None:
+        """The Content-Type of the entity with this header at `data[start:body]` where it uses `delimiter` inside."""
+        if self.data.find(delimiter, start, body) < 0:
+            return None
+        value, parameters = with_parameters(_content_fields(fields).get("content-type", ""))
+        same = value.startswith("multipart/") and parameters.get("boundary", "").encode("latin-1") == delimiter
+        return (value, parameters) if same else None
+
+    def _end_of_inner(self, segments: Iterator[_Segment], delimiter: bytes, stop: int) -> int:
+        """Where an attached message ends that has its parts among `segments`: behind its closing delimiter."""
+        levels = 1
+        for start, stop, after, closed in segments:
+            fields, body = split_headers(self.data, start, stop, of_part=True)
+            levels += self._with_same_boundary(fields, start, body, delimiter) is not None
+            levels -= closed
+            if not levels:
+                return after
+        return stop
 
     def _segments(self, delimiter: bytes, start: int, end: int) -> list[_Segment] | None:
         """What lies between delimiter lines (RFC 2046 section 5.1.1), or None without such a line."""
@@ -170,15 +195,16 @@ class _Reader:
             closes = match[1] is not None
             if opened is not None:
                 self.parts_left -= 1
-                segments.append(_Segment(opened, max(opened, _before_line_end(data, found)), closes))
+                stop = max(opened, _before_line_end(data, found))
+                segments.append(_Segment(opened, stop, match.end(), closes))
             opened = None if closes else match.end()
         if opened is not None:
-            segments.append(_Segment(opened, end, False))
+            segments.append(_Segment(opened, end, end, False))
         return segments if seen else None
 
-    def _guessed_boundary(self, body: int, end: int) -> bytes:
-        """The boundary that Content-Type forgot: of the first line that looks like a delimiter."""
-        match = _SOME_BOUNDARY.search(self.data, max(0, body - 1), end)
+    def _guessed_boundary(self, pattern: re.Pattern[bytes], body: int, end: int) -> bytes:
+        """The boundary of the first line that looks like a delimiter."""
+        match = pattern.search(self.data, max(0, body - 1), end)
         return match[1].rstrip() if match else b""
 
 
@@ -228,37 +254,3 @@ def _before_line_end(data: bytes, position: int) -> int:
 
 def _content_id(value: str | None) -> str | None:
     return (one_line(decode_value(value)).strip("<> ") or None) if value else None
-
-
-def _decoded(data: bytes, start: int, end: int, encoding: str) -> bytes:
-    """`data[start:end]` without its Content-Transfer-Encoding; one unknown or wrong leaves what can be read."""
-    encoding = encoding.lower()
-    if encoding not in ("quoted-printable", "base64"):
-        encoding = _END_OF_TOKEN.split(encoding.strip(), maxsplit=1)[0]
-    if encoding == "base64":
-        return base64_bytes(memoryview(data)[start:end])
-    body = data[start:end]
-    if encoding == "quoted-printable":
-        if b"= " in body or b"=\t" in body:
-            body = _SOFT_BREAK_WITH_SPACE.sub(b"=", body)
-        return a2b_qp(body)
-    return _uudecoded(body) if encoding in _UUENCODE else body
-
-
-def _uudecoded(body: bytes) -> bytes:
-    lines = body.splitlines()
-    begin = next((number for number, line in enumerate(lines) if line.startswith(b"begin ")), None)
-    if begin is None:
-        return body
-    out = []
-    for line in lines[begin + 1 :]:
-        if line.strip() == b"end":
-            break
-        try:
-            out.append(a2b_uu(line))
-        except BinasciiError:
-            # Trailing junk: the first character says how much of the line counts.
-            size = (((line[0] - 32) & 63) * 4 + 5) // 3
-            with suppress(BinasciiError):
-                out.append(a2b_uu(line[:size]))
-    return b"".join(out)

@@ -16,6 +16,8 @@ Leaf = tuple[str, bytes | None]
 DIFFERENCES = {
     "base64_in_capitals_with_comment": "the library looks for the bare word base64",
     "boundary_never_used": "the library keeps the type of a multipart that has no parts",
+    "boundary_declared_is_another": "the library keeps the type of a multipart that has no parts",
+    "boundary_shared_with_attached_message": "the library ends the container where the attached message ends",
     "boundary_shared_by_three": "the library ends the outer multipart where the inner one ends",
     "boundary_shared_with_inner": "so too",
     "boundary_parameter_missing": "the library does not look for the boundary",
