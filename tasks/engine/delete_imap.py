@@ -9,28 +9,24 @@ from tasks.engine.envelopes import fetch_envelopes, is_same
 from tasks.engine.folder import is_another
 from tasks.engine.mailbox import find_again, make_folder, reconcile
 from tasks.engine.run import Run
+from tasks.engine.trash import Trash, identity_of, perhaps_in_trash
 from tasks.errors import NoTrashError
 from tasks.mail import imap_removal
 from tasks.mail.folders import ListedFolder, classify
 from tasks.mail.imap import FolderGoneError, ImapConnection
 from tasks.mail.imap_removal import Moved
 from tasks.mail.imap_responses import FolderStatus
-from tasks.mail.imap_session import FetchRefusedError
+from tasks.mail.imap_session import FetchRefusedError, NotUnderstoodError
 from tasks.mail.uidset import UidSet
 from tasks.settings import get_settings
-from tasks.storage.changes import Envelope, missing_uids
 from tasks.storage.deletions import (
     Doomed,
-    filed_uids,
     find_messages,
     mark_messages,
     move_messages,
     remove_messages,
 )
 from tasks.storage.folders import Folder, load_folder, load_folders
-
-# A message that was moved a moment ago is among the newest in Trash.
-_NEWEST = 2_000
 
 _NEW_TRASH = "Trash"
 
@@ -55,6 +51,7 @@ class ImapDeletion:
 
     def __init__(self, run: Run, imap: ImapConnection) -> None:
         self._run, self._imap = run, imap
+        self._found = Trash(run, imap)
         self._trash: Folder | None = None
         self._is_last_stop = True
         self.left: list[Doomed] = []
@@ -112,26 +109,27 @@ class ImapDeletion:
         return self._move(self._folder_of(batch), batch, self._trash)
 
     def _move(self, folder: Folder, batch: list[Doomed], trash: Folder) -> int:
-        moved = Moved(None, {})
+        told = copied = Moved(None, {})
         try:
             folder, batch, there = self._opened(folder, batch)
             trash = self._by_its_path_now(trash)
-            if imap_removal.can_move(self._imap):
-                moved = imap_removal.move(self._imap, _uids(there), trash.path)
-            else:
-                copied = self._recognised(there, trash, with_stored=True)
+            at_once = self._move_at_once(there, trash)
+            if at_once is None:
+                copied = self._found.recognised(there, trash, with_stored=True)
                 folder, batch, there = self._opened(folder, batch)
-                moved = self._copy(there, copied, trash)
-                imap_removal.mark_deleted(self._imap, _uids(there))
-                if not imap_removal.can_remove(self._imap):
+                told = self._copy(there, copied, trash)
+                if not self._expunge(there):
                     return self._mark(batch)
-                imap_removal.remove(self._imap, _uids(there))
+            else:
+                told = at_once
         except FolderGoneError:
             pass  # with its messages; they may be in Trash
-        places = self._places(batch, moved, trash)
+        told = self._found.believed(told, trash, batch)
+        moved = Moved(told.uidvalidity or copied.uidvalidity, copied.uids | told.uids)
+        places = self._found.places(batch, moved, trash)
         moving = {m.id: places.uids[m.imap_uid] for m in batch if m.imap_uid in places.uids}
         strays = [message for message in batch if message.id not in moving]
-        lost = [] if self._is_last_stop else _perhaps_in_trash(strays, moved, places)
+        lost = [] if self._is_last_stop else perhaps_in_trash(strays, moved, places)
         with self._run.transaction(durable=True) as connection:
             move_messages(connection, self._run.account, trash, places.uidvalidity, moving)
             remove_messages(connection, self._run.account, [m.id for m in strays if m not in lost])
@@ -141,15 +139,32 @@ class ImapDeletion:
     def _remove(self, folder: Folder, batch: list[Doomed]) -> int:
         try:
             _, batch, there = self._opened(folder, batch)
-            imap_removal.mark_deleted(self._imap, _uids(there))
-            if not imap_removal.can_remove(self._imap):
+            if not self._expunge(there):
                 return self._mark(batch)
-            imap_removal.remove(self._imap, _uids(there))
         except FolderGoneError:
             pass  # with its messages
         with self._run.transaction(durable=True) as connection:
             remove_messages(connection, self._run.account, [message.id for message in batch])
         return 0
+
+    def _move_at_once(self, messages: list[Doomed], trash: Folder) -> Moved | None:
+        """None where the server has no MOVE, or turns out to have none."""
+        if imap_removal.can_move(self._imap):
+            try:
+                return imap_removal.move(self._imap, _uids(messages), trash.path)
+            except NotUnderstoodError:
+                self._imap.refuse("MOVE")
+        return None
+
+    def _expunge(self, messages: list[Doomed]) -> bool:
+        """Whether the server could remove these messages and no others; else they are only marked."""
+        imap_removal.mark_deleted(self._imap, _uids(messages))
+        if imap_removal.can_remove(self._imap):
+            try:
+                imap_removal.remove(self._imap, _uids(messages))
+            except NotUnderstoodError:
+                self._imap.refuse("UIDPLUS")
+        return imap_removal.can_remove(self._imap)
 
     def _mark(self, batch: list[Doomed]) -> int:
         with self._run.transaction(durable=True) as connection:
@@ -159,8 +174,7 @@ class ImapDeletion:
     def _copy(self, batch: list[Doomed], copied: Moved, trash: Folder) -> Moved:
         """Copy what an earlier run, which did not remove the originals, has not copied already."""
         rest = [message for message in batch if message.imap_uid not in copied.uids]
-        fresh = imap_removal.copy(self._imap, _uids(rest), trash.path)
-        return Moved(fresh.uidvalidity or copied.uidvalidity, copied.uids | fresh.uids)
+        return imap_removal.copy(self._imap, _uids(rest), trash.path)
 
     def _opened(self, folder: Folder, batch: list[Doomed]) -> _Opened:
         """The folder, and the batch by the UIDs that its messages have now. Raises FolderGoneError."""
@@ -184,7 +198,7 @@ class ImapDeletion:
     def _compared(self, batch: list[Doomed]) -> tuple[list[Doomed], list[Doomed]]:
         """Of the open folder: the messages that are there, and those whose UIDs others have, or nobody knows who."""
         seen = {envelope.uid: envelope for envelope in fetch_envelopes(self._imap, _uids(batch))}
-        there = [m for m in batch if m.imap_uid in seen and is_same(_envelope(m), seen[m.imap_uid])]
+        there = [m for m in batch if m.imap_uid in seen and is_same(identity_of(m), seen[m.imap_uid])]
         # Asked once more: what is not there is gone, and may be forgotten.
         unknown = self._imap.fetch_sizes(_uids([message for message in batch if message.imap_uid not in seen]))
         return there, [m for m in batch if m not in there and (m.imap_uid in seen or m.imap_uid in unknown)]
@@ -194,52 +208,6 @@ class ImapDeletion:
         account = self._run.account
         with self._run.transaction() as connection:
             return find_messages(connection, account.tenant_id, account.user_id, [m.id for m in messages])
-
-    def _places(self, batch: list[Doomed], moved: Moved, trash: Folder) -> Moved:
-        """Where the messages are in Trash: as the server said, else by what they are. No UIDVALIDITY: not known."""
-        lost = [message for message in batch if message.imap_uid not in moved.uids]
-        if lost:
-            found = self._recognised(lost, trash)
-            if moved.uidvalidity in (None, found.uidvalidity):
-                moved = Moved(found.uidvalidity, moved.uids | found.uids)
-        if trash.uidvalidity not in (None, moved.uidvalidity):
-            # Told nothing, or Trash has been numbered anew; the next sync brings the messages.
-            return Moved(None, {})
-        return moved
-
-    def _recognised(self, batch: list[Doomed], trash: Folder, *, with_stored: bool = False) -> Moved:
-        """Messages that are in Trash, known by Message-ID and size, and not stored there yet.
-
-        `with_stored` also those that are, for messages that are marked as deleted: where they cannot be removed, they
-        are there and in Trash, and a sync stores both.
-        """
-        try:
-            opened = self._imap.select(trash.path)
-        except FetchRefusedError:
-            return Moved(None, {})
-        wanted: dict[tuple[str, int], list[int]] = {}
-        for message in batch:
-            if message.message_id is not None and message.imap_uid is not None:
-                wanted.setdefault((message.message_id, message.size), []).append(message.imap_uid)
-        found: dict[int, int] = {}
-        if wanted and opened.messages:
-            candidates = self._candidates(batch, trash, opened, with_stored=with_stored)
-            for envelope in fetch_envelopes(self._imap, candidates):
-                if alike := wanted.get((envelope.message_id or "", envelope.size)):
-                    found[alike.pop()] = envelope.uid
-        return Moved(opened.uidvalidity, found)
-
-    def _candidates(self, batch: list[Doomed], trash: Folder, opened: FolderStatus, *, with_stored: bool) -> UidSet:
-        """The UIDs in Trash, which is open, that messages of the batch may have."""
-        first = trash.uidnext if trash.uidvalidity == opened.uidvalidity else 1
-        has_new = opened.uidnext is None or opened.uidnext > first
-        uids = self._imap.search(first, opened) if has_new else UidSet()
-        numbered = trash._replace(uidvalidity=opened.uidvalidity)
-        with self._run.transaction() as connection:
-            new = missing_uids(connection, self._run.account, numbered, uids, first)
-            ids = [message.id for message in batch] if with_stored else []
-            stored = filed_uids(connection, self._run.account, numbered, ids)
-        return UidSet.of([*stored, *list(new.uids())[-_NEWEST:]])
 
     def _by_its_path_now(self, folder: Folder) -> Folder:
         with self._run.transaction() as connection:
@@ -270,23 +238,12 @@ def _of_type_trash(folders: Iterable[Folder]) -> Folder | None:
     return next((folder for folder in folders if folder.type == "trash" and folder.is_selectable), None)
 
 
-def _perhaps_in_trash(strays: list[Doomed], told: Moved, places: Moved) -> list[Doomed]:
-    """Of messages without a known place in Trash, those that may be there; the others were gone before."""
-    if places.uidvalidity is None:
-        return strays
-    return [message for message in strays if message.message_id is None] if told.uidvalidity is None else []
-
-
 def _batches(messages: list[Doomed], size: int) -> Iterator[list[Doomed]]:
     """Of one folder each."""
     for _, group in groupby(sorted(messages, key=attrgetter("folder_id")), attrgetter("folder_id")):
         of_folder = list(group)
         for start in range(0, len(of_folder), size):
             yield of_folder[start : start + size]
-
-
-def _envelope(message: Doomed) -> Envelope:
-    return Envelope(message.imap_uid or 0, message.message_id, message.size, message.received_at)
 
 
 def _uids(batch: list[Doomed]) -> UidSet:

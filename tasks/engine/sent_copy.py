@@ -111,8 +111,9 @@ def _store(account: Account, outgoing: Outgoing, raw: bytes, path: str, appended
         arrival = prepare(appended.uid, flags, received_at, len(raw), raw, parse(raw), None)
         with tenant_transaction(account.tenant_id) as connection:
             folder = load_folders(connection, account, None).get(path)
-            if folder is None or folder.uidvalidity != appended.uidvalidity:
-                return  # never synced, or the server numbers it anew: the sync will bring it
+            if folder is None or folder.uidvalidity != appended.uidvalidity or appended.uid < folder.uidnext:
+                # Never synced, numbered anew, or the UID of a message that we know: the sync will bring the copy.
+                return
             if missing_uids(connection, account, folder, UidSet.of([appended.uid]), appended.uid).ranges:
                 # The checkpoint stays: there may be others below that are not stored yet.
                 store_batch(

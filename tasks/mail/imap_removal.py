@@ -6,13 +6,14 @@ never sent. Without MOVE (RFC 6851) and UIDPLUS (RFC 4315), messages can only be
 
 from typing import NamedTuple
 
-from tasks.errors import ProtocolError
 from tasks.mail.folders import wire_path
 from tasks.mail.imap import ImapConnection
+from tasks.mail.imap_responses import HIGHEST_UID
 from tasks.mail.uidset import UidSet
 
 # Servers have to take lines of 8,192 bytes (RFC 7162 section 4); beside the UIDs there is a folder's name.
 _LONGEST_UID_SET = 6_000
+_MOST_DIGITS = 10
 
 
 class Moved(NamedTuple):
@@ -60,22 +61,26 @@ def remove(imap: ImapConnection, uids: UidSet) -> None:
 
 
 def read_copied_uids(lines: list[bytes], asked_for: UidSet) -> Moved:
-    """`38505 304,319:320 3956:3958`, whose two sets pair up one by one. Raises ProtocolError where they do not."""
+    """`38505 304,319:320 3956:3958`, whose two sets pair up one by one. A line that cannot be true counts as none."""
+    asked = set(asked_for.uids())
     pairs: dict[int, int] = {}
-    uidvalidity: int | None = None
+    validities: set[int] = set()
     for line in lines:
         words = line.decode("latin-1").split()
-        if len(words) != 3 or not words[0].isdigit() or not 0 < int(words[0]) < 2**32:
-            raise ProtocolError(f"COPYUID says {line[:80]!r}")
-        uidvalidity = int(words[0])
         try:
-            old, new = _in_order(words[1], asked_for.size()), _in_order(words[2], asked_for.size())
-        except ValueError:
-            raise ProtocolError(f"COPYUID says {line[:80]!r}") from None
-        if len(old) != len(new):
-            raise ProtocolError(f"COPYUID pairs {len(old)} messages with {len(new)}")
-        pairs.update(zip(old, new, strict=True))
-    return Moved(uidvalidity, pairs)
+            uidvalidity, old, new = (
+                _number(words[0]),
+                _in_order(words[1], len(asked)),
+                _in_order(words[2], len(asked)),
+            )
+        except (ValueError, IndexError):
+            continue
+        if len(old) == len(new) == len(set(new)) and asked.issuperset(old):
+            validities.add(uidvalidity)
+            pairs.update(zip(old, new, strict=True))
+    # The messages are in one folder, each in a place of its own.
+    is_possible = len(validities) == 1 and len(set(pairs.values())) == len(pairs)
+    return Moved(validities.pop(), pairs) if is_possible else Moved(None, {})
 
 
 def _transfer(imap: ImapConnection, command: str, uids: UidSet, path: str) -> Moved:
@@ -86,13 +91,20 @@ def _transfer(imap: ImapConnection, command: str, uids: UidSet, path: str) -> Mo
     return read_copied_uids(lines, uids)
 
 
+def _number(digits: str) -> int:
+    number = int(digits) if digits.isascii() and digits.isdigit() and len(digits) <= _MOST_DIGITS else 0
+    if not 0 < number <= HIGHEST_UID:
+        raise ValueError(digits[:80])
+    return number
+
+
 def _in_order(sequence_set: str, most: int) -> list[int]:
     """The numbers of a set as they are written. Raises ValueError for more than `most`, which nobody asked about."""
     numbers: list[int] = []
     for part in sequence_set.split(","):
         first, _, last = part.partition(":")
-        low, high = sorted((int(first), int(last or first)))
-        if low < 1 or high - low >= most - len(numbers):
+        low, high = sorted((_number(first), _number(last or first)))
+        if high - low >= most - len(numbers):
             raise ValueError(sequence_set[:80])
         numbers.extend(range(low, high + 1))
     return numbers

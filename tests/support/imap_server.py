@@ -6,11 +6,12 @@ has to know what the client sent and how often. It keeps mail in memory and know
 uses. `on` says how it misbehaves; `received`, `connections`, `logins` and `bodies` say what happened to it.
 """
 
+import re
 import socket
 from collections import Counter
 from collections.abc import Callable
 
-from tests.support.imap_faults import Answer
+from tests.support.imap_faults import Answer, Rule, refuse
 from tests.support.imap_mailbox import ScriptedFolder
 from tests.support.imap_session import Session
 from tests.support.tcp_server import ScriptedServer
@@ -38,6 +39,7 @@ class ImapServer(ScriptedServer):
         self.login_refusal: str | None = None  # what a login is refused with, right or wrong
         self.arrange: Callable[[list[bytes]], list[bytes]] = list  # the order of the items in FETCH
         self.body_form: dict[int, str] = {}  # by UID: literal, quoted, nil or left out
+        self.declined: list[Rule] = []
         self.open_now = self.most_open = 0
         self.logins = 0
         self.bodies: Counter[int] = Counter()
@@ -53,6 +55,11 @@ class ImapServer(ScriptedServer):
         wire = path.encode() if isinstance(path, str) else path
         self.folders[wire] = ScriptedFolder(wire, **attributes)  # type: ignore[arg-type]
         return self.folders[wire]
+
+    def decline(self, command: str, words: str, *, times: int | None = None) -> Rule:
+        """Answer commands that match with NO or BAD, and do not carry them out."""
+        self.declined.append(Rule(re.compile(command.encode(), re.IGNORECASE), refuse(words), times, None, 0))
+        return self.declined[-1]
 
     def expunge(self, folder: ScriptedFolder, *uids: int) -> None:
         """What EXPUNGE does."""
@@ -83,8 +90,13 @@ class ImapServer(ScriptedServer):
 
     def _answer(self, connection: socket.socket, session: Session, line: bytes) -> bool:
         with self._lock:
-            tag, _, command = (b"", b"", line) if session.challenged else line.partition(b" ")
+            tag, _, command = (b"", b"", line) if session.expects_more else line.partition(b" ")
             self.received.append(command)
+            declined = next((rule for rule in self.declined if rule.applies(command, [])), None)
+            if declined:
+                answer = Answer(tag, b"")
+                declined.action(answer)
+                return self.send(connection, answer)
             data, is_last = session.run(tag, command)
             answer = Answer(session.tag, data, "drop" if is_last else "go on")
             self.misbehave(answer, command, session.asked_for)

@@ -31,9 +31,16 @@ class Session(Changes):
         self._logged_in = False
         self._folder: ScriptedFolder | None = None
 
+    @property
+    def expects_more(self) -> bool:
+        """Whether the next line belongs to the command before."""
+        return self.challenged or self._appending is not None
+
     def run(self, tag: bytes, line: bytes) -> tuple[bytes, bool]:
         """The answer, and whether the connection ends after it."""
         self.asked_for = []
+        if self._appending:
+            return self._take_literal(line), False
         if self.challenged:
             return self._continue(base64.b64decode(line)), False
         self.tag = tag
