@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from manage.account_add import add, read_client_secret, read_secret
+from manage.account_all_mail import advice, all_mail
 from manage.account_show import show, state
 from manage.output import NEEDS_PASSWORD, ago, complain, password_advice, print_json, say, table
 from manage.place import COMMAND
@@ -21,6 +22,7 @@ def account() -> None:
 
 
 account.add_command(add)
+account.add_command(all_mail)
 account.add_command(show)
 
 
@@ -55,6 +57,8 @@ def list_(as_json: bool, tenant: str) -> None:
     for found in accounts:
         if found.last_error_code in NEEDS_PASSWORD:
             say(f"{found.account_name}: {password_advice(found.account_name)}")
+        if doubles := advice(found):
+            say(f"{found.account_name}: {doubles}")
 
 
 @account.command()

@@ -39,6 +39,7 @@ class _Options:
     smtp_port: int | None
     smtp_encryption: str | None
     sent_copies: str
+    all_mail: str
     oauth2: str | None
     client_id: str | None
     token_endpoint: str | None
@@ -70,6 +71,13 @@ class _Options:
     default="auto",
     show_default=True,
     help="Whether we file what is sent in the Sent folder; auto: unless the provider is known to.",
+)
+@click.option(
+    "--all-mail",
+    type=click.Choice(["skip", "sync"]),
+    default="skip",
+    show_default=True,
+    help="Folders that show messages of others a second time (\\All, \\Flagged, \\Important), outside Gmail.",
 )
 @click.option("--oauth2", type=click.Choice(_PROVIDERS), help="Log in with OAuth2: asks for a refresh token.")
 @click.option("--client-id", help="OAuth2: the client that the refresh token was granted to.")
@@ -108,6 +116,7 @@ def add(**given: Any) -> None:
         password=secret,
         protocol=options.protocol,
         pop3_keep_days=options.keep_days,
+        all_mail=options.all_mail,
         **_smtp(options, provider),
     )
     click.echo(add_account(options.tenant, options.user, new))

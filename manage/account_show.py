@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from manage.account_all_mail import advice
 from manage.output import ago, good_or_bad, print_json, table
 from manage.session import connect, tenant_option
 
@@ -94,7 +95,14 @@ def _logins(found: "Account") -> Iterator[Fact]:
             yield Fact(f"{prefix}login_retry_at", f"next login to {side}", next_try, retry_at)
 
 
-_SECTIONS = (_identity, _servers, _health, _logins)
+def _choices(found: "Account") -> Iterator[Fact]:
+    doubles = advice(found)
+    yield Fact("all_mail", "all mail", found.all_mail + (f": {doubles}" if doubles else ""), found.all_mail)
+    refused = ", ".join(found.refused_extensions)
+    yield Fact("refused_extensions", "offers and refuses", refused or "nothing", found.refused_extensions)
+
+
+_SECTIONS = (_identity, _servers, _health, _logins, _choices)
 _COLUMNS = ("folder", "on the server", "stored", "set aside", "missing", "why")
 
 

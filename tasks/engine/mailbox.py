@@ -9,6 +9,7 @@ from tasks.engine.folder import AnotherFolderError, sync_folder
 from tasks.engine.gmail import hold_no_messages, label_folders
 from tasks.engine.identity import dubious_paths, find_places
 from tasks.engine.run import Run
+from tasks.engine.views import left_out
 from tasks.errors import NotFoundError, ProtocolError
 from tasks.mail.folders import ListedFolder, classify
 from tasks.mail.imap import FolderGoneError, ImapConnection
@@ -66,6 +67,7 @@ def _sync_folders(run: Run, imap: ImapConnection, folder_id: str | None, another
     _note_unread_names(run, imap.unread_names)
     labels = label_folders(imap, listed)
     folders = reconcile(run, imap, listed, statuses, another={another} if another else ())
+    labels |= left_out(run.account, folders)
     if labels:
         hold_no_messages(run, [folder for folder in folders if folder.path in labels], statuses)
     chosen = _chosen(folders, folder_id, labels)
@@ -141,7 +143,14 @@ def reconcile(
         raise ProtocolError("LIST named no folder, not even INBOX")
     types = classify(listed)
     on_server = {
-        folder.path: NewFolder(folder.path, folder.name, folder.delimiter, types[folder.path], folder.is_selectable)
+        folder.path: NewFolder(
+            folder.path,
+            folder.name,
+            folder.delimiter,
+            types[folder.path],
+            folder.is_selectable,
+            folder.is_view and not imap.has_gmail_labels,
+        )
         for folder in listed
     }
     with run.transaction() as connection:
@@ -184,7 +193,9 @@ def _places(
         statuses = {**statuses, **_states(imap, opened.keys() - statuses.keys())}
     dubious = dubious_paths(opened, statuses, is_moving=is_moving) | (opened.keys() & set(another))
     searched = [folder for path, folder in ours.items() if path not in there or path in dubious]
-    free = [path for path, f in on_server.items() if f.is_selectable and (path not in ours or path in dubious)]
+    # What only shows messages of others holds those of any.
+    holding = {path for path, folder in on_server.items() if folder.is_selectable and not folder.is_view}
+    free = [path for path in holding if (path not in ours or path in dubious)]
     places = find_places(run, imap, searched, free)
     taken = set(places.values())
     # What is found nowhere stays where it was, if no other has that place: its messages may be there, or be gone.

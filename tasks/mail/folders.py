@@ -6,7 +6,9 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
-# RFC 6154 section 2. \All and \Flagged show messages of other folders a second time, so they stay custom.
+# "Almost certain" and "likely to represent a virtual mailbox" (RFC 6154 section 2, RFC 8457 section 3).
+_VIEWS = {"\\all", "\\flagged", "\\important"}
+# RFC 6154 section 2.
 _SPECIAL_USE = {
     "\\sent": "sent",
     "\\drafts": "drafts",
@@ -70,6 +72,11 @@ class ListedFolder(NamedTuple):
     @property
     def is_selectable(self) -> bool:
         return not self.attributes & _NOT_SELECTABLE
+
+    @property
+    def is_view(self) -> bool:
+        """Whether it shows messages of other folders a second time, outside Gmail."""
+        return bool(self.attributes & _VIEWS) and _type_by_attribute(self) == "custom"
 
 
 def classify(folders: Iterable[ListedFolder]) -> dict[str, str]:

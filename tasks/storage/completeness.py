@@ -42,10 +42,13 @@ class Standing(NamedTuple):
     missing: int
     missing_reason: str | None
     synced_at: datetime | None
+    is_left_out: bool
 
     @property
     def why(self) -> str:
         """What a person wants to know of it, or nothing."""
+        if self.is_left_out:
+            return "left out: it shows messages of other folders a second time"
         reasons = [_WORDS[self.missing_reason]] if self.missing_reason else []
         if self.hidden:
             reasons.append(f"{self.hidden} stored here are no longer among those that the server shows")
@@ -54,11 +57,12 @@ class Standing(NamedTuple):
 
 _STANDINGS = text(
     """
-    SELECT folder.name, folder.type, folder.server_count, folder.total_count,
+    SELECT folder.name, folder.type, CASE WHEN view.is_left_out THEN folder.total_count ELSE folder.server_count END,
+           CASE WHEN view.is_left_out THEN 0 ELSE folder.total_count END,
            (SELECT count(*) FROM raw_quarantine AS raw
             WHERE raw.tenant_id = folder.tenant_id AND raw.folder_id = folder.id)::int,
-           folder.hidden_count, folder.missing_count, folder.missing_reason, folder.synced_at
-    FROM email_folder AS folder
+           folder.hidden_count, folder.missing_count, folder.missing_reason, folder.synced_at, view.is_left_out
+    FROM email_folder AS folder, LATERAL (SELECT folder.is_view AND folder.uidvalidity IS NULL AS is_left_out) AS view
     WHERE folder.tenant_id = :tenant_id AND folder.email_client_id = :account_id AND folder.is_selectable
     ORDER BY folder.type = 'custom', folder.name
     """

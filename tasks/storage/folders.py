@@ -20,6 +20,7 @@ class Folder(NamedTuple):
     delimiter: str | None
     type: str
     is_selectable: bool
+    is_view: bool
     unread_count: int
     total_count: int
     uidvalidity: int | None
@@ -46,6 +47,7 @@ class NewFolder(NamedTuple):
     delimiter: str | None
     type: str
     is_selectable: bool
+    is_view: bool = False
 
 
 class FolderSummary(NamedTuple):
@@ -107,6 +109,12 @@ def load_folders(connection: Connection, account: Account, verified_since: float
         select(*_COLUMNS, func.coalesce(is_verified, False)).where(*_of(account)).order_by(EmailFolder.path)
     )
     return {row.path: Folder._make(row) for row in rows}
+
+
+def doubled_folders(connection: Connection, account: Account) -> list[Folder]:
+    """The folders that show messages of others, and were synced all the same."""
+    folders = load_folders(connection, account, None).values()
+    return [folder for folder in folders if folder.is_view and folder.uidvalidity is not None]
 
 
 def load_folder(connection: Connection, account: Account, folder_id: str) -> Folder:

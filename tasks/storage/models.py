@@ -234,12 +234,13 @@ class EmailClient(Base):
 class EmailFolder(Base):
     """A folder and its sync state (RFC 9051 section 2.3.1, RFC 7162).
 
-    `path` is the name exactly as the server writes it, `name` the same for people. Every message with a UID below
-    `uidnext` is stored or quarantined; `highestmodseq` is the state up to which flags and removals are known;
-    `verified_at` is when all UIDs and flags were last compared one by one. `mailbox_id` is the folder's identifier on
-    the server, which outlives its name (RFC 8474), where there is one. `suspect_uid` (on POP3 `suspect_uidl`) is
-    the message at which the connection broke last, `suspect_attempts` how often in a row it did. The folders of a
-    POP3 account are known here alone, and have no UIDVALIDITY.
+    One that `is_view` shows messages of other folders a second time. `path` is the name exactly as the server
+    writes it, `name` the same for people. Every message with a UID below `uidnext` is stored or quarantined;
+    `highestmodseq` is the state up to which flags and removals are known; `verified_at` is when all UIDs and flags
+    were last compared one by one. `mailbox_id` is the folder's identifier on the server, which outlives its name
+    (RFC 8474), where there is one. `suspect_uid` (on POP3 `suspect_uidl`) is the message at which the connection
+    broke last, `suspect_attempts` how often in a row it did. The folders of a POP3 account are known here alone,
+    and have no UIDVALIDITY.
 
     At the end of its last sync the server said that it has `server_count` messages. `missing_count` of them are
     neither stored nor quarantined, because of `missing_reason`, and are looked for again at `missing_again_at`. A
@@ -256,6 +257,7 @@ class EmailFolder(Base):
     delimiter: Mapped[str | None]
     type: Mapped[str]
     is_selectable: Mapped[bool] = mapped_column(server_default=_true)
+    is_view: Mapped[bool] = mapped_column(server_default=_false)
     unread_count: Mapped[int] = mapped_column(server_default=_zero)
     total_count: Mapped[int] = mapped_column(server_default=_zero)
     uidvalidity: Mapped[int | None] = mapped_column(BigInteger)

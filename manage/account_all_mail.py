@@ -1,0 +1,59 @@
+"""`account all-mail`: whether folders that show messages of others a second time are synced."""
+
+import shlex
+from typing import TYPE_CHECKING
+
+import click
+
+from manage.output import say
+from manage.place import COMMAND
+from manage.session import connect, tenant_option
+
+if TYPE_CHECKING:
+    from tasks.storage.accounts import Account
+
+
+@click.command(name="all-mail")
+@click.argument("account_name", metavar="ACCOUNT")
+@click.argument("choice", type=click.Choice(["skip", "sync"]))
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@tenant_option
+def all_mail(account_name: str, choice: str, yes: bool, tenant: str) -> None:
+    """Leave folders out that show messages of others a second time, and drop their doubles; or sync them."""
+    connect()
+    from tasks.engine.views import skip_views
+    from tasks.storage.account_choices import choose_all_mail
+    from tasks.storage.accounts import find_account
+
+    found = find_account(tenant, account_name)
+    if choice == "sync":
+        choose_all_mail(found, "sync")
+        say(f"The next sync brings them: {COMMAND} sync {shlex.quote(found.account_name)}")
+        return
+    doubles = doubled(found)
+    if doubles and not yes:
+        names = ", ".join(f"{name} ({count})" for name, count in doubles.items())
+        click.confirm(
+            f"Drop the messages of {names} from this database? They stay on the server", abort=True, err=True
+        )
+    say(f"Left out from now on; {skip_views(found)} messages dropped here, none on the server")
+
+
+def doubled(found: "Account") -> dict[str, int]:
+    """The number of messages by folder that are stored a second time though they are to be left out."""
+    from tasks.storage.folders import doubled_folders
+    from tasks.storage.session import tenant_transaction
+
+    if found.all_mail == "sync":
+        return {}
+    with tenant_transaction(found.tenant_id) as connection:
+        return {folder.name: folder.total_count for folder in doubled_folders(connection, found)}
+
+
+def advice(found: "Account") -> str | None:
+    """How to drop the doubles, where there are any."""
+    doubles = doubled(found)
+    if not doubles:
+        return None
+    names = ", ".join(f"{name} ({count})" for name, count in doubles.items())
+    return f"{names} held a second time; {COMMAND} account all-mail {shlex.quote(found.account_name)} skip drops them"
