@@ -26,7 +26,7 @@ from tasks.mail.connection import Endpoint, open_socket, tls_context
 from tasks.mail.folders import quote
 from tasks.mail.imap_responses import Line
 from tasks.mail.login import OWN_COMMAND, Login, Sasl, exchanges_for
-from tasks.mail.refusal import means_busy
+from tasks.mail.refusal import means_busy, readable
 from tasks.mail.secrecy import secret_kept
 
 _READ_BUFFER_BYTES = 256 * 1024
@@ -97,7 +97,7 @@ def first_words(lines: list[Line], longest: int | None = _LONGEST_WORDS) -> str:
     """What the server says about an outcome, for a person."""
     for line in lines:
         if isinstance(line, bytes):
-            return line.decode("utf-8", "replace")[:longest]
+            return readable(line)[:longest]
     return "no reason given"
 
 

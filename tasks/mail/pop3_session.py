@@ -22,7 +22,7 @@ from tasks.mail import connection
 from tasks.mail.authenticate import log_in
 from tasks.mail.connection import Endpoint, open_socket, tls_context
 from tasks.mail.login import OWN_COMMAND, Login, Sasl, exchanges_for
-from tasks.mail.refusal import means_busy
+from tasks.mail.refusal import means_busy, readable
 from tasks.mail.secrecy import secret_kept
 
 _READ_BUFFER_BYTES = 256 * 1024
@@ -276,4 +276,4 @@ def _said(error: poplib.error_proto) -> str:
 
 def _readable(words: bytes) -> str:
     # A NUL is what no database takes.
-    return words.decode("utf-8", "replace").replace("\0", "\ufffd").strip()
+    return readable(words).replace("\0", "\ufffd").strip()

@@ -8,6 +8,8 @@ Whatever says neither is unclear. The rules follow from what real servers say (t
 import re
 from enum import Enum
 
+from tasks.mail.charset import decode
+
 
 def _any(*patterns: str) -> re.Pattern[str]:
     return re.compile("|".join(patterns), re.IGNORECASE)
@@ -25,11 +27,11 @@ _BUSY_FOR_SURE = _any(
     r"(?:unable|failed|cannot|could not)(?: to)? (?:get |obtain |acquire )?(?:\w+ ){0,2}lock",
 )
 # Codes that say the password is wrong, no longer good, or not the one to log in with: of the same, 5.7.8 of RFC 4954
-# section 6, and of Microsoft (5.7.139) and Google (534 with 5.7.9 and 5.7.14).
+# section 6, and of Microsoft (5.7.139) and Google (534 with 5.7.14).
 _WRONG_CODE = _any(
     r"\[(?:AUTH|AUTHENTICATIONFAILED|AUTHORIZATIONFAILED|EXPIRED)\]",
     r"^5\d\d #?5\.7\.(?:8|139)\b",
-    r"^534 5\.7\.(?:9|14)\b",
+    r"^534 5\.7\.14\b",
 )
 _CLIENTS = r"(?:connections|sessions|users|clients)"
 # Too many logins, or an account that is locked for a while: the next try too soon makes it worse.
@@ -62,7 +64,7 @@ _CLEAR_WORDS = _any(
     r"no such (?:user|mailbox|account)|user (?:[\w@.-]+ )?(?:not found|does not exist)",
     rf"(?:authenticat(?:ion|e)|auth|log[io]n|logon|sign[ -]?in)(?: attempt| command)?(?: has)? {_REFUSED}",
     r"(?:failed|unable|not able|could not) (?:to )?(?:log ?(?:in|on)|authenticate)\b",
-    r"application[- ]specific password|app(?:lication)? password|authori[sz]ation code",
+    r"application[- ]specific password|(?:app|app?lication) password|authori[sz]ation code",
     r"web login required|log in (?:via|with) your web",
     # What is said of a refused token (RFC 7628 section 3.2.2, and XOAUTH2).
     r'"status" ?: ?"(?:40[0-3]|invalid_\w+)"',
@@ -95,6 +97,15 @@ def meaning_of(words: str) -> Meaning:
     if _CLEAR_WORDS.search(words) and not _NOT_UNDERSTOOD.search(words):
         return Meaning.WRONG_BY_WORDS
     return Meaning.UNCLEAR
+
+
+def readable(said: bytes) -> str:
+    """A server's words as text: UTF-8, or Chinese as QQ and 163 send it, else Western European.
+
+    Chinese in GB 18030 is known by its pairs of bytes: between ASCII there is always an even number of others.
+    """
+    is_chinese = all(len(run) % 2 == 0 for run in re.findall(rb"[\x80-\xff]+", said))
+    return decode(said, "gb18030" if is_chinese else "windows-1252")
 
 
 def means_busy(words: str) -> bool:

@@ -24,6 +24,7 @@ from tasks.mail.authenticate import log_in
 from tasks.mail.charset import storable
 from tasks.mail.connection import Endpoint, open_socket, tls_context
 from tasks.mail.login import Login, Sasl, exchanges_for
+from tasks.mail.refusal import readable
 from tasks.mail.secrecy import secret_kept
 
 _LONGEST_WORDS = 300
@@ -248,4 +249,4 @@ def _as_reply(code: int, said: bytes | str) -> Reply:
 
 
 def _words(said: bytes | str) -> str:
-    return (said.decode("utf-8", "replace") if isinstance(said, bytes) else said)[:_LONGEST_WORDS]
+    return (readable(said) if isinstance(said, bytes) else said)[:_LONGEST_WORDS]
