@@ -5,6 +5,14 @@ import sys
 
 import click
 
+from manage.checks import how_to_install, install_missing
+from manage.output import say
+
+# The Debian packages without which a benchmark has nothing to measure, and those of its peers, which are left out of
+# the figures where they are not there.
+_NEEDED = {"sync": ("dovecot-imapd",), "send": ("dovecot-imapd",), "dispatch": ("dovecot-imapd",)}
+_PEERS = {"sync": ("isync", "offlineimap3"), "spam": ("spamd",)}
+
 
 @click.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
 @click.argument("name", required=False)
@@ -19,5 +27,18 @@ def bench(name: str | None, arguments: tuple[str, ...]) -> None:
         return
     if name not in found:
         raise click.UsageError(f"no benchmark {name!r}; there are: {', '.join(sorted(found)) or 'none'}")
+    _require_packages(name)
     os.chdir(ROOT)
     os.execv(sys.executable, [sys.executable, "-m", f"benchmarks.{name}", *arguments])  # noqa: S606 - no shell is wanted
+
+
+def _require_packages(name: str) -> None:
+    """Install what the benchmark needs, as `test` does. Raises StackError that says how where that cannot be."""
+    from native.errors import StackError
+
+    needed, peers = _NEEDED.get(name, ()), _PEERS.get(name, ())
+    missing = install_missing((*needed, *peers))
+    if set(missing) & set(needed):
+        raise StackError(f"{name} needs {' and '.join(set(missing) & set(needed))}. {how_to_install(missing)}")
+    if missing:
+        say(f"Measured without {' and '.join(missing)}. {how_to_install(missing)}")

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 import click
@@ -65,17 +66,32 @@ def missing_packages() -> list[str]:
     return [package for program, package in _PACKAGES.items() if shutil.which(program, path=path) is None]
 
 
-def _packages_are_there() -> bool:
-    """Install what is missing, or say how; whether it is an error that something is missing still."""
-    missing = missing_packages()
+def install_missing(wanted: Collection[str] | None = None) -> list[str]:
+    """Install those of the wanted packages (all, where none are named) that are missing, as root; which still are."""
+    missing = _wanted(wanted)
     if missing and os.geteuid() == 0 and shutil.which("apt-get"):
         _install(missing)
-        missing = missing_packages()
+        missing = _wanted(wanted)
+    return missing
+
+
+def how_to_install(packages: Collection[str]) -> str:
+    """What to run as root."""
+    return f"As root, run: apt-get update && apt-get install -y {' '.join(packages)}"
+
+
+def _wanted(wanted: Collection[str] | None) -> list[str]:
+    return [package for package in missing_packages() if wanted is None or package in wanted]
+
+
+def _packages_are_there() -> bool:
+    """Install what is missing, or say how; whether it is no error that something is missing still."""
+    missing = install_missing()
     if not missing:
         return True
     say(
         f"Not installed: {' '.join(missing)}. Tests that need them are skipped, or fail where CI is set. "
-        f"As root, run: apt-get update && apt-get install -y {' '.join(missing)}"
+        f"{how_to_install(missing)}"
     )
     return not os.environ.get("CI")
 

@@ -204,10 +204,13 @@ def _transmit(account: Account, outgoing: Outgoing, raw: bytes) -> Sequence[Reci
         with lent_smtp(account, fresh=fresh) as smtp:
             try:
                 offer = smtp.offer(outgoing.sender, pending, len(raw), utf8=utf8)
-            except (MailServerUnavailableError, MailServerBusyError):
+            except (MailServerUnavailableError, MailServerBusyError, MessageRefusedError) as error:
                 # One that was open may have come to its end: so many messages, or so many minutes.
-                if fresh or smtp.is_usable:
+                if fresh or smtp.is_usable or (isinstance(error, MessageRefusedError) and not smtp.is_kept):
                     raise
+                continue
+            if not fresh and smtp.is_kept and offer.may_be_the_connection:
+                smtp.close()
                 continue
             recipients = after_offer(outgoing.recipients, offer)
             if offer.is_open:

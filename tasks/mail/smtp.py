@@ -38,6 +38,15 @@ class Offer(NamedTuple):
         """Whether the server waits for the message."""
         return self.data is not None and self.data.code == _START_DATA
 
+    @property
+    def may_be_the_connection(self) -> bool:
+        """Whether what was refused may be this connection, whose server forgot it, and not the message: nobody was
+        taken, or DATA was not, and not for what the addresses are (X.1.X and X.2.X of RFC 3463)."""
+        if self.data is not None:
+            return self.data.is_final
+        replies = self.recipients.values()
+        return all(reply.is_final for reply in replies) and not any(map(_is_about_an_address, replies))
+
 
 class SmtpConnection:
     """An authenticated connection. Every method raises an EmailError that says what happened to what."""
@@ -45,12 +54,18 @@ class SmtpConnection:
     def __init__(self, endpoint: Endpoint, login: Login) -> None:
         self._endpoint = endpoint
         self.login = login
+        self._messages = 0
         self._session = open_session(endpoint, login)
 
     @property
     def mechanism(self) -> str:
         """By which mechanism it logged in."""
         return self._session.mechanism
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether the message at hand is not the first on this connection."""
+        return self._messages > 1
 
     @property
     def is_usable(self) -> bool:
@@ -78,6 +93,7 @@ class SmtpConnection:
         MailServerBusyError where it does not now.
         """
         first = self._mail_command(sender, size, utf8=utf8)
+        self._messages += 1
         commands = [first, *(f"RCPT TO:<{address}>" for address in recipients), "DATA"]
         with translated(self._endpoint, "sending"), self._abandoned_on_failure():
             replies = self._pipeline(commands) if "pipelining" in self.extensions else self._one_by_one(commands)
@@ -183,6 +199,10 @@ class SmtpConnection:
         except BaseException:
             self.abandon()
             raise
+
+
+def _is_about_an_address(reply: Reply) -> bool:
+    return re.match(r"5\.[12]\.\d", reply.text) is not None
 
 
 def _refusal(reply: Reply, endpoint: Endpoint) -> Exception:

@@ -33,6 +33,10 @@ _BEGIN = text(
 _PASSING_SQLSTATES = ("08", "53", "57", "58", "40")
 
 
+# Of a primary that became a standby or read-only, and of a server that ends its connections: all of them lead to
+# where nothing can be written any more, and new ones to the new primary.
+_LOST_SQLSTATES = ("25006", "57P01", "57P02", "57P03")
+
 # Data exceptions and exceeded limits: the same rows will never be taken.
 _DATA_SQLSTATES = ("22", "54")
 
@@ -111,21 +115,27 @@ def _translated() -> Iterator[None]:
     try:
         yield
     except DBAPIError as error:
+        if _sqlstate(error) in _LOST_SQLSTATES:
+            get_engine().dispose()
         if _is_passing(error):
             raise StorageUnavailableError(_first_line(error)) from error
         raise
 
 
 def _is_passing(error: DBAPIError) -> bool:
-    sqlstate = getattr(error.orig, "pgcode", None)
-    if sqlstate:
-        return str(sqlstate).startswith(_PASSING_SQLSTATES)
+    if sqlstate := _sqlstate(error):
+        return sqlstate.startswith(_PASSING_SQLSTATES) or sqlstate in _LOST_SQLSTATES
     return isinstance(error, OperationalError | InterfaceError)
 
 
 def is_about_the_data(error: DBAPIError) -> bool:
     """Whether PostgreSQL refuses what one of the rows holds, rather than what we do."""
-    return str(getattr(error.orig, "pgcode", None)).startswith(_DATA_SQLSTATES)
+    return _sqlstate(error).startswith(_DATA_SQLSTATES)
+
+
+def _sqlstate(error: DBAPIError) -> str:
+    """Empty where the server did not answer."""
+    return getattr(error.orig, "pgcode", None) or ""
 
 
 def _first_line(error: DBAPIError) -> str:

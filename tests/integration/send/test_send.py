@@ -249,6 +249,12 @@ ENDS = {
     "says so at the next message": lambda smtp: smtp.on("mail", reply("421 4.7.0 too many messages")),
     "drops at the next message": lambda smtp: smtp.on("mail", drop),
     "refuses more on this connection": lambda smtp: smtp.on("mail", reply("452 4.7.0 too many messages")),
+    "forgot the greeting at MAIL": lambda smtp: smtp.on("mail", reply("503 5.5.1 Error: send HELO/EHLO first")),
+    "forgot the greeting at RCPT": lambda smtp: smtp.on("rcpt", reply("503 5.5.1 Error: send HELO/EHLO first")),
+    "forgot the greeting at DATA": lambda smtp: smtp.on("data", reply("503 5.5.1 Error: send HELO/EHLO first")),
+    "timed out": lambda smtp: smtp.on("mail", reply("550 session timed out")),
+    "forgot the login": lambda smtp: smtp.on("rcpt", reply("554 5.7.1 Relay access denied")),
+    "goodbye at RCPT": lambda smtp: smtp.on("rcpt", reply("421 4.4.2 timeout")),
 }
 
 
@@ -262,6 +268,60 @@ def test_a_connection_that_came_to_its_end_is_replaced(
 
     assert smtp.taken() == ["task-1", "task-2"]
     assert smtp.connections == 2
+
+
+@pytest.mark.parametrize("pipelining", [True, False])
+@pytest.mark.parametrize("point", ["mail", "rcpt", "data"])
+def test_what_a_fresh_connection_refuses_too_is_refused(
+    sender: Account, smtp: SmtpServer, send_once: Send, point: str, pipelining: bool
+) -> None:
+    if not pipelining:
+        smtp.extensions = ("AUTH PLAIN",)
+    send_once(sender, "task-1")
+    smtp.on(point, reply("554 5.7.1 not from you"), times=None)
+
+    with pytest.raises(MessageRefusedError):
+        send_once(sender, "task-2")
+
+    assert (smtp.connections, smtp.taken()) == (2, ["task-1"])
+
+
+@pytest.mark.parametrize(
+    ("point", "words", "where"),
+    [
+        ("rcpt", "550 5.1.1 no such user", b""),  # what the address is does not depend on the connection
+        ("dot", "554 5.7.1 spam", b""),  # and after the data nothing is tried twice
+    ],
+)
+def test_what_is_not_the_connections_fault_is_not_tried_on_another(
+    sender: Account, smtp: SmtpServer, send_once: Send, point: str, words: str, where: bytes
+) -> None:
+    send_once(sender, "task-1")
+    smtp.on(point, reply(words), where=where, times=None)
+
+    with pytest.raises(MessageRefusedError):
+        send_once(sender, "task-2")
+
+    assert smtp.connections == 1
+
+
+def test_a_first_message_that_is_refused_is_not_tried_again(
+    sender: Account, smtp: SmtpServer, send_once: Send
+) -> None:
+    smtp.on("mail", reply("503 5.5.1 Error: send HELO/EHLO first"), times=None)
+    with pytest.raises(MessageRefusedError):
+        send_once(sender, "task-1")
+    assert smtp.connections == 1
+
+
+def test_one_refused_recipient_of_two_is_refused_and_the_other_gets_it_once(
+    sender: Account, smtp: SmtpServer, send_once: Send
+) -> None:
+    send_once(sender, "task-1")
+    smtp.on("rcpt", reply("554 5.7.1 not you"), where=b"eve", times=None)
+    sent = send_once(sender, "task-2", to=["bob@example.net", "eve@example.net"])
+    assert [recipient.state for recipient in sent.recipients] == ["accepted", "refused"]
+    assert (smtp.connections, smtp.taken()) == (1, ["task-1", "task-2"])
 
 
 def test_a_message_larger_than_the_server_takes_is_not_offered(
