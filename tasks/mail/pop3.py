@@ -14,7 +14,7 @@ from tasks.mail.arrival import arrived_at
 from tasks.mail.connection import Endpoint
 from tasks.mail.login import Login
 from tasks.mail.message import FetchedMessage
-from tasks.mail.pop3_session import open_session, translated
+from tasks.mail.pop3_session import RefusedError, open_session, translated
 from tasks.mail.uidl import Listed, read_unique_id
 
 # So many commands are on their way at most; the answers are taken one by one.
@@ -57,8 +57,14 @@ class Pop3Connection:
 
     def list_messages(self) -> tuple[list[Listed], bool]:
         """All messages in the server's order, and whether the server gives unique-ids at all."""
+        try:
+            with translated(self._endpoint, "listing the messages"):
+                sizes = dict(map(_pair, self._session.listing("LIST")))
+        except RefusedError:
+            if self.count():
+                raise
+            return [], True  # servers refuse to list nothing
         with translated(self._endpoint, "listing the messages"):
-            sizes = dict(_pair(words) for words in self._session.listing("LIST"))
             unique_ids = self._unique_ids()
             known = unique_ids or {}
             messages = [Listed(number, size, known.get(number)) for number, size in sizes.items()]

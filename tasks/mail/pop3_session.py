@@ -227,6 +227,11 @@ def _log_in(session: Session, endpoint: Endpoint, login: Login) -> str:
     """Log in, and by which mechanism."""
     with translated(endpoint, "logging in"):
         offered = session.capabilities()
+        if "UTF8" in offered:
+            # Else mail with addresses or headers beyond ASCII comes as a notice that it cannot be shown (RFC 6856
+            # section 2; before the login). Where it is refused, it is done without.
+            session.send("UTF8")
+            session.refusal()
     mechanisms = offered.get("SASL", frozenset())
     exchanges = exchanges_for(login, endpoint, mechanisms, has_command=not offered or "USER" in offered)
     if not exchanges and endpoint.encryption == "none":

@@ -61,7 +61,7 @@ class _Session:
         self.server = server
         self._names = list(server.messages)
         self._name = ""
-        self._challenged = self._logged_in = False
+        self._challenged = self._logged_in = self._utf8_is_on = False
         self._deleted: set[str] = set()
 
     def run(self, line: bytes) -> bytes:
@@ -73,7 +73,7 @@ class _Session:
         command = getattr(self, "_" + name.lower(), None)
         if command is None or (name.upper() in {"TOP", "UIDL"} and name.upper() not in self.server.capabilities):
             return b"-ERR unknown command\r\n"
-        if name.upper() not in {"CAPA", "USER", "PASS", "AUTH", "QUIT"} and not self._logged_in:
+        if name.upper() not in {"CAPA", "UTF8", "USER", "PASS", "AUTH", "QUIT"} and not self._logged_in:
             return b"-ERR log in first\r\n"
         return command(rest)
 
@@ -86,6 +86,13 @@ class _Session:
             return b"-ERR unknown command\r\n"
         words = (word.replace("=", " ") for word in self.server.capabilities.split())
         return _lines("+OK", words)
+
+    def _utf8(self, _: str) -> bytes:
+        """RFC 6856: only before the login, and only where it is offered."""
+        if "UTF8" not in self.server.capabilities or self._logged_in:
+            return b"-ERR not now\r\n"
+        self._utf8_is_on = True
+        return b"+OK\r\n"
 
     def _user(self, user: str) -> bytes:
         self._name = user
@@ -115,7 +122,10 @@ class _Session:
     def _retr(self, number: str) -> bytes:
         name = self._names[int(number) - 1]
         self.server.retrieved[name] += 1
-        return b"+OK\r\n" + _stuffed(self.server.messages[name])
+        raw = self.server.messages[name]
+        if not raw.isascii() and "UTF8" in self.server.capabilities and not self._utf8_is_on:
+            raw = b"Subject: This message cannot be displayed\r\n\r\nAsk for UTF8.\r\n"
+        return b"+OK\r\n" + _stuffed(raw)
 
     def _top(self, rest: str) -> bytes:
         name = self._names[int(rest.split()[0]) - 1]

@@ -300,3 +300,61 @@ def test_nothing_is_deleted_before_it_is_stored(server: Pop3Server) -> None:
     # Then nothing was asked to be deleted, also of what is stored
     assert server.commands("DELE") == []
     assert len(server.messages) == 30
+
+
+BEYOND_ASCII = "From: Ådå <ådå@exämple.org>\r\nSubject: Grüße\r\nMessage-ID: <g@x>\r\n\r\nHällo\r\n".encode()
+
+
+@pytest.mark.parametrize("capabilities", [f"{EVERYTHING} UTF8", f"{EVERYTHING} UTF8=USER"])
+def test_mail_beyond_ascii_is_asked_for_as_it_is(server: Pop3Server, capabilities: str) -> None:
+    server.capabilities = capabilities
+    server.messages = {"one": BEYOND_ASCII}
+    sync(add(server))
+    assert column("SELECT subject FROM email_message") == ["Grüße"]
+    assert server.received.index(b"UTF8") < min(
+        number for number, line in enumerate(server.received) if line.startswith((b"AUTH", b"USER"))
+    )
+
+
+def test_a_server_that_offers_utf8_and_refuses_it_is_used_without(server: Pop3Server) -> None:
+    server.capabilities = f"{EVERYTHING} UTF8"
+    server.on("UTF8", refuse("not here"), times=None)
+    account = add(server)
+    for _ in range(2):
+        sync(account)
+    assert column("SELECT count(*) FROM email_message") == [30]
+
+
+def test_utf8_is_not_asked_for_where_it_is_not_offered(server: Pop3Server) -> None:
+    sync(add(server))
+    assert b"UTF8" not in server.received
+
+
+@pytest.mark.parametrize("words", ["no messages", "mailbox empty", ""])
+def test_a_server_that_refuses_to_list_nothing_has_nothing(server: Pop3Server, words: str) -> None:
+    server.messages = {}
+    for command in ("LIST", "UIDL"):
+        server.on(command, refuse(words), times=None)
+    account = add(server)
+    assert sync(account).total("synced") == 0
+    assert find_account(TENANT, account.id).last_error is None
+
+
+def test_a_server_that_refuses_to_list_what_it_has_is_in_trouble(server: Pop3Server) -> None:
+    account = add(server)
+    server.on("LIST", refuse("no messages"), times=None)
+    with pytest.raises(TransientError, match="no messages"):
+        sync(account)
+    assert find_account(TENANT, account.id).last_error is not None
+
+    server.rules.clear()
+    assert sync(account).total("synced") == 30
+
+
+@pytest.mark.parametrize("blanks", [b"  ", b"\t", b" \t "])
+def test_blanks_in_lists_are_borne(server: Pop3Server, blanks: bytes) -> None:
+    for command in ("LIST", "UIDL", "STAT"):
+        server.on(command, rewrite(rb"(?m)^(\d+) (\S+)\r$", rb"\1" + blanks + rb"\2 \r"), times=None)
+    account = add(server)
+    assert sync(account).total("synced") == 30
+    assert sync(account).total("synced") == 0
