@@ -311,6 +311,12 @@ class FoldersFailedError(PermanentError):
     code = "folders_failed"
 
 
+class MailboxIncompleteError(PermanentError):
+    """The server does not give all of its messages; what it gives is here, and the rest is asked for again."""
+
+    code = "mailbox_incomplete"
+
+
 class PoisonedTaskError(PermanentError):
     """This task keeps killing its worker; it is set aside until `./manage.sh dlq retry` or `drop`."""
 

@@ -64,9 +64,10 @@ def sync_emails(
     """Sync an account's folders, or one of them, into PostgreSQL.
 
     By default only what changed is asked for; `force_full_sync` compares every UID and flag with the server and tries
-    quarantined messages again. Returns `status` (success, partial where a folder could not be opened,
-    already_running), messages_synced, messages_updated, messages_deleted, messages_quarantined,
-    sync_duration_seconds, connect_seconds (of it: until logged in), timestamp (ms), folders and failed_folders.
+    quarantined messages again. Returns `status` (success, partial where a folder could not be opened or messages are
+    missing, already_running), messages_synced, messages_updated, messages_deleted, messages_quarantined,
+    sync_duration_seconds, connect_seconds (of it: until logged in), timestamp (ms), folders, failed_folders,
+    messages_missing and incomplete_folders.
 
     Raises PermanentError subclasses, which are kept on the account and not retried; TransientError subclasses once
     retries are used up.
@@ -104,7 +105,8 @@ def sync_emails(
         self.replace(fresh)
     if so_far.stored:
         queue_engines(email_client_id, tenant_id, user_id)
-    return so_far.result("partial" if so_far.tally.failed_folders else "success")
+    is_partial = so_far.tally.failed_folders or so_far.tally.incomplete
+    return so_far.result("partial" if is_partial else "success")
 
 
 class _SoFar:
@@ -141,6 +143,8 @@ class _SoFar:
             "timestamp": int(now * 1000),
             "folders": {name: asdict(folder) for name, folder in tally.folders.items()},
             "failed_folders": tally.failed_folders,
+            "messages_missing": sum(folder.missing for folder in tally.incomplete),
+            "incomplete_folders": {folder.name: folder.why for folder in tally.incomplete},
         }
 
 

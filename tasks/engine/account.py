@@ -1,5 +1,6 @@
 """One sync of an account, by the protocol that its server speaks."""
 
+import logging
 import time
 from collections.abc import Callable
 from typing import NamedTuple
@@ -9,8 +10,11 @@ from tasks.engine.lease import leased_run
 from tasks.engine.mailbox import sync_mailbox
 from tasks.engine.maildrop import sync_maildrop
 from tasks.engine.run import HandOnError, Progress, Run, Tally
-from tasks.errors import FoldersFailedError, TokenExpiredError
-from tasks.storage.accounts import record_failure, record_success
+from tasks.errors import FoldersFailedError, MailboxIncompleteError, TokenExpiredError
+from tasks.storage.accounts import record_failure, record_incomplete, record_success
+from tasks.storage.completeness import incomplete_folders
+
+logger = logging.getLogger(__name__)
 
 _LONGEST_COMPLAINT = 500
 
@@ -77,9 +81,21 @@ def _sync(run: Run, folder_id: str | None) -> None:
         with connected(run.account) as imap:
             run.tally.connect_seconds += time.monotonic() - started
             sync_mailbox(run, imap, folder_id)
+    tally = run.tally
     # Waits for the disk, and with it all batches before: only then is the task acknowledged.
     with run.transaction(durable=True) as connection:
         record_success(connection, run.account, whole_account=folder_id is None)
-    if failed := run.tally.failed_folders:
-        words = "; ".join(f"{name}: {why}" for name, why in failed.items())
-        record_failure(run.account, FoldersFailedError(words[:_LONGEST_COMPLAINT]))
+        incomplete = incomplete_folders(connection, run.account)
+        words = [f"{folder.name}: {folder.why}" for folder in incomplete]
+        if incomplete:
+            record_incomplete(connection, run.account, MailboxIncompleteError(_shortened(words)))
+    tally.incomplete = [folder for folder in incomplete if folder_id in (None, folder.folder_id)]
+    if incomplete:
+        logger.warning("messages are missing", extra={"messages": sum(folder.missing for folder in incomplete)})
+    if tally.failed_folders:
+        failed = [f"{name}: {why}" for name, why in tally.failed_folders.items()]
+        record_failure(run.account, FoldersFailedError(_shortened([*failed, *words])))
+
+
+def _shortened(complaints: list[str]) -> str:
+    return "; ".join(complaints)[:_LONGEST_COMPLAINT]

@@ -4,14 +4,16 @@ import logging
 import time
 from collections.abc import Iterable
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
+from tasks.engine.completeness import gone, is_known_window, is_window
 from tasks.engine.envelopes import envelope_of, in_parts, other_messages
 from tasks.engine.run import FolderTally, Run
 from tasks.mail.flags import Flags, read_flags
 from tasks.mail.imap import ImapConnection
 from tasks.mail.imap_fetch import FetchedEnvelope, FetchedFlags
 from tasks.mail.imap_responses import FolderStatus
+from tasks.mail.imap_session import FetchRefusedError
 from tasks.mail.uidset import UidSet
 from tasks.storage import changes
 from tasks.storage.folders import Folder, change_folder
@@ -36,7 +38,8 @@ def apply_changes(run: Run, imap: ImapConnection, folder: Folder, opened: Folder
     elif current != known:
         for first in range(1, folder.uidnext, _UIDS_PER_CHANGE_REQUEST):
             uids = UidSet(((first, min(first + _UIDS_PER_CHANGE_REQUEST, folder.uidnext) - 1),))
-            flags, removed = imap.fetch_changes(uids, known)
+            flags, vanished = imap.fetch_changes(uids, known)
+            removed = _removed(run, imap, folder, opened, vanished)
             with run.transaction() as connection:
                 tally.updated += changes.update_flags(connection, run.account, folder, _states(folder, flags))
                 tally.deleted += changes.remove_uids(connection, run.account, folder, removed)
@@ -44,7 +47,7 @@ def apply_changes(run: Run, imap: ImapConnection, folder: Folder, opened: Folder
 
 def compare_all(run: Run, imap: ImapConnection, folder: Folder, opened: FolderStatus, tally: FolderTally) -> UidSet:
     """Compare every UID and every flag with the server's, and return the UIDs the server has."""
-    present = compare_uids(run, imap, folder, opened, tally)
+    present = compare_uids(run, imap, folder, opened, tally).present
     with run.transaction() as connection:
         stored = changes.stored_uids(connection, run.account, folder, present)
     remaining = stored.uids()
@@ -55,8 +58,17 @@ def compare_all(run: Run, imap: ImapConnection, folder: Folder, opened: FolderSt
     return present
 
 
-def compare_uids(run: Run, imap: ImapConnection, folder: Folder, opened: FolderStatus, tally: FolderTally) -> UidSet:
-    """Remove what the server no longer has, and return what it has.
+class Compared(NamedTuple):
+    """The UIDs that the server names, and how many messages it says there are."""
+
+    present: UidSet
+    messages: int
+
+
+def compare_uids(
+    run: Run, imap: ImapConnection, folder: Folder, opened: FolderStatus, tally: FolderTally
+) -> Compared:
+    """Remove what the server no longer has, by the rule of `engine.completeness`.
 
     A SEARCH that names fewer messages than the server says there are is not believed: nothing is removed by it.
     """
@@ -67,11 +79,20 @@ def compare_uids(run: Run, imap: ImapConnection, folder: Folder, opened: FolderS
         present = imap.search(1, opened)
     if present.size() < opened.messages:
         logger.warning("SEARCH names %d of %d messages; nothing is removed", present.size(), opened.messages)
-        return present
+        return Compared(present, opened.messages)
+    below = max(folder.uidnext, opened.uidnext or 0)
     with run.transaction() as connection:
-        below = max(folder.uidnext, opened.uidnext or 0)
-        tally.deleted += changes.remove_absent(connection, run.account, folder, present, below)
-    return present
+        absent = changes.absent_uids(connection, run.account, folder, present, below)
+    removed = gone(imap, folder, opened, present, absent)
+    hidden = absent.size() - removed.size()
+    window = folder.window_size or (opened.messages if hidden else None)
+    if not is_window(folder, opened.messages):
+        window = None
+    with run.transaction() as connection:
+        tally.deleted += changes.remove_uids(connection, run.account, folder, removed)
+        if (hidden, window) != (folder.hidden_count, folder.window_size):
+            change_folder(connection, run.account, folder.id, {"hidden_count": hidden, "window_size": window})
+    return Compared(present, present.size())
 
 
 def has_other_messages(run: Run, imap: ImapConnection, folder: Folder, present: UidSet, tally: FolderTally) -> bool:
@@ -89,26 +110,45 @@ def has_other_messages(run: Run, imap: ImapConnection, folder: Folder, present: 
 def renumber(run: Run, imap: ImapConnection, folder: Folder, opened: FolderStatus, tally: FolderTally) -> Folder:
     """UIDVALIDITY changed, or UIDs are other messages': match what we have by Message-ID, size and date.
 
-    No body is downloaded again. What the server has no more is removed; what is new will be found missing.
+    No body is downloaded again. What the server has no more is removed; what is new will be found missing. Raises
+    FetchRefusedError where the server does not tell all: what it leaves out would be removed.
     """
     state: dict[str, Any] = {"uidvalidity": opened.uidvalidity, "uidnext": 1, "highestmodseq": None}
     state |= {"mailbox_id": opened.mailbox_id, "suspect_uid": None, "suspect_attempts": 0}
     uids = imap.search(1, opened)
+    _require_all(uids.size(), opened.messages)
     others: list[int] = []
+    told = 0
     with tenant_transaction(run.account.tenant_id) as connection:
         changes.begin_renumbering(connection)
         for fetched in in_parts(imap, uids, _ENVELOPES_PER_REQUEST):
             envelopes = list(map(envelope_of, fetched))
             changes.add_envelopes(connection, envelopes)
+            told += len(envelopes)
             if folder.uidvalidity == opened.uidvalidity:
                 others += other_messages(run, folder, envelopes)
             run.keep_lease()
+        _require_all(told, uids.size())
         changes.set_apart(connection, run.account, folder, others)
         tally.deleted += changes.finish_renumbering(connection, run.account, folder, opened.uidvalidity)
         changes.forget_quarantined(connection, run.account, folder, time.time())
         change_folder(connection, run.account, folder.id, state)
         run.confirm_lease(connection)
     return folder._replace(**state)
+
+
+def _require_all(told: int, messages: int) -> None:
+    if told < messages:
+        raise FetchRefusedError(f"it numbers its messages anew (UIDVALIDITY) and tells of {told} of {messages}")
+
+
+def _removed(run: Run, imap: ImapConnection, folder: Folder, opened: FolderStatus, vanished: UidSet) -> UidSet:
+    """Of what has VANISHED, the messages that we have and the server has not (see `engine.completeness`)."""
+    if not vanished.ranges or is_known_window(folder, opened.messages):
+        return UidSet()
+    with run.transaction() as connection:
+        ours = changes.stored_uids(connection, run.account, folder, vanished)
+    return ours.minus(imap.existing(ours))
 
 
 def _states(folder: Folder, fetched: Iterable[FetchedFlags | FetchedEnvelope]) -> list[tuple[int, Flags]]:

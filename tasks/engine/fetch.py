@@ -44,18 +44,22 @@ class _Receiver:
         If the others come, it is the message; if they break the connection as well, it is the server.
         """
         suspect = self._folder.suspect_uid
-        others = uids if suspect is None else uids.without(suspect)
+        others = uids if suspect is None else uids.minus(UidSet.of([suspect]))
         for part in others.split(_MESSAGES_PER_COMMAND):
-            yield from self._receive_part(part, suspect if others != uids else None)
+            rest = part
+            while rest.ranges:
+                rest = yield from self._receive_part(rest, suspect if others != uids else None)
         if suspect is not None and others != uids:
             yield from self._receive_part(UidSet.of([suspect]), None)
 
-    def _receive_part(self, part: UidSet, outstanding: int | None) -> Iterator[Received]:
+    def _receive_part(self, part: UidSet, outstanding: int | None) -> Generator[Received, None, UidSet]:
+        """What the server gives of `part`; the rest, where it gave only some of it and is to be asked for more."""
         # The checkpoint never passes a message that is still outstanding.
         highest = part.ranges[-1][1] + 1
         end = min(highest, outstanding or highest)
         waiting = dict.fromkeys(part.uids())
         received = Received(self._settings)
+        rest = UidSet()
         last = 0
         try:
             for message in self._imap.stream_messages(part):
@@ -76,11 +80,16 @@ class _Receiver:
             following = (uid for uid in waiting if uid > last)
             raise BrokenOffError(next(following, None) or next(iter(waiting), last), error) from error
         else:
-            if waiting:
-                # Gone in the meantime, or without content.
-                self._receive_singly(list(self._imap.fetch_sizes(UidSet.of(waiting))), received, None)
-        received.uidnext = end
+            # Gone in the meantime, without content, or more than the server gives at a time.
+            there = [uid for uid in self._imap.fetch_sizes(UidSet.of(waiting)) if uid in waiting] if waiting else []
+            if there and last:
+                rest = UidSet.of(waiting)
+            elif there:
+                self._receive_singly(there, received, None)
+                rest = UidSet.of(waiting).minus(UidSet.of(there))
+        received.uidnext = min(end, rest.ranges[0][0]) if rest.ranges else end
         yield received
+        return rest
 
     def _receive_singly(self, uids: list[int], received: Received, refusal: FetchRefusedError | None) -> None:
         refused: list[Quarantined] = []

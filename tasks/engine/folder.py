@@ -24,6 +24,7 @@ from typing import Any
 from sqlalchemy import func
 
 from tasks.engine.changes import apply_changes, compare_uids, has_other_messages, renumber
+from tasks.engine.completeness import is_as_known, standing
 from tasks.engine.envelopes import fetch_envelopes, other_messages
 from tasks.engine.fetch import fetch_batches
 from tasks.engine.intake import take_in
@@ -81,7 +82,8 @@ def is_unchanged(folder: Folder, status: FolderStatus) -> bool:
         and status.highestmodseq == folder.highestmodseq
         and status.uidvalidity == folder.uidvalidity
         and status.uidnext == folder.uidnext
-        and status.messages == folder.total_count + folder.quarantined_count
+        and folder.missing_reason != "refused"
+        and is_as_known(folder, status.messages)
     )
 
 
@@ -118,7 +120,7 @@ def _sync(
             # Only what was there before: what this very sync sets aside, over several runs, stays aside.
             with run.transaction() as connection:
                 changes.forget_quarantined(connection, run.account, folder, run.full_since)
-        present = compare_uids(run, imap, folder, opened, tally)
+        present = compare_uids(run, imap, folder, opened, tally).present
         if has_other_messages(run, imap, folder, present, tally):
             if not is_identified:
                 raise AnotherFolderError(folder.path)
@@ -161,11 +163,13 @@ def _finish(
         if full:
             changes.recount(connection, run.account, folder)
         current = load_folder(connection, run.account, folder.id)
-    if current.total_count + current.quarantined_count != opened.messages:
-        present = compare_uids(run, imap, folder, opened, tally)
-        _fetch(run, imap, folder, present, tally, first=1)
+    messages, named = opened.messages, None
+    # In a window, what was removed and what is shown again in its place are as many.
+    if current.hidden_count or not is_as_known(current, messages):
+        compared = compare_uids(run, imap, folder, opened, tally)
+        messages, named = compared.messages, compared.present.size()
+        _fetch(run, imap, folder, compared.present, tally, first=1)
     state: dict[str, object] = {
-        "server_count": opened.messages,
         "highestmodseq": opened.highestmodseq,
         "mailbox_id": opened.mailbox_id,
         "suspect_uid": None,
@@ -177,4 +181,6 @@ def _finish(
     if full:
         state["verified_at"] = func.now()
     with run.transaction() as connection:
+        current = load_folder(connection, run.account, folder.id)
+        state |= standing(run, connection, folder, current, messages, named)
         change_folder(connection, run.account, folder.id, state)

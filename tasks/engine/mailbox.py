@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from sqlalchemy import Connection
 
+from tasks.engine.completeness import refused
 from tasks.engine.folder import AnotherFolderError, sync_folder
 from tasks.engine.gmail import hold_no_messages, label_folders
 from tasks.engine.identity import dubious_paths, find_places
@@ -87,6 +88,8 @@ def _sync_folders(run: Run, imap: ImapConnection, folder_id: str | None, another
                 continue
             # One folder that cannot be opened keeps no other from its mail.
             run.tally.failed_folders[folder.name] = error.detail
+            with run.transaction() as connection:
+                change_folder(connection, run.account, folder.id, refused(folder, statuses.get(folder.path)))
     run.show(folder="", folders_done=len(chosen))
 
 

@@ -12,6 +12,7 @@ from sqlalchemy import Connection
 from tasks import drain
 from tasks.settings import SyncSettings
 from tasks.storage.accounts import Account
+from tasks.storage.completeness import Incomplete
 from tasks.storage.leases import renew_lease
 from tasks.storage.session import tenant_transaction
 
@@ -45,6 +46,8 @@ class Tally:
     failed_folders: dict[str, str] = field(default_factory=dict)
     deleted_with_folders: int = 0
     connect_seconds: float = 0.0
+    # Known at the very end, so it travels nowhere: an older worker would not know it.
+    incomplete: list[Incomplete] = field(default_factory=list)
 
     def of(self, folder_name: str) -> FolderTally:
         """The tally of one folder, to be added to."""
@@ -61,7 +64,7 @@ class Tally:
 
     def to_json(self) -> dict[str, Any]:
         """As JSON; `from_json` reads it back."""
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if name != "incomplete"}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:

@@ -5,13 +5,12 @@ LIST-EXTENDED, SPECIAL-USE, LIST-STATUS and Gmail's X-GM-EXT-1 where they are of
 them and refuses it is asked without it (`imap_base`); only X-GM-EXT-1 decides what the mailbox is, and has to work.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import suppress
-from datetime import date, datetime
+from datetime import datetime
 
 from tasks.errors import ProtocolError
-from tasks.mail.folders import ListedFolder, quote, wire_path
-from tasks.mail.imap_base import ImapBase
+from tasks.mail.folders import ListedFolder, wire_path
 from tasks.mail.imap_fetch import (
     Assembly,
     FetchedEnvelope,
@@ -31,23 +30,15 @@ from tasks.mail.imap_responses import (
     read_number,
     read_status,
     read_uid_set,
-    read_uids,
 )
+from tasks.mail.imap_search import LONGEST_UID_SET, ImapSearch, imap_date
 from tasks.mail.imap_session import FetchRefusedError, NotUnderstoodError, first_words
 from tasks.mail.message import FetchedMessage
+from tasks.mail.refusal import means_busy
 from tasks.mail.uidset import UidSet
-
-# imaplib refuses lines above 1,000,000 bytes; this many UIDs of at most eleven bytes fit.
-_UIDS_PER_SEARCH = 80_000
-
-# Servers have to take lines of 8,192 bytes (RFC 7162 section 4), and some take no more; this is for the UIDs alone.
-_LONGEST_UID_SET = 7_900
 
 _MESSAGE_ITEMS = "(UID RFC822.SIZE FLAGS INTERNALDATE BODY.PEEK[])"
 _GMAIL_MESSAGE_ITEMS = "(UID RFC822.SIZE FLAGS INTERNALDATE X-GM-LABELS X-GM-THRID BODY.PEEK[])"
-
-# strftime would write them in the language of the machine.
-_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 # Codes of a refusal that says nothing about whether a folder is there (RFC 5530 section 3).
 _ABOUT_THE_SERVER = (
@@ -61,7 +52,7 @@ class FolderGoneError(FetchRefusedError):
     """The folder does not exist, though it was listed: as a parent of others, or until a moment ago."""
 
 
-class ImapConnection(ImapBase):
+class ImapConnection(ImapSearch):
     """The commands. Every method raises an EmailError that says what happened to what."""
 
     # Lines of the last LIST that could not be read: each may have been a folder.
@@ -111,8 +102,9 @@ class ImapConnection(ImapBase):
                 return True  # never opened either
             except NotUnderstoodError:
                 return False
-            words = first_words(lines).upper()
-            return outcome == "NO" and not any(code in words for code in _ABOUT_THE_SERVER)
+            words = first_words(lines)
+            is_about_the_server = means_busy(words) or any(code in words.upper() for code in _ABOUT_THE_SERVER)
+            return outcome == "NO" and not is_about_the_server
 
     def newest_uids(self, opened: FolderStatus, number: int) -> UidSet:
         """The UIDs of the last messages of the open folder."""
@@ -123,25 +115,6 @@ class ImapConnection(ImapBase):
             self._require_ok(outcome, lines)
             return UidSet.of(read_only_uids(lines))
 
-    def search(self, first: int, status: FolderStatus) -> UidSet:
-        """The UIDs from `first` up in the open folder. Raises FetchRefusedError where the server does not say.
-
-        `n:*` always names the last message, also when its UID is below n (RFC 9051 section 9), so what is below is
-        taken out again.
-        """
-        with self._translated("searching"):
-            windows = self._windows(first, status)
-
-            def ask(extension: str | None) -> UidSet:
-                found = UidSet.union([self._search(window, is_extended=bool(extension)) for window in windows])
-                if first == 1 and status.messages and not found.ranges:
-                    # Not an empty folder, or all that we have of it would be removed.
-                    kind = NotUnderstoodError if extension else FetchRefusedError
-                    raise kind(f"SEARCH names none of the {status.messages} messages")
-                return found
-
-            return self._without_refused(("ESEARCH",), ask).from_uid(first)
-
     def fetch_sizes(self, uids: UidSet) -> dict[int, int]:
         """RFC822.SIZE in bytes by UID, of those that are still there."""
         with self._translated("fetching sizes"):
@@ -150,7 +123,7 @@ class ImapConnection(ImapBase):
     def fetch_flags(self, uids: UidSet) -> Iterator[FetchedFlags]:
         """The flags of `uids`, of those that are still there."""
         with self._translated("fetching flags"):
-            yield from read_flags(self._fetch(uids, self._flag_items))
+            yield from self._fetch_each(uids, self._flag_items, read_flags)
 
     def fetch_changes(self, uids: UidSet, since: int) -> tuple[list[FetchedFlags], UidSet]:
         """Flags changed since mod-sequence `since`, and with QRESYNC the UIDs removed since (RFC 7162 section 3)."""
@@ -169,7 +142,7 @@ class ImapConnection(ImapBase):
         labels = " X-GM-LABELS" if self.has_gmail_labels else ""
         items = f"(UID FLAGS{labels} INTERNALDATE RFC822.SIZE BODY.PEEK[HEADER.FIELDS (MESSAGE-ID)])"
         with self._translated("fetching envelopes"):
-            yield from read_envelopes(self._fetch(uids, items))
+            yield from self._fetch_each(uids, items, read_envelopes)
 
     def stream_messages(self, uids: UidSet) -> Iterator[FetchedMessage]:
         """Whole messages one by one as they arrive, of those that are still there; the server decides the order.
@@ -178,24 +151,15 @@ class ImapConnection(ImapBase):
         """
         items = _GMAIL_MESSAGE_ITEMS if self.has_gmail_labels else _MESSAGE_ITEMS
         with self._translated("fetching messages"):
-            for part in uids.to_imap_parts(_LONGEST_UID_SET):
-                yield from self._stream_part(part, items)
-
-    def find_by_message_id(self, message_id: str, since: date) -> bool:
-        """Whether the open folder has a message of that Message-ID, among those that came in since that day.
-
-        The day bounds what a server has to look at. Raises FetchRefusedError where it does not say.
-        """
-        criteria = f"SINCE {since:%d}-{_MONTHS[since.month - 1]}-{since:%Y} HEADER Message-ID {quote(message_id)}"
-        with self._translated("searching"):
-            outcome, lines = self._imap.uid("SEARCH", criteria)
-            self._require_ok(outcome, lines)
-            return any(line.split() for line in lines if isinstance(line, bytes))
+            for part in uids.to_imap_parts(LONGEST_UID_SET):
+                rest = part
+                while rest:
+                    rest = yield from self._stream_part(rest, items)
 
     def append(self, path: str, flags: str, received_at: datetime, raw: bytes) -> AppendedUid | None:
         """Put a message into a folder; where it is, if the server says so (UIDPLUS, RFC 4315 section 3)."""
         with self._translated(f"filing a message in {path}"):
-            when = f'"{received_at:%d}-{_MONTHS[received_at.month - 1]}-{received_at:%Y %H:%M:%S %z}"'
+            when = f'"{imap_date(received_at)} {received_at:%H:%M:%S %z}"'
             message = (wire_path(path), f"({flags})", when, raw)
             outcome, lines = self._imap.append(*message)
             if outcome == "NO" and self._leave():
@@ -235,20 +199,24 @@ class ImapConnection(ImapBase):
         """What the last command said about the new UIDs of messages (COPYUID, RFC 4315 section 3)."""
         return [line for line in self._untagged("COPYUID") if isinstance(line, bytes)]
 
-    def _stream_part(self, uids: str, items: str) -> Iterator[FetchedMessage]:
+    def _stream_part(self, uids: str, items: str) -> Generator[FetchedMessage, None, str]:
+        """What the server gives of `uids`, and those that it left out."""
         assembly = Assembly()
+        self._limit()
         gone = self._imap.untagged_responses
         gone.pop("EXPUNGE", None)
         for lines in self._imap.stream_uid_fetch(uids, items):
             if "EXPUNGE" in gone or "VANISHED" in gone:
                 assembly.forget_numbers()
             yield from assembly.take(lines)
+        rest = self._left_out(uids)
         if held := {message.uid: message for message in assembly.held()}:
             flags: dict[int, tuple[str, ...]] = {}
             with suppress(FetchRefusedError):
                 flags = dict(read_flags(self._fetch(UidSet.of(held), self._flag_items)))
             for uid, message in held.items():
                 yield message._replace(flags=flags.get(uid, ()))
+        return rest
 
     def _opened(self, lines: list[Line]) -> FolderStatus:
         try:
@@ -285,51 +253,6 @@ class ImapConnection(ImapBase):
     @property
     def _flag_items(self) -> str:
         return "(UID FLAGS X-GM-LABELS)" if self.has_gmail_labels else "(UID FLAGS)"
-
-    def _windows(self, first: int, status: FolderStatus) -> list[str]:
-        """Ranges of UIDs that each hold no more messages than one answer can name."""
-        if status.messages <= _UIDS_PER_SEARCH:
-            return [f"{first}:*"]
-        # Cut by UIDs, which do not move when messages go in the meantime, at the messages of these numbers.
-        numbers = range(_UIDS_PER_SEARCH, status.messages, _UIDS_PER_SEARCH)
-        outcome, lines = self._imap.fetch(",".join(map(str, numbers)), "(UID)")
-        self._require_ok(outcome, lines)
-        cuts = sorted(uid for uid in read_only_uids(lines) if uid >= first)
-        lows = [first, *(cut + 1 for cut in cuts)]
-        return [f"{low}:{high}" for low, high in zip(lows, [*cuts, "*"], strict=True)]
-
-    def _search(self, window: str, *, is_extended: bool) -> UidSet:
-        if is_extended:
-            self._require_ok(*self._imap.uid("SEARCH", "RETURN (ALL)", f"UID {window}"))
-            return _esearch_result(self._untagged("ESEARCH"))
-        outcome, lines = self._imap.uid("SEARCH", f"UID {window}")
-        self._require_ok(outcome, lines)
-        return UidSet.of(read_uids(word for line in lines if isinstance(line, bytes) for word in line.split()))
-
-    def _fetch(self, uids: UidSet, items: str, modifier: str | None = None) -> list[Line]:
-        fetched: list[Line] = []
-        for part in uids.to_imap_parts(_LONGEST_UID_SET):
-            outcome, lines = self._imap.uid("FETCH", part, items, *([modifier] if modifier else []))
-            self._require_ok(outcome, lines)
-            fetched += lines
-        return fetched
-
-
-def _esearch_result(lines: list[Line]) -> UidSet:
-    """`(TAG "A1") UID ALL 1:5,7` (RFC 4731 section 3.1); without ALL nothing was found.
-
-    Raises NotUnderstoodError where that is not the answer.
-    """
-    if not lines:
-        raise NotUnderstoodError("no answer to SEARCH RETURN")
-    for line in lines:
-        words = line.upper().split() if isinstance(line, bytes) else []
-        if b"ALL" in words[:-1]:
-            try:
-                return read_uid_set(words[words.index(b"ALL") + 1])
-            except ProtocolError as error:
-                raise NotUnderstoodError(error.detail) from error
-    return UidSet()
 
 
 def _vanished(lines: list[Line]) -> UidSet:

@@ -198,6 +198,13 @@ def read_only_uids(lines: Iterable[Line]) -> Iterator[int]:
             yield uid
 
 
+def read_numbered_uids(lines: Iterable[Line]) -> Iterator[tuple[int, int]]:
+    """The message number and the UID of each answer that has both."""
+    for text, _, _ in _joined(lines):
+        if (uid := _identified(text)[0]) and (number := _number_of(text)):
+            yield read_number(number), uid
+
+
 def read_internaldate(text: bytes) -> datetime | None:
     """INTERNALDATE in UTC, or None where it is missing or impossible."""
     match = _INTERNALDATE.search(text)

@@ -50,13 +50,13 @@ def copy(imap: ImapConnection, uids: UidSet, path: str) -> Moved:
 
 def mark_deleted(imap: ImapConnection, uids: UidSet) -> None:
     """Set \\Deleted. Without `remove` the messages stay until a client of their owner expunges."""
-    for part in uids.to_imap_parts(_LONGEST_UID_SET):
+    for part in imap.parts(uids, _LONGEST_UID_SET):
         imap.ask("marking messages as deleted", "UID", "STORE", part, "+FLAGS.SILENT", r"(\Deleted)")
 
 
 def remove(imap: ImapConnection, uids: UidSet) -> None:
     """Remove these messages for good (UID EXPUNGE), if they are marked."""
-    for part in uids.to_imap_parts(_LONGEST_UID_SET):
+    for part in imap.parts(uids, _LONGEST_UID_SET):
         imap.ask("removing messages", "UID", "EXPUNGE", part)
 
 
@@ -85,7 +85,7 @@ def read_copied_uids(lines: list[bytes], asked_for: UidSet) -> Moved:
 
 def _transfer(imap: ImapConnection, command: str, uids: UidSet, path: str) -> Moved:
     lines: list[bytes] = []
-    for part in uids.to_imap_parts(_LONGEST_UID_SET):
+    for part in imap.parts(uids, _LONGEST_UID_SET):
         imap.ask(f"moving messages to {path}", "UID", command, part, wire_path(path))
         lines += imap.copied_uids()
     return read_copied_uids(lines, uids)

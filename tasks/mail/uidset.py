@@ -85,14 +85,25 @@ class UidSet(NamedTuple):
         """The UIDs that are `first` or above."""
         return UidSet(tuple((max(low, first), high) for low, high in self.ranges if high >= first))
 
-    def without(self, uid: int) -> "UidSet":
-        """The same UIDs except this one."""
-        cut = (
-            part
-            for low, high in self.ranges
-            for part in (((low, uid - 1), (uid + 1, high)) if low <= uid <= high else ((low, high),))
-        )
-        return UidSet(tuple((low, high) for low, high in cut if low <= high))
+    def below(self, uid: int) -> "UidSet":
+        """The UIDs that are lower than this one."""
+        return UidSet(tuple((low, min(high, uid - 1)) for low, high in self.ranges if low < uid))
+
+    def minus(self, other: "UidSet") -> "UidSet":
+        """The UIDs that are not in `other`."""
+        left: list[tuple[int, int]] = []
+        cuts, at = other.ranges, 0
+        for low, high in self.ranges:
+            while at < len(cuts) and cuts[at][1] < high:
+                if cuts[at][0] > low:
+                    left.append((low, cuts[at][0] - 1))
+                low = max(low, cuts[at][1] + 1)
+                at += 1
+            if at < len(cuts) and cuts[at][0] <= high:
+                high = cuts[at][0] - 1
+            if low <= high:
+                left.append((low, high))
+        return UidSet(tuple(left))
 
     def uids(self) -> Iterator[int]:
         """Each UID, ascending."""

@@ -321,6 +321,12 @@ def record_success(connection: Connection, account: Account, *, whole_account: b
     )
 
 
+def record_incomplete(connection: Connection, account: Account, error: EmailError) -> None:
+    """The mailbox works, and not all of it can be had: shown like an error, and synced by schedule all the same."""
+    values = {"last_error_code": error.code, "last_error": str(error), "last_error_at": func.now()}
+    connection.execute(update(EmailClient).where(*is_row_of(account)).values(**values))
+
+
 def clear_error(account: Account) -> None:
     """The mailbox works again: forget its error and its pause, so that its next sync is due."""
     with tenant_transaction(account.tenant_id) as connection:

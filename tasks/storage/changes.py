@@ -93,6 +93,12 @@ _ACCOUNTED_RANGES = f"""
 # As text: the driver knows no multiranges.
 _MISSING = text(f"SELECT CAST(CAST(:uids AS int8multirange) - ({_ACCOUNTED_RANGES}) AS text)")
 _STORED = text(f"SELECT CAST(CAST(:uids AS int8multirange) * ({_ACCOUNTED_RANGES}) AS text)")
+_NOT_NAMED = text(
+    f"""
+    SELECT CAST(({_ACCOUNTED_RANGES}) * int8multirange(int8range(0, :below)) - CAST(:uids AS int8multirange) AS text)
+    """
+)
+_LOWEST = text(f"SELECT min(imap_uid) FROM ({_ACCOUNTED_FOR}) AS accounted_for")
 
 _ENVELOPES = text(
     """
@@ -221,6 +227,17 @@ def envelopes(connection: Connection, account: Account, folder: Folder, uids: Se
     """What identifies the messages that are stored under these UIDs."""
     rows = connection.execute(_ENVELOPES, {**_key(account, folder), "uids": list(uids)})
     return [Envelope._make(row) for row in rows]
+
+
+def absent_uids(connection: Connection, account: Account, folder: Folder, on_server: UidSet, below: int) -> UidSet:
+    """The UIDs below `below`, stored or quarantined, that are not among those `on_server`."""
+    values = {"uids": on_server.to_multirange(), "below": below, "first": 0}
+    return UidSet.from_multirange(str(connection.scalar(_NOT_NAMED, {**_key(account, folder), **values})))
+
+
+def lowest_uid(connection: Connection, account: Account, folder: Folder) -> int:
+    """The lowest UID that is stored or quarantined; 0 where none is."""
+    return int(connection.scalar(_LOWEST, {**_key(account, folder), "first": 0}) or 0)
 
 
 def newest(connection: Connection, account: Account, folder: Folder, number: int) -> list[Envelope]:

@@ -70,9 +70,8 @@ _STANDINGS = text(
 
 _INCOMPLETE = text(
     """
-    SELECT name, missing_count, server_count, missing_reason FROM email_folder
-    WHERE tenant_id = :tenant_id AND email_client_id = :account_id AND is_selectable
-      AND missing_reason <> 'refused' AND (id = :folder_id OR :folder_id IS NULL)
+    SELECT id, name, missing_count, server_count, missing_reason FROM email_folder
+    WHERE tenant_id = :tenant_id AND email_client_id = :account_id AND is_selectable AND missing_reason <> 'refused'
     ORDER BY type = 'custom', name
     """
 )
@@ -81,6 +80,8 @@ _INCOMPLETE = text(
 class Incomplete(NamedTuple):
     """A folder of which messages are missing; with `missing` 0 nobody can tell how many."""
 
+    folder_id: str
+    name: str
     missing: int
     why: str
 
@@ -92,12 +93,10 @@ def standings(account: Account) -> list[Standing]:
         return [Standing(*row) for row in rows]
 
 
-def incomplete_folders(connection: Connection, account: Account, folder_id: str | None) -> dict[str, Incomplete]:
-    """The folders (or of one, that one) which could be opened and are not complete here, by name."""
-    key = {"tenant_id": account.tenant_id, "account_id": account.id, "folder_id": folder_id}
-    return {
-        name: Incomplete(
-            missing, f"{missing} of {on_server} missing: {_WORDS[reason]}" if missing else _WORDS[reason]
-        )
-        for name, missing, on_server, reason in connection.execute(_INCOMPLETE, key)
-    }
+def incomplete_folders(connection: Connection, account: Account) -> list[Incomplete]:
+    """The folders that could be opened and are not complete here."""
+    rows = connection.execute(_INCOMPLETE, {"tenant_id": account.tenant_id, "account_id": account.id})
+    return [
+        Incomplete(folder_id, name, missing, f"{missing} of {on_server} missing: {why}" if missing else why)
+        for folder_id, name, missing, on_server, why in ((*row[:4], _WORDS[row[4]]) for row in rows)
+    ]

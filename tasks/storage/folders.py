@@ -31,6 +31,7 @@ class Folder(NamedTuple):
     suspect_uidl: str | None
     suspect_attempts: int
     server_count: int | None
+    window_size: int | None
     hidden_count: int
     missing_count: int
     missing_reason: str | None

@@ -244,8 +244,8 @@ class EmailFolder(Base):
 
     At the end of its last sync the server said that it has `server_count` messages. `missing_count` of them are
     neither stored nor quarantined, because of `missing_reason`, and are looked for again at `missing_again_at`. A
-    reason without a count means that nobody can tell how many. `hidden_count` messages are kept here though the
-    server shows them no longer, as they have left the window that it shows (`engine.completeness`).
+    reason without a count means that nobody can tell how many. A server that shows no more than `window_size` of its
+    newest messages (`engine.completeness`) hides the others: `hidden_count` of them are kept here.
     """
 
     __tablename__ = "email_folder"
@@ -270,6 +270,7 @@ class EmailFolder(Base):
     verified_at: Mapped[datetime | None]
     synced_at: Mapped[datetime | None]
     server_count: Mapped[int | None]
+    window_size: Mapped[int | None]
     hidden_count: Mapped[int] = mapped_column(server_default=_zero)
     missing_count: Mapped[int] = mapped_column(server_default=_zero)
     missing_reason: Mapped[str | None]

@@ -22,6 +22,9 @@ class Changes:
     def _done(self, text: str) -> bytes:
         raise NotImplementedError
 
+    def _limited(self, uids: list[int]) -> tuple[list[int], bytes]:
+        raise NotImplementedError
+
     def _examine(self, rest: str) -> bytes:
         raise NotImplementedError
 
@@ -34,15 +37,17 @@ class Changes:
     def _uid_store(self, rest: str) -> bytes:
         wanted, _, change = rest.partition(" ")
         assert change == r"+FLAGS.SILENT (\Deleted)", change
-        for uid in self._open().within(wanted):
+        uids, done = self._limited(self._open().within(wanted))
+        for uid in uids:
             self._open().set_flags(uid, " ".join({*self._open().messages[uid].flags, "\\Deleted"}))
-        return self._done("OK done")
+        return done
 
     def _uid_expunge(self, rest: str) -> bytes:
         folder = self._open()
         marked = [uid for uid in folder.within(rest) if "\\Deleted" in folder.messages[uid].flags]
+        marked, done = self._limited(marked)
         self.server.expunge(folder, *marked)
-        return self._done("OK done")
+        return done
 
     def _uid_move(self, rest: str) -> bytes:
         wanted, _, name = rest.partition(" ")
@@ -51,10 +56,11 @@ class Changes:
             return self._done("NO [TRYCREATE] no such folder")
         if not (uids := folder.within(wanted)):
             return self._done("OK none of them is there")
+        uids, done = self._limited(uids)
         new = self.server.move(folder, target, uids)
         sets = (",".join(map(str, numbers)) for numbers in (uids, new))
         copied = f"* OK [COPYUID {target.uidvalidity} {' '.join(sets)}] moved\r\n".encode()
-        return copied + self._done("OK done")
+        return copied + done
 
     def _uid_copy(self, rest: str) -> bytes:
         wanted, _, name = rest.partition(" ")

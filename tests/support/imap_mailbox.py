@@ -32,6 +32,8 @@ class ScriptedFolder:
     uidvalidity: int | str | None = 1
     uidnext: int | None = 1
     exists: int | None = None
+    window: int | None = None  # of its newest messages, so many are shown, and no others
+    answers_beyond: bool = False  # UID FETCH gives messages outside of the window, too
     modseq: int = 1
     messages: dict[int, StoredMessage] = field(default_factory=dict)
     uids: list[int] = field(default_factory=list)
@@ -65,14 +67,20 @@ class ScriptedFolder:
             self.uids.remove(uid)
             self.removed[uid] = self.modseq
 
-    def within(self, sequence_set: str, *, by_number: bool = False) -> list[int]:
+    @property
+    def shown(self) -> list[int]:
+        """The UIDs of the messages that there are as far as clients can see."""
+        return self.uids if self.window is None else self.uids[-self.window :]
+
+    def within(self, sequence_set: str, *, by_number: bool = False, beyond: bool = False) -> list[int]:
         """The UIDs in a set of UIDs, or of sequence numbers; `*` is the last message and ranges have no direction."""
-        last = len(self.uids) if by_number else (self.uids[-1] if self.uids else 0)
+        uids = self.uids if beyond else self.shown
+        last = len(uids) if by_number else (uids[-1] if uids else 0)
         found: set[int] = set()
         for part in sequence_set.split(","):
             low, high = sorted(last if end == "*" else int(end) for end in (part.split(":") * 2)[:2])
             if by_number:
-                found.update(self.uids[max(low, 1) - 1 : high])
+                found.update(uids[max(low, 1) - 1 : high])
             else:
-                found.update(self.uids[bisect_left(self.uids, low) : bisect_right(self.uids, high)])
+                found.update(uids[bisect_left(uids, low) : bisect_right(uids, high)])
         return sorted(found)

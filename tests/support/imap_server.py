@@ -40,6 +40,8 @@ class ImapServer(ScriptedServer):
         self.arrange: Callable[[list[bytes]], list[bytes]] = list  # the order of the items in FETCH
         self.body_form: dict[int, str] = {}  # by UID: literal, quoted, nil or left out
         self.declined: list[Rule] = []
+        self.message_limit: int | None = None  # a command works on so many messages, the newest (RFC 9738)
+        self.tells_limit = "tagged"  # or untagged, or not at all: silent
         self.open_now = self.most_open = 0
         self.logins = 0
         self.bodies: Counter[int] = Counter()

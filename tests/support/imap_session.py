@@ -64,6 +64,18 @@ class Session(Changes):
     def _done(self, text: str) -> bytes:
         return self.tag + f" {text}\r\n".encode()
 
+    def _limited(self, uids: list[int]) -> tuple[list[int], bytes]:
+        """Those that one command works on, and how it ends."""
+        limit = self.server.message_limit
+        if limit is None or len(uids) <= limit:
+            return uids, self._done("OK done")
+        uids = uids[-limit:]
+        code = f"[MESSAGELIMIT {limit} {uids[0]}] the rest is for another command"
+        if self.server.tells_limit == "tagged":
+            return uids, self._done(f"OK {code}")
+        told = f"* NO {code}\r\n".encode() if self.server.tells_limit == "untagged" else b""
+        return uids, told + self._done("OK done")
+
     def _capability(self, _: str) -> bytes:
         return f"* CAPABILITY {self.server.capabilities}\r\n".encode() + self._done("OK done")
 
@@ -125,7 +137,7 @@ class Session(Changes):
         return self._status_line(folder) + self._done("OK done") if folder else self._done("NO no such folder")
 
     def _status_line(self, folder: ScriptedFolder) -> bytes:
-        items = f"MESSAGES {len(folder.uids) if folder.exists is None else folder.exists}"
+        items = f"MESSAGES {len(folder.shown) if folder.exists is None else folder.exists}"
         items += f" UNSEEN {sum(chr(92) + 'Seen' not in m.flags for m in folder.messages.values())}"
         items += f" UIDNEXT {folder.uidnext}" if folder.uidnext is not None else ""
         items += f" UIDVALIDITY {folder.uidvalidity}" if folder.uidvalidity is not None else ""
@@ -141,7 +153,7 @@ class Session(Changes):
         folder = self._folder = self._named(rest)
         if folder is None or "\\Noselect" in folder.attributes:
             return self._done("NO [NONEXISTENT] no such folder")
-        lines = [f"* {len(folder.uids) if folder.exists is None else folder.exists} EXISTS", "* FLAGS ()"]
+        lines = [f"* {len(folder.shown) if folder.exists is None else folder.exists} EXISTS", "* FLAGS ()"]
         lines += [f"* OK [UIDVALIDITY {folder.uidvalidity}] valid"] if folder.uidvalidity is not None else []
         lines += [f"* OK [UIDNEXT {folder.uidnext}] predicted"] if folder.uidnext is not None else []
         if "CONDSTORE" in self.server.capabilities:
@@ -151,11 +163,11 @@ class Session(Changes):
     def _uid_search(self, rest: str) -> bytes:
         assert self._folder is not None
         extended, rest = rest.startswith("RETURN (ALL) "), rest.removeprefix("RETURN (ALL) ")
-        uids = self._folder.within(rest.removeprefix("UID "))
+        uids, done = self._limited(self._folder.within(rest.removeprefix("UID ")))
         if not extended:
-            return b"* SEARCH" + b"".join(b" %d" % uid for uid in uids) + b"\r\n" + self._done("OK done")
+            return b"* SEARCH" + b"".join(b" %d" % uid for uid in uids) + b"\r\n" + done
         found = f" ALL {_ranges(uids)}" if uids else ""
-        return f'* ESEARCH (TAG "{self.tag.decode()}") UID{found}\r\n'.encode() + self._done("OK done")
+        return f'* ESEARCH (TAG "{self.tag.decode()}") UID{found}\r\n'.encode() + done
 
     def _fetch(self, rest: str) -> bytes:
         return self._uid_fetch(rest, by_number=True)
@@ -163,7 +175,8 @@ class Session(Changes):
     def _uid_fetch(self, rest: str, *, by_number: bool = False) -> bytes:
         assert self._folder is not None
         wanted, _, items = rest.partition(" ")
-        uids = self._folder.within(wanted, by_number=by_number)
+        beyond = self._folder.answers_beyond and not by_number
+        uids, done = self._limited(self._folder.within(wanted, by_number=by_number, beyond=beyond))
         answer = b""
         if since := re.search(r"\(CHANGEDSINCE (\d+)", items):
             if "VANISHED" in items:
@@ -176,7 +189,7 @@ class Session(Changes):
         if "BODY.PEEK[]" in items:
             self.asked_for = uids
             self.server.bodies.update(uids)
-        return answer + b"".join(self._fetched(uid, items) for uid in uids) + self._done("OK done")
+        return answer + b"".join(self._fetched(uid, items) for uid in uids) + done
 
     def _fetched(self, uid: int, items: str) -> bytes:
         assert self._folder is not None
@@ -199,7 +212,7 @@ class Session(Changes):
             fields.append(b"BODY[HEADER.FIELDS (MESSAGE-ID)] {%d}\r\n" % len(header) + header)
         if "BODY.PEEK[]" in items and (form := self.server.body_form.get(uid, "literal")) != "left out":
             fields.append(b"BODY[] " + _body(stored.content(), form))
-        number = bisect_left(self._folder.uids, uid) + 1
+        number = bisect_left(self._folder.shown, uid) + 1
         return b"* %d FETCH (" % number + b" ".join(self.server.arrange(fields)) + b")\r\n"
 
 

@@ -69,3 +69,15 @@ def test_split_keeps_all_and_bounds_each(uids: set[int], most: int) -> None:
     parts = list(UidSet.of(uids).split(most))
     assert [uid for part in parts for uid in part.uids()] == sorted(uids)
     assert all(0 < part.size() <= most for part in parts)
+
+
+@given(UIDS, UIDS)
+def test_minus_leaves_what_is_in_the_other_out(uids: set[int], other: set[int]) -> None:
+    left = UidSet.of(uids).minus(UidSet.of(other))
+
+    assert left == UidSet.of(uids - other)
+
+
+@given(UIDS, st.integers(1, 70))
+def test_below_leaves_what_is_above_out(uids: set[int], end: int) -> None:
+    assert list(UidSet.of(uids).below(end).uids()) == sorted(uid for uid in uids if uid < end)

@@ -12,7 +12,8 @@ _REASONS = "missing_reason IN ('search', 'withheld', 'window', 'listing', 'refus
 
 
 def upgrade() -> None:
-    op.add_column("email_folder", sa.Column("server_count", sa.Integer(), nullable=True))
+    for name in ("server_count", "window_size"):
+        op.add_column("email_folder", sa.Column(name, sa.Integer(), nullable=True))
     for name in ("hidden_count", "missing_count"):
         op.add_column("email_folder", sa.Column(name, sa.Integer(), nullable=False, server_default=sa.text("0")))
     op.add_column("email_folder", sa.Column("missing_reason", sa.Text(), nullable=True))
@@ -22,5 +23,6 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.drop_constraint("email_folder_missing_reason_check", "email_folder")
-    for name in ("missing_again_at", "missing_reason", "missing_count", "hidden_count", "server_count"):
+    missing = ("missing_again_at", "missing_reason", "missing_count")
+    for name in (*missing, "hidden_count", "window_size", "server_count"):
         op.drop_column("email_folder", name)
