@@ -82,7 +82,7 @@ def _sync_folders(run: Run, imap: ImapConnection, folder_id: str | None, another
             sync_folder(run, imap, folder, statuses.get(folder.path), is_identified=another is not None)
             run.tally.failed_folders.pop(folder.name, None)
         except FetchRefusedError as error:
-            if isinstance(error, FolderGoneError) and imap.is_gone(folder.path):
+            if isinstance(error, FolderGoneError) and _is_gone_again(imap, folder.path):
                 with run.transaction() as connection:
                     run.tally.deleted_with_folders += remove_folders(connection, run.account, [folder.id])
                 continue
@@ -91,6 +91,15 @@ def _sync_folders(run: Run, imap: ImapConnection, folder_id: str | None, another
             with run.transaction() as connection:
                 change_folder(connection, run.account, folder.id, refused(folder, statuses.get(folder.path)))
     run.show(folder="", folders_done=len(chosen))
+
+
+def _is_gone_again(imap: ImapConnection, path: str) -> bool:
+    """Whether a folder that is listed, and was said not to exist when it was opened, is said so a second time."""
+    try:
+        imap.select(path)
+    except FetchRefusedError as error:
+        return isinstance(error, FolderGoneError)
+    return False
 
 
 def _note_unread_names(run: Run, lines: Sequence[bytes]) -> None:
