@@ -102,7 +102,16 @@ def _choices(found: "Account") -> Iterator[Fact]:
     yield Fact("refused_extensions", "offers and refuses", refused or "nothing", found.refused_extensions)
 
 
-_SECTIONS = (_identity, _servers, _health, _logins, _choices)
+def _readings(found: "Account") -> Iterator[Fact]:
+    from tasks.storage.rereading import counts
+
+    counted = counts(found)
+    if counted.old or counted.waiting:
+        text = f"{counted.old:,} messages: {counted.waiting:,} wait to be read again, {counted.gone:,} are gone"
+        yield Fact("readings", "read by an older parser", text, counted._asdict())
+
+
+_SECTIONS = (_identity, _servers, _health, _logins, _choices, _readings)
 _COLUMNS = ("folder", "on the server", "stored", "set aside", "missing", "why")
 
 

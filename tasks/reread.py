@@ -18,6 +18,7 @@ from tasks.publish import publish_many
 from tasks.queues import is_served_last
 from tasks.settings import get_settings
 from tasks.spam import queue_engines
+from tasks.storage.leases import OwnLeaseHeldError
 from tasks.storage.rereading import accounts_to_reread
 
 logger = logging.getLogger(__name__)
@@ -27,6 +28,8 @@ QUEUE_REREADING = "email_service.tasks.queue_rereading"
 
 # What was not begun until the next look is queued anew by it.
 LOOK_SECONDS = 300
+# How soon a task that was killed looks whether its own lease has run out.
+_LOOK_AGAIN_SECONDS = 5
 _ACCOUNTS_AT_A_TIME = 1000
 # Of the soft time limit; what is left then is found by the next look.
 _BUDGET_SHARE = 0.6
@@ -46,6 +49,9 @@ def reread_messages(self: Any, email_client_id: str, tenant_id: str, user_id: st
     request = RereadRequest(email_client_id, tenant_id, user_id, has_killed=self.has_killed)
     try:
         done = reread_account(request, self.request.id or "", _others_wait)
+    except OwnLeaseHeldError as held:
+        # Delivered again after its worker was killed: it is for this task to go on.
+        self.look_again(held, min(held.seconds_left + 1, _LOOK_AGAIN_SECONDS))
     except (LeaseHeldError, LeaseLostError, HostBusyError) as error:
         return _result("busy", Reread(), str(error))
     except TransientError as error:

@@ -109,7 +109,7 @@ def take_lease(
             held = OwnLeaseHeldError(seconds_left) if is_own else LeaseHeldError(seconds_left)
             if is_urgent:
                 connection.execute(_WANT, {**key, "seconds": _WANTED_SECONDS})
-            elif str(holder).startswith(_BACKGROUND):
+            elif str(holder).startswith(_BACKGROUND) and not owner.startswith(_BACKGROUND):
                 connection.execute(_QUEUE, key)
         elif wanted_seconds > 0 and not is_urgent:
             held = LeaseHeldError(wanted_seconds)

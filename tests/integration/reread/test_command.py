@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from manage import account_show
 from manage import reread as command
 from native.redis import RedisServer
 from tasks.errors import NotFoundError
@@ -223,3 +224,19 @@ def test_it_is_followed_to_the_end(old: Account, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(command.time, "sleep", a_worker_reads)
     assert run("--follow").exit_code == 0
     assert outcomes() == {}
+
+
+def test_account_show_counts_what_an_older_parser_read(old: Account, mailbox: Mailbox, monkeypatch: Any) -> None:
+    monkeypatch.setattr(account_show, "connect", lambda: None)
+
+    def shown() -> str:
+        return CliRunner().invoke(account_show.show, [old.id, "--tenant", TENANT]).stdout
+
+    assert "3 messages: 0 wait to be read again, 0 are gone" in shown()
+    run("--where", "size < 1000")
+    mailbox.expunge("1")
+    reread(old)
+    assert "2 messages: 0 wait to be read again, 1 are gone" in shown()
+    run()
+    reread(old)
+    assert "1 messages: 0 wait to be read again, 1 are gone" in shown()
