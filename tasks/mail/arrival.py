@@ -3,7 +3,7 @@
 import re
 from datetime import UTC, datetime
 
-from tasks.mail.fields import date
+from tasks.mail.dates import date
 from tasks.mail.headers import one_line
 
 _END_OF_HEADER = re.compile(rb"\r?\n\r?\n")

@@ -1,7 +1,7 @@
 """A message as bytes (RFC 5322, MIME) to what a mail client would show of it; pure, and any bytes parse.
 
 bytes -> mime.read: header fields and tree of parts -> bodies.bodies: text, HTML, attachments
-                    headers, addresses, fields: what the header fields mean
+                    headers, addresses, dates, identifiers: what the header fields mean
 
 Where any of these comes to read a message differently, raise PARSER_VERSION (`tasks.mail.message`).
 """
@@ -11,8 +11,9 @@ import re
 from tasks.errors import MessageUnparsableError
 from tasks.mail.addresses import addresses
 from tasks.mail.bodies import bodies
-from tasks.mail.fields import date, identifiers
+from tasks.mail.dates import date
 from tasks.mail.headers import decode_value, one_line
+from tasks.mail.identifiers import identifiers
 from tasks.mail.message import Address, ParsedMessage
 from tasks.mail.mime import read
 
