@@ -12,13 +12,14 @@ import re
 _END_OF_HEADER = re.compile(rb"\n\r*\n")
 _FOLD = re.compile(r"\n[ \t]+")
 _FIELD = re.compile(r"^([!-9;-~]+)[ \t]*:[ \t]*(.*)$", re.MULTILINE)
-_LINE_OF_SPACES = re.compile(r"\n[ \t]+\r*\n")
+_LINE_OF_SPACES = re.compile(r"\n[ \t]+\n")
 
 # The lines of a damaged header; each pattern is tried at the beginning of a line.
 _EMPTY = re.compile(rb"\r*\n")
 _SPACES = re.compile(rb"[ \t]+\r*(?:\n|\Z)")
 _FOLDED = re.compile(rb"[ \t]")
 _FIELD_LINE = re.compile(rb"([!-9;-~]+)[ \t]*:")
+_NAMELESS = re.compile(rb":[^\n]*+(?:\n[ \t][^\n]*+)*+(?:\n|\Z)")
 _FIRST_FIELD_LINE = re.compile(rb"(?:\xef\xbb\xbf)?[ \t]*([!-9;-~]+[ \t]*:)")
 # The line before each message of a mailbox file ("mbox"), which is no text of anybody.
 _MBOX_FROM = re.compile(rb">?From (?![ \t]*:)[^\r\n]{0,500}\d\d:\d\d[^\r\n]{0,500}\r*(?:\n|\Z)")
@@ -81,11 +82,12 @@ def _fields(block: bytes) -> list[Field] | None:
         text = text.replace("\r\n", "\n")
         if "\r" in text:
             text = _CR_BEFORE_FIELD.sub("\n", text).replace("\r", " ")
+    has_trailing_spaces = " \n" in text or "\t\n" in text
+    if has_trailing_spaces and _LINE_OF_SPACES.search(text):
+        return None
     if "\n " in text or "\n\t" in text:
-        if (" \n" in text or "\t\n" in text) and _LINE_OF_SPACES.search(text):
-            return None
         text = _FOLD.sub(" ", text)
-    if " \n" in text or "\t\n" in text:
+    if has_trailing_spaces:
         text = "\n".join(line.rstrip(" \t") for line in text.split("\n"))
     fields = _FIELD.findall(text)
     if len(fields) != text.count("\n") + 1 and text:
@@ -119,6 +121,8 @@ class _Damaged:
                 self._take_line()
             elif self._match(_FOLDED) and not self._match(_SPACES):
                 self._take_line()
+            elif match := self._match(_NAMELESS):
+                self.position = match.end()
             elif not self._goes_on():
                 break
         return _fields(b"".join(self.good)) or [], self.position

@@ -98,7 +98,7 @@ def sanitise(html: str) -> str:
     try:
         safe = cleaner.clean(bounded(html))
         # Only escaped text can be somebody's source: to look for it here is cheaper than for elements in all HTML.
-        if ("&lt;" in safe or "&amp;" in safe) and _TEXT_ELEMENT.search(html):
+        if "&" in safe and ("&lt;" in safe or "&amp;" in safe) and _TEXT_ELEMENT.search(html):
             safe = cleaner.clean(bounded(_without_text_elements(html)))
         return safe
     except BaseException as error:

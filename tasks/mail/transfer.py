@@ -8,6 +8,8 @@ from contextlib import suppress
 from tasks.mail.headers import base64_bytes
 
 _SOFT_BREAK_WITH_SPACE = re.compile(rb"=[ \t]++(?=\r?\n)")
+# The first line of what somebody labelled base64 and did not encode: no encoder puts blanks into a line.
+_WORDS = re.compile(rb"\s*+[^\s]++[ \t]++[^\s]")
 _END_OF_TOKEN = re.compile(r"[;(\s]")
 _UUENCODE = frozenset({"x-uuencode", "uuencode", "x-uue", "uue"})
 
@@ -17,7 +19,7 @@ def decoded(data: bytes, start: int, end: int, encoding: str) -> bytes:
     encoding = encoding.lower()
     if encoding not in ("quoted-printable", "base64"):
         encoding = _END_OF_TOKEN.split(encoding.strip(), maxsplit=1)[0]
-    if encoding == "base64":
+    if encoding == "base64" and not _WORDS.match(data, start, end):
         return base64_bytes(memoryview(data)[start:end])
     body = data[start:end]
     if encoding == "quoted-printable":

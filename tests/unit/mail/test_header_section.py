@@ -48,6 +48,7 @@ def test_split_headers(data: bytes, fields: list[tuple[str, str]], body: bytes) 
         (b"Hello\n\nBo\n\nMessage-ID: 1\n\nx", [], b"Hello\n\nBo\n\nMessage-ID: 1\n\nx"),
         # Between fields.
         (b"To: 1\n>From a@b 10:00\nX-B: 2\n\nx", [("To", "1"), ("X-B", "2")], b"x"),
+        (b"To: 1\n: 2\n\nx", [("To", "1")], b"x"),
         (b"To: 1\na\n b\nc\nX-B: 2\n\nx", [("To", "1"), ("X-B", "2")], b"x"),
         (b"To: 1\n \n\t\n 2\n\nx", [("To", "1 2")], b"x"),
         # Where the empty line is missing, or is none.

@@ -113,6 +113,19 @@ def test_uuencoded_line_with_junk_at_its_end() -> None:
     assert part.content == b"cat"
 
 
+@pytest.mark.parametrize(
+    ("body", "content"),
+    [
+        (b"\nSee you there.\n", b"\nSee you there.\n"),
+        (b"\n YWJj\n ZGVm \n", b"abcdef"),
+        (b"YWJj \r\n \r\nZGVm", b"abcdef"),
+    ],
+)
+def test_text_that_is_labelled_base64_and_is_not(body: bytes, content: bytes) -> None:
+    part = read(b"Content-Transfer-Encoding: base64\n\n" + body)[1]
+    assert part.content == content
+
+
 def test_line_end_before_a_delimiter_belongs_to_it() -> None:
     part = read(b"Content-Type: multipart/mixed; boundary=b\n\n--b\n\na\n\n--b\n\n\n--b\n--b--\n")[1]
     assert [child.content for child in part.parts or ()] == [b"a\n", b"", b""]

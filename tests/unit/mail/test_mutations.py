@@ -23,6 +23,7 @@ PLAIN_HEADER = re.compile(rb"(?:[A-Za-z-]+:[^\r\n]*\r\n(?:[ \t]+[^\s][^\r\n]*\r\
 TYPE = re.compile(rb"(?i)^(content-type:[ \t]*)([a-z]+/[a-z0-9.+-]+)([ \t]*;)?", re.MULTILINE)
 BOUNDARY = re.compile(rb'(?i)boundary="?([^"\s;]+)"?')
 CHARSET = re.compile(rb"(?i)(charset=)([a-z0-9_-]+)")
+_FIELD = rb"content-[^\r\n]*\r\n(?:[ \t][^\r\n]*\r\n)*"
 NOTE = b"Scanned by the gateway of one.example\r\n"
 
 
@@ -106,6 +107,16 @@ def preamble_and_epilogue(raw: bytes, boundaries: list[bytes]) -> bytes | None:
     if not is_closed(raw, boundaries):
         return None
     return HEADER_END.sub(b"\r\n\r\nThis is MIME.\r\n\r\n", raw, count=1) + b"\r\nbye\r\n"
+
+
+def in_parts(text: bytes, where: bytes) -> Callable[[bytes], bytes | None]:
+    """`text` in the headers of parts: after `where`, which begins behind the delimiter, before a field of MIME."""
+
+    def change(raw: bytes, boundaries: list[bytes]) -> bytes:
+        names = b"|".join(map(re.escape, boundaries))
+        return re.sub(rb"(?mi)(^--(?:%b)[ \t]*\r\n%b)(?=content-)" % (names, where), lambda m: m[0] + text, raw)
+
+    return on_boundaries(change)
 
 
 def is_closed(raw: bytes, boundaries: list[bytes]) -> bool:
@@ -223,6 +234,12 @@ MUTATIONS: dict[str, Mutation] = {
         on_boundaries(lambda raw, found: re.sub(rb'(?i);?[ \t\r\n]*boundary="?[^"\s;]+"?', b"", raw, count=1))
     ),
     "preamble and epilogue": Mutation(on_boundaries(preamble_and_epilogue)),
+    # In the headers of parts.
+    "note first in parts": Mutation(in_parts(NOTE, b"")),
+    "line of spaces first in parts": Mutation(in_parts(b" \t\r\n", b"")),
+    "first field of parts indented": Mutation(in_parts(b" ", b"")),
+    "note inside headers of parts": Mutation(in_parts(NOTE * 2, _FIELD)),
+    "line of spaces inside headers of parts": Mutation(in_parts(b" \r\n", _FIELD)),
     # Around it.
     "first of two parts": Mutation(within_mixed, frozenset({"attachments"})),
     "in a related without root": Mutation(
