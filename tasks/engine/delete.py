@@ -24,6 +24,7 @@ from tasks.engine.delete_imap import ImapDeletion
 from tasks.engine.lease import leased_run
 from tasks.engine.maildrop import identify
 from tasks.engine.run import Progress, Run
+from tasks.engine.unique_ids import other_messages
 from tasks.errors import AnotherMessageError, EmailError, NotFoundError, ProtocolError, TooSlowError, TransientError
 from tasks.settings import get_settings
 from tasks.storage.accounts import get_account
@@ -152,12 +153,15 @@ def _delete_from_pop3(run: Run, messages: list[Doomed], permanent: bool) -> int:
             moving = {message.id: None for message in messages if message.folder_id != trash.id}
             move_messages(connection, run.account, trash, None, moving)
         return 0
-    uidls = {message.uidl for message in messages}
+    by_uidl = {message.uidl: message for message in messages}
     with connected_pop3(run.account) as pop3:
-        doomed = {listed.number: key for listed, key in identify(run, pop3).items() if key in uidls}
-        refusals = pop3.delete(doomed)
-    refused = {doomed[refusal.number] for refusal in refusals}
+        doomed = {listed: by_uidl[key] for listed, key in identify(run, pop3).items() if key in by_uidl}
+        others = other_messages(pop3, {listed: message.envelope for listed, message in doomed.items()})
+        there = {listed.number: message.uidl for listed, message in doomed.items() if listed not in others}
+        refusals = pop3.delete(there)
+    refused = {there[refusal.number] for refusal in refusals}
     with run.transaction(durable=True) as connection:
+        # One whose unique-id is another message's is gone from the server.
         removed = [message.id for message in messages if message.uidl not in refused]
         remove_messages(connection, run.account, removed)
     if refusals:

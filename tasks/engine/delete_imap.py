@@ -9,7 +9,7 @@ from tasks.engine.envelopes import fetch_envelopes, is_same
 from tasks.engine.folder import is_another
 from tasks.engine.mailbox import find_again, make_folder, reconcile
 from tasks.engine.run import Run
-from tasks.engine.trash import Trash, identity_of, perhaps_in_trash
+from tasks.engine.trash import Trash, perhaps_in_trash
 from tasks.errors import NoTrashError
 from tasks.mail import imap_removal
 from tasks.mail.folders import ListedFolder, classify
@@ -26,7 +26,7 @@ from tasks.storage.deletions import (
     move_messages,
     remove_messages,
 )
-from tasks.storage.folders import Folder, load_folder, load_folders
+from tasks.storage.folders import Folder, change_folder, load_folder, load_folders
 
 _NEW_TRASH = "Trash"
 
@@ -131,6 +131,10 @@ class ImapDeletion:
         strays = [message for message in batch if message.id not in moving]
         lost = [] if self._is_last_stop else perhaps_in_trash(strays, moved, places)
         with self._run.transaction(durable=True) as connection:
+            if places.uidvalidity and trash.uidvalidity not in (None, places.uidvalidity):
+                # Courier numbers a folder that never had a message anew each time that it is opened.
+                begin_anew = {"uidvalidity": places.uidvalidity, "uidnext": 1, "highestmodseq": None}
+                change_folder(connection, self._run.account, trash.id, begin_anew)
             move_messages(connection, self._run.account, trash, places.uidvalidity, moving)
             remove_messages(connection, self._run.account, [m.id for m in strays if m not in lost])
             mark_messages(connection, self._run.account, [m.id for m in lost])
@@ -198,7 +202,7 @@ class ImapDeletion:
     def _compared(self, batch: list[Doomed]) -> tuple[list[Doomed], list[Doomed]]:
         """Of the open folder: the messages that are there, and those whose UIDs others have, or nobody knows who."""
         seen = {envelope.uid: envelope for envelope in fetch_envelopes(self._imap, _uids(batch))}
-        there = [m for m in batch if m.imap_uid in seen and is_same(identity_of(m), seen[m.imap_uid])]
+        there = [m for m in batch if m.imap_uid in seen and is_same(m.envelope, seen[m.imap_uid])]
         # Asked once more: what is not there is gone, and may be forgotten.
         unknown = self._imap.fetch_sizes(_uids([message for message in batch if message.imap_uid not in seen]))
         return there, [m for m in batch if m not in there and (m.imap_uid in seen or m.imap_uid in unknown)]

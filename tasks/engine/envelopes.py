@@ -22,8 +22,13 @@ def fetch_envelopes(imap: ImapConnection, uids: UidSet) -> Iterator[Envelope]:
 
 def envelope_of(fetched: FetchedEnvelope) -> Envelope:
     """What the server says of a message, as it is stored."""
-    message_id = parse(fetched.header).message_id
-    return Envelope(fetched.uid, message_id and message_id[:LONGEST_MESSAGE_ID], fetched.size, fetched.received_at)
+    return Envelope(fetched.uid, message_id_of(fetched.header), fetched.size, fetched.received_at)
+
+
+def message_id_of(header: bytes) -> str | None:
+    """The Message-ID as it is stored."""
+    message_id = parse(header).message_id
+    return message_id and message_id[:LONGEST_MESSAGE_ID]
 
 
 def is_same(known: Envelope, seen: Envelope) -> bool:

@@ -20,6 +20,7 @@ from tasks.engine.batches import BrokenOffError, Received, in_batches
 from tasks.engine.intake import MOST_ATTEMPTS, take_in
 from tasks.engine.mailbox import TRY_AGAIN_HOURS
 from tasks.engine.run import FolderTally, Run
+from tasks.engine.unique_ids import other_messages
 from tasks.errors import MailServerBusyError, NotFoundError, ProtocolError, TransientError
 from tasks.mail.message import FetchedMessage
 from tasks.mail.pop3 import Pop3Connection
@@ -171,8 +172,12 @@ def _finish(run: Run, inbox: Folder) -> None:
 def _delete_from_server(run: Run, pop3: Pop3Connection, keys: dict[Listed, str], days: int) -> None:
     with run.transaction() as connection:
         due = kept_long_enough(connection, run.account, set(keys.values()), days)
-    refused = pop3.delete([message.number for message, key in keys.items() if key in due])
-    if due:
-        logger.info("deleted from the server", extra={"messages": len(due) - len(refused)})
+    doomed = {message: due[key] for message, key in keys.items() if key in due}
+    others = other_messages(pop3, doomed)
+    refused = pop3.delete([message.number for message in doomed if message not in others])
+    if doomed:
+        logger.info("deleted from the server", extra={"messages": len(doomed) - len(others) - len(refused)})
+    if others:
+        logger.warning("%d messages have unique-ids of others; they are left on the server", len(others))
     if refused:
         logger.warning("the server refuses to delete %d messages: %s", len(refused), refused[0].words)

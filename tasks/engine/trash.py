@@ -7,7 +7,7 @@ from tasks.mail.imap_removal import Moved
 from tasks.mail.imap_responses import FolderStatus
 from tasks.mail.imap_session import FetchRefusedError
 from tasks.mail.uidset import UidSet
-from tasks.storage.changes import Envelope, missing_uids
+from tasks.storage.changes import missing_uids
 from tasks.storage.deletions import Doomed, filed_uids
 from tasks.storage.folders import Folder
 
@@ -28,7 +28,7 @@ class Trash:
             found = self.recognised(lost, trash)
             if moved.uidvalidity in (None, found.uidvalidity):
                 moved = Moved(found.uidvalidity, moved.uids | found.uids)
-        if trash.uidvalidity not in (None, moved.uidvalidity):
+        if not _is_unknown(trash, moved) and trash.uidvalidity != moved.uidvalidity:
             # Told nothing, or Trash has been numbered anew; the next sync brings the messages.
             return Moved(None, {})
         return moved
@@ -75,7 +75,7 @@ class Trash:
         """
         if not moved.uids:
             return moved
-        if trash.uidvalidity is None:
+        if _is_unknown(trash, moved):
             is_possible = self._holds(trash, moved, batch)
         else:
             is_possible = moved.uidvalidity == trash.uidvalidity and min(moved.uids.values()) >= trash.uidnext
@@ -91,7 +91,7 @@ class Trash:
         except FetchRefusedError:
             return False
         places = [(message, moved.uids[message.imap_uid]) for message in batch if message.imap_uid in moved.uids]
-        return all(uid in seen and is_same(identity_of(message), seen[uid]) for message, uid in places)
+        return all(uid in seen and is_same(message.envelope, seen[uid]) for message, uid in places)
 
 
 def perhaps_in_trash(strays: list[Doomed], told: Moved, places: Moved) -> list[Doomed]:
@@ -101,6 +101,9 @@ def perhaps_in_trash(strays: list[Doomed], told: Moved, places: Moved) -> list[D
     return [message for message in strays if message.message_id is None] if told.uidvalidity is None else []
 
 
-def identity_of(message: Doomed) -> Envelope:
-    """By what a message is known again."""
-    return Envelope(message.imap_uid or 0, message.message_id, message.size, message.received_at)
+def _is_unknown(trash: Folder, moved: Moved) -> bool:
+    """Whether Trash was never synced, or is numbered anew and had no messages, as Courier does at each opening."""
+    is_empty = not trash.total_count + trash.quarantined_count
+    return trash.uidvalidity is None or (
+        is_empty and moved.uidvalidity is not None and moved.uidvalidity != trash.uidvalidity
+    )

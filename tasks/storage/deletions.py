@@ -12,6 +12,7 @@ from typing import NamedTuple
 from sqlalchemy import Connection, text
 
 from tasks.storage.accounts import Account
+from tasks.storage.changes import Envelope
 from tasks.storage.folders import Folder
 from tasks.storage.session import unbound_transaction
 
@@ -117,6 +118,11 @@ class Doomed(NamedTuple):
     message_id: str | None
     size: int
     received_at: datetime | None
+
+    @property
+    def envelope(self) -> Envelope:
+        """What identifies it."""
+        return Envelope(self.imap_uid or 0, self.message_id, self.size, self.received_at)
 
 
 def find_messages(connection: Connection, tenant_id: str, user_id: str, ids: Collection[str]) -> list[Doomed]:

@@ -5,6 +5,7 @@ from collections.abc import Collection
 from sqlalchemy import Connection, text
 
 from tasks.storage.accounts import Account
+from tasks.storage.changes import Envelope
 from tasks.storage.folders import Folder, NewFolder, add_folders, load_folders
 
 _KNOWN = """
@@ -27,7 +28,8 @@ _IS_KNOWN_BY_UNIQUE_IDS = text(
 # What was set aside stays on the server: there it is whole.
 _KEPT_LONG_ENOUGH = text(
     """
-    SELECT listed.key FROM unnest(CAST(:keys AS text[])) AS listed (key)
+    SELECT listed.key, message.message_id, message.size, message.received_at
+    FROM unnest(CAST(:keys AS text[])) AS listed (key)
     JOIN email_message AS message
       ON message.tenant_id = :tenant_id AND message.email_client_id = :account_id AND message.uidl = listed.key
     WHERE message.filed_at <= now() - make_interval(days => :days)
@@ -45,9 +47,12 @@ def is_known_by_unique_ids(connection: Connection, account: Account) -> bool:
     return bool(connection.scalar(_IS_KNOWN_BY_UNIQUE_IDS, _of(account)))
 
 
-def kept_long_enough(connection: Connection, account: Account, keys: Collection[str], days: int) -> set[str]:
-    """Those of `keys` whose messages have been stored for so many days."""
-    return set(connection.scalars(_KEPT_LONG_ENOUGH, {**_of(account), "keys": list(keys), "days": days}))
+def kept_long_enough(
+    connection: Connection, account: Account, keys: Collection[str], days: int
+) -> dict[str, Envelope]:
+    """Those of `keys` whose messages have been stored for so many days, each with what identifies it."""
+    rows = connection.execute(_KEPT_LONG_ENOUGH, {**_of(account), "keys": list(keys), "days": days})
+    return {key: Envelope(0, *identity) for key, *identity in rows}
 
 
 def local_folder(connection: Connection, account: Account, name: str, kind: str) -> Folder:

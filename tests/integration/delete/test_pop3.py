@@ -100,6 +100,49 @@ def test_what_the_server_refuses_to_delete_stays_here(server: Pop3Server, delete
     assert set(server.messages) == {"uid-1", "uid-4", "uid-5"}
 
 
+@pytest.mark.parametrize("capabilities", [EVERYTHING, EVERYTHING.replace("TOP ", "")], ids=["TOP", "no TOP"])
+def test_a_unique_id_that_is_another_messages_now(server: Pop3Server, delete: Delete, capabilities: str) -> None:
+    # Given a server that numbers its messages anew, as another client has deleted the first
+    server.capabilities = capabilities
+    server.messages = {str(n): message(n, body="x" * n) for n in range(1, 6)}
+    sync(register(server, protocol="pop3"))
+    server.messages = {str(n): message(n + 1, body="x" * (n + 1)) for n in range(1, 5)}
+    kept = dict(server.messages)
+
+    # When messages are deleted that it has under other unique-ids, or no more
+    delete(ids_of(1, 3), permanent=True)
+
+    # Then no other is deleted in their place
+    assert server.messages == kept
+
+
+def test_a_unique_id_that_is_another_messages_is_not_what_was_kept_long_enough(server: Pop3Server) -> None:
+    account = register(server, protocol="pop3", pop3_keep_days=1)
+    sync(account)
+    rows(
+        "WITH aged AS (UPDATE email_message SET filed_at = now() - interval '2 days' RETURNING 1) SELECT * FROM aged"
+    )
+    server.messages["uid-2"] = message(20)
+
+    sync(account)
+
+    assert set(server.messages) == {"uid-2"}
+
+
+def test_a_size_that_is_no_messages_size_hinders_no_delete(server: Pop3Server, delete: Delete) -> None:
+    # Given messages without a Message-ID, on a server that counts line ends once
+    def count_otherwise(answer: Answer) -> None:
+        answer.data = b"+OK\r\n" + b"".join(b"%d 9\r\n" % n for n in range(1, len(server.messages) + 1)) + b".\r\n"
+
+    server.messages = {f"uid-{n}": b"Subject: %d\r\n\r\nHello.\r\n" % n for n in range(1, 4)}
+    server.on("LIST", count_otherwise, times=None)
+    sync(register(server, protocol="pop3"))
+
+    delete([str(id_) for id_ in column("SELECT id FROM email_message WHERE subject = '2'")], permanent=True)
+
+    assert set(server.messages) == {"uid-1", "uid-3"}
+
+
 def test_a_server_without_unique_ids(server: Pop3Server, delete: Delete) -> None:
     server.capabilities = EVERYTHING.replace("UIDL ", "")
     account = register(server, protocol="pop3")

@@ -53,6 +53,8 @@ def test_what_is_deleted(any_account: Account, any_mailbox: Mailbox, delete: Del
     any_mailbox.append(message(n) for n in range(1, 6))
     sync(any_account)
     before = dict(rows("SELECT message_id, id FROM email_message"))
+    if any_mailbox.name("Trash") != "Trash":
+        time.sleep(1.1)  # Courier gives a folder that never had a message another UIDVALIDITY in each second
 
     assert delete(ids_of(2, 4), permanent=permanent) == 0
 
