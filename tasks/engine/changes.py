@@ -134,7 +134,9 @@ def renumber(run: Run, imap: ImapConnection, folder: Folder, opened: FolderStatu
         changes.forget_quarantined(connection, run.account, folder, time.time())
         change_folder(connection, run.account, folder.id, state)
         run.confirm_lease(connection)
-    return folder._replace(**state)
+    # What is above the server's UIDNEXT is absent as well.
+    is_the_same = folder.uidvalidity == opened.uidvalidity
+    return folder._replace(**state)._replace(uidnext=folder.uidnext if is_the_same else 1)
 
 
 def _require_all(told: int, messages: int) -> None:
