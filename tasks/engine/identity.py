@@ -11,6 +11,7 @@ Many servers give the same UIDVALIDITY to many folders, so messages are compared
 size and date. Where several folders could be it, it is the one with its old name.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
@@ -43,22 +44,33 @@ def dubious_paths(
 ) -> frozenset[str]:
     """Paths whose state says that another folder than ours may be there now.
 
-    `is_moving` says that a folder is known to have another name; then one that shares its UIDVALIDITY with others,
-    and has changed, may have its name.
+    `is_moving` says that a folder is known to have another name. Where one has, each that shares its UIDVALIDITY with
+    another, and has changed or is like another, may have another name as well.
     """
-    validities = [folder.uidvalidity for folder in ours.values()]
-    shared = {validity for validity in validities if validities.count(validity) > 1} if is_moving else set()
-    return frozenset(
-        path
+    known = [
+        (folder, status)
         for path, folder in ours.items()
-        if (status := statuses.get(path))
-        and folder.uidvalidity is not None
-        and status.uidvalidity
-        and (
-            status.uidvalidity != folder.uidvalidity
-            or (folder.uidvalidity in shared and not is_unchanged(folder, status))
-        )
+        if (status := statuses.get(path)) and folder.uidvalidity is not None and status.uidvalidity
+    ]
+    others = {folder.path for folder, status in known if status.uidvalidity != folder.uidvalidity}
+    if not is_moving and not others:
+        return frozenset()
+    number, alike = Counter(folder.uidvalidity for folder in ours.values()), twins(ours.values())
+    return frozenset(others).union(
+        folder.path
+        for folder, status in known
+        if number[folder.uidvalidity] > 1 and (folder.id in alike or not is_unchanged(folder, status))
     )
+
+
+def twins(folders: Iterable[Folder]) -> set[str]:
+    """The ids of folders that, by their states, could have changed names with one another unseen."""
+    by_state: dict[tuple[int | None, int, int | None, int], set[str]] = {}
+    for folder in folders:
+        if folder.total_count:
+            state = (folder.uidvalidity, folder.uidnext, folder.highestmodseq, folder.total_count)
+            by_state.setdefault(state, set()).add(folder.id)
+    return {folder_id for alike in by_state.values() if len(alike) > 1 for folder_id in alike}
 
 
 def find_places(run: Run, imap: ImapConnection, homeless: list[Folder], free: Iterable[str]) -> dict[str, str]:

@@ -8,7 +8,7 @@ from sqlalchemy import Connection
 from tasks.engine.completeness import refused
 from tasks.engine.folder import AnotherFolderError, sync_folder
 from tasks.engine.gmail import hold_no_messages, label_folders
-from tasks.engine.identity import dubious_paths, find_places
+from tasks.engine.identity import dubious_paths, find_places, twins
 from tasks.engine.run import Run
 from tasks.engine.views import left_out
 from tasks.errors import NotFoundError, ProtocolError
@@ -72,6 +72,7 @@ def _sync_folders(run: Run, imap: ImapConnection, folder_id: str | None, another
     if labels:
         hold_no_messages(run, [folder for folder in folders if folder.path in labels], statuses)
     chosen = _chosen(folders, folder_id, labels)
+    alike = twins(folders)
     run.show(folders_total=len(chosen))
     for number, folder in enumerate(chosen):
         if number:
@@ -79,7 +80,8 @@ def _sync_folders(run: Run, imap: ImapConnection, folder_id: str | None, another
         run.show(folder=folder.name, folders_done=number)
         run.keep_lease()
         try:
-            sync_folder(run, imap, folder, statuses.get(folder.path), is_identified=another is not None)
+            status = None if folder.id in alike else statuses.get(folder.path)
+            sync_folder(run, imap, folder, status, is_identified=another is not None)
             run.tally.failed_folders.pop(folder.name, None)
         except FetchRefusedError as error:
             if isinstance(error, FolderGoneError) and _is_gone_again(imap, folder.path):

@@ -86,6 +86,25 @@ def test_messages_that_are_numbered_anew_keep_their_rows(server: ImapServer, ful
     assert sync(account).done == 0
 
 
+def test_folders_that_are_alike_and_change_names(server: ImapServer) -> None:
+    # Given two folders with the same state, which nothing changes but what is in them
+    for name, first in (("Alpha", 20), ("Beta", 30)):
+        server.add_folder(name).append(*(message(first + n) for n in range(3)))
+    account = register(server)
+    sync(account)
+    before = ids()
+    alpha, beta = server.folders[b"Alpha"], server.folders[b"Beta"]
+    alpha.messages, beta.messages = beta.messages, alpha.messages
+
+    assert sync(account).total("synced") == 0
+
+    assert ids() == before
+    assert rows(
+        "SELECT folder.name, min(message_id) FROM email_message JOIN email_folder AS folder ON folder.id = folder_id "
+        "WHERE folder.name <> 'INBOX' GROUP BY 1 ORDER BY 1"
+    ) == [("Alpha", "30@example.org"), ("Beta", "20@example.org")]
+
+
 def test_a_folder_that_was_made_anew_in_the_same_second(server: ImapServer) -> None:
     # Given a folder that has the name, the UIDVALIDITY and fewer messages
     account = register(server)

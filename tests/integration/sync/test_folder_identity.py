@@ -4,6 +4,7 @@ Cyrus makes UIDVALIDITY of the second in which a folder is made and keeps it on 
 one second cannot be told apart by it; Courier gives a folder that is renamed another one.
 """
 
+import time
 from collections.abc import Callable
 
 import pytest
@@ -121,6 +122,21 @@ def test_rows_go_with_their_folder(
     assert_counts_agree()
     # and a second sync finds nothing to do
     assert sync(any_account).done == 0
+
+
+@pytest.mark.parametrize("any_mailbox", ["cyrus", "cyrus_without_ids"], indirect=True)
+def test_a_circle_of_which_two_were_made_in_one_second(any_account: Account, any_mailbox: Mailbox) -> None:
+    fill(any_mailbox, "Alpha", "Beta")
+    time.sleep(1.1)
+    fill(any_mailbox, "Gamma")
+    sync(any_account)
+    before = ids()
+
+    circle(any_mailbox)
+    tally = sync(any_account)
+
+    assert shelves() == on_server(any_mailbox, "Alpha", "Beta", "Gamma")
+    assert (ids(), tally.total("synced")) == (before, 0)
 
 
 def test_a_parent_is_renamed(any_account: Account, any_mailbox: Mailbox) -> None:
