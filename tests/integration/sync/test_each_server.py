@@ -58,8 +58,8 @@ def test_what_is_deleted(any_account: Account, any_mailbox: Mailbox, delete: Del
 
     assert delete(ids_of(2, 4), permanent=permanent) == 0
 
-    assert any_mailbox.uids() == [1, 3, 5]
-    assert any_mailbox.subjects("Trash") == ([] if permanent else ["Message 2", "Message 4"])
+    assert sorted(any_mailbox.subjects()) == ["Message 1", "Message 3", "Message 5"]
+    assert sorted(any_mailbox.subjects("Trash")) == ([] if permanent else ["Message 2", "Message 4"])
     sync(any_account)
     after = dict(rows("SELECT message_id, id FROM email_message"))
     gone = {"2@example.org", "4@example.org"} if permanent else set()
@@ -74,7 +74,7 @@ def test_copies_of_what_is_sent(database: Database, any_mailbox: Mailbox, smtp: 
     for task in ("one", "two"):
         assert send_once(account, task).last_error is None
 
-    assert any_mailbox.subjects("Sent") == ["one", "two"]
+    assert sorted(any_mailbox.subjects("Sent")) == ["one", "two"]
     sync(account)
     assert column("SELECT subject FROM email_message WHERE is_sent ORDER BY subject") == ["one", "two"]
     assert_in_sync(account, any_mailbox, "Sent")
