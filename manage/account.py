@@ -7,6 +7,7 @@ import click
 
 from manage.account_add import add, read_client_secret, read_secret
 from manage.account_all_mail import advice, all_mail
+from manage.account_audit import audit
 from manage.account_show import show, state
 from manage.output import NEEDS_PASSWORD, ago, complain, password_advice, print_json, say, table
 from manage.place import COMMAND
@@ -18,12 +19,13 @@ if TYPE_CHECKING:
 
 @click.group()
 def account() -> None:
-    """Add, list, show, test and remove mail accounts, and change their passwords."""
+    """Add, list, show, audit, test and remove mail accounts, and change their passwords."""
 
 
 account.add_command(add)
 account.add_command(all_mail)
 account.add_command(show)
+account.add_command(audit)
 
 
 @account.command(name="list")

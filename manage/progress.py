@@ -100,6 +100,8 @@ def summarise(account: "Account", result: Mapping[str, Any]) -> str:
         return f"Another sync of {account.account_name} is at work: nothing was done twice"
     for folder, reason in result.get("failed_folders", {}).items():
         say(f"The folder {folder} could not be synced: {reason}")
+    for folder, reason in result.get("incomplete_folders", {}).items():
+        say(f"The folder {folder} is not complete: {reason}")
     seconds = float(result.get("sync_duration_seconds", 0))
     counts = {words: int(result.get(name, 0)) for name, words in _COUNTS.items()}
     if not any(counts.values()):

@@ -35,6 +35,7 @@ def test_help_lists_the_verbs() -> None:
         "account add",
         "account list",
         "account show",
+        "account audit",
         "account password",
         "account remove",
     ],

@@ -41,6 +41,11 @@ def test_folders_that_failed_are_named(capsys: pytest.CaptureFixture[str]) -> No
     assert "Projects could not be synced: NO such folder" in capsys.readouterr().err
 
 
+def test_folders_that_are_not_complete_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    summarise(ACCOUNT, {**RESULT, "incomplete_folders": {"INBOX": "2 of 3 missing: why"}})
+    assert "INBOX is not complete: 2 of 3 missing: why" in capsys.readouterr().err
+
+
 def answers(monkeypatch: pytest.MonkeyPatch, *states: tuple[str, Any]) -> None:
     following = iter(states)
     monkeypatch.setattr(progress, "_ask", lambda task_id: next(following))

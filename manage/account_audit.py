@@ -1,0 +1,92 @@
+"""`account audit`: compare an account with its server message by message."""
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from manage.output import print_json, say, table
+from manage.place import COMMAND
+from manage.session import connect, tenant_option
+
+if TYPE_CHECKING:
+    from tasks.engine.audit import FolderAudit
+    from tasks.mail.uidset import UidSet
+    from tasks.storage.accounts import Account
+
+_COLUMNS = ("folder", "on the server", "stored", "set aside", "missing here", "gone there", "differ", "")
+_LONGEST_LINE = 400
+# Progress is told of folders beyond so many messages, each time so many are compared.
+_MANY = 20_000
+
+
+@click.command()
+@click.argument("account_name", metavar="ACCOUNT")
+@click.option("--repair", is_flag=True, help="Have a full sync by the worker mend what differs, and compare again.")
+@click.option("--folder", help="This folder alone.")
+@click.option("--json", "as_json", is_flag=True, help="For machines.")
+@tenant_option
+def audit(account_name: str, repair: bool, folder: str | None, as_json: bool, tenant: str) -> None:
+    """Compare an account with its server, message by message: what is missing here, gone there, or another message.
+
+    Exit code 1 where they differ. Nothing is changed without --repair.
+    """
+    connect(broker=repair)
+    from tasks.storage.accounts import find_account
+
+    found = find_account(tenant, account_name)
+    audits = _compared(found, folder)
+    if repair and not all(one.agrees for one in audits):
+        _repair(found, quiet=as_json)
+        audits = _compared(found, folder)
+    _print(audits, as_json=as_json)
+    if not all(one.agrees for one in audits):
+        if not repair:
+            say(f"Have what differs mended: {COMMAND} account audit {account_name!r} --repair")
+        sys.exit(1)
+
+
+def _compared(found: "Account", folder: str | None) -> "list[FolderAudit]":
+    from tasks.engine.audit import audit as compare
+
+    return list(compare(found, folder, _tell))
+
+
+def _repair(found: "Account", *, quiet: bool) -> None:
+    from manage.progress import queue_sync, watch
+
+    say("They differ: a full sync fetches what is missing and removes what is gone")
+    watch(queue_sync(found, full=True), quiet=quiet)
+
+
+def _tell(name: str, compared: int, total: int) -> None:
+    if total > _MANY and (compared == total or compared % _MANY == 0):
+        say(f"{name}: {compared} of {total} messages compared")
+
+
+def _print(audits: "list[FolderAudit]", *, as_json: bool) -> None:
+    if as_json:
+        print_json([_as_json(one) for one in audits])
+        return
+    table(_COLUMNS, map(_row, audits), right=_COLUMNS[1:7])
+    for one in audits:
+        for words, uids in (("missing here", one.missing), ("gone there", one.gone), ("differ", one.differs)):
+            if uids.ranges:
+                click.echo(f"{one.name}: {words}: UID {_shown(uids)}")
+
+
+def _row(one: "FolderAudit") -> tuple[str, ...]:
+    counts = (one.on_server, one.stored, one.set_aside, one.missing_count, one.gone.size(), one.differs.size())
+    remark = one.problem or (f"{one.hidden} may be outside of the server's window" if one.hidden else "")
+    return one.name, *map(str, counts), remark
+
+
+def _shown(uids: "UidSet") -> str:
+    text = uids.to_imap()
+    return text if len(text) <= _LONGEST_LINE else f"{text[:_LONGEST_LINE]}…"
+
+
+def _as_json(one: "FolderAudit") -> dict[str, Any]:
+    uids = {name: getattr(one, name) for name in ("missing", "gone", "differs")}
+    written = {name: found.to_imap() if found.ranges else "" for name, found in uids.items()}
+    return {**one._asdict(), **written, "agrees": one.agrees}
