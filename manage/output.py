@@ -12,7 +12,7 @@ import click
 from manage.place import COMMAND
 
 # The codes of errors that another password mends.
-NEEDS_PASSWORD = ("authentication_failed", "credential_unreadable")
+NEEDS_PASSWORD = ("authentication_failed", "login_refused", "credential_unreadable")
 
 
 def password_advice(account: str) -> str:

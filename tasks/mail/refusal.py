@@ -40,7 +40,7 @@ _LIMIT_WORDS = _any(
     r"\blimit(?:s|ed)?\b",
     r"throttl|exceed|too (?:often|frequent|fast)|frequen|flood|suspicious|abuse|temporary block",
     r"\block(?:ed|out)\b(?! by your)|blocked|blacklist|banned|frozen|suspended",
-    r"频|锁定|冻结",
+    r"(?:login|account|user)(?: is| has been)? disabled|频|锁定|冻结",
 )
 # The server, or what it depends on, is in trouble, or has as many clients as it takes.
 _BUSY_WORDS = _any(

@@ -26,7 +26,9 @@ from tasks.errors import (
     DeliveryInterruptedError,
     GrantRevokedError,
     HostNotAllowedError,
+    LoginDelayedError,
     LoginMethodUnavailableError,
+    LoginRefusedError,
     MailServerBusyError,
     TokenEndpointUnavailableError,
     TokenRequestRefusedError,
@@ -225,6 +227,49 @@ def test_a_revoked_grant_pauses_the_account_and_says_so(
     assert find_account(TENANT, account.id).paused_at is None
     assert sync(account).total("synced") == 5
     assert tokens.requests[-1]["client_secret"] == "client-secret"
+
+
+def test_a_grant_that_worked_is_asked_for_again_for_hours_before_it_pauses(
+    account: Account, server: ImapServer, tokens: TokenServer
+) -> None:
+    # Given an account that was synced, and whose token ran out
+    sync(account)
+    age(seconds=1)
+    tokens.refuse(400, "invalid_grant")
+
+    # When the endpoint refuses its grant, then it is not paused, and not asked again at once
+    with pytest.raises(LoginRefusedError, match="invalid_grant"):
+        sync(account)
+    requests = len(tokens.requests)
+    with pytest.raises(LoginDelayedError):
+        sync(account)
+    assert (len(tokens.requests), find_account(TENANT, account.id).paused_at) == (requests, None)
+
+    # And when that was for a while only, it goes on
+    tokens.answer = None
+    wait_for_login(hours=1)
+    sync(account)
+    assert find_account(TENANT, account.id).last_error is None
+
+    # And when it is refused for hours, it is paused
+    age(seconds=1)
+    tokens.refuse(400, "invalid_grant")
+    with pytest.raises(LoginRefusedError):
+        sync(account)
+    wait_for_login(hours=6)
+    with pytest.raises(GrantRevokedError):
+        sync(account)
+    assert find_account(TENANT, account.id).paused_at is not None
+
+
+def wait_for_login(hours: int) -> None:
+    """Let so many hours pass, for the account's logins."""
+    with tenant_transaction(TENANT) as connection:
+        connection.exec_driver_sql(
+            "UPDATE email_client SET login_refused_since = login_refused_since - make_interval(hours => %s), "
+            "login_retry_at = login_retry_at - make_interval(hours => %s)",
+            (hours, hours),
+        )
 
 
 PASSING = {

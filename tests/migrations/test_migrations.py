@@ -97,3 +97,48 @@ def test_the_command_says_what_is_wrong_without_the_password(database: Database)
     assert refused.returncode == 1
     assert refused.stderr.startswith("error: ")
     assert database.server.postgres.passwords.owner not in refused.stderr
+
+
+def test_accounts_that_worked_are_no_new_ones_to_whom_a_refused_login_is_final(database: Database) -> None:
+    # Given accounts of the release before: synced or not, paused or not, having sent or not
+    downgrade(database.owner_url, "0014")
+    engine = create_engine(database.owner_url)
+    with engine.begin() as connection:
+        connection.execute(
+            text("INSERT INTO credential (tenant_id, id, kind, ciphertext) VALUES ('t', 'c', 'password', '')")
+        )
+        for name, synced, paused in (("new", None, None), ("well", "now", None), ("paused", "now", "now")):
+            connection.execute(
+                text(
+                    "INSERT INTO email_client (tenant_id, id, user_id, account_name, email_address, protocol, "
+                    "hostname, port, encryption, username, credential_id, last_sync_at, paused_at, smtp_paused_at) "
+                    "VALUES "
+                    "('t', :name, 'u', :name, 'a@example.org', 'imap', 'h', 1, 'none', 'a', 'c', "
+                    "CAST(:synced AS timestamptz), CAST(:paused AS timestamptz), CAST(:paused AS timestamptz))"
+                ),
+                {"name": name, "synced": synced, "paused": paused},
+            )
+            if synced:
+                connection.execute(
+                    text(
+                        "INSERT INTO outbox_message (tenant_id, id, email_client_id, key, digest, message_id, "
+                        "sender, recipients, state, size, accepted_at) "
+                        "VALUES ('t', :name, :name, 'key:1', '', 'm', 'a@b', '[]', 'sent', 1, now())"
+                    ),
+                    {"name": name},
+                )
+
+    upgrade(database.owner_url)
+
+    with engine.begin() as connection:
+        found = connection.execute(
+            text(
+                "SELECT id, login_mechanism, smtp_login_mechanism, login_failures, login_refused_since, "
+                "login_retry_at FROM email_client ORDER BY id"
+            )
+        ).all()
+    assert [tuple(row) for row in found] == [
+        ("new", None, None, 0, None, None),
+        ("paused", None, None, 0, None, None),
+        ("well", "unknown", "unknown", 0, None, None),
+    ]

@@ -5,7 +5,9 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from typing import Any
 
+import celery
 import pytest
 
 import tasks.celery_app as public
@@ -23,7 +25,7 @@ from tasks.celery_app import (
     send_email,
     sync_emails,
 )
-from tasks.errors import TokenEndpointUnavailableError
+from tasks.errors import LoginRefusedError, TokenEndpointUnavailableError
 
 UNREACHABLE = "redis://127.0.0.1:1/0"
 
@@ -129,6 +131,19 @@ def test_a_task_comes_back_when_the_token_endpoint_says(
         task(*arguments)
 
     assert waits == [120]
+
+
+@pytest.mark.parametrize("task", [send_email, delete_emails])
+def test_a_login_that_is_not_due_wears_out_no_retries(monkeypatch: pytest.MonkeyPatch, task: EmailTask) -> None:
+    published: list[dict[str, Any]] = []
+    monkeypatch.setattr(celery.Task, "retry", lambda _, **options: published.append(options))
+    task.push_request(retries=task.max_retries, called_directly=False, is_eager=False)
+    try:
+        task.retry(exc=LoginRefusedError("no", 300))
+        assert task.request.retries == task.max_retries - 1
+    finally:
+        task.pop_request()
+    assert 300 <= published[0]["countdown"] <= 600
 
 
 def test_a_result_is_json() -> None:
