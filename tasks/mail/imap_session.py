@@ -240,7 +240,7 @@ class Session(imaplib.IMAP4):
     def readline(self) -> bytes:
         line = super().readline()
         self._count(len(line))
-        if line[-1:] == b"\n" and line[-2:-1] != b"\r":
+        if not line.endswith(b"\r\n") and line.endswith(b"\n"):
             return line[:-1] + b"\r\n"  # mailutils ends some lines so, and imaplib takes no other end
         return line
 
