@@ -31,20 +31,21 @@ _STAGE_ATTACHMENTS = f"""
     SELECT CAST(NULL AS text) AS kept_id, {", ".join(ATTACHMENT_COLUMNS)} FROM email_attachment WHERE false
     """
 
-# A UID is another message where the Message-IDs differ or the times of arrival (INTERNALDATE) do. Sizes have to be
-# the same only where no Message-ID vouches for the message: some servers change what they say of a size. On POP3 the
-# unique-id names the message, and its time of arrival is not the server's word.
+# What a sync takes for the same message (engine/envelopes.py): by Message-ID where both readings have one, and size
+# or date; else by size and date. A date that was not read before is not compared, and a copy in Sent has one of our
+# own with fractions of a second. On POP3 the unique-id names the message, and size and date are not the server's word.
 _REMOVE_OTHERS = text(
     """
     DELETE FROM stage_reading AS stage USING email_message AS message
-    WHERE message.tenant_id = :tenant_id AND message.id = stage.target_id AND (
-      message.message_id <> stage.message_id
-      OR message.uidl IS NULL AND (
-        message.received_at <> stage.received_at
-        OR message.size <> stage.size AND message.message_id IS DISTINCT FROM stage.message_id
-        OR message.size <> stage.size AND message.message_id IS NULL
-      )
-    )
+    WHERE message.tenant_id = :tenant_id AND message.id = stage.target_id AND NOT CASE
+      WHEN message.uidl IS NOT NULL THEN coalesce(message.message_id = stage.message_id, true)
+      WHEN message.message_id IS NOT NULL AND stage.message_id IS NOT NULL THEN
+        message.message_id = stage.message_id AND (
+          message.size = stage.size OR coalesce(date_trunc('second', message.received_at) = stage.received_at, true)
+        )
+      ELSE message.size = stage.size
+        AND coalesce(date_trunc('second', message.received_at) = stage.received_at, true)
+    END
     RETURNING stage.target_id
     """
 )

@@ -7,8 +7,9 @@ import pytest
 from tasks.mail.message import PARSER_VERSION
 from tasks.storage import rereading
 from tasks.storage.accounts import Account
-from tests.conftest import Database, sync
+from tests.conftest import Database, register, sync
 from tests.integration.reread.conftest import DERIVED, KEPT, a_new_hour, as_owner, ask, outcomes, reread, table
+from tests.support.gmail import GmailServer
 from tests.support.mailbox import Mailbox, message
 from tests.support.stored import assert_counts_agree, column, rows
 
@@ -189,25 +190,28 @@ class TestNotOnTheServer:
     def test_a_uid_that_is_another_message_now_is_not_replaced(
         self, account: Account, mailbox: Mailbox, misread: Callable[..., None]
     ) -> None:
-        mailbox.append(message(n) for n in range(1, 8))
+        mailbox.append(message(n) for n in range(1, 10))
         sync(account)
-        misread("imap_uid <= 6")
+        later = "received_at = received_at + interval '1 second'"
+        misread("imap_uid <= 8")
         misread("imap_uid = 1", ", message_id = 'other@example.org'")
-        misread("imap_uid = 2", ", received_at = received_at + interval '1 second'")
+        misread("imap_uid = 2", f", {later}, size = size + 1")
         misread("imap_uid = 3", ", size = size + 1, message_id = NULL")
-        # These are the same for all that is known: a size alone is not held against a Message-ID, and what was
-        # not known before is not compared.
-        misread("imap_uid = 4", ", size = size + 1")
-        misread("imap_uid = 5", ", message_id = NULL, received_at = NULL")
+        misread("imap_uid = 4", f", {later}, message_id = NULL")
+        # These are the same for all that is known.
+        misread("imap_uid = 5", ", size = size + 1")
+        misread("imap_uid = 6", f", {later}")
+        misread("imap_uid = 7", ", message_id = NULL, received_at = NULL")
+        misread("imap_uid = 8", ", message_id = NULL, received_at = received_at + interval '0.5 second'")
         spoiled = table(("imap_uid", *DERIVED))
         ask(account)
 
         done = reread(account)
 
-        assert (done.read, done.other) == (3, 3)
-        others = [row for row in table(("imap_uid", *DERIVED)).values() if row[0] in (1, 2, 3)]
-        assert sorted(others) == sorted(row for row in spoiled.values() if row[0] in (1, 2, 3))
-        assert column("SELECT imap_uid FROM email_message WHERE parser_version = 1 ORDER BY 1") == [1, 2, 3]
+        assert (done.read, done.other) == (4, 4)
+        now = table(("imap_uid", *DERIVED))
+        assert all(now[message_id] == row for message_id, row in spoiled.items() if row[0] in (1, 2, 3, 4))
+        assert column("SELECT imap_uid FROM email_message WHERE parser_version = 1 ORDER BY 1") == [1, 2, 3, 4]
         assert column("SELECT count(*) FROM email_message WHERE received_at IS NULL") == [0]
         assert set(outcomes().values()) == {"other"}
 
@@ -312,3 +316,43 @@ class TestSetAside:
         assert sync(account).total("synced") == 1
         assert column("SELECT imap_uid FROM email_message ORDER BY 1") == [1, 2]
         assert_counts_agree()
+
+
+def test_labels_and_threads_of_gmail_stay(database: Database, misread: Callable[..., None]) -> None:
+    with GmailServer() as server:
+        account = register(server)
+        sync(account)
+        kept, right = table(KEPT), table(DERIVED)
+        misread()
+        ask(account)
+        assert reread(account).read == len(kept) == 5
+    assert table(KEPT) == kept
+    assert table(DERIVED) == right
+
+
+def test_a_message_that_is_too_large_by_now_stays_as_it_is(
+    synced: Account, mailbox: Mailbox, misread: Callable[..., None], environment: Callable[..., None]
+) -> None:
+    mailbox.append([message(5, body="x" * 70_000)])
+    sync(synced)
+    environment(SYNC_MAX_MESSAGE_BYTES="65536")
+    misread()
+    ask(synced)
+
+    done = reread(synced)
+
+    assert (done.read, done.unreadable, done.gone) == (4, 1, 0)
+    assert column("SELECT message_id FROM email_message WHERE parser_version = 1") == ["5@example.org"]
+    assert "SYNC_MAX_MESSAGE_BYTES is 65536" in str(column("SELECT detail FROM rereading"))
+
+
+def test_a_score_stays_where_the_check_is_switched_off_by_now(
+    account: Account, mailbox: Mailbox, misread: Callable[..., None], environment: Callable[..., None]
+) -> None:
+    mailbox.append([message(1)])
+    sync(account)
+    environment(SPAM_CHECK_ENABLED="false")
+    misread()
+    ask(account)
+    assert reread(account).read == 1
+    assert rows("SELECT spam_score, spam_indicators FROM email_message") == [(1.0, [{"rule": "misread"}])]
