@@ -320,10 +320,12 @@ def _log_in(session: Session, endpoint: Endpoint, login: Login) -> str:
     """Log in, and by which mechanism; none where the server greeted as if we were."""
     if session.state != "NONAUTH":
         return "none"
+    offered = {name.removeprefix("AUTH=") for name in session.capabilities if name.startswith("AUTH=")}
     is_disabled = "LOGINDISABLED" in session.capabilities
     if is_disabled and endpoint.encryption == "none":
-        raise EncryptionUnavailableError(f"{endpoint} allows no login without encryption")
-    offered = {name.removeprefix("AUTH=") for name in session.capabilities if name.startswith("AUTH=")}
+        offered &= {"CRAM-MD5"}  # which sends no password
+        if not offered or login.method == "oauth2":
+            raise EncryptionUnavailableError(f"{endpoint} allows no login without encryption")
     # Where nothing is offered and LOGIN disabled all the same, it is tried.
     exchanges = exchanges_for(login, endpoint, offered, has_command=not is_disabled)
     exchanges = exchanges or exchanges_for(login, endpoint, offered, has_command=True)

@@ -61,9 +61,9 @@ def exchanges_for(
     """In which ways to log in, the best first, of the mechanisms the server offers (without AUTH=, in upper case).
 
     Two at most, because each one that is refused counts at the provider; the one that worked last comes first.
-    `has_command` says whether a password may go by the protocol's own command. CRAM-MD5 only where nothing else is
-    offered: a server that knows it keeps passwords readable. Raises LoginMethodUnavailableError for a token that the
-    server cannot take, and PermanentError for what cannot be sent.
+    `has_command` says whether a password may go by the protocol's own command. CRAM-MD5 only where no other mechanism
+    that we know is offered: a server that knows it keeps passwords readable. Raises LoginMethodUnavailableError for a
+    token that the server cannot take, and PermanentError for what cannot be sent.
     """
     if re.search(r"[\0\r\n\x01]", login.username + login.secret):
         raise PermanentError("a user name or password cannot hold a line break or control character")
@@ -74,7 +74,8 @@ def exchanges_for(
     else:
         available = {*offered, OWN_COMMAND} if has_command else set(offered)
         names = [name for name in ("PLAIN", OWN_COMMAND, "LOGIN") if name in available]
-        names = names or [name for name in ("CRAM-MD5",) if name in available]
+        if not {"PLAIN", "LOGIN"} & available and "CRAM-MD5" in available:
+            names.append("CRAM-MD5")
     names.sort(key=lambda name: name != login.mechanism)
     return [sasl_for(login, endpoint, name) for name in names[:2]]
 

@@ -70,6 +70,8 @@ _CLEAR_WORDS = _any(
     r'"status" ?: ?"(?:40[0-3]|invalid_\w+)"',
     r"密码错误|授权码",
 )
+# It is the mechanism that the server does not want, whatever code it sends: Dovecot sends that of a wrong password.
+_MECHANISM_WORDS = _any(r"\bmechanism\b", r"\bauth(?:entication)? (?:type|method)\b")
 # A command that was not understood says nothing of what was in it.
 _NOT_UNDERSTOOD = _any(r"command error: BAD\b", r"\[CLIENTBUG\]", r"^50[0-4]\b")
 
@@ -92,6 +94,8 @@ def meaning_of(words: str) -> Meaning:
         return Meaning.LIMITED
     if _BUSY_WORDS.search(words):
         return Meaning.BUSY
+    if _MECHANISM_WORDS.search(words):
+        return Meaning.UNCLEAR
     if _WRONG_CODE.search(words):
         return Meaning.WRONG_BY_CODE
     if _CLEAR_WORDS.search(words) and not _NOT_UNDERSTOOD.search(words):

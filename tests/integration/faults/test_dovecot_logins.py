@@ -118,3 +118,25 @@ def test_what_a_login_went_by_is_remembered(make_account: Callable[..., Account]
     account = make_account("eve", PASSWORD)
     sync(account)
     assert find_account(TENANT, account.id).login_mechanism == "PLAIN"
+
+
+@pytest.mark.parametrize(
+    ("protocol", "mechanisms", "used"),
+    [
+        ("imap", "cram-md5", "CRAM-MD5"),
+        ("pop3", "cram-md5", "CRAM-MD5"),
+        ("pop3", "login", "LOGIN"),
+        ("imap", "plain login cram-md5", "PLAIN"),
+        ("pop3", "plain login cram-md5", "PLAIN"),
+    ],
+)
+def test_each_mechanism_logs_in_where_it_is_all_there_is(
+    database: Database, tmp_path: Path, protocol: str, mechanisms: str, used: str
+) -> None:
+    offers = f"auth_mechanisms = {mechanisms}"
+    with Dovecot(tmp_path / "server", tmp_path / "mail", PASSWORD, extra_config=offers, pop3=True) as dovecot:
+        port = dovecot.port if protocol == "imap" else dovecot.pop3_port
+        account = register(Mailbox(dovecot.host, port, "ada", PASSWORD), protocol=protocol)
+        sync(account)
+        assert find_account(TENANT, account.id).login_mechanism == used
+        sync(find_account(TENANT, account.id))

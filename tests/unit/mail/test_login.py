@@ -63,7 +63,8 @@ PASSWORDS = [
     ({"PLAIN", "LOGIN", "CRAM-MD5", "NTLM"}, True, None, ["PLAIN", OWN_COMMAND]),
     ({"PLAIN", "LOGIN", "CRAM-MD5"}, False, None, ["PLAIN", "LOGIN"]),
     ({"LOGIN", "XOAUTH2"}, True, None, [OWN_COMMAND, "LOGIN"]),
-    ({"CRAM-MD5", "NTLM"}, True, None, [OWN_COMMAND]),
+    ({"CRAM-MD5", "NTLM"}, True, None, [OWN_COMMAND, "CRAM-MD5"]),
+    ({"CRAM-MD5"}, True, "CRAM-MD5", ["CRAM-MD5", OWN_COMMAND]),
     ({"CRAM-MD5", "NTLM"}, False, None, ["CRAM-MD5"]),
     ({"NTLM"}, False, None, []),
     # What worked last comes first, as long as it is offered.
