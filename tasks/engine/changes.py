@@ -90,6 +90,11 @@ def compare_uids(
         window = None
     with run.transaction() as connection:
         tally.deleted += changes.remove_uids(connection, run.account, folder, removed)
+        if window:
+            hidden += changes.count_unnumbered(connection, run.account, folder)
+        elif folder.window_size:
+            assert folder.uidvalidity is not None
+            tally.deleted += changes.remove_unnumbered(connection, run.account, folder, folder.uidvalidity)
         if (hidden, window) != (folder.hidden_count, folder.window_size):
             change_folder(connection, run.account, folder.id, {"hidden_count": hidden, "window_size": window})
     return Compared(present, present.size())
@@ -110,8 +115,9 @@ def has_other_messages(run: Run, imap: ImapConnection, folder: Folder, present: 
 def renumber(run: Run, imap: ImapConnection, folder: Folder, opened: FolderStatus, tally: FolderTally) -> Folder:
     """UIDVALIDITY changed, or UIDs are other messages': match what we have by Message-ID, size and date.
 
-    No body is downloaded again. What the server has no more is removed; what is new will be found missing. Raises
-    FetchRefusedError where the server does not tell all: what it leaves out would be removed.
+    No body is downloaded again. What the server has no more is removed, unless it may be outside of a window; what is
+    new will be found missing. Raises FetchRefusedError where the server does not tell all: what it leaves out would
+    be removed.
     """
     state: dict[str, Any] = {"uidvalidity": opened.uidvalidity, "uidnext": 1, "highestmodseq": None}
     state |= {"mailbox_id": opened.mailbox_id, "suspect_uid": None, "suspect_attempts": 0}
@@ -130,7 +136,9 @@ def renumber(run: Run, imap: ImapConnection, folder: Folder, opened: FolderStatu
             run.keep_lease()
         _require_all(told, uids.size())
         changes.set_apart(connection, run.account, folder, others)
-        tally.deleted += changes.finish_renumbering(connection, run.account, folder, opened.uidvalidity)
+        changes.finish_renumbering(connection, run.account, folder, opened.uidvalidity)
+        if folder.window_size is None or not is_window(folder, opened.messages):
+            tally.deleted += changes.remove_unnumbered(connection, run.account, folder, opened.uidvalidity)
         changes.forget_quarantined(connection, run.account, folder, time.time())
         change_folder(connection, run.account, folder.id, state)
         run.confirm_lease(connection)

@@ -56,7 +56,7 @@ def sync_maildrop(run: Run, pop3: Pop3Connection, folder_id: str | None) -> None
         _fetch(run, pop3, inbox, keys, tally)
     finally:
         tally.seconds += time.monotonic() - started
-    _finish(run, inbox)
+    _finish(run, inbox, keys, pop3.count())
     if run.account.pop3_keep_days is not None:
         _delete_from_server(run, pop3, keys, run.account.pop3_keep_days)
     run.show(folder="", folders_done=1)
@@ -158,7 +158,8 @@ class _Receiver:
         yield received
 
 
-def _finish(run: Run, inbox: Folder) -> None:
+def _finish(run: Run, inbox: Folder, keys: dict[Listed, str], count: int) -> None:
+    """Remember how it went. Of the `count` messages (STAT), LIST may name fewer, and some may have no key."""
     state: dict[str, object] = {"suspect_uidl": None, "suspect_attempts": 0, "synced_at": func.now()}
     if run.full_since is not None:
         state["verified_at"] = func.now()
@@ -166,6 +167,8 @@ def _finish(run: Run, inbox: Folder) -> None:
     with run.transaction(durable=True) as connection:
         if run.full_since is not None:
             changes.recount(connection, run.account, inbox)
+        missing = max(count - len(keys), 0) + len(missing_keys(connection, run.account, keys.values()))
+        state |= {"server_count": count, "missing_count": missing, "missing_reason": "listing" if missing else None}
         change_folder(connection, run.account, inbox.id, state)
 
 

@@ -85,9 +85,11 @@ def read_copied_uids(lines: list[bytes], asked_for: UidSet) -> Moved:
 
 def _transfer(imap: ImapConnection, command: str, uids: UidSet, path: str) -> Moved:
     lines: list[bytes] = []
-    for part in imap.parts(uids, _LONGEST_UID_SET):
-        imap.ask(f"moving messages to {path}", "UID", command, part, wire_path(path))
-        lines += imap.copied_uids()
+    # Of other commands a server with a limit does a part; a COPY of more it refuses (RFC 9738 section 3.1).
+    for some in uids.split(imap.message_limit or uids.size()):
+        for part in imap.parts(some, _LONGEST_UID_SET):
+            imap.ask(f"moving messages to {path}", "UID", command, part, wire_path(path))
+            lines += imap.copied_uids()
     return read_copied_uids(lines, uids)
 
 

@@ -153,6 +153,12 @@ class ImapSearch(ImapBase):
         with self._translated("searching"):
             return any(found.ranges for found in downwards(ask, 1, None))
 
+    @property
+    def message_limit(self) -> int | None:
+        """On how many messages a command works at most, as the server announces it (RFC 9738 section 3)."""
+        limits = [name.partition("=")[2] for name in self.capabilities if name.startswith("MESSAGELIMIT=")]
+        return next((int(digits) for digits in limits if digits.isdigit() and int(digits)), None)
+
     def parts(self, uids: UidSet, longest: int) -> Iterator[str]:
         """`uids` as sets of at most `longest` characters, one for each command that works on them.
 

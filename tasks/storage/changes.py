@@ -59,7 +59,11 @@ _NAMED = "uidvalidity = :uidvalidity AND imap_uid <@ CAST(:uids AS int8multirang
 _ABSENT = "uidvalidity = :uidvalidity AND imap_uid < :below AND NOT imap_uid <@ CAST(:uids AS int8multirange)"
 _REMOVE_NAMED = text(_REMOVE.format(which=_NAMED))
 _REMOVE_ABSENT = text(_REMOVE.format(which=_ABSENT))
-_REMOVE_UNNUMBERED = text(_REMOVE.format(which="(uidvalidity <> :uidvalidity OR imap_uid < 0)"))
+_UNNUMBERED = "(uidvalidity <> :uidvalidity OR imap_uid < 0)"
+_REMOVE_UNNUMBERED = text(_REMOVE.format(which=_UNNUMBERED))
+_COUNT_UNNUMBERED = text(
+    f"SELECT count(*) FROM email_message WHERE tenant_id = :tenant_id AND folder_id = :folder_id AND {_UNNUMBERED}"
+)
 
 _COUNT = text(
     """
@@ -288,11 +292,19 @@ def set_apart(connection: Connection, account: Account, folder: Folder, uids: Se
     connection.execute(_SET_APART, {**_key(account, folder), "uids": list(uids)})
 
 
-def finish_renumbering(connection: Connection, account: Account, folder: Folder, uidvalidity: int) -> int:
-    """Give messages of another UIDVALIDITY, and those set apart, their new UIDs; remove the rest, and how many."""
-    key = {**_key(account, folder), "uidvalidity": uidvalidity}
-    connection.execute(_MOVE_TO_NEW_UIDS, key)
-    return _remove(connection, _REMOVE_UNNUMBERED, key, {})
+def finish_renumbering(connection: Connection, account: Account, folder: Folder, uidvalidity: int) -> None:
+    """Give messages of another UIDVALIDITY, and those set apart, their new UIDs."""
+    connection.execute(_MOVE_TO_NEW_UIDS, {**_key(account, folder), "uidvalidity": uidvalidity})
+
+
+def remove_unnumbered(connection: Connection, account: Account, folder: Folder, uidvalidity: int) -> int:
+    """The messages that `finish_renumbering` found no UID for; how many."""
+    return _remove(connection, _REMOVE_UNNUMBERED, {**_key(account, folder), "uidvalidity": uidvalidity}, {})
+
+
+def count_unnumbered(connection: Connection, account: Account, folder: Folder) -> int:
+    """How many of them there are, where they were not removed."""
+    return int(connection.scalar(_COUNT_UNNUMBERED, _key(account, folder)) or 0)
 
 
 def _remove(connection: Connection, statement: TextClause, key: dict[str, object], values: dict[str, object]) -> int:

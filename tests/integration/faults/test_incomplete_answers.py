@@ -321,3 +321,35 @@ def test_messages_that_are_named_and_not_given_are_missing(server: ImapServer) -
     assert stored_uids() == [uid for uid in ALL if uid not in (7, 8)]
     assert standing() == (30, 0, 2, "withheld")
     assert [(folder.name, folder.missing) for folder in tally.incomplete] == [("INBOX", 2)]
+
+
+def test_a_window_that_is_numbered_anew_keeps_what_it_hides(server: ImapServer) -> None:
+    server.inbox.window = 30
+    account = register(server)
+    sync(account)
+    server.inbox.append(*(message(n) for n in range(31, 36)))
+    sync(account)
+    ids = set(column("SELECT id FROM email_message"))
+    assert len(ids) == 35
+
+    # When all UIDs are others
+    old = server.inbox
+    new = server.add_folder("INBOX", uidvalidity=2, window=30)
+    new.append(*(old.messages[uid].content() for uid in old.uids), uid=101)
+    sync(account)
+
+    # Then the rows stay, those that are shown under their new UIDs
+    assert set(column("SELECT id FROM email_message")) == ids
+    assert column("SELECT imap_uid FROM email_message WHERE uidvalidity = 2 ORDER BY 1") == list(range(106, 136))
+    assert standing()[:3] == (30, 5, 0)
+    new.append(message(36))
+    sync(account)
+    assert standing()[:3] == (30, 6, 0)
+    assert set(server.bodies.values()) == {1}
+
+    # until the number of messages says that there is no window
+    new.window = 20
+    sync(account)
+    assert column("SELECT count(*) FROM email_message") == [20]
+    assert standing() == (20, 0, 0, None)
+    assert_counts_agree()
