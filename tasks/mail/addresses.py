@@ -75,6 +75,7 @@ class _Scanner:
 
     def _reset(self) -> None:
         self.words: list[str] = []
+        self.trailing: list[str] = []
         self.comments: list[str] = []
         self.angle: str | None = None
         self.has_at = False
@@ -117,7 +118,7 @@ class _Scanner:
         kind, word = match.lastgroup, match[0]
         if kind == "angle":
             if self.angle is not None:
-                self._flush()
+                self._begin_next()
             self.angle = word[1:].removesuffix(">")
         elif word == ":" and self.joined and self.has_at:
             # Within `user@[IPv6:2001:db8::1]`.
@@ -138,30 +139,51 @@ class _Scanner:
             # What came before is a group's name.
             self._reset()
 
+    def _begin_next(self) -> None:
+        """A comma is missing: of the words after `<a@b>`, those that stand before the next address are its name."""
+        waiting, self.trailing = self.trailing, []
+        self._flush()
+        self.words = waiting
+
     def _word(self, token: str) -> None:
-        """Collect a word; the parts of `"local part"@domain` and of `a @ b` are one."""
-        if self.angle is not None:
-            # A word after `<a@b>` begins the next mailbox: a comma is missing.
-            self._flush()
-        last = self.words[-1] if self.words else ""
-        touches = self.joined or token.startswith("@") or last.endswith("@")
-        if last and touches and len(last) < _LONGEST_WORD:
-            self.words[-1] = last + token
+        """Collect a word; the parts of `"local part"@domain`, of `a @ b` and of `a@b . c` are one."""
+        if self.angle is not None and "@" in token and not _is_quoted(token):
+            self._begin_next()
+        words = self.words if self.angle is None else self.trailing
+        if "@" in token and token[0] in "@.":
+            _join_dotted(words)
+        last = words[-1] if words else ""
+        if last and self._continues(last, token) and len(last) < _LONGEST_WORD:
+            words[-1] = last + token
         else:
-            self.words.append(token)
+            words.append(token)
         self.has_at = self.has_at or "@" in token
         self.joined = True
 
+    def _continues(self, last: str, token: str) -> bool:
+        if self.joined or token.startswith("@") or last.endswith("@"):
+            return True
+        if "@" in token:
+            return token.startswith(".")
+        return "@" in last and (token.startswith(".") or last.endswith("."))
+
     def _flush(self) -> None:
         words, comments, angle = self.words, self.comments, self.angle
+        name = _phrase(words) or _phrase(self.trailing) or _phrase(comments)
         self._reset()
         if angle is not None:
-            name = _phrase(words) or _phrase(comments)
             address = _in_angles(angle)
             if name or address:
                 self.found.append(_address(name, address, self.charset))
-            return
-        self.found.extend(_without_angles(words, comments, self.charset))
+        elif words:
+            # A comment alone, as after a group, is no mailbox.
+            self.found.extend(_without_angles(words, comments, self.charset))
+
+
+def _join_dotted(words: list[str]) -> None:
+    """The last words as one where a dot begins any of them but the first: `bo . smith` of `bo . smith @ two`."""
+    while 1 < len(words) and len(words[-1]) < _LONGEST_WORD and (words[-1].startswith(".") or words[-2] == "."):
+        words[-2:] = [words[-2] + words[-1]]
 
 
 def _without_angles(words: list[str], comments: list[str], charset: str | None) -> list[Address]:
@@ -180,7 +202,7 @@ def _without_angles(words: list[str], comments: list[str], charset: str | None) 
         return found
     if len(words) == 1 and not _is_quoted(words[0]) and "=?" not in words[0]:
         return [_address(_phrase(comments), words[0], charset)]
-    text = _phrase(words) or _phrase(comments)
+    text = _phrase(words)
     return [_address(text, "", charset)] if text else []
 
 

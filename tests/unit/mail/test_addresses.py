@@ -29,6 +29,31 @@ from tasks.mail.addresses import addresses
         ("Ren\xe9 <r@x>", [("René", "r@x")]),
         ("=?utf-8?Q?whole_=3Ca=40b=3E?=", [("whole <a@b>", "")]),
         ("\\", [("", "\\")]),
+        # Dots with blanks around them (RFC 5322 section 4.4).
+        ("bo@two . example", [("", "bo@two.example")]),
+        ("bo@two. example, a@b", [("", "bo@two.example"), ("", "a@b")]),
+        ("bo . smith @ two . example", [("", "bo.smith@two.example")]),
+        ("bo .smith@two.example", [("", "bo.smith@two.example")]),
+        ("Bo <bo @ two . example>", [("Bo", "bo@two.example")]),
+        ("bo@two .\t(Bo) example", [("Bo", "bo@two.example")]),
+        ("Mr. Bo bo@two.example", [("Mr. Bo", "bo@two.example")]),
+        ("a@b. c@d", [("", "a@b."), ("", "c@d")]),
+        # A comment alone is no mailbox.
+        ("Grp: a@b; (comment)", [("", "a@b")]),
+        ("Grp: a@b, c@d; (one) , (two), e@f (E)", [("", "a@b"), ("", "c@d"), ("E", "e@f")]),
+        ("(nobody)", []),
+        ("a@b, (x)", [("", "a@b")]),
+        ("undisclosed-recipients:; (none)", []),
+        # A name after its address.
+        ("<a@b> =?utf-8?q?Bo?=", [("Bo", "a@b")]),
+        ('<a@b> "Bo, Jr."', [("Bo, Jr.", "a@b")]),
+        ("<a@b> Bo Doe, <c@d>", [("Bo Doe", "a@b"), ("", "c@d")]),
+        ("<a@b> Bo <c@d>", [("", "a@b"), ("Bo", "c@d")]),
+        ("<a@b> Bo c@d", [("", "a@b"), ("Bo", "c@d")]),
+        ("<a@b> c @ d", [("", "a@b"), ("", "c@d")]),
+        ("A <a@b> junk", [("A", "a@b")]),
+        ("<a@b> Bo (c)", [("Bo", "a@b")]),
+        ("Grp: <a@b> Bo;, c@d", [("Bo", "a@b"), ("", "c@d")]),
     ],
 )
 def test_addresses(value: str, expected: list[tuple[str, str]]) -> None:
