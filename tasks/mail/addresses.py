@@ -182,7 +182,7 @@ class _Scanner:
 
 def _join_dotted(words: list[str]) -> None:
     """The last words as one where a dot begins any of them but the first: `bo . smith` of `bo . smith @ two`."""
-    while 1 < len(words) and len(words[-1]) < _LONGEST_WORD and (words[-1].startswith(".") or words[-2] == "."):
+    while len(words) > 1 and len(words[-1]) < _LONGEST_WORD and (words[-1].startswith(".") or words[-2] == "."):
         words[-2:] = [words[-2] + words[-1]]
 
 

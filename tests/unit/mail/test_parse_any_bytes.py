@@ -108,6 +108,12 @@ HOSTILE: dict[str, Callable[[int], bytes]] = {
     "encoded words never closed": lambda n: b"Subject: " + b"=?a?q?" * n + b"\r\n\r\n",
     "encoded words of two charsets": lambda n: b"Subject: " + b"=?x?q?=FF?= =?y?q?=FE?= " * n + b"\r\n\r\n",
     "addresses": lambda n: b"To: " + b"A <a@b>, " * n + b"\r\n\r\n",
+    "dotted words": lambda n: b"To: " + b"a . " * n + b"@b\r\n\r\n",
+    "names after addresses": lambda n: b"To: " + b"<a@b> c " * n + b"\r\n\r\n",
+    "escapes": lambda n: b"Subject: " + b"\x1b$B!!\x1b(B" * n + b"\r\n\r\n" + b"\x1b$B\n" * n,
+    "raw file names": lambda n: (
+        b"Content-Type: multipart/mixed; boundary=b\r\n\r\n" + b"--b\r\nContent-Type: a/b; name=\xc4\xe3\r\n\r\n" * n
+    ),
     "parentheses": lambda n: b"To: " + b"(" * n + b"\r\n\r\n",
     "comments": lambda n: b"To: " + b"(a)" * n + b"\r\n\r\n",
     "quoted pairs": lambda n: b"To: " + b'"\\' * n + b"\r\n\r\n",
