@@ -33,7 +33,7 @@ _STAGE_ATTACHMENTS = f"""
 
 # What a sync takes for the same message (engine/envelopes.py): by Message-ID where both readings have one, and size
 # or date; else by size and date. A date that was not read before is not compared, and a copy in Sent has one of our
-# own with fractions of a second. On POP3 the unique-id names the message, and size and date are not the server's word.
+# own with fractions of a second. On POP3 the unique-id names the message, and size and date are not the server's.
 _REMOVE_OTHERS = text(
     """
     DELETE FROM stage_reading AS stage USING email_message AS message
