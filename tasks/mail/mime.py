@@ -17,6 +17,8 @@ from tasks.mail.transfer import decoded
 # A part nested more deeply, or beyond this many, stays in one piece as a file of its container.
 MAX_DEPTH = 64
 MAX_PARTS = 10_000
+# Of a part, where its Content-Type is looked for before its header is read.
+_LONGEST_HEAD = 2000
 
 _SOME_BOUNDARY = re.compile(rb"\n--([^\s][^\r\n]{0,199})\r?\n")
 _BOUNDARY_OF_PART = re.compile(rb"\n--([^\s][^\r\n]{0,199})\r?\n(?=content-[a-z-]{1,40}[ \t]*:)", re.IGNORECASE)
@@ -130,52 +132,51 @@ class _Reader:
             # A program on the way wrote the header or the delimiters again.
             delimiter = self._guessed_boundary(_BOUNDARY_OF_PART, body, end)
             segments = self._segments(b"--" + delimiter, body, end) if delimiter else None
-        return self._collect(iter(segments), value, delimiter, depth) if segments is not None else None
-
-    def _collect(self, segments: Iterator[_Segment], value: str, delimiter: bytes, depth: int) -> list[Part]:
-        """The parts of a container of type `value`, of `segments` up to its closing delimiter.
-
-        A container inside it that uses the same boundary has its own parts and its own closing delimiter there;
-        what follows that is ours again.
-        """
+        if segments is None:
+            return None
         default_type = "message/rfc822" if value == "multipart/digest" else "text/plain"
-        parts: list[Part] = []
-        for start, stop, _, closed in segments:
-            fields, body = split_headers(self.data, start, stop, of_part=True)
-            if depth + 1 < MAX_DEPTH and (inner := self._with_same_boundary(fields, start, body, delimiter)):
-                nested = [] if closed else self._collect(segments, inner[0], delimiter, depth + 1)
-                parts.append(_container(*inner, nested))
-                continue
-            if default_type == "message/rfc822" or self.data.find(b"822", start, body) >= 0:
-                attached, attached_body = split_headers(self.data, body, stop)
-                if self._with_same_boundary(attached, body, attached_body, delimiter):
-                    stop = stop if closed else self._end_of_inner(segments, delimiter, stop)
-                    closed = False
-            parts.append(self.entity(fields, body, stop, default_type, depth + 1))
-            if closed:
-                break
+        parts = []
+        for start, stop in self._without_shared(segments, delimiter, end):
+            fields, part_body = split_headers(self.data, start, stop, of_part=True)
+            parts.append(self.entity(fields, part_body, stop, default_type, depth + 1))
         return parts
 
-    def _with_same_boundary(
-        self, fields: list[Field], start: int, body: int, delimiter: bytes
-    ) -> tuple[str, Parameters] | None:
-        """The Content-Type of the entity with this header at `data[start:body]` where it uses `delimiter` inside."""
-        if self.data.find(delimiter, start, body) < 0:
-            return None
-        value, parameters = with_parameters(_content_fields(fields).get("content-type", ""))
-        same = value.startswith("multipart/") and parameters.get("boundary", "").encode("latin-1") == delimiter
-        return (value, parameters) if same else None
+    def _without_shared(self, segments: list[_Segment], delimiter: bytes, end: int) -> Iterator[tuple[int, int]]:
+        """Where the parts lie, up to the closing delimiter.
 
-    def _end_of_inner(self, segments: Iterator[_Segment], delimiter: bytes, stop: int) -> int:
-        """Where an attached message ends that has its parts among `segments`: behind its closing delimiter."""
-        levels = 1
-        for start, stop, after, closed in segments:
-            fields, body = split_headers(self.data, start, stop, of_part=True)
-            levels += self._with_same_boundary(fields, start, body, delimiter) is not None
-            levels -= closed
+        A container inside, at any depth, that uses the same boundary has its own parts among `segments`, up to its
+        own closing delimiter: they are left to it, and what follows is ours again.
+        """
+        number = 0
+        while number < len(segments):
+            start, stop, after, closed = segments[number]
+            number += 1
+            levels = self._declarations(delimiter, start, stop)
             if not levels:
-                return after
-        return stop
+                yield start, stop
+                if closed:
+                    return
+                continue
+            levels -= closed
+            while levels > 0 and number < len(segments):
+                inner_start, inner_stop, after, closed = segments[number]
+                levels += self._declarations(delimiter, inner_start, inner_stop) - closed
+                number += 1
+            if number < len(segments):
+                line = self.data.rfind(b"--" + delimiter, after, segments[number].start)
+                yield start, _before_line_end(self.data, line)
+            else:
+                yield start, end if levels > 0 else after
+
+    def _declarations(self, delimiter: bytes, start: int, stop: int) -> int:
+        """How many containers inside the part at `data[start:stop]` say that their boundary is this one."""
+        head = self.data[start : start + _LONGEST_HEAD].lower()
+        if b"multipart" not in head and b"message" not in head:
+            return 0
+        if self.data.find(delimiter, start, stop) < 0:
+            return 0
+        declared = rb"boundary\s*=[\s\"]*" + re.escape(delimiter) + rb"\"?(?=[\s;]|\Z)"
+        return len(re.compile(declared, re.IGNORECASE).findall(self.data, start, stop))
 
     def _segments(self, delimiter: bytes, start: int, end: int) -> list[_Segment] | None:
         """What lies between delimiter lines (RFC 2046 section 5.1.1), or None without such a line."""
