@@ -536,3 +536,22 @@ def test_messages_that_get_new_uids_meanwhile_are_the_ones_deleted(
     sync(account)
     assert set(places()) == {f"{n}@example.org" for n in (4, 5, 6)}
     assert mailbox.uids("Box") == [1, 2, 3]  # 6, 5 and 4
+
+
+@pytest.mark.parametrize("permanent", [False, True], ids=["into Trash", "for good"])
+@pytest.mark.parametrize("announced", ["MESSAGELIMIT=3", ""], ids=["announced", "not announced"])
+def test_a_server_that_works_on_few_messages_a_command(
+    database: Database, delete: Delete, *, announced: str, permanent: bool
+) -> None:
+    # Given a limit of three messages a command (RFC 9738)
+    with ImapServer(f"IMAP4rev1 MOVE UIDPLUS ESEARCH {announced}") as server:
+        server.message_limit = 3
+        server.inbox.append(*(message(n) for n in range(1, 11)))
+        trash = server.add_folder("Trash", attributes="\\Trash")
+        sync(register(server))
+
+        delete(ids_of(*range(1, 9)), permanent=permanent)
+
+        assert server.inbox.uids == stored_uids() == [9, 10]
+        assert trash.uids == stored_uids("Trash") == ([] if permanent else list(range(1, 9)))
+        assert_counts_agree()
