@@ -137,7 +137,8 @@ def _chosen(folders: list[Folder], folder_id: str | None, labels: frozenset[str]
         if chosen[0].path not in labels:
             return chosen
         # What it shows is kept elsewhere.
-    return sorted(selectable, key=lambda folder: (_ORDER.index(folder.type), folder.name))
+    # New ones last: before anything is fetched, it shows whether a folder that we know has got that name.
+    return sorted(selectable, key=lambda folder: (folder.uidvalidity is None, _ORDER.index(folder.type), folder.name))
 
 
 def reconcile(
@@ -206,6 +207,9 @@ def _places(
     if is_moving:
         statuses = {**statuses, **_states(imap, opened.keys() - statuses.keys())}
     dubious = dubious_paths(opened, statuses, is_moving=is_moving) | (opened.keys() & set(another))
+    if is_moving:
+        # The one that is looked for may have been added under its new name, which is not synced yet.
+        dubious |= {path for path, folder in opened.items() if folder.uidvalidity is None}
     searched = [folder for path, folder in ours.items() if path not in there or path in dubious]
     # What only shows messages of others holds those of any.
     holding = {path for path, folder in on_server.items() if folder.is_selectable and not folder.is_view}

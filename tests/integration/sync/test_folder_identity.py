@@ -79,6 +79,11 @@ def along(mailbox: Mailbox) -> None:
     mailbox.rename("Alpha", "Beta")
 
 
+def to_leave_its_name_to_another(mailbox: Mailbox) -> None:
+    mailbox.rename("Beta", "Aaa")
+    mailbox.create("Beta")
+
+
 def by_case_alone(mailbox: Mailbox) -> None:
     mailbox.rename("Alpha", "alpha")
 
@@ -89,6 +94,7 @@ CHANGES: list[tuple[Callable[[Mailbox], None], tuple[str, ...]]] = [
     (circle, ("Alpha", "Beta", "Gamma")),
     (over_one_that_is_gone, ("Alpha",)),
     (along, ("Beta", "Delta")),
+    (to_leave_its_name_to_another, ("Alpha", "Aaa", "Beta")),
     (by_case_alone, ("alpha", "Beta")),
 ]
 
@@ -97,7 +103,7 @@ CHANGES: list[tuple[Callable[[Mailbox], None], tuple[str, ...]]] = [
 CASES = [
     pytest.param(server, change, folders, id=f"{server}-{change.__name__}")
     for server in ("dovecot", "cyrus", "cyrus_without_ids", "courier")
-    for change, folders in (CHANGES if server != "courier" else [CHANGES[0], CHANGES[2]])
+    for change, folders in (CHANGES if server != "courier" else [CHANGES[0], CHANGES[2], CHANGES[4]])
 ]
 
 

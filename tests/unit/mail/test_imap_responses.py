@@ -26,6 +26,7 @@ from tasks.mail.imap_responses import (
     Line,
     read_appended_uid,
     read_list,
+    read_mailbox_id,
     read_status,
     read_uid_set,
 )
@@ -335,3 +336,17 @@ def test_gmails_labels_are_read_as_people_write_them(written: bytes, labels: tup
 def test_labels_in_a_quoted_body_are_none() -> None:
     [message] = read_messages([rb'1 (UID 7 FLAGS () RFC822.SIZE 3 BODY[] "X-GM-LABELS (Work)")'])
     assert (message.flags, message.thread_id) == ((), None)
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (b"(F2212ea87-6097-4256-9d51-71338625)", "F2212ea87-6097-4256-9d51-71338625"),
+        (b"(\xaf\x83\x92)", None),  # what Cyrus 3.6 gives to STATUS
+        (b"()", None),
+        (b"(a b)", None),
+        (b"(" + b"a" * 256 + b")", None),
+    ],
+)
+def test_the_identifier_of_a_folder(line: bytes, expected: str | None) -> None:
+    assert read_mailbox_id([line]) == expected
