@@ -25,7 +25,7 @@ from sqlalchemy import func
 
 from tasks.engine.changes import apply_changes, compare_uids, has_other_messages, renumber
 from tasks.engine.completeness import is_as_known, standing
-from tasks.engine.envelopes import fetch_envelopes, other_messages
+from tasks.engine.envelopes import fetch_envelopes, is_same
 from tasks.engine.fetch import fetch_batches
 from tasks.engine.intake import take_in
 from tasks.engine.run import FolderTally, Run
@@ -94,13 +94,13 @@ def is_another(run: Run, imap: ImapConnection, folder: Folder, opened: FolderSta
     if folder.mailbox_id and opened.mailbox_id:
         return folder.mailbox_id != opened.mailbox_id
     with tenant_transaction(run.account.tenant_id) as connection:
-        known = changes.newest(connection, run.account, folder, _SAMPLE)
+        known = {envelope.uid: envelope for envelope in changes.newest(connection, run.account, folder, _SAMPLE)}
     if not known:
         return False
-    seen = list(fetch_envelopes(imap, UidSet.of(envelope.uid for envelope in known)))
+    seen = [envelope for envelope in fetch_envelopes(imap, UidSet.of(known)) if envelope.uid in known]
     # Numbers that went back are those of a folder made anew, or restored from a backup.
     made_anew = not seen and opened.uidnext is not None and opened.uidnext < folder.uidnext
-    return made_anew or bool(other_messages(run, folder, seen))
+    return made_anew or not all(is_same(known[envelope.uid], envelope) for envelope in seen)
 
 
 def _sync(
