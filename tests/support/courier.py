@@ -19,7 +19,7 @@ from native.ports import LOOPBACK, free_port
 from native.unprivileged import identity
 from tests.support.debian import library_path, unpacked
 
-_PROGRAMS = ("courier-imap", "courier-base", "courier-authlib")
+_PROGRAMS = ("courier-imap", "courier-pop", "courier-base", "courier-authlib")
 _LIBRARIES = ("libcourier-unicode4", "libgamin0", "libidn12", "libgdbm6", "libltdl7")  # those of Debian 12
 
 _CAPABILITY = "IMAP4rev1 UIDPLUS CHILDREN NAMESPACE THREAD=ORDEREDSUBJECT THREAD=REFERENCES SORT QUOTA IDLE"
@@ -34,23 +34,27 @@ _ENVIRONMENT = {
 
 
 class Courier:
-    """Serves IMAP on `port`; as a context manager for the length of the block."""
+    """Serves IMAP on `port` and POP3 on `pop3_port`; as a context manager for the length of the block."""
 
     host = LOOPBACK
 
     def __init__(self, root: Path, password: str) -> None:
         self.root, self.password = root, password
         self.port = free_port()
-        self._server: _Connections | None = None
+        self.pop3_port = free_port(taken={self.port})
+        self._servers: list[_Connections] = []
 
     def start(self) -> None:
         """Raises StackError when Courier cannot be had."""
-        self._server = _Connections(self, unpacked(_PROGRAMS, _LIBRARIES))
+        programs = unpacked(_PROGRAMS, _LIBRARIES)
+        for port, login in ((self.port, _Login), (self.pop3_port, _Pop3Login)):
+            self._servers.append(_Connections(self, programs, port, login))
 
     def stop(self) -> None:
         """End the server and what it started."""
-        if self._server:
-            self._server.close()
+        for server in self._servers:
+            server.close()
+        shutil.rmtree(self.root, ignore_errors=True)
 
     def __enter__(self) -> Self:
         self.start()
@@ -64,17 +68,17 @@ class _Connections(socketserver.ThreadingTCPServer):
     allow_reuse_address = True
     daemon_threads = True
 
-    def __init__(self, courier: Courier, programs: Path) -> None:
+    def __init__(self, courier: Courier, programs: Path, port: int, login: type["_Login"]) -> None:
         self.courier, self.programs = courier, programs
-        self._monitor = _FileMonitor(f"{courier.port}")
+        self._monitor = _FileMonitor(f"{port}")
         self.environment = {
             **_ENVIRONMENT,
             "PATH": os.environ["PATH"],
             "LD_LIBRARY_PATH": library_path(programs),
-            "GAM_CLIENT_ID": f"{courier.port}",
+            "GAM_CLIENT_ID": f"{port}",
         }
         self.running: set[subprocess.Popen[bytes]] = set()
-        super().__init__((courier.host, courier.port), _Login)
+        super().__init__((courier.host, port), login)
         _serve(self)
 
     def maildir(self, user: str) -> Path:
@@ -96,7 +100,6 @@ class _Connections(socketserver.ThreadingTCPServer):
         for process in list(self.running):
             process.kill()
             process.wait()
-        shutil.rmtree(self.courier.root, ignore_errors=True)
 
 
 class _FileMonitor(socketserver.UnixStreamServer):
@@ -116,6 +119,7 @@ def _serve(server: socketserver.BaseServer) -> None:
 class _Login(socketserver.BaseRequestHandler):
     """What comes before a login; one with the right password gets the user's `imapd`."""
 
+    program = "usr/bin/imapd"
     server: _Connections
 
     def handle(self) -> None:
@@ -141,7 +145,7 @@ class _Login(socketserver.BaseRequestHandler):
     def _serve(self, tag: str, user: str) -> None:
         maildir = self.server.maildir(user)
         environment = {**self.server.environment, "AUTHENTICATED": user, "IMAPLOGINTAG": tag, "HOME": str(maildir)}
-        command = [*identity().prefix, str(self.server.programs / "usr/bin/imapd"), str(maildir)]
+        command = [*identity().prefix, str(self.server.programs / self.program), str(maildir)]
         descriptor = self.request.fileno()
         process = subprocess.Popen(
             command, env=environment, cwd=maildir, stdin=descriptor, stdout=descriptor, stderr=subprocess.DEVNULL
@@ -159,6 +163,24 @@ class _Login(socketserver.BaseRequestHandler):
 
     def _say(self, text: str) -> None:
         self.request.sendall(f"{text}\r\n".encode())
+
+
+class _Pop3Login(_Login):
+    program = "usr/lib/courier/courier/courierpop3d"
+
+    def handle(self) -> None:
+        self._say("+OK Hello there.")
+        user = ""
+        while line := self._line():
+            command, _, word = line.decode().rstrip("\r\n").partition(" ")
+            if command.upper() == "USER":
+                user = word
+                self._say("+OK Password required.")
+            elif command.upper() == "PASS" and word == self.server.courier.password:
+                self._serve("", user)
+                return
+            else:
+                self._say("-ERR Invalid command.")
 
 
 def _strings(text: str) -> list[str]:

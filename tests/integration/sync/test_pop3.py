@@ -9,6 +9,7 @@ from tasks.engine.probe import probe
 from tasks.errors import AuthenticationFailedError, NotFoundError
 from tasks.storage.accounts import Account, change_password, find_account
 from tests.conftest import TENANT, Database, register, sync
+from tests.support.courier import Courier
 from tests.support.mailbox import Mailbox, message
 from tests.support.maildir import fill
 from tests.support.stored import assert_counts_agree, column, quarantine, rows
@@ -138,6 +139,18 @@ def test_messages_leave_the_server_once_they_are_stored(
     assert mailbox.uids() == [2]
     assert stored() == ids(1, 3)
     assert sync(account).total("synced") == 0
+
+
+def test_courier_marks_as_read_what_is_fetched(database: Database, courier: Courier) -> None:
+    # As docs/accounts.md says: nothing that a client does keeps it from that
+    mailbox = Mailbox(courier.host, courier.port, "ada", courier.password, above="INBOX.")
+    mailbox.append([message(1), message(2)])
+
+    assert sync(register(mailbox, protocol="pop3", port=courier.pop3_port)).total("synced") == 2
+
+    with mailbox.client() as client:
+        client.select("INBOX", readonly=True)
+        assert len(client.search(None, "SEEN")[1][0].split()) == 2
 
 
 def test_messages_leave_the_server_after_the_days_they_are_kept(
