@@ -6,7 +6,7 @@ from io import IncrementalNewlineDecoder
 from typing import NamedTuple
 from urllib.parse import unquote
 
-from tasks.mail.charset import decode
+from tasks.mail.charset import codec_for, decode
 from tasks.mail.header_section import split_headers
 from tasks.mail.headers import decode_value, one_line
 from tasks.mail.html import sanitise
@@ -95,7 +95,8 @@ def _html_of(part: Part) -> str:
     if part.mime_type == _TEXT:
         return f'<div style="white-space:pre-wrap">{escape(_text_of(part), quote=False)}</div>'
     charset = part.charset
-    if charset is None and (match := _META_CHARSET.search(part.content, 0, 2048)):
+    # "us-ascii" says no more than nothing does of bytes beyond ASCII.
+    if codec_for(charset or "") in (None, "ascii") and (match := _META_CHARSET.search(part.content, 0, 2048)):
         charset = match[1].decode("ascii", "replace")
     return sanitise(_lf(decode(part.content, charset)))
 

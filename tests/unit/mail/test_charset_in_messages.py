@@ -127,3 +127,10 @@ def test_raw_subject_in_iso_2022_jp_may_hold_what_addresses_are_made_of() -> Non
     name = "「，＜".encode("iso2022_jp")
     found = parse(b"From: " + name + b" <ada@one.example>\r\n\r\n")
     assert [tuple(address) for address in found.from_] == [("「，＜", "ada@one.example")]
+
+
+@pytest.mark.parametrize("label", ["; charset=us-ascii", "; charset=unknown-8bit", ""])
+def test_html_says_what_the_label_does_not(label: str) -> None:
+    html = '<meta charset="koi8-r"><p>Да</p>'.encode("koi8_r")
+    found = parse(b"Content-Type: text/html%s\r\n\r\n%s" % (label.encode(), html))
+    assert found.html_body == "<p>Да</p>"
