@@ -15,14 +15,13 @@ from native.postgres import libpq
 from native.redis import RedisServer
 from tasks import delete as tasks
 from tasks.delete import ENFORCE_TRASH_RETENTION, empty_trash
-from tasks.errors import AuthenticationFailedError, NotFoundError
+from tasks.errors import NotFoundError
 from tasks.storage.accounts import Account, NewAccount, add_account
-from tasks.storage.logins import RECEIVING, note_refusal
 from tests.conftest import TENANT, USER, Database, register, sync
 from tests.integration.delete.conftest import Delete, ids_of
 from tests.support.application import application
 from tests.support.mailbox import Mailbox, message
-from tests.support.stored import assert_counts_agree, column
+from tests.support.stored import assert_counts_agree, column, rows
 
 BEST = ["MOVE and UIDPLUS"]
 
@@ -109,7 +108,7 @@ class TestRetention:
         assert broker.enforce() == {"status": "success", "accounts": 0}
 
     def test_a_paused_account_is_left_alone(self, account: Account, broker: Broker) -> None:
-        note_refusal(account, RECEIVING, AuthenticationFailedError("x"))
+        rows("UPDATE email_client SET paused_at = now() RETURNING 1")
         assert broker.enforce()["accounts"] == 0
 
     def test_somebody_elses_account_is_not_found(self, account: Account, mailbox: Mailbox) -> None:
