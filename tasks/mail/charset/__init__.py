@@ -75,7 +75,8 @@ def charset_of(data: bytes, declared: str | None) -> str:
         return declared
     if is_iso2022(data):
         return ISO_2022_JP
-    if _is_utf8(data.decode("utf-8", "replace"), codec):
+    # A sender's own U+FFFD is no damage.
+    if _strict_utf8(data) is not None or _is_utf8(data.decode("utf-8", "replace"), codec):
         return UTF_8
     return guess_charset(data) or "windows-1252"
 
@@ -109,8 +110,11 @@ def _eight_bit(data: bytes, codec: str | None, guess: bool) -> str:
             return data.decode(marked, "replace")
     if codec is None or codec in _AS_UTF_8:
         return _undeclared(data, codec, guess)
-    declared = _declared(data, codec)
     utf8 = _strict_utf8(data)
+    if utf8 is not None and "\ufffd" in utf8:
+        # A sender's own mark of damage: its three bytes are text in no other charset.
+        return utf8
+    declared = _declared(data, codec)
     sample = _sample(data).decode("utf-8", "replace") if utf8 is None else utf8
     if _is_utf8(sample, codec) and not _by_chance(sample, declared, codec):
         return data.decode("utf-8", "replace") if utf8 is None else utf8

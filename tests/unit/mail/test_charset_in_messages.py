@@ -134,3 +134,10 @@ def test_html_says_what_the_label_does_not(label: str) -> None:
     html = '<meta charset="koi8-r"><p>Да</p>'.encode("koi8_r")
     found = parse(b"Content-Type: text/html%s\r\n\r\n%s" % (label.encode(), html))
     assert found.html_body == "<p>Да</p>"
+
+
+@pytest.mark.parametrize("label", ["utf-8", "us-ascii", "windows-1252", "gb2312", "windows-1251"])
+def test_a_mark_of_damage_that_the_sender_wrote_is_utf_8(label: str) -> None:
+    """U+FFFD as the only character beyond ASCII: a program wrote what it could not read, in UTF-8."""
+    found = readings(message("phone\ufffd".encode(), label))
+    assert set(found.values()) == {"phone\ufffd", "bo@two.example"}
