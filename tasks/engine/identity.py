@@ -18,7 +18,7 @@ from typing import NamedTuple
 from tasks.engine.envelopes import fetch_envelopes, is_same
 from tasks.engine.folder import is_unchanged
 from tasks.engine.run import Run
-from tasks.mail.imap import ImapConnection
+from tasks.mail.imap import FolderGoneError, ImapConnection
 from tasks.mail.imap_responses import FolderStatus
 from tasks.mail.imap_session import FetchRefusedError
 from tasks.mail.uidset import UidSet
@@ -103,9 +103,8 @@ def _look(
     """What is under each path, as far as it takes to tell: no messages of a folder that is known by its MAILBOXID."""
     found: dict[str, _Found] = {}
     for path in paths:
-        try:
-            state = imap.select(path)
-        except FetchRefusedError:
+        state = _opened(imap, path)
+        if state is None:
             continue
         messages: dict[int, Envelope] = {}
         unnamed = [folder.id for folder in wanted if not (folder.mailbox_id and state.mailbox_id)]
@@ -115,6 +114,18 @@ def _look(
             messages = {envelope.uid: envelope for envelope in fetch_envelopes(imap, asked)}
         found[path] = _Found(state, messages)
     return found
+
+
+def _opened(imap: ImapConnection, path: str) -> FolderStatus | None:
+    """Asked twice, since a folder that is not found again loses its messages here."""
+    for _ in range(2):
+        try:
+            return imap.select(path)
+        except FolderGoneError:
+            break
+        except FetchRefusedError:
+            continue
+    return None
 
 
 def _has_its_id(folder: Folder, found: _Found, _: list[Envelope]) -> bool:

@@ -40,6 +40,9 @@ _LONGEST_ANSWER_BYTES = 16 * 1024 * 1024
 _LONGEST_WORDS = 200
 _LONGEST_SHOWN = 40
 
+# Nobody waits for the answer to LOGOUT.
+_GOODBYE_SECONDS = 5
+
 # An answer that nobody asked for or that belongs to a command (RFC 9051 section 7), its words in any case.
 _UNTAGGED = re.compile(rb"\* +(?:(\d+) +)?([a-z][a-z0-9-]*)(?: +(.*))?", re.IGNORECASE | re.DOTALL)
 _TAGGED = re.compile(rb"([A-Z0-9.]+) +(OK|NO|BAD)(?: (.*))?", re.IGNORECASE | re.DOTALL)
@@ -266,6 +269,7 @@ class Session(imaplib.IMAP4):
     def say_goodbye(self) -> None:
         """Close politely; never raises."""
         with suppress(imaplib.IMAP4.error, NotUnderstoodError, OSError):
+            self.sock.settimeout(min(self._endpoint.timeout, _GOODBYE_SECONDS))
             self.logout()
 
     def abandon(self) -> None:

@@ -163,7 +163,12 @@ class Session(Changes):
     def _uid_search(self, rest: str) -> bytes:
         assert self._folder is not None
         extended, rest = rest.startswith("RETURN (ALL) "), rest.removeprefix("RETURN (ALL) ")
-        uids, done = self._limited(self._folder.within(rest.removeprefix("UID ")))
+        if sought := re.search(r'HEADER Message-ID "(.*)"', rest):
+            wanted = f"Message-ID: {sought[1]}".encode()
+            found_uids = [uid for uid in self._folder.uids if wanted in self._folder.messages[uid].content()]
+        else:
+            found_uids = self._folder.within(rest.removeprefix("UID "))
+        uids, done = self._limited(found_uids)
         if not extended:
             return b"* SEARCH" + b"".join(b" %d" % uid for uid in uids) + b"\r\n" + done
         found = f" ALL {_ranges(uids)}" if uids else ""
