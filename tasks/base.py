@@ -10,10 +10,12 @@ from typing import Any, NoReturn
 from celery import Task
 from celery.exceptions import Reject, TimeLimitExceeded
 from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
 
 from tasks import poison
 from tasks.arguments import check_arguments
 from tasks.errors import (
+    BrokerUnavailableError,
     EmailError,
     LoginDelayedError,
     OutOfMemoryError,
@@ -61,11 +63,17 @@ class EmailTask(Task):  # type: ignore[misc]  # celery has no types
     is_each_its_own = False
 
     def apply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
-        """Queue the task. Raises ValueError and TypeError (tasks/arguments.py) before anything is queued."""
+        """Queue the task.
+
+        Raises ValueError and TypeError (tasks/arguments.py) before anything is queued, and BrokerUnavailableError.
+        """
         self.check_arguments(args or (), kwargs or {})
         shown_args, shown_kwargs = redact_arguments(self.run, args or (), kwargs or {})
         options = {"argsrepr": repr(shown_args), "kwargsrepr": repr(shown_kwargs), **options}
-        return super().apply_async(args, kwargs, **options)
+        try:
+            return super().apply_async(args, kwargs, **options)
+        except (OperationalError, RedisError, OSError) as error:
+            raise BrokerUnavailableError(str(error)) from error
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         self.check_arguments(args, kwargs)

@@ -82,9 +82,13 @@ class SharedScheduler(Scheduler):  # type: ignore[misc]  # celery has no types
     def _fire_due(self, entries: Iterable[ScheduleEntry]) -> list[float]:
         """Fire each entry that is due; for each entry the seconds until it is due again."""
         now, last_runs = self._look(entries)
-        waits = []
+        waits: list[float] = []
         for entry in entries:
             last_run = last_runs[entry.name]
+            if not _is_moment(last_run):
+                self._forget(entry)
+                waits.append(_RETRY_SECONDS)
+                continue
             entry.schedule.nowfun = lambda: _moment(now)
             is_due, wait = entry.schedule.is_due(_moment(last_run))
             _, interval = entry.schedule.is_due(_moment(now))
@@ -107,7 +111,13 @@ class SharedScheduler(Scheduler):  # type: ignore[misc]  # celery has no types
                 pipe.set(TICKED, now)
                 pipe.hgetall(LAST_RUNS)
                 found = pipe.execute()[-1]
-        return now, {name.decode(): last_run.decode() for name, last_run in found.items()}
+        return now, {_text(name): _text(last_run) for name, last_run in found.items()}
+
+    def _forget(self, entry: ScheduleEntry) -> None:
+        """What is noted of it is no time: it counts as new."""
+        logger.error("beat: when %s last ran was not noted as a time; it counts as new", entry.name)
+        with self.producer.channel.conn_or_acquire() as client:
+            client.hdel(LAST_RUNS, entry.name)
 
     def _fire(self, entry: ScheduleEntry, last_run: str, now: str) -> None:
         channel = self.producer.channel
@@ -119,6 +129,18 @@ class SharedScheduler(Scheduler):  # type: ignore[misc]  # celery has no types
             logger.exception("beat: could not queue %s", entry.name)
         if channel.has_fired:
             logger.info("Scheduler: Sent due task %s (%s)", entry.name, entry.task)
+
+
+def _text(value: bytes) -> str:
+    return value.decode("utf-8", "replace")
+
+
+def _is_moment(unix_seconds: str) -> bool:
+    try:
+        _moment(unix_seconds)
+    except (ValueError, OverflowError, OSError):
+        return False
+    return True
 
 
 def _moment(unix_seconds: str) -> datetime:

@@ -26,7 +26,7 @@ from kombu.log import get_logger
 from kombu.transport import redis, virtual
 from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import dumps, loads
-from redis.exceptions import ResponseError
+from redis.exceptions import OutOfMemoryError, ResponseError
 
 from tasks import aside, envelope
 from tasks.errors import EmailError, MessageUnreadableError
@@ -34,11 +34,15 @@ from tasks.queues import QUEUES, wake_key
 
 _logger = get_logger(__name__)
 
+_BINDING_PARTS = 3  # of kombu's tables: routing key, pattern, queue
+_NEVER_EXPIRES = -1  # what Redis answers to TTL
+
 # KEYS: the queue, its tokens. ARGV: the messages. While there are tokens nobody waits, so more would wake nobody.
 _PUT = """
 for _, message in ipairs(ARGV) do
   redis.call('LPUSH', KEYS[1], message)
-  if redis.call('LLEN', KEYS[2]) < redis.call('LLEN', KEYS[1]) then
+  local tokens = redis.pcall('LLEN', KEYS[2])
+  if tonumber(tokens) and tokens < redis.call('LLEN', KEYS[1]) then
     redis.call('LPUSH', KEYS[2], '')
   end
 end
@@ -48,8 +52,16 @@ end
 # and priorities, in the order in which to look, and the tokens. ARGV: the tag, the time, the most bytes that a worker
 # can take, the id of a message that is aside and comes first, for each list its queue as JSON. What the table gets is
 # what kombu would put there for a message to the default exchange, which gives it back to this queue. What removes
-# something comes first: Redis then lets the others follow even when it is full.
+# something comes first: Redis then lets the others follow even when it is full. A key that holds something of another
+# type than it should is renamed, as long as nothing has been taken.
 _TAKE = """
+for i, type in ipairs({'hash', 'zset', 'hash', 'hash', 'zset'}) do
+  local found = redis.call('TYPE', KEYS[i]).ok
+  if found ~= type and found ~= 'none' then
+    redis.call('RENAME', KEYS[i], KEYS[i] .. ':of-another-type')
+    return {-1, KEYS[i]}
+  end
+end
 local function note(entry)
   redis.call('HSET', KEYS[1], ARGV[1], entry)
   redis.call('ZADD', KEYS[2], ARGV[2], ARGV[1])
@@ -64,7 +76,11 @@ if aside then
 end
 local lists = #ARGV - 4
 for i = 1, lists do
-  local message = redis.call('RPOP', KEYS[5 + i])
+  local message = redis.pcall('RPOP', KEYS[5 + i])
+  if type(message) == 'table' then
+    redis.call('RENAME', KEYS[5 + i], KEYS[5 + i] .. ':of-another-type')
+    return {-1, KEYS[5 + i]}
+  end
   if message then
     note('[' .. message .. ', "", ' .. ARGV[4 + i] .. ']')
     if #message > tonumber(ARGV[3]) then return {i, #message} end
@@ -124,7 +140,7 @@ class _Message(virtual.Message):  # type: ignore[misc]  # kombu has no types
 
     def put_aside(self, error: EmailError) -> None:
         """It is nothing for a worker of this release."""
-        self.channel.qos.put_aside(self.delivery_tag, error, self._raw)
+        self.channel.qos.put_aside(self.delivery_tag, error, self._raw, len(self.body or ""))
         virtual.QoS.ack(self.channel.qos, self.delivery_tag)
         self._state = "REJECTED"
 
@@ -138,6 +154,18 @@ class _QoS(redis.QoS):  # type: ignore[misc]
             virtual.QoS.append(self, message, delivery_tag)
         else:
             super().append(message, delivery_tag)
+
+    def restore_visible(self, *args: Any, **kwargs: Any) -> None:
+        """Give back what others took and did not finish in time, if there is room for it."""
+        with self.channel.conn_or_acquire() as client:
+            if client.ttl(self.unacked_mutex_key) == _NEVER_EXPIRES:
+                client.delete(self.unacked_mutex_key)  # nobody's lock: those of workers end by themselves
+            if bytes_to_str(client.type(self.unacked_index_key)) not in ("zset", "none"):
+                client.rename(self.unacked_index_key, f"{self.unacked_index_key}:of-another-type")
+        try:
+            super().restore_visible(*args, **kwargs)
+        except OutOfMemoryError:
+            _logger.warning("Redis is full: what other workers left unfinished is not given back yet")
 
     def restore_by_tag(self, tag: str, client: Any = None, leftmost: bool = False) -> None:
         """Give it back to its queue; aside if no worker could take it from there."""
@@ -196,6 +224,25 @@ class Channel(redis.Channel):  # type: ignore[misc]
         self._unacknowledged.discard(consumer_tag)
         return super()._basic_cancel(consumer_tag)
 
+    def _queue_bind(self, exchange: str, routing_key: str, pattern: str, queue: str) -> None:
+        if queue not in QUEUES:
+            super()._queue_bind(exchange, routing_key, pattern, queue)
+
+    def _lookup(self, exchange: str, routing_key: str, default: str | None = None) -> Any:
+        """Ours go by their names, without a table in Redis that could hold anything."""
+        return [routing_key] if routing_key in QUEUES else super()._lookup(exchange, routing_key, default)
+
+    def _size(self, queue: str) -> int:
+        """How many messages wait; a list that is none, which taking from it mends, holds none."""
+        with self.conn_or_acquire() as client, client.pipeline(transaction=False) as pipe:
+            for priority in self.priority_steps:
+                pipe.llen(self._q_for_pri(queue, priority))
+            return sum(size for size in pipe.execute(raise_on_error=False) if isinstance(size, int))
+
+    def get_table(self, exchange: str) -> list[tuple[str, ...]]:
+        """The bindings of queues of answers, without what is none."""
+        return [binding for binding in super().get_table(exchange) if len(binding) == _BINDING_PARTS]
+
     def _put(self, queue: str, message: dict[str, Any], **kwargs: Any) -> None:
         if queue not in QUEUES:  # such as those of answers
             super()._put(queue, message, **kwargs)
@@ -244,6 +291,11 @@ class Channel(redis.Channel):  # type: ignore[misc]
                 self._pending = "wait"
                 raise Empty
             number, found = taken
+            if number < 0:
+                _logger.error(
+                    "a key of Redis was of another type than it is used as; renamed %s:of-another-type", found
+                )
+                raise Empty
             if number:
                 self._queue_cycle.rotate(self._looked_in[number - 1])
                 self._deliver(found, self._looked_in[number - 1])

@@ -29,6 +29,7 @@ from tasks.monitoring import journal, systemd
 from tasks.periodic import PERIODIC_SYNC, periodic_sync
 from tasks.queues import QUEUES
 from tasks.reread import LOOK_SECONDS, QUEUE_REREADING, REREAD_MESSAGES, queue_rereading, reread_messages
+from tasks.results import ResultStore
 from tasks.send import SEND_EMAIL, send_email
 from tasks.settings import Settings, get_settings
 from tasks.spam import ASK_SPAM_ENGINES, CHECK_SPAM, ask_spam_engines, check_spam
@@ -68,6 +69,9 @@ _RESTORE_SECONDS = 10
 _RESTORE_LOCK_SECONDS = 30
 # A broker that vanished without closing its connections is noticed.
 _CONNECT_SECONDS, _ANSWER_SECONDS = 5, 30
+# Tasks do without the result store, so they wait less for it. One that was idle for longer is asked first whether it
+# is there.
+_RESULT_SECONDS, _HEALTH_SECONDS = 5, 25
 # How long a worker that is told to stop by SIGINT or SIGQUIT lets its tasks go on; what is not done by then is given
 # back to the queue. (SIGTERM waits for them.)
 _SOFT_SHUTDOWN_SECONDS = 10
@@ -80,10 +84,18 @@ for _scheme, _name in _TRANSPORTS.items():
     Connection.resolve_aliases[_name] = _scheme
 
 
+class _Application(Celery):  # type: ignore[misc]  # celery has no types
+    """Celery, with our result store at the URL of the configuration: Celery's class takes CELERY_RESULT_BACKEND as it
+    is in the environment, without the options for TLS."""
+
+    def _get_backend(self) -> ResultStore:
+        return ResultStore(app=self, url=self.conf.first("result_backend"))
+
+
 def create_celery_app(get: Callable[[], Settings] = get_settings) -> Celery:
     """An application whose configuration is read from `get` when it is first needed."""
     # The one below is the default; one made for a purpose of its own takes nobody's place.
-    app = Celery("email_service", set_as_current=False)
+    app = _Application("email_service", set_as_current=False)
     app.add_defaults(lambda: _configuration(get()))
     return app
 
@@ -100,6 +112,10 @@ def _configuration(settings: Settings) -> dict[str, Any]:
         "broker_connection_retry_on_startup": True,
         "broker_transport_options": _transport_options(worker.visibility_timeout),
         "result_backend": settings.redis.result_backend,
+        "redis_socket_connect_timeout": _CONNECT_SECONDS,
+        "redis_socket_timeout": _RESULT_SECONDS,
+        "redis_socket_keepalive": True,
+        "redis_backend_health_check_interval": _HEALTH_SECONDS,
         "result_expires": worker.result_expires,
         "result_extended": False,  # arguments stay out of the result store
         "task_serializer": "json",

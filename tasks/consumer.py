@@ -26,6 +26,17 @@ _LOOK_SECONDS = 10
 class Consumer(consumer.Consumer):  # type: ignore[misc]  # celery has no types
     """Celery's, which sees no message that it would stumble over."""
 
+    def connect(self) -> Any:
+        """Celery's, which leaves its connection open where the first thing that is asked of Redis is refused."""
+        connection = self.connection_for_read(heartbeat=self.amqheartbeat)
+        try:
+            if self.hub:
+                connection.transport.register_with_event_loop(connection.connection, self.hub)
+        except BaseException:
+            connection.release()
+            raise
+        return connection
+
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], None]:
         """What is called with each message."""
         handle = super().create_task_handler(*args, **kwargs)

@@ -18,7 +18,7 @@ def get_task_status(task_id: str) -> dict[str, Any]:
         status["progress"] = info
     elif state == "SUCCESS":
         status["result"] = info
-    elif isinstance(info, BaseException):
+    elif state == "FAILURE" or isinstance(info, BaseException):
         status["error"] = str(info)
         status["error_code"] = getattr(info, "code", type(info).__name__)
     return status

@@ -6,6 +6,8 @@ stable and is what programs and the `last_error_code` column of an account hold.
 
 from typing import ClassVar
 
+from kombu.exceptions import OperationalError
+
 
 class EmailError(Exception):
     """Something went wrong with the mail of an account."""
@@ -88,6 +90,13 @@ class StorageUnavailableError(TransientError):
     """PostgreSQL could not be reached or could not store what it got; nothing is lost, tasks are tried again."""
 
     code = "storage_unavailable"
+
+
+class BrokerUnavailableError(TransientError, OperationalError):  # type: ignore[misc]  # kombu has no types
+    """Redis did not confirm that it took the task. Whether the task is queued is not known: a second call may be a
+    second task, but for two sends with one idempotency_key."""
+
+    code = "broker_unavailable"
 
 
 class LeaseHeldError(TransientError):

@@ -57,9 +57,9 @@ def _without_expiry(client: Any, pattern: str) -> Iterator[list[bytes]]:
 
 
 def _age_of_result(value: bytes | None) -> float:
-    """Seconds since a task was done; 0 for one that is not."""
+    """Seconds since a task was done; 0 for one that is not, and for what is no result."""
     try:
-        done = json.loads(value or b"{}").get("date_done")
-        return time.time() - datetime.fromisoformat(done).timestamp() if done else 0
-    except ValueError:
+        done = json.loads(value or b"{}")["date_done"]
+        return time.time() - datetime.fromisoformat(done).timestamp()
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return 0

@@ -4,6 +4,7 @@ import time
 from typing import Any
 
 from celery import shared_task
+from redis.exceptions import ResponseError
 
 from tasks import aside, leftovers
 from tasks.base import EmailTask
@@ -49,8 +50,7 @@ def _delete_dead_letters(age_days: int, deadline: float) -> int:
 
 def _delete_blobs(broker: Any, deadline: float) -> int:
     """Walk over all blobs from where the last run stopped; one that gets to the end begins again the next time."""
-    place = broker.hgetall(_PLACE)
-    tenant_id, sha256 = (place.get(name, b"").decode() for name in (b"tenant_id", b"sha256"))
+    tenant_id, sha256 = _place(broker)
     deleted = 0
     while time.monotonic() < deadline:
         step = delete_unreferenced_blobs(tenant_id, sha256)
@@ -61,3 +61,13 @@ def _delete_blobs(broker: Any, deadline: float) -> int:
         tenant_id, sha256 = step.tenant_id, step.sha256
         broker.hset(_PLACE, mapping={"tenant_id": tenant_id, "sha256": sha256})
     return deleted
+
+
+def _place(broker: Any) -> tuple[str, str]:
+    """How far the last run came; the beginning where that cannot be read."""
+    try:
+        place = broker.hgetall(_PLACE)
+        return place.get(b"tenant_id", b"").decode(), place.get(b"sha256", b"").decode()
+    except (ResponseError, UnicodeDecodeError):
+        broker.delete(_PLACE)
+        return "", ""

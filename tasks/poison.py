@@ -55,7 +55,8 @@ def begin(app: Celery, key: str, task_id: str, *, is_redelivered: bool) -> Histo
 
     answers = _tell(app, count)
     counts, dead = answers[-2:] if answers else ((), 0)
-    return History(max(map(int, counts), default=0), bool(dead))
+    # Of what is no number there nothing is held against the task.
+    return History(max((int(count) for count in counts if count.isdigit()), default=0), bool(dead))
 
 
 def note_survival(app: Celery, key: str, task_id: str) -> None:

@@ -167,3 +167,12 @@ def test_a_clock_that_was_hours_ahead_and_is_right_again_stops_nothing(
     wait_until(lambda: firings(broker) >= 2, "it waits for the wrong time to come", 30)
 
     assert abs(float(broker.hget(LAST_RUNS, "probe")) - time.time()) < 60
+
+
+@pytest.mark.parametrize("odd", ["words", "nan", "1e300", "", b"\xff"])
+def test_a_last_run_that_is_no_time_counts_as_new(odd: str | bytes, broker: redis_client.Redis, beats: Beats) -> None:
+    broker.hset(LAST_RUNS, "probe", odd)
+    beats.start()
+    wait_until(lambda: firings(broker) == 2, "it does not fire any more")
+    assert len(beats.running) == 1
+    assert beats.running[0].poll() is None

@@ -64,6 +64,23 @@ def test_old_results_without_an_expiry_go_and_young_ones_get_one(
     assert results.ttl("something-else") == -1
 
 
+def test_keys_that_hold_anything_cost_themselves(
+    database: Database, clients: list[redis_client.Redis], run: Callable[[], dict[str, Any]]
+) -> None:
+    broker, results = clients
+    odd = ["null", "[1]", "5", "{}", "no JSON", '{"date_done": 5}', '{"date_done": "soon"}', b"\xff", "[" * 60_000]
+    for number, value in enumerate(odd):
+        results.set(f"celery-task-meta-odd-{number}", value)
+    results.rpush("celery-task-meta-list", "a")
+    results.set("celery-task-meta-old", result(timedelta(hours=2)))
+    broker.set("metabuilder:cleanup:blobs", "no place")
+    broker.set("a.reply.celery.pidbox", "no list")
+
+    assert run()["results_deleted"] == 1
+    # What is no result goes when a result would.
+    assert all(results.ttl(f"celery-task-meta-odd-{number}") > 0 for number in range(len(odd)))
+
+
 def test_answers_that_nobody_fetches_go(
     database: Database,
     clients: list[redis_client.Redis],

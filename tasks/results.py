@@ -1,0 +1,98 @@
+"""Where tasks note their state and results: Celery's Redis, which here never decides what becomes of a task.
+
+Celery lets a task fail that has not begun, or is done, where its state cannot be noted: a connection that went stale
+under a silent network, a Redis that is full or restarts, a key that holds something else. Here it is noted anew on a
+fresh connection; what cannot be noted then is said once an outage, and the task goes on. Whoever waits for the result
+of such a task waits in vain: what a task did is in PostgreSQL.
+"""
+
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from celery import states
+from celery.backends.redis import RedisBackend
+from celery.result import result_from_tuple
+from kombu.exceptions import OperationalError
+from kombu.log import get_logger
+from redis import exceptions as redis_errors
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+_logger = get_logger(__name__)
+
+_ERRORS = (redis_errors.RedisError, OperationalError, OSError)
+# A store that did not answer at all is not asked again for so long: waiting for it holds up the tasks.
+_PAUSE_SECONDS = 15
+_UNKNOWN = {"status": states.PENDING, "result": None}
+
+
+class ResultStore(RedisBackend):  # type: ignore[misc]  # celery has no types
+    """Celery's, which a task does without."""
+
+    _is_away = False
+    _silent_until = 0.0
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # The second try is made here, and on a fresh connection.
+        self.connparams["retry"] = Retry(NoBackoff(), 0)
+
+    def on_task_call(self, producer: Any, task_id: str) -> None:
+        """Celery subscribes to each result before it publishes the task, and fails if it cannot.
+
+        Whoever waits for a result subscribes as it begins to wait.
+        """
+
+    def store_result(self, task_id: str, result: Any, state: str, *args: Any, **kwargs: Any) -> Any:
+        """Note a task's state, if it can be noted."""
+        if time.monotonic() < self._silent_until:
+            return result
+        note = partial(super().store_result, task_id, result, state, *args, **kwargs)
+        try:
+            noted = self._on_a_fresh_connection(note)
+        except _ERRORS as error:
+            if isinstance(error, redis_errors.TimeoutError):
+                self._silent_until = time.monotonic() + _PAUSE_SECONDS
+            if not self._is_away:
+                _logger.warning("the result store does not take what tasks come to, and they go on: %s", error)
+            self._is_away = True
+            return result
+        self._is_away = False
+        return noted
+
+    def _on_a_fresh_connection(self, note: Callable[[], Any]) -> Any:
+        """Once more where those at hand are broken."""
+        try:
+            return note()
+        except redis_errors.ConnectionError:
+            self.client.connection_pool.disconnect(inuse_connections=False)
+            return note()
+
+    def set(self, key: Any, value: Any, expires: Any = None, **retry_policy: Any) -> Any:
+        """Celery's tries for 20 s."""
+        return super().set(key, value, expires, **{**retry_policy, "max_retries": 0})
+
+    def get(self, key: Any) -> Any:
+        """What is noted under a key; None where it holds no text."""
+        try:
+            return super().get(key)
+        except redis_errors.ResponseError as error:
+            if str(error).startswith("WRONGTYPE"):
+                return None
+            raise
+
+    def decode_result(self, payload: Any) -> dict[str, Any]:
+        """A task's state out of what is noted, which may be anything: where it is none, the task is unknown."""
+        try:
+            meta: dict[str, Any] = super().decode_result(payload)
+            is_state = isinstance(meta["status"], str) and isinstance(meta["task_id"], str) and "result" in meta
+            for child in meta.get("children") or ():
+                result_from_tuple(child, self.app)
+        except Exception:  # whatever Celery makes of it
+            is_state = False
+        if not is_state:
+            _logger.warning("a result that cannot be read counts as none")
+            return dict(_UNKNOWN)
+        return meta

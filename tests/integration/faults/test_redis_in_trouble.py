@@ -1,0 +1,202 @@
+"""A Redis that is full, silent, away or odd costs time and no task: none is a dead letter, no worker is killed."""
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import redis as redis_client
+
+from native.redis import RedisServer
+from tasks.celery_app import create_celery_app
+from tasks.control import get_task_status
+from tasks.errors import BrokerUnavailableError
+from tasks.storage.dead_letters import list_letters
+from tests.conftest import TENANT, USER, Database
+from tests.integration.faults.conftest import SHORT_WAITS
+from tests.integration.faults.conftest import broker as connection_to
+from tests.support import fault_app
+from tests.support.application import application
+from tests.support.worker import Worker, wait_until
+
+APP = "tests.support.fault_app:app"
+RECONNECTS = 200
+LONGEST_STOP = 60
+# Sockets that are being closed.
+SPARE = 10
+
+
+@pytest.fixture
+def client(redis: RedisServer, database: Database, environment: Callable[..., None]) -> Iterator[redis_client.Redis]:
+    environment(REDIS_URL=redis.url, **SHORT_WAITS)
+    with connection_to(redis) as client, application(fault_app.app):
+        client.flushall()
+        yield client
+
+
+@pytest.fixture
+def results(client: redis_client.Redis, tmp_path: Path, environment: Callable[..., None]) -> Iterator[RedisServer]:
+    """A result store of its own."""
+    with RedisServer(tmp_path / "results") as server:
+        environment(CELERY_RESULT_BACKEND=server.url)
+        yield server
+
+
+def publish(folder: Path, numbers: range) -> None:
+    for number in numbers:
+        fault_app.count.apply_async((TENANT, USER, str(folder), number), queue="sync")
+
+
+def done(folder: Path) -> set[int]:
+    return {int(path.name.split("-")[1]) for path in folder.glob("done-*")}
+
+
+def descriptors(worker: Worker) -> list[int]:
+    return [process.num_fds() for process in (psutil.Process(worker.pid), *worker.children())]
+
+
+def connects(worker: Worker) -> int:
+    return worker.log.read_text().count("Connected to")
+
+
+def stop(worker: Worker) -> float:
+    """How long it takes, in seconds."""
+    began = time.monotonic()
+    psutil.Process(worker.pid).send_signal(signal.SIGTERM)
+    worker.wait(20)
+    return time.monotonic() - began
+
+
+def test_a_full_redis_stops_no_worker(client: redis_client.Redis, tmp_path: Path) -> None:
+    publish(tmp_path, range(1500))
+    with Worker(tmp_path, 2, app=APP) as worker:
+        wait_until(lambda: len(done(tmp_path)) > 5, "it does not consume")
+        before = descriptors(worker)
+        client.config_set("maxmemory", "1mb")
+        try:
+            for _ in range(10):
+                so_far = len(done(tmp_path))
+                wait_until(
+                    lambda so_far=so_far: len(done(tmp_path)) > so_far, "it does not consume from a full Redis"
+                )
+                time.sleep(1)
+                assert all(now <= then + SPARE for now, then in zip(descriptors(worker), before, strict=True))
+        finally:
+            client.config_set("maxmemory", "0")
+        assert list_letters() == []
+        assert stop(worker) < LONGEST_STOP
+        log = worker.log.read_text()
+        assert "Traceback" not in log
+        assert log.count("Redis is full") <= 3
+        assert log.count("the result store does not take") <= 2
+
+
+def test_nothing_leaks_however_often_it_connects_anew(client: redis_client.Redis, tmp_path: Path) -> None:
+    with Worker(tmp_path, 2, app=APP) as worker:
+        publish(tmp_path, range(4))
+        wait_until(lambda: len(done(tmp_path)) == 4, "it does not consume")
+        before, threads = descriptors(worker), psutil.Process(worker.pid).num_threads()
+        for number in range(4, RECONNECTS + 4):
+            client.client_kill_filter(_type="normal", skipme=True)
+            publish(tmp_path, range(number, number + 1))
+            wait_until(lambda number=number: number in done(tmp_path), f"it stopped at {number}", 10)
+        assert connects(worker) > RECONNECTS / 2
+        after = descriptors(worker)
+        assert all(now <= then + SPARE for now, then in zip(after, before, strict=True)), (before, after)
+        assert psutil.Process(worker.pid).num_threads() == threads
+        assert int(client.info("clients")["connected_clients"]) < 30
+        assert stop(worker) < LONGEST_STOP
+    assert list_letters() == []
+
+
+@pytest.mark.parametrize("trouble", ["restarted", "silent", "gone", "full", "read-only"])
+def test_a_result_store_in_trouble_decides_nothing(
+    trouble: str, results: RedisServer, client: redis_client.Redis, tmp_path: Path
+) -> None:
+    """The first task of each child meets a connection that went stale (the write of STARTED)."""
+    with Worker(tmp_path, 2, app=APP) as worker, connection_to(results) as store:
+        publish(tmp_path, range(10))
+        wait_until(lambda: len(done(tmp_path)) == 10, "it does not consume")
+        pid = int(store.info("server")["process_id"])
+        if trouble == "restarted":
+            results.restart()
+        elif trouble == "gone":
+            results.stop()
+        elif trouble == "silent":
+            os.kill(pid, signal.SIGSTOP)
+        elif trouble == "full":
+            store.config_set("maxmemory", "1")
+        else:
+            store.execute_command("REPLICAOF", "127.0.0.1", "1")
+        try:
+            for number in range(10, 20):
+                fault_app.count.apply_async((TENANT, USER, str(tmp_path), number), queue="sync")
+            wait_until(lambda: len(done(tmp_path)) == 20, "some are not done", 60)
+            wait_until(lambda: not client.exists("unacked"), "some are not acknowledged", 60)
+        finally:
+            if trouble == "silent":
+                os.kill(pid, signal.SIGCONT)
+        assert stop(worker) < LONGEST_STOP
+        assert "Traceback" not in worker.log.read_text()
+    assert len(list(tmp_path.glob("done-*"))) == 20  # each once
+    assert list_letters() == []
+
+
+ODD: list[Any] = ["null", "[1]", "5", '"words"', "{}", "no JSON", '{"status": 5}', "[" * 60_000]
+
+
+@pytest.mark.parametrize("odd", [*ODD, ["a", "list"]], ids=lambda odd: str(odd)[:20])
+def test_a_result_that_is_none_costs_itself(
+    odd: Any, client: redis_client.Redis, redis: RedisServer, tmp_path: Path
+) -> None:
+
+    with redis_client.Redis(port=redis.port, password=redis.password, db=1) as store:
+        key = "celery-task-meta-an-id"
+        store.rpush(key, *odd) if isinstance(odd, list) else store.set(key, odd)
+        assert get_task_status("an-id") == {"task_id": "an-id", "state": "PENDING"}
+        with Worker(tmp_path, app=APP):
+            fault_app.count.apply_async((TENANT, USER, str(tmp_path), 1), queue="sync", task_id="an-id")
+            wait_until(lambda: get_task_status("an-id")["state"] == "SUCCESS", "its result is not noted")
+        assert json.loads(store.get(key))["result"] == 1
+    assert list_letters() == []
+
+
+@pytest.mark.parametrize("key", ["unacked", "unacked_index", "sync", "metabuilder:aside", "metabuilder:wake:sync"])
+def test_a_key_of_another_type_stops_no_worker(key: str, client: redis_client.Redis, tmp_path: Path) -> None:
+    client.set(key, "words")
+    with Worker(tmp_path, app=APP) as worker:
+        time.sleep(2)
+        publish(tmp_path, range(5))
+        wait_until(lambda: len(done(tmp_path)) == 5, "it does not consume")
+        wait_until(lambda: not client.exists("unacked", "unacked_index"), "some are not acknowledged")
+        assert "Traceback" not in worker.log.read_text()
+    if "wake" not in key:
+        assert client.get(f"{key}:of-another-type") == "words"
+
+
+def test_tables_and_locks_of_anything_stop_nobody(client: redis_client.Redis, tmp_path: Path) -> None:
+    client.sadd("_kombu.binding.sync", "no binding")
+    client.rpush("unacked_mutex", "nobody's")
+    client.hset("unacked", "a tag", "no message")
+    client.zadd("unacked_index", {"a tag": 1})
+    with Worker(tmp_path, app=APP) as worker:
+        publish(tmp_path, range(5))
+        wait_until(lambda: len(done(tmp_path)) == 5, "it does not consume")
+        wait_until(lambda: client.hlen("metabuilder:aside") == 1, "the lock is never released")
+        wait_until(lambda: not client.exists("unacked", "unacked_index"), "some are not acknowledged")
+        assert "Traceback" not in worker.log.read_text()
+
+
+def test_a_broker_that_is_away_is_said_at_once(
+    client: redis_client.Redis, environment: Callable[..., None], tmp_path: Path
+) -> None:
+    environment(REDIS_URL="redis://127.0.0.1:1")
+    began = time.monotonic()
+    with application(create_celery_app()) as app, pytest.raises(BrokerUnavailableError, match="idempotency_key"):
+        app.tasks["email_service.tasks.sync_emails"].delay("account", TENANT, USER)
+    assert time.monotonic() - began < 10
