@@ -134,10 +134,11 @@ def _probe_worker(patience: float) -> float | None:
     """Seconds until a worker had run a task that every Celery worker has, and that gives back its argument."""
     from celery.exceptions import TimeoutError as NoResultError
 
+    from tasks.admission import PROBE
     from tasks.celery_app import celery_app
 
     started = time.monotonic()
-    probe = celery_app.send_task("celery.accumulate", ("ok",), {"index": 0}, queue="sync", expires=patience)
+    probe = celery_app.send_task(PROBE, ("ok",), {"index": 0}, queue="sync", expires=patience)
     try:
         # One that expired in the queue comes back as revoked: a worker is there, but it is late.
         probe.get(timeout=patience, propagate=False)
