@@ -30,6 +30,7 @@ QUEUE_REREADING = "email_service.tasks.queue_rereading"
 LOOK_SECONDS = 300
 # How soon a task that was killed looks whether its own lease has run out.
 _LOOK_AGAIN_SECONDS = 5
+_BUSY_SECONDS = 30
 _ACCOUNTS_AT_A_TIME = 1000
 # Of the soft time limit; what is left then is found by the next look.
 _BUDGET_SHARE = 0.6
@@ -53,6 +54,9 @@ def reread_messages(self: Any, email_client_id: str, tenant_id: str, user_id: st
         # Delivered again after its worker was killed: it is for this task to go on.
         self.look_again(held, min(held.seconds_left + 1, _LOOK_AGAIN_SECONDS))
     except (LeaseHeldError, LeaseLostError, HostBusyError) as error:
+        if not self.request.called_directly:
+            # Beat queues it together with the syncs: they are over soon, and it looks again until it expires.
+            self.look_again(error, _BUSY_SECONDS)
         return _result("busy", Reread(), str(error))
     except TransientError as error:
         logger.warning("reading again was interrupted: %s", error, extra={"email_client_id": email_client_id})
