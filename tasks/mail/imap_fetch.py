@@ -160,12 +160,13 @@ class Assembly:
 def _message(
     uid: int, flags: tuple[str, ...], text: bytes, items: bytes, raw: bytes, blank: int, *, is_literal: bool
 ) -> FetchedMessage:
-    """Raises ProtocolError where the blanks after the literal are just what is missing of the message's size."""
+    """Raises ProtocolError where the blanks after the literal make up for what is missing of the message's size."""
     announced = _ANNOUNCED.search(items) if is_literal and raw == b"" else None
     skipped = read_number(announced[1]) if announced else 0
     found = _SIZE.search(items)
     size = read_number(found[1]) if found else skipped or len(raw)
-    if blank and size == (skipped or len(raw)) + blank:
+    # Not exactly: a line that ends in LF alone counts as one that ends in CRLF.
+    if 0 < size - (skipped or len(raw)) <= blank:
         raise ProtocolError(f"the literal of message {uid} ended {blank} bytes early; its length was wrong")
     return FetchedMessage(
         uid=uid,

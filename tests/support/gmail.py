@@ -22,6 +22,9 @@ class GmailServer(ImapServer):
         self.spam = self.add_folder(SPAM, attributes="\\Junk")
         self.trash = self.add_folder(TRASH, attributes="\\Trash")
         self.label = self.add_folder("B&APw-cher (neu)")
+        for uidvalidity, folder in enumerate(self.folders.values(), start=1):
+            # As Gmail has them; folders in the same state could have changed names with one another.
+            folder.uidvalidity = uidvalidity
         self.spam.append(message(8))
         self.trash.append(message(9))
         self.everything.append(message(1), message(2), message(3))

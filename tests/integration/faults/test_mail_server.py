@@ -96,7 +96,6 @@ EARLY = {
     "LIST hangs": ("LIST", hang),
     "LIST is cut": ("LIST", cut(10)),
     "LIST says BYE": ("LIST", bye()),
-    "LIST is nonsense": ("LIST", rewrite(rb"\* LIST .*", b"* LIST ((((")),
     "EXAMINE drops": ("EXAMINE", drop),
     "EXAMINE says BYE": ("EXAMINE", bye()),
     "SEARCH drops": ("UID SEARCH", drop),
@@ -115,6 +114,13 @@ def test_what_goes_wrong_before_the_messages_is_tried_again(server: ImapServer, 
     assert len(errors) == 1
     assert stored_uids() == ALL
     assert_counts_agree()
+
+
+def test_a_list_that_is_nonsense_is_asked_for_again(server: ImapServer) -> None:
+    server.on("LIST", rewrite(rb"\* LIST .*", b"* LIST (((("))
+
+    assert sync_again_and_again(register(server)) == []
+    assert stored_uids() == ALL
 
 
 NO_LIST = {
