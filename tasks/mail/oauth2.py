@@ -5,7 +5,6 @@ import time
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 
 from tasks.errors import (
     EmailError,
@@ -17,6 +16,7 @@ from tasks.errors import (
 )
 from tasks.mail.hosts import Address, Network, resolve
 
+_HIGHEST_PORT = 65_535
 _LARGEST_ANSWER_BYTES = 64 * 1024
 _LONGEST_WORDS = 200
 # For an answer that does not say how long its token is good for (RFC 6749 section 5.1 recommends that it does).
@@ -75,30 +75,37 @@ def refresh(
 
     The certificate is always verified, and the endpoint's address obeys the same rule as a mail server's.
 
-    Raises GrantRevokedError, TokenRequestRefusedError, TokenEndpointUnavailableError (with the seconds to wait where
-    the endpoint says), HostNotAllowedError and UnknownHostError.
+    Raises GrantRevokedError, TokenRequestRefusedError (of a URL that is none, too), TokenEndpointUnavailableError (with
+    the seconds to wait where the endpoint says), HostNotAllowedError and UnknownHostError.
     """
-    where = urlsplit(token_endpoint).hostname or ""
+    import httpx
+
+    try:
+        target = httpx.URL(token_endpoint)
+        if (target.port or 0) > _HIGHEST_PORT:
+            raise httpx.InvalidURL(f"there is no port {target.port}")
+    except httpx.InvalidURL as error:
+        raise TokenRequestRefusedError(f"the token endpoint's URL cannot be used: {error}") from None
+    where = target.host
     try:
         addresses = resolve(where, allowed_networks)
     except MailServerUnavailableError as error:
         raise TokenEndpointUnavailableError(error.detail) from error
     except HostNotAllowedError as error:
         raise HostNotAllowedError(f"{error.detail}, the token endpoint") from error
-    status, headers, body = _post(token_endpoint, addresses, {"grant_type": "refresh_token", **form}, timeout)
+    status, headers, body = _post(target, addresses, {"grant_type": "refresh_token", **form}, timeout)
     answer = _json(body)
     if status == 200 and isinstance(answer.get("access_token"), str):
         return _tokens(answer)
     raise _refusal(f"{where} answers {status}", status, answer, headers.get("retry-after"))
 
 
-def _post(url: str, addresses: list[Address], form: dict[str, str], timeout: float) -> tuple[int, Any, bytes]:
+def _post(target: Any, addresses: list[Address], form: dict[str, str], timeout: float) -> tuple[int, Any, bytes]:
     """Status, headers and body. The connection goes to an address that was checked, and TLS verifies the name."""
     import ssl
 
     import httpx
 
-    target = httpx.URL(url)
     # No proxy: it would resolve the name once more. No redirect: the form holds secrets.
     with httpx.Client(verify=ssl.create_default_context(), trust_env=False, timeout=timeout) as client:
         for number, address in enumerate(addresses, start=1):
@@ -132,7 +139,8 @@ def _bounded(response: Any, timeout: float) -> bytes:
 def _json(body: bytes) -> dict[str, Any]:
     try:
         answer = json.loads(body)
-    except ValueError:
+        json.dumps(answer, ensure_ascii=False).encode()  # without half a character (a lone surrogate) anywhere
+    except (ValueError, RecursionError):
         return {}
     return answer if isinstance(answer, dict) else {}
 
@@ -163,7 +171,7 @@ def _wait(retry_after: str | None) -> float | None:
     try:
         is_number = retry_after.isdigit()
         seconds = float(retry_after) if is_number else parsedate_to_datetime(retry_after).timestamp() - time.time()
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return min(max(seconds, 0.0), _LONGEST_WAIT_SECONDS)
 

@@ -298,6 +298,55 @@ def test_a_throttled_or_broken_endpoint_is_not_a_revoked_grant(
     assert sync(account).total("synced") == 5
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[" * 60_000,
+        b'{"access_token":' * 3_000,
+        b'{"access_token": "a\\ud800"}',
+        b'{"access_token": "good", "expires_in": ' + b"9" * 5_000 + b"}",
+        b'{"error": "slow_down", "error_description": "a\\u0000b"}',
+        b'{"error": "\\udfff"}',
+        b"\xff\xfe\x00",
+        b"",
+    ],
+    ids=lambda body: repr(body[:40]),
+)
+def test_an_answer_that_is_none_is_a_passing_condition(account: Account, tokens: TokenServer, body: bytes) -> None:
+    tokens.answer = 200, {"Content-Type": "application/json"}, body
+
+    with pytest.raises(TokenEndpointUnavailableError):
+        sync(account)
+
+    assert find_account(TENANT, account.id).last_error_code == "token_endpoint_unavailable"
+
+
+@pytest.mark.parametrize("date", ["Fri, 31 Dec 9999 23:59:59 -0000", "Mon, 01 Jan 0001 00:00:00 -0000", "²", "9" * 400])
+def test_a_time_to_wait_that_is_none_is_not_waited_for(account: Account, tokens: TokenServer, date: str) -> None:
+    tokens.refuse(503, headers={"Retry-After": date})
+    with pytest.raises(TokenEndpointUnavailableError):
+        sync(account)
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        "https://localhost/token\r",
+        "https://local\r\nhost/token",
+        "https://localhost:99999/token",
+        "https://xn--\u00fc\u200d/token",
+    ],
+    ids=repr,
+)
+def test_a_url_that_is_none_is_an_error_of_the_configuration(
+    server: ImapServer, tokens: TokenServer, endpoint: str
+) -> None:
+    account = register(server, password=grant(tokens, token_endpoint=endpoint))
+    with pytest.raises(TokenRequestRefusedError, match="URL cannot be used"):
+        sync(account)
+    assert find_account(TENANT, account.id).last_error_code == "token_request_refused"
+
+
 def test_an_endpoint_that_hangs_up_or_listens_not_is_a_passing_condition(
     server: ImapServer, tokens: TokenServer
 ) -> None:
