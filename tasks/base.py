@@ -94,7 +94,7 @@ class EmailTask(Task):  # type: ignore[misc]  # celery has no types
                 raise self.retry(exc=error) from error
             raise
         if history.is_dead:
-            dead_letters.clear(self._owner(args, kwargs)[0], self._key(args, kwargs))
+            dead_letters.clear(self._owner(args, kwargs)[0], self._key(args, kwargs), self.request.id)
             poison.forget(self.app, self._key(args, kwargs))
         elif history.redeliveries:
             poison.note_progress(self.app, self._key(args, kwargs))
@@ -169,8 +169,9 @@ class EmailTask(Task):  # type: ignore[misc]  # celery has no types
             return  # a task over its hard time limit comes back, and is counted
         tenant_id, user_id = self._owner(args, kwargs)
         shown_args, shown_kwargs = redact_arguments(self.run, args, kwargs)
+        # By the given id: where Celery failed before the task began, there is no request any more.
         failure = dead_letters.Failure(
-            task_key=self._key(args, kwargs),
+            task_key=self.key(args, kwargs, task_id),
             task_name=self.name,
             task_id=task_id,
             user_id=user_id,
@@ -198,12 +199,16 @@ class EmailTask(Task):  # type: ignore[misc]  # celery has no types
         self.request.redeliveries = history.redeliveries
         return history
 
-    def _key(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+    def key(self, args: Sequence[Any], kwargs: Mapping[str, Any], task_id: str) -> str:
+        """What the task with this id is to do, as one value (tasks/poison.py)."""
         # Whichever way they were given, and defaults too: a sync from the command line is a sync by schedule.
         given = self._signature.bind_partial(*args, **kwargs)
         given.apply_defaults()
-        own = {"": self.request.id} if self.is_each_its_own else {}
+        own = {"": task_id} if self.is_each_its_own else {}
         return poison.task_key(self.name, {**given.arguments, **own})
+
+    def _key(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+        return self.key(args, kwargs, self.request.id)
 
     @cached_property
     def _signature(self) -> inspect.Signature:

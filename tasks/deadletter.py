@@ -23,10 +23,13 @@ def retry_letter(letter: Letter) -> str:
     Raises CredentialUnreadableError where no key opens its arguments, and kombu.exceptions.OperationalError.
     """
     args, kwargs = open_arguments(letter)
-    # What was held against it is forgotten, except that there is a letter to clear.
-    poison.forget(current_app, letter.task_key)
-    poison.note_death(current_app, letter.task_key)
-    current_app.tasks[letter.task_name].apply_async(args, kwargs, task_id=letter.task_id)
+    task = current_app.tasks[letter.task_name]
+    # What was held against it is forgotten, except that there is a letter to clear. (Not the letter's own key, which
+    # earlier releases made in another way.)
+    key = task.key(args, kwargs, letter.task_id)
+    poison.forget(current_app, key)
+    poison.note_death(current_app, key)
+    task.apply_async(args, kwargs, task_id=letter.task_id)
     mark_retried(letter)
     return letter.task_id
 

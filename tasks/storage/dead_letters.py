@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 import orjson
-from sqlalchemy import ColumnElement, delete, func, select, text, update
+from sqlalchemy import ColumnElement, delete, func, or_, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 
 from tasks.errors import NotFoundError
@@ -136,15 +136,18 @@ def drop_letter(letter: Letter) -> None:
         remove_credential(connection, letter.tenant_id, letter.credential_id)
 
 
-def clear(tenant_id: str, task_key: str) -> None:
-    """What failed has succeeded."""
+def clear(tenant_id: str, task_key: str, task_id: str) -> None:
+    """What failed has succeeded: what is to do, or the task of this id (earlier releases kept some under another key)."""
     with tenant_transaction(tenant_id) as connection:
-        sealed = connection.scalar(
+        cleared = connection.scalars(
             delete(DeadLetter)
-            .where(DeadLetter.tenant_id == tenant_id, DeadLetter.task_key == task_key)
+            .where(
+                DeadLetter.tenant_id == tenant_id,
+                or_(DeadLetter.task_key == task_key, DeadLetter.task_id == task_id),
+            )
             .returning(DeadLetter.credential_id)
-        )
-        if sealed is not None:
+        ).all()
+        for sealed in cleared:
             remove_credential(connection, tenant_id, sealed)
 
 

@@ -72,7 +72,7 @@ def fault(self: Any, tenant_id: str, user_id: str, folder_id: str, what: str, wo
     raise WrongError("for ann@example.org")
 
 
-@app.task(bind=True, base=EmailTask, name="test.count", shared=False)
+@app.task(bind=True, base=EmailTask, name="test.count", is_each_its_own=True, shared=False)
 def count(self: Any, tenant_id: str, user_id: str, folder_id: str, number: int) -> int:
     """Leave a mark that it was done, after a moment."""
     time.sleep(0.05)

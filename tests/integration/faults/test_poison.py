@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from billiard.einfo import ExceptionInfo
 from click.testing import CliRunner
 from sqlalchemy import create_engine, text
 
@@ -273,6 +274,36 @@ def test_the_operator_lists_shows_retries_and_drops(
     assert manage("drop", letter.id, input="n\n").exit_code == 1
     assert manage("drop", letter.id, "--yes").exit_code == 0
     assert list_letters() == []
+
+
+@pytest.mark.parametrize("is_of_an_earlier_release", [False, True])
+def test_one_that_failed_before_it_began_is_cleared_when_its_retry_succeeds(
+    manage: Callable[..., Any],
+    database: Database,
+    redis: RedisServer,
+    tmp_path: Path,
+    is_of_an_earlier_release: bool,
+) -> None:
+    # Given two messages with the same words, which failed outside the task: Celery says so without a request
+    for task_id in ("one", "other"):
+        try:
+            raise fault_app.WrongError("it did not begin")
+        except fault_app.WrongError:
+            error = ExceptionInfo()
+        args = (TENANT, USER, str(tmp_path), 1)
+        fault_app.count.on_failure(fault_app.WrongError("it did not begin"), task_id, args, {}, error)
+    assert len(wait_for_letters(2)) == 2
+    if is_of_an_earlier_release:
+        with create_engine(database.owner_url).begin() as connection:
+            connection.execute(text("UPDATE dead_letter SET task_key = 'of no task ' || task_id"))
+        with broker(redis) as client:
+            client.delete(*client.keys("metabuilder:dead:*"))
+
+    retried = json.loads(manage("retry", "--all", "--json").stdout)
+
+    assert sorted(retried["task_ids"]) == ["one", "other"]
+    wait_for_letters(0, 10)
+    assert len(list(tmp_path.glob("done-1-*"))) == 2
 
 
 def test_wrong_usage_is_said(manage: Callable[..., Any]) -> None:
