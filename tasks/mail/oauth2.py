@@ -75,8 +75,8 @@ def refresh(
 
     The certificate is always verified, and the endpoint's address obeys the same rule as a mail server's.
 
-    Raises GrantRevokedError, TokenRequestRefusedError (of a URL that is none, too), TokenEndpointUnavailableError (with
-    the seconds to wait where the endpoint says), HostNotAllowedError and UnknownHostError.
+    Raises GrantRevokedError, TokenRequestRefusedError (where the URL is none, too), TokenEndpointUnavailableError
+    (with the seconds to wait where the endpoint says), HostNotAllowedError and UnknownHostError.
     """
     import httpx
 

@@ -137,7 +137,10 @@ def drop_letter(letter: Letter) -> None:
 
 
 def clear(tenant_id: str, task_key: str, task_id: str) -> None:
-    """What failed has succeeded: what is to do, or the task of this id (earlier releases kept some under another key)."""
+    """What failed has succeeded.
+
+    Cleared by the task's id too: earlier releases kept some letters under another key.
+    """
     with tenant_transaction(tenant_id) as connection:
         cleared = connection.scalars(
             delete(DeadLetter)

@@ -321,7 +321,7 @@ def test_an_answer_that_is_none_is_a_passing_condition(account: Account, tokens:
     assert find_account(TENANT, account.id).last_error_code == "token_endpoint_unavailable"
 
 
-@pytest.mark.parametrize("date", ["Fri, 31 Dec 9999 23:59:59 -0000", "Mon, 01 Jan 0001 00:00:00 -0000", "²", "9" * 400])
+@pytest.mark.parametrize("date", ["Fri, 31 Dec 9999 23:59:59 -0000", "Mon, 01 Jan 0001 00:00:00 -0000", "9" * 400])
 def test_a_time_to_wait_that_is_none_is_not_waited_for(account: Account, tokens: TokenServer, date: str) -> None:
     tokens.refuse(503, headers={"Retry-After": date})
     with pytest.raises(TokenEndpointUnavailableError):
