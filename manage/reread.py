@@ -54,9 +54,9 @@ def reread(
     if (dry_run or only_status) and follow:
         raise click.UsageError("--follow goes with neither --dry-run nor --status")
     if only_status and (dry_run or older_than or conditions):
-        raise click.UsageError("--status chooses accounts, and nothing else")
+        raise click.UsageError("--status goes with neither --dry-run, --older-than nor --where")
     if all_tenants and account_name:
-        raise click.UsageError("--account is one of --tenant's, and goes with no --all-tenants")
+        raise click.UsageError("--account names an account of one tenant, and does not go with --all-tenants")
     meets = _read(conditions)
     connect(broker=not (dry_run or only_status))
     from tasks.mail.message import PARSER_VERSION

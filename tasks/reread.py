@@ -1,6 +1,7 @@
 """reread_messages: reads stored messages again that an older parser read. The work is in tasks/engine/reread.py.
 
-Asked for by `./manage.sh reread`. Run again at any instant, it goes on with what is left.
+Asked for by `./manage.sh reread`, and where REREAD_AUTOMATICALLY says so by the task itself once its parser is newer.
+Run again at any instant, it goes on with what is left.
 """
 
 import logging
@@ -71,17 +72,18 @@ def reread_messages(self: Any, email_client_id: str, tenant_id: str, user_id: st
 
 @shared_task(bind=True, base=EmailTask, name=QUEUE_REREADING, max_retries=0)
 def queue_rereading(self: Any) -> dict[str, Any]:  # noqa: ARG001 - a bound task's own
-    """Queue `reread_messages` for each account with messages that may be read again now. Beat runs it.
+    """Queue `reread_messages` for each account with messages that may be (or are not asked for yet, and are to be)
+    read again now. Beat runs it.
 
     Returns `status` (success; partial where the broker did not take all or time ran out: the rest is queued by the
     next run) and accounts (queued). Queued twice, an account's second task finds nothing to do.
     """
-    worker, after, accounts = get_settings().worker, ("", ""), 0
+    worker, limits, after, accounts = get_settings().worker, get_settings().reread, ("", ""), 0
     deadline = time.monotonic() + worker.task_soft_time_limit * _BUDGET_SHARE
-    if not get_settings().reread.messages_per_hour:
+    if not limits.messages_per_hour:
         return {"status": "success", "accounts": 0}
     try:
-        while found := accounts_to_reread(after, _ACCOUNTS_AT_A_TIME):
+        while found := accounts_to_reread(after, _ACCOUNTS_AT_A_TIME, automatically=limits.automatically):
             calls = [(account_id, tenant_id, user_id) for tenant_id, account_id, user_id in found]
             accounts += len(publish_many(reread_messages, calls, expires=LOOK_SECONDS))
             after = found[-1][:2]

@@ -164,8 +164,9 @@ class SyncSettings(_Group):
 
 
 class RereadSettings(_Group):
-    """Reading again what an older parser read: the most of each account in an hour."""
+    """Reading again what an older parser read: whether by itself, and the most of each account in an hour."""
 
+    automatically: bool = Field(True, validation_alias="REREAD_AUTOMATICALLY")
     messages_per_hour: int = Field(1000, validation_alias="REREAD_MESSAGES_PER_HOUR", ge=0)
     bytes_per_hour: int = Field(100 * 1024 * 1024, validation_alias="REREAD_BYTES_PER_HOUR", ge=64 * 1024)
 

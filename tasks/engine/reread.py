@@ -74,6 +74,9 @@ def reread_account(request: RereadRequest, task_id: str, others_wait: Callable[[
     kept on the account as well.
     """
     done, started = Reread(), time.monotonic()
+    if get_settings().reread.automatically:
+        # Before the lease, which a sync may want: it reads all rows of the account's messages.
+        rereading.ask_for_older(request.tenant_id, request.user_id, request.email_client_id)
     try:
         with leased_run(
             request.tenant_id,

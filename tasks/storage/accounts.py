@@ -16,6 +16,7 @@ from tasks.errors import (
     SendingPausedError,
     SmtpServerMissingError,
 )
+from tasks.mail.message import PARSER_VERSION
 from tasks.settings import get_settings
 from tasks.storage.credentials import OAUTH2, add_credential, kind_of, read_credential, remove_credential
 from tasks.storage.grants import Grant, add_grant, replace_refresh_token
@@ -171,6 +172,9 @@ def add_account(tenant_id: str, user_id: str, new: NewAccount) -> str:
                     id=account_id,
                     user_id=user_id,
                     sync_interval=get_settings().sync.interval_seconds,
+                    reread_version=PARSER_VERSION,
+                    # Its first sync may be by a worker of the release before.
+                    reread_again_at=func.now() + timedelta(days=1),
                     **columns,
                 )
             )

@@ -151,7 +151,8 @@ class EmailClient(Base):
     It is due at `next_sync_at`; from `sync_queued_at` until a worker takes it, its sync waits in the queue.
 
     `reread_share` is the part, 0 to 1, of what may be read again in an hour that was read; it counts until an hour
-    after `reread_at`, when the last of it was.
+    after `reread_at`, when the last of it was. All that parsers before `reread_version` read was asked for by itself,
+    and is once more at `reread_again_at`.
     """
 
     __tablename__ = "email_client"
@@ -201,6 +202,8 @@ class EmailClient(Base):
     lease_wanted_until: Mapped[datetime | None]
     reread_at: Mapped[datetime | None]
     reread_share: Mapped[float] = mapped_column(Double(), server_default=_zero)
+    reread_version: Mapped[int] = mapped_column(SmallInteger(), server_default=text("1"))
+    reread_again_at: Mapped[datetime | None]
     created_at: Mapped[datetime] = mapped_column(server_default=_now)
     __table_args__ = (
         PrimaryKeyConstraint("tenant_id", "id"),

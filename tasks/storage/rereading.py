@@ -14,7 +14,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from tasks.mail.message import PARSER_VERSION
 from tasks.settings import RereadSettings
-from tasks.storage.accounts import Account
+from tasks.storage.accounts import Account, get_account
 from tasks.storage.models import EmailMessage, RawQuarantine
 from tasks.storage.models import Rereading as Row
 from tasks.storage.session import tenant_transaction, unbound_transaction
@@ -79,7 +79,22 @@ _LEAVE = text(
 _ACCOUNTS = text(
     """
     SELECT tenant_id, email_client_id, user_id
-    FROM accounts_with_rereading(:known_version, :after_tenant, :after_account, :max_accounts)
+    FROM accounts_with_rereading(:known_version, :after_tenant, :after_account, :max_accounts, :automatically)
+    """
+)
+_OLDER_IS_DUE = text(
+    """
+    SELECT reread_version < :known_version OR coalesce(reread_again_at <= now(), false)
+    FROM email_client WHERE tenant_id = :tenant_id AND id = :account_id
+    """
+)
+# Until all hosts have this release, workers of the one before store what their parser reads: a day later is the last.
+_OLDER_WAS_ASKED = text(
+    """
+    UPDATE email_client
+    SET reread_again_at = CASE WHEN reread_version < :known_version THEN now() + interval '1 day' END,
+        reread_version = greatest(reread_version, :known_version)
+    WHERE tenant_id = :tenant_id AND id = :account_id
     """
 )
 _COUNTS = text(
@@ -156,6 +171,21 @@ def ask(
         return Asked(
             connection.execute(again).rowcount, connection.execute(delete(RawQuarantine).where(*unread)).rowcount
         )
+
+
+def ask_for_older(tenant_id: str, user_id: str, account_id: str) -> None:
+    """Ask for all that older parsers read, once an account and parser, and once more a day later.
+
+    Killed in the midst, it is done anew. Raises NotFoundError for what is not the caller's.
+    """
+    with tenant_transaction(tenant_id) as connection:
+        account = get_account(connection, tenant_id, user_id, account_id)
+        values = {**_of(account), "known_version": PARSER_VERSION}
+        if not connection.scalar(_OLDER_IS_DUE, values):
+            return
+    ask(account, PARSER_VERSION)
+    with tenant_transaction(tenant_id) as connection:
+        connection.execute(_OLDER_WAS_ASKED, values)
 
 
 def _found(
@@ -239,12 +269,19 @@ def counts(account: Account) -> Counts:
     return Counts._make(row)
 
 
-def accounts_to_reread(after: tuple[str, str], limit: int) -> list[tuple[str, str, str]]:
+def accounts_to_reread(
+    after: tuple[str, str], limit: int, *, automatically: bool = False
+) -> list[tuple[str, str, str]]:
     """Accounts of all tenants, after that (tenant, account) in order, with messages that may be read again now.
 
-    Each as its tenant, its id and its user.
+    With `automatically` those as well for which `ask_for_older` is due. Each as its tenant, its id and its user.
     """
-    values = {"after_tenant": after[0], "after_account": after[1], "max_accounts": limit}
+    values = {
+        "after_tenant": after[0],
+        "after_account": after[1],
+        "max_accounts": limit,
+        "automatically": automatically,
+    }
     with unbound_transaction() as connection:
         rows = connection.execute(_ACCOUNTS, {**values, "known_version": PARSER_VERSION})
         return [(row.tenant_id, row.email_client_id, row.user_id) for row in rows]

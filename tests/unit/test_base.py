@@ -22,6 +22,8 @@ from tasks.celery_app import (
     empty_trash,
     enforce_trash_retention,
     periodic_sync,
+    queue_rereading,
+    reread_messages,
     send_email,
     sync_emails,
 )
@@ -65,6 +67,8 @@ def test_only_tasks_that_work_are_registered() -> None:
         check_spam,
         ask_spam_engines,
         cleanup_stale_results,
+        queue_rereading,
+        reread_messages,
     )
     assert ours == {task.name for task in working}
     assert all(name.startswith("email_service.tasks.") for name in ours)

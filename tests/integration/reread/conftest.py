@@ -85,3 +85,13 @@ def outcomes() -> dict[str, object]:
 def a_new_hour(database: Database) -> None:
     """As if an hour had passed since messages were last read again."""
     as_owner(database, "UPDATE email_client SET reread_at = reread_at - interval '1 hour 1 second'")
+
+
+def a_new_release(database: Database) -> None:
+    """As if all accounts came from a release whose parser was the first."""
+    as_owner(database, "UPDATE email_client SET reread_version = 1, reread_again_at = NULL")
+
+
+def a_day_later(database: Database) -> None:
+    """As if a day had passed since what older parsers read was asked for."""
+    as_owner(database, "UPDATE email_client SET reread_again_at = reread_again_at - interval '1 day 1 second'")
