@@ -24,7 +24,7 @@ from tasks.settings import get_settings
 from tasks.storage.account_choices import keep_refusals
 from tasks.storage.accounts import Account
 from tasks.storage.credentials import PASSWORD, read_credential_of_kind
-from tasks.storage.logins import RECEIVING, SENDING, Side, mechanism_of, note_login, note_refusal
+from tasks.storage.logins import RECEIVING, SENDING, Side, begin_login, mechanism_of, note_login, note_refusal
 from tasks.storage.session import tenant_transaction
 
 
@@ -78,9 +78,10 @@ def login_of(account: Account, side: Side = RECEIVING, refused: str | None = Non
 def logged_in(account: Account, side: Side, connect: Callable[[Login], C]) -> C:
     """What `connect` gives. A login that works is noted, and one that is not taken is what pauses the account.
 
-    Raises AuthenticationFailedError where that side is paused now, and LoginRefusedError or LoginFailedError where it
-    is tried again.
+    Raises AuthenticationFailedError where that side is paused now, LoginRefusedError or LoginFailedError where it is
+    tried again, and LoginDelayedError where another task tries right now.
     """
+    begin_login(account, side)
     try:
         connection = _with_fresh_token(account, side, connect)
     except (AuthenticationFailedError, LoginFailedError) as error:

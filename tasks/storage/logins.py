@@ -9,7 +9,8 @@
               pauses the side. Providers refuse right passwords while they are in trouble.
     paused    nobody logs in until a person stored another secret or tried the account.
 
-Before `login_retry_at` no task logs in, so that no provider locks the account for too many tries.
+Before `login_retry_at` no task logs in, so that no provider locks the account for too many tries; and when that has
+passed, one task alone does first.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -17,7 +18,13 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, case, func, update
 
-from tasks.errors import AuthenticationFailedError, EmailError, LoginFailedError, LoginRefusedError
+from tasks.errors import (
+    AuthenticationFailedError,
+    EmailError,
+    LoginDelayedError,
+    LoginFailedError,
+    LoginRefusedError,
+)
 from tasks.settings import get_settings
 from tasks.storage.accounts import Account, is_row_of
 from tasks.storage.models import EmailClient
@@ -27,6 +34,8 @@ _FIRST_WAIT = timedelta(minutes=5)
 # Of a refusal, which pauses the account only when it is repeated; and of a failure that never does.
 _LONGEST_WAIT_REFUSED = timedelta(hours=1)
 _LONGEST_WAIT_FAILED = timedelta(hours=6)
+# Longer than a login takes.
+_ONE_TRY = timedelta(minutes=2)
 # Two to more than this power is longer than any wait.
 _MOST_DOUBLINGS = 10
 
@@ -58,6 +67,23 @@ def mechanism_of(account: Account, side: Side) -> str | None:
     """By which mechanism the account logged in last; None where it never did."""
     mechanism = side.of(account, "login_mechanism")
     return str(mechanism) if mechanism is not None else None
+
+
+def begin_login(account: Account, side: Side) -> None:
+    """A login is about to be tried. Costs a statement only where the one before failed.
+
+    Raises LoginDelayedError where another task is trying, or tried meanwhile.
+    """
+    if not side.of(account, "login_failures"):
+        return
+    retry_at = side.column("login_retry_at")
+    # A person who tries the account at once has seen when the next login is due.
+    is_first = func.coalesce(retry_at <= func.now(), True) | (retry_at == side.of(account, "login_retry_at"))
+    until = _prefixed(side, {"login_retry_at": func.greatest(retry_at, func.now() + _ONE_TRY)})
+    with tenant_transaction(account.tenant_id) as connection:
+        if not connection.execute(update(EmailClient).where(*is_row_of(account), is_first).values(until)).rowcount:
+            words = f"{account.account_name}: another task tries to log in; {side.of(account, 'last_error') or ''}"
+            raise LoginDelayedError(words, _ONE_TRY.total_seconds())
 
 
 def note_login(account: Account, side: Side, mechanism: str) -> None:

@@ -4,6 +4,7 @@ Hours pass by moving the account's times into the past.
 """
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -14,6 +15,7 @@ from tasks.errors import (
     LoginDelayedError,
     LoginFailedError,
     LoginRefusedError,
+    MailServerUnavailableError,
     SendingPausedError,
     TransientError,
 )
@@ -25,7 +27,7 @@ from tests.support.imap_faults import refuse, rewrite
 from tests.support.imap_server import BASIC, ImapServer
 from tests.support.mailbox import Mailbox, message
 from tests.support.pop3_server import Pop3Server
-from tests.support.smtp_server import SmtpServer, reply
+from tests.support.smtp_server import SmtpServer, reply, slowly
 from tests.support.stored import rows
 from tests.support.tcp_server import ScriptedServer
 
@@ -224,6 +226,68 @@ def test_mail_waits_while_the_login_of_the_smtp_server_is_refused(
         send_once(account, "task-3")
     with pytest.raises(SendingPausedError):
         send_once(account, "task-4")
+
+
+def test_of_many_messages_that_wait_for_a_login_one_tries(
+    database: Database,
+    smtp: SmtpServer,  # noqa: F811
+    send_once: Send,  # noqa: F811
+) -> None:
+    # Given an SMTP server that refuses a password that worked, slowly, and the time of the next try
+    account = sending_account(Mailbox("127.0.0.1", 9, "ada", "x"), smtp)
+    send_once(account, "first")
+    pools_closed(smtp)
+    password, smtp.password = smtp.password, "changed"
+    smtp.on("auth", slowly(0.5), times=None)
+    with pytest.raises(LoginRefusedError):
+        send_once(account, "second")
+    pass_time(6, "smtp_")
+    tries = logins(smtp)
+
+    # When several workers come at once
+    def attempt(number: int) -> type[BaseException] | None:
+        try:
+            send_once(account, f"message {number}")
+        except TransientError as error:
+            return type(error)
+        return None
+
+    with ThreadPoolExecutor(4) as workers:
+        ends = list(workers.map(attempt, range(4)))
+
+    # Then one of them logs in, and the others wait for what comes of it
+    assert logins(smtp) == tries + 1
+    assert sorted(end.__name__ for end in ends if end) == ["LoginDelayedError"] * 3 + ["LoginRefusedError"]
+    assert minutes_to_wait("smtp_") == pytest.approx(10, abs=0.2)
+    # and all are sent once the server takes the password again
+    smtp.password = password
+    pass_time(11, "smtp_")
+    for number in range(4):
+        send_once(account, f"message {number}")
+    assert len(smtp.taken()) == 5
+
+
+def test_a_server_that_is_away_at_the_next_try_delays_it_by_minutes_and_a_person_can_try(
+    server: ImapServer | Pop3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    account = worked(server)
+    with pytest.raises(LoginRefusedError):
+        sync(account)
+    pass_time(6)
+    monkeypatch.setattr(server, "password", "sample")
+    with monkeypatch.context() as away:
+        away.setattr("tasks.engine.connect.login_of", _break_off)
+        with pytest.raises(MailServerUnavailableError):
+            sync(account)
+    assert minutes_to_wait() == pytest.approx(2, abs=0.2)
+    with pytest.raises(LoginDelayedError):
+        sync(account)
+    probe(find_account(TENANT, account.id))
+    assert find_account(TENANT, account.id).login_failures == 0
+
+
+def _break_off(*_: object) -> None:
+    raise MailServerUnavailableError("it hung up")
 
 
 @pytest.mark.parametrize(
