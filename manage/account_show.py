@@ -88,9 +88,10 @@ def _health(found: "Account") -> Iterator[Fact]:
 def _logins(found: "Account") -> Iterator[Fact]:
     for prefix, side in (("", "receive"), ("smtp_", "send")):
         since, retry_at = (getattr(found, f"{prefix}login_{name}") for name in ("refused_since", "retry_at"))
+        is_paused = getattr(found, f"{prefix}paused_at") is not None
         if since is not None:
             yield Fact(f"{prefix}login_refused_since", f"logins to {side} refused since", ago(since), since)
-        if retry_at is not None:
+        if retry_at is not None and not is_paused:
             next_try = f"{retry_at:%Y-%m-%d %H:%M %Z}"
             yield Fact(f"{prefix}login_retry_at", f"next login to {side}", next_try, retry_at)
 

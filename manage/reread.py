@@ -75,11 +75,22 @@ def reread(
         return
     if any(found["messages"] for found in asked):
         _begin()
+    able = [account for account in accounts if _is_read(account)]
     if follow:
-        _watch(accounts, quiet=as_json)
+        _watch(able, quiet=as_json)
     _report(asked, as_json, "asked for", "are fetched again by the next sync")
     if not follow and not as_json and any(found["messages"] for found in asked):
         say(f"They are read in the background. See how far it is: {COMMAND} reread --status")
+
+
+def _is_read(account: "Account") -> bool:
+    """Whether its messages can be read again now; says so where they wait for a person."""
+    if account.is_enabled and account.is_sync_enabled and account.paused_at is None:
+        return True
+    why = "receiving is paused" if account.is_enabled and account.is_sync_enabled else "it is switched off"
+    name = account.account_name
+    say(f"Nothing of account {name} is read again while {why}: {COMMAND} account show {name!r}")
+    return False
 
 
 def _read(conditions: Sequence[str]) -> list[Any]:

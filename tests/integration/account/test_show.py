@@ -7,7 +7,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from manage import account_show, cli
-from tasks.storage.accounts import change_smtp_password, find_account
+from tasks.errors import AuthenticationFailedError, LoginRefusedError
+from tasks.storage.accounts import change_password, change_smtp_password, find_account
 from tests.conftest import TENANT, Database, register, sync
 from tests.support.imap_server import ImapServer
 from tests.support.mailbox import message
@@ -81,3 +82,18 @@ def test_no_secret_is_shown(server: ImapServer) -> None:
     for result in (show(), show("--json")):
         assert server.password not in result.output
         assert credential_id not in result.output
+
+
+def test_the_next_login_is_shown_unless_the_account_is_paused(server: ImapServer) -> None:
+    account = register(server)
+    sync(account)
+    server.password = "changed"
+    with pytest.raises(LoginRefusedError):
+        sync(account)
+    assert "next login to receive" in show().stdout
+    change_password(find_account(TENANT, "mail"), "mistyped")
+    with pytest.raises(AuthenticationFailedError):
+        sync(account)
+    result = show()
+    assert "receiving is paused" in result.stdout
+    assert "next login" not in result.stdout

@@ -226,6 +226,30 @@ def test_it_is_followed_to_the_end(old: Account, monkeypatch: pytest.MonkeyPatch
     assert outcomes() == {}
 
 
+@pytest.mark.parametrize(
+    ("how", "why"),
+    [
+        ("paused_at = now()", "receiving is paused"),
+        ("is_enabled = false", "switched off"),
+        ("is_sync_enabled = false", "switched off"),
+    ],
+)
+def test_nobody_waits_for_an_account_that_is_paused_or_switched_off(
+    old: Account, database: Database, monkeypatch: pytest.MonkeyPatch, how: str, why: str
+) -> None:
+    def wait_for_ever(_: float) -> None:
+        raise AssertionError("it waits")
+
+    monkeypatch.setattr(command.time, "sleep", wait_for_ever)
+    as_owner(database, f"UPDATE email_client SET {how}")
+    result = run("--follow")
+    assert result.exit_code == 0
+    assert why in result.output
+    assert "account show 'mail'" in result.output
+    # They wait until a person mends that.
+    assert list(outcomes().values()) == [None] * 3
+
+
 def test_account_show_counts_what_an_older_parser_read(old: Account, mailbox: Mailbox, monkeypatch: Any) -> None:
     monkeypatch.setattr(account_show, "connect", lambda: None)
 
