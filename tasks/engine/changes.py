@@ -29,19 +29,25 @@ _ENVELOPES_PER_REQUEST = 2_000
 
 def apply_changes(run: Run, imap: ImapConnection, folder: Folder, opened: FolderStatus, tally: FolderTally) -> None:
     """Flags and removals since the last sync, by CONDSTORE and QRESYNC, or by comparison where there is neither."""
-    if folder.uidnext <= 1:
+    if folder.uidnext <= 1 and not folder.total_count:
         return
     known, current = folder.highestmodseq, opened.highestmodseq
     if known is None or current is None or current < known:
         # They only ever grow (RFC 7162 section 3.1): one that shrank is of a server restored from a backup.
         compare_all(run, imap, folder, opened, tally)
     elif current != known:
-        for first in range(1, folder.uidnext, _UIDS_PER_CHANGE_REQUEST):
-            uids = UidSet(((first, min(first + _UIDS_PER_CHANGE_REQUEST, folder.uidnext) - 1),))
-            flags, vanished = imap.fetch_changes(uids, known)
-            removed = _removed(run, imap, folder, opened, vanished)
+        # Also above the checkpoint: what we filed or moved there ourselves is stored already.
+        end = max(folder.uidnext, opened.uidnext or 0)
+        for first in range(1, end, _UIDS_PER_CHANGE_REQUEST):
+            changed = imap.fetch_changes(UidSet(((first, min(first + _UIDS_PER_CHANGE_REQUEST, end) - 1),)), known)
+            if not changed.is_whole:
+                # What could not be read is not told again once HIGHESTMODSEQ is remembered.
+                compare_all(run, imap, folder, opened, tally)
+                return
+            removed = _removed(run, imap, folder, opened, changed.vanished)
             with run.transaction() as connection:
-                tally.updated += changes.update_flags(connection, run.account, folder, _states(folder, flags))
+                states = _states(folder, changed.flags)
+                tally.updated += changes.update_flags(connection, run.account, folder, states)
                 tally.deleted += changes.remove_uids(connection, run.account, folder, removed)
 
 
@@ -163,5 +169,5 @@ def _removed(run: Run, imap: ImapConnection, folder: Folder, opened: FolderStatu
 
 def _states(folder: Folder, fetched: Iterable[FetchedFlags | FetchedEnvelope]) -> list[tuple[int, Flags]]:
     # By UID, so that a message the server tells of twice is set once.
-    by_uid = {flags.uid: read_flags(flags.flags, folder.type) for flags in fetched}
+    by_uid = {one.uid: read_flags(one.flags, folder.type) for one in fetched if one.flags is not None}
     return list(by_uid.items())

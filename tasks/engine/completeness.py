@@ -64,11 +64,14 @@ def accounted_for(folder: Folder) -> int:
 
 
 def is_as_known(folder: Folder, messages: int) -> bool:
-    """Whether nothing is to be compared: all `messages` are here, or those that are not need no other look yet."""
+    """Whether nothing is to be compared: all `messages` are here, or those that are not need no other look yet.
+
+    Where some were missing, as many as are here need not be the same: some of them may be gone, and those there.
+    """
     if folder.hidden_count and not is_window(folder, messages):
         return False
-    here = accounted_for(folder)
-    return here == messages or (here + folder.missing_count == messages and not folder.is_missing_due)
+    is_put_off = folder.missing_count > 0 and not folder.is_missing_due
+    return accounted_for(folder) + folder.missing_count == messages and (is_put_off or not folder.missing_count)
 
 
 def standing(

@@ -189,23 +189,27 @@ class ImapDeletion:
             if folder.path in {listed.path for listed in self._imap.list_folders()[0]}:
                 raise
             raise FolderGoneError(folder.name) from error
-        there, others = self._compared(batch)
+        there, others = self._compared(batch, opened)
         if others or (len(there) < len(batch) and is_another(self._run, self._imap, folder, opened)):
             # The server numbers the folder anew, or another one has its name: the sync knows how to tell.
             folder = find_again(self._run, self._imap, folder)
             batch = [message for message in self._as_they_are_now(batch) if message.folder_id == folder.id]
-            self._imap.select(folder.path, writable=True)
-            there, others = self._compared(batch)
+            opened = self._imap.select(folder.path, writable=True)
+            there, others = self._compared(batch, opened)
         self.left += [message for message in others if message not in self.left]
         return _Opened(folder, [message for message in batch if message not in others], there)
 
-    def _compared(self, batch: list[Doomed]) -> tuple[list[Doomed], list[Doomed]]:
+    def _compared(self, batch: list[Doomed], opened: FolderStatus) -> tuple[list[Doomed], list[Doomed]]:
         """Of the open folder: the messages that are there, and those whose UIDs others have, or nobody knows who."""
+        # Outside of what a server with a window shows, and numbered anew since: their UIDs are not known.
+        unnumbered = [m for m in batch if m.uidvalidity != opened.uidvalidity or (m.imap_uid or 0) < 1]
+        batch = [message for message in batch if message not in unnumbered]
         seen = {envelope.uid: envelope for envelope in fetch_envelopes(self._imap, _uids(batch))}
         there = [m for m in batch if m.imap_uid in seen and is_same(m.envelope, seen[m.imap_uid])]
         # Asked once more: what is not there is gone, and may be forgotten.
         unknown = self._imap.fetch_sizes(_uids([message for message in batch if message.imap_uid not in seen]))
-        return there, [m for m in batch if m not in there and (m.imap_uid in seen or m.imap_uid in unknown)]
+        others = [m for m in batch if m not in there and (m.imap_uid in seen or m.imap_uid in unknown)]
+        return there, others + unnumbered
 
     def _as_they_are_now(self, messages: list[Doomed]) -> list[Doomed]:
         """By the UIDs that they have under the lease: a sync before it may have found folders numbered anew."""

@@ -166,7 +166,7 @@ def _finish(
     messages, named = opened.messages, None
     # In a window, what was removed and what is shown again in its place are as many.
     if current.hidden_count or not is_as_known(current, messages):
-        compared = compare_uids(run, imap, folder, opened, tally)
+        compared = compare_uids(run, imap, current, opened, tally)
         messages, named = compared.messages, compared.present.size()
         _fetch(run, imap, folder, compared.present, tally, first=1)
     state: dict[str, object] = {

@@ -28,7 +28,7 @@ from tasks.mail.uidl import Listed, key_of_header, key_of_message, key_of_size, 
 from tasks.storage import changes
 from tasks.storage.arrivals import Quarantined
 from tasks.storage.folders import Folder, change_folder, load_folders
-from tasks.storage.maildrop import is_known_by_unique_ids, kept_long_enough, local_folder, missing_keys
+from tasks.storage.maildrop import is_known_by_unique_ids, local_folder, missing_keys, part_from, stored
 from tasks.storage.messages import Batch, UidlNumbering
 
 logger = logging.getLogger(__name__)
@@ -42,7 +42,8 @@ def sync_maildrop(run: Run, pop3: Pop3Connection, folder_id: str | None) -> None
         inbox = local_folder(connection, run.account, _INBOX, "inbox")
         ours = load_folders(connection, run.account, run.full_since)
         changes.release_quarantined(connection, run.account, TRY_AGAIN_HOURS)
-        if run.full_since is not None and not ours[_INBOX].is_verified:
+        is_full = run.full_since is not None and not ours[_INBOX].is_verified
+        if is_full and run.full_since is not None:
             changes.forget_quarantined(connection, run.account, inbox, run.full_since)
     if folder_id not in (None, inbox.id):
         if folder_id not in {folder.id for folder in ours.values()}:
@@ -53,6 +54,8 @@ def sync_maildrop(run: Run, pop3: Pop3Connection, folder_id: str | None) -> None
     started = time.monotonic()
     try:
         keys = identify(run, pop3)
+        if is_full:
+            _part_from_reused(run, pop3, keys)
         _fetch(run, pop3, inbox, keys, tally)
     finally:
         tally.seconds += time.monotonic() - started
@@ -95,6 +98,18 @@ def _keys_by_content(run: Run, pop3: Pop3Connection, messages: list[Listed]) -> 
         # One that is refused has no key, and is asked for again by the next sync.
         if isinstance(message, FetchedMessage):
             yield message.uid, key_of_message(message.raw) if message.raw is not None else key_of_size(message.size)
+
+
+def _part_from_reused(run: Run, pop3: Pop3Connection, keys: dict[Listed, str]) -> None:
+    """Have messages fetched that have the unique-ids of others, which stay as all that is gone from the server."""
+    with run.transaction() as connection:
+        known = stored(connection, run.account, set(keys.values()))
+    odd = {m: known[key] for m, key in keys.items() if key in known and m.size != known[key].size}
+    others = other_messages(pop3, odd)
+    if others:
+        logger.warning("%d messages have unique-ids of others; they are fetched", len(others))
+        with run.transaction() as connection:
+            part_from(connection, run.account, {keys[message] for message in others})
 
 
 def _fetch(run: Run, pop3: Pop3Connection, inbox: Folder, keys: dict[Listed, str], tally: FolderTally) -> None:
@@ -174,7 +189,7 @@ def _finish(run: Run, inbox: Folder, keys: dict[Listed, str], count: int) -> Non
 
 def _delete_from_server(run: Run, pop3: Pop3Connection, keys: dict[Listed, str], days: int) -> None:
     with run.transaction() as connection:
-        due = kept_long_enough(connection, run.account, set(keys.values()), days)
+        due = stored(connection, run.account, set(keys.values()), days)
     doomed = {message: due[key] for message, key in keys.items() if key in due}
     others = other_messages(pop3, doomed)
     refused = pop3.delete([message.number for message in doomed if message not in others])

@@ -1,7 +1,8 @@
 """Whether a unique-id of POP3 still is the message that we know by it.
 
 It is to be one message's for ever (RFC 1939 section 7), and some servers give it to another one, such as those that
-number the messages of a maildrop anew. So before a message is deleted there, it is compared.
+number the messages of a maildrop anew. So before a message is deleted there, it is compared; and a full sync compares
+those whose size is another one than that of the message we know.
 """
 
 from collections.abc import Mapping

@@ -8,6 +8,7 @@ them and refuses it is asked without it (`imap_base`); only X-GM-EXT-1 decides w
 from collections.abc import Generator, Iterator
 from contextlib import suppress
 from datetime import datetime
+from typing import NamedTuple
 
 from tasks.errors import ProtocolError
 from tasks.mail.folders import ListedFolder, wire_path
@@ -15,6 +16,7 @@ from tasks.mail.imap_fetch import (
     Assembly,
     FetchedEnvelope,
     FetchedFlags,
+    are_flags_of_known,
     read_envelopes,
     read_flags,
     read_only_uids,
@@ -50,6 +52,14 @@ _STATUS_ITEMS = "MESSAGES UIDNEXT UIDVALIDITY UNSEEN"
 
 class FolderGoneError(FetchRefusedError):
     """The folder does not exist, though it was listed: as a parent of others, or until a moment ago."""
+
+
+class Changes(NamedTuple):
+    """Flags that changed and UIDs that were removed: all of them only if `is_whole`, each line having been read."""
+
+    flags: list[FetchedFlags]
+    vanished: UidSet
+    is_whole: bool
 
 
 class ImapConnection(ImapSearch):
@@ -125,17 +135,19 @@ class ImapConnection(ImapSearch):
         with self._translated("fetching flags"):
             yield from self._fetch_each(uids, self._flag_items, read_flags)
 
-    def fetch_changes(self, uids: UidSet, since: int) -> tuple[list[FetchedFlags], UidSet]:
-        """Flags changed since mod-sequence `since`, and with QRESYNC the UIDs removed since (RFC 7162 section 3)."""
+    def fetch_changes(self, uids: UidSet, since: int) -> Changes:
+        """What changed since mod-sequence `since`, with QRESYNC also the UIDs removed since (RFC 7162 section 3)."""
         with self._translated("fetching changes"):
             self._untagged("VANISHED")
+            unread = self._imap.unread_lines
             modifiers = {"QRESYNC": f"(CHANGEDSINCE {since} VANISHED)", "CONDSTORE": f"(CHANGEDSINCE {since})"}
 
             def ask(extension: str | None) -> list[Line]:
                 return self._fetch(uids, self._flag_items, modifiers.get(extension or ""))
 
             lines = self._without_refused(modifiers, ask)
-            return list(read_flags(lines)), _vanished(self._untagged("VANISHED"))
+            is_whole = self._imap.unread_lines == unread and are_flags_of_known(lines)
+            return Changes(list(read_flags(lines)), _vanished(self._untagged("VANISHED")), is_whole)
 
     def fetch_envelopes(self, uids: UidSet) -> Iterator[FetchedEnvelope]:
         """What identifies each message, without its body."""

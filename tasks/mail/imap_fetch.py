@@ -67,10 +67,13 @@ class FetchedFlags(NamedTuple):
 
 
 class FetchedEnvelope(NamedTuple):
-    """What identifies a message without its body. `header` is its Message-ID field, raw."""
+    """What identifies a message without its body. `header` is its Message-ID field, raw.
+
+    `flags` are None where the server leaves them out.
+    """
 
     uid: int
-    flags: tuple[str, ...]
+    flags: tuple[str, ...] | None
     received_at: datetime | None
     size: int
     header: bytes
@@ -92,6 +95,12 @@ def read_flags(lines: Iterable[Line]) -> Iterator[FetchedFlags]:
         uid, flags, _ = _identified(text)
         if uid and flags is not None:
             yield FetchedFlags(uid, flags)
+
+
+def are_flags_of_known(lines: Iterable[Line]) -> bool:
+    """Whether each answer tells the flags of a message, and of which by its UID."""
+    answers = (_identified(text) for text, _, _ in _joined(lines))
+    return all(uid and flags is not None for uid, flags, _ in answers)
 
 
 def read_messages(lines: Iterable[Line]) -> Iterator[FetchedMessage]:
@@ -185,7 +194,7 @@ def read_envelopes(lines: Iterable[Line]) -> Iterator[FetchedEnvelope]:
         if uid and (size := _SIZE.search(items)):
             yield FetchedEnvelope(
                 uid=uid,
-                flags=flags or (),
+                flags=flags,
                 received_at=read_internaldate(text),
                 size=read_number(size[1]),
                 header=literal if literal is not None else _quoted_body(text) or b"",

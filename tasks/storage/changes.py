@@ -114,7 +114,7 @@ _ENVELOPES = text(
 _NEWEST = text(
     """
     SELECT imap_uid, message_id, size, received_at FROM email_message
-    WHERE tenant_id = :tenant_id AND folder_id = :folder_id AND uidvalidity = :uidvalidity
+    WHERE tenant_id = :tenant_id AND folder_id = :folder_id AND uidvalidity = :uidvalidity AND imap_uid > 0
     ORDER BY imap_uid DESC LIMIT :number
     """
 )
@@ -139,10 +139,14 @@ _STAGE_ENVELOPES = """
       uid bigint NOT NULL, message_id text, size bigint NOT NULL, received_at timestamptz
     ) ON COMMIT DROP
     """
-# Their UIDs are other messages' now; as negative numbers they are in nobody's way until their own are found.
+# Their UIDs are other messages' now; as negative numbers they are in nobody's way until their own are found. Below
+# those of messages that were set apart before, and may be outside of a window.
 _SET_APART = text(
     """
-    UPDATE email_message SET imap_uid = -imap_uid
+    UPDATE email_message SET imap_uid = least(0, (
+      SELECT min(imap_uid) FROM email_message
+      WHERE tenant_id = :tenant_id AND folder_id = :folder_id AND uidvalidity = :uidvalidity
+    )) - imap_uid
     WHERE tenant_id = :tenant_id AND folder_id = :folder_id AND uidvalidity = :uidvalidity
       AND imap_uid = ANY(CAST(:uids AS bigint[]))
     """
@@ -153,10 +157,10 @@ _MOVE_TO_NEW_UIDS = text(
     """
     WITH old AS (
       SELECT id, message_id, size, date_trunc('second', received_at) AS received_at,
-             row_number() OVER same AS ordinal, count(*) OVER (PARTITION BY message_id, size, received_at) AS alike
+             row_number() OVER (alike ORDER BY abs(imap_uid)) AS ordinal, count(*) OVER alike AS alike
       FROM email_message
       WHERE tenant_id = :tenant_id AND folder_id = :folder_id AND (uidvalidity <> :uidvalidity OR imap_uid < 0)
-      WINDOW same AS (PARTITION BY message_id, size, received_at ORDER BY abs(imap_uid))
+      WINDOW alike AS (PARTITION BY message_id, size, date_trunc('second', received_at))
     ), new AS (
       SELECT uid, message_id, size, received_at,
              row_number() OVER same AS ordinal, count(*) OVER (PARTITION BY message_id, size, received_at) AS alike

@@ -26,13 +26,20 @@ _IS_KNOWN_BY_UNIQUE_IDS = text(
 )
 
 # What was set aside stays on the server: there it is whole.
-_KEPT_LONG_ENOUGH = text(
+_STORED = text(
     """
     SELECT listed.key, message.message_id, message.size, message.received_at
     FROM unnest(CAST(:keys AS text[])) AS listed (key)
     JOIN email_message AS message
       ON message.tenant_id = :tenant_id AND message.email_client_id = :account_id AND message.uidl = listed.key
     WHERE message.filed_at <= now() - make_interval(days => :days)
+    """
+)
+
+_PART = text(
+    """
+    UPDATE email_message SET uidl = 'replaced:' || id
+    WHERE tenant_id = :tenant_id AND email_client_id = :account_id AND uidl = ANY(CAST(:keys AS text[]))
     """
 )
 
@@ -47,12 +54,15 @@ def is_known_by_unique_ids(connection: Connection, account: Account) -> bool:
     return bool(connection.scalar(_IS_KNOWN_BY_UNIQUE_IDS, _of(account)))
 
 
-def kept_long_enough(
-    connection: Connection, account: Account, keys: Collection[str], days: int
-) -> dict[str, Envelope]:
+def stored(connection: Connection, account: Account, keys: Collection[str], days: int = 0) -> dict[str, Envelope]:
     """Those of `keys` whose messages have been stored for so many days, each with what identifies it."""
-    rows = connection.execute(_KEPT_LONG_ENOUGH, {**_of(account), "keys": list(keys), "days": days})
+    rows = connection.execute(_STORED, {**_of(account), "keys": list(keys), "days": days})
     return {key: Envelope(0, *identity) for key, *identity in rows}
+
+
+def part_from(connection: Connection, account: Account, keys: Collection[str]) -> None:
+    """The messages that are stored by these keys stay without them: the keys are other messages' now."""
+    connection.execute(_PART, {**_of(account), "keys": list(keys)})
 
 
 def local_folder(connection: Connection, account: Account, name: str, kind: str) -> Folder:

@@ -1,5 +1,6 @@
 """delete_emails of POP3 accounts: Trash is ours alone, and only what is deleted for good is deleted on the server."""
 
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -127,6 +128,29 @@ def test_a_unique_id_that_is_another_messages_is_not_what_was_kept_long_enough(s
     sync(account)
 
     assert set(server.messages) == {"uid-2"}
+
+
+@pytest.mark.parametrize("capabilities", [EVERYTHING, EVERYTHING.replace("TOP ", "")], ids=["TOP", "no TOP"])
+def test_a_message_under_the_unique_id_of_another_is_fetched_by_a_full_sync(
+    server: Pop3Server, capabilities: str
+) -> None:
+    # Given a server that gives a unique-id to another message
+    server.capabilities = capabilities
+    account = register(server, protocol="pop3")
+    sync(account)
+    before = rows("SELECT message_id, id FROM email_message ORDER BY 1")
+    server.messages["uid-2"] = message(20, body="another one")
+
+    assert sync(account).total("synced") == 0
+    tally = sync(account, full_since=time.time())
+
+    # Then it is stored beside the one that is gone, once
+    assert tally.total("synced") == 1
+    found = rows("SELECT message_id, id FROM email_message ORDER BY 1")
+    assert set(before) < set(found)
+    assert column("SELECT message_id FROM email_message WHERE uidl = 'uid-2'") == ["20@example.org"]
+    assert sync(account, full_since=time.time()).total("synced") == 0
+    assert_counts_agree()
 
 
 def test_a_size_that_is_no_messages_size_hinders_no_delete(server: Pop3Server, delete: Delete) -> None:

@@ -353,3 +353,23 @@ def test_a_window_that_is_numbered_anew_keeps_what_it_hides(server: ImapServer) 
     assert column("SELECT count(*) FROM email_message") == [20]
     assert standing() == (20, 0, 0, None)
     assert_counts_agree()
+
+
+def test_as_many_as_are_here_may_be_others_where_some_were_missing(database: Database) -> None:
+    # Given a folder of which one message is not given, on a server that tells of no removal
+    with ImapServer(CONDSTORE) as server:
+        server.inbox.append(*(message(n) for n in ALL))
+        nothing = rb"\* 7 FETCH \([^{\r]*(\{\d+\}\r\n(?s:.*?)\r\n\)|\))\r\n"
+        withheld = server.on("UID FETCH", rewrite(nothing, b""), times=None)
+        account = register(server)
+        sync(account)
+        sync(account)
+        assert standing()[2] == 1
+
+        # When another one is removed, so that as many are there as are here, and it is given again
+        server.rules.remove(withheld)
+        server.expunge(server.inbox, 20)
+        sync(account)
+
+        assert stored_uids() == [uid for uid in ALL if uid != 20]
+        assert standing() == (29, 0, 0, None)

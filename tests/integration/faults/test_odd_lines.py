@@ -3,6 +3,7 @@
 Scripted, since the servers that write so cannot be had. Each mailbox has thirty messages.
 """
 
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -188,3 +189,40 @@ def test_a_folder_that_is_listed_and_said_not_to_exist_stays_while_it_has_a_stat
     assert stored_uids("Work") == [1]
     sync(account)
     assert stored_uids("Work") == [1, 2]
+
+
+UNREADABLE = {
+    "no answer": b"* 7 FETCH\r\n",
+    "cut off": b"* 7 FETCH (UID 7 FLA)\r\n",
+    "without its UID": b"* 7 FETCH (FLAGS (\\\\Seen))\r\n",
+    "nothing that begins so": b"*7 FETCH (UID 7 FLAGS (\\\\Seen))\r\n",
+}
+
+
+@pytest.mark.parametrize("line", UNREADABLE.values(), ids=UNREADABLE)
+def test_a_change_that_cannot_be_read_is_asked_for_otherwise(database: Database, line: bytes) -> None:
+    # Given changed flags, and a server that tells of one of them in a way that cannot be read
+    with ImapServer(QRESYNC) as server:
+        server.inbox.append(*(message(n) for n in ALL))
+        account = register(server)
+        sync(account)
+        server.inbox.set_flags(7, r"\Seen")
+        server.inbox.set_flags(8, r"\Seen")
+        server.on("UID FETCH .*CHANGEDSINCE", rewrite(rb"\* 7 FETCH [^\r]*\r\n", line), times=None)
+
+        sync(account)
+
+        assert column("SELECT imap_uid FROM email_message WHERE is_read ORDER BY 1") == [7, 8]
+        assert_counts_agree()
+
+
+def test_flags_that_an_envelope_leaves_out_are_kept(server: ImapServer) -> None:
+    server.inbox.set_flags(7, r"\Seen")
+    account = register(server)
+    sync(account)
+    without_flags = rewrite(rb"FLAGS \([^)]*\) ", b"")
+    server.on(r"UID FETCH .*HEADER\.FIELDS", without_flags, times=None)
+
+    sync(account, full_since=time.time())
+
+    assert column("SELECT imap_uid FROM email_message WHERE is_read") == [7]

@@ -190,3 +190,83 @@ def test_a_check_costs_one_fetch_a_batch(server: ImapServer, delete: Delete) -> 
     delete(ids_of(*range(1, 8)), permanent=True)
 
     assert len(server.commands("UID FETCH")) == 1
+
+
+def test_flags_that_changed_are_not_missed_by_a_sync_that_ended_after_the_new_numbers(
+    server: ImapServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    account = register(server)
+    sync(account)
+    number(server, *range(2, _MESSAGES + 1))
+    server.inbox.uidvalidity = 2
+    server.inbox.set_flags(3, r"\Seen")
+    with monkeypatch.context() as patched:
+        patched.setattr("tasks.engine.folder.compare_uids", lambda *_: _interrupt())
+        with pytest.raises(KeyboardInterrupt):
+            sync(account)
+
+    sync(account)
+
+    assert rows("SELECT imap_uid FROM email_message WHERE is_read") == [(3,)]
+    assert_as_on_the_server(server, *range(2, _MESSAGES + 1))
+
+
+def _interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+def test_copies_that_differ_in_fractions_of_a_second_get_numbers_of_their_own(server: ImapServer) -> None:
+    server.inbox.append(message(1), message(1))
+    account = register(server)
+    sync(account)
+    rows("UPDATE email_message SET received_at = received_at + interval '0.3 seconds' WHERE imap_uid = 1 RETURNING 1")
+    before = ids_by_uid()
+
+    server.inbox.uidvalidity = 2
+    sync(account)
+
+    assert ids_by_uid() == before
+
+
+def test_messages_outside_of_a_window_are_set_apart_more_than_once(server: ImapServer) -> None:
+    # Given a window of which messages have slid out, and UIDs that are given to others again and again
+    account = register(server)
+    number(server, *range(1, 31))
+    server.inbox.window = 30
+    sync(account)
+    server.inbox.append(*(message(n) for n in range(31, 36)))
+    sync(account)
+    for first in (101, 201, 301):
+        for uid in server.inbox.uids:
+            server.inbox.messages[uid].raw = message(first + uid)
+
+        sync(account, full_since=time.time())
+
+        shown = server.inbox.uids[-30:]
+        stored = rows("SELECT imap_uid, message_id FROM email_message WHERE imap_uid > 5 ORDER BY 1")
+        assert stored == [(uid, f"{first + uid}@example.org") for uid in shown]
+    assert_counts_agree()
+
+
+def test_a_hidden_message_without_a_number_is_left(server: ImapServer, delete: Delete) -> None:
+    # Given messages outside of a window, whose UIDs are other messages' now
+    account = register(server)
+    number(server, *range(1, 31))
+    server.inbox.window = 30
+    sync(account)
+    server.inbox.append(*(message(n) for n in range(31, 36)))
+    sync(account)
+    for uid in server.inbox.uids:
+        server.inbox.messages[uid].raw = message(100 + uid)
+    sync(account, full_since=time.time())
+    (hidden,) = rows("SELECT id FROM email_message WHERE message_id = '35@example.org'")
+
+    with pytest.raises(AnotherMessageError):
+        delete([str(hidden[0])], permanent=True)
+
+    assert len(server.inbox.uids) == 35
+    assert rows("SELECT count(*) FROM email_message WHERE message_id = '35@example.org'") == [(1,)]
+
+
+def ids_by_uid() -> list[tuple[object, ...]]:
+    return rows("SELECT imap_uid, id FROM email_message ORDER BY 1")

@@ -58,6 +58,20 @@ def test_the_copy_is_what_went_out_and_one_row_with_what_a_sync_finds(
     assert_counts_agree()
 
 
+def test_the_flags_that_a_copy_gets_before_the_next_sync_are_not_missed(
+    account: Account, mailbox: Mailbox, send_once: Send
+) -> None:
+    mailbox.create("Sent")
+    mailbox.append([b"Subject: an older one\r\n\r\nx\r\n"], "Sent")
+    sync(account)
+    send_once(account)
+    mailbox.flag("2", r"\Flagged", "Sent")
+
+    sync(account)
+
+    assert rows("SELECT imap_uid, is_starred FROM email_message ORDER BY 1") == [(1, False), (2, True)]
+
+
 def test_mail_that_came_before_the_copy_is_not_skipped_by_it(
     account: Account, mailbox: Mailbox, smtp: SmtpServer, send_once: Send
 ) -> None:
