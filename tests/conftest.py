@@ -43,8 +43,12 @@ def unavailable(reason: str) -> None:
 
 @pytest.fixture(scope="session")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
-    """PostgreSQL with the schema in its database, which the tests' databases are copies of."""
-    with PostgresServer(tmp_path_factory.mktemp("postgres")) as server:
+    """PostgreSQL with the schema in its database, which the tests' databases are copies of.
+
+    It does not wait for the disk at each of these copies; what is committed outlives the server all the same, and
+    only a crash of the machine would take it.
+    """
+    with PostgresServer(tmp_path_factory.mktemp("postgres"), settings={"fsync": "off"}) as server:
         upgrade(server.owner_url)
         yield server
 

@@ -1,6 +1,7 @@
 """A mailbox on a real IMAP server, changed as another mail client would change it."""
 
 import imaplib
+import socket
 import time
 from collections.abc import Iterable
 from email.message import EmailMessage
@@ -42,6 +43,8 @@ class Mailbox:
     def client(self) -> imaplib.IMAP4:
         """A logged-in connection."""
         client = imaplib.IMAP4(self.host, self.port, timeout=20)
+        # Else the end of the line after each literal would wait 40 ms for the server to acknowledge the literal.
+        client.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         client.login(self.user, self.password)
         return client
 

@@ -19,7 +19,7 @@ __all__ = ["delete"]
 
 Shelves = dict[str, list[str]]
 
-_MESSAGES = 5
+_MESSAGES = 3
 
 
 def fill(mailbox: Mailbox, *folders: str) -> None:
@@ -99,11 +99,13 @@ CHANGES: list[tuple[Callable[[Mailbox], None], tuple[str, ...]]] = [
 ]
 
 
-# Courier sleeps for two seconds at each RENAME.
+# Courier sleeps for two seconds at each RENAME, and a MAILBOXID of Cyrus decides alike in all of them.
+_SOME = (swap, over_one_that_is_gone, to_leave_its_name_to_another)
 CASES = [
     pytest.param(server, change, folders, id=f"{server}-{change.__name__}")
     for server in ("dovecot", "cyrus", "cyrus_without_ids", "courier")
-    for change, folders in (CHANGES if server != "courier" else [CHANGES[0], CHANGES[2], CHANGES[4]])
+    for change, folders in CHANGES
+    if change in _SOME or server in ("dovecot", "cyrus_without_ids")
 ]
 
 
