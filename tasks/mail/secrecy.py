@@ -2,7 +2,7 @@
 
 import re
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from tasks.errors import TransientError
@@ -40,21 +40,31 @@ def secret_kept(endpoint: Endpoint, login: Login) -> Iterator[None]:
 
 def _tells_secret(words: str, endpoint: Endpoint, login: Login) -> bool:
     said = _bare(words)
+    # Some servers repeat a command in capital letters.
+    return _holds(said.casefold(), map(str.casefold, _plain(login))) or _holds(said, _encoded(endpoint, login))
+
+
+def _holds(said: str, forms: Iterable[str]) -> bool:
     return any(
         form[start : start + _TELLING_LENGTH] in said
-        for form in filter(None, map(_bare, _forms(endpoint, login)))
+        for form in filter(None, map(_bare, forms))
         for start in range(max(1, len(form) - _TELLING_LENGTH + 1))
     )
 
 
-def _forms(endpoint: Endpoint, login: Login) -> list[str]:
-    """The secret as it may have been sent, and as the libraries show the bytes of it in an error."""
+def _plain(login: Login) -> list[str]:
+    """The secret, and as the libraries show the bytes of it in an error."""
+    secret = login.secret.encode()
+    return [login.secret, repr(secret)[2:-1], secret.decode("ascii", "replace")]
+
+
+def _encoded(endpoint: Endpoint, login: Login) -> list[str]:
+    """The secret as it may have been sent in base64."""
     secret = login.secret.encode()
     exchanges = (sasl_for(login, endpoint, mechanism) for mechanism in _FIXED[login.method])
     # The last of two responses is the secret, or what is said after a refusal: too short to tell anything.
     sent = [response(b"") for sasl in exchanges for response in sasl.responses]
-    in_errors = (repr(secret)[2:-1], secret.decode("ascii", "replace"))
-    return [login.secret, *in_errors, *(b64encode(data).decode() for data in (secret, *sent) if secret in data)]
+    return [b64encode(data).decode() for data in (secret, *sent) if secret in data]
 
 
 def _bare(text: str) -> str:

@@ -158,6 +158,7 @@ REPEATED = {
     "by PLAIN, in part": (PASSWORD, b64encode(f"\0ada\0{PASSWORD.secret}".encode()).decode()[:14] + "..."),
     "without padding": (PASSWORD, b64encode(PASSWORD.secret.encode()).decode().rstrip("=")),
     "with white space folded": (Login("ada", "two  spaces"), "two spaces"),
+    "in capital letters": (PASSWORD, PASSWORD.secret.upper()),
     "a token as it is": (TOKEN, TOKEN.secret),
     "a token, in part": (TOKEN, TOKEN.secret[10:30]),
     "by OAUTHBEARER": (
