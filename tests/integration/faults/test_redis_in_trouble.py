@@ -26,7 +26,7 @@ from tests.support.worker import Worker, wait_until
 
 APP = "tests.support.fault_app:app"
 RECONNECTS = 200
-LONGEST_STOP = 60
+LONGEST_STOP = 20
 # Sockets that are being closed.
 SPARE = 10
 
