@@ -45,6 +45,10 @@ def filled(account, mailbox: Mailbox):
             "INSERT INTO deletion (tenant_id, task_id, email_message_id) VALUES (%s, 't', 'm')", (TENANT,)
         )
         connection.exec_driver_sql(
+            "INSERT INTO rereading (tenant_id, email_message_id, email_client_id, parser_version) "
+            "SELECT tenant_id, id, email_client_id, 1 FROM email_message LIMIT 1"
+        )
+        connection.exec_driver_sql(
             "INSERT INTO oauth2_grant (tenant_id, credential_id, provider, token_endpoint, client_id, scope) "
             "VALUES (%s, %s, 'other', 'https://tokens.example.org', '', '')",
             (TENANT, account.credential_id),
