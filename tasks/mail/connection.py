@@ -35,7 +35,10 @@ class Endpoint(NamedTuple):
 
 def open_socket(endpoint: Endpoint) -> socket.socket:
     """A TCP connection without TLS. Raises what `hosts.connect` raises."""
-    return connect(endpoint.hostname, endpoint.port, endpoint.timeout, endpoint.allowed_networks)
+    connected = connect(endpoint.hostname, endpoint.port, endpoint.timeout, endpoint.allowed_networks)
+    # What is written in two parts, such as a message and its end, must not wait for the first one's acknowledgement.
+    connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return connected
 
 
 def tls_context(endpoint: Endpoint) -> ssl.SSLContext:

@@ -101,10 +101,7 @@ class Session(smtplib.SMTP):
         self.local_hostname = f"[IPv6:{address}]" if ":" in address else f"[{address}]"
 
     def _get_socket(self, _host: str, _port: int, _timeout: float) -> socket.socket:
-        plain = open_socket(self._endpoint)
-        # The end of a message is a write of its own, which must not wait for the acknowledgement of the one before.
-        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return plain
+        return open_socket(self._endpoint)
 
     def getreply(self) -> tuple[int, bytes]:
         """smtplib's, of an answer that comes to an end."""
