@@ -5,7 +5,9 @@ the message for each level of nesting, and the levels are bounded.
 """
 
 import re
+from bisect import bisect_left
 from collections.abc import Iterator
+from functools import cached_property
 from typing import NamedTuple
 
 from tasks.mail.charset import charset_of, codec_for
@@ -22,6 +24,7 @@ _LONGEST_HEAD = 2000
 
 _SOME_BOUNDARY = re.compile(rb"\n--([^\s][^\r\n]{0,199})\r?\n")
 _BOUNDARY_OF_PART = re.compile(rb"\n--([^\s][^\r\n]{0,199})\r?\n(?=content-[a-z-]{1,40}[ \t]*:)", re.IGNORECASE)
+_DECLARED_BOUNDARY = re.compile(rb"boundary\s*=\s*(?:\"([^\"\r\n]{0,200})\"|\"?([^\s;\"]{1,200}))", re.IGNORECASE)
 _END_OF_DELIMITER = re.compile(rb"(--)?[ \t]*+\r*+(?:\n|\Z)")
 # Lays out a multimedia message of a phone (MMS): pictures and texts, one after the other.
 _SMIL = frozenset({"application/smil", "application/smil+xml"})
@@ -88,6 +91,15 @@ class _Reader:
         self.charset = charset
         self.raw_names: list[str] = []
         self.parts_left = MAX_PARTS
+
+    @cached_property
+    def declared(self) -> dict[bytes, list[int]]:
+        """Where each boundary is declared, in ascending order; found once, since levels may be many."""
+        places: dict[bytes, list[int]] = {}
+        for match in _DECLARED_BOUNDARY.finditer(self.data):
+            boundary = match[1] if match[1] is not None else match[2]
+            places.setdefault(boundary.rstrip(), []).append(match.start())
+        return places
 
     def entity(self, fields: list[Field], body: int, end: int, default_type: str, depth: int) -> Part:
         """The part with these header fields whose body is `data[body:end]`."""
@@ -175,8 +187,8 @@ class _Reader:
             return 0
         if self.data.find(delimiter, start, stop) < 0:
             return 0
-        declared = rb"boundary\s*=[\s\"]*" + re.escape(delimiter) + rb"\"?(?=[\s;]|\Z)"
-        return len(re.compile(declared, re.IGNORECASE).findall(self.data, start, stop))
+        places = self.declared.get(delimiter, [])
+        return bisect_left(places, stop) - bisect_left(places, start)
 
     def _segments(self, delimiter: bytes, start: int, end: int) -> list[_Segment] | None:
         """What lies between delimiter lines (RFC 2046 section 5.1.1), or None without such a line."""
