@@ -100,7 +100,7 @@ CHANGES: list[tuple[Callable[[Mailbox], None], tuple[str, ...]]] = [
 
 
 # Courier sleeps for two seconds at each RENAME, and a MAILBOXID of Cyrus decides alike in all of them.
-_SOME = (swap, over_one_that_is_gone, to_leave_its_name_to_another)
+_SOME = (swap, circle, over_one_that_is_gone, to_leave_its_name_to_another)
 CASES = [
     pytest.param(server, change, folders, id=f"{server}-{change.__name__}")
     for server in ("dovecot", "cyrus", "cyrus_without_ids", "courier")
