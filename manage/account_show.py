@@ -113,7 +113,7 @@ def _readings(found: "Account") -> Iterator[Fact]:
 
 
 _SECTIONS = (_identity, _servers, _health, _logins, _choices, _readings)
-_COLUMNS = ("folder", "on the server", "stored", "set aside", "missing", "why")
+_COLUMNS = ("folder", "server at last sync", "stored", "set aside", "missing", "why")
 
 
 def _server(found: "Account", prefix: str) -> dict[str, Any]:
