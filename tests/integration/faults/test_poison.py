@@ -16,7 +16,6 @@ from manage import cli, dlq, session
 from native.dovecot import Dovecot
 from native.redis import RedisServer
 from tasks import poison
-from tasks.celery_app import create_celery_app
 from tasks.periodic import PERIODIC_SYNC
 from tasks.storage.accounts import find_account
 from tasks.storage.dead_letters import NOBODY, get_letter, list_letters, open_arguments
@@ -123,30 +122,6 @@ def test_a_message_that_kills_its_worker_is_set_aside_and_the_others_come(
     assert column("SELECT reason FROM raw_quarantine") == ["parser_failed"]
     assert log.count("exited with 'signal 9 (SIGKILL)'") == 1
     assert list_letters() == []
-
-
-def test_a_task_whose_time_is_up_as_its_result_is_stored_is_done_again(
-    short_limits: None, tmp_path: Path, environment: Callable[..., None]
-) -> None:
-    with RedisServer(tmp_path / "results") as results, application(fault_app.app):
-        environment(CELERY_RESULT_BACKEND=results.url)
-        with Worker(tmp_path, app="tests.support.fault_app:app") as worker:
-            # Given a store of results that does not answer when the task has done its work
-            queued = fault_app.fault.apply_async((TENANT, USER, str(tmp_path), "slow", SECRET), queue="sync")
-            wait_until(lambda: fault_app.runs(tmp_path) == 1, "it is not begun")
-            os.kill(results.pid, signal.SIGSTOP)
-            try:
-                outside = "Exception raised outside body: SoftTimeLimitExceeded"
-                wait_until(lambda: outside in worker.log.read_text(), "its time is not up")
-            finally:
-                os.kill(results.pid, signal.SIGCONT)
-
-            # Then Celery takes it for a failed one, until it is done once more: tasks may be delivered twice
-            # (asked through an application that has not been used with another store)
-            with create_celery_app() as app:
-                wait_until(lambda: app.AsyncResult(queued.id).state == "SUCCESS", "it is not done again")
-            assert fault_app.runs(tmp_path) == 2
-            wait_until(lambda: list_letters() == [], "it is a dead letter still")
 
 
 def test_what_a_worker_that_stops_gives_back_has_killed_nobody(short_limits: None, tmp_path: Path) -> None:
