@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -221,7 +222,7 @@ def test_it_is_followed_to_the_end(old: Account, monkeypatch: pytest.MonkeyPatch
     def a_worker_reads(_: float) -> None:
         reread_messages.run(old.id, old.tenant_id, old.user_id)
 
-    monkeypatch.setattr(command.time, "sleep", a_worker_reads)
+    monkeypatch.setattr(command, "time", SimpleNamespace(sleep=a_worker_reads))
     assert run("--follow").exit_code == 0
     assert outcomes() == {}
 
@@ -240,7 +241,7 @@ def test_nobody_waits_for_an_account_that_is_paused_or_switched_off(
     def wait_for_ever(_: float) -> None:
         raise AssertionError("it waits")
 
-    monkeypatch.setattr(command.time, "sleep", wait_for_ever)
+    monkeypatch.setattr(command, "time", SimpleNamespace(sleep=wait_for_ever))
     as_owner(database, f"UPDATE email_client SET {how}")
     result = run("--follow")
     assert result.exit_code == 0
