@@ -44,17 +44,20 @@ def test_a_tag_is_one_concern_and_changes_nothing(site: Site, tag: str, role: st
     assert ran & {"redis", "postgresql", "celery_worker", "celery_beat", "flower"} == {role}
 
 
-def test_a_changed_variable_restarts_only_what_it_touches(site: Site, one: Host) -> None:
+def test_a_changed_variable_restarts_only_what_it_touches_as_check_says_before(site: Site, one: Host) -> None:
     before = pids(one)
-    changed = ("--extra-vars", "celery_worker_concurrency=1")
+    changed = ("--extra-vars", "celery_worker_concurrency=1 redis_maxmemory=300mb postgresql_max_connections=150")
     checked = site.play("site.yml", "--check", "--diff", *changed)
     assert checked.status == 0, checked.output[-3000:]
     assert pids(one) == before
+    announced = set(re.findall(r"^systemctl restart (\S+)\.service: ", checked.output, re.MULTILINE))
     play = site.play("site.yml", *changed)
     assert play.status == 0, play.output[-3000:]
     after = pids(one)
-    # Only the worker's env file has it, not the one that beat and Flower read too.
-    assert {unit for unit in after if after[unit] != before[unit]} == {"celery-worker"}
+    # Only the worker's env file has the first, not the one that beat and Flower read too.
+    restarted = {unit for unit in after if after[unit] != before[unit]}
+    assert restarted == {"celery-worker", "redis-server@broker", *(set(after) - set(UNITS))}
+    assert announced == restarted
     children = one.check_output(f"pgrep -c -P {after['celery-worker']}")
     assert int(children) == 1
 

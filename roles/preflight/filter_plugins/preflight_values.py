@@ -49,6 +49,8 @@ BOUNDS = {
     "postgresql_log_min_duration_ms": (-1, None),
     "postgresql_random_page_cost": (0, None),
     "preflight_clock_seconds": (0, None),
+    "preflight_control_free_mb": (0, None),
+    "preflight_free_inodes": (0, None),
     "tls_renew_before_days": (0, None),
 }
 

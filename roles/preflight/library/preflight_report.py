@@ -1,26 +1,50 @@
 #!/usr/bin/python
 """What preflight needs to know of a host and no fact says."""
 
+import os
 import re
 import socket
+import ssl
+import stat
+import struct
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 
 DOCUMENTATION = r"""
 module: preflight_report
-short_description: Tells who listens on which ports, which names resolve, and what is there already
+short_description: Tells which ports are taken, which names resolve, what is there already, and what room there is
 description: Changes nothing. The action plugin of the same name adds how far the clock is off.
 options:
   ports: {description: Ports to look at., type: list, elements: int, default: []}
   names: {description: Names that must resolve., type: list, elements: str, default: []}
   postgresql_version: {description: The version whose cluster `main` would be used., type: str, required: true}
   postgresql_database: {description: The database that may be in it., type: str, required: true}
+  folders: {description: Folders to look for room at., type: list, elements: str, default: []}
+  open: {description: Paths that all users must get at., type: list, elements: str, default: []}
+  servers:
+    description: Servers that must let this host in.
+    type: list
+    elements: dict
+    default: []
+    options:
+      variable: {description: The variable that says which host it is., type: str}
+      server: {description: The host of the inventory that it is, if it is one., type: str}
+      host: {description: Its address., type: str}
+      port: {description: Its port., type: int}
+      tls: {description: Whether it is to speak TLS., type: bool}
+      role: {description: "Of PostgreSQL: the role that connects.", type: str}
 """
 
 _LISTENING = "0A"
 # Identifiers of databases below this one are PostgreSQL's own.
 _FIRST_OWN_DATABASE = 16384
+_MEGABYTE = 1024**2
+_CONNECT_SECONDS = 4
+# Of PostgreSQL's protocol (Message Formats in its documentation): the request for TLS, and version 3.0.
+_TLS_REQUEST, _PROTOCOL = 80877103, 3 << 16
 _NAMES = "SELECT datname FROM pg_database WHERE datname NOT IN ('postgres', 'template0', 'template1')"
 
 
@@ -80,6 +104,87 @@ def has_other_databases(module):
     return bool(failed) or names.split() != [own]
 
 
+def disks(folders):
+    """What is free where each folder is, or would be made; no inodes where the file system has no fixed number."""
+    return {folder: _disk(_nearest(Path(folder))) for folder in folders}
+
+
+def _disk(place):
+    device = place.stat().st_dev
+    mount = place
+    while mount.parent.stat().st_dev == device and mount != mount.parent:
+        mount = mount.parent
+    free = os.statvfs(place)
+    return {
+        "device": device,
+        "mount": str(mount),
+        "free_mb": free.f_bavail * free.f_frsize // _MEGABYTE,
+        "free_inodes": free.f_favail if free.f_files else None,
+    }
+
+
+def _nearest(path):
+    return path.resolve() if path.exists() else _nearest(path.parent)
+
+
+def closed(paths):
+    """The modes of those of `paths`, and of the folders above them, that not everybody can enter or read."""
+    there = {place for path in map(Path, paths) if path.exists() for place in (path, *path.parents)}
+    modes = {str(place): place.stat().st_mode for place in there}
+    needed = {place: stat.S_IXOTH if stat.S_ISDIR(mode) else stat.S_IROTH for place, mode in modes.items()}
+    return {place: stat.filemode(modes[place]) for place in sorted(modes) if not modes[place] & needed[place]}
+
+
+def python_missing():
+    """The version of this Python, if Debian's place for it is empty."""
+    version = "{}.{}".format(*sys.version_info)
+    return "" if Path(f"/usr/bin/python{version}").exists() else version
+
+
+def refused(servers, database):
+    """Those of `servers` that do not let this host in, and why."""
+    with ThreadPoolExecutor(len(servers) or 1) as pool:
+        reasons = pool.map(lambda server: _refusal(server, database), servers)
+        return [{**server, "why": why} for server, why in zip(servers, reasons, strict=True) if why]
+
+
+def _refusal(server, database):
+    try:
+        with socket.create_connection((server["host"], server["port"]), _CONNECT_SECONDS) as connection:
+            if server["role"]:
+                return _refusal_of_postgresql(connection, server, database)
+            if server["tls"]:
+                _encrypted(connection).close()
+    except ssl.SSLError:
+        return "it does not speak TLS yet"
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
+
+
+def _refusal_of_postgresql(connection, server, database):
+    """What PostgreSQL says to a client that has not yet shown a password."""
+    if server["tls"]:
+        connection.sendall(struct.pack("!ii", 8, _TLS_REQUEST))
+        if connection.recv(1) != b"S":
+            return "it does not speak TLS yet"
+        connection = _encrypted(connection)
+    with connection:
+        words = f"user\0{server['role']}\0database\0{database}\0\0".encode()
+        connection.sendall(struct.pack("!ii", len(words) + 8, _PROTOCOL) + words)
+        answer = connection.recv(4096)
+    # An error has fields, each a letter and a text; anything else asks for the password.
+    fields = {field[:1]: field[1:].decode(errors="replace") for field in answer[5:].split(b"\0")}
+    return fields.get(b"M", "") if answer[:1] == b"E" and fields.get(b"C") == "28000" else ""
+
+
+def _encrypted(connection):
+    # Whose certificate it is will be seen when the application connects.
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context.wrap_socket(connection)
+
+
 def _lines(path):
     try:
         return Path(path).read_text().splitlines()
@@ -95,6 +200,18 @@ def main():
             "names": {"type": "list", "elements": "str", "default": []},
             "postgresql_version": {"type": "str", "required": True},
             "postgresql_database": {"type": "str", "required": True},
+            "folders": {"type": "list", "elements": "str", "default": []},
+            "open": {"type": "list", "elements": "str", "default": []},
+            "servers": {
+                "type": "list",
+                "elements": "dict",
+                "default": [],
+                "options": {
+                    **{key: {"type": "str"} for key in ("variable", "server", "host", "role")},
+                    "port": {"type": "int"},
+                    "tls": {"type": "bool"},
+                },
+            },
         },
         supports_check_mode=True,
     )
@@ -105,6 +222,10 @@ def main():
         unresolved=unresolved(module.params["names"]),
         has_cluster=Path(f"/etc/postgresql/{module.params['postgresql_version']}/main").is_dir(),
         has_other_databases=has_other_databases(module),
+        disks=disks(module.params["folders"]),
+        closed=closed(module.params["open"]),
+        python_missing=python_missing(),
+        refused=refused(module.params["servers"], module.params["postgresql_database"]),
     )
 
 

@@ -73,6 +73,11 @@ class Unit:
                 msg=f"systemctl {' '.join(verb)} failed: {errors.strip()}", journal=journal.splitlines()
             )
 
+    def told(self, because):
+        """What --diff shows."""
+        why = f": {', '.join(because)}" if because else ""
+        return {"prepared": "".join(f"systemctl {verb} {self.name}{why}\n" for verb in self.done)}
+
 
 def is_outdated(name, properties):
     """Whether systemd must read the unit again; by itself it does not see a first drop-in in a new folder."""
@@ -121,7 +126,8 @@ def bring_up(unit, properties, params):
         return reasons
     if params["needs"]:
         unit.act(params["needs"], unit.name)
-        return [f"it needs a {params['needs']}"]
+        # In check mode roles ask for it on account of files that they would have written.
+        return ["what it reads would be changed" if unit.module.check_mode else f"it needs a {params['needs']}"]
     reasons = newer(params["reloads"], moment(properties["StateChangeTimestamp"]))
     if reasons:
         unit.act("reload", unit.name)
@@ -145,14 +151,13 @@ def main():
     if is_outdated(unit.name, properties):
         unit.module.run_command(["systemctl", "daemon-reload"], check_rc=True)
         properties = unit.show()
-    if properties["LoadState"] != "loaded":
-        if module.check_mode:
-            module.exit_json(changed=True, done=["enable", "start"], because=["it is not installed yet"])
+    is_loaded = properties["LoadState"] == "loaded"
+    if not is_loaded and not module.check_mode:
         module.fail_json(msg=f"there is no unit {unit.name} ({properties['LoadState']})")
-    if module.params["enabled"] and properties["UnitFileState"] not in ENABLED:
+    if not is_loaded or (module.params["enabled"] and properties["UnitFileState"] not in ENABLED):
         unit.act("enable", unit.name)
     because = bring_up(unit, properties, module.params)
-    module.exit_json(changed=bool(unit.done), done=unit.done, because=because)
+    module.exit_json(changed=bool(unit.done), done=unit.done, because=because, diff=unit.told(because))
 
 
 if __name__ == "__main__":
