@@ -116,6 +116,7 @@ class _SoFar:
         self.started: float = header["started"] if header else time.time()
         self.full_since: float | None = self.started if force_full_sync else None
         self.tally = Tally.from_json(header["tally"]) if header else Tally()
+        self.tally.compared = header.get("compared", {}) if header else {}
         # How often it found the account being synced by another.
         self.looks: int = header.get("looks", 0) if header else 0
 
@@ -128,7 +129,12 @@ class _SoFar:
         return {"headers": {_HEADER: self._header()}, "expires": None}
 
     def _header(self) -> dict[str, Any]:
-        return {"started": self.started, "tally": self.tally.to_json(), "looks": self.looks}
+        return {
+            "started": self.started,
+            "tally": self.tally.to_json(),
+            "looks": self.looks,
+            "compared": self.tally.compared,
+        }
 
     def result(self, status: str) -> dict[str, Any]:
         tally, now = self.tally, time.time()

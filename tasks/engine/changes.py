@@ -106,15 +106,28 @@ def compare_uids(
     return Compared(present, present.size())
 
 
-def has_other_messages(run: Run, imap: ImapConnection, folder: Folder, present: UidSet, tally: FolderTally) -> bool:
-    """Compare what identifies each message we have, and its flags; whether another message has the UID of one."""
+def has_other_messages(
+    run: Run, imap: ImapConnection, folder: Folder, opened: FolderStatus, present: UidSet, tally: FolderTally
+) -> bool:
+    """Compare what identifies each message we have, and its flags; whether another message has the UID of one.
+
+    Raises HandOnError when the time of the run is used up: the next one goes on behind what was compared.
+    """
+    compared = run.tally.compared.get(folder.id, 0)
+    if compared and opened.highestmodseq is not None:
+        # Flags that changed since an earlier run compared them: this run will remember the server's state of now.
+        apply_changes(run, imap, folder, opened, tally)
     with tenant_transaction(run.account.tenant_id) as connection:
         stored = changes.stored_uids(connection, run.account, folder, present)
-    for fetched in in_parts(imap, stored, _ENVELOPES_PER_REQUEST):
+    remaining = stored.from_uid(compared + 1).uids()
+    while uids := list(islice(remaining, _ENVELOPES_PER_REQUEST)):
+        fetched = list(imap.fetch_envelopes(UidSet.of(uids)))
         if other_messages(run, folder, map(envelope_of, fetched)):
             return True
         with run.transaction() as connection:
             tally.updated += changes.update_flags(connection, run.account, folder, _states(folder, fetched))
+        run.note_compared(folder.id, uids[-1])
+        run.check_deadline()
     return False
 
 
@@ -125,6 +138,7 @@ def renumber(run: Run, imap: ImapConnection, folder: Folder, opened: FolderStatu
     new will be found missing. Raises FetchRefusedError where the server does not tell all: what it leaves out would
     be removed.
     """
+    run.tally.compared.pop(folder.id, None)
     state: dict[str, Any] = {"uidvalidity": opened.uidvalidity, "uidnext": 1, "highestmodseq": None}
     state |= {"mailbox_id": opened.mailbox_id, "suspect_uid": None, "suspect_attempts": 0}
     uids = imap.search(1, opened)

@@ -121,11 +121,11 @@ def _sync(
             with run.transaction() as connection:
                 changes.forget_quarantined(connection, run.account, folder, run.full_since)
         present = compare_uids(run, imap, folder, opened, tally).present
-        if has_other_messages(run, imap, folder, present, tally):
+        if has_other_messages(run, imap, folder, opened, present, tally):
             if not is_identified:
                 raise AnotherFolderError(folder.path)
             folder = renumber(run, imap, folder, opened, tally)
-            has_other_messages(run, imap, folder, present, tally)
+            has_other_messages(run, imap, folder, opened, present, tally)
         _fetch(run, imap, folder, present, tally, first=1)
     else:
         apply_changes(run, imap, folder, opened, tally)

@@ -46,7 +46,10 @@ class Tally:
     failed_folders: dict[str, str] = field(default_factory=dict)
     deleted_with_folders: int = 0
     connect_seconds: float = 0.0
-    # Known at the very end, so it travels nowhere: an older worker would not know it.
+    # By the folder's id: up to which UID a full sync has compared the messages. It travels beside the other fields:
+    # an older worker would not know it.
+    compared: dict[str, int] = field(default_factory=dict)
+    # Known at the very end, so it travels nowhere.
     incomplete: list[Incomplete] = field(default_factory=list)
 
     def of(self, folder_name: str) -> FolderTally:
@@ -64,7 +67,7 @@ class Tally:
 
     def to_json(self) -> dict[str, Any]:
         """As JSON; `from_json` reads it back."""
-        return {name: value for name, value in asdict(self).items() if name != "incomplete"}
+        return {name: value for name, value in asdict(self).items() if name not in ("compared", "incomplete")}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
@@ -110,6 +113,7 @@ class Run:
     is_urgent: bool = False
     in_background: bool = False
     _is_wanted: bool = False
+    _has_compared: bool = False
     _lease_renewed: float = field(default_factory=time.monotonic)
     _done_before: int = field(init=False)
 
@@ -131,8 +135,13 @@ class Run:
 
     @property
     def has_moved(self) -> bool:
-        """Whether anything was stored or applied that the next run will not have to do again."""
-        return self.progress.messages_done > 0 or self.tally.done > self._done_before
+        """Whether anything was stored, applied or compared that the next run will not have to do again."""
+        return self._has_compared or self.progress.messages_done > 0 or self.tally.done > self._done_before
+
+    def note_compared(self, folder_id: str, uid: int) -> None:
+        """All messages up to this UID were compared: the next run goes on behind it."""
+        self.tally.compared[folder_id] = uid
+        self._has_compared = True
 
     @property
     def renewal_seconds(self) -> float:

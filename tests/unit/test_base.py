@@ -155,7 +155,7 @@ def test_a_result_is_json() -> None:
     from tasks.sync import _SoFar
 
     so_far = _SoFar(None, force_full_sync=True)
-    so_far.tally = Tally({"INBOX": FolderTally(synced=3)}, {"Shared": "no"}, 2, 0.5)
+    so_far.tally = Tally({"INBOX": FolderTally(synced=3)}, {"Shared": "no"}, 2, 0.5, {"folder-1": 4000})
 
     handed_on = _SoFar(json.loads(json.dumps(so_far.options()["headers"]))["metabuilder_sync"], force_full_sync=True)
 

@@ -1,14 +1,17 @@
 """What happens to messages on a real server is reflected: flags, keywords, arrivals, moves, removals, counts."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
-from tasks.engine import parsing
+from tasks.engine import changes, parsing
 from tasks.engine.account import SyncRequest, sync_account
 from tasks.engine.run import Tally
 from tasks.errors import LeaseHeldError, NotFoundError
+from tasks.mail.imap import ImapConnection
+from tasks.mail.imap_fetch import FetchedEnvelope
+from tasks.mail.uidset import UidSet
 from tasks.storage.accounts import Account
 from tasks.storage.leases import OwnLeaseHeldError, owner_of, take_lease
 from tests.conftest import TENANT, USER, sync
@@ -82,6 +85,37 @@ def test_two_messages_without_a_message_id_are_two(account: Account, mailbox: Ma
 
     assert stored_uids() == [1, 2]
     assert column("SELECT DISTINCT message_id FROM email_message") == [None]
+
+
+def test_a_full_sync_that_is_handed_on_compares_no_message_twice(
+    account: Account, mailbox: Mailbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given ten messages, of which three are compared at a time, and runs that have time for no more than that
+    mailbox.append(message(n) for n in range(1, 11))
+    sync(account)
+    monkeypatch.setattr(changes, "_ENVELOPES_PER_REQUEST", 3)
+    asked: list[int] = []
+    fetch = ImapConnection.fetch_envelopes
+
+    def noted(imap: ImapConnection, uids: UidSet) -> Iterator[FetchedEnvelope]:
+        asked.extend(uids.uids())
+        return fetch(imap, uids)
+
+    monkeypatch.setattr(ImapConnection, "fetch_envelopes", noted)
+    request = SyncRequest(account.id, TENANT, USER, full_since=time.time())
+    tally = Tally()
+    compared_up_to: list[int] = []
+
+    # When flags of what was compared change before the next run
+    while not sync_account(request, "test", tally, 0, lambda _: None):
+        compared_up_to.append(asked[-1])
+        mailbox.flag(str(asked[-1]), r"\Flagged")
+    sync(account)
+
+    # Then each run went on behind the one before (and looked at the newest three to know the folder); no flag is lost
+    assert compared_up_to == [3, 6, 9, 10]
+    assert [uid for uid in asked if uid < 8] == list(range(1, 8))
+    assert [uid for uid in range(1, 11) if flags(uid)[1]] == compared_up_to
 
 
 def test_counts_are_right_after_every_batch(
