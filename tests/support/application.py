@@ -1,7 +1,8 @@
-"""The application with the settings of a test."""
+"""The application with the settings of a test, and what it puts into Redis."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from typing import Any
 
 from celery import Celery
 
@@ -18,3 +19,28 @@ def application(app: Celery | None = None) -> Iterator[Celery]:
     finally:
         app.close()
         celery_app.set_current()
+
+
+class Broker:
+    """What waits in Redis, and the application that puts it there."""
+
+    def __init__(self, app: Celery) -> None:
+        self.app = app
+
+    def run(self, task: str, *args: object) -> Any:
+        """Run a task as a worker does, in this process, and give its result."""
+        return self.app.tasks[task].apply(args).result
+
+    def taken(self, queue: str) -> list[list[Any]]:
+        """The arguments of all messages of a queue, which is empty then; all of them expire."""
+        found: list[list[Any]] = []
+        with (
+            self.app.connection_for_read() as connection,
+            connection.SimpleQueue(queue) as messages,
+            suppress(messages.Empty),
+        ):
+            while message := messages.get_nowait():
+                message.ack()
+                assert message.headers["expires"]
+                found.append(message.payload[0])
+        return found

@@ -1,25 +1,21 @@
 """TRASH_RETENTION_DAYS: what has been in Trash for too long is deleted for good, there and here."""
 
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable
 from typing import Any
 
 import psycopg2
 import pytest
-import redis as redis_client
-from celery import Celery
 from kombu.exceptions import OperationalError
 
 from native.dovecot import Dovecot
 from native.postgres import libpq
-from native.redis import RedisServer
 from tasks import delete as tasks
 from tasks.delete import ENFORCE_TRASH_RETENTION, empty_trash
 from tasks.errors import NotFoundError
 from tasks.storage.accounts import Account, NewAccount, add_account
 from tests.conftest import TENANT, USER, Database, register, sync
 from tests.integration.delete.conftest import Delete, ids_of
-from tests.support.application import application
+from tests.support.application import Broker
 from tests.support.mailbox import Mailbox, message
 from tests.support.stored import assert_counts_agree, column, rows
 
@@ -46,40 +42,6 @@ def as_owner(database: Database, statement: str) -> None:
     connection.close()
 
 
-class Broker:
-    """What waits in Redis, and the application that puts it there."""
-
-    def __init__(self, app: Celery) -> None:
-        self.app = app
-
-    def enforce(self, *args: str) -> dict[str, Any]:
-        """Run the task as a worker does."""
-        return self.app.tasks[ENFORCE_TRASH_RETENTION].apply(args).result
-
-    def taken(self, queue: str) -> list[list[str]]:
-        """The arguments of all messages of a queue, which is empty then; all of them expire."""
-        found: list[list[str]] = []
-        with (
-            self.app.connection_for_read() as connection,
-            connection.SimpleQueue(queue) as messages,
-            suppress(messages.Empty),
-        ):
-            while message := messages.get_nowait():
-                message.ack()
-                assert message.headers["expires"]
-                found.append(message.payload[0])
-        return found
-
-
-@pytest.fixture
-def broker(redis: RedisServer, environment: Callable[..., None]) -> Iterator[Broker]:
-    environment(REDIS_URL=redis.url)
-    with redis_client.Redis(port=redis.port, password=redis.password) as client:
-        client.flushall()
-    with application() as app:
-        yield Broker(app)
-
-
 @pytest.mark.parametrize("mailbox", BEST, indirect=True)
 class TestRetention:
     def test_expired_messages_go_and_others_stay(
@@ -98,18 +60,18 @@ class TestRetention:
         self, account: Account, broker: Broker, servers: dict[str, Dovecot], mailbox: Mailbox
     ) -> None:
         register(mailbox, name="nothing in Trash")
-        assert broker.enforce() == {"status": "success", "accounts": 1}
+        assert broker.run(ENFORCE_TRASH_RETENTION) == {"status": "success", "accounts": 1}
         assert broker.taken("delete") == [[account.id, TENANT, USER]]
 
     def test_never_where_it_is_switched_off(
         self, account: Account, broker: Broker, environment: Callable[..., None]
     ) -> None:
         environment(TRASH_RETENTION_DAYS="0")
-        assert broker.enforce() == {"status": "success", "accounts": 0}
+        assert broker.run(ENFORCE_TRASH_RETENTION) == {"status": "success", "accounts": 0}
 
     def test_a_paused_account_is_left_alone(self, account: Account, broker: Broker) -> None:
         rows("UPDATE email_client SET paused_at = now() RETURNING 1")
-        assert broker.enforce()["accounts"] == 0
+        assert broker.run(ENFORCE_TRASH_RETENTION)["accounts"] == 0
 
     def test_somebody_elses_account_is_not_found(self, account: Account, mailbox: Mailbox) -> None:
         for tenant, user in ((TENANT, "user-2"), ("tenant-2", USER)):
@@ -158,7 +120,7 @@ class TestManyAccounts:
         return [[account, tenant, USER] for tenant, account in sorted(zip(owners, added, strict=True))]
 
     def test_all_are_queued_once(self, calls: list[list[str]], broker: Broker) -> None:
-        assert broker.enforce() == {"status": "success", "accounts": 5}
+        assert broker.run(ENFORCE_TRASH_RETENTION) == {"status": "success", "accounts": 5}
         assert broker.taken("delete") == calls
         assert broker.taken("periodic") == []
 
@@ -166,11 +128,11 @@ class TestManyAccounts:
         self, calls: list[list[str]], broker: Broker, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(tasks, "_budget_seconds", lambda: 0)
-        assert broker.enforce() == {"status": "partial", "accounts": 2}
+        assert broker.run(ENFORCE_TRASH_RETENTION) == {"status": "partial", "accounts": 2}
         results = []
         while handed_on := broker.taken("periodic"):
             [args] = handed_on
-            results.append(broker.enforce(*args))
+            results.append(broker.run(ENFORCE_TRASH_RETENTION, *args))
         assert broker.taken("delete") == calls
         assert [result["accounts"] for result in results] == [2, 1, 0]
         assert results[-1]["status"] == "success"
@@ -187,5 +149,5 @@ class TestManyAccounts:
             return publish(*what, **options)
 
         monkeypatch.setattr(tasks, "publish_many", refuse_the_second)
-        broker.enforce()  # eagerly, so the retry runs within
+        broker.run(ENFORCE_TRASH_RETENTION)  # eagerly, so the retry runs within
         assert broker.taken("delete") == calls

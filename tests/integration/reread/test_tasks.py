@@ -1,12 +1,10 @@
 """reread_messages and queue_rereading through the broker: queued for whom, after what, and by whom interrupted."""
 
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-import redis as redis_client
 
 from native.dovecot import Dovecot
 from native.redis import RedisServer
@@ -18,46 +16,12 @@ from tasks.storage.accounts import Account, change_password, record_failure
 from tests.conftest import TENANT, USER, Database, register, sync
 from tests.integration.faults.conftest import SHORT_WAITS, Queue
 from tests.integration.reread.conftest import a_new_hour, as_owner, ask, outcomes, reread
-from tests.support.application import application
+from tests.support.application import Broker
 from tests.support.mailbox import Mailbox, message
 from tests.support.maildir import fill
 from tests.support.proxy import Proxy
 from tests.support.stored import column
 from tests.support.worker import Worker, wait_until
-
-
-class Broker:
-    """The application of the test, and what waits in its queues."""
-
-    def __init__(self, app: Any) -> None:
-        self.app = app
-
-    def look(self) -> dict[str, Any]:
-        """Run the dispatcher as a worker does."""
-        return self.app.tasks[QUEUE_REREADING].apply().result
-
-    def waiting(self, queue: str = "reread") -> list[list[str]]:
-        """The arguments of the messages of a queue, which is empty then; all of them expire."""
-        found: list[list[str]] = []
-        with (
-            self.app.connection_for_read() as connection,
-            connection.SimpleQueue(queue) as messages,
-            suppress(messages.Empty),
-        ):
-            while message := messages.get_nowait():
-                message.ack()
-                assert message.headers["expires"]
-                found.append(message.payload[0])
-        return found
-
-
-@pytest.fixture
-def broker(redis: RedisServer, environment: Callable[..., None]) -> Iterator[Broker]:
-    environment(REDIS_URL=redis.url)
-    with redis_client.Redis(port=redis.port, password=redis.password) as client:
-        client.flushall()
-    with application() as app:
-        yield Broker(app)
 
 
 @pytest.fixture
@@ -72,10 +36,10 @@ def asked(account: Account, mailbox: Mailbox, misread: Callable[..., None]) -> A
 
 class TestDispatch:
     def test_an_account_with_messages_to_read_is_queued_until_they_are(self, asked: Account, broker: Broker) -> None:
-        assert broker.look() == {"status": "success", "accounts": 1}
-        assert broker.waiting() == [[asked.id, TENANT, USER]]
+        assert broker.run(QUEUE_REREADING) == {"status": "success", "accounts": 1}
+        assert broker.taken("reread") == [[asked.id, TENANT, USER]]
         assert reread_messages.run(asked.id, TENANT, USER)["messages_read"] == 5
-        assert broker.look()["accounts"] == 0
+        assert broker.run(QUEUE_REREADING)["accounts"] == 0
 
     @pytest.mark.parametrize(
         "how",
@@ -85,29 +49,29 @@ class TestDispatch:
         self, asked: Account, broker: Broker, database: Database, how: str
     ) -> None:
         as_owner(database, f"UPDATE email_client SET {how}")
-        assert broker.look()["accounts"] == 0
+        assert broker.run(QUEUE_REREADING)["accounts"] == 0
 
     def test_an_account_whose_last_sync_failed_is_left_to_its_syncs(
         self, asked: Account, broker: Broker, database: Database
     ) -> None:
         record_failure(asked, MailServerUnavailableError("x"))
         # One that came to its end and failed in part has its errors noted at once.
-        assert broker.look()["accounts"] == 1
+        assert broker.run(QUEUE_REREADING)["accounts"] == 1
         as_owner(database, "UPDATE email_client SET last_sync_at = now() - interval '11 seconds'")
-        assert broker.look()["accounts"] == 0
+        assert broker.run(QUEUE_REREADING)["accounts"] == 0
 
     def test_nothing_where_it_is_switched_off(
         self, asked: Account, broker: Broker, environment: Callable[..., None]
     ) -> None:
         environment(REREAD_MESSAGES_PER_HOUR="0")
-        assert broker.look()["accounts"] == 0
+        assert broker.run(QUEUE_REREADING)["accounts"] == 0
         assert reread(asked).read == 0
 
     def test_what_a_later_parser_is_to_read_waits_for_a_worker_that_has_it(
         self, asked: Account, broker: Broker, database: Database
     ) -> None:
         as_owner(database, "UPDATE rereading SET parser_version = parser_version + 1")
-        assert broker.look()["accounts"] == 0
+        assert broker.run(QUEUE_REREADING)["accounts"] == 0
         assert reread(asked).read == 0
         assert list(outcomes().values()) == [None] * 5
 
@@ -168,7 +132,7 @@ class TestLast:
         done = reread_messages.run(asked.id, TENANT, USER)
         assert (done["status"], done["messages_read"]) == ("handed_on", 2)
         # and goes on behind them
-        assert broker.waiting() == [[asked.id, TENANT, USER]]
+        assert broker.taken("reread") == [[asked.id, TENANT, USER]]
 
     @pytest.mark.parametrize(
         "wanted", ["sync_queued_at = now()", "next_sync_at = now()", "lease_until = now() + interval '1 minute'"]
