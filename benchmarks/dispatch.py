@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.support.stack import Worker
-from native.postgres import APPLICATION, OWNER, PostgresServer, libpq
+from native.postgres import OWNER, WORKER, PostgresServer, libpq
 from native.redis import RedisServer
 
 _NUMBERS = (100_000, 1_000_000)
@@ -110,7 +110,7 @@ def _measure(root: Path, postgres: PostgresServer, broker: RedisServer, number: 
     console.print(f"{number:,} accounts …")
     name = f"dispatch_{number}"
     postgres.create_database(name)
-    os.environ["DATABASE_URL"] = postgres.url(APPLICATION, name)
+    os.environ["DATABASE_URL"] = postgres.url(WORKER, name)
     upgrade(postgres.url(OWNER, name))
     _fill(postgres.url(OWNER, name), number)
     folder = root / name

@@ -15,6 +15,7 @@ PASSWORDS = (
     "redis_password",
     "redis_admin_password",
     "postgresql_application_password",
+    "postgresql_worker_password",
     "postgresql_owner_password",
     "flower_password",
     "tls_ca_passphrase",

@@ -13,7 +13,7 @@ from dotenv import dotenv_values
 from dotenv.parser import parse_stream
 
 from native.errors import StackError
-from native.postgres import APPLICATION, OWNER, Passwords, Postgres
+from native.postgres import OWNER, WORKER, Passwords, Postgres
 from native.redis import Redis
 from native.state import ROOT, State, read_json, write_private
 
@@ -74,6 +74,7 @@ def make_secrets(state: State) -> dict[str, str]:
         "POSTGRES_PASSWORD": secrets.token_urlsafe(24),
         "METABUILDER_OWNER_PASSWORD": secrets.token_urlsafe(24),
         "METABUILDER_PASSWORD": secrets.token_urlsafe(24),
+        "METABUILDER_WORKER_PASSWORD": secrets.token_urlsafe(24),
         "REDIS_PASSWORD": secrets.token_urlsafe(24),
         "FLOWER_BASIC_AUTH": f"{FLOWER_USER}:{secrets.token_urlsafe(18)}",
         "DEMO_PASSWORD": secrets.token_urlsafe(18),
@@ -112,6 +113,7 @@ def embedded_postgres(state: State, generated: Mapping[str, str], port: int) -> 
         superuser=generated["POSTGRES_PASSWORD"],
         owner=generated["METABUILDER_OWNER_PASSWORD"],
         application=generated["METABUILDER_PASSWORD"],
+        worker=generated["METABUILDER_WORKER_PASSWORD"],
     )
     return Postgres(state.postgres, port, passwords, socket_folder=state.run)
 
@@ -129,7 +131,7 @@ def effective(state: State, operator: Mapping[str, str], ports: Mapping[str, int
         values["REDIS_URL"] = embedded_redis(state, generated, ports["redis"]).url
     if not is_external(DATABASE_VARIABLES, operator):
         postgres = embedded_postgres(state, generated, ports["postgres"])
-        values |= {"DATABASE_URL": postgres.url(APPLICATION), "DATABASE_OWNER_URL": postgres.url(OWNER)}
+        values |= {"DATABASE_URL": postgres.url(WORKER), "DATABASE_OWNER_URL": postgres.url(OWNER)}
     elif "DATABASE_OWNER_URL" not in operator:
         raise StackError(
             "DATABASE_URL is set, DATABASE_OWNER_URL is not: the migrations need the role that owns the tables. "

@@ -1,10 +1,11 @@
 """Whether each part of the stack does its work, and what to do when it does not.
 
 Everything is asked as its users ask it: Redis for PONG with the worker's URL, PostgreSQL for a login as the
-application, the worker for the result of a task that does nothing. The environment must be in effect.
+workers' role, the worker for the result of a task that does nothing. The environment must be in effect.
 """
 
 import base64
+import contextlib
 import os
 import time
 import urllib.error
@@ -80,8 +81,14 @@ def redis_answers() -> Check:
     return Check("redis", True, f"answers PING (version {version})")
 
 
+_IS_A_WORKERS_ROLE = """
+    SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = 'metabuilder_worker' AND pg_has_role(oid, 'USAGE')),
+           current_user
+"""
+
+
 def postgres_answers() -> Check:
-    """PostgreSQL lets the application in."""
+    """PostgreSQL lets the worker in, as a role that may call the functions that look across tenants."""
     import psycopg2
 
     from tasks.settings import load
@@ -91,7 +98,12 @@ def postgres_answers() -> Check:
     except psycopg2.OperationalError as error:
         return Check("postgres", False, _one_line(error), _start_or_look("postgres", "DATABASE_URL"))
     version = connection.server_version // 10_000
-    connection.close()
+    with contextlib.closing(connection), connection.cursor() as cursor:
+        cursor.execute(_IS_A_WORKERS_ROLE)
+        is_a_workers, role = cursor.fetchone()
+    if not is_a_workers:
+        detail = f"lets {role} in, who is not the workers' role metabuilder_worker"
+        return Check("postgres", False, detail, "Have DATABASE_URL name that role (docs/deployment.md says how)")
     return Check("postgres", True, f"accepts connections (version {version})")
 
 

@@ -29,6 +29,8 @@ from native.unprivileged import identity
 DATABASE = "metabuilder"
 SUPERUSER = "postgres"
 OWNER = "metabuilder_owner"
+# The workers': all that the application may, and the functions that look across tenants.
+WORKER = "metabuilder_worker"
 APPLICATION = "metabuilder"
 
 # A unix socket's whole path, its name included, must fit into 107 bytes.
@@ -46,11 +48,12 @@ _SETTINGS = {
 
 @dataclass(frozen=True)
 class Passwords:
-    """The passwords of the three roles."""
+    """The passwords of the roles."""
 
     superuser: str = field(default_factory=lambda: secrets.token_urlsafe(24))
     owner: str = field(default_factory=lambda: secrets.token_urlsafe(24))
     application: str = field(default_factory=lambda: secrets.token_urlsafe(24))
+    worker: str = field(default_factory=lambda: secrets.token_urlsafe(24))
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,7 @@ class Postgres:
             SUPERUSER: self.passwords.superuser,
             OWNER: self.passwords.owner,
             APPLICATION: self.passwords.application,
+            WORKER: self.passwords.worker,
         }[role]
         return f"postgresql+psycopg2://{role}:{quote(password, safe='')}@{LOOPBACK}:{self.port}/{database}"
 
@@ -101,7 +105,12 @@ class Postgres:
     def provision(self) -> None:
         """Create the roles and the database, or set their passwords anew. The server must be running."""
         with self._superuser() as cursor:
-            for role, password in ((OWNER, self.passwords.owner), (APPLICATION, self.passwords.application)):
+            passwords = {
+                OWNER: self.passwords.owner,
+                APPLICATION: self.passwords.application,
+                WORKER: self.passwords.worker,
+            }
+            for role, password in passwords.items():
                 cursor.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (role,))
                 verb = "ALTER" if cursor.fetchone() else "CREATE"
                 cursor.execute(
@@ -109,6 +118,7 @@ class Postgres:
                         "{} ROLE {} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS PASSWORD {}"
                     ).format(sql.SQL(verb), sql.Identifier(role), sql.Literal(password))
                 )
+            cursor.execute(sql.SQL("GRANT {} TO {}").format(sql.Identifier(APPLICATION), sql.Identifier(WORKER)))
             cursor.execute("SELECT 1 FROM pg_database WHERE datname = %s", (DATABASE,))
             if not cursor.fetchone():
                 create_database(cursor, DATABASE)
@@ -199,6 +209,7 @@ class PostgresServer(Server):
         self.port = self.postgres.port
         self.superuser_url = self.postgres.url(SUPERUSER)
         self.owner_url = self.postgres.url(OWNER)
+        self.worker_url = self.postgres.url(WORKER)
         self.app_url = self.postgres.url(APPLICATION)
         self._provisioned = False
 
@@ -228,12 +239,12 @@ class PostgresServer(Server):
             cursor.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
 
     def url(self, role: str, database: str = DATABASE) -> str:
-        """The URL of a role (OWNER, APPLICATION or SUPERUSER) for a database."""
+        """The URL of a role (OWNER, WORKER, APPLICATION or SUPERUSER) for a database."""
         return self.postgres.url(role, database)
 
 
 def create_database(cursor: Any, name: str) -> None:
-    """A database owned by the owner's role, to which only the two roles may connect."""
+    """A database owned by the owner's role, to which only it, the application and the workers may connect."""
     database = sql.Identifier(name)
     cursor.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(database, sql.Identifier(OWNER)))
     cursor.execute(sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(database))

@@ -180,12 +180,13 @@ class Stack:
             self._say(f"Using the {result.component} that is configured")
 
     def _migrate(self, environment: Mapping[str, str]) -> None:
-        from tasks.storage.migrate import current_and_head, upgrade
+        from tasks.storage.migrate import current_and_head, finish, upgrade
 
         current, head = current_and_head(environment["DATABASE_OWNER_URL"])
         if current != head:
             upgrade(environment["DATABASE_OWNER_URL"])
             self._say(f"The database schema is at {head}" + (f" (was {current})" if current else ""))
+        finish(environment["DATABASE_OWNER_URL"])  # all workers start after this
 
     def _start_application(self, ports: Mapping[str, int]) -> None:
         for name in APPLICATION:

@@ -105,10 +105,10 @@ class RedisSettings(_Group):
 
 
 class DatabaseSettings(_Group):
-    """PostgreSQL. The application's role sees one tenant at a time; the owner's role runs the migrations."""
+    """PostgreSQL. The workers' role sees one tenant at a time; the owner's role runs the migrations."""
 
     url: SecretStr = Field(
-        SecretStr("postgresql+psycopg2://metabuilder@127.0.0.1:5432/metabuilder"),
+        SecretStr("postgresql+psycopg2://metabuilder_worker@127.0.0.1:5432/metabuilder"),
         validation_alias="DATABASE_URL",
     )
     owner_url: SecretStr | None = Field(None, validation_alias="DATABASE_OWNER_URL")
@@ -130,7 +130,7 @@ class WorkerSettings(_Group):
     eta_task_limit: int = Field(5000, validation_alias="CELERY_WORKER_ETA_TASK_LIMIT", ge=1)
     max_redeliveries: int = Field(3, validation_alias="TASK_MAX_REDELIVERIES", ge=1)
     unknown_task_hours: int = Field(24, validation_alias="UNKNOWN_TASK_HOURS", ge=1)
-    dead_letter_days: int = Field(30, validation_alias="DEAD_LETTER_RETENTION_DAYS", ge=1)
+    dead_letter_days: int = Field(30, validation_alias="DEAD_LETTER_RETENTION_DAYS", ge=1, le=3650)
 
     # Not read by the tasks: `up` takes it, and here it is checked with the rest.
     flower_port: Port = Field(5556, validation_alias="FLOWER_PORT")
@@ -160,7 +160,7 @@ class SyncSettings(_Group):
         64 * 1024 * 1024, validation_alias="SYNC_MAX_MESSAGE_BYTES", ge=64 * 1024, le=100 * 1024 * 1024
     )
     lease_seconds: int = Field(60, validation_alias="SYNC_LEASE_SECONDS", ge=3)
-    interval_seconds: int = Field(300, validation_alias="SYNC_INTERVAL_SECONDS", ge=1)
+    interval_seconds: int = Field(300, validation_alias="SYNC_INTERVAL_SECONDS", ge=1, le=30 * 86400)
 
 
 class RereadSettings(_Group):
@@ -206,7 +206,7 @@ class DeleteSettings(_Group):
     """Deleting. Trash is emptied of what has been in it for so many days; 0 keeps it for ever."""
 
     batch_size: int = Field(100, validation_alias="DELETE_BATCH_SIZE", ge=1, le=1000)
-    trash_retention_days: int = Field(30, validation_alias="TRASH_RETENTION_DAYS", ge=0)
+    trash_retention_days: int = Field(30, validation_alias="TRASH_RETENTION_DAYS", ge=0, le=36_500)
 
 
 class SpamSettings(_Group):

@@ -14,7 +14,7 @@ from cryptography.fernet import Fernet
 
 from native.dovecot import Dovecot
 from native.errors import StackError
-from native.postgres import APPLICATION, OWNER, PostgresServer, libpq
+from native.postgres import APPLICATION, OWNER, WORKER, PostgresServer, libpq
 from native.redis import RedisServer
 from tasks import settings
 from tasks.engine.account import SyncRequest, sync_account
@@ -131,6 +131,7 @@ class Database:
 
     def __init__(self, server: PostgresServer, name: str) -> None:
         self.server, self.name = server, name
+        self.worker_url = server.url(WORKER, name)
         self.app_url = server.url(APPLICATION, name)
         self.owner_url = server.url(OWNER, name)
 
@@ -145,7 +146,7 @@ def database(postgres: PostgresServer, environment: Callable[..., None]) -> Iter
         f"GRANT CONNECT, TEMPORARY ON DATABASE {name} TO {APPLICATION}",
     )
     database = Database(postgres, name)
-    environment(DATABASE_URL=database.app_url)
+    environment(DATABASE_URL=database.worker_url)
     yield database
     environment()
     postgres.drop_database(name)

@@ -13,7 +13,7 @@ import psutil
 from cryptography.fernet import Fernet
 
 from native.dovecot import Dovecot
-from native.postgres import APPLICATION, OWNER, PostgresServer
+from native.postgres import OWNER, WORKER, PostgresServer
 from native.process import Server
 from native.redis import RedisServer
 
@@ -134,7 +134,7 @@ class Stack:
         self._databases += 1
         name = f"bench_{self._databases}"
         self.postgres.create_database(name)
-        os.environ["DATABASE_URL"] = self.postgres.url(APPLICATION, name)
+        os.environ["DATABASE_URL"] = self.postgres.url(WORKER, name)
         settings.get_settings.cache_clear()
         upgrade(self.postgres.url(OWNER, name))
         yield

@@ -1,30 +1,73 @@
 """Brings the schema to the newest revision, as the owner's role.
 
 `python -m tasks.storage.migrate` reads the owner's URL from standard input, where no process list shows it, and
-prints what it did.
+prints what it did. With `--finish` it is for the time after a deploy, when no worker of the release before is left.
 """
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import create_engine
+from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.exc import OperationalError
 
 from tasks.errors import EmailError, StorageUnavailableError
+from tasks.settings import ConfigurationError
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 
+_WORKERS_ROLE = text(
+    """
+    SELECT count(*) FROM pg_roles AS worker, pg_roles AS application
+    WHERE worker.rolname = 'metabuilder_worker' AND application.rolname = 'metabuilder'
+      AND pg_has_role(worker.oid, application.oid, 'USAGE')
+    """
+)
+# Of the owner's functions those that the application's role itself, and not only one of its members, may call.
+_STILL_ALLOWED = text(
+    """
+    SELECT CAST(function.oid AS regprocedure)::text
+    FROM pg_proc AS function CROSS JOIN LATERAL aclexplode(function.proacl) AS allowed
+    WHERE function.pronamespace = CAST('public' AS regnamespace) AND function.proowner = CAST(current_user AS regrole)
+      AND allowed.grantee = CAST('metabuilder' AS regrole)
+    """
+)
+
 
 def upgrade(owner_url: str, revision: str = "head") -> None:
-    """Run what is missing, in one transaction under a lock: two at once do the work once."""
+    """Run what is missing, in one transaction under a lock: two at once do the work once.
+
+    Raises StorageUnavailableError, and ConfigurationError where a role is missing.
+    """
+    with _connection(owner_url) as connection:
+        if not connection.scalar(_WORKERS_ROLE):
+            raise ConfigurationError(
+                "PostgreSQL has no role metabuilder_worker that is a member of metabuilder, as which the workers log "
+                "in. On a site, `site.yml --tags postgresql` makes it; on a server of your own: "
+                "CREATE ROLE metabuilder_worker LOGIN PASSWORD '...' IN ROLE metabuilder"
+            )
     try:
         command.upgrade(_config(owner_url), revision)
     except OperationalError as error:
-        raise StorageUnavailableError(str(error.orig).strip().partition("\n")[0]) from error
+        raise StorageUnavailableError(_first_line(error)) from error
+
+
+def finish(owner_url: str) -> list[str]:
+    """Take from the application's role the functions that only workers of earlier releases call as that role.
+
+    For when there are none any more; those of this release log in as a role of their own. Done again, it does
+    nothing. Returns the functions. Raises StorageUnavailableError.
+    """
+    with _connection(owner_url) as connection, connection.begin():
+        functions = list(connection.scalars(_STILL_ALLOWED))
+        for function in functions:
+            connection.exec_driver_sql(f"REVOKE EXECUTE ON FUNCTION {function} FROM metabuilder")
+    return functions
 
 
 def downgrade(owner_url: str, revision: str) -> None:
@@ -34,15 +77,25 @@ def downgrade(owner_url: str, revision: str) -> None:
 
 def current_and_head(owner_url: str) -> tuple[str | None, str | None]:
     """The revision the database is at (None: no schema yet) and the newest one."""
+    with _connection(owner_url) as connection:
+        current = MigrationContext.configure(connection).get_current_revision()
+    return current, ScriptDirectory.from_config(_config(owner_url)).get_current_head()
+
+
+@contextmanager
+def _connection(owner_url: str) -> Iterator[Connection]:
     engine = create_engine(owner_url)
     try:
         with engine.connect() as connection:
-            current = MigrationContext.configure(connection).get_current_revision()
+            yield connection
     except OperationalError as error:
-        raise StorageUnavailableError(str(error.orig).strip().partition("\n")[0]) from error
+        raise StorageUnavailableError(_first_line(error)) from error
     finally:
         engine.dispose()
-    return current, ScriptDirectory.from_config(_config(owner_url)).get_current_head()
+
+
+def _first_line(error: OperationalError) -> str:
+    return str(error.orig).strip().partition("\n")[0]
 
 
 def _config(owner_url: str) -> Config:
@@ -54,15 +107,25 @@ def _config(owner_url: str) -> Config:
 
 
 def main() -> None:
-    """Migrate the database whose URL is on standard input."""
+    """Migrate the database whose URL is on standard input, or with `--finish` end its migration."""
     owner_url = sys.stdin.readline().strip()
     try:
-        before, _ = current_and_head(owner_url)
-        upgrade(owner_url)
-        after, _ = current_and_head(owner_url)
+        said = _finish(owner_url) if sys.argv[1:] == ["--finish"] else _migrate(owner_url)
     except EmailError as error:
         sys.exit(f"error: {error}")
-    sys.stdout.write(f"migrated from {before} to {after}\n" if before != after else f"already at {after}\n")
+    sys.stdout.write(f"{said}\n")
+
+
+def _migrate(owner_url: str) -> str:
+    before, _ = current_and_head(owner_url)
+    upgrade(owner_url)
+    after, _ = current_and_head(owner_url)
+    return f"migrated from {before} to {after}" if before != after else f"already at {after}"
+
+
+def _finish(owner_url: str) -> str:
+    functions = finish(owner_url)
+    return f"taken from the application's role: {', '.join(functions)}" if functions else "finished already"
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from native.postgres import APPLICATION, PostgresServer, libpq, wheel_binaries
+from native.postgres import WORKER, PostgresServer, libpq, wheel_binaries
 from tasks.errors import StorageUnavailableError
 from tasks.storage import copy, wire
 from tasks.storage.ids import new_id
@@ -81,7 +81,7 @@ def test_the_new_primary_is_found_where_the_old_one_became_a_standby(
 ) -> None:
     # Given an address that leads to what is a standby by now, and sessions that are open there
     with Proxy(("127.0.0.1", standby.port), rate=1e9) as address:
-        url = primary.url(APPLICATION).replace(f":{primary.port}/", f":{address.port}/")
+        url = primary.url(WORKER).replace(f":{primary.port}/", f":{address.port}/")
         environment(DATABASE_URL=url)
         try:
             with tenant_transaction(TENANT) as first, tenant_transaction(TENANT) as second:

@@ -280,7 +280,7 @@ def test_servers_named_in_env_are_used(tmp_path: Path) -> None:
     """REDIS_URL and DATABASE_URL in .env, with a password that has every awkward character."""
     clone = Clone(tmp_path / "clone")
     with RedisServer(tmp_path / "redis", password="p@ss:/#%$ \"'x") as redis, PostgresServer(tmp_path / "pg") as pg:
-        lines = {"REDIS_URL": redis.url, "DATABASE_URL": pg.app_url}
+        lines = {"REDIS_URL": redis.url, "DATABASE_URL": pg.worker_url}
         (clone.root / ".env").write_text("".join(f"{name}={value}\n" for name, value in lines.items()))
         missing = clone.manage("up")
         assert missing.returncode == 1

@@ -24,9 +24,15 @@ def test_the_application_is_an_ordinary_role_and_owns_nothing(site: Site) -> Non
     assert sql(site, owned).strip() == "0"
 
 
+def test_only_the_workers_may_call_what_looks_across_tenants(site: Site) -> None:
+    allowed = "SELECT has_function_privilege('{}', 'list_dead_letters()', 'EXECUTE')"
+    assert sql(site, allowed.format("metabuilder_worker")).strip() == "t"
+    assert sql(site, allowed.format("metabuilder")).strip() == "f"
+
+
 def test_passwords_are_kept_as_scram_secrets(site: Site) -> None:
     kept = sql(site, "SELECT left(rolpassword, 13) FROM pg_authid WHERE rolname ~ '^metabuilder'")
-    assert kept.split() == ["SCRAM-SHA-256"] * 2
+    assert kept.split() == ["SCRAM-SHA-256"] * 3
 
 
 def test_migrations_are_at_the_head(site: Site) -> None:

@@ -19,7 +19,8 @@ SECRETS = {
     # The groups whose hosts need it.
     "redis_password": ("redis", "celery_workers", "celery_beat", "flower"),
     "redis_admin_password": ("redis",),
-    "postgresql_application_password": ("postgresql", "celery_workers"),
+    "postgresql_application_password": ("postgresql",),
+    "postgresql_worker_password": ("postgresql", "celery_workers"),
     "postgresql_owner_password": ("postgresql", "celery_workers"),
     "application_credential_encryption_key": ("celery_workers",),
     "flower_password": ("flower",),

@@ -15,6 +15,7 @@ BEGIN
   RETURN NEW;
 END
 $$;
+REVOKE ALL ON FUNCTION intake_{table} FROM PUBLIC;
 CREATE TRIGGER intake INSTEAD OF INSERT ON intake_{table} FOR EACH ROW EXECUTE FUNCTION intake_{table}();
 GRANT INSERT ON intake_{table} TO metabuilder;
 """

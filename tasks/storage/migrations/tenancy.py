@@ -20,8 +20,8 @@ def isolate_tenants(table: str) -> None:
 
 
 def create_definer_function(signature: str, definition: str) -> None:
-    """A function that looks across tenants: it runs as the owner, and only the application's role may call it."""
+    """A function that looks across tenants: it runs as the owner, and only the workers' role may call it."""
     op.execute(f"CREATE FUNCTION {signature} {definition}")
     name = signature.partition("(")[0]
     op.execute(f"REVOKE ALL ON FUNCTION {name} FROM PUBLIC")
-    op.execute(f"GRANT EXECUTE ON FUNCTION {name} TO metabuilder")
+    op.execute(f"GRANT EXECUTE ON FUNCTION {name} TO metabuilder_worker")

@@ -62,7 +62,7 @@ def test_lines_that_cannot_be_read_are_numbered_but_not_shown(tmp_path: Path, te
 def test_servers_are_embedded_unless_named(state: State) -> None:
     values = effective(state, {}, PORTS)
     assert "@127.0.0.1:16379" in values["REDIS_URL"]
-    assert "metabuilder:" in values["DATABASE_URL"]
+    assert "metabuilder_worker:" in values["DATABASE_URL"]
     assert "metabuilder_owner:" in values["DATABASE_OWNER_URL"]
     assert values["FLOWER_PORT"] == "15556"
 

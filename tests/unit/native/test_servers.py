@@ -47,7 +47,11 @@ def test_postgres_keeps_what_was_committed_before_a_crash(tmp_path: Path) -> Non
 def test_the_roles_are_what_row_level_security_needs(tmp_path: Path) -> None:
     with PostgresServer(tmp_path, settings={"fsync": "off", "max_connections": 7}) as server:
         roles = "SELECT rolname FROM pg_roles WHERE rolcanlogin AND NOT rolsuper AND NOT rolbypassrls ORDER BY 1"
-        assert query(server.app_url, roles) == [("metabuilder",), ("metabuilder_owner",)]
+        assert query(server.app_url, roles) == [
+            ("metabuilder",),
+            ("metabuilder_owner",),
+            ("metabuilder_worker",),
+        ]
         assert query(server.app_url, "SHOW max_connections") == [("7",)]
         assert query(server.app_url, "SHOW server_encoding") == [("UTF8",)]
         with pytest.raises(psycopg2.errors.InsufficientPrivilege):

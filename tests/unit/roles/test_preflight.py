@@ -43,6 +43,7 @@ SECRETS = {
     "redis_password": "of-redis",
     "redis_admin_password": "of-the-admin",
     "postgresql_application_password": "of-the-application",
+    "postgresql_worker_password": "of-the-workers",
     "postgresql_owner_password": "of-the-owner",
     "application_credential_encryption_key": KEY,
 }
