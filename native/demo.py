@@ -13,6 +13,8 @@ from native.state import State
 USER = "demo"
 ACCOUNT = "demo"
 ADDRESS = "demo@example.org"
+# Those of the stack's programs that an account may name.
+SERVERS = ("demo-imap", "demo-smtp")
 _PYMAP = "pymap"
 
 

@@ -12,7 +12,9 @@ from pathlib import Path
 from dotenv import dotenv_values
 from dotenv.parser import parse_stream
 
+from native import demo
 from native.errors import StackError
+from native.ports import LOOPBACK
 from native.postgres import OWNER, WORKER, Passwords, Postgres
 from native.redis import Redis
 from native.state import ROOT, State, read_json, write_private
@@ -22,7 +24,6 @@ REDIS_VARIABLES = ("REDIS_URL", "REDIS_HOST", "CELERY_BROKER_URL")
 DATABASE_VARIABLES = ("DATABASE_URL",)
 FLOWER_USER = "admin"
 _KEYS = "CREDENTIAL_ENCRYPTION_KEY"
-_DEMO_NETWORK = "127.0.0.1/32"
 
 
 def given(dotenv: Path = ROOT / ".env", real: Mapping[str, str] = os.environ) -> dict[str, str]:
@@ -137,8 +138,9 @@ def effective(state: State, operator: Mapping[str, str], ports: Mapping[str, int
             "DATABASE_URL is set, DATABASE_OWNER_URL is not: the migrations need the role that owns the tables. "
             "Set DATABASE_OWNER_URL in .env, beside DATABASE_URL"
         )
-    # The demo mailbox is served here; what else is inside of a network is for the operator to name.
-    networks = ",".join(filter(None, (_DEMO_NETWORK, operator.get("MAIL_ALLOWED_NETWORKS"))))
+    # The demo mailbox is served here. Nothing else is: accounts must not lead to Redis, PostgreSQL or Flower.
+    demo_servers = [f"{LOOPBACK}={ports[name]}" for name in demo.SERVERS] if demo.exists(state) else []
+    networks = ",".join(filter(None, (*demo_servers, operator.get("MAIL_ALLOWED_NETWORKS"))))
     return {**values, **operator, "MAIL_ALLOWED_NETWORKS": networks, "FLOWER_PORT": str(ports["flower"])}
 
 

@@ -23,6 +23,8 @@ from native.supervisor import Supervisor
 # Beat looks at its schedule every few seconds, and notes in Redis that it did.
 _BEAT_SILENCE_SECONDS = 30
 _PROBE_SECONDS = 10
+# A page, the API, and what Flower by itself shows to everybody.
+_FLOWER_PATHS = ("/workers", "/api/workers", "/metrics", "/healthcheck")
 
 
 @dataclass(frozen=True)
@@ -189,20 +191,21 @@ def beat_is_alive(state: State) -> Check:
 
 
 def flower_answers(port: int) -> Check:
-    """Flower refuses a stranger and lets in who has the password."""
+    """Flower refuses a stranger, whatever is asked for, and lets in who has the password."""
     advice = "See ./manage.sh logs flower, then ./manage.sh up"
-    stranger = _status(port, None)
-    if stranger != 401:
-        detail = "does not answer" if stranger is None else f"answers {stranger} without a password, not 401"
-        return Check("flower", False, f"port {port} {detail}", advice)
-    known = _status(port, os.environ.get("FLOWER_BASIC_AUTH", "").split(",")[0])
+    for path in _FLOWER_PATHS:
+        stranger = _status(port, path, None)
+        if stranger != 401:
+            detail = "does not answer" if stranger is None else f"answers {stranger} without a password, not 401"
+            return Check("flower", False, f"{path} on port {port} {detail}", advice)
+    known = _status(port, _FLOWER_PATHS[0], os.environ.get("FLOWER_BASIC_AUTH", "").split(",")[0])
     if known != 200:
         return Check("flower", False, f"answers {known} with its password, not 200", advice)
     return Check("flower", True, f"answers on port {port}, with its password only")
 
 
-def _status(port: int, login: str | None) -> int | None:
-    request = urllib.request.Request(f"http://{LOOPBACK}:{port}/workers")
+def _status(port: int, path: str, login: str | None) -> int | None:
+    request = urllib.request.Request(f"http://{LOOPBACK}:{port}{path}")
     if login is not None:
         request.add_header("Authorization", f"Basic {base64.b64encode(login.encode()).decode()}")
     # Loopback is never asked through a proxy.

@@ -19,7 +19,7 @@ from native.state import State
 from native.supervisor import Program
 
 PORTS = {"redis": 6379, "postgres": 5432, "flower": 5556, "demo-imap": 1143, "demo-smtp": 1025}
-SERVERS = ("redis", "postgres", "demo-imap", "demo-smtp")
+SERVERS = ("redis", "postgres", *demo.SERVERS)
 APPLICATION = ("worker", "beat", "flower")
 # Longer than a task may run before it hands on, so that a drain is not cut short.
 _DRAIN_MARGIN_SECONDS = 20

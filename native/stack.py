@@ -163,7 +163,7 @@ class Stack:
             postgres.provision()
             self._say(f"PostgreSQL is ready on 127.0.0.1:{ports['postgres']}")
         if "demo-imap" in names:
-            for name in ("demo-imap", "demo-smtp"):
+            for name in demo.SERVERS:
                 self._await(name, partial(wait_until_answers, ports[name], 0.2), _SERVER_SECONDS)
             imap, smtp = ports["demo-imap"], ports["demo-smtp"]
             self._say(f"The demo mailbox is served on 127.0.0.1:{imap}, and takes mail on 127.0.0.1:{smtp}")

@@ -94,7 +94,7 @@ class EmailTask(Task):  # type: ignore[misc]  # celery has no types
                 raise self.retry(exc=error) from error
             raise
         if history.is_dead:
-            dead_letters.clear(self._owner(args, kwargs)[0], self._key(args, kwargs), self.request.id)
+            dead_letters.clear(self.owner(args, kwargs)[0], self._key(args, kwargs), self.request.id)
             poison.forget(self.app, self._key(args, kwargs))
         elif history.redeliveries:
             poison.note_progress(self.app, self._key(args, kwargs))
@@ -167,7 +167,7 @@ class EmailTask(Task):  # type: ignore[misc]  # celery has no types
         """Keep what failed for good among the dead letters."""
         if self.request.is_eager or isinstance(exc, TimeLimitExceeded):
             return  # a task over its hard time limit comes back, and is counted
-        tenant_id, user_id = self._owner(args, kwargs)
+        tenant_id, user_id = self.owner(args, kwargs)
         shown_args, shown_kwargs = redact_arguments(self.run, args, kwargs)
         # By the given id: where Celery failed before the task began, there is no request any more.
         failure = dead_letters.Failure(
@@ -214,6 +214,7 @@ class EmailTask(Task):  # type: ignore[misc]  # celery has no types
     def _signature(self) -> inspect.Signature:
         return inspect.signature(self.run)
 
-    def _owner(self, args: Any, kwargs: Any) -> tuple[str, str | None]:
+    def owner(self, args: Any, kwargs: Any) -> tuple[str, str | None]:
+        """The tenant and the user of the task with these arguments."""
         given = self._signature.bind_partial(*args, **kwargs).arguments
         return given.get("tenant_id", dead_letters.NOBODY), given.get("user_id")

@@ -25,7 +25,7 @@ from tasks.delete import (
     enforce_trash_retention,
 )
 from tasks.maintenance import CLEANUP_STALE_RESULTS, cleanup_stale_results
-from tasks.monitoring import journal, systemd
+from tasks.monitoring import flower_door, journal, systemd
 from tasks.periodic import PERIODIC_SYNC, periodic_sync
 from tasks.queues import QUEUES
 from tasks.reread import LOOK_SECONDS, QUEUE_REREADING, REREAD_MESSAGES, queue_rereading, reread_messages
@@ -198,4 +198,5 @@ celery_app = create_celery_app()
 celery_app.set_default()
 drain.connect()
 systemd.connect()
+flower_door.connect()
 journal.connect()

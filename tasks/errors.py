@@ -208,7 +208,7 @@ class UnknownHostError(PermanentError):
 
 
 class HostNotAllowedError(PermanentError):
-    """The name of the mail server leads to no public address, and MAIL_ALLOWED_NETWORKS does not hold it."""
+    """The name of the mail server leads to no public address, and MAIL_ALLOWED_NETWORKS lacks it and its port."""
 
     code = "host_not_allowed"
 

@@ -6,11 +6,21 @@ from billiard.exceptions import SoftTimeLimitExceeded
 from billiard.pool import MaybeEncodingError
 from celery.exceptions import Reject
 from celery.worker.request import Request
+from celery.worker.state import revoked as revoked_tasks
 from redis.exceptions import RedisError
+
+from tasks.owners import marks
 
 
 class CarefulRequest(Request):  # type: ignore[misc]  # celery has no types
     """A message that is given back rather than lost."""
+
+    def revoked(self) -> bool:
+        """Celery's, and where its owner revoked it before anybody could know whose it is (tasks/control.py)."""
+        # Celery's own task id and no mark is what the rest of it looks for.
+        if revoked_tasks and any(mark in revoked_tasks for mark in marks(self.task, self.id, self.args, self.kwargs)):
+            revoked_tasks.add(self.id)
+        return bool(super().revoked())
 
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> None:
         """Celery's, but a task is not taken for a failed one where something around it failed.

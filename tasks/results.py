@@ -20,6 +20,8 @@ from redis import exceptions as redis_errors
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from tasks.owners import note as note_owner
+
 _logger = get_logger(__name__)
 
 _ERRORS = (redis_errors.RedisError, OperationalError, OSError)
@@ -61,6 +63,14 @@ class ResultStore(RedisBackend):  # type: ignore[misc]  # celery has no types
             return result
         self._is_away = False
         return noted
+
+    def _get_result_meta(
+        self, result: Any, state: str, traceback: Any, request: Any, **options: Any
+    ) -> dict[str, Any]:
+        """Celery's, and whose task it is."""
+        meta: dict[str, Any] = super()._get_result_meta(result, state, traceback, request, **options)
+        task = self.app.tasks.get(getattr(request, "task", None))
+        return {**meta, **note_owner(task, request.args, request.kwargs)} if task else meta
 
     def _on_a_fresh_connection(self, note: Callable[[], Any]) -> Any:
         """Once more where those at hand are broken."""

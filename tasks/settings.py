@@ -8,7 +8,7 @@ import base64
 import re
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 from urllib.parse import quote, urlencode, urlsplit
 
 from pydantic import BaseModel, Field, SecretStr, ValidationError, field_validator, model_validator
@@ -171,6 +171,13 @@ class RereadSettings(_Group):
     bytes_per_hour: int = Field(100 * 1024 * 1024, validation_alias="REREAD_BYTES_PER_HOUR", ge=64 * 1024)
 
 
+class AllowedNetwork(NamedTuple):
+    """A network whose servers may be connected to although they are not public: at one port, or at any."""
+
+    network: IPv4Network | IPv6Network
+    port: Port | None
+
+
 class MailSettings(_Group):
     """Connections to mail servers, and to the token endpoints of OAuth2.
 
@@ -179,7 +186,7 @@ class MailSettings(_Group):
 
     timeout: int = Field(60, validation_alias="MAIL_TIMEOUT", ge=1)
     ssl_verify: bool = Field(True, validation_alias="SSL_VERIFY")
-    allowed_networks: Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode] = Field(
+    allowed_networks: Annotated[tuple[AllowedNetwork, ...], NoDecode] = Field(
         (), validation_alias="MAIL_ALLOWED_NETWORKS"
     )
     host_connections: str = Field("", validation_alias="MAIL_HOST_CONNECTIONS", pattern=_HOST_CONNECTIONS)
@@ -188,13 +195,13 @@ class MailSettings(_Group):
     @model_validator(mode="before")
     @classmethod
     def _split(cls, values: dict[str, Any]) -> dict[str, Any]:
-        values = _split_at_commas(values, "MAIL_ALLOWED_NETWORKS", "allowed_networks")
-        for network in values.get("MAIL_ALLOWED_NETWORKS", ()):
-            try:
-                ip_network(network)
-            except ValueError:
-                raise ValueError("MAIL_ALLOWED_NETWORKS: each must be a network like 10.1.2.0/24") from None
-        return values
+        name = "MAIL_ALLOWED_NETWORKS"
+        values = _split_at_commas(values, name)
+        return {**values, name: tuple(map(_allowed_network, values[name]))} if name in values else values
+
+    def networks_at(self, port: int) -> tuple[IPv4Network | IPv6Network, ...]:
+        """The networks whose servers may be connected to at this port although they are not public."""
+        return tuple(allowed.network for allowed in self.allowed_networks if allowed.port in (None, port))
 
     def connections_to(self, hostname: str) -> int:
         """How many accounts of a mail server may be synced at once; 0 for any number."""
@@ -339,6 +346,18 @@ def _split_at_commas(values: dict[str, Any], *names: str) -> dict[str, Any]:
     """The same values, those of these names as a tuple of what stands between commas."""
     lists = {name: values[name] for name in names if isinstance(values.get(name), str)}
     return {**values, **{name: tuple(filter(None, map(str.strip, text.split(",")))) for name, text in lists.items()}}
+
+
+def _allowed_network(text: str) -> tuple[IPv4Network | IPv6Network, str | None]:
+    network, equals, port = text.partition("=")
+    try:
+        if equals and not (port.isdecimal() and 0 < int(port) <= 65535):
+            raise ValueError(port)
+        return ip_network(network), port or None
+    except ValueError:
+        raise ValueError(
+            "MAIL_ALLOWED_NETWORKS: each must be a network like 10.1.2.0/24, or one of its ports like 10.1.2.3=143"
+        ) from None
 
 
 def _is_fernet_key(text: str) -> bool:

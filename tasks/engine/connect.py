@@ -171,4 +171,4 @@ def _closed(connection: C) -> Iterator[C]:
 
 def _endpoint(hostname: str, port: int, encryption: str) -> Endpoint:
     settings = get_settings().mail
-    return Endpoint(hostname, port, encryption, settings.timeout, settings.ssl_verify, settings.allowed_networks)
+    return Endpoint(hostname, port, encryption, settings.timeout, settings.ssl_verify, settings.networks_at(port))

@@ -72,7 +72,7 @@ def _refresh(connection: Connection, tenant_id: str, credential_id: str, grant: 
         grant.token_endpoint,
         _form(grant),
         timeout=min(settings.timeout, _LONGEST_TIMEOUT_SECONDS),
-        allowed_networks=settings.allowed_networks,
+        networks_at=settings.networks_at,
     )
     refresh_token = tokens.refresh_token or grant.secrets.refresh_token
     secrets = replace(grant.secrets, refresh_token=refresh_token, access_token=tokens.access_token)

@@ -1,8 +1,9 @@
 """Which addresses a server's name may stand for, and the connection to one of them.
 
 Accounts are entered by people outside: without a check, a name like `redis.internal` or `169.254.169.254` would make
-a worker speak to what only it can reach. So a name is resolved once, each address is checked, and the connection is
-made to an address that passed: a name that resolves otherwise a moment later (DNS rebinding) changes nothing.
+a worker speak to what only it can reach, and so would a public address of its own machine. So a name is resolved
+once, each address is checked, and the connection is made to an address that passed: a name that resolves otherwise a
+moment later (DNS rebinding) changes nothing.
 
 Addresses are judged as the resolver gives them, so every way of writing one (decimal, octal, hexadecimal, mapped into
 IPv6) is the same address here. The tables are those of IANA's special-purpose registries (RFC 6890), and not Python's
@@ -78,13 +79,24 @@ def resolve(hostname: str, allowed: tuple[Network, ...]) -> list[Address]:
 
 
 def is_permitted(address: Address, allowed: tuple[Network, ...]) -> bool:
-    """Whether the address is public, or in one of the allowed networks."""
+    """Whether the address is public and not this machine's own, or in one of the allowed networks."""
     address = _unwrapped(address)
     if any(address in network for network in allowed):
         return True
     if address.version == 6 and address not in _PUBLIC_IPV6:
         return False
-    return not any(address in network for network in _NOT_PUBLIC)
+    return not any(address in network for network in _NOT_PUBLIC) and not _is_own(address)
+
+
+def _is_own(address: Address) -> bool:
+    """Whether it is one of this machine: what is sent there leaves from that very address."""
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((str(address), 9))  # of UDP: nothing is sent
+        except OSError:  # no way leads there
+            return False
+        return ip_address(probe.getsockname()[0]) == address
 
 
 def _look_up(hostname: str) -> list[Address]:

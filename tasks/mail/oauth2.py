@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ from tasks.errors import (
 )
 from tasks.mail.hosts import Address, Network, resolve
 
-_HIGHEST_PORT = 65_535
+_HTTPS_PORT, _HIGHEST_PORT = 443, 65_535
 _LARGEST_ANSWER_BYTES = 64 * 1024
 _LONGEST_WORDS = 200
 # For an answer that does not say how long its token is good for (RFC 6749 section 5.1 recommends that it does).
@@ -69,11 +70,12 @@ class Tokens:
 
 
 def refresh(
-    token_endpoint: str, form: dict[str, str], *, timeout: float, allowed_networks: tuple[Network, ...]
+    token_endpoint: str, form: dict[str, str], *, timeout: float, networks_at: Callable[[int], tuple[Network, ...]]
 ) -> Tokens:
     """Exchange a refresh token. `form` is client_id, refresh_token, and where given client_secret and scope.
 
-    The certificate is always verified, and the endpoint's address obeys the same rule as a mail server's.
+    The certificate is always verified, and the endpoint's address obeys the same rule as a mail server's: where it is
+    not public, it must be in one of the networks that `networks_at` gives for its port.
 
     Raises GrantRevokedError, TokenRequestRefusedError (where the URL is none, too), TokenEndpointUnavailableError
     (with the seconds to wait where the endpoint says), HostNotAllowedError and UnknownHostError.
@@ -88,7 +90,7 @@ def refresh(
         raise TokenRequestRefusedError(f"the token endpoint's URL cannot be used: {error}") from None
     where = target.host
     try:
-        addresses = resolve(where, allowed_networks)
+        addresses = resolve(where, networks_at(target.port or _HTTPS_PORT))
     except MailServerUnavailableError as error:
         raise TokenEndpointUnavailableError(error.detail) from error
     except HostNotAllowedError as error:

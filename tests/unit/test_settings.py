@@ -97,11 +97,25 @@ def test_all_mistakes_are_named_at_once_without_their_values(monkeypatch: pytest
 
 
 def test_networks_are_read_and_a_wrong_one_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MAIL_ALLOWED_NETWORKS", "10.1.0.0/16, fd00:1::/64,")
-    assert load().mail.allowed_networks == (ip_network("10.1.0.0/16"), ip_network("fd00:1::/64"))
-    monkeypatch.setenv("MAIL_ALLOWED_NETWORKS", "10.1.0.0/16, 10.1.2.3/8")
-    with pytest.raises(ConfigurationError, match="MAIL_ALLOWED_NETWORKS"):
-        load()
+    monkeypatch.setenv("MAIL_ALLOWED_NETWORKS", "10.1.0.0/16, fd00:1::/64,127.0.0.1=1143, ::1=1025, ::1=0993")
+    mail = load().mail
+    everywhere = (ip_network("10.1.0.0/16"), ip_network("fd00:1::/64"))
+    assert mail.networks_at(6379) == everywhere
+    assert mail.networks_at(1143) == (*everywhere, ip_network("127.0.0.1/32"))
+    assert mail.networks_at(1025) == mail.networks_at(993) == (*everywhere, ip_network("::1/128"))
+    for wrong in (
+        "10.1.2.3/8",
+        "=143",
+        "10.1.2.3=",
+        "10.1.2.3=0",
+        "10.1.2.3=65536",
+        "10.1.2.3=-1",
+        "10.1.2.3=143=",
+        "x",
+    ):
+        monkeypatch.setenv("MAIL_ALLOWED_NETWORKS", f"10.1.0.0/16, {wrong}")
+        with pytest.raises(ConfigurationError, match="MAIL_ALLOWED_NETWORKS"):
+            load()
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ def test_it_runs_and_starts_with_the_host(flower: Host) -> None:
 
 def test_nobody_is_answered_without_a_password(flower: Host) -> None:
     wait_answers(flower)
-    for path in ("/", "/workers", "/api/workers", "/api/tasks"):
+    for path in ("/", "/workers", "/api/workers", "/api/tasks", "/metrics", "/healthcheck", "/static/css/flower.css"):
         assert status(flower, path) == 401, path
     assert status(flower, "/api/worker/shutdown/worker", method="POST") == 401
     assert status(flower, "/", "admin:wrong") == 401

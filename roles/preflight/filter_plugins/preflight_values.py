@@ -58,8 +58,9 @@ BOUNDS = {
 
 
 def _is_network(text):
+    network, equals, port = text.partition("=")
     try:
-        return bool(ipaddress.ip_network(text))
+        return bool(ipaddress.ip_network(network)) and (not equals or PORTS[0] <= int(port) <= PORTS[1])
     except ValueError:
         return False
 
@@ -109,7 +110,10 @@ FORMS = {
         re.compile(r"(https?://[^\s/]\S*)?").fullmatch,
         "is not a URL: write it like https://spam.example.org",
     ),
-    "application_mail_allowed_networks": (_is_network, "is not a network: write it like 10.1.2.0/24"),
+    "application_mail_allowed_networks": (
+        _is_network,
+        "is not a network: write it like 10.1.2.0/24, or with one port like 10.1.2.3=143",
+    ),
     "application_mail_host_connections": (
         re.compile(r"([a-z0-9.:*-]+=\d+(,[a-z0-9.:*-]+=\d+)*)?").fullmatch,
         "does not say how many for each server: write it like imap.example.org=10,*=50",

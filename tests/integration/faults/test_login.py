@@ -229,11 +229,14 @@ def test_no_password_is_sent_without_the_encryption_asked_for(
     assert find_account(TENANT, account.id).last_error_code == "encryption_unavailable"
 
 
-@pytest.mark.parametrize("hostname", ["127.0.0.1", "localhost", "2130706433", "0x7f.1", "::ffff:127.0.0.1"])
+@pytest.mark.parametrize(
+    "hostname", ["127.0.0.1", "localhost", "2130706433", "0x7f.1", "::ffff:127.0.0.1", "0.0.0.0"]
+)
+@pytest.mark.parametrize("elsewhere", ["10.0.0.0/8", "127.0.0.1=1,127.0.0.2/32"])
 def test_an_account_does_not_lead_a_worker_to_what_is_inside(
-    server: ImapServer, environment: Callable[..., None], hostname: str
+    server: ImapServer, environment: Callable[..., None], hostname: str, elsewhere: str
 ) -> None:
-    environment(MAIL_ALLOWED_NETWORKS="10.0.0.0/8")
+    environment(MAIL_ALLOWED_NETWORKS=elsewhere)
     account = register(server, hostname=hostname)
 
     with pytest.raises(HostNotAllowedError):

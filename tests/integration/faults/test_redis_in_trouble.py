@@ -172,7 +172,14 @@ def test_a_result_that_is_none_costs_itself(
         with Worker(tmp_path, app=APP):
             fault_app.count.apply_async((TENANT, USER, str(tmp_path), 1), queue="sync", task_id="an-id")
             wait_until(lambda: get_task_status("an-id")["state"] == "SUCCESS", "its result is not noted")
-        assert json.loads(store.get(key))["result"] == 1
+        noted = json.loads(store.get(key))
+        assert noted["result"] == 1
+        assert get_task_status("an-id", tenant_id=TENANT)["state"] == "SUCCESS"
+        # As a worker of the release before notes it, or somebody else.
+        for owner in (None, TENANT, [TENANT], {"tenant_id": TENANT}, [[TENANT], USER]):
+            store.set(key, json.dumps({**noted, "metabuilder_owner": owner}))
+            assert get_task_status("an-id", tenant_id=TENANT)["state"] == "PENDING"
+            assert get_task_status("an-id")["state"] == "SUCCESS"
     assert list_letters() == []
 
 

@@ -37,7 +37,7 @@ def authority(tmp_path: Path, environment: Callable[..., None]) -> Authority:
 
 
 def connect(server: SmtpServer, encryption: str = "none", login: Login | None = None) -> SmtpConnection:
-    networks = get_settings().mail.allowed_networks
+    networks = get_settings().mail.networks_at(server.port)
     endpoint = Endpoint(server.host, server.port, encryption, 2, True, networks)
     return SmtpConnection(endpoint, login or Login("ada", PASSWORD))
 

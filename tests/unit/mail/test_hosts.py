@@ -1,12 +1,16 @@
 """Which addresses a name may stand for, however they are written; the one checked is the one connected to."""
 
 import socket
+import subprocess
+import sys
 from ipaddress import ip_address, ip_network
 
 import pytest
 
+from native.state import ROOT
 from tasks.errors import HostNotAllowedError, MailServerUnavailableError, UnknownHostError
 from tasks.mail.hosts import connect, is_permitted, resolve
+from tests.conftest import unavailable
 
 PUBLIC = ["8.8.8.8", "1.1.1.1", "100.63.255.255", "100.128.0.0", "172.32.0.1", "2606:4700::1111", "64:ff9b::808:808"]
 INSIDE = [
@@ -53,6 +57,25 @@ def test_an_allowed_network_permits_its_addresses_also_mapped() -> None:
         assert is_permitted(ip_address(address), allowed), address
     for address in ("10.2.0.1", "::ffff:10.2.0.1", "fd00:2::5", "127.0.0.1"):
         assert not is_permitted(ip_address(address), allowed), address
+
+
+def test_a_public_address_of_this_machine_is_inside_too() -> None:
+    """In a network of its own, in which the machine has such addresses."""
+    script = (
+        "ip link set lo up; ip addr add 9.9.9.10/32 dev lo; ip addr add 2620:fe::10/128 dev lo nodad;"
+        f"{sys.executable} -c '"
+        "import ipaddress as i; from tasks.mail.hosts import is_permitted;"
+        "n = i.ip_network;"
+        'own = ("9.9.9.10", "2620:fe::10", "::ffff:9.9.9.10", "64:ff9b::909:90a");'
+        'print([is_permitted(i.ip_address(a), ()) for a in (*own, "9.9.9.9", "2620:fe::fe")],'
+        ' [is_permitted(i.ip_address(a), (n("9.9.9.0/24"), n("2620:fe::/48"))) for a in own])'
+        "'"
+    )
+    command = ["unshare", "--user", "--map-root-user", "--net", "sh", "-c", script]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if "unshare failed" in done.stderr or "Operation not permitted" in done.stderr:
+        unavailable(f"no network of its own: {done.stderr.strip()}")
+    assert done.stdout.strip() == f"{[False] * 4 + [True] * 2} {[True] * 4}", done.stderr
 
 
 @pytest.mark.parametrize("hostname", ["mail.invalid", "", "a" * 64, ".", "a..b", "nul\0.example.org"])

@@ -10,6 +10,7 @@ from native.environment import DATABASE_VARIABLES, REDIS_VARIABLES, effective, g
 from native.errors import StackError
 from native.run import main as become
 from native.state import ROOT, State, write_json
+from tasks.settings import load
 
 PORTS = {"redis": 16379, "postgres": 15432, "flower": 15556}
 AWKWARD = "p@ss:/#%$ \"word' ${HOME}"
@@ -65,6 +66,23 @@ def test_servers_are_embedded_unless_named(state: State) -> None:
     assert "metabuilder_worker:" in values["DATABASE_URL"]
     assert "metabuilder_owner:" in values["DATABASE_OWNER_URL"]
     assert values["FLOWER_PORT"] == "15556"
+
+
+def test_of_loopback_accounts_reach_the_demo_mailbox_alone_and_only_while_there_is_one(
+    state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ports = {**PORTS, "demo-imap": 11143, "demo-smtp": 11025}
+
+    def allowed(operator: dict[str, str]) -> set[tuple[str, int]]:
+        monkeypatch.setenv("MAIL_ALLOWED_NETWORKS", effective(state, operator, ports)["MAIL_ALLOWED_NETWORKS"])
+        mail = load().mail
+        return {(str(network), port) for port in (*ports.values(), 3143) for network in mail.networks_at(port)}
+
+    assert allowed({}) == set()
+    (state.demo / "mail" / "demo").mkdir(parents=True)
+    demo = {("127.0.0.1/32", 11143), ("127.0.0.1/32", 11025)}
+    assert allowed({}) == demo
+    assert allowed({"MAIL_ALLOWED_NETWORKS": "127.0.0.1=3143"}) == {*demo, ("127.0.0.1/32", 3143)}
 
 
 def test_a_named_redis_is_used(state: State) -> None:

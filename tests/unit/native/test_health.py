@@ -8,7 +8,7 @@ from click.testing import CliRunner
 
 from manage import cli
 from native import environment, health
-from native.health import Check, configuration_is_valid
+from native.health import Check, configuration_is_valid, flower_answers
 from native.state import State, write_json
 
 
@@ -52,3 +52,12 @@ def test_the_file_is_asked_although_the_stack_runs_with_what_it_was(
     assert result.exit_code == 1
     assert "not ok" in result.stdout
     assert "SYNC_BATCH_SIZE" in result.stdout
+
+
+@pytest.mark.parametrize("open_path", ["/workers", "/metrics", "/healthcheck"])
+def test_a_flower_that_shows_strangers_something_is_not_well(open_path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Flower is by itself, without our door."""
+    monkeypatch.setattr(health, "_status", lambda port, path, login: 200 if login or path == open_path else 401)
+    check = flower_answers(5556)
+    assert not check.ok
+    assert f"{open_path} on port 5556 answers 200 without a password" in check.detail

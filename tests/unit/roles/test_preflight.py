@@ -221,6 +221,7 @@ def test_a_finding_names_the_variable_the_value_and_the_remedy(variables: dict[s
             {"celery_worker_concurency": 2}, ["read by nobody", "celery_worker_concurrency?"], id="misspelt"
         ),
         pytest.param({"application_mail_allowed_networks": ["xx"]}, ["xx", "10.1.2.0/24"], id="network"),
+        pytest.param({"application_mail_allowed_networks": ["::1=0"]}, ["::1=0", "10.1.2.3=143"], id="port of one"),
         pytest.param({"application_mail_host_connections": "50"}, ["50", "imap.example.org=10"], id="connections"),
         pytest.param({"application_spam_trusted_authserv_ids": "a"}, [" a ", "mx.google.com"], id="authserv-id"),
         pytest.param({"postgresql_memory_mb": StrictUndefined(name="typo")}, ["'typo' is undefined"], id="undefined"),

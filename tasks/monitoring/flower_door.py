@@ -1,0 +1,106 @@
+"""Flower's one door: nothing that it serves answers without the login (RFC 7617), and wrong logins are slowed down.
+
+Flower asks for the login page by page, and some of its pages ask nobody (/metrics among them). Here every request is
+looked at before it is known which page it is for. Whoever starts Flower with this application gets it so.
+"""
+
+import hashlib
+import hmac
+import logging
+import math
+import sys
+from base64 import b64decode
+from collections.abc import Sequence
+from typing import Any
+
+from celery.signals import import_modules
+
+from tasks.monitoring.throttle import Throttle
+
+_logger = logging.getLogger(__name__)
+
+_UNAUTHORIZED, _TOO_MANY_REQUESTS = 401, 429
+
+
+def connect() -> None:
+    """Close the door of the Flower that this process may be about to run."""
+    import_modules.connect(_close)
+
+
+def judge(authorization: str | None, address: str, logins: Sequence[str], throttle: Throttle) -> tuple[int, float]:
+    """What becomes of a request with this header field: a status, 0 for "let in", and seconds to wait first.
+
+    `logins` are those that are right, each `user:password`; without any, nobody is let in.
+    """
+    login = _login(authorization or "")
+    if login is None:
+        return _UNAUTHORIZED, 0
+    if (wait := throttle.wait(address)) > 0:
+        return _TOO_MANY_REQUESTS, wait
+    # All are compared, by digests of one length: how long it takes tells nothing.
+    if sum(hmac.compare_digest(_digest(login), _digest(right.encode())) for right in logins):
+        throttle.right(address)
+        return 0, 0
+    throttle.wrong(address)
+    _logger.warning("Flower: a wrong login from %s", address)
+    return _UNAUTHORIZED, 0
+
+
+def _close(**_: Any) -> None:
+    # Called once the command line has loaded what it is to run.
+    flower = sys.modules.get("flower.app")
+    if flower is None or flower.Flower.find_handler.__module__ == __name__:  # none, or closed already
+        return
+    find_handler, refusal, throttle = flower.Flower.find_handler, _make_refusal(), Throttle()
+
+    def find_handler_for_who_may(application: Any, request: Any, **kwargs: Any) -> Any:
+        options = application.options
+        if options.auth and not options.basic_auth:  # OAuth: Flower itself asks
+            return find_handler(application, request, **kwargs)
+        header = request.headers.get("Authorization")
+        status, wait = judge(header, request.remote_ip, options.basic_auth or (), throttle)
+        if not status:
+            return find_handler(application, request, **kwargs)
+        return application.get_handler_delegate(request, refusal, {"status": status, "wait": wait})
+
+    flower.Flower.find_handler = find_handler_for_who_may
+
+
+def _make_refusal() -> Any:
+    """The handler of requests that are refused. Made here: only Flower needs Tornado."""
+    from tornado.web import RequestHandler, stream_request_body
+
+    @stream_request_body  # type: ignore[untyped-decorator, unused-ignore]
+    class Refusal(RequestHandler):  # type: ignore[misc, unused-ignore]
+        def initialize(self, status: int, wait: float) -> None:
+            self.set_status(status)
+            if status == _UNAUTHORIZED:
+                self.set_header("WWW-Authenticate", 'Basic realm="flower"')
+            else:
+                self.set_header("Retry-After", str(math.ceil(wait)))
+
+        def check_xsrf_cookie(self) -> None:
+            """Refused anyway."""
+
+        def prepare(self) -> None:
+            self.finish("Access denied\n")
+
+        def data_received(self, chunk: bytes) -> None:
+            """What a stranger uploads is kept nowhere."""
+
+    return Refusal
+
+
+def _login(authorization: str) -> bytes | None:
+    """`user:password` of a header field; None where it has none."""
+    scheme, _, encoded = authorization.strip().partition(" ")
+    if scheme.lower() != "basic":
+        return None
+    try:
+        return b64decode(encoded.strip(), validate=True) or None
+    except ValueError:
+        return None
+
+
+def _digest(login: bytes) -> bytes:
+    return hashlib.sha256(login).digest()

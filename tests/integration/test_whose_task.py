@@ -1,0 +1,91 @@
+"""Who says who they are learns of their own tasks, and revokes no others; a real worker on a real Redis."""
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import redis as redis_client
+
+from native.redis import RedisServer
+from tasks.control import get_active_tasks, get_task_status, revoke_task
+from tests.conftest import TENANT, USER, Database
+from tests.support import fault_app
+from tests.support.application import application
+from tests.support.worker import Worker, wait_until
+
+APP = "tests.support.fault_app:app"
+OWNERS = [{}, {"tenant_id": TENANT}, {"tenant_id": TENANT, "user_id": USER}]
+OTHERS = [
+    {"tenant_id": "tenant-2"},
+    {"tenant_id": "tenant-2", "user_id": USER},
+    {"tenant_id": TENANT, "user_id": "user-2"},
+    {"tenant_id": TENANT, "user_id": ""},
+    {"tenant_id": ""},
+]
+
+
+@pytest.fixture
+def worker(
+    redis: RedisServer, database: Database, environment: Callable[..., None], tmp_path: Path
+) -> Iterator[Worker]:
+    environment(REDIS_URL=redis.url)
+    with redis_client.Redis(port=redis.port, password=redis.password) as client:
+        client.flushall()
+    with application(fault_app.app), Worker(tmp_path, app=APP, options=("--without-gossip",)) as worker:
+        yield worker
+
+
+def publish(folder: Path, what: str) -> str:
+    """Queue a task of TENANT and USER; its id."""
+    folder.mkdir(exist_ok=True)
+    arguments = (TENANT, USER, str(folder), what, "somebody's mail")
+    return str(fault_app.fault.apply_async(arguments, queue="sync").id)
+
+
+def state(task_id: str, **caller: str) -> str:
+    return str(get_task_status(task_id, **caller)["state"])
+
+
+def test_a_task_is_its_owners(worker: Worker, tmp_path: Path) -> None:
+    """One worker process: what is queued behind a task that runs waits."""
+    running, failed = tmp_path / "running", publish(tmp_path / "failed", "fail")
+    wait_until(lambda: state(failed) == "FAILURE", "it does not fail")
+    for caller in OWNERS:
+        assert get_task_status(failed, **caller)["error_code"] == "wrong", caller
+    unknown = get_task_status("unknown", tenant_id=TENANT)
+    for caller in OTHERS:
+        assert get_task_status(failed, **caller) == {**unknown, "task_id": failed}, caller
+
+    runs = publish(running, "hang")
+    wait_until(lambda: fault_app.runs(running), "it does not begin")
+    waiting = {str(number): publish(tmp_path / f"waiting-{number}", "slow") for number in range(3)}
+    assert state(runs, tenant_id=TENANT) == "STARTED"
+
+    [seen] = [task for tasks in get_active_tasks(tenant_id=TENANT, user_id=USER).values() for task in tasks]
+    assert seen["id"] == runs
+    assert "somebody's mail" not in str(seen)
+    assert TENANT in str(seen)
+    for caller in OTHERS:
+        assert not any(get_active_tasks(**caller).values()), caller
+        revoke_task(runs, terminate=True, **caller)
+        revoke_task(waiting["0"], **caller)
+    revoke_task(waiting["1"], tenant_id=TENANT)
+    revoke_task(waiting["2"], tenant_id=TENANT, user_id=USER)
+    time.sleep(0.5)  # what was asked for comes to the worker, and would end it
+    assert state(runs) == "STARTED"
+    revoke_task(runs, terminate=True, tenant_id=TENANT, user_id=USER)
+
+    wait_until(lambda: state(runs) == "REVOKED", "it is not stopped")
+    for number in ("1", "2"):
+        wait_until(lambda number=number: state(waiting[number], tenant_id=TENANT) == "REVOKED", "it is not revoked")
+        assert not fault_app.runs(tmp_path / f"waiting-{number}")
+    wait_until(lambda: state(waiting["0"]) == "SUCCESS", "another's word stopped it")
+
+
+def test_a_user_is_one_of_a_tenant() -> None:
+    for ask in (get_task_status, revoke_task):
+        with pytest.raises(ValueError, match="tenant_id"):
+            ask("id", user_id=USER)
+    with pytest.raises(ValueError, match="tenant_id"):
+        get_active_tasks(user_id=USER)
