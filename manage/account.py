@@ -9,7 +9,7 @@ from manage.account_add import add, read_client_secret, read_secret
 from manage.account_all_mail import advice, all_mail
 from manage.account_audit import audit
 from manage.account_show import show, state
-from manage.output import NEEDS_PASSWORD, ago, complain, password_advice, print_json, say, table
+from manage.output import NEEDS_PASSWORD, ago, complain, confirm, password_advice, print_json, say, table, tell
 from manage.place import COMMAND
 from manage.session import connect, tenant_option
 
@@ -122,7 +122,7 @@ def remove(account_name: str, yes: bool, tenant: str) -> None:
 
     found = find_account(tenant, account_name)
     if not yes:
-        click.confirm(f"Remove {found.account_name} and all its mail from this database?", abort=True, err=True)
+        confirm(f"Remove {found.account_name} and all its mail from this database?")
     remove_account(found)
     say(f"{found.account_name} is removed")
 
@@ -132,12 +132,12 @@ def _try_mailbox(found: "Account") -> None:
 
     seen = probe(found)
     messages = "" if seen.messages is None else f", {seen.messages} messages"
-    click.echo(f"{found.account_name}: logged in at {found.hostname}:{found.port}; {seen.folders} folders{messages}")
-    click.echo(f"The server offers: {' '.join(seen.capabilities)}")
+    tell(f"{found.account_name}: logged in at {found.hostname}:{found.port}; {seen.folders} folders{messages}")
+    tell(f"The server offers: {' '.join(seen.capabilities)}")
 
 
 def _try_sending(found: "Account") -> None:
     from tasks.engine.probe import probe_smtp
 
     probe_smtp(found)
-    click.echo(f"{found.account_name}: logged in at {found.smtp_hostname}:{found.smtp_port} to send")
+    tell(f"{found.account_name}: logged in at {found.smtp_hostname}:{found.smtp_port} to send")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from manage.output import say
+from manage.output import say, tell
 from manage.place import COMMAND
 from manage.session import USER, connect, tenant_option
 
@@ -119,7 +119,7 @@ def add(**given: Any) -> None:
         all_mail=options.all_mail,
         **_smtp(options, provider),
     )
-    click.echo(add_account(options.tenant, options.user, new))
+    tell(add_account(options.tenant, options.user, new))
     say(f"Added. Try it: {COMMAND} account test {new.account_name!r}, then {COMMAND} sync {new.account_name!r}")
 
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from manage.output import say
+from manage.output import confirm, say
 from manage.place import COMMAND
 from manage.session import connect, tenant_option
 
@@ -33,9 +33,7 @@ def all_mail(account_name: str, choice: str, yes: bool, tenant: str) -> None:
     doubles = doubled(found)
     if doubles and not yes:
         names = ", ".join(f"{name} ({count})" for name, count in doubles.items())
-        click.confirm(
-            f"Drop the messages of {names} from this database? They stay on the server", abort=True, err=True
-        )
+        confirm(f"Drop the messages of {names} from this database? They stay on the server")
     say(f"Left out from now on; {skip_views(found)} messages dropped here, none on the server")
 
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from manage.output import print_json, say, table
+from manage.output import print_json, say, table, tell
 from manage.place import COMMAND
 from manage.session import connect, tenant_option
 
@@ -72,7 +72,7 @@ def _print(audits: "list[FolderAudit]", *, as_json: bool) -> None:
     for one in audits:
         for words, uids in (("missing here", one.missing), ("gone there", one.gone), ("differ", one.differs)):
             if uids.ranges:
-                click.echo(f"{one.name}: {words}: UID {_shown(uids)}")
+                tell(f"{one.name}: {words}: UID {_shown(uids)}")
 
 
 def _row(one: "FolderAudit") -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from manage.account_all_mail import advice
-from manage.output import ago, good_or_bad, print_json, table
+from manage.output import Cell, ago, good_or_bad, print_json, table, tell
 from manage.session import connect, tenant_option
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ class Fact(NamedTuple):
 
     name: str
     label: str
-    text: str
+    text: Cell
     value: Any
 
 
@@ -41,11 +41,11 @@ def show(account_name: str, as_json: bool, tenant: str) -> None:
         return
     width = max(len(fact.label) for fact in facts)
     for fact in facts:
-        click.echo(f"{fact.label:{width}}  {fact.text}")
+        tell(f"{fact.label:{width}}  ", fact.text)
     table(_COLUMNS, map(_row, folders), right=_COLUMNS[1:5])
 
 
-def state(found: "Account") -> str:
+def state(found: "Account") -> Cell:
     """What is wrong with an account, or that it is well."""
     troubles = [] if found.is_enabled else ["switched off"]
     if found.last_error is not None:

@@ -6,7 +6,7 @@ import sys
 import click
 
 from manage.checks import how_to_install, install_missing
-from manage.output import say
+from manage.output import say, tell_lines
 
 # The Debian packages without which a benchmark has nothing to measure, and those of its peers, which are left out of
 # the figures where they are not there.
@@ -23,7 +23,7 @@ def bench(name: str | None, arguments: tuple[str, ...]) -> None:
 
     found = {path.stem for path in (ROOT / "benchmarks").glob("*.py") if not path.stem.startswith("_")}
     if name is None or name in ("-h", "--help"):
-        click.echo("Benchmarks: " + (", ".join(sorted(found)) or "none") + "\nOptions of one: bench NAME --help")
+        tell_lines("Benchmarks: " + (", ".join(sorted(found)) or "none") + "\nOptions of one: bench NAME --help")
         return
     if name not in found:
         raise click.UsageError(f"no benchmark {name!r}; there are: {', '.join(sorted(found)) or 'none'}")

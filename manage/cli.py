@@ -29,6 +29,7 @@ from manage import (
 )
 from manage.output import complain
 from manage.place import IS_HOST
+from tasks.visible import visible
 
 
 class Manage(click.Group):
@@ -40,6 +41,9 @@ class Manage(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except click.ClickException as error:
+            error.message = visible(error.message)  # type: ignore[misc]  # it is shown by Click itself
+            raise
         except Exception as error:
             if not _is_expected(error):
                 raise

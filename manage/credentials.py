@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from manage.output import print_json, say, table
+from manage.output import print_json, say, table, tell
 from manage.place import COMMAND, IS_HOST
 from manage.session import connect
 
@@ -21,7 +21,7 @@ def credentials() -> None:
 @credentials.command(name="new-key")
 def new_key() -> None:
     """Print a new key, for CREDENTIAL_ENCRYPTION_KEY."""
-    click.echo(_new_key())
+    tell(_new_key())
 
 
 @credentials.command()

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from manage.output import ago, print_json, say, table
+from manage.output import ago, confirm, print_json, say, table, tell_lines
 from manage.session import connect
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def show(letter_id: str, as_json: bool) -> None:
         return
     traceback = shown.pop("traceback")
     table(("field", "value"), ((name, "" if value is None else str(value)) for name, value in shown.items()))
-    click.echo(traceback)
+    tell_lines(traceback)
 
 
 @dlq.command()
@@ -131,7 +131,7 @@ def drop(
 
     chosen = _choose(letter_ids, is_all=is_all, tenant=tenant, task=task, code=code)
     if chosen and not yes:
-        click.confirm(f"Forget {len(chosen)} tasks that failed?", abort=True, err=True)
+        confirm(f"Forget {len(chosen)} tasks that failed?")
     for found in chosen:
         if is_aside(found):
             drop_aside(found.id)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from manage.output import print_json
+from manage.output import print_json, tell, tell_lines
 from manage.place import IS_HOST
 
 
@@ -19,7 +19,7 @@ def version(as_json: bool) -> None:
         print_json(versions)
         return
     for name, number in versions.items():
-        click.echo(f"{name} {number}")
+        tell(f"{name} {number}")
 
 
 @click.command(name="help")
@@ -30,7 +30,7 @@ def help_(ctx: click.Context, verb: str | None) -> None:
     parent = ctx.parent
     assert parent is not None
     if verb is None:
-        click.echo(parent.get_help())
+        tell_lines(parent.get_help())
         return
     group = parent.command
     assert isinstance(group, click.Group)
@@ -38,7 +38,7 @@ def help_(ctx: click.Context, verb: str | None) -> None:
     if command is None:
         raise click.UsageError(f"No such command {verb!r}.", parent)
     with click.Context(command, parent=parent, info_name=verb) as inner:
-        click.echo(command.get_help(inner))
+        tell_lines(command.get_help(inner))
 
 
 def _own_version() -> str:

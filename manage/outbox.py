@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from manage.output import ago, good_or_bad, print_json, say, size, table
+from manage.output import ago, confirm, good_or_bad, print_json, say, size, table
 from manage.session import connect, tenant_option
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def sent(outbox_id: str, tenant: str) -> None:
 def resend(outbox_id: str, yes: bool, tenant: str) -> None:
     """Say that an unknown message was not sent, and send it now."""
     if not yes:
-        click.confirm("If it was sent after all, recipients get it twice. Send it?", abort=True, err=True)
+        confirm("If it was sent after all, recipients get it twice. Send it?")
     _decide(tenant, outbox_id, was_sent=False)
 
 

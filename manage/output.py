@@ -1,15 +1,26 @@
-"""How the command line speaks: progress and errors on stderr, results on stdout."""
+"""How the command line speaks: progress and errors on stderr, results on stdout.
+
+All that it says goes through here, and what servers and mail say in it is made visible here: no control character of
+theirs comes to the terminal. Only what is `Coloured` has colours.
+"""
 
 import json
+import logging
 import shlex
 import sys
+import traceback
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
 from manage.place import COMMAND
+from tasks.visible import visible, visible_json, visible_lines
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 # The codes of errors that another password mends.
 NEEDS_PASSWORD = ("authentication_failed", "login_refused", "credential_unreadable")
@@ -20,22 +31,89 @@ def password_advice(account: str) -> str:
     return f"store another password with {COMMAND} account password {shlex.quote(account)}"
 
 
+class Coloured(NamedTuple):
+    """A text in a colour, where the terminal has colours."""
+
+    text: str
+    colour: str
+
+
+Cell = str | Coloured
+T = TypeVar("T")
+
+
 def say(text: str) -> None:
     """A line of progress."""
-    click.echo(text, err=True)
+    click.echo(visible(text), err=True)
 
 
 def complain(text: str) -> None:
     """An error, as one line."""
-    click.echo(f"{click.style('error:', fg='red')} {' '.join(text.split())}", err=True)
+    click.echo(f"{click.style('error:', fg='red')} {visible(' '.join(text.split()))}", err=True)
+
+
+def tell(*cells: Cell) -> None:
+    """A line of a result."""
+    shown = (
+        visible(cell) if isinstance(cell, str) else click.style(visible(cell.text), fg=cell.colour) for cell in cells
+    )
+    click.echo("".join(shown))
+
+
+def tell_lines(text: str) -> None:
+    """A result of several lines."""
+    for line in text.split("\n"):
+        tell(line)
+
+
+def confirm(question: str) -> None:
+    """Ask, and end the program unless the answer is yes."""
+    click.confirm(visible(question), abort=True, err=True)
 
 
 def print_json(value: Any) -> None:
     """A result for machines."""
-    click.echo(json.dumps(value, indent=2, default=str, ensure_ascii=False))
+    click.echo(visible_json(json.dumps(value, indent=2, default=str, ensure_ascii=False)))
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[str] = ()) -> None:
+def progress(*, quiet: bool) -> "Progress":
+    """Bars of progress that count messages."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    # No markup: a folder's name in square brackets is none.
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
+    console = Console(stderr=True)
+    return Progress(*columns, TextColumn("messages"), TimeElapsedColumn(), console=console, disable=quiet)
+
+
+def track(values: Sequence[T], what: str, *, quiet: bool) -> Iterable[T]:
+    """The values, with a bar of progress that goes when it is full."""
+    from rich.console import Console
+    from rich.progress import track as tracked
+
+    return tracked(values, what, console=Console(stderr=True), disable=quiet, transient=True)
+
+
+def take_over_logs() -> None:
+    """Show warnings and bugs of this process as everything else is shown."""
+
+    class Visible(logging.Formatter):
+        def format(self, record: logging.LogRecord) -> str:
+            return visible_lines(super().format(record))
+
+    def show_bug(kind: type[BaseException], error: BaseException, where: TracebackType | None) -> None:
+        for line in "".join(traceback.format_exception(kind, error, where)).splitlines():
+            say(line)
+
+    handler = logging.StreamHandler()
+    handler.setFormatter(Visible())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    logging.captureWarnings(True)
+    sys.excepthook = show_bug
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[Cell]], *, right: Sequence[str] = ()) -> None:
     """A result for people. Columns named in `right` are aligned to the right."""
     from rich import box
     from rich.console import Console
@@ -46,15 +124,16 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: Seque
     for column in columns:
         drawn.add_column(column, justify="right" if column in right else "left", overflow="fold")
     for row in rows:
+        coloured = (cell if isinstance(cell, Coloured) else Coloured(cell, "") for cell in row)
         # As Text: a subject or folder name in square brackets is not markup.
-        drawn.add_row(*(Text.from_ansi(cell) for cell in row))
+        drawn.add_row(*(Text(visible(text), style=colour) for text, colour in coloured))
     # Piped into a file there is no terminal whose width could cut lines.
     Console(width=None if sys.stdout.isatty() else 140).print(drawn)
 
 
-def good_or_bad(ok: bool, text: str) -> str:
-    """`text` in green or red, where the terminal has colours."""
-    return click.style(text, fg="green" if ok else "red") if sys.stdout.isatty() else text
+def good_or_bad(ok: bool, text: str) -> Coloured:
+    """`text` in green or red."""
+    return Coloured(text, "green" if ok else "red")
 
 
 def size(count: int) -> str:

@@ -1,13 +1,13 @@
 """A sync as it is seen from outside: queued through the broker, followed by the state of its task, and reported."""
 
-import sys
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from manage.output import say, size, table
+from manage.output import progress, say, size, table
 from manage.place import LOOK_AT_HEALTH
 from native.errors import StackError
+from tasks.visible import visible
 
 if TYPE_CHECKING:
     from tasks.storage.accounts import Account
@@ -44,18 +44,14 @@ def queue_sync(account: "Account", *, full: bool = False) -> str:
 
 def watch(task_id: str, *, quiet: bool = False) -> dict[str, Any]:
     """Draw the progress of a sync until it ends; its result. Raises StackError when it fails."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("messages"))
-    with Progress(*columns, TimeElapsedColumn(), console=Console(file=sys.stderr), disable=quiet) as progress:
-        bar = progress.add_task("queued", total=None)
+    with progress(quiet=quiet) as bars:
+        bar = bars.add_task("queued", total=None)
         teller = _Teller()
         while True:
             state, info = _ask(task_id)
             if state == "SUCCESS":
                 total = info["messages_synced"]
-                progress.update(bar, description="done", completed=total, total=total, visible=total > 0)
+                bars.update(bar, description="done", completed=total, total=total, visible=total > 0)
                 return dict(info)
             if state in ("FAILURE", "REVOKED"):
                 raise StackError(f"the sync failed: {info}")
@@ -63,8 +59,11 @@ def watch(task_id: str, *, quiet: bool = False) -> dict[str, Any]:
             if state == "PROGRESS":
                 done = f"{info['folders_done']}/{info['folders_total']} folders"
                 where = f"{info['folder']} ({done})" if info["folder"] else done
-                progress.update(
-                    bar, description=where, completed=info["messages_done"], total=info["messages_total"] or None
+                bars.update(
+                    bar,
+                    description=visible(where),
+                    completed=info["messages_done"],
+                    total=info["messages_total"] or None,
                 )
             time.sleep(_POLL_SECONDS)
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from manage.output import print_json, say, table
+from manage.output import print_json, progress, say, table, track
 from manage.place import COMMAND
 from manage.session import connect, tenant_option
 
@@ -105,14 +105,11 @@ def _read(conditions: Sequence[str]) -> list[Any]:
 def _ask(
     accounts: "list[Account]", older_than: int, conditions: list[Any], *, dry_run: bool, quiet: bool
 ) -> list[dict[str, Any]]:
-    from rich.console import Console
-    from rich.progress import track
-
     from tasks.storage.rereading import ask
 
     return [
         {**_name(account), **ask(account, older_than, conditions, dry_run=dry_run)._asdict()}
-        for account in track(accounts, "accounts", console=Console(stderr=True), disable=quiet, transient=True)
+        for account in track(accounts, "accounts", quiet=quiet)
     ]
 
 
@@ -165,19 +162,15 @@ def _show(accounts: "list[Account]", as_json: bool) -> None:
 
 
 def _watch(accounts: "list[Account]", *, quiet: bool) -> None:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
     from tasks.storage.rereading import number_waiting
 
     def waiting() -> int:
         return sum(map(number_waiting, accounts))
 
     total = waiting()
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("messages"))
-    with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True), disable=quiet) as progress:
-        bar = progress.add_task("read again", total=total)
+    with progress(quiet=quiet) as bars:
+        bar = bars.add_task("read again", total=total)
         while left := waiting():
-            progress.update(bar, completed=total - left)
+            bars.update(bar, completed=total - left)
             time.sleep(_POLL_SECONDS)
-        progress.update(bar, completed=total)
+        bars.update(bar, completed=total)

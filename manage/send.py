@@ -4,7 +4,7 @@ import sys
 
 import click
 
-from manage.output import print_json, say
+from manage.output import print_json, say, tell
 from manage.session import connect, tenant_option
 from native.errors import StackError
 
@@ -54,7 +54,7 @@ def send(
     if as_json:
         print_json({"task_id": task.id, **result})
         return
-    click.echo(result["message_id"])
+    tell(result["message_id"])
     say(f"Sent to {result['recipients_sent']}")
     for address, words in result["recipients_refused"].items():
         say(f"{address} was refused: {words}")

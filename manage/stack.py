@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from manage.output import duration, good_or_bad, print_json, say, size, table
+from manage.output import confirm, duration, good_or_bad, print_json, say, size, table
 
 if TYPE_CHECKING:
     from native.stack import Stack, Started
@@ -30,7 +30,7 @@ def down(purge: bool, yes: bool) -> None:
     stack = _stack()
     folder = stack.state.folder
     if purge and not yes and folder.exists():
-        click.confirm(f"Delete {folder} with the database and all synced mail?", abort=True, err=True)
+        confirm(f"Delete {folder} with the database and all synced mail?")
     say("The native stack is down" if stack.down() else "The native stack was not running")
     if purge:
         stack.state.purge()

@@ -2,7 +2,7 @@
 
 import click
 
-from manage.output import print_json, say
+from manage.output import print_json, say, tell
 from manage.place import COMMAND
 from manage.session import connect, tenant_option
 
@@ -25,7 +25,7 @@ def sync(account_name: str, full: bool, follow: bool, as_json: bool, tenant: str
         if as_json:
             print_json({"task_id": task_id, "status": "queued"})
         else:
-            click.echo(task_id)
+            tell(task_id)
             say(f"Queued. Watch it: {COMMAND} sync {account_name} --follow")
         return
     result = watch(task_id, quiet=as_json)

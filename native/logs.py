@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
+from tasks.visible import visible
+
 _WAIT_SECONDS = 0.2
 # More than fifty long lines, so that the end of a log need not be looked for from its start.
 _TAIL_BYTES = 1_000_000
@@ -44,8 +46,7 @@ class _Tail:
             log.seek(max(0, end - _TAIL_BYTES))
             text = log.read().decode(errors="replace")
             self._inode, self._position = self._path.stat().st_ino, log.tell()
-        for line in text.splitlines()[-lines:] if lines > 0 else ():
-            out.write(f"{self._prefix}{line}\n")
+        self._print(text.removesuffix("\n").split("\n")[-lines:] if text and lines > 0 else [], out)
 
     def print_new(self, out: TextIO) -> bool:
         """Print the whole lines that were added; whether there were any."""
@@ -61,6 +62,11 @@ class _Tail:
             log.seek(self._position)
             whole, newline, _ = log.read().rpartition(b"\n")
         self._position += len(whole) + len(newline)
-        for line in whole.decode(errors="replace").splitlines():
-            out.write(f"{self._prefix}{line}\n")
+        self._print(whole.decode(errors="replace").split("\n") if newline else [], out)
         return bool(newline)
+
+    def _print(self, lines: list[str], out: TextIO) -> None:
+        for line in lines:
+            # PostgreSQL begins the second line of a message with a tab.
+            shown = visible(line.removesuffix("\r").expandtabs())
+            out.write(f"{self._prefix}{shown}\n")

@@ -15,10 +15,12 @@ from typing import Any
 
 from celery.signals import import_modules
 
+from tasks.monitoring import journal
 from tasks.monitoring.throttle import Throttle
 
 _logger = logging.getLogger(__name__)
 
+_LOG_FORMAT = "[%(asctime)s: %(levelname)s/%(name)s] %(message)s"
 _UNAUTHORIZED, _TOO_MANY_REQUESTS = 401, 429
 
 
@@ -64,6 +66,7 @@ def _close(**_: Any) -> None:
         return application.get_handler_delegate(request, refusal, {"status": status, "wait": wait})
 
     flower.Flower.find_handler = find_handler_for_who_may
+    journal.set_up(logging.getLogger(), _LOG_FORMAT)
 
 
 def _make_refusal() -> Any:

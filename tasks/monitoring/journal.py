@@ -1,6 +1,7 @@
-"""Log lines for systemd's journal: each with its priority, none with the time, which the journal keeps itself.
+"""Log lines: each record begins one, and what others say in it is made visible; the journal's have a priority.
 
-So `journalctl --unit celery-worker --priority warning` shows what is wrong and nothing else.
+So no server forges a line, and `journalctl --unit celery-worker --priority warning` shows what is wrong and nothing
+else.
 """
 
 import logging
@@ -11,6 +12,9 @@ from typing import Any
 from celery.app.log import TaskFormatter
 from celery.signals import after_setup_logger, after_setup_task_logger
 
+from tasks.visible import visible_lines
+
+# Without the time, which the journal keeps itself.
 _FORMAT = "%(processName)s: %(message)s"
 _TASK_FORMAT = "%(task_name)s[%(task_id)s]: %(message)s"
 
@@ -18,23 +22,38 @@ _TASK_FORMAT = "%(task_name)s[%(task_id)s]: %(message)s"
 _PRIORITIES = {logging.CRITICAL: 2, logging.ERROR: 3, logging.WARNING: 4, logging.INFO: 6, logging.DEBUG: 7}
 
 
-class JournalFormatter(TaskFormatter):  # type: ignore[misc]  # celery has no types
-    """Begins each line, those of a traceback too, with the record's priority."""
+class VisibleFormatter(TaskFormatter):  # type: ignore[misc]  # celery has no types
+    """A record's first line begins as the format says; later ones, those of a traceback too, are indented."""
 
     def __init__(self, format_: str) -> None:
         super().__init__(format_, use_color=False)
 
     def format(self, record: logging.LogRecord) -> str:
+        """The record as lines."""
+        return visible_lines(super().format(record))
+
+
+class JournalFormatter(VisibleFormatter):
+    """Begins each line with the record's priority."""
+
+    def format(self, record: logging.LogRecord) -> str:
         """The record as lines for the journal."""
         priority = f"<{_PRIORITIES.get(record.levelno, 6)}>"
-        return "\n".join(f"{priority}{line}" for line in super().format(record).splitlines() or [""])
+        return "\n".join(f"{priority}{line}" for line in super().format(record).split("\n"))
 
 
 def connect() -> None:
-    """Write for the journal, in a process whose errors go there."""
-    if goes_to_journal(os.environ.get("JOURNAL_STREAM", "")):
-        after_setup_logger.connect(_format_lines)
-        after_setup_task_logger.connect(_format_task_lines)
+    """Have what Celery logs in this process formatted here."""
+    after_setup_logger.connect(_format_lines)
+    after_setup_task_logger.connect(_format_task_lines)
+
+
+def set_up(logger: logging.Logger, elsewhere: str, journal: str = _FORMAT) -> None:
+    """Format what `logger` writes as `journal` says in a process whose errors go there, else as `elsewhere` says."""
+    is_journal = goes_to_journal(os.environ.get("JOURNAL_STREAM", ""))
+    formatter = JournalFormatter(journal) if is_journal else VisibleFormatter(elsewhere)
+    for handler in logger.handlers:
+        handler.setFormatter(formatter)
 
 
 def goes_to_journal(stream: str) -> bool:
@@ -46,14 +65,9 @@ def goes_to_journal(stream: str) -> bool:
     return stream == f"{seen.st_dev}:{seen.st_ino}"
 
 
-def _format_lines(logger: logging.Logger, **_: Any) -> None:
-    _use(JournalFormatter(_FORMAT), logger)
+def _format_lines(logger: logging.Logger, format: str, **_: Any) -> None:  # noqa: A002 - Celery's name
+    set_up(logger, format)
 
 
-def _format_task_lines(logger: logging.Logger, **_: Any) -> None:
-    _use(JournalFormatter(_TASK_FORMAT), logger)
-
-
-def _use(formatter: JournalFormatter, logger: logging.Logger) -> None:
-    for handler in logger.handlers:
-        handler.setFormatter(formatter)
+def _format_task_lines(logger: logging.Logger, format: str, **_: Any) -> None:  # noqa: A002 - Celery's name
+    set_up(logger, format, _TASK_FORMAT)
