@@ -167,6 +167,17 @@ class _QoS(redis.QoS):  # type: ignore[misc]
         except OutOfMemoryError:
             _logger.warning("Redis is full: what other workers left unfinished is not given back yet")
 
+    def restore_unacked(self, client: Any = None) -> None:
+        """Give back what is in hand.
+
+        Where closing broke off and is begun anew, the transport is gone: others find what is unfinished after the
+        visibility timeout.
+        """
+        if self.channel.connection.client is None:
+            self._delivered.clear()
+        else:
+            super().restore_unacked(client)
+
     def restore_by_tag(self, tag: str, client: Any = None, leftmost: bool = False) -> None:
         """Give it back to its queue; aside if no worker could take it from there."""
         try:

@@ -280,3 +280,18 @@ def test_answers_are_taken_without_a_note(client: redis_client.Redis, tmp_path: 
         assert calls["cmdstat_eval"]["calls"] >= 2
     assert not client.exists("unacked", "unacked_index")
     assert not client.keys("metabuilder:wake:*")
+
+
+def test_a_closing_that_broke_off_is_ended(
+    client: redis_client.Redis, connect: Callable[[], tuple[Any, list[Any]]], tmp_path: Path
+) -> None:
+    # Given a message in hand, and a closing that gave up the transport before it came to this channel: Celery closes
+    # a broken connection twice, and Redis may be gone the first time
+    publish(tmp_path, 1)
+    channel, got = connect()
+    drain(channel, lambda: got)
+    channel.connection.client._do_close_transport()
+
+    # When it is closed again, then nothing is raised, and others find the message after the visibility timeout
+    channel.close()
+    assert client.zcard("unacked_index") == client.hlen("unacked") == 1
