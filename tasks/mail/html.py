@@ -1,8 +1,9 @@
 """HTML of a message made safe to store and to show (nh3, Rust's ammonia).
 
-Kept is what mail is laid out with: tables, inline styles from a list of harmless properties, classes, images
+Kept is what mail is laid out with: tables, inline styles from a list of harmless properties and values, images
 by `cid:`, `http(s):` and as `data:image`. Remote images stay: whether to load them is the mail client's to
-decide. Relative URLs go: in a message they would point into the application that shows it.
+decide. Relative URLs go: in a message they would point into the application that shows it. So does what would meet
+the application's own styles and scripts: classes, ids, names, roles, and elements such as <header>.
 """
 
 import re
@@ -11,6 +12,7 @@ from typing import Final
 import nh3
 
 from tasks.mail.html_limits import ATTRIBUTE, bounded
+from tasks.mail.html_values import STYLES, judged
 
 # Shown to nobody, or only by running something.
 _DROPPED_WITH_CONTENT = {
@@ -19,11 +21,10 @@ _DROPPED_WITH_CONTENT = {
 }  # fmt: skip
 _TAGS = (set(nh3.ALLOWED_TAGS) - {"area", "map"}) | {"address", "big", "font", "main", "section", "tfoot"}
 _ATTRIBUTES = {
-    # `cite` is a URL that nh3 does not look at.
-    **{tag: names - {"cite"} for tag, names in nh3.ALLOWED_ATTRIBUTES.items()},
+    # `cite` is a URL that nh3 does not look at, `headers` names elements that may be the application's.
+    **{tag: names - {"cite", "headers"} for tag, names in nh3.ALLOWED_ATTRIBUTES.items()},
     "*": {
-        "align", "bgcolor", "border", "class", "color", "dir", "height", "lang", "nowrap", "role", "style",
-        "title", "valign", "width",
+        "align", "bgcolor", "border", "color", "dir", "height", "lang", "nowrap", "style", "title", "valign", "width",
     },
     "blockquote": {"type"},
     "font": {"color", "face", "size"},
@@ -32,36 +33,23 @@ _ATTRIBUTES = {
     "ol": {"start", "type"},
     "ul": {"type"},
 }  # fmt: skip
-_URL_SCHEMES = {"http", "https", "mailto", "tel", "cid"}
-# Nothing that leaves its place in the page or covers what the client shows (position, z-index, ...).
-_STYLES = {
-    *("background", "background-color", "background-image", "background-position", "background-repeat"),
-    *("background-size", "color", "opacity", "direction", "display", "float", "clear", "overflow", "visibility"),
-    *("font", "font-family", "font-size", "font-style", "font-variant", "font-weight", "letter-spacing"),
-    *("line-height", "list-style", "list-style-type", "list-style-position", "text-align", "text-decoration"),
-    *("text-indent", "text-transform", "vertical-align", "white-space", "word-break", "word-spacing"),
-    *("word-wrap", "overflow-wrap", "height", "width", "max-height", "max-width", "min-height", "min-width"),
-    *("border-collapse", "border-spacing", "border-radius", "table-layout", "caption-side", "empty-cells"),
-    *("box-sizing", "mso-line-height-rule"),
-    *(f"{box}{side}" for box in ("margin", "padding") for side in ("", "-top", "-right", "-bottom", "-left")),
-    *(
-        f"border{side}{aspect}"
-        for side in ("", "-top", "-right", "-bottom", "-left")
-        for aspect in ("", "-color", "-style", "-width")
-    ),
+# Mail programs' own names for a quotation or a signature, by which clients fold them.
+_MARKS = {
+    "gmail_quote", "gmail_quote gmail_quote_container", "gmail_signature", "moz-cite-prefix", "moz-signature",
+    "protonmail_quote", "yahoo_quoted",
+}  # fmt: skip
+_ATTRIBUTE_VALUES = {
+    **{tag: {"class": _MARKS} for tag in ("blockquote", "div", "pre")},
+    # Tables that are no tables to who listens to them.
+    **{tag: {"role": {"none", "presentation"}} for tag in ("table", "tbody", "tr", "td")},
 }
+_URL_SCHEMES = {"http", "https", "mailto", "tel", "cid", "data"}
+# Elements that are nothing but a block under a name by which pages style and find their own parts.
+_PARTS_OF_A_PAGE = re.compile(r"<(/?)(?:article|aside|footer|header|hgroup|main|nav|section)(?=[ >])")
 # To an HTML parser their content is text, so that markup in it would be shown as source.
 _TEXT_ELEMENT = re.compile(
     rf"<(/?)(?:noscript|textarea|(xmp|plaintext))(?=[\s/>])(?:{ATTRIBUTE})*+[\s/]*+>", re.IGNORECASE
 )
-_DATA_IMAGE = re.compile(r"data:image/(?:png|gif|jpe?g|webp|bmp|x-icon|avif);base64,", re.IGNORECASE)
-
-
-def _only_images_as_data(tag: str, attribute: str, value: str) -> str | None:
-    """An nh3 attribute filter: `data:` is for the images of `<img src>`, and not for SVG, which can run scripts."""
-    if value[:5].lower() != "data:" or attribute not in ("src", "href"):
-        return value
-    return value if tag == "img" and attribute == "src" and _DATA_IMAGE.match(value) else None
 
 
 def _without_text_elements(html: str) -> str:
@@ -73,20 +61,15 @@ def _without_text_elements(html: str) -> str:
     return _TEXT_ELEMENT.sub(lambda tag: f"<{tag[1]}pre>" if tag[2] else " ", html)
 
 
-def _cleaner(**options: object) -> nh3.Cleaner:
-    return nh3.Cleaner(
-        tags=_TAGS,
-        clean_content_tags=_DROPPED_WITH_CONTENT,
-        attributes=_ATTRIBUTES,
-        filter_style_properties=_STYLES,
-        url_relative="deny",
-        **options,  # type: ignore[arg-type]  # two calls below, each with options of nh3
-    )
-
-
-# nh3 asks a Python function about every attribute, which takes as long as the rest: only where it is needed.
-_CLEANER: Final = _cleaner(url_schemes=_URL_SCHEMES)
-_CLEANER_WITH_DATA: Final = _cleaner(url_schemes=_URL_SCHEMES | {"data"}, attribute_filter=_only_images_as_data)
+_CLEANER: Final = nh3.Cleaner(
+    tags=_TAGS,
+    clean_content_tags=_DROPPED_WITH_CONTENT,
+    attributes=_ATTRIBUTES,
+    tag_attribute_values=_ATTRIBUTE_VALUES,
+    filter_style_properties=STYLES,
+    url_relative="deny",
+    url_schemes=_URL_SCHEMES,
+)
 
 
 def sanitise(html: str) -> str:
@@ -94,15 +77,14 @@ def sanitise(html: str) -> str:
 
     Raises ValueError where the sanitiser itself fails.
     """
-    cleaner = _CLEANER_WITH_DATA if "data:" in html or "DATA:" in html else _CLEANER
     try:
-        safe = cleaner.clean(bounded(html))
+        safe = _CLEANER.clean(bounded(html))
         # Only escaped text can be somebody's source: to look for it here is cheaper than for elements in all HTML.
         if "&" in safe and ("&lt;" in safe or "&amp;" in safe) and _TEXT_ELEMENT.search(html):
-            safe = cleaner.clean(bounded(_without_text_elements(html)))
-        return safe
+            safe = _CLEANER.clean(bounded(_without_text_elements(html)))
     except BaseException as error:
         # A panic in Rust is no Exception and would end the worker's task instead of this message.
         if type(error).__name__ != "PanicException":
             raise
         raise ValueError("the HTML sanitiser panicked") from error
+    return judged(_PARTS_OF_A_PAGE.sub(r"<\1div", safe))
