@@ -146,3 +146,18 @@ def test_the_site_is_as_before(site: Site) -> None:
     play = site.play("site.yml")
     assert play.status == 0, play.output[-3000:]
     assert play.changed == 0, play.changed_tasks
+
+
+def test_a_database_in_another_cluster_than_would_be_used_is_found(site: Site, one: Host) -> None:
+    """As after an upgrade of Debian. Only the files of an older cluster of ours are there: Debian has one version."""
+    ours = one.check_output("ls /etc/postgresql/*/main/conf.d/metabuilder.conf")
+    old = "/etc/postgresql/13"
+    one.check_output(f"mkdir -p {old}/main/conf.d && echo auto >{old}/main/start.conf")
+    one.check_output(f"mv {ours} {old}/main/conf.d/")
+    play = site.play("playbooks/preflight.yml")
+    one.check_output(f"mv {old}/main/conf.d/metabuilder.conf {ours} && rm -r {old}")
+    assert play.status != 0
+    said = " ".join(play.output.split())
+    assert "the site''s data is in the cluster 13/main" in said, play.output[-3000:]
+    assert "postgresql_version: 13" in said
+    assert play.changed == 0

@@ -104,10 +104,40 @@ def test_the_next_release_comes_while_mail_is_synced(
     assert len(before.stored()) == 20
 
 
+def test_a_release_that_cannot_run_any_more_is_mended(site: Site, next_release: Path) -> None:
+    # Given a host whose Debian was upgraded, so that the release's Python is gone, and one whose release is gone
+    first, second = (site.host(name) for name in site.group("celery_workers"))
+    first.check_output("ln -sfn /usr/bin/python3.10 /opt/metabuilder/current/bin/python")
+    first.run("systemctl restart celery-worker")
+    second.check_output('rm -rf "$(readlink /opt/metabuilder/current)"')
+    with_deleted_files = main_pid(second, "celery-worker")
+    assert first.run("/opt/metabuilder/current/bin/celery --version").rc != 0
+
+    play = site.play("playbooks/deploy.yml", root=next_release)
+
+    assert play.status == 0, play.output[-4000:]
+    for host in (first, second):
+        assert wait_active(host, "celery-worker") != with_deleted_files
+        host.check_output("/opt/metabuilder/current/bin/python -c 'import tasks.celery_app'")
+
+
 def test_it_is_deployed_once(site: Site, next_release: Path) -> None:
     again = site.play("playbooks/deploy.yml", root=next_release)
     assert again.status == 0, again.output[-4000:]
     assert again.changed == 0, again.changed_tasks
+
+
+def test_nothing_goes_back_to_a_release_that_cannot_run(site: Site) -> None:
+    second = site.host(site.group("celery_workers")[1])
+    python = "/opt/metabuilder/previous/bin/python"
+    link, before = second.file(python).linked_to, releases(site)
+    second.check_output(f"ln -sfn /usr/bin/python3.10 {python}")
+    play = site.play("playbooks/rollback.yml")
+    second.check_output(f"ln -sfn {link} {python}")
+    assert play.status != 0
+    assert "does not run on this host any more" in " ".join(play.output.split()), play.output[-4000:]
+    assert play.changed == 0, play.changed_tasks
+    assert releases(site) == before
 
 
 def test_the_release_before_comes_back_and_works_with_the_new_schema(

@@ -34,6 +34,9 @@ SYSTEM_MEMORY_MB = 256
 _UNITS = {"b": 1 / 1024**2, "kb": 1 / 1024, "mb": 1, "gb": 1024, "k": 1 / 1000, "m": 1, "g": 1000}
 
 
+_CLUSTER = re.compile(r"postgresql@(\d+)-main\.service")
+
+
 class MistypedError(Exception):
     """A check needs a value of a wrong type, on which there is a finding already."""
 
@@ -105,7 +108,13 @@ def ports(host):
         if unit.startswith("postgresql") and any(as_far_as_typed(postgresql_version(host))):
             continue  # who has its port is not what is wrong
         taken_by = host.report.get("listeners", {}).get(port, unit)
-        if taken_by != unit:
+        if unit.startswith("postgresql") and (other := _CLUSTER.fullmatch(taken_by)) and taken_by != unit:
+            yield (
+                f"port {port} is taken by another cluster of PostgreSQL, {taken_by}: if the site's data is in it, "
+                f"name it (postgresql_version: {other[1]}), or move the data first (docs/operations.md, Upgrade "
+                "PostgreSQL); if it is not, choose another port (site_postgresql_port)"
+            )
+        elif taken_by != unit:
             yield f"port {port} is taken by {taken_by}: stop that, or choose another port ({_port_variable(unit)})"
 
 
@@ -116,7 +125,13 @@ def _port_variable(unit):
 
 
 def postgresql_version(host):
-    """The one that the system brings, or one that is there already."""
+    """The one that holds the data; else the one that the system brings, or one that is there already."""
+    for old in host.report.get("left_behind", []) if host.is_in("postgresql") else []:
+        yield (
+            f"postgresql_version: the site's data is in the cluster {old}/main, and another version would be used: "
+            f"keep the old one for now (postgresql_version: {old}), or move the data "
+            "(playbooks/postgresql-upgrade.yml; docs/operations.md, Upgrade PostgreSQL)"
+        )
     version, brought = host.given("postgresql_version"), host.values.get("postgresql_brought")
     is_there = host.report.get("has_cluster") or not brought
     if host.is_in("postgresql") and version and str(version) != str(brought) and not is_there:

@@ -185,6 +185,16 @@ def _encrypted(connection):
     return context.wrap_socket(connection)
 
 
+def left_behind(version):
+    """The versions whose cluster `main` we configured and still starts, where that of `version` is not ours yet.
+
+    The data is there, then: pg_upgradecluster leaves a cluster that it has moved so that it does not start by itself.
+    """
+    etc = Path("/etc/postgresql")
+    own = {path.parts[3]: path.parents[1] for path in etc.glob("*/main/conf.d/metabuilder.conf")}
+    return [] if version in own else sorted(old for old, main in own.items() if "auto" in _lines(main / "start.conf"))
+
+
 def _lines(path):
     try:
         return Path(path).read_text().splitlines()
@@ -221,6 +231,7 @@ def main():
         listeners=listeners(module.params["ports"]),
         unresolved=unresolved(module.params["names"]),
         has_cluster=Path(f"/etc/postgresql/{module.params['postgresql_version']}/main").is_dir(),
+        left_behind=left_behind(module.params["postgresql_version"]),
         has_other_databases=has_other_databases(module),
         disks=disks(module.params["folders"]),
         closed=closed(module.params["open"]),

@@ -308,6 +308,23 @@ def test_a_version_of_postgresql_that_is_there_already_can_be_used() -> None:
     assert findings(host(postgresql_version=13, report={"has_cluster": True})) == []
 
 
+def test_a_cluster_that_holds_the_data_is_never_to_be_stopped() -> None:
+    listeners = {"5432": "postgresql@15-main.service"}
+    debian_13 = {"ports": {"5432": "postgresql@17-main.service"}, "postgresql_brought": 17}
+
+    # Ours, whether it runs or has been stopped already
+    for report in ({"listeners": listeners, "left_behind": ["15"]}, {"left_behind": ["15"]}):
+        (found,) = findings(host(report=report, values=debian_13))
+        assert "the site's data is in the cluster 15/main" in found
+        assert "postgresql_version: 15" in found
+        assert "postgresql-upgrade.yml" in found
+
+    # Perhaps ours
+    (found,) = findings(host(report={"listeners": listeners}, values=debian_13))
+    assert "postgresql@15-main.service: if the site's data is in it, name it (postgresql_version: 15)" in found
+    assert "stop" not in found
+
+
 def test_clocks_that_are_apart_are_found_but_not_what_may_be_the_measurement() -> None:
     late = {"report": {"clock": {"offset": -1.4, "uncertainty": 0.1}}}
     unsure = {"report": {"clock": {"offset": -1.4, "uncertainty": 0.5}}}
