@@ -17,7 +17,19 @@ with (Path(__file__).parents[2] / "fixtures" / "login_refusals.tsv").open(encodi
 # Who must be in it.
 SERVERS = (
     *("Gmail", "Microsoft", "Yahoo", "iCloud", "Zoho", "Yandex", "GMX", "web.de", "mail.ru", "163", "QQ", "Fastmail"),
-    *("Proton", "Dovecot", "Cyrus", "Courier", "Exchange", "Zimbra", "hMailServer", "Postfix", "Exim", "mailutils"),
+    *(
+        "Proton",
+        "Dovecot",
+        "Cyrus",
+        "Courier",
+        "Exchange",
+        "Zimbra",
+        "hMailServer",
+        "Postfix",
+        "Exim",
+        "MDaemon",
+        "mailutils",
+    ),
 )
 
 
