@@ -7,12 +7,12 @@ from typing import NamedTuple
 from urllib.parse import unquote
 
 from tasks.mail.charset import codec_for, decode
+from tasks.mail.file_names import file_name
 from tasks.mail.header_section import split_headers
 from tasks.mail.headers import decode_value, one_line
 from tasks.mail.html import sanitise
 from tasks.mail.message import Attachment
 from tasks.mail.mime import Part
-from tasks.mail.parameters import file_name
 
 _MEDIA = ("image/", "audio/", "video/")
 _TEXT = "text/plain"

@@ -22,9 +22,11 @@ _CRLF = b"\r\n"
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _LONGEST_LINE = 998
 _CONTROLS = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
-_MIME_TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]*/[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]*")
+# RFC 6838 section 4.2: each of the two names has at most 127 characters.
+_MIME_TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}/[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}")
 _ANY_TYPE = "application/octet-stream"
-_CONTENT_ID = re.compile(r"[\x21-\x3b\x3d\x3f-\x7e]+")
+# It cannot be folded, and its line has at most 998 characters.
+_CONTENT_ID = re.compile(r"[\x21-\x3b\x3d\x3f-\x7e]{1,900}")
 
 
 class Draft(NamedTuple):
@@ -68,7 +70,7 @@ def compose(draft: Draft, message_id: str, date: datetime) -> bytes:
 
 def _content(draft: Draft, token: str) -> _Part:
     html = draft.html
-    inline = [a for a in draft.attachments if html and a.content_id and f"cid:{a.content_id}" in html]
+    inline = [a for a in draft.attachments if html and _is_named(a) and f"cid:{a.content_id}" in html]
     files = [a for a in draft.attachments if a not in inline]
     bodies = [_text("plain", draft.text)] if draft.text or not html else []
     if html:
@@ -121,9 +123,14 @@ def _file(attachment: Attachment, *, is_inline: bool = False) -> _Part:
         disposition = with_parameter(disposition, "filename", attachment.filename)
     fields = f"Content-Type: {mime_type}\r\nContent-Transfer-Encoding: {encoding}\r\n"
     fields += f"Content-Disposition: {disposition}\r\n"
-    if attachment.content_id and _CONTENT_ID.fullmatch(attachment.content_id):
+    if _is_named(attachment):
         fields += f"Content-ID: <{attachment.content_id}>\r\n"
     return _Part(fields.encode(), body)
+
+
+def _is_named(attachment: Attachment) -> bool:
+    """Whether it has a Content-ID that can stand in a header."""
+    return attachment.content_id is not None and _CONTENT_ID.fullmatch(attachment.content_id) is not None
 
 
 def _file_content(attachment: Attachment) -> tuple[str, str, bytes]:

@@ -11,9 +11,10 @@ from functools import cached_property
 from typing import NamedTuple
 
 from tasks.mail.charset import charset_of, codec_for
+from tasks.mail.file_names import file_name
 from tasks.mail.header_section import Field, split_headers
 from tasks.mail.headers import decode_value, has_raw, one_line
-from tasks.mail.parameters import Parameters, file_name, media_type, text_parameter, with_parameters
+from tasks.mail.parameters import Parameters, media_type, text_parameter, with_parameters
 from tasks.mail.transfer import decoded
 
 # A part nested more deeply, or beyond this many, stays in one piece as a file of its container.

@@ -5,7 +5,7 @@ from functools import lru_cache
 from urllib.parse import unquote_to_bytes
 
 from tasks.mail.charset import decode
-from tasks.mail.headers import decode_value, one_line
+from tasks.mail.headers import decode_value
 
 # Many senders forget a semicolon: a name that is known begins a parameter after a blank or a comma, too.
 _KNOWN = (
@@ -22,9 +22,6 @@ _QUOTED_PAIR = re.compile(r"\\(.)", re.DOTALL)
 _COMMENT = re.compile(r"\([^()]*\)")
 _SECTION = re.compile(r"(.+?)\*(\d{1,4})(\*?)")
 _MEDIA_TYPE = re.compile(r"[a-z0-9!#$&^_.+-]+/[a-z0-9!#$&^_.+-]+")
-# Of file names: what a path, a shell or a terminal would take for something else.
-_UNSAFE_IN_NAME = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]+")
-_LONGEST_NAME = 255
 
 Parameters = dict[str, str]
 
@@ -79,23 +76,6 @@ def text_parameter(parameters: Parameters, name: str, charset: str | None = None
     if f"{name}*0" in parameters or f"{name}*0*" in parameters:
         return _continued(parameters, name, charset)
     return None
-
-
-def file_name(name: str | None) -> str | None:
-    """`name` as a bare file name: no path, no control or direction-changing character, at most 255 bytes."""
-    if not name:
-        return None
-    name = _UNSAFE_IN_NAME.sub(" ", name)
-    name = one_line(re.split(r"[/\\]", name)[-1])
-    if name in ("", ".", ".."):
-        return None
-    if len(name.encode()) <= _LONGEST_NAME:
-        return name
-    stem, dot, extension = name.rpartition(".")
-    if not dot or len(extension) > 16:
-        stem, extension = name, ""
-    room = _LONGEST_NAME - len((dot + extension).encode())
-    return stem.encode()[:room].decode(errors="ignore") + (dot + extension if extension else "")
 
 
 def _unquoted(text: str) -> str:

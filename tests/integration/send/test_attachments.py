@@ -99,3 +99,25 @@ def test_a_forwarded_message_is_measured_as_it_goes_out(
     send_once(find_account(TENANT, "mail"), attachment_ids=[files["a.eml"]])
 
     assert 90_000 < len(smtp.messages[0].raw) < 100_000
+
+
+def test_whatever_is_stored_of_a_file_makes_no_line_too_long(
+    account: Account, smtp: SmtpServer, send_once: Send
+) -> None:
+    """A server of RFC 5321 refuses lines of more than 998 characters, or cuts them."""
+    long = "x" * 2000
+    rows(
+        f"UPDATE email_attachment SET content_id = '{long}', mime_type = 'text/{long}', filename = '{long}.pdf' "
+        "WHERE filename = 'a.pdf' RETURNING 1"
+    )
+    ids = column("SELECT id FROM email_attachment")
+    send_once(
+        account, attachment_ids=ids, subject=long, body_html=f'<img src="cid:{long}">', to=f"{long} <bob@example.net>"
+    )
+
+    [taken] = smtp.messages
+    assert max(map(len, taken.raw.split(b"\r\n"))) <= 998
+    found = parse(taken.raw)
+    assert found.subject == found.to[0].name == long
+    assert {file.content.strip() for file in found.attachments} == {b"first", b"second"}
+    assert {"b.pdf", f"{long[:251]}.pdf"} == {file.filename for file in found.attachments}

@@ -5,6 +5,7 @@ import email.policy
 import re
 from datetime import UTC, datetime
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -128,6 +129,54 @@ def test_a_type_that_is_none_is_left_out() -> None:
     for bad in ("text", "a/b\r\nX: y", "multipart/mixed", "text/plain; charset=x", ""):
         (file,) = parse(composed(attachments=(PNG._replace(mime_type=bad),))).attachments
         assert file.mime_type == "application/octet-stream"
+
+
+LONG = (
+    "x" * 5000,
+    "x y" * 2000,
+    '"\\' * 3000,
+    "é" * 3000,
+    "日 " * 2000,
+    "👍" * 1500,
+    "=?utf-8?q?" * 500,
+    "a@b," * 1500,
+)
+
+
+@pytest.mark.parametrize("text", LONG, ids=lambda text: text[:9])
+def test_no_line_is_longer_than_may_be(text: str) -> None:
+    """Whatever a caller says, and a stored attachment has."""
+    longest_type = "a" * 127 + "/" + "b" * 127
+    files = (
+        Attachment(text, text, b"x", text, True),
+        Attachment(f"{text}.pdf", f"{text[:900]}/{text[:900]}", b"x", "c" * 900, True),
+        Attachment("a.pdf", longest_type, b"x", "c" * 901, True),
+        Attachment(None, longest_type, b"x", "c" * 2000, False),
+        Attachment("b.pdf", "image/png", b"x", text, False),
+    )
+    longest = "l" * 64 + "@" + ".".join(["d" * 60] * 3) + ".ex"
+    boxes = (*(Address(name, longest) for name in ("", text, text[:75])), *[Address(text[:20], longest)] * 3)
+    html = f'<p>{text}</p><img src="cid:{text}"><img src="cid:{"c" * 900}"><img src="cid:{"c" * 2000}">'
+    raw = composed(sender=boxes[1], to=boxes, cc=boxes[:1], subject=text, text=text, html=html, attachments=files)
+
+    assert_fits_any_server(raw)
+    theirs = email.message_from_bytes(raw, policy=email.policy.default)
+    parts = [part for part in theirs.walk() if not part.is_multipart()]
+    assert len(parts) == len(files) + 2
+    assert {part["Content-ID"] for part in parts} == {None, f"<{'c' * 900}>"}
+    ours = parse(raw)
+    assert len(ours.attachments) == len(files)
+    assert ours.subject == text.strip()
+    assert [box.address for box in ours.to] == [longest] * len(boxes)
+
+
+def test_a_picture_whose_content_id_cannot_be_said_goes_along_as_a_file() -> None:
+    for content_id in ("c" * 901, "a b", "a>b", "é"):
+        png = PNG._replace(content_id=content_id)
+        raw = composed(html=f'<img src="cid:{content_id}">', attachments=(png,))
+        assert b"multipart/mixed" in raw
+        assert b"multipart/related" not in raw
+        assert parse(raw).attachments[0].filename == "p.png"
 
 
 def test_without_to_and_cc_nobody_is_named() -> None:

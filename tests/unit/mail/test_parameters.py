@@ -2,7 +2,7 @@
 
 import pytest
 
-from tasks.mail.parameters import file_name, media_type, text_parameter, with_parameters
+from tasks.mail.parameters import media_type, text_parameter, with_parameters
 
 
 @pytest.mark.parametrize(
@@ -53,26 +53,6 @@ def test_with_parameters(field: str, value: str, parameters: dict[str, str]) -> 
 )
 def test_text_parameter(parameters: dict[str, str], text: str | None) -> None:
     assert text_parameter(parameters, "n") == text
-
-
-@pytest.mark.parametrize(
-    ("name", "safe"),
-    [
-        (None, None),
-        ("", None),
-        ("..", None),
-        ("a/../b.txt", "b.txt"),
-        ("C:\\a\\b.txt", "b.txt"),
-        ("/etc/passwd\0", "passwd"),
-        ("a\r\nb.txt", "a b.txt"),
-        ("dir/", None),
-        ("x" * 300, "x" * 255),
-        ("x" * 300 + ".pdf", "x" * 251 + ".pdf"),
-        (".profile", ".profile"),
-    ],
-)
-def test_file_name(name: str | None, safe: str | None) -> None:
-    assert file_name(name) == safe
 
 
 def test_media_type() -> None:
