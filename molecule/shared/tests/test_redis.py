@@ -76,3 +76,22 @@ def test_it_comes_back_when_killed(redis_host: Host) -> None:
     before = main_pid(redis_host, UNIT)
     redis_host.check_output(f"systemctl kill -s {signal.SIGKILL:d} {UNIT}")
     wait_active(redis_host, UNIT, not_pid=before)
+
+
+def test_damage_in_the_middle_is_mended_by_a_person_with_one_command(redis_host: Host) -> None:
+    if redis_host.run("systemctl is-enabled celery-worker").stdout.strip() != "enabled":
+        pytest.skip("covered by the scenario with one host")
+    # Given garbage before commands that are whole, and a manifest that says nothing
+    folder = "/var/lib/redis/broker/appendonlydir"
+    redis_host.check_output(f"systemctl stop {UNIT}")
+    damage = r"'garbage\r\n*1\r\n$4\r\nPING\r\n'"
+    redis_host.check_output(f"printf {damage} >>$(ls -t {folder}/*.incr.aof | head -n 1)")
+    redis_host.check_output(f": >{folder}/appendonly.aof.manifest")
+    assert redis_host.run(f"systemctl start {UNIT}").rc != 0
+
+    done = redis_host.run("echo y | metabuilder-redis-repair broker")
+
+    assert done.rc == 0, done.stdout + done.stderr
+    assert "Successfully truncated AOF" in done.stdout
+    wait_active(redis_host, UNIT)
+    redis_host.check_output("rm -r /var/lib/redis/broker/damaged-*")

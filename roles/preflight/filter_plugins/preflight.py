@@ -34,6 +34,8 @@ SYSTEM_MEMORY_MB = 256
 _UNITS = {"b": 1 / 1024**2, "kb": 1 / 1024, "mb": 1, "gb": 1024, "k": 1 / 1000, "m": 1, "g": 1000}
 
 
+# How PostgreSQL spells it.
+_OFF = ("off", "false", "no", "0", "of", "f", "n")
 _CLUSTER = re.compile(r"postgresql@(\d+)-main\.service")
 
 
@@ -240,6 +242,21 @@ def redis_instances(host):
         )
 
 
+def power_cut(host):
+    """What was answered for is on a disk."""
+    settings = host.given("postgresql_settings") or {} if host.is_in("postgresql") else {}
+    for name in ("fsync", "full_page_writes", "synchronous_commit"):
+        if str(settings.get(name, "on")).lower() in _OFF:
+            yield (
+                f"postgresql_settings.{name} {settings[name]}: a power cut would lose or damage stored mail, and "
+                "have mail sent twice: leave it out"
+            )
+    broker = (host["redis_instances"] or [{}])[0] if host.is_in("redis") else {}
+    appendonly = broker.get("appendonly", host["redis_appendonly"])
+    if appendonly is False and not broker.get("save", host["redis_save"]):
+        yield f"redis_appendonly of {broker.get('name')}, the broker, is off: a restart would lose all tasks: set it"
+
+
 def certificates(host):
     """An authority that can be kept safe, or certificates for every service."""
     services = _encrypted_services(host)
@@ -390,6 +407,7 @@ CHECKS = (
     time_limits,
     pools,
     redis_instances,
+    power_cut,
     certificates,
     certificate_ends,
     files,

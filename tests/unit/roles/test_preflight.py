@@ -111,6 +111,17 @@ def test_nothing_is_found_where_nothing_is_wrong() -> None:
             {"redis_maxmemory_policy": "allkeys-lru"}, ["allkeys-lru", "broker", "noeviction"], id="eviction"
         ),
         pytest.param(
+            {"postgresql_settings": {"fsync": "off"}}, ["fsync off", "power cut", "leave it out"], id="fsync"
+        ),
+        pytest.param(
+            {"postgresql_settings": {"synchronous_commit": False}}, ["synchronous_commit", "leave"], id="commit"
+        ),
+        pytest.param(
+            {"redis_instances": [{"name": "broker", "port": 6379, "appendonly": False}]},
+            ["redis_appendonly of broker", "lose all tasks"],
+            id="no file of the broker",
+        ),
+        pytest.param(
             {"celery_worker_visibility_timeout": 900},
             ["celery_worker_visibility_timeout 900", "300 + 600", "raise it"],
             id="visibility timeout",
