@@ -146,6 +146,7 @@ def _configuration(settings: Settings) -> dict[str, Any]:
         "task_acks_on_timeout": False,
         "task_time_limit": worker.task_time_limit,
         "task_soft_time_limit": worker.task_soft_time_limit,
+        "worker_pool": "tasks.pool:TaskPool",
         "worker_consumer": "tasks.consumer:Consumer",
         "worker_concurrency": worker.concurrency,
         "worker_prefetch_multiplier": worker.prefetch_multiplier,

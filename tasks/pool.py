@@ -1,0 +1,45 @@
+"""Celery's pool of processes, which a stop neither waits for in vain nor leaves with work that nobody acknowledges.
+
+When a worker loses its connection to the broker, and when it stops, Celery forgets the tasks whose process has not
+said yet that it began them. The process does them all the same, its result is read by nobody, and it waits 30 s for
+that (billiard's GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT) before it ends. The task comes back and is done twice. Here
+what was written to a process counts as begun, and what the processes say is read until the last one has ended.
+"""
+
+from multiprocessing.connection import wait
+
+from billiard.pool import TERMINATE, WorkersJoined
+from celery.concurrency import asynpool, prefork
+
+_LOOK_SECONDS = 0.1
+
+
+class _ResultHandler(asynpool.ResultHandler):  # type: ignore[misc]  # celery has no types
+    def on_stop_not_started(self) -> None:
+        """Called when the pool is joined. Celery's returns when it waits for no result any more."""
+        gone: set[int] = set()
+        while self._state != TERMINATE and (outqueues := set(self.fileno_to_outq) - gone):
+            if self.check_timeouts is not None:
+                self.check_timeouts()
+            for fd in wait(outqueues, _LOOK_SECONDS):
+                self._flush_outqueue(fd, gone.add, self.fileno_to_outq, self.on_state_change)
+            try:
+                self.join_exited_workers(shutdown=True)
+            except WorkersJoined:
+                return
+
+
+class _Pool(asynpool.AsynPool):  # type: ignore[misc]
+    ResultHandler = _ResultHandler
+
+    def flush(self) -> None:
+        """Forget what no process has been given."""
+        for job in self._cache.values():
+            job._accepted = job._accepted or job._write_to is not None  # noqa: SLF001
+        super().flush()
+
+
+class TaskPool(prefork.TaskPool):  # type: ignore[misc]
+    """Celery's, of such processes."""
+
+    Pool = _Pool
