@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from celery import Celery
 from kombu import Connection, Queue
 from kombu.transport import TRANSPORT_ALIASES
+from kombu.utils.url import parse_url
 
 from tasks import drain
 from tasks.base import CELERY_DEFAULT_RETRY_DELAY, CELERY_RETRY_BACKOFF_BASE, EmailTask
@@ -108,6 +109,8 @@ def _configuration(settings: Settings) -> dict[str, Any]:
         # These as well: in place of `broker_url` Celery takes CELERY_BROKER_URL, without the options for TLS.
         "broker_read_url": broker_url,
         "broker_write_url": broker_url,
+        # For Flower, whose client reads no options in the URL.
+        "broker_use_ssl": parse_url(broker_url).get("ssl"),
         "broker_transport": _TRANSPORTS[urlsplit(broker_url).scheme],
         "broker_connection_retry_on_startup": True,
         "broker_transport_options": _transport_options(worker.visibility_timeout),

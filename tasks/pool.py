@@ -1,9 +1,9 @@
 """Celery's pool of processes, which a stop neither waits for in vain nor leaves with work that nobody acknowledges.
 
 When a worker loses its connection to the broker, and when it stops, Celery forgets the tasks whose process has not
-said yet that it began them. The process does them all the same, its result is read by nobody, and it waits 30 s for
-that (billiard's GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT) before it ends. The task comes back and is done twice. Here
-what was written to a process counts as begun, and what the processes say is read until the last one has ended.
+said yet that it began them. The process does them all the same, its result is read by nobody, and before it ends it
+waits 30 s for that (GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT of billiard). The task comes back and is done twice.
+Here what was written to a process counts as begun, and what the processes say is read until the last one has ended.
 """
 
 from multiprocessing.connection import wait

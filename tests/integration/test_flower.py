@@ -2,6 +2,7 @@
 
 import base64
 import http.client
+import json
 import os
 import subprocess
 import sys
@@ -13,9 +14,10 @@ import pytest
 
 from native.health import flower_answers
 from native.ports import free_port, wait_until_answers
-from native.redis import RedisServer
 from native.state import ROOT
 from tasks.monitoring.throttle import OF_ADDRESS
+from tasks.queues import QUEUES
+from tests.support.debians_redis import TlsRedis
 
 LOGIN = "admin:sample: a password % with # in it"
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
@@ -57,9 +59,16 @@ class Flower:
 
 
 @pytest.fixture(scope="module")
-def flower(redis: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flower]:
+def tls_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TlsRedis]:
+    with TlsRedis(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def flower(tls_redis: TlsRedis, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flower]:
+    """On a site with TLS."""
     folder, port = tmp_path_factory.mktemp("flower"), free_port()
-    environment = {**os.environ, "REDIS_URL": redis.url, "FLOWER_BASIC_AUTH": LOGIN, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, **tls_redis.variables, "FLOWER_BASIC_AUTH": LOGIN, "PYTHONPATH": str(ROOT)}
     command = (sys.executable, "-m", "celery", "-A", "tasks.celery_app:celery_app", "flower")
     log = folder / "log"
     with log.open("wb") as out:
@@ -74,6 +83,19 @@ def flower(redis: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iter
             process.terminate()
             process.wait(30)
             print(log.read_text())
+
+
+def test_it_asks_redis_how_long_the_queues_are(flower: Flower, tls_redis: TlsRedis) -> None:
+    with tls_redis.client() as client:
+        client.rpush("send", "one", "two")
+        try:
+            status, _, body = flower.ask(f"/{_PREFIX}/api/queues/length", LOGIN)
+        finally:
+            client.delete("send")
+    assert status == 200
+    lengths = {queue["name"]: queue["messages"] for queue in json.loads(body)["active_queues"]}
+    assert lengths["send"] == 2
+    assert {*lengths} == {*QUEUES}
 
 
 def paths() -> list[str]:

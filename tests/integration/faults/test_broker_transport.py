@@ -4,7 +4,6 @@ import base64
 import importlib
 import json
 import os
-import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -24,22 +23,10 @@ from tests.integration.faults.conftest import SHORT_WAITS
 from tests.integration.faults.conftest import broker as connection_to
 from tests.support import fault_app
 from tests.support.application import application
+from tests.support.debians_redis import DebiansRedis
 from tests.support.worker import Worker, wait_until
 
 APP = "tests.support.fault_app:app"
-
-
-class DebiansRedis(RedisServer):
-    """That of the distribution, an older one than the wheel's."""
-
-    def command(self) -> list[str]:
-        # One program that does what its name says; the package redis-server starts a service besides.
-        program = self.root / "redis-server"
-        if not program.exists():
-            found = shutil.which("redis-check-rdb")
-            assert found, "the package redis-tools is missing"
-            program.symlink_to(found)
-        return [str(program), *super().command()[1:]]
 
 
 @pytest.fixture(scope="module", params=[RedisServer, DebiansRedis])
