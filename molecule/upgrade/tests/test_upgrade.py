@@ -31,6 +31,17 @@ def downgrade() -> None:
 """
 
 
+# Seen by no import, only by a worker that starts.
+_NO_WORKER = """
+from celery.signals import worker_init
+
+
+@worker_init.connect(weak=False)
+def _refuse(**_: object) -> None:
+    raise SystemExit("a worker that cannot start")
+"""
+
+
 def copy_of_the_project(folder: Path) -> Path:
     """The project as it lies here, with this virtual environment."""
     left_out = shutil.ignore_patterns(".git", ".venv", ".state", ".bench", ".*_cache", "__pycache__", "fixtures")
@@ -55,12 +66,11 @@ def next_release(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture(scope="module")
-def broken_release(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """This code, with a worker that cannot start."""
-    root = copy_of_the_project(tmp_path_factory.mktemp("broken") / "project")
+def broken_release(folder: Path, code: str) -> Path:
+    """This code, with `code` at the end of what every unit imports."""
+    root = copy_of_the_project(folder / "project")
     with (root / "tasks/celery_app.py").open("a") as file:
-        file.write('\nraise SystemExit("a release that cannot start")\n')
+        file.write(code)
     return root
 
 
@@ -90,6 +100,10 @@ def test_the_next_release_comes_while_mail_is_synced(
     assert len(previous) == 1
     meanwhile.queue_sync()
     meanwhile.wait_stored(1)
+    checked = site.play("playbooks/deploy.yml", "--check", "--diff", root=next_release)
+    assert checked.status == 0, checked.output[-4000:]
+    announced = re.findall(r"^systemctl restart (\S+)\.service: ", checked.output, re.MULTILINE)
+    assert sorted(announced) == ["celery-beat", "celery-flower", "celery-worker", "celery-worker"]
     play = site.play("playbooks/deploy.yml", root=next_release)
     assert play.status == 0, play.output[-4000:]
     (current,) = releases(site)
@@ -154,12 +168,36 @@ def test_the_release_before_comes_back_and_works_with_the_new_schema(
     assert len(before.stored()) == 25
 
 
-def test_a_release_that_cannot_start_is_stopped_at_the_first_host(
-    site: Site, broken_release: Path, mailboxes: tuple[RemoteMailbox, RemoteMailbox]
+def test_a_release_that_cannot_be_imported_stops_nothing(
+    site: Site, tmp_path: Path, mailboxes: tuple[RemoteMailbox, RemoteMailbox]
+) -> None:
+    workers = site.group("celery_workers")
+    before = {name: main_pid(site.host(name), "celery-worker") for name in workers}, releases(site)
+    root = broken_release(tmp_path, '\nraise SystemExit("no release at all")\n')
+    play = site.play("playbooks/deploy.yml", root=root)
+    assert play.status != 0
+    said = " ".join(play.output.split())
+    for name in workers:
+        assert f"cannot run on {name}: SystemExit: no release at all" in said, play.output[-4000:]
+    assert ({name: main_pid(site.host(name), "celery-worker") for name in workers}, releases(site)) == before
+    assert mailboxes[0].sync()["status"] == "success"
+    # Nor do settings that cannot be read, of the release in use.
+    option = ("--extra-vars", '{"application_environment": {"REDIS_BROKER_DB": "first"}}')
+    play = site.play("site.yml", "--tags", "application", *option)
+    assert play.status != 0
+    assert "REDIS_BROKER_DB: Input should be a valid integer" in " ".join(play.output.split()), play.output[-4000:]
+    assert ({name: main_pid(site.host(name), "celery-worker") for name in workers}, releases(site)) == before
+    for name in workers:
+        assert not site.host(name).file("/run/metabuilder-proof").exists
+        assert "first" not in site.host(name).check_output("cat /etc/metabuilder/celery.env")
+
+
+def test_a_release_whose_worker_cannot_start_is_stopped_at_the_first_host(
+    site: Site, tmp_path: Path, mailboxes: tuple[RemoteMailbox, RemoteMailbox]
 ) -> None:
     first, *others = site.group("celery_workers")
     before = {name: main_pid(site.host(name), "celery-worker") for name in others}
-    play = site.play("playbooks/deploy.yml", root=broken_release)
+    play = site.play("playbooks/deploy.yml", root=broken_release(tmp_path, _NO_WORKER))
     assert play.status != 0
     assert {name: main_pid(site.host(name), "celery-worker") for name in others} == before
     assert mailboxes[0].sync()["status"] == "success"  # by the others

@@ -46,7 +46,7 @@ def python(report):
         )
 
 
-def access(report, limit, command):
+def access(name, report, limit, command):
     """Servers that this run leaves out let this host in already."""
     refused = report.get("refused") or []
     for server in refused:
@@ -58,10 +58,10 @@ def access(report, limit, command):
     left_out = [server for server in refused if server["server"]]
     if left_out:
         said = ", ".join(dict.fromkeys(f"{s['server']} (port {s['port']}: {s['why']})" for s in left_out))
-        hosts = ",".join(dict.fromkeys([limit, *(server["server"] for server in left_out)]))
+        hosts = ",".join(dict.fromkeys([limit or name, *(server["server"] for server in left_out)]))
         yield (
-            f"--limit {limit} leaves out {said}: such a server lets this host in once its firewall and its access "
-            f"rules are brought up to date, in one run with it: {command} --limit '{hosts}'"
+            f"{said} does not let this host in, and is left out of this run: its firewall and its access rules are "
+            f"brought up to date by one that they are both part of: {command} --limit '{hosts}'"
         )
 
 
@@ -92,7 +92,7 @@ def preflight_ground(hostvars, names, settings):
             *disks(report, settings["free_mb"], int(settings["free_inodes"])),
             *closed_folders(report),
             *python(report),
-            *access(report, settings["limit"], settings["command"]),
+            *access(name, report, settings["limit"], settings["command"]),
         ]
         found += [f"{name}: {finding}" for finding in findings]
     return found

@@ -79,7 +79,7 @@ def test_nothing_is_found_where_nothing_is_wrong() -> None:
         pytest.param(
             {"refused": [REDIS, REDIS, POSTGRESQL]},
             [
-                "--limit one leaves out db (port 6379: timed out), db (port 5432: no entry): ",
+                "one: db (port 6379: timed out), db (port 5432: no entry) does not let this host in",
                 "ansible-playbook -i inventories/mail site.yml --limit 'one,db'",
             ],
             id="firewall of another host",
