@@ -13,7 +13,6 @@ import shutil
 import subprocess
 import sys
 import tarfile
-import tempfile
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -78,6 +77,9 @@ def build(targets: tuple[str, ...]) -> None:
             archives[text] = str(archive(version, Target(python, machine)))
         except subprocess.CalledProcessError as error:
             raise StackError(f"release {version} for {text} could not be built: {error.stderr.strip()}") from error
+        except OSError as error:
+            why = f"release {version} for {text} could not be built in {_cache()} ({error.strerror})"
+            raise StackError(f"{why}: make room there, or name another place in XDG_CACHE_HOME") from error
     print_json({"version": version, "archives": archives})
 
 
@@ -94,19 +96,34 @@ def current_version() -> str:
 
 def archive(version: str, target: Target) -> Path:
     """The archive of a release for a target, built if it is not there yet."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "metabuilder" / "releases"
+    cache = _cache()
     cache.mkdir(parents=True, exist_ok=True)
     path = cache / f"{version}-python{target.python}-{target.machine}.tar.gz"
-    with _one_at_a_time(cache), tempfile.TemporaryDirectory(dir=cache) as folder:
+    with _one_at_a_time(cache), _unfinished(cache) as folder:
         if not path.exists():
             say(f"Building release {version} for Python {target.python} on {target.machine} …")
-            packages = _packages(cache, Path(folder), target)
-            code = Path(folder) / "code.tar.gz"
-            _make_code(Path(folder) / "code", version, target)
-            _pack(Path(folder) / "code", code)
-            _join([packages, code], path)
+            packages = _packages(cache, folder, target)
+            _make_code(folder / "code", version, target)
+            code = _pack(folder / "code")
+            _join([packages, code], folder / path.name).replace(path)
             _prune(cache)
     return path
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "metabuilder" / "releases"
+
+
+@contextmanager
+def _unfinished(cache: Path) -> Iterator[Path]:
+    """A folder for what is being made, on the file system of the cache. What a killed build left there goes first."""
+    folder = cache / "unfinished"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
 
 
 def _packages(cache: Path, folder: Path, target: Target) -> Path:
@@ -125,7 +142,7 @@ def _packages(cache: Path, folder: Path, target: Target) -> Path:
         shutil.rmtree(site / "bin", ignore_errors=True)  # scripts that start the Python of this machine
         (site / ".lock").unlink(missing_ok=True)
         _compile(folder / "packages", target)
-        _pack(folder / "packages", path, is_last=False)
+        _pack(folder / "packages", is_last=False).replace(path)
     path.touch()  # in use: the last to be pruned
     return path
 
@@ -161,26 +178,26 @@ def _compile(folder: Path, target: Target) -> None:
     subprocess.run([*command, str(folder / "lib")], check=True, capture_output=True, text=True)
 
 
-def _pack(folder: Path, path: Path, *, is_last: bool = True) -> None:
-    unfinished = path.with_suffix(".unfinished")
+def _pack(folder: Path, *, is_last: bool = True) -> Path:
+    """The archive of a folder, beside it."""
+    path = folder.with_suffix(".tar.gz")
     # Little compression: it is sent over a local network once, and time is what matters.
-    with gzip.open(unfinished, "wb", compresslevel=1) as compressed:
+    with gzip.open(path, "wb", compresslevel=1) as compressed:
         tar = tarfile.TarFile(fileobj=compressed, mode="w")
         for member in sorted(folder.iterdir()):
             tar.add(member, arcname=member.name, filter=_readable_by_all)
         if is_last:
             tar.close()  # writes the mark of the end, after which `tar` would read no other part
-    unfinished.replace(path)
+    return path
 
 
-def _join(parts: list[Path], path: Path) -> None:
+def _join(parts: list[Path], path: Path) -> Path:
     """One archive of several: gzip's members and tar's, written one after the other, are read as one."""
-    unfinished = path.with_suffix(".unfinished")
-    with unfinished.open("wb") as whole:
+    with path.open("wb") as whole:
         for part in parts:
             with part.open("rb") as source:
                 shutil.copyfileobj(source, whole)
-    unfinished.replace(path)
+    return path
 
 
 def _readable_by_all(member: tarfile.TarInfo) -> tarfile.TarInfo:

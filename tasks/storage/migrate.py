@@ -16,7 +16,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.exc import OperationalError
 
-from tasks.errors import EmailError, StorageUnavailableError
+from tasks.errors import EmailError, PermanentError, StorageUnavailableError
 from tasks.settings import ConfigurationError
 
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -37,6 +37,12 @@ _STILL_ALLOWED = text(
       AND allowed.grantee = CAST('metabuilder' AS regrole)
     """
 )
+
+
+class ReleaseTooOldError(PermanentError):
+    """This release is older than the schema of the database."""
+
+    code = "release_too_old"
 
 
 def upgrade(owner_url: str, revision: str = "head") -> None:
@@ -118,9 +124,20 @@ def main() -> None:
 
 def _migrate(owner_url: str) -> str:
     before, _ = current_and_head(owner_url)
+    if not _is_known(before):
+        raise ReleaseTooOldError(
+            f"that is at revision {before}, which a newer release made: deploy that one or a newer one "
+            "(playbooks/rollback.yml goes back without touching the database)"
+        )
     upgrade(owner_url)
     after, _ = current_and_head(owner_url)
     return f"migrated from {before} to {after}" if before != after else f"already at {after}"
+
+
+def _is_known(revision: str | None) -> bool:
+    """Whether this release has the migration that leads there."""
+    known = {script.revision for script in ScriptDirectory(str(MIGRATIONS)).walk_revisions()}
+    return revision is None or revision in known
 
 
 def _finish(owner_url: str) -> str:

@@ -1,7 +1,10 @@
 """Releases: built once for each content and Python, from real wheels, and whole when unpacked."""
 
 import json
+import os
 import re
+import resource
+import signal
 import tarfile
 from pathlib import Path
 
@@ -9,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from manage.release import release
+from native.errors import StackError
 from native.state import ROOT
 from tests.conftest import unavailable
 
@@ -64,7 +68,11 @@ def test_a_release_is_a_virtual_environment_for_its_place_on_the_hosts(clone: Pa
 
 def test_everybody_on_a_host_may_read_it_and_only_root_may_write(clone: Path) -> None:
     (clone / "tasks/__init__.py").chmod(0o600)
-    _, archives = build(OLD)
+    before = os.umask(0o077)
+    try:
+        _, archives = build(OLD)
+    finally:
+        os.umask(before)
     for member in members(archives[OLD]).values():
         if not member.issym():
             assert member.mode == (0o755 if member.isdir() or member.name == "bin/celery" else 0o644), member.name
@@ -102,6 +110,31 @@ def test_a_package_that_is_not_the_locked_one_is_refused(clone: Path) -> None:
     (clone / "requirements.txt").write_text(re.sub(r"sha256:[0-9a-f]{8}", "sha256:00000000", locked))
     done = CliRunner().invoke(release, ["build", "--for", OLD])
     assert "Hash mismatch" in str(done.exception)
+
+
+def test_a_build_that_found_no_room_says_so_leaves_nothing_and_is_completed(
+    clone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a disk that is full when the parts of an archive are joined
+    build(OLD)
+    cache = tmp_path / "cache/metabuilder/releases"
+    (packages,) = cache.glob("packages-*")
+    (clone / "tasks/__init__.py").write_text("changed = True\n")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (packages.stat().st_size + 100, limits[1]))
+        done = CliRunner().invoke(release, ["build", "--for", OLD])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, previous)
+
+    # Then that is said, and once there is room nothing is in the way
+    assert isinstance(done.exception, StackError), done.exception
+    assert str(cache) in str(done.exception)
+    assert len(list(cache.iterdir())) == 3  # the lock, the packages, the release before
+    _, archives = build(OLD)
+    assert archives[OLD].exists()
 
 
 @pytest.mark.parametrize("wrong", ["3.11/x86_64", "3.11.2", "x86_64"])

@@ -142,3 +142,14 @@ def test_accounts_that_worked_are_no_new_ones_to_whom_a_refused_login_is_final(d
         ("paused", None, None, 0, None, None),
         ("well", "unknown", "unknown", 0, None, None),
     ]
+
+
+def test_an_older_release_than_the_schema_is_told_what_to_do(database: Database) -> None:
+    with create_engine(database.owner_url).begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    run = [sys.executable, "-m", "tasks.storage.migrate"]
+    refused = subprocess.run(run, input=database.owner_url, capture_output=True, text=True, check=False)
+    assert refused.returncode == 1
+    assert refused.stderr.startswith(
+        "error: This release is older than the schema of the database. (that is at revision 9999"
+    )
