@@ -195,6 +195,8 @@ class Network:
             "etc/hosts": (f"127.0.0.1 localhost\n::1 localhost ip6-localhost\n{names}", 0o644),
             "etc/resolv.conf": (_resolvers(), 0o644),
             "etc/systemd/network/10-host0.network.d/address.conf": (address, 0o644),
+            # As strict as hosts are made: what comes over ssh inherits it, so a mode that nobody sets shows.
+            "etc/systemd/system/ssh.service.d/umask.conf": ("[Service]\nUMask=0077\n", 0o644),
             "root/.ssh/authorized_keys": (self.key.with_suffix(".pub").read_text(), 0o600),
         }
 
