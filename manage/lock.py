@@ -1,11 +1,15 @@
-"""`lock`: the three files of locked requirements, from the lists in pyproject.toml."""
+"""`lock`: the three files of locked requirements from the lists in pyproject.toml, and what is newer than those."""
 
+import re
 import subprocess
 import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
 
 import click
 
-from manage.output import say
+from manage.output import print_json, say, table
 
 # Each file is constrained by the one before, so that hosts, native stack and tests never run different versions.
 _FILES = (
@@ -13,23 +17,118 @@ _FILES = (
     ("requirements-native.txt", ("native",)),
     ("requirements-dev.txt", ("native", "dev")),
 )
+# What a package is for, by the first of the files that has it: runtime is what the hosts install.
+_KINDS = {"requirements.txt": "runtime", "requirements-native.txt": "native", "requirements-dev.txt": "dev"}
+_LOCKED = re.compile(r"^([a-z0-9][a-z0-9._-]*)==([^\s;\\]+)", re.MULTILINE)
+# For all supported versions of Python at once, from the oldest on.
+_COMPILE = (
+    *(sys.executable, "-m", "uv", "pip", "compile", "--quiet"),
+    *("--universal", "--python-version", "3.11", "--no-annotate", "--no-header"),
+)
+
+
+class Outdated(NamedTuple):
+    """A locked package of which the index has a newer version, and what it is for: runtime, native or dev."""
+
+    name: str
+    locked: str
+    newest: str
+    kind: str
 
 
 @click.command()
 @click.option("--upgrade", is_flag=True, help="Take the newest versions instead of keeping the locked ones.")
-def lock(upgrade: bool) -> None:
-    """Lock the requirements again after a change of pyproject.toml."""
-    from native.errors import StackError
+@click.option("--outdated", is_flag=True, help="Change nothing: list the packages that have newer versions.")
+@click.option("--json", "as_json", is_flag=True, help="With --outdated: for machines.")
+def lock(upgrade: bool, outdated: bool, as_json: bool) -> None:
+    """Lock the requirements again after a change of pyproject.toml, or look for newer versions."""
     from native.state import ROOT
+
+    if outdated and upgrade:
+        raise click.UsageError("--outdated changes nothing, --upgrade does: give one of them.")
+    if as_json and not outdated:
+        raise click.UsageError("--json goes with --outdated.")
+    if outdated:
+        _show(find_outdated(ROOT), as_json)
+    else:
+        _lock(ROOT, upgrade)
+
+
+def find_outdated(root: Path) -> list[Outdated]:
+    """Compare the lock files of `root` with the newest releases of their packages on the package index.
+
+    The newest that run on every supported Python, whether or not the other packages allow them. Pre-releases do not
+    count. Raises StackError where the index does not answer.
+    """
+    kinds: dict[str, str] = {}
+    locked: dict[str, list[str]] = {}
+    for file, _ in _FILES:
+        for name, versions in _versions((root / file).read_text()).items():
+            kinds.setdefault(name, _KINDS[file])
+            locked[name] = versions
+    newest = _versions(_newest(root, list(locked)))
+    return [
+        Outdated(name, ", ".join(locked[name]), ", ".join(newest[name]), kinds[name])
+        for name in sorted(locked, key=lambda name: (list(_KINDS.values()).index(kinds[name]), name))
+        if _is_newer(newest[name], locked[name])
+    ]
+
+
+def _lock(root: Path, upgrade: bool) -> None:
+    from native.errors import StackError
 
     former: str | None = None
     for name, extras in _FILES:
         say(f"Locking {name} …")
-        command = [sys.executable, "-m", "uv", "pip", "compile", "pyproject.toml", "--quiet", "-o", name]
-        command += ["--universal", "--python-version", "3.11", "--generate-hashes", "--no-annotate", "--no-header"]
+        command = [*_COMPILE, "pyproject.toml", "--generate-hashes", "-o", name]
         command += [part for extra in extras for part in ("--extra", extra)]
         command += ["-c", former] if former else []
         command += ["--upgrade"] if upgrade else []
-        if subprocess.run(command, cwd=ROOT, check=False).returncode:
+        if subprocess.run(command, cwd=root, check=False).returncode:
             raise StackError(f"uv could not lock {name}: see above")
         former = name
+
+
+def _versions(requirements: str) -> dict[str, list[str]]:
+    """The versions of each package, ascending: one, or several where it depends on the version of Python."""
+    from packaging.version import Version
+
+    found: dict[str, list[str]] = {}
+    for name, version in _LOCKED.findall(requirements):
+        found.setdefault(name, []).append(version)
+    return {name: sorted(set(versions), key=Version) for name, versions in found.items()}
+
+
+def _newest(root: Path, names: Sequence[str]) -> str:
+    """Each of the packages at its newest version, as a file of requirements."""
+    from native.errors import StackError
+
+    # Without dependencies, so that none holds another back.
+    command = [*_COMPILE, "--no-deps", "-"]
+    asked = subprocess.run(command, cwd=root, input="\n".join(names), capture_output=True, text=True, check=False)
+    if asked.returncode:
+        why = " ".join(line.strip().removeprefix("error: ") for line in asked.stderr.strip().splitlines()[:2])
+        raise StackError(
+            f"the package index could not be asked what is new ({why}): look at the network, or at the index that "
+            "uv is configured with, and try again"
+        )
+    return asked.stdout
+
+
+def _is_newer(newest: Sequence[str], locked: Sequence[str]) -> bool:
+    from packaging.version import Version
+
+    # For old and new versions of Python apart where both have as many; else what the newest Python gets.
+    pairs = zip(newest, locked, strict=True) if len(newest) == len(locked) else [(newest[-1], locked[-1])]
+    return any(Version(new) > Version(old) for new, old in pairs)
+
+
+def _show(found: Sequence[Outdated], as_json: bool) -> None:
+    if as_json:
+        print_json([package._asdict() for package in found])
+        return
+    if not found:
+        say("Nothing is newer than what is locked")
+        return
+    table(Outdated._fields, found)
+    say("./manage.sh lock --upgrade takes what the requirements allow; how it gets to the hosts: docs/operations.md")
