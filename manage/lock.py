@@ -38,20 +38,21 @@ class Outdated(NamedTuple):
 
 @click.command()
 @click.option("--upgrade", is_flag=True, help="Take the newest versions instead of keeping the locked ones.")
+@click.option("--upgrade-package", "packages", multiple=True, metavar="NAME", help="The same for this one alone.")
 @click.option("--outdated", is_flag=True, help="Change nothing: list the packages that have newer versions.")
 @click.option("--json", "as_json", is_flag=True, help="With --outdated: for machines.")
-def lock(upgrade: bool, outdated: bool, as_json: bool) -> None:
+def lock(upgrade: bool, packages: tuple[str, ...], outdated: bool, as_json: bool) -> None:
     """Lock the requirements again after a change of pyproject.toml, or look for newer versions."""
     from native.state import ROOT
 
-    if outdated and upgrade:
-        raise click.UsageError("--outdated changes nothing, --upgrade does: give one of them.")
+    if outdated and (upgrade or packages):
+        raise click.UsageError("--outdated changes nothing: give it without --upgrade and --upgrade-package.")
     if as_json and not outdated:
         raise click.UsageError("--json goes with --outdated.")
     if outdated:
         _show(find_outdated(ROOT), as_json)
     else:
-        _lock(ROOT, upgrade)
+        _lock(ROOT, ["--upgrade"] * upgrade + [f"--upgrade-package={name}" for name in packages])
 
 
 def find_outdated(root: Path) -> list[Outdated]:
@@ -74,7 +75,7 @@ def find_outdated(root: Path) -> list[Outdated]:
     ]
 
 
-def _lock(root: Path, upgrade: bool) -> None:
+def _lock(root: Path, upgrades: Sequence[str]) -> None:
     from native.errors import StackError
 
     former: str | None = None
@@ -83,7 +84,7 @@ def _lock(root: Path, upgrade: bool) -> None:
         command = [*_COMPILE, "pyproject.toml", "--generate-hashes", "-o", name]
         command += [part for extra in extras for part in ("--extra", extra)]
         command += ["-c", former] if former else []
-        command += ["--upgrade"] if upgrade else []
+        command += upgrades
         if subprocess.run(command, cwd=root, check=False).returncode:
             raise StackError(f"uv could not lock {name}: see above")
         former = name

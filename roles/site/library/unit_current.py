@@ -1,6 +1,7 @@
 #!/usr/bin/python
 """Ensure that a systemd unit is enabled and runs with its current configuration."""
 
+import contextlib
 from datetime import datetime
 from pathlib import Path
 
@@ -13,7 +14,8 @@ description:
   - Enables and starts a unit, and restarts it when something it reads changed after it was started. What counts is
     when the files changed, not whether this play changed them, so a play that died between a change and its restart
     is completed by the next one, and nothing restarts twice.
-  - The unit's own file and its drop-ins always count as read.
+  - The unit's own file and its drop-ins always count as read. So do the programs and libraries of the system that its
+    processes have in memory, so that an update of a package (OpenSSL, Python, Redis) is in use after the next play.
 options:
   name: {description: The unit., type: str, required: true}
   reads: {description: Files or links that it reads when it starts., type: list, elements: path, default: []}
@@ -36,10 +38,14 @@ PROPERTIES = (
     "FragmentPath",
     "DropInPaths",
     "NeedDaemonReload",
+    "MainPID",
+    "ControlGroup",
     "ExecMainStartTimestamp",
     "ActiveEnterTimestamp",
     "StateChangeTimestamp",
 )
+# Where packages have their programs and libraries.
+PACKAGED = ("/usr/", "/lib/", "/lib64/")
 # What `systemctl enable` has nothing to do for.
 ENABLED = ("enabled", "enabled-runtime", "static", "generated", "indirect", "alias", "transient")
 
@@ -111,6 +117,29 @@ def newer(paths, since):
     return [path for path in paths if changed_at(path) > since]
 
 
+def processes(properties):
+    """The process ids of a unit."""
+    found = [properties["MainPID"] or 0]
+    # One that has done its work and left no process has no group.
+    if group := properties["ControlGroup"]:
+        with contextlib.suppress(OSError):
+            found += Path(f"/sys/fs/cgroup{group}/cgroup.procs").read_text().split()
+    return {int(pid) for pid in found} - {0}
+
+
+def replaced(pids, below=PACKAGED):
+    """The programs and libraries that these processes have in memory, and that are others on disk by now."""
+    found = set()
+    for pid in pids:
+        try:
+            maps = Path(f"/proc/{pid}/maps").read_text(errors="replace").splitlines()
+        except OSError:
+            continue  # it has ended
+        paths = (line.split(maxsplit=5)[5] for line in maps if line.endswith(" (deleted)"))
+        found |= {path.removesuffix(" (deleted)") for path in paths if path.startswith(below)}
+    return [f"{path} was replaced" for path in sorted(found)]
+
+
 def bring_up(unit, properties, params):
     """Start, restart or reload as needed; what for."""
     if properties["ActiveState"] not in ("active", "reloading"):
@@ -120,7 +149,7 @@ def bring_up(unit, properties, params):
         return ["it was not running"]
     own = [path for path in [properties["FragmentPath"], *properties["DropInPaths"].split()] if path]
     started = moment(properties["ExecMainStartTimestamp"]) or moment(properties["ActiveEnterTimestamp"])
-    reasons = newer([*own, *params["reads"]], started)
+    reasons = newer([*own, *params["reads"]], started) or replaced(processes(properties))
     if reasons:
         unit.act("restart", unit.name)
         return reasons
