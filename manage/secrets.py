@@ -21,6 +21,9 @@ PASSWORDS = (
     "tls_ca_passphrase",
 )
 ENCRYPTION_KEY = "application_credential_encryption_key"
+# A new value of any of these is in use everywhere after one run of site.yml. Not so of the key that stored passwords
+# are encrypted with, and of the passphrase, which the authority's key is.
+_RENEWABLE = tuple(name for name in PASSWORDS if name != "tls_ca_passphrase")
 _HEADER = "---\n# Made by ./manage.sh secrets init. Edit with ansible-vault edit; see with ansible-vault view.\n"
 
 
@@ -29,23 +32,27 @@ def secrets() -> None:
     """The secrets of an inventory."""
 
 
-@secrets.command()
-@click.option(
+_inventory = click.option(
     "-i",
     "--inventory",
     required=True,
     type=click.Path(path_type=Path),
     help="A folder like inventories/production.",
 )
-@click.option(
+_password_file = click.option(
     "--vault-password-file",
     type=click.Path(path_type=Path, dir_okay=False),
     envvar="ANSIBLE_VAULT_PASSWORD_FILE",
     help="Where the password of the vault is. Asked for if it is not given.",
 )
+
+
+@secrets.command()
+@_inventory
+@_password_file
 def init(inventory: Path, vault_password_file: Path | None) -> None:
     """Write group_vars/all/secrets.yml, or add what is missing there. What is there is never changed."""
-    file = inventory / "group_vars" / "all" / "secrets.yml"
+    file = _file(inventory)
     _check(inventory)
     vault = _vault(vault_password_file, is_new=not file.exists())
     present = _read(file, vault)
@@ -61,12 +68,34 @@ def init(inventory: Path, vault_password_file: Path | None) -> None:
         say("Run playbooks with --ask-vault-pass, or name a file in ANSIBLE_VAULT_PASSWORD_FILE.")
 
 
+@secrets.command()
+@_inventory
+@_password_file
+@click.argument("names", nargs=-1, required=True, type=click.Choice(_RENEWABLE))
+def renew(inventory: Path, vault_password_file: Path | None, names: tuple[str, ...]) -> None:
+    """Give the named passwords new values. They are in use after the next run of site.yml."""
+    from native.errors import StackError
+
+    file = _file(inventory)
+    _check(inventory)
+    if not file.exists():
+        raise StackError(f"there is no {file} yet: make it with ./manage.sh secrets init -i {inventory}")
+    vault = _vault(vault_password_file, is_new=False)
+    fresh = {name: strong.token_urlsafe(_BYTES) for name in names}
+    _write(file, vault.encrypt(_HEADER + _yaml({**_read(file, vault), **fresh})))
+    say(f"{file}: new values of {', '.join(fresh)}. Now run ansible-playbook -i {inventory} site.yml")
+
+
 def generate() -> dict[str, str]:
     """A fresh value for each secret, by the name of its variable."""
     from cryptography.fernet import Fernet
 
     passwords = {name: strong.token_urlsafe(_BYTES) for name in PASSWORDS}
     return {**passwords, ENCRYPTION_KEY: Fernet.generate_key().decode()}
+
+
+def _file(inventory: Path) -> Path:
+    return inventory / "group_vars" / "all" / "secrets.yml"
 
 
 def _check(inventory: Path) -> None:

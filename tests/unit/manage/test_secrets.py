@@ -20,10 +20,10 @@ def inventory(tmp_path: Path) -> Path:
     return folder
 
 
-def run(inventory: Path, password: str = PASSWORD) -> None:
+def run(inventory: Path, password: str = PASSWORD, command: tuple[str, ...] = ("init",)) -> None:
     file = inventory.parent / "password"
     file.write_text(f"{password}\n")
-    arguments = ["init", "-i", str(inventory), "--vault-password-file", str(file)]
+    arguments = [*command, "-i", str(inventory), "--vault-password-file", str(file)]
     result = CliRunner().invoke(secrets.secrets, arguments)
     if result.exception:
         raise result.exception
@@ -90,3 +90,26 @@ def test_the_samples_are_left_alone(tmp_path: Path) -> None:
 
     with pytest.raises(StackError, match="samples"):
         run(tmp_path / "local")
+
+
+def test_a_renewed_password_is_another_and_the_rest_stays(inventory: Path) -> None:
+    with pytest.raises(StackError, match="secrets init"):
+        run(inventory, command=("renew", "redis_password"))
+    run(inventory)
+    before = written(inventory)
+
+    run(inventory, command=("renew", "redis_password", "postgresql_worker_password"))
+
+    after = written(inventory)
+    changed = {name for name in before if before[name] != after[name]}
+    assert changed == {"redis_password", "postgresql_worker_password"}
+    assert after.keys() == before.keys()
+
+
+@pytest.mark.parametrize("name", ["application_credential_encryption_key", "tls_ca_passphrase", "unknown"])
+def test_what_a_new_value_would_make_unreadable_is_not_renewed(inventory: Path, name: str) -> None:
+    run(inventory)
+    before = written(inventory)
+    with pytest.raises(SystemExit):
+        run(inventory, command=("renew", name))
+    assert written(inventory) == before
