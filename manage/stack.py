@@ -17,7 +17,11 @@ LOGS = ("worker", "beat", "flower", "redis", "postgres", "demo-imap", "demo-smtp
 
 @click.command()
 def up() -> None:
-    """Start what is down, and wait until all of it works."""
+    """Start what is down, and wait until all of it works.
+
+    PostgreSQL and Redis come in Python packages, which Debian does not update: for trying and developing. Machines
+    that serve others get Debian's by ansible-playbook (docs/deployment.md).
+    """
     stack = _stack()
     announce(stack, stack.up())
 
