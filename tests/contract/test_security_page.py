@@ -59,7 +59,9 @@ def test_the_modes_are_those_that_the_roles_give(name: str, mode: str, group: st
         (str(arguments["mode"]), arguments["group"])
         for file in sorted((ROOT / "roles").glob("*/tasks/*.yml"))
         for task in tasks(yaml.safe_load(file.read_text()))
-        if (arguments := task.get("ansible.builtin.template")) and is_made(name, arguments)
+        if (arguments := task.get("ansible.builtin.template"))
+        and not task.get("check_mode")
+        and is_made(name, arguments)
     ]
     assert given == [(mode, group)]
 
@@ -69,4 +71,5 @@ def tasks(found: list[dict] | None) -> list[dict]:
 
 
 def is_made(name: str, arguments: dict[str, str]) -> bool:
-    return Path(arguments["src"]).name == name
+    # A copy that a release is tried with is nobody's but root's, and goes again.
+    return Path(arguments["src"]).name == name and "_proof" not in arguments["dest"]
