@@ -1,5 +1,7 @@
 """Only the ports needed, only from the hosts that need them."""
 
+from pathlib import Path
+
 import pytest
 
 from tests.support.site import Site, reaches
@@ -47,3 +49,25 @@ def test_beat_needs_no_database(site: Site) -> None:
     if not apart:
         pytest.skip("beat runs beside a worker")
     assert not reaches(site.host(apart[0]), site.address(site.group("postgresql")[0]), PORTS["postgresql"])
+
+
+@pytest.mark.usefixtures("_several_hosts")
+def test_a_new_worker_by_limit_is_told_whose_firewall_must_be_run_too(site: Site, tmp_path: Path) -> None:
+    # Given a host that is a worker as of now, in a site whose Redis shuts it out and whose PostgreSQL asks who it is
+    (new,) = site.group("mail")
+    (tmp_path / "more.yml").write_text(f"celery_workers: {{hosts: {{{new}: }}}}\n")
+    server = site.first("postgresql")
+    server.check_output(f"nft insert rule inet metabuilder input ip saddr {site.address(new)} tcp dport 5432 accept")
+    try:
+        play = site.play("site.yml", f"--inventory={tmp_path / 'more.yml'}", "--limit", new)
+    finally:
+        server.check_output("systemctl reload metabuilder-firewall")
+
+    # Then nothing is changed, and both are named, with why and with the command to run
+    assert play.status != 0
+    assert play.changed == 0, play.changed_tasks
+    said = " ".join(play.output.split())
+    redis, database = site.group("redis")[0], site.group("postgresql")[0]
+    assert f"{redis} (port 6379: timed out)" in said, play.output[-4000:]
+    assert f"{database} (port 5432: no pg_hba.conf entry for host" in said
+    assert f"site.yml --limit ''{new},{redis},{database}''" in said or f"'{new},{redis},{database}'" in said
