@@ -1,9 +1,9 @@
 """`python -m manage`, which ./manage.sh runs, and `metabuilder` on a host."""
 
 from manage.cli import main
-from manage.output import take_over_logs
 from manage.place import COMMAND
+from tasks.visible import log_visibly
 
 if __name__ == "__main__":
-    take_over_logs()
+    log_visibly()
     main(prog_name=COMMAND)

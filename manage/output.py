@@ -5,19 +5,16 @@ theirs comes to the terminal. Only what is `Coloured` has colours.
 """
 
 import json
-import logging
 import shlex
 import sys
-import traceback
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
 from manage.place import COMMAND
-from tasks.visible import visible, visible_json, visible_lines
+from tasks.visible import visible, visible_json
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -93,24 +90,6 @@ def track(values: Sequence[T], what: str, *, quiet: bool) -> Iterable[T]:
     from rich.progress import track as tracked
 
     return tracked(values, what, console=Console(stderr=True), disable=quiet, transient=True)
-
-
-def take_over_logs() -> None:
-    """Show warnings and bugs of this process as everything else is shown."""
-
-    class Visible(logging.Formatter):
-        def format(self, record: logging.LogRecord) -> str:
-            return visible_lines(super().format(record))
-
-    def show_bug(kind: type[BaseException], error: BaseException, where: TracebackType | None) -> None:
-        for line in "".join(traceback.format_exception(kind, error, where)).splitlines():
-            say(line)
-
-    handler = logging.StreamHandler()
-    handler.setFormatter(Visible())
-    logging.basicConfig(level=logging.WARNING, handlers=[handler])
-    logging.captureWarnings(True)
-    sys.excepthook = show_bug
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Cell]], *, right: Sequence[str] = ()) -> None:

@@ -5,7 +5,11 @@ the direction of a line, or begin a line that looks like one of ours.
 """
 
 import json
+import logging
 import re
+import sys
+import traceback
+from types import TracebackType
 
 # By category of Unicode: Cc (C0, DEL, C1), Cf (bidirectional, zero width, tags), Cs (halves of characters), Zl and Zp
 # (line separators); and others that nothing is seen of (Default_Ignorable_Code_Point, PropList.txt), variation
@@ -20,6 +24,28 @@ _HIDDEN = re.compile(f"[{_UNSEEN}]")
 _HIDDEN_IN_LINES = re.compile(f"(?!\n)[{_UNSEEN}]")
 # Before the lines of a text of several but its first: none of them begins as a line of its own does.
 CONTINUED = "    "
+
+
+class VisibleFormatter(logging.Formatter):
+    """Of each record only the first line begins as the format says."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as lines."""
+        return visible_lines(super().format(record))
+
+
+def log_visibly() -> None:
+    """Have warnings, what is logged of them, and errors that nobody catches written so by this process."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(VisibleFormatter())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    logging.captureWarnings(True)
+    sys.excepthook = _write_error
+
+
+def _write_error(kind: type[BaseException], error: BaseException, where: TracebackType | None) -> None:
+    text = "".join(traceback.format_exception(kind, error, where))
+    print(visible_lines(text.rstrip("\n")), file=sys.stderr)  # noqa: T201 - as Python itself does
 
 
 def visible(text: str) -> str:

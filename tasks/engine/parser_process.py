@@ -21,6 +21,7 @@ from typing import IO, Any, Final, Self
 from tasks.engine.parsing import Destination, to_rows
 from tasks.mail.message import FetchedMessage
 from tasks.storage.arrivals import Arrival, Quarantined
+from tasks.visible import log_visibly
 
 logger = logging.getLogger(__name__)
 
@@ -215,6 +216,7 @@ def main() -> None:
     answers = io.FileIO(os.dup(sys.stdout.fileno()), "wb")
     # What a library prints must not be taken for an answer.
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    log_visibly()
     with suppress(EOFError, BrokenPipeError):
         _send(answers, None)
         destination: Destination = _receive(questions)

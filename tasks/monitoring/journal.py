@@ -12,7 +12,7 @@ from typing import Any
 from celery.app.log import TaskFormatter
 from celery.signals import after_setup_logger, after_setup_task_logger
 
-from tasks.visible import visible_lines
+from tasks.visible import VisibleFormatter
 
 # Without the time, which the journal keeps itself.
 _FORMAT = "%(processName)s: %(message)s"
@@ -22,18 +22,14 @@ _TASK_FORMAT = "%(task_name)s[%(task_id)s]: %(message)s"
 _PRIORITIES = {logging.CRITICAL: 2, logging.ERROR: 3, logging.WARNING: 4, logging.INFO: 6, logging.DEBUG: 7}
 
 
-class VisibleFormatter(TaskFormatter):  # type: ignore[misc]  # celery has no types
-    """A record's first line begins as the format says; later ones, those of a traceback too, are indented."""
+class LineFormatter(VisibleFormatter, TaskFormatter):  # type: ignore[misc]  # celery has no types
+    """Knows the task that a record is of."""
 
     def __init__(self, format_: str) -> None:
-        super().__init__(format_, use_color=False)
-
-    def format(self, record: logging.LogRecord) -> str:
-        """The record as lines."""
-        return visible_lines(super().format(record))
+        TaskFormatter.__init__(self, format_, use_color=False)
 
 
-class JournalFormatter(VisibleFormatter):
+class JournalFormatter(LineFormatter):
     """Begins each line with the record's priority."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -51,7 +47,7 @@ def connect() -> None:
 def set_up(logger: logging.Logger, elsewhere: str, journal: str = _FORMAT) -> None:
     """Format what `logger` writes as `journal` says in a process whose errors go there, else as `elsewhere` says."""
     is_journal = goes_to_journal(os.environ.get("JOURNAL_STREAM", ""))
-    formatter = JournalFormatter(journal) if is_journal else VisibleFormatter(elsewhere)
+    formatter = JournalFormatter(journal) if is_journal else LineFormatter(elsewhere)
     for handler in logger.handlers:
         handler.setFormatter(formatter)
 

@@ -355,6 +355,15 @@ class TestDemo:
         assert len(demo.succeed("sync", "demo").stdout.strip()) == 36
         assert json.loads(demo.succeed("sync", "demo", "--full", "--json").stdout)["status"] == "queued"
 
+    def test_of_loopback_an_account_reaches_the_demo_mailbox_and_no_server_of_the_stack(self, demo: Clone) -> None:
+        port = str(json.loads((demo.state / "stack.json").read_text())["ports"]["redis"])
+        server = ("--hostname", "127.0.0.1", "--port", port, "--encryption", "none", "--name", "inside")
+        demo.succeed("account", "add", "--email", "a@b.example", *server, "--password-stdin", input_text="sample\n")
+        tried = demo.manage("account", "test", "inside")
+        assert tried.returncode == 1
+        assert "MAIL_ALLOWED_NETWORKS" in tried.stderr
+        demo.succeed("account", "remove", "inside", "--yes")
+
     def test_the_account_is_listed_and_tested(self, demo: Clone) -> None:
         [account] = json.loads(demo.succeed("account", "list", "--json").stdout)
         assert (account["account_name"], account["last_error"]) == ("demo", None)

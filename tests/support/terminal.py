@@ -90,9 +90,9 @@ def _watch(text: str) -> None:
 
 def _main(given: str) -> None:
     from manage import session
-    from manage.output import take_over_logs
+    from tasks.visible import log_visibly
 
-    take_over_logs()
+    log_visibly()
     session.IS_HOST = True  # the environment is that of the test, and of no native stack
     for number, call in enumerate(json.loads(Path(given).read_text())):
         sys.stdout.flush()

@@ -17,6 +17,7 @@ from tasks.engine.parsing import Destination, to_rows
 from tasks.mail.message import FetchedMessage
 from tasks.mail.spam.evidence import Recipient
 from tasks.storage.arrivals import Arrival, Quarantined
+from tests.support.forging import ForgingFlags
 from tests.support.mailbox import message
 from tests.support.worker import wait_until
 
@@ -53,6 +54,18 @@ def process() -> Iterator[ParserProcess]:
     with ParserProcess(DESTINATION) as process:
         wait_until(lambda: process.is_ready, "the process does not start")
         yield process
+
+
+def test_what_it_says_of_a_message_forges_no_line_of_the_log(capfd: pytest.CaptureFixture[str]) -> None:
+    with ParserProcess(DESTINATION) as process:
+        wait_until(lambda: process.is_ready, "the process does not start")
+        [made] = process.to_rows([fetched(1, ForgingFlags())])
+
+    assert isinstance(made, Quarantined)
+    first, *others = capfd.readouterr().err.strip("\n").split("\n")
+    assert first == "parser failed"
+    assert all(line.startswith("    ") for line in others)
+    assert r"ValueError: \x1b[2J\x9b\u202e" in "\n".join(others)
 
 
 def without_ids(item: Arrival | Quarantined) -> Arrival:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.monitoring.journal import JournalFormatter, VisibleFormatter
+from tasks.monitoring.journal import JournalFormatter, LineFormatter
 
 _ROOT = Path(__file__).parents[3]
 
@@ -26,9 +26,7 @@ def test_every_line_has_its_priority() -> None:
 FORGED = "<3>[2026-11-27 01:02:03,004: INFO/MainProcess] Task sync_emails succeeded"
 
 
-@pytest.mark.parametrize(
-    "formatter", [JournalFormatter("%(message)s"), VisibleFormatter("[%(levelname)s] %(message)s")]
-)
+@pytest.mark.parametrize("formatter", [JournalFormatter("%(message)s"), LineFormatter("[%(levelname)s] %(message)s")])
 def test_no_server_forges_a_line(formatter: logging.Formatter) -> None:
     """By its words, by the exception that they are in, or by what led to that."""
     said = "NO \x1b[2J\x9b0m\u202e" + "".join(
