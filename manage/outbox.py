@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from manage.output import ago, confirm, good_or_bad, print_json, say, size, table
+from manage.output import confirm, duration, good_or_bad, print_json, say, size, table
 from manage.session import connect, tenant_option
 
 if TYPE_CHECKING:
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from tasks.storage.outbox import Outgoing
 
 _OPEN = ("queued", "sending", "accepted", "failed", "unknown")
+_AGAIN = ("queued", "failed")
 _MOST = 500
 
 
@@ -28,9 +29,10 @@ def outbox() -> None:
 def list_(state: str | None, as_json: bool, tenant: str) -> None:
     """List the messages that are not sent, the newest first, up to 500."""
     connect()
+    from tasks.settings import get_settings
     from tasks.storage.outbox import list_outgoing
 
-    found = list_outgoing(tenant, [state] if state else _OPEN, _MOST)
+    found = list_outgoing(tenant, [state] if state else _OPEN, _MOST, late := get_settings().send.delay_warning)
     if as_json:
         print_json([{**one._asdict(), "recipients": [r._asdict() for r in one.recipients]} for one in found])
         return
@@ -38,7 +40,7 @@ def list_(state: str | None, as_json: bool, tenant: str) -> None:
         say("There are none")
         return
     table(
-        ("id", "account", "state", "recipients", "attempts", "made", "last error"),
+        ("id", "account", "state", "recipients", "attempts", "age", "next try", "last error"),
         (
             (
                 one.id,
@@ -46,13 +48,16 @@ def list_(state: str | None, as_json: bool, tenant: str) -> None:
                 good_or_bad(one.state not in ("failed", "unknown"), one.state),
                 f"{one.recipients[0].address}{f' and {len(one.recipients) - 1} more' if one.recipients[1:] else ''}",
                 str(one.attempts),
-                ago(one.created_at),
+                good_or_bad(not one.is_late, duration(one.waiting_seconds)),
+                _next_try(one.state, one.seconds_left),
                 one.last_error or "",
             )
             for one in found
         ),
         right=("attempts",),
     )
+    if count := sum(one.is_late for one in found):
+        say(f"{count} of them have waited for more than {late / 3600:g} h")
 
 
 @outbox.command()
@@ -73,6 +78,7 @@ def show(outbox_id: str, as_json: bool, tenant: str) -> None:
         "made": f"{outgoing.created_at:%Y-%m-%d %H:%M:%S} UTC",
         "size": size(outgoing.size),
         "attempts": outgoing.attempts,
+        "next try": _next_try(outgoing.state, outgoing.seconds_left),
         "last error": outgoing.last_error or "",
         **{r.address: f"{r.state} {r.reply}".strip() for r in outgoing.recipients},
     }
@@ -84,13 +90,42 @@ def show(outbox_id: str, as_json: bool, tenant: str) -> None:
 
 
 @outbox.command()
-@click.argument("outbox_id", metavar="ID")
+@click.argument("outbox_id", metavar="[ID]", required=False)
+@click.option("--all", "is_all", is_flag=True, help="All that wait or failed, as far as the other options choose.")
+@click.option("--account", help="Only of the account of this name.")
+@click.option("--state", type=click.Choice(_AGAIN), help="Only in this state.  [default: both]")
+@click.option("--dry-run", is_flag=True, help="Only say which.")
+@click.option("--json", "as_json", is_flag=True, help="For machines.")
 @tenant_option
-def retry(outbox_id: str, tenant: str) -> None:
-    """Try a message again now. One that is unknown is only looked for in the Sent folder."""
+def retry(
+    outbox_id: str | None,
+    is_all: bool,
+    account: str | None,
+    state: str | None,
+    dry_run: bool,
+    as_json: bool,
+    tenant: str,
+) -> None:
+    """Try a message again now, or with --all any number within the next minute.
+
+    One that is unknown is only looked for in the Sent folder, and not by --all.
+    """
+    if (outbox_id is None) != is_all:
+        raise click.UsageError("name a message by its id, or choose with --all and the other options")
     connect()
-    _, account = _find(tenant, outbox_id)
-    _resume(account, outbox_id)
+    if outbox_id is not None:
+        _, found = _find(tenant, outbox_id)
+        _resume(found, outbox_id)
+        return
+    from tasks.storage.accounts import find_account
+    from tasks.storage.waiting import ask_again
+
+    account_id = find_account(tenant, account).id if account else None
+    ids = ask_again(tenant, [state] if state else _AGAIN, account_id, only_looks=dry_run)
+    if as_json:
+        print_json({"would_retry" if dry_run else "retried": ids})
+    else:
+        say(f"{len(ids)} messages {'would be' if dry_run else 'are'} tried again")
 
 
 @outbox.command()
@@ -110,6 +145,12 @@ def resend(outbox_id: str, yes: bool, tenant: str) -> None:
     if not yes:
         confirm("If it was sent after all, recipients get it twice. Send it?")
     _decide(tenant, outbox_id, was_sent=False)
+
+
+def _next_try(state: str, seconds_left: float | None) -> str:
+    if seconds_left is None or state not in ("queued", "unknown"):
+        return ""
+    return duration(seconds_left) if seconds_left > 0 else "now"
 
 
 def _decide(tenant: str, outbox_id: str, *, was_sent: bool) -> None:

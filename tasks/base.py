@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any, NoReturn
 
 from celery import Task
-from celery.exceptions import Reject, TimeLimitExceeded
+from celery.exceptions import Ignore, Reject, TimeLimitExceeded
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
@@ -16,6 +16,7 @@ from tasks import poison
 from tasks.arguments import check_arguments
 from tasks.errors import (
     BrokerUnavailableError,
+    DeliveryWaitsError,
     EmailError,
     LoginDelayedError,
     OutOfMemoryError,
@@ -24,6 +25,7 @@ from tasks.errors import (
     TransientError,
 )
 from tasks.redaction import redact_arguments, redact_text
+from tasks.results import WAITING
 from tasks.settings import get_settings
 from tasks.storage import dead_letters
 
@@ -34,6 +36,7 @@ CELERY_RETRY_BACKOFF_BASE = 2
 # How often a task waits for a database that is away, or for the next login to be due: for days, at 600 s apart.
 _MOST_WAITS = 1000
 _WAITS_HEADER = "metabuilder_waits"
+_FOLLOWERS = ("task_id", "root_id", "parent_id", "group_id", "group_index", "chord", "chain", "link", "link_error")
 
 # A retry waits between this share of its backoff and all of it, so that many do not come back at once.
 _LEAST_JITTER = 0.5
@@ -157,6 +160,19 @@ class EmailTask(Task):  # type: ignore[misc]  # celery has no types
         """Come back in `seconds`, because somebody else is at it. This wears out no retries."""
         self.request.looks_again = True
         self.go_on(why, seconds, **options)
+
+    def wait(self, why: DeliveryWaitsError) -> NoReturn:
+        """It is done later by a task under the same id: until then its state is WAITING, and says when that is."""
+        if self.request.called_directly or self.request.is_eager:
+            raise why
+        self.update_state(state=WAITING, meta=dict(why.waiting))
+        raise Ignore(str(why))
+
+    def followers(self) -> dict[str, Any]:
+        """What a task that does the rest later is queued with (options of `apply_async`): the same id, and what is
+        to follow this task."""
+        given = self.request.as_execution_options()
+        return {name: given[name] for name in _FOLLOWERS if given[name] is not None} if self.request.id else {}
 
     def go_on(self, why: Exception, seconds: float = 0, **options: Any) -> NoReturn:
         """Come back in `seconds`, for what is left to do. This wears out no retries."""

@@ -31,7 +31,17 @@ from tasks.periodic import PERIODIC_SYNC, periodic_sync
 from tasks.queues import QUEUES
 from tasks.reread import LOOK_SECONDS, QUEUE_REREADING, REREAD_MESSAGES, queue_rereading, reread_messages
 from tasks.results import ResultStore
-from tasks.send import SEND_EMAIL, send_email
+from tasks.send import (
+    LOOK_SECONDS as MAIL_LOOK_SECONDS,
+)
+from tasks.send import (
+    QUEUE_WAITING_MAIL,
+    SEND_EMAIL,
+    SEND_WAITING,
+    queue_waiting_mail,
+    send_email,
+    send_waiting,
+)
 from tasks.settings import Settings, get_settings
 from tasks.spam import ASK_SPAM_ENGINES, CHECK_SPAM, ask_spam_engines, check_spam
 from tasks.sync import SYNC_EMAILS, sync_emails
@@ -53,9 +63,11 @@ __all__ = [
     "get_task_status",
     "periodic_sync",
     "queue_rereading",
+    "queue_waiting_mail",
     "reread_messages",
     "revoke_task",
     "send_email",
+    "send_waiting",
     "sync_emails",
 ]
 
@@ -132,6 +144,8 @@ def _configuration(settings: Settings) -> dict[str, Any]:
         "task_routes": {
             SYNC_EMAILS: {"queue": "sync"},
             SEND_EMAIL: {"queue": "send"},
+            SEND_WAITING: {"queue": "send"},
+            QUEUE_WAITING_MAIL: {"queue": "periodic"},
             DELETE_EMAILS: {"queue": "delete"},
             EMPTY_TRASH: {"queue": "delete"},
             ENFORCE_TRASH_RETENTION: {"queue": "periodic"},
@@ -180,6 +194,11 @@ def _configuration(settings: Settings) -> dict[str, Any]:
                 "task": QUEUE_REREADING,
                 "schedule": timedelta(seconds=LOOK_SECONDS),
                 "options": {"expires": LOOK_SECONDS},
+            },
+            "queue-waiting-mail-every-30s": {
+                "task": QUEUE_WAITING_MAIL,
+                "schedule": timedelta(seconds=MAIL_LOOK_SECONDS),
+                "options": {"expires": MAIL_LOOK_SECONDS},
             },
         },
     }

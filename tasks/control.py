@@ -5,10 +5,12 @@ from typing import Any
 from celery import current_app, states
 
 from tasks.owners import Owner
+from tasks.results import WAITING
 
 
 def get_task_status(task_id: str, *, tenant_id: str | None = None, user_id: str | None = None) -> dict[str, Any]:
-    """`state`, and what belongs to it: `progress` while it runs, `result` after success, `error` after failure.
+    """`state`, and what belongs to it: `progress` while it runs, `result` after success, `error` after failure, and
+    `waiting` (docs/tasks.md) of mail that is tried again later.
 
     An unknown or expired id is PENDING, as one that waits in its queue is: Celery keeps no list of them. With
     `tenant_id`, and `user_id` where one user asks, so is a task of anybody else: pass them whenever the id comes from
@@ -22,6 +24,8 @@ def get_task_status(task_id: str, *, tenant_id: str | None = None, user_id: str 
     status: dict[str, Any] = {"task_id": task_id, "state": state}
     if state == "PROGRESS":
         status["progress"] = info
+    elif state == WAITING:
+        status["waiting"] = info
     elif state == states.SUCCESS:
         status["result"] = info
     elif state == states.FAILURE or isinstance(info, BaseException):

@@ -4,7 +4,8 @@ The docstring of a class is its message to a person; what it happened to is give
 stable and is what programs and the `last_error_code` column of an account hold.
 """
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from kombu.exceptions import OperationalError
 
@@ -281,7 +282,7 @@ class IdempotencyConflictError(PermanentError):
 
 
 class DeliveryFailedError(PermanentError):
-    """The mail server did not take the message however often it was tried; nobody got it."""
+    """The mail server did not take the message for as long as SMTP_MAX_AGE says; nobody got it."""
 
     code = "delivery_failed"
 
@@ -302,6 +303,16 @@ class DeliveryInterruptedError(TransientError):
     """The connection broke before the mail server's answer; whether the message was sent is found out later."""
 
     code = "delivery_interrupted"
+
+
+class DeliveryWaitsError(TransientError):
+    """The message waits in the outbox for its next try; it goes out by itself when its server takes it."""
+
+    code = "delivery_waits"
+
+    def __init__(self, detail: str, waiting: Mapping[str, Any]) -> None:
+        super().__init__(detail)
+        self.waiting = waiting
 
 
 class DeliveryUnderWayError(TransientError):

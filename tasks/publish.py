@@ -35,14 +35,17 @@ class _KeepingTransport(broker.Transport):
     Channel = _KeepingChannel
 
 
-def publish_many(task: Task, calls: Sequence[Sequence[Any]], **options: Any) -> list[str]:
-    """Queue `task` once for each tuple of positional arguments, with the options of `apply_async`; the ids.
+def publish_many(
+    task: Task, calls: Sequence[Sequence[Any]], ids: Sequence[str] | None = None, **options: Any
+) -> Sequence[str]:
+    """Queue `task` once for each tuple of positional arguments, with the options of `apply_async`; the ids, which are
+    new ones where none are given.
 
     Raises kombu.exceptions.OperationalError when the broker does not take them; some or all may have arrived.
     """
     if not calls:
         return []
-    ids = [str(uuid4()) for _ in calls]
+    ids = ids or [str(uuid4()) for _ in calls]
     with (
         task.app.connection_for_write(transport=_KeepingTransport) as connection,
         connection._reraise_as_library_errors(),  # noqa: SLF001

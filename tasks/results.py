@@ -27,6 +27,9 @@ _logger = get_logger(__name__)
 _ERRORS = (redis_errors.RedisError, OperationalError, OSError)
 # A store that did not answer at all is not asked again for so long: waiting for it holds up the tasks.
 _PAUSE_SECONDS = 15
+# The state of a task that is done later, under the same id. It is told for longer than the longest pause.
+WAITING = "WAITING"
+_WAITING_SECONDS = 2 * 3600
 _UNKNOWN = {"status": states.PENDING, "result": None}
 
 
@@ -79,6 +82,12 @@ class ResultStore(RedisBackend):  # type: ignore[misc]  # celery has no types
         except redis_errors.ConnectionError:
             self.client.connection_pool.disconnect(inuse_connections=False)
             return note()
+
+    def _set_with_state(self, key: Any, value: Any, state: str) -> Any:
+        noted = super()._set_with_state(key, value, state)
+        if state == WAITING and self.expires:
+            self.client.expire(key, max(self.expires, _WAITING_SECONDS))
+        return noted
 
     def set(self, key: Any, value: Any, expires: Any = None, **retry_policy: Any) -> Any:
         """Celery's tries for 20 s."""

@@ -265,10 +265,13 @@ class SpamSettings(_Group):
 
 
 class SendSettings(_Group):
-    """Sending: seconds to wait for each answer of an SMTP server, and how often a message is tried again."""
+    """Sending. Seconds to wait for each answer of an SMTP server; how often a message is tried again at once, before
+    it waits for longer; for how many seconds it is tried, and after how many it is said that it still waits."""
 
     timeout: int = Field(60, validation_alias="SMTP_TIMEOUT", ge=1)
     retries: int = Field(3, validation_alias="SMTP_RETRIES", ge=0)
+    max_age: int = Field(172_800, validation_alias="SMTP_MAX_AGE", ge=0, le=2_592_000)
+    delay_warning: int = Field(14_400, validation_alias="SMTP_DELAY_WARNING", ge=0, le=2_592_000)
     max_message_bytes: int = Field(50 * 1024 * 1024, validation_alias="SMTP_MAX_MESSAGE_BYTES", ge=64 * 1024)
 
 

@@ -48,6 +48,8 @@ _NOT_PUBLIC: tuple[Network, ...] = tuple(
 )
 # All of IPv6 that is handed out to the public; loopback, link-local, unique local and multicast lie outside.
 _PUBLIC_IPV6 = IPv6Network("2000::/3")
+# What a name server says of a name; all else that getaddrinfo(3) says is of the name server, or of this host.
+_NO_SUCH_NAME = (socket.EAI_NONAME, socket.EAI_NODATA, socket.EAI_ADDRFAMILY, socket.EAI_FAMILY, socket.EAI_SERVICE)
 _NAT64 = IPv6Network("64:ff9b::/96")  # RFC 6052: the IPv4 address is in the last 32 bits
 
 
@@ -103,9 +105,9 @@ def _look_up(hostname: str) -> list[Address]:
     try:
         answers = socket.getaddrinfo(hostname, None, type=socket.SOCK_STREAM)
     except socket.gaierror as error:
-        if error.errno == socket.EAI_AGAIN:
-            raise MailServerUnavailableError(f"{hostname}: the name server does not answer") from error
-        raise UnknownHostError(hostname) from error
+        if error.errno in _NO_SUCH_NAME:
+            raise UnknownHostError(hostname) from error
+        raise MailServerUnavailableError(f"{hostname}: the name server does not answer ({error.strerror})") from error
     except ValueError as error:  # a label too long or empty, a NUL
         raise UnknownHostError(hostname) from error
     return list(dict.fromkeys(ip_address(cast(str, answer[4][0])) for answer in answers))

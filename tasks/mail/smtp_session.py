@@ -15,7 +15,6 @@ from tasks.errors import (
     EncryptionUnavailableError,
     MailServerBusyError,
     MailServerUnavailableError,
-    MessageRefusedError,
     PermanentError,
     ProtocolError,
 )
@@ -81,7 +80,7 @@ def translated(endpoint: Endpoint, doing: str) -> Iterator[None]:
             yield
         except smtplib.SMTPConnectError as error:
             reply = _as_reply(error.smtp_code, error.smtp_error)
-            kind = MessageRefusedError if reply.is_final else MailServerBusyError
+            kind = MailServerUnavailableError if reply.is_final else MailServerBusyError
             raise kind(f"{endpoint} greets with {reply}") from error
         except smtplib.SMTPResponseException as error:
             raise MailServerUnavailableError(f"{doing}, {endpoint}: {_words(error.smtp_error)}") from error
@@ -190,12 +189,13 @@ def _greet(session: Session, endpoint: Endpoint) -> None:
 
 def _hello(session: Session, endpoint: Endpoint) -> None:
     """EHLO, and HELO only where the server does not know that (RFC 5321 section 3.2): it offers nothing, not even a
-    login. Raises MailServerBusyError for a refusal that passes, and MessageRefusedError for one that does not."""
+    login. Raises MailServerBusyError for a refusal that passes, and MailServerUnavailableError for one that does not:
+    it is of all messages, and of none."""
     reply = _as_reply(*session.ehlo())
     if reply.is_final:
         reply = _as_reply(*session.helo())
     if reply.is_passing or reply.is_final:
-        kind = MessageRefusedError if reply.is_final else MailServerBusyError
+        kind = MailServerUnavailableError if reply.is_final else MailServerBusyError
         raise kind(f"{endpoint} answers the greeting with {reply}")
     session.require(reply, reply.is_positive)
 

@@ -471,6 +471,8 @@ class OutboxMessage(Base):
     `raw` is the message as it goes over the wire, kept until it is sent. `recipients` are {address, state, reply}.
     `owner` is the run that holds it since `claimed_at`; `data_at` is when that run was about to say that the message
     is complete.
+    `asked_at` is since when it is tried. It is tried next at `next_try_at`, by a task that was queued at
+    `dispatched_at`, or is to be; `task` is that one's id, and what is to follow it.
     """
 
     __tablename__ = "outbox_message"
@@ -495,6 +497,10 @@ class OutboxMessage(Base):
     last_error: Mapped[str | None]
     created_at: Mapped[datetime] = mapped_column(server_default=_now)
     updated_at: Mapped[datetime] = mapped_column(server_default=_now)
+    next_try_at: Mapped[datetime | None]
+    dispatched_at: Mapped[datetime | None]
+    asked_at: Mapped[datetime] = mapped_column(server_default=_now)
+    task: Mapped[dict[str, Any] | None]
     __table_args__ = (
         PrimaryKeyConstraint("tenant_id", "id"),
         UniqueConstraint("tenant_id", "email_client_id", "key"),
@@ -504,6 +510,7 @@ class OutboxMessage(Base):
         CheckConstraint(_one_of("state", OUTBOX_STATES), "state"),
         # What is not sent is little among much, and is what people look for.
         Index("outbox_message_open_idx", "tenant_id", "created_at", postgresql_where=text("state <> 'sent'")),
+        Index("outbox_message_next_try_idx", "next_try_at", postgresql_where=text("state NOT IN ('sent', 'failed')")),
     )
 
 

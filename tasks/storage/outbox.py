@@ -6,7 +6,7 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any, NamedTuple, Self
 
-from sqlalchemy import ColumnClause, Connection, CursorResult, TextualSelect, column, select, text
+from sqlalchemy import ColumnClause, Connection, CursorResult, Double, TextualSelect, column, func, select, text
 
 from tasks.errors import NotFoundError
 from tasks.storage.ids import new_id
@@ -36,10 +36,12 @@ class NewOutgoing(NamedTuple):
     raw: bytes
     created_at: datetime
     owner: str
+    task: Mapping[str, Any] | None = None
 
 
 class Outgoing(NamedTuple):
-    """A row of outbox_message without its bytes. `claimed_seconds` and `data_seconds` are ages."""
+    """A row of outbox_message without its bytes. `claimed_seconds`, `data_seconds` and `asked_seconds` are ages;
+    `seconds_left` is the time until the next try, where it waits for that in the outbox."""
 
     tenant_id: str
     id: str
@@ -57,8 +59,12 @@ class Outgoing(NamedTuple):
     last_error_code: str | None
     last_error: str | None
     created_at: datetime
+    next_try_at: datetime | None
+    asked_at: datetime
     claimed_seconds: float
     data_seconds: float | None
+    asked_seconds: float
+    seconds_left: float | None
 
     @classmethod
     def of_row(cls, row: Any) -> Self:
@@ -68,6 +74,11 @@ class Outgoing(NamedTuple):
     def addresses(self, *states: str) -> list[str]:
         """The addresses whose state is one of these."""
         return [recipient.address for recipient in self.recipients if recipient.state in states]
+
+    @property
+    def waits(self) -> bool:
+        """Whether it is not to be tried yet: nobody is at it, and the time of its next try has not come."""
+        return self.state in ("queued", "unknown") and (self.seconds_left or 0) > 0
 
 
 class Listed(NamedTuple):
@@ -79,15 +90,23 @@ class Listed(NamedTuple):
     state: str
     recipients: tuple[Recipient, ...]
     attempts: int
+    last_error_code: str | None
     last_error: str | None
     created_at: datetime
+    next_try_at: datetime | None
+    seconds_left: float | None
+    waiting_seconds: float
+    is_late: bool
 
 
+_OVER = ("sent", "failed")
 # Ages by the clock of the database, which all workers share.
 _COLUMNS = """
     tenant_id, id, email_client_id, digest, content_digest, state, message_id, sender, recipients, size, attempts,
-    owner, accepted_at, last_error_code, last_error, created_at,
-    extract(epoch FROM clock_timestamp() - claimed_at)::float, extract(epoch FROM clock_timestamp() - data_at)::float
+    owner, accepted_at, last_error_code, last_error, created_at, next_try_at, asked_at,
+    extract(epoch FROM clock_timestamp() - claimed_at)::float, extract(epoch FROM clock_timestamp() - data_at)::float,
+    extract(epoch FROM clock_timestamp() - asked_at)::float,
+    CASE WHEN dispatched_at IS NULL THEN extract(epoch FROM next_try_at - clock_timestamp())::float END
 """
 # Named, so that what a row looks like is worked out once and not with each.
 _RESULT: list[ColumnClause[Any]] = [column(name) for name in Outgoing._fields]
@@ -95,9 +114,11 @@ _RESULT: list[ColumnClause[Any]] = [column(name) for name in Outgoing._fields]
 _ADD = text(
     f"""
     INSERT INTO outbox_message (tenant_id, id, email_client_id, key, digest, content_digest, state, message_id,
-                                sender, recipients, raw, size, attempts, owner, claimed_at, created_at)
+                                sender, recipients, raw, size, attempts, owner, claimed_at, created_at, task,
+                                next_try_at, dispatched_at)
     VALUES (:tenant_id, :id, :email_client_id, :key, :digest, :content_digest, 'sending', :message_id, :sender,
-            CAST(:recipients AS jsonb), :raw, :size, 1, :owner, clock_timestamp(), :created_at)
+            CAST(:recipients AS jsonb), :raw, :size, 1, :owner, clock_timestamp(), :created_at,
+            CAST(:task AS jsonb), clock_timestamp(), clock_timestamp())
     ON CONFLICT DO NOTHING
     RETURNING {_COLUMNS}
     """
@@ -114,17 +135,20 @@ _LOCK = text(f"SELECT {_COLUMNS} FROM outbox_message WHERE tenant_id = :tenant_i
 _RAW = text("SELECT raw FROM outbox_message WHERE tenant_id = :tenant_id AND id = :id")
 
 
-class _Now:
-    """The moment of the change, by the clock of the database."""
+class In(NamedTuple):
+    """So many seconds after the change, by the clock of the database."""
+
+    seconds: float
 
 
-NOW = _Now()
+NOW = In(0)
 
 
 def add_outgoing(connection: Connection, tenant_id: str, new: NewOutgoing) -> Outgoing | None:
     """Put a message into the outbox, in state sending; None where another run with the same key was faster."""
     values = {**new._asdict(), "tenant_id": tenant_id, "id": new_id(), "size": len(new.raw)}
-    return _one(connection.execute(_ADD, {**values, "recipients": _as_json(new.recipients)}))
+    values |= {"recipients": _as_json(new.recipients), "task": _task_as_json(new.task)}
+    return _one(connection.execute(_ADD, values))
 
 
 def find_outgoing(connection: Connection, tenant_id: str, account_id: str, key: str) -> Outgoing | None:
@@ -154,10 +178,15 @@ def change_outgoing(
 ) -> Outgoing | None:
     """Set columns (NOW: to this moment) where others are as expected; the row afterwards, None where they are not."""
     expected = expected or {}
-    values = {name: value for name, value in changes.items() if value is not NOW}
+    values: dict[str, Any] = {
+        name: value.seconds if isinstance(value, In) else value for name, value in changes.items()
+    }
     if "recipients" in values:
         values["recipients"] = _as_json(values["recipients"])
-    statement = _change_statement(tuple(values), tuple(changes.keys() - values.keys()), tuple(expected))
+    if "task" in values:
+        values["task"] = _task_as_json(values["task"])
+    moments = tuple(name for name, value in changes.items() if isinstance(value, In))
+    statement = _change_statement(tuple(values), moments, tuple(expected))
     key = {"tenant_id": outgoing.tenant_id, "id": outgoing.id}
     return _one(
         connection.execute(statement, {**values, **key, **{f"old_{name}": old for name, old in expected.items()}})
@@ -167,8 +196,9 @@ def change_outgoing(
 @lru_cache(maxsize=64)
 def _change_statement(names: tuple[str, ...], moments: tuple[str, ...], expected: tuple[str, ...]) -> TextualSelect:
     """Names are those of columns, and come from this program only."""
-    settings = [f"{name} = {'CAST(:recipients AS jsonb)' if name == 'recipients' else f':{name}'}" for name in names]
-    settings += [f"{name} = clock_timestamp()" for name in (*moments, "updated_at")]
+    written = {name: f"CAST(:{name} AS jsonb)" for name in ("recipients", "task")}
+    written |= {name: f"clock_timestamp() + make_interval(secs => :{name})" for name in moments}
+    settings = [f"{name} = {written.get(name, f':{name}')}" for name in names] + ["updated_at = clock_timestamp()"]
     conditions = "".join(f" AND {name} IS NOT DISTINCT FROM :old_{name}" for name in expected)
     return text(
         f"UPDATE outbox_message SET {', '.join(settings)} "
@@ -176,11 +206,15 @@ def _change_statement(names: tuple[str, ...], moments: tuple[str, ...], expected
     ).columns(*_RESULT)
 
 
-def list_outgoing(tenant_id: str, states: Sequence[str], limit: int) -> list[Listed]:
-    """Messages of all accounts in one of these states, the newest first."""
+def list_outgoing(tenant_id: str, states: Sequence[str], limit: int, late_seconds: int) -> list[Listed]:
+    """Messages of all accounts in one of these states, the newest first; late are those that wait for longer."""
+    waiting = func.extract("epoch", func.now() - OutboxMessage.asked_at).cast(Double)
     columns = (
         OutboxMessage.id, EmailClient.account_name, EmailClient.user_id, OutboxMessage.state,
-        OutboxMessage.recipients, OutboxMessage.attempts, OutboxMessage.last_error, OutboxMessage.created_at,
+        OutboxMessage.recipients, OutboxMessage.attempts, OutboxMessage.last_error_code, OutboxMessage.last_error,
+        OutboxMessage.created_at, OutboxMessage.next_try_at,
+        func.extract("epoch", OutboxMessage.next_try_at - func.now()).cast(Double), waiting,
+        (waiting >= late_seconds) & OutboxMessage.state.not_in(_OVER),
     )  # fmt: skip
     with tenant_transaction(tenant_id) as connection:
         rows = connection.execute(
@@ -203,6 +237,10 @@ def list_outgoing(tenant_id: str, states: Sequence[str], limit: int) -> list[Lis
 def _one(result: CursorResult[Any]) -> Outgoing | None:
     row = result.one_or_none()
     return None if row is None else Outgoing.of_row(row)
+
+
+def _task_as_json(task: Mapping[str, Any] | None) -> str | None:
+    return None if task is None else json.dumps(task)
 
 
 def _as_json(recipients: Sequence[Recipient]) -> str:

@@ -35,6 +35,8 @@ BOUNDS = {
     "application_trash_retention_days": (0, 36_500),
     "application_mail_login_patience_hours": (0, None),
     "application_smtp_retries": (0, None),
+    "application_smtp_max_age": (0, 2_592_000),
+    "application_smtp_delay_warning": (0, 2_592_000),
     "application_smtp_max_message_bytes": (64 * 1024, None),
     "celery_beat_restart_seconds": (0, None),
     "celery_worker_dead_letter_retention_days": (1, 3650),

@@ -7,7 +7,7 @@ import pytest
 from tasks.storage.accounts import Account, find_account
 from tests.conftest import TENANT, USER, Database
 from tests.integration.faults.conftest import Queue
-from tests.integration.send.conftest import sending_account
+from tests.integration.send.conftest import let_it_be_due, sending_account
 from tests.support.imap_server import ImapServer
 from tests.support.mailbox import Mailbox, message
 from tests.support.smtp_server import SmtpServer
@@ -72,11 +72,12 @@ def test_mail_and_deletes_wait_and_syncs_do_not_repeat_the_login(
         with pytest.raises(Exception, match="the next try is at"):
             tasks_queue.sync(account).get(timeout=60)
     wait_until(lambda: ("queued",) in rows("SELECT state FROM outbox_message"), "the message does not wait")
-    wait_until(lambda: worker.log.read_text().count("Retry in") >= 6, "the tasks do not come back")
+    wait_until(lambda: worker.log.read_text().count("Retry in") >= 3, "the tasks do not come back")
+    wait_until(lambda: sending.state == "WAITING", "the message does not wait in the outbox")
 
     # Then each side was tried once, both wait, and nothing is paused
     assert (imap.logins, logins(smtp)) == (before[0] + 1, before[1] + 1)
-    assert (sending.state, deleting.state) == ("RETRY", "RETRY")
+    assert (sending.state, deleting.state) == ("WAITING", "RETRY")
     refused = find_account(TENANT, account.id)
     assert (refused.paused_at, refused.smtp_paused_at) == (None, None)
     assert "sample" not in worker.log.read_text()
@@ -84,6 +85,8 @@ def test_mail_and_deletes_wait_and_syncs_do_not_repeat_the_login(
     # And when the servers take the password again, all is done
     imap.password = smtp.password = "sample"
     let_the_next_login_be_due()
+    let_it_be_due()
+    tasks_queue.app.send_task("email_service.tasks.queue_waiting_mail", queue="periodic")
     assert sending.get(timeout=60)["status"] == "success"
     assert deleting.get(timeout=60)["deleted_count"] == 1
     assert tasks_queue.sync(account).get(timeout=60)["status"] == "success"

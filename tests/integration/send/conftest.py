@@ -66,6 +66,14 @@ def send_once(environment: Callable[..., None]) -> Send:
     return run
 
 
+def let_it_be_due(age: str = "0 seconds") -> None:
+    """The next try of each message is due, and each was asked for so long ago."""
+    rows(
+        "UPDATE outbox_message SET next_try_at = now() - interval '1 second', "
+        f"asked_at = asked_at - interval '{age}' RETURNING 1"
+    )
+
+
 def row(column: str = "state") -> object:
     """That column of the only row of the outbox."""
     (found,) = rows(f"SELECT {column} FROM outbox_message")

@@ -10,6 +10,7 @@ from tasks.errors import (
     DeliveryInterruptedError,
     DeliveryUnderWayError,
     DeliveryUnknownError,
+    DeliveryWaitsError,
     MailServerBusyError,
     MailServerUnavailableError,
 )
@@ -17,7 +18,7 @@ from tasks.mail.smtp import SmtpConnection
 from tasks.storage.accounts import Account
 from tasks.storage.session import tenant_transaction
 from tests.conftest import TENANT
-from tests.integration.send.conftest import Send, row
+from tests.integration.send.conftest import Send, let_it_be_due, row
 from tests.support.smtp_server import POINTS, SmtpServer, drop, reply, slowly
 from tests.support.stored import rows
 
@@ -70,6 +71,10 @@ def test_after_the_end_of_the_data_it_is_unknown_and_never_sent_again(
     for _ in range(2):
         with pytest.raises(MailServerUnavailableError):  # its mailbox, where the message could be looked for
             send_once(sender)
+    # For as long as mail is tried; a person may decide at any time
+    with pytest.raises(DeliveryWaitsError):
+        send_once(sender)
+    let_it_be_due(age="2 days")
     for _ in range(2):
         with pytest.raises(DeliveryUnknownError):
             send_once(sender)

@@ -8,6 +8,7 @@ import pytest
 
 from tasks.errors import (
     DeliveryFailedError,
+    DeliveryWaitsError,
     IdempotencyConflictError,
     MailServerBusyError,
     MessageInvalidError,
@@ -18,7 +19,7 @@ from tasks.errors import (
 from tasks.mail.parse import parse
 from tasks.storage.accounts import Account, find_account
 from tests.conftest import TENANT, Database, register
-from tests.integration.send.conftest import Send, row, sending_account
+from tests.integration.send.conftest import Send, let_it_be_due, row, sending_account
 from tests.support.mailbox import Mailbox
 from tests.support.smtp_server import SmtpServer, drop, reply
 from tests.support.stored import column, rows
@@ -158,15 +159,16 @@ def test_recipients_too_many_for_one_transaction_get_it_in_further_ones(
     for _ in range(2):
         with pytest.raises(MailServerBusyError, match="552"):
             send_once(sender, to=to)
+    with pytest.raises(DeliveryWaitsError, match=r"450 4\.2\.1 later"):
+        send_once(sender, to=to)
+    let_it_be_due(age="2 days")
     outgoing = send_once(sender, to=to)
 
     assert [taken.recipients for taken in smtp.messages] == [tuple(to[:2]), tuple(to[2:4]), tuple(to[4:])]
     assert (outgoing.state, outgoing.addresses("accepted")) == ("sent", to)
 
 
-def test_a_recipient_refused_for_now_too_often_is_given_up(
-    sender: Account, smtp: SmtpServer, send_once: Send
-) -> None:
+def test_a_recipient_refused_for_now_too_long_is_given_up(sender: Account, smtp: SmtpServer, send_once: Send) -> None:
     smtp.on("rcpt", reply("450 4.2.1 later"), where=b"later@", times=None)
     to = ["bob@example.net", "later@example.net"]
 
@@ -212,6 +214,10 @@ def test_what_is_refused_for_now_is_tried_again_and_then_given_up(
         with pytest.raises(MailServerBusyError, match=r"451 4\.3\.0 not now"):
             send_once(sender)
         assert row() == "queued"
+    with pytest.raises(DeliveryWaitsError, match=r"451 4\.3\.0 not now"):
+        send_once(sender)
+    assert row() == "queued"
+    let_it_be_due(age="2 days")
     with pytest.raises(DeliveryFailedError, match=r"451 4\.3\.0 not now"):
         send_once(sender)
 

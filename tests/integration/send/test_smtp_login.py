@@ -15,7 +15,7 @@ from tasks.errors import (
     LoginFailedError,
     LoginMethodUnavailableError,
     MailServerBusyError,
-    MessageRefusedError,
+    MailServerUnavailableError,
     ProtocolError,
 )
 from tasks.mail.connection import Endpoint
@@ -140,7 +140,7 @@ def test_a_server_that_does_not_know_ehlo_is_greeted_as_of_old(environment: Call
         with pytest.raises(MailServerBusyError):
             connect(server)
         server.on("helo", reply("550 5.7.1 you may not"))
-        with pytest.raises(MessageRefusedError, match=r"550 5\.7\.1 you may not"):
+        with pytest.raises(MailServerUnavailableError, match=r"550 5\.7\.1 you may not"):
             connect(server)
 
 
