@@ -155,7 +155,8 @@ def _refusal(server, database):
                 return _refusal_of_postgresql(connection, server, database)
             if server["tls"]:
                 _encrypted(connection).close()
-    except ssl.SSLError:
+    except (ssl.SSLError, ConnectionResetError):
+        # A server without TLS answers in its own words, or hangs up.
         return "it does not speak TLS yet"
     except OSError as error:
         return error.strerror or str(error)

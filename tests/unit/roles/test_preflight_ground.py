@@ -1,5 +1,6 @@
 """Preflight says what a host lacks before anything is brought to it: room, open folders, a Python, open servers."""
 
+import contextlib
 import socket
 import threading
 from pathlib import Path
@@ -142,6 +143,8 @@ def _greet(server: socket.socket, times: int) -> None:
     """As a server that knows nothing of TLS."""
     for _ in range(times):
         connection, _address = server.accept()
-        with connection:
+        # Whoever only looks has gone by now.
+        with connection, contextlib.suppress(OSError):
             connection.sendall(b"-ERR unknown command\r\n")
-            connection.recv(1024)
+            while connection.recv(1024):
+                pass
