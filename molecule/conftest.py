@@ -5,7 +5,6 @@ from collections.abc import Iterator
 import pytest
 from testinfra.host import Host
 
-from tests.support.hosts.network import Network, names
 from tests.support.site import Site
 
 # A test that takes one of these is run on every host of the group.
@@ -30,13 +29,6 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture(scope="session")
 def site() -> Site:
     return _site
-
-
-@pytest.fixture
-def containers(site: Site) -> Network | None:
-    """The network of the site's hosts, if they are containers of this machine, whose power can be cut."""
-    reached = site.variable(site.names[0], "ansible_ssh_common_args", "")
-    return next((network for network in map(Network, names()) if str(network.ssh_config) in reached), None)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -21,6 +21,7 @@ from kombu.transport import redis
 from kombu.utils.json import dumps
 from redis.exceptions import RedisError
 
+from tasks.monitoring import systemd
 from tasks.queues import wake_key
 
 logger = get_logger("celery.beat")
@@ -30,7 +31,7 @@ LAST_RUNS = "metabuilder:beat:last_runs"
 # When any beat last ticked.
 TICKED = "metabuilder:beat:ticked"
 
-_LONGEST_SLEEP_SECONDS = 5
+_LONGEST_SLEEP_SECONDS = 3
 _RETRY_SECONDS = 1
 
 # KEYS: the last runs, the queue, the tokens that wake its workers (tasks/broker.py). ARGV: the entry, its last run as
@@ -65,6 +66,7 @@ class SharedScheduler(Scheduler):  # type: ignore[misc]  # celery has no types
     """Fires each due entry once, however many beats there are."""
 
     max_interval = _LONGEST_SLEEP_SECONDS
+    _is_heard: bool | None = None  # whether the broker did what it was asked the last time
 
     @cached_property
     def connection(self) -> Any:
@@ -74,10 +76,19 @@ class SharedScheduler(Scheduler):  # type: ignore[misc]  # celery has no types
     def tick(self, **_: Any) -> float:
         """Fire what is due; the seconds to sleep until the next tick."""
         try:
-            return min([*self._fire_due(self.schedule.values()), self.max_interval])
+            wait = min([*self._fire_due(self.schedule.values()), self.max_interval])
         except (RedisError, OperationalError, OSError) as error:
-            logger.warning("beat: the broker does not answer, trying again in %s s: %s", _RETRY_SECONDS, error)
+            systemd.notify(f"STATUS=Queues nothing, the broker fails: {str(error).partition(chr(10))[0]}")
+            if self._is_heard is not False:
+                logger.warning("beat: the broker does not answer, trying again every %s s: %s", _RETRY_SECONDS, error)
+            self._is_heard = False
             return _RETRY_SECONDS
+        if self._is_heard is False:
+            logger.warning("beat: the broker answers again")
+        if not self._is_heard:
+            systemd.notify("STATUS=Keeps the schedule")
+        self._is_heard = True
+        return wait
 
     def _fire_due(self, entries: Iterable[ScheduleEntry]) -> list[float]:
         """Fire each entry that is due; for each entry the seconds until it is due again."""

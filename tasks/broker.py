@@ -15,8 +15,9 @@ Whatever else is found on a queue than what a worker can run (tasks/envelope.py)
 
 import json
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from multiprocessing.connection import wait
 from queue import Empty
 from time import monotonic, time
 from typing import Any, Literal
@@ -26,13 +27,17 @@ from kombu.log import get_logger
 from kombu.transport import redis, virtual
 from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import dumps, loads
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import OutOfMemoryError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from tasks import aside, envelope
+from tasks import aside, drain, envelope
 from tasks.errors import EmailError, MessageUnreadableError
 from tasks.queues import QUEUES, wake_key
 
 _logger = get_logger(__name__)
+# What is said of an outage as long as it lasts (tasks/monitoring/outage.py).
+_outages = get_logger(f"{__name__}.outages")
 
 _BINDING_PARTS = 3  # of kombu's tables: routing key, pattern, queue
 _NEVER_EXPIRES = -1  # what Redis answers to TTL
@@ -101,6 +106,8 @@ return redis.call('HDEL', KEYS[1], ARGV[1])
 
 # Bytes. A message with more of them is none of ours: mail travels by its id, and what is sent has a limit of its own.
 LARGEST_MESSAGE = 128 * 1024 * 1024
+# An answer that is longer in coming than this will not come: Redis itself answers after a second at the latest.
+_SILENCE_SECONDS, _CLOSING_SECONDS = 5, 2
 
 
 @contextmanager
@@ -132,7 +139,12 @@ class _Message(virtual.Message):  # type: ignore[misc]  # kombu has no types
 
     def ack_log_error(self, _logger: Any, _errors: Any, multiple: bool = False) -> None:
         """It is dealt with."""
-        self.ack(multiple=multiple)
+        try:
+            self.ack(multiple=multiple)
+        except self.channel.connection_errors as error:
+            if not drain.is_asked():
+                raise
+            _outages.warning("the broker is not told that a task is done, which will come back: %s", error)
 
     def reject_log_error(self, _logger: Any, _errors: Any, requeue: bool = False) -> None:
         """Give it back, or throw it away."""
@@ -165,7 +177,7 @@ class _QoS(redis.QoS):  # type: ignore[misc]
         try:
             super().restore_visible(*args, **kwargs)
         except OutOfMemoryError:
-            _logger.warning("Redis is full: what other workers left unfinished is not given back yet")
+            _outages.warning("Redis is full: what other workers left unfinished is not given back yet")
 
     def restore_unacked(self, client: Any = None) -> None:
         """Give back what is in hand.
@@ -195,12 +207,18 @@ class _QoS(redis.QoS):  # type: ignore[misc]
         # Who may write a message may write anything into it: of that, only a name and an id that are plain words.
         _logger.error("a message was put aside as %s: task %s[%s]: %s", tag, note.task_name, note.task_id, error)
 
-    def _remove_from_indices(self, delivery_tag: str, pipe: Any = None) -> Any:
-        if pipe:  # a transaction with more in it
-            return super()._remove_from_indices(delivery_tag, pipe)
+    def ack(self, delivery_tag: str) -> None:
+        """Forget it."""
         with self.channel.conn_or_acquire() as client:
-            keys = self.unacked_key, self.unacked_index_key
-            return client.pipeline(transaction=False).eval(_FORGET, 2, *keys, delivery_tag)
+            client.eval(_FORGET, 2, self.unacked_key, self.unacked_index_key, delivery_tag)
+        virtual.QoS.ack(self, delivery_tag)
+
+    def reject(self, delivery_tag: str, requeue: bool = False) -> None:
+        """Give it back, or forget it."""
+        if requeue:
+            super().reject(delivery_tag, requeue)
+        else:
+            self.ack(delivery_tag)
 
 
 def _unreadable(error: Exception) -> EmailError:
@@ -217,6 +235,8 @@ class Channel(redis.Channel):  # type: ignore[misc]
     Message = _Message
     QoS = _QoS
     is_noted = False  # the message at hand
+    on_answer: Callable[[], None] | None = None  # called once, when Redis has answered what it was asked for messages
+    _in_poll: Any = None  # the connection on which an answer is awaited
     _pending: Literal["take", "wait", "kombu's"] = "take"  # the command to send next, or whose answer is to come
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -234,6 +254,37 @@ class Channel(redis.Channel):  # type: ignore[misc]
     def _basic_cancel(self, consumer_tag: str) -> Any:
         self._unacknowledged.discard(consumer_tag)
         return super()._basic_cancel(consumer_tag)
+
+    @contextmanager
+    def conn_or_acquire(self, client: Any = None) -> Iterator[Any]:
+        """As kombu's. A worker that stops waits once for a broker that is silent, and not for each message again."""
+        transport = self.connection
+        if transport.is_silent and drain.is_asked():
+            raise RedisConnectionError("it is silent")
+        try:
+            with super().conn_or_acquire(client) as acquired:
+                yield acquired
+        except RedisTimeoutError:
+            transport.is_silent = True
+            raise
+        transport.is_silent = False
+
+    def check_answer(self) -> None:
+        """Raises redis.exceptions.ConnectionError where Redis went silent: of that no event loop is told."""
+        is_late = self._in_poll and monotonic() - self._brpop_sent_at > _SILENCE_SECONDS
+        if is_late and not self._is_answered(0) and not drain.is_asked():
+            raise RedisConnectionError(f"it has not answered for {_SILENCE_SECONDS} s")
+
+    def close(self) -> None:
+        """As kombu's, which waits longer for the last answer. A message in that is noted, and comes back."""
+        if self._in_poll and not self._is_answered(_CLOSING_SECONDS):
+            self._in_poll.disconnect()
+            self._in_poll = None
+        super().close()
+
+    def _is_answered(self, seconds: float) -> bool:
+        connected = self._in_poll._sock  # noqa: SLF001
+        return connected is None or bool(wait([connected], seconds))
 
     def _queue_bind(self, exchange: str, routing_key: str, pattern: str, queue: str) -> None:
         if queue not in QUEUES:
@@ -296,6 +347,9 @@ class Channel(redis.Channel):  # type: ignore[misc]
             except self.connection_errors:
                 connection.disconnect()
                 raise
+            if self.on_answer:
+                answered, self.on_answer = self.on_answer, None
+                answered()
             if was_waiting:
                 raise Empty
             if not taken:
@@ -352,4 +406,5 @@ class Transport(redis.Transport):  # type: ignore[misc]
     """
 
     Channel = Channel
+    is_silent = False  # the broker, when one of the channels asked it last
     connection_errors = (*redis.Transport.connection_errors, ResponseError)

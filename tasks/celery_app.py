@@ -26,7 +26,7 @@ from tasks.delete import (
     enforce_trash_retention,
 )
 from tasks.maintenance import CLEANUP_STALE_RESULTS, cleanup_stale_results
-from tasks.monitoring import flower_door, journal, systemd
+from tasks.monitoring import flower_door, journal, outage, systemd
 from tasks.periodic import PERIODIC_SYNC, periodic_sync
 from tasks.queues import QUEUES
 from tasks.reread import LOOK_SECONDS, QUEUE_REREADING, REREAD_MESSAGES, queue_rereading, reread_messages
@@ -81,7 +81,7 @@ _RESTORE_SECONDS = 10
 # for as long as this; kombu's own is 300 s. The work takes milliseconds.
 _RESTORE_LOCK_SECONDS = 30
 # A broker that vanished without closing its connections is noticed.
-_CONNECT_SECONDS, _ANSWER_SECONDS = 5, 30
+_CONNECT_SECONDS, _ANSWER_SECONDS = 3, 5
 # Tasks do without the result store, so they wait less for it. One that was idle for longer is asked first whether it
 # is there.
 _RESULT_SECONDS, _HEALTH_SECONDS = 5, 25
@@ -223,3 +223,4 @@ drain.connect()
 systemd.connect()
 flower_door.connect()
 journal.connect()
+outage.connect()

@@ -6,25 +6,65 @@ aside, and a worker that knows them takes them from there. So of two workers of 
 spins nor loses any.
 """
 
+import time
+import warnings
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from celery.exceptions import CPendingDeprecationWarning
+from celery.utils.log import get_logger
 from celery.worker import consumer
+from celery.worker.state import maybe_shutdown
 from kombu.exceptions import DecodeError
 
-from tasks import aside
+from tasks import aside, drain
 from tasks.admission import admit, admit_raw
 from tasks.errors import EmailError, MessageUnreadableError
+from tasks.monitoring import systemd
 from tasks.redaction import redact_arguments
 from tasks.settings import get_settings
 
+_outages = get_logger(f"{__name__}.outages")  # tasks/monitoring/outage.py
+
 # How often a worker looks for what others put aside and it knows.
-_LOOK_SECONDS = 10
+_LOOK_SECONDS = 5
+# Between two tries to connect, or to be answered: what is back is noticed soon.
+_RETRY_SECONDS = 1
 
 
 class Consumer(consumer.Consumer):  # type: ignore[misc]  # celery has no types
-    """Celery's, which sees no message that it would stumble over."""
+    """Celery's, which sees no message that it would stumble over, and says in what state it is."""
+
+    _is_answered = False  # over the connection of now
+
+    def ensure_connected(self, connection: Any) -> Any:
+        """Connect, however long that takes. Celery waits longer and longer, so that it is late when Redis is back."""
+        connection.ensure_connection(
+            lambda error, _: self._say_unreachable(connection, error),
+            interval_start=_RETRY_SECONDS,
+            interval_max=_RETRY_SECONDS,
+            callback=maybe_shutdown,
+        )
+        self.first_connection_attempt = False
+        return connection
+
+    def on_connection_error_before_connected(self, error: Exception) -> None:
+        """Celery's, and the service manager is told."""
+        self._say_away(error)
+        super().on_connection_error_before_connected(error)
+        time.sleep(_RETRY_SECONDS)
+
+    def on_connection_error_after_connected(self, error: Exception) -> None:
+        """Celery's, and the service manager is told."""
+        self._say_away(error)
+        with warnings.catch_warnings():
+            # Celery 6 will by default end the tasks at work, which is set here not to be done.
+            warnings.simplefilter("ignore", CPendingDeprecationWarning)
+            super().on_connection_error_after_connected(error)
+        if not self._is_answered:  # what lets in and refuses all else would be asked without a pause
+            time.sleep(_RETRY_SECONDS)
+        self._is_answered = False
 
     def connect(self) -> Any:
         """Celery's, which leaves its connection open where the first thing that is asked of Redis is refused."""
@@ -54,8 +94,24 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]  # celery has no types
     def register_with_event_loop(self, hub: Any) -> None:
         """Called when it begins to consume, after each connect."""
         super().register_with_event_loop(hub)
+        channel = self.connection.default_channel
+        channel.on_answer = self._say_consuming
+        hub.call_repeatedly(1, channel.check_answer)
         self._look_aside()
         hub.call_repeatedly(_LOOK_SECONDS, self._look_aside)
+
+    def _say_unreachable(self, connection: Any, error: Exception) -> None:
+        self._say_away(error)
+        said = str(error).rstrip(".")
+        _outages.error("Cannot connect to %s: %s. It is tried every second.", connection.as_uri(), said)
+
+    def _say_away(self, error: Exception) -> None:
+        systemd.notify(f"STATUS=Does not consume, the broker fails: {str(error).partition(chr(10))[0]}")
+
+    def _say_consuming(self) -> None:
+        self._is_answered = True
+        queues = ", ".join(self.app.amqp.queues.consume_from)
+        systemd.notify("READY=1", f"STATUS=Consumes {queues} with {self.pool.num_processes} processes")
 
     def _admit(self, message: Any) -> None:
         """Raises TaskUnknownError and MessageUnreadableError."""
@@ -70,6 +126,8 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]  # celery has no types
 
     def _look_aside(self) -> None:
         """Have the channel take what others put aside and this worker can run."""
+        if drain.is_asked():
+            return
         hours, queues = get_settings().worker.unknown_task_hours, self.app.amqp.queues.consume_from
         wanted: deque[str] = deque()
         with self.connection.default_channel.conn_or_acquire() as client:

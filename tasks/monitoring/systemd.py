@@ -1,5 +1,8 @@
 """Tells systemd what a worker or beat is at (sd_notify(3)), so that a unit of `Type=notify` is started when it works.
 
+A worker says what it is at by tasks/consumer.py, beat by tasks/beat.py: each when it knows that the broker answers,
+and when it does not any more.
+
 Without systemd, NOTIFY_SOCKET is not set and nothing is sent. There is no watchdog: a worker whose broker is away
 cannot turn its event loop, and restarting it would not bring the broker back.
 """
@@ -8,12 +11,11 @@ import os
 import socket
 from typing import Any
 
-from celery.signals import beat_init, worker_ready, worker_shutting_down
+from celery.signals import beat_init, worker_shutting_down
 
 
 def connect() -> None:
     """Have the worker and beat of this process report to systemd."""
-    worker_ready.connect(_worker_consumes)
     worker_shutting_down.connect(_worker_drains)
     beat_init.connect(_beat_schedules)
 
@@ -32,12 +34,6 @@ def notify(*assignments: str) -> None:
         sender.sendto("\n".join(assignments).encode(), address)
 
 
-def _worker_consumes(sender: Any, **_: Any) -> None:
-    # Celery sends this once the consumer has been told its queues, and again after every reconnection.
-    queues = ", ".join(sender.app.amqp.queues.consume_from)
-    notify("READY=1", f"STATUS=Consumes {queues} with {sender.pool.num_processes} processes")
-
-
 def _worker_drains(how: str, **_: Any) -> None:
     from celery.worker import state  # only a worker has it loaded
 
@@ -46,4 +42,4 @@ def _worker_drains(how: str, **_: Any) -> None:
 
 
 def _beat_schedules(**_: Any) -> None:
-    notify("READY=1", "STATUS=Keeps the schedule")
+    notify("READY=1", "STATUS=Looks for the broker")

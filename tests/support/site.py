@@ -162,26 +162,24 @@ class RemoteMailbox:
         done = self.mail.run(f"echo {encoded} | base64 -d | python3 - && chown -R mail: /var/mail/test")
         assert done.rc == 0, done.stderr
 
-    def register(self, **more: Any) -> None:
-        """Make it an account, with what else is known of it (NewAccount)."""
+    def register(self) -> None:
+        """Make it an account."""
         password = self.site.variable(self.site.group("mail")[0], "mail_password")
         fields = (self.user, self.account, self.site.group("mail")[0], 993, "tls", self.user, password)
-        self.run(f"add_account({TENANT!r}, {USER!r}, NewAccount(*{fields!r}, **{more!r}))\nprint('null')")
+        self._run(f"add_account({TENANT!r}, {USER!r}, NewAccount(*{fields!r}))\nprint('null')")
 
     def queue_sync(self) -> str:
         """Queue a sync of it, and the task's id."""
-        return str(self.run(f"{FOUND}print(json.dumps(sync_emails.delay(account.id, *who).id))"))
+        return str(self._run(f"{_FOUND}print(json.dumps(sync_emails.delay(account.id, *who).id))"))
 
     def sync(self, seconds: float = 60) -> dict[str, Any]:
         """Sync it through the broker and a worker, and what the task returned."""
-        return dict(self.run(f"{FOUND}print(json.dumps(sync_emails.delay(account.id, *who).get({seconds})))"))
+        return dict(self._run(f"{_FOUND}print(json.dumps(sync_emails.delay(account.id, *who).get({seconds})))"))
 
-    def run(self, code: str) -> Any:
-        """Run Python on a worker's host that has `account` after FOUND; what it prints, as JSON."""
+    def _run(self, code: str) -> Any:
         imports = (
             "import json\nfrom tasks.storage.accounts import NewAccount, add_account, find_account\n"
-            "from tasks.celery_app import send_email, sync_emails\n"
-            f"who, name = ({TENANT!r}, {USER!r}), {self.user!r}\n"
+            f"from tasks.celery_app import sync_emails\nwho, name = ({TENANT!r}, {USER!r}), {self.user!r}\n"
         )
         return run_code(self.worker, imports + code)
 
@@ -202,7 +200,7 @@ class RemoteMailbox:
         return sql(self.site, query).split()
 
 
-FOUND = "account = find_account(who[0], name)\n"
+_FOUND = "account = find_account(who[0], name)\n"
 
 
 def sql(site: Site, query: str, *, database: str = "metabuilder") -> str:

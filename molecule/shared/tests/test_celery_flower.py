@@ -49,6 +49,8 @@ def test_it_answers_with_the_password(site: Site, flower: Host) -> None:
     wait_answers(flower)
     password = site.variable(site.group("flower")[0], "flower_password")
     assert status(flower, "/api/workers", f"admin:{password}") == 200
+    # It asks Redis itself, which must be verified with the site's CA.
+    assert status(flower, "/api/queues/length", f"admin:{password}") == 200
 
 
 def test_it_listens_on_loopback_only(site: Site, flower: Host) -> None:

@@ -2,9 +2,6 @@
 
 import time
 
-import pytest
-
-from tests.support.hosts.network import Network
 from tests.support.site import RemoteMailbox, Site, wait_active
 
 _UNITS = {
@@ -17,9 +14,7 @@ _UNITS = {
 _SECONDS = 120
 
 
-def test_everything_comes_back(site: Site, containers: Network | None) -> None:
-    if len(site.names) > 1 and containers:
-        pytest.skip("covered by the power cuts of test_zz_power_cut.py")
+def test_everything_comes_back(site: Site) -> None:
     # The same moment for all hosts: the order in which they come back is up to them.
     before = {name: _booted(site, name) for name in site.names}
     for name in site.names:

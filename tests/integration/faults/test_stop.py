@@ -19,7 +19,7 @@ from tests.support.application import application
 from tests.support.worker import Worker, wait_until
 
 APP = "tests.support.fault_app:app"
-LONGEST_STOP = 10
+LONGEST_STOP = 20
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_a_stop_does_not_wait_for_what_nobody_reads(
             child.send_signal(signal.SIGSTOP)
         publish(tmp_path, range(2))
         wait_until(lambda: client.hlen("unacked") == 2, "it takes none")
-        time.sleep(0.5)  # the processes are given them
+        time.sleep(1)  # the processes are given them
         if loses_its_connection:
             client.client_kill_filter(_type="pubsub")
             wait_until(lambda: worker.log.read_text().count("Connected to") == 2, "it does not connect anew")
@@ -61,7 +61,10 @@ def test_a_stop_does_not_wait_for_what_nobody_reads(
             child.send_signal(signal.SIGCONT)
         worker.wait(40)
         assert time.monotonic() - began < LONGEST_STOP
-    assert marks(tmp_path) == [0, 1]
-    if not loses_its_connection:
+    if loses_its_connection:  # what was in hand was given back, or comes back
+        assert {*marks(tmp_path)} <= {0, 1}
+        assert client.llen("sync") + client.hlen("unacked") + len(marks(tmp_path)) >= 2
+    else:
+        assert marks(tmp_path) == [0, 1]
         assert not client.exists("unacked", "unacked_index", "sync")
     assert list_letters() == []

@@ -92,7 +92,9 @@ class Network:
         if (self.folder / "state.json").exists():
             for host in self.hosts:
                 self.container(host.name).remove()
-        self.forget_connections()
+        for socket in self.folder.glob("control-*"):
+            with contextlib.suppress(HostsError):  # it has ended by itself
+                run("ssh", "-o", f"ControlPath={socket}", "-O", "exit", "host")
         with _locked():
             for command in (
                 ("ip", "link", "delete", self.bridge),
@@ -104,12 +106,6 @@ class Network:
             shutil.rmtree(self.folder)
             if not names():
                 _restore_forwarding()
-
-    def forget_connections(self) -> None:
-        """End the connections that Ansible keeps open."""
-        for socket in self.folder.glob("control-*"):
-            with contextlib.suppress(HostsError):  # it has ended by itself
-                run("ssh", "-o", f"ControlPath={socket}", "-O", "exit", "host")
 
     def ssh(self, host: str, command: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
         """Run a shell command in a host, as root."""

@@ -1,0 +1,162 @@
+"""A broker that is away, silent or read-only: what systemd is told is true, the log stays short, no task suffers."""
+
+import importlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from native.redis import RedisServer
+from tasks.storage.dead_letters import list_letters
+from tests.conftest import TENANT, USER, Database
+from tests.integration.faults.conftest import SHORT_WAITS
+from tests.integration.faults.conftest import broker as connection_to
+from tests.support import fault_app
+from tests.support.application import application
+from tests.support.worker import Worker, wait_until
+
+APP = "tests.support.fault_app:app"
+LONGEST_STOP = 20
+MOST_LINES = 25  # of three outages
+
+
+class Manager:
+    """The socket on which a service manager is told what a unit is at (sd_notify(3))."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self._last = str(path), ""
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(self.path)
+        self._socket.setblocking(False)
+
+    def status(self) -> str:
+        """The last that it was told."""
+        try:
+            while True:
+                for line in self._socket.recv(4096).decode().splitlines():
+                    self._last = line.removeprefix("STATUS=") if line.startswith("STATUS=") else self._last
+        except BlockingIOError:
+            return self._last
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+@pytest.fixture
+def broker(database: Database, environment: Callable[..., None], tmp_path: Path) -> Iterator[RedisServer]:
+    with RedisServer(tmp_path / "redis") as server:
+        environment(REDIS_URL=server.url, **SHORT_WAITS)
+        importlib.reload(fault_app)  # its application keeps to the first server that it has seen
+        with application(fault_app.app):
+            yield server
+    importlib.reload(fault_app)
+
+
+@pytest.fixture
+def managers(tmp_path: Path) -> Iterator[Callable[[str], Manager]]:
+    made: list[Manager] = []
+
+    def make(name: str) -> Manager:
+        made.append(Manager(tmp_path / f"{name}.socket"))
+        return made[-1]
+
+    yield make
+    for manager in made:
+        manager.close()
+
+
+@contextmanager
+def beat_of(log: Path) -> Iterator[None]:
+    command = [sys.executable, "-m", "celery", "-A", APP, "beat", "--pidfile=", "-l", "INFO"]
+    with log.open("wb") as out:
+        process = subprocess.Popen(command, stdout=out, stderr=out)
+        try:
+            yield
+        finally:
+            process.terminate()
+            process.wait(20)
+            print(log.read_text())
+
+
+@contextmanager
+def in_trouble(server: RedisServer, trouble: str) -> Iterator[None]:
+    if trouble == "away":
+        server.stop()
+        yield
+        server.start()
+    elif trouble == "silent":
+        os.kill(server.pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(server.pid, signal.SIGCONT)
+    else:
+        with connection_to(server) as client:
+            client.execute_command("REPLICAOF", "127.0.0.1", "1")
+            yield
+            client.execute_command("REPLICAOF", "NO", "ONE")
+
+
+def publish(folder: Path, numbers: range) -> None:
+    for number in numbers:
+        fault_app.count.apply_async((TENANT, USER, str(folder), number), queue="sync")
+
+
+def done(folder: Path) -> list[int]:
+    return sorted(int(path.name.split("-")[1]) for path in folder.glob("done-*"))
+
+
+def test_what_is_said_of_an_outage_is_true_and_short(
+    broker: RedisServer, managers: Callable[[str], Manager], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    beat_log = tmp_path / "beat.log"
+    monkeypatch.setenv("NOTIFY_SOCKET", (beat := managers("beat")).path)
+    with beat_of(beat_log):
+        monkeypatch.setenv("NOTIFY_SOCKET", (worker := managers("worker")).path)
+        with Worker(tmp_path, 2, app=APP) as running:
+            published = 0
+            for trouble in ("away", "read-only", "silent"):
+                publish(tmp_path, range(published, published + 4))
+                published += 4
+                wait_until(lambda: "Consumes" in worker.status(), "the worker does not consume")
+                wait_until(lambda: "Keeps" in beat.status(), "beat does not schedule")
+                wait_until(lambda so_far=published: len(done(tmp_path)) == so_far, "some are not done")
+                with in_trouble(broker, trouble):
+                    began = time.monotonic()
+                    wait_until(lambda: "Does not consume" in worker.status(), f"{trouble}: the worker says nothing")
+                    wait_until(lambda: "Queues nothing" in beat.status(), f"{trouble}: beat says nothing")
+                    assert time.monotonic() - began < 10
+                    time.sleep(5)
+                    assert "Does not consume" in worker.status()
+                    assert "Queues nothing" in beat.status()
+                began = time.monotonic()
+                wait_until(lambda: "Consumes" in worker.status(), f"{trouble}: the worker does not consume any more")
+                assert time.monotonic() - began < 5
+            lines = [
+                line for line in running.log.read_text().partition(" ready.")[2].splitlines() if "Task " not in line
+            ]
+            assert len(lines) < MOST_LINES
+            assert "Traceback" not in running.log.read_text() + beat_log.read_text()
+    assert len(beat_log.read_text().splitlines()) < MOST_LINES
+    assert done(tmp_path) == [*range(published)]
+    assert list_letters() == []
+
+
+@pytest.mark.parametrize("trouble", ["away", "silent", "read-only"])
+def test_a_worker_stops_in_the_midst_of_it(broker: RedisServer, trouble: str, tmp_path: Path) -> None:
+    with Worker(tmp_path, app=APP) as worker:
+        publish(tmp_path, range(1))
+        wait_until(lambda: done(tmp_path), "it does not consume")
+        with in_trouble(broker, trouble):
+            began = time.monotonic()
+            psutil.Process(worker.pid).send_signal(signal.SIGTERM)
+            worker.wait(20)
+            assert time.monotonic() - began < LONGEST_STOP
