@@ -19,6 +19,8 @@ _PACKAGES = {
     "offlineimap": "offlineimap3",
     "spamd": "spamd",
     "rspamd": "rspamd",
+    # Shows hostile HTML, sanitised and not.
+    "chromium": "chromium",
     # Is redis-server under another name, and runs nothing by itself.
     "redis-check-rdb": "redis-tools",
     # The test hosts of the Molecule scenarios.
