@@ -23,6 +23,7 @@ _PACKAGES = {
     "chromium": "chromium",
     # Is redis-server under another name, and runs nothing by itself.
     "redis-check-rdb": "redis-tools",
+    "faketime": "faketime",
     # The test hosts of the Molecule scenarios.
     "systemd-nspawn": "systemd-container",
     "debootstrap": "debootstrap",

@@ -21,6 +21,7 @@ from kombu.transport import redis
 from kombu.utils.json import dumps
 from redis.exceptions import RedisError
 
+from tasks.clock import to_redis
 from tasks.monitoring import systemd
 from tasks.queues import wake_key
 
@@ -54,6 +55,7 @@ class _FiringChannel(redis.Channel):  # type: ignore[misc]  # kombu has no types
     def _put(self, queue: str, message: dict[str, Any], **_: Any) -> None:
         key = self._q_for_pri(queue, self._get_message_priority(message, reverse=False))
         with self.conn_or_acquire() as client:
+            to_redis(client, message)
             keys = LAST_RUNS, key, wake_key(queue)
             self.has_fired = bool(client.eval(_FIRE, len(keys), *keys, *self.run, dumps(message)))
 

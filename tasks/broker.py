@@ -31,7 +31,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import OutOfMemoryError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from tasks import aside, drain, envelope
+from tasks import aside, clock, drain, envelope
 from tasks.errors import EmailError, MessageUnreadableError
 from tasks.queues import QUEUES, wake_key
 
@@ -311,6 +311,7 @@ class Channel(redis.Channel):  # type: ignore[misc]
             return
         key = self._q_for_pri(queue, self._get_message_priority(message, reverse=False))
         with self.conn_or_acquire() as client:
+            clock.to_redis(client, message)
             put(client, key, queue, [dumps(message)])
 
     def _brpop_start(self, timeout: float | None = None) -> None:

@@ -20,12 +20,14 @@ from kombu.exceptions import DecodeError
 
 from tasks import aside, drain
 from tasks.admission import admit, admit_raw
+from tasks.clock import SKEW_SECONDS, ahead_of_redis, shift
 from tasks.errors import EmailError, MessageUnreadableError
 from tasks.monitoring import systemd
 from tasks.redaction import redact_arguments
 from tasks.settings import get_settings
 
 _outages = get_logger(f"{__name__}.outages")  # tasks/monitoring/outage.py
+_logger = get_logger(__name__)
 
 # How often a worker looks for what others put aside and it knows.
 _LOOK_SECONDS = 5
@@ -37,6 +39,7 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]  # celery has no types
     """Celery's, which sees no message that it would stumble over, and says in what state it is."""
 
     _is_answered = False  # over the connection of now
+    _ahead_seconds = 0.0  # of Redis's clock
 
     def ensure_connected(self, connection: Any) -> Any:
         """Connect, however long that takes. Celery waits longer and longer, so that it is late when Redis is back."""
@@ -97,7 +100,9 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]  # celery has no types
         channel = self.connection.default_channel
         channel.on_answer = self._say_consuming
         hub.call_repeatedly(1, channel.check_answer)
+        self._look_at_the_clock()
         self._look_aside()
+        hub.call_repeatedly(_LOOK_SECONDS, self._look_at_the_clock)
         hub.call_repeatedly(_LOOK_SECONDS, self._look_aside)
 
     def _say_unreachable(self, connection: Any, error: Exception) -> None:
@@ -120,9 +125,21 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]  # celery has no types
         except (DecodeError, RecursionError) as error:
             raise MessageUnreadableError(type(error).__name__) from error
         task, args, kwargs = admit(self.app, message.headers["task"], body)
+        shift(message.headers, self._ahead_seconds)
         # Whoever published it may not have hidden what is somebody's mail.
         shown = redact_arguments(task.run, args, kwargs)
         message.headers["argsrepr"], message.headers["kwargsrepr"] = map(repr, shown)
+
+    def _look_at_the_clock(self) -> None:
+        """Compare this host's clock with Redis's, and say it where they differ."""
+        with self.connection.default_channel.conn_or_acquire() as client:
+            before, self._ahead_seconds = self._ahead_seconds, ahead_of_redis(client)
+        if abs(self._ahead_seconds) > SKEW_SECONDS and abs(self._ahead_seconds - before) > SKEW_SECONDS:
+            _logger.warning(
+                "the clock of this host is %.0f s %s that of Redis, which is taken for right: check NTP on both",
+                abs(self._ahead_seconds),
+                "ahead of" if self._ahead_seconds > 0 else "behind",
+            )
 
     def _look_aside(self) -> None:
         """Have the channel take what others put aside and this worker can run."""

@@ -15,6 +15,7 @@ from kombu.utils.json import dumps
 from uuid_utils import uuid4
 
 from tasks import broker
+from tasks.clock import to_redis
 from tasks.redaction import redact_arguments
 
 # So many messages are held in memory and written at once.
@@ -28,6 +29,8 @@ class _KeepingChannel(broker.Channel):
 
     def _put(self, queue: str, message: dict[str, Any], **_: Any) -> None:
         key = self._q_for_pri(queue, self._get_message_priority(message, reverse=False))
+        with self.conn_or_acquire() as client:
+            to_redis(client, message)
         self.kept = key, queue, json.loads(dumps(message))
 
 
