@@ -29,6 +29,8 @@ from manage import (
 )
 from manage.output import complain
 from manage.place import IS_HOST
+from tasks.secrecy import NOT_SHOWN, secrets_kept, tells_secret, without_secrets
+from tasks.secret_forms import Known
 from tasks.visible import visible
 
 
@@ -39,15 +41,20 @@ class Manage(click.Group):
         return list(self.commands)
 
     def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except click.ClickException as error:
-            error.message = visible(error.message)  # type: ignore[misc]  # it is shown by Click itself
-            raise
-        except Exception as error:
-            if not _is_expected(error):
+        with secrets_kept(Known()):
+            try:
+                return super().invoke(ctx)
+            except click.ClickException as error:
+                error.message = visible(error.message)  # type: ignore[misc]  # it is shown by Click itself
                 raise
-            complain(str(error))
+            except Exception as error:
+                without_secrets(error)
+                if tells_secret(error):
+                    complain(f"{type(error).__name__}: {NOT_SHOWN}")
+                elif _is_expected(error):
+                    complain(str(error))
+                else:
+                    raise
             sys.exit(1)
 
 

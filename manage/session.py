@@ -23,8 +23,15 @@ def connect(*, broker: bool = False) -> None:
 
     On a host it is configured already, as its units are.
     """
-    if IS_HOST:
-        return
+    if not IS_HOST:
+        _use_the_stack(broker=broker)
+    from tasks.secrecy import learn
+    from tasks.settings import get_settings
+
+    learn(*get_settings().secrets.secrets)
+
+
+def _use_the_stack(*, broker: bool) -> None:
     from native import health
     from native.environment import apply
     from native.state import State

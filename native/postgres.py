@@ -42,7 +42,11 @@ _SETTINGS = {
     "max_wal_size": "2GB",
     "timezone": "UTC",
     "log_timezone": "UTC",
-    "log_line_prefix": "%m [%p] %q%u@%d ",
+    # A failure is logged as who, from which program, its SQLSTATE and the first line of its message. The statement,
+    # DETAIL and CONTEXT quote what was to be stored: people's mail.
+    "log_line_prefix": "%m [%p] %q%u@%d %a %e ",
+    "log_min_error_statement": "panic",
+    "log_error_verbosity": "terse",
 }
 
 

@@ -18,6 +18,7 @@ from tasks.errors import (
     BrokerUnavailableError,
     DeliveryWaitsError,
     EmailError,
+    InternalError,
     LoginDelayedError,
     OutOfMemoryError,
     PoisonedTaskError,
@@ -26,6 +27,7 @@ from tasks.errors import (
 )
 from tasks.redaction import redact_arguments, redact_text
 from tasks.results import WAITING
+from tasks.secrecy import NOT_SHOWN, secrets_kept, tells_secret, without_secrets
 from tasks.settings import get_settings
 from tasks.storage import dead_letters
 
@@ -73,12 +75,24 @@ class EmailTask(Task):  # type: ignore[misc]  # celery has no types
         self.check_arguments(args or (), kwargs or {})
         shown_args, shown_kwargs = redact_arguments(self.run, args or (), kwargs or {})
         options = {"argsrepr": repr(shown_args), "kwargsrepr": repr(shown_kwargs), **options}
-        try:
-            return super().apply_async(args, kwargs, **options)
-        except (OperationalError, RedisError, OSError) as error:
-            raise BrokerUnavailableError(str(error)) from error
+        with secrets_kept(get_settings().secrets):
+            try:
+                return super().apply_async(args, kwargs, **options)
+            except (OperationalError, RedisError, OSError) as error:
+                raise BrokerUnavailableError(str(error)) from error
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        with secrets_kept(get_settings().secrets):
+            try:
+                return self._call(*args, **kwargs)
+            except Exception as error:
+                # Celery writes an error and all that led to it into the log, the result and an event.
+                without_secrets(error)
+                if tells_secret(error):
+                    raise InternalError(f"{type(error).__name__}: {NOT_SHOWN}") from None
+                raise
+
+    def _call(self, *args: Any, **kwargs: Any) -> Any:
         self.check_arguments(args, kwargs)
         if self.request.called_directly or self.request.is_eager:
             return super().__call__(*args, **kwargs)

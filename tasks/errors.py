@@ -9,6 +9,8 @@ from typing import Any, ClassVar
 
 from kombu.exceptions import OperationalError
 
+from tasks.secrecy import shown
+
 
 class EmailError(Exception):
     """Something went wrong with the mail of an account."""
@@ -17,7 +19,7 @@ class EmailError(Exception):
 
     def __init__(self, detail: str = "") -> None:
         # Often a server's own words, which may hold anything; they go into the database and the result store.
-        detail = detail.encode("utf-8", "replace").decode().replace("\0", "\ufffd")
+        detail = shown(detail.encode("utf-8", "replace").decode().replace("\0", "\ufffd"))
         super().__init__(detail)
         self.detail = detail
 

@@ -6,8 +6,9 @@ name of its variable. Values are read once per process, on first use, never at i
 
 import base64
 import re
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from itertools import chain
 from typing import Annotated, Any, Literal, NamedTuple, Self
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -15,6 +16,8 @@ from pydantic import BaseModel, Field, SecretStr, ValidationError, field_validat
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from tasks.errors import PermanentError
+from tasks.secrecy import secrets_of_url
+from tasks.secret_forms import Known
 
 # The longest a retry waits; the broker must not think the message lost in the meantime.
 LONGEST_COUNTDOWN_SECONDS = 600
@@ -308,7 +311,10 @@ class LogSettings(_Group):
 
 
 class Settings(BaseModel, frozen=True):
-    """All groups. Attribute names are the sections that the code speaks of."""
+    """All groups. Attribute names are the sections that the code speaks of.
+
+    `secrets` are all of theirs, the passwords in URLs among them, to be kept out of what is shown.
+    """
 
     redis: RedisSettings
     database: DatabaseSettings
@@ -321,6 +327,15 @@ class Settings(BaseModel, frozen=True):
     send: SendSettings
     credentials: CredentialSettings
     log: LogSettings
+
+    @cached_property
+    def secrets(self) -> Known:
+        values = [value for section in type(self).model_fields for _, value in getattr(self, section)]
+        flat = chain.from_iterable(value if isinstance(value, tuple) else (value,) for value in values)
+        texts = [value.get_secret_value() for value in flat if isinstance(value, SecretStr)]
+        api = self.spam.api_url.get_secret_value() if self.spam.api_url else None
+        found = (secrets_of_url(text, is_secret=text == api) if "://" in text else (text,) for text in texts)
+        return Known(tuple(dict.fromkeys(filter(None, chain.from_iterable(found)))))
 
 
 def load() -> Settings:

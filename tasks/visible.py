@@ -11,6 +11,9 @@ import sys
 import traceback
 from types import TracebackType
 
+from tasks.secrecy import SecretFilter
+from tasks.secret_forms import Known
+
 # By category of Unicode: Cc (C0, DEL, C1), Cf (bidirectional, zero width, tags), Cs (halves of characters), Zl and Zp
 # (line separators); and others that nothing is seen of (Default_Ignorable_Code_Point, PropList.txt), variation
 # selectors apart, which emoji are written with.
@@ -38,6 +41,7 @@ def log_visibly() -> None:
     """Have warnings, what is logged of them, and errors that nobody catches written so by this process."""
     handler = logging.StreamHandler()
     handler.setFormatter(VisibleFormatter())
+    handler.addFilter(SecretFilter(Known()))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.captureWarnings(True)
     sys.excepthook = _write_error

@@ -19,6 +19,8 @@ from native.redis import RedisServer
 from tasks import settings
 from tasks.engine.account import SyncRequest, sync_account
 from tasks.engine.run import Tally
+from tasks.secrecy import secrets_kept
+from tasks.secret_forms import Known
 from tasks.storage import session
 from tasks.storage.accounts import Account, NewAccount, add_account, find_account
 from tasks.storage.migrate import upgrade
@@ -100,6 +102,13 @@ def _running(server: S) -> Iterator[S]:
         yield server
     finally:
         server.stop()
+
+
+@pytest.fixture(autouse=True)
+def _secrets_of_one_test() -> Iterator[None]:
+    """Whatever a test logs in with is known as a secret to that test alone, as it would be to one task."""
+    with secrets_kept(Known()):
+        yield
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from typing import Protocol, TypeVar
 from tasks.engine.tokens import access_token
 from tasks.errors import (
     AuthenticationFailedError,
+    EmailError,
     LoginFailedError,
     MailServerUnavailableError,
     ProtocolError,
@@ -20,6 +21,7 @@ from tasks.mail.imap import ImapConnection
 from tasks.mail.imap_extensions import Refusals
 from tasks.mail.login import Login
 from tasks.mail.pop3 import Pop3Connection
+from tasks.secrecy import without_secrets
 from tasks.settings import get_settings
 from tasks.storage.account_choices import keep_refusals
 from tasks.storage.accounts import Account
@@ -89,6 +91,9 @@ def logged_in(account: Account, side: Side, connect: Callable[[Login], C]) -> C:
         raise note_refusal(
             account, side, SmtpLoginRefusedError(error.detail) if is_by_server and side is SENDING else error
         ) from None
+    except EmailError as error:
+        without_secrets(error)
+        raise
     try:
         note_login(account, side, connection.mechanism)
     except BaseException:
@@ -163,6 +168,7 @@ def _closed(connection: C) -> Iterator[C]:
         yield connection
     except BaseException as error:
         connection.abandon()
+        without_secrets(error)
         if connection.login.has_expired and isinstance(error, MailServerUnavailableError | ProtocolError):
             raise TokenExpiredError(str(error)) from error
         raise

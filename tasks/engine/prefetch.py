@@ -4,6 +4,7 @@ import queue
 import threading
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
+from contextvars import copy_context
 from types import TracebackType
 from typing import Generic, NamedTuple, Self, TypeVar
 
@@ -45,7 +46,10 @@ class Prefetch(Generic[T]):
         self._idle_seconds = idle_seconds
         self._items: queue.Queue[T | _Failure | _End] = queue.Queue(maxsize=depth)
         self._left = threading.Event()
-        self._thread = threading.Thread(target=self._produce, name="prefetch", daemon=True)
+        # In a context as ours: what secrets are known is part of it.
+        self._thread = threading.Thread(
+            target=copy_context().run, args=(self._produce,), name="prefetch", daemon=True
+        )
 
     def __enter__(self) -> Self:
         self._thread.start()

@@ -3,13 +3,15 @@
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from tasks.engine.connect import endpoint_of, logged_in, open_imap, remember, smtp_endpoint_of
 from tasks.errors import UnsupportedProtocolError
 from tasks.mail.imap import ImapConnection
+from tasks.mail.login import Login
 from tasks.mail.pool import Closable, Pool
 from tasks.mail.smtp import SmtpConnection
+from tasks.secrecy import learn, without_secrets
 from tasks.storage.accounts import Account
 from tasks.storage.logins import SENDING
 
@@ -17,7 +19,12 @@ from tasks.storage.logins import SENDING
 _MOST = 8
 _IDLE_SECONDS = 20
 
-C = TypeVar("C", bound=Closable)
+
+class _Connection(Closable, Protocol):
+    login: Login
+
+
+C = TypeVar("C", bound=_Connection)
 
 
 @lru_cache(maxsize=1)
@@ -62,10 +69,12 @@ def lent_imap(account: Account) -> Iterator[ImapConnection]:
 @contextmanager
 def _lent(pool: Pool[C], key: Hashable, connect: Callable[[], C], *, fresh: bool = False) -> Iterator[C]:
     connection = (None if fresh else pool.take(key)) or connect()
+    learn(connection.login.secret)  # one that was kept was opened by another task
     try:
         yield connection
-    except BaseException:
+    except BaseException as error:
         connection.abandon()
+        without_secrets(error)
         raise
     if connection.is_stale:
         connection.abandon()

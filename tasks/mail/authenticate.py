@@ -1,14 +1,16 @@
 """Logs in by one mechanism, and where that one may be to blame for a refusal by one other."""
 
+from base64 import b64encode
 from collections.abc import Callable, Sequence
 
 from tasks.errors import AuthenticationFailedError, EmailError, LoginBusyError, LoginFailedError, TransientError
 from tasks.mail.connection import Endpoint
-from tasks.mail.login import Login, Sasl
+from tasks.mail.login import Login, Sasl, sasl_for
 from tasks.mail.refusal import Meaning, meaning_of
-from tasks.mail.secrecy import without_secret
+from tasks.secrecy import learn, said
 
 _LONGEST_WORDS = 200
+_FIXED = {"password": ("PLAIN", "LOGIN"), "oauth2": ("OAUTHBEARER", "XOAUTH2")}
 _ERRORS: dict[Meaning, type[EmailError]] = {
     Meaning.WRONG_BY_CODE: AuthenticationFailedError,
     Meaning.WRONG_BY_WORDS: AuthenticationFailedError,
@@ -45,10 +47,22 @@ def log_in(exchanges: Sequence[Sasl], attempt: Callable[[Sasl], str | None], end
     raise refusal from None
 
 
+def learn_login(login: Login, endpoint: Endpoint) -> None:
+    """Keep a login out of what is shown: the secret, and each line that may be sent with it.
+
+    The lines by themselves, for of one that is cut off the rest may hold too little of the secret to be known by. A
+    digest (CRAM-MD5) is of no use a second time.
+    """
+    secret = login.secret.encode()
+    exchanges = (sasl_for(login, endpoint, mechanism) for mechanism in _FIXED[login.method])
+    sent = (response(b"") for sasl in exchanges for response in sasl.responses)
+    lines = (b64encode(data).decode() for data in sent if secret in data)
+    learn(login.secret, *lines, public=(endpoint.hostname, login.username))
+
+
 def login_refusal(words: str, endpoint: Endpoint, login: Login) -> EmailError:
     """What a refused login means, by the server's words. They are shown, unless the secret is in them."""
-    shown = without_secret(words, endpoint, login, _LONGEST_WORDS)
-    return _ERRORS[meaning_of(words)](f"{login.username} at {endpoint}: {shown}")
+    return _ERRORS[meaning_of(words)](f"{login.username} at {endpoint}: {said(words, _LONGEST_WORDS)}")
 
 
 def _may_be_the_mechanism(meaning: Meaning, login: Login) -> bool:

@@ -14,6 +14,9 @@ from typing import NamedTuple
 
 from tasks.errors import CertificateInvalidError, MailServerUnavailableError, ProtocolError
 from tasks.mail.hosts import Network, connect
+from tasks.secrecy import said
+
+_LONGEST_WORDS = 200
 
 
 class Endpoint(NamedTuple):
@@ -75,6 +78,8 @@ def translated(endpoint: Endpoint, doing: str) -> Iterator[None]:
     except TimeoutError as error:
         raise MailServerUnavailableError(f"{where}: no answer in time") from error
     except OSError as error:
-        raise MailServerUnavailableError(f"{where}: {str(error)[:200] or type(error).__name__}") from error
+        raise MailServerUnavailableError(
+            f"{where}: {said(str(error), _LONGEST_WORDS) or type(error).__name__}"
+        ) from error
     except ValueError as error:
-        raise ProtocolError(f"{where}: {error}") from error
+        raise ProtocolError(f"{where}: {said(str(error), _LONGEST_WORDS)}") from error

@@ -34,10 +34,11 @@ from tasks.mail.imap_responses import (
     read_uid_set,
 )
 from tasks.mail.imap_search import LONGEST_UID_SET, ImapSearch, imap_date
-from tasks.mail.imap_session import FetchRefusedError, NotUnderstoodError, first_words
+from tasks.mail.imap_session import LONGEST_WORDS, FetchRefusedError, NotUnderstoodError, first_words
 from tasks.mail.message import FetchedMessage
 from tasks.mail.refusal import means_busy
 from tasks.mail.uidset import UidSet
+from tasks.secrecy import said
 
 _MESSAGE_ITEMS = "(UID RFC822.SIZE FLAGS INTERNALDATE BODY.PEEK[])"
 _GMAIL_MESSAGE_ITEMS = "(UID RFC822.SIZE FLAGS INTERNALDATE X-GM-LABELS X-GM-THRID BODY.PEEK[])"
@@ -91,7 +92,9 @@ class ImapConnection(ImapSearch):
                 outcome, lines = self._imap.select(name + (b" (CONDSTORE)" if extension else b""), not writable)
                 if outcome != "OK":
                     words = first_words(lines)
-                    raise (FolderGoneError if "[NONEXISTENT]" in words.upper() else FetchRefusedError)(words)
+                    raise (FolderGoneError if "[NONEXISTENT]" in words.upper() else FetchRefusedError)(
+                        said(words, LONGEST_WORDS)
+                    )
                 return lines
 
             lines = self._without_refused(() if self.has_qresync else ("CONDSTORE",), ask)

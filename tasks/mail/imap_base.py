@@ -9,8 +9,16 @@ from tasks.errors import MailServerUnavailableError, ProtocolError
 from tasks.mail.connection import Endpoint
 from tasks.mail.imap_extensions import Refusals
 from tasks.mail.imap_responses import Line
-from tasks.mail.imap_session import FetchRefusedError, NotUnderstoodError, first_words, open_session, translated
+from tasks.mail.imap_session import (
+    LONGEST_WORDS,
+    FetchRefusedError,
+    NotUnderstoodError,
+    first_words,
+    open_session,
+    translated,
+)
 from tasks.mail.login import Login
+from tasks.secrecy import said
 
 T = TypeVar("T")
 
@@ -155,7 +163,7 @@ class ImapBase:
 
     def _require_ok(self, outcome: str, lines: list[Line]) -> None:
         if outcome != "OK":
-            raise FetchRefusedError(first_words(lines))
+            raise FetchRefusedError(said(first_words(lines), LONGEST_WORDS))
 
     def _translated(self, doing: str) -> AbstractContextManager[None]:
         return translated(self._endpoint, doing)

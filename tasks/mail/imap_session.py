@@ -21,13 +21,13 @@ from tasks.errors import (
     ProtocolError,
 )
 from tasks.mail import connection
-from tasks.mail.authenticate import log_in
+from tasks.mail.authenticate import learn_login, log_in
 from tasks.mail.connection import Endpoint, open_socket, tls_context
 from tasks.mail.folders import quote
 from tasks.mail.imap_responses import Line
 from tasks.mail.login import OWN_COMMAND, Login, Sasl, exchanges_for
 from tasks.mail.refusal import means_busy, readable
-from tasks.mail.secrecy import secret_kept
+from tasks.secrecy import said
 
 _READ_BUFFER_BYTES = 256 * 1024
 
@@ -37,7 +37,7 @@ _ABSURD_LITERAL = 2**31
 # What imaplib may collect of one answer, beside a message: a list of 100,000 folders with their states is as long.
 _LONGEST_ANSWER_BYTES = 16 * 1024 * 1024
 
-_LONGEST_WORDS = 200
+LONGEST_WORDS = 200
 _LONGEST_SHOWN = 40
 
 # Nobody waits for the answer to LOGOUT.
@@ -71,8 +71,8 @@ def open_session(endpoint: Endpoint, login: Login, max_literal: int) -> "Session
     with translated(endpoint, "connecting"), _greeted(endpoint):
         session = _connect(endpoint, max_literal)
     try:
-        with secret_kept(endpoint, login):
-            session.mechanism = _log_in(session, endpoint, login)
+        learn_login(login, endpoint)
+        session.mechanism = _log_in(session, endpoint, login)
     except BaseException:
         session.say_goodbye()
         raise
@@ -89,18 +89,19 @@ def translated(endpoint: Endpoint, doing: str) -> Iterator[None]:
         except imaplib.IMAP4.readonly as error:
             raise FolderReadOnlyError(where) from error
         except imaplib.IMAP4.abort as error:
-            words = str(error)[:_LONGEST_WORDS] or "the connection ended"
+            words = str(error) or "the connection ended"
             out_of_step = any(sign in words for sign in ("unexpected", "unterminated", "literal", "more than"))
-            raise (ProtocolError if out_of_step else MailServerUnavailableError)(f"{where}: {words}") from error
+            kind = ProtocolError if out_of_step else MailServerUnavailableError
+            raise kind(f"{where}: {said(words, LONGEST_WORDS)}") from error
         except imaplib.IMAP4.error as error:
-            raise FetchRefusedError(f"{where}: {error}") from error
+            raise FetchRefusedError(f"{where}: {said(str(error), LONGEST_WORDS)}") from error
 
 
-def first_words(lines: list[Line], longest: int | None = _LONGEST_WORDS) -> str:
-    """What the server says about an outcome, for a person."""
+def first_words(lines: list[Line]) -> str:
+    """What the server says about an outcome, as it says it: whoever shows it uses `secrecy.said`."""
     for line in lines:
         if isinstance(line, bytes):
-            return readable(line)[:longest]
+            return readable(line)
     return "no reason given"
 
 
@@ -146,7 +147,7 @@ class Session(imaplib.IMAP4):
                 yield lines
         outcome, answer = self._command_complete("UID", tag)
         if outcome != "OK":
-            raise FetchRefusedError(first_words(answer))
+            raise FetchRefusedError(said(first_words(answer), LONGEST_WORDS))
 
     def _get_capabilities(self) -> None:
         """What the server offers. One that does not say, or says IMAP4rev2 alone, is asked as IMAP4rev1 is."""
@@ -175,11 +176,11 @@ class Session(imaplib.IMAP4):
         elif match := _TAGGED.fullmatch(line):
             tag, word, rest = match.groups()
             if tag not in self.tagged_commands:
-                raise imaplib.IMAP4.abort(f"unexpected answer {line[:80]!r}")
+                raise imaplib.IMAP4.abort(f"unexpected answer {line!r}")
             self.tagged_commands[tag] = (word.decode().upper(), [rest or b""])
             self._keep_code(word.decode().upper(), rest or b"")
         elif line.startswith(self.tagpre):
-            raise imaplib.IMAP4.abort(f"unexpected answer {line[:80]!r}")
+            raise imaplib.IMAP4.abort(f"unexpected answer {line!r}")
         elif line[:1] == b"+":
             self.continuation_response = line[2:]
             return None
@@ -193,7 +194,7 @@ class Session(imaplib.IMAP4):
             raise imaplib.IMAP4.abort(f"more than {_MOST_UNREAD_LINES} lines that are no answer")
         is_untagged = line.startswith(b"* ")
         # Anything else may be of somebody's mail, which belongs into no log.
-        shown = repr(line[:_LONGEST_SHOWN]) if is_untagged else f"{len(line)} bytes"
+        shown = said(repr(line), _LONGEST_SHOWN) if is_untagged else f"{len(line)} bytes"
         logger.warning("%s sent a line that is no answer: %s", self._endpoint, shown)
         if is_untagged:
             self._with_literals("", line)
@@ -205,7 +206,7 @@ class Session(imaplib.IMAP4):
             raise
         except imaplib.IMAP4.error as error:
             if self.state in ("AUTH", "SELECTED"):
-                raise NotUnderstoodError(str(error)[:_LONGEST_WORDS]) from error
+                raise NotUnderstoodError(said(str(error), LONGEST_WORDS)) from error
             raise
         return completed
 
@@ -317,7 +318,7 @@ def _greeted(endpoint: Endpoint) -> Iterator[None]:
     except imaplib.IMAP4.error as error:
         words = str(error)
         kind = MailServerBusyError if means_busy(words) else MailServerUnavailableError
-        raise kind(f"connecting, {endpoint}: {words[:_LONGEST_WORDS]}") from error
+        raise kind(f"connecting, {endpoint}: {said(words, LONGEST_WORDS)}") from error
 
 
 def _log_in(session: Session, endpoint: Endpoint, login: Login) -> str:
@@ -365,5 +366,5 @@ def _log_in_by_command(session: Session, login: Login) -> None:
     words: Any = (quote(login.username).encode(), quote(login.secret).encode())
     outcome, lines = session.xatom("LOGIN", *words)
     if outcome != "OK":
-        raise imaplib.IMAP4.error(first_words(lines, None))
+        raise imaplib.IMAP4.error(first_words(lines))
     session.state = "AUTH"

@@ -16,6 +16,7 @@ from tasks.errors import (
     TokenRequestRefusedError,
 )
 from tasks.mail.hosts import Address, Network, resolve
+from tasks.secrecy import learn, said
 
 _HTTPS_PORT, _HIGHEST_PORT = 443, 65_535
 _LARGEST_ANSWER_BYTES = 64 * 1024
@@ -82,12 +83,13 @@ def refresh(
     """
     import httpx
 
+    learn(form.get("refresh_token"), form.get("client_secret"))
     try:
         target = httpx.URL(token_endpoint)
         if (target.port or 0) > _HIGHEST_PORT:
             raise httpx.InvalidURL(f"there is no port {target.port}")
     except httpx.InvalidURL as error:
-        raise TokenRequestRefusedError(f"the token endpoint's URL cannot be used: {error}") from None
+        raise TokenRequestRefusedError(f"the token endpoint's URL cannot be used: {said(str(error))}") from None
     where = target.host
     try:
         addresses = resolve(where, networks_at(target.port or _HTTPS_PORT))
@@ -122,11 +124,15 @@ def _post(target: Any, addresses: list[Address], form: dict[str, str], timeout: 
                     return response.status_code, response.headers, _bounded(response, timeout)
             except (httpx.ConnectError, httpx.ConnectTimeout) as error:
                 if number == len(addresses):
-                    raise TokenEndpointUnavailableError(f"{target.host}: {error or type(error).__name__}") from None
+                    raise TokenEndpointUnavailableError(f"{target.host}: {_reason(error)}") from None
             except httpx.HTTPError as error:
                 # Without its cause: the request it carries holds the secrets.
-                raise TokenEndpointUnavailableError(f"{target.host}: {error or type(error).__name__}") from None
+                raise TokenEndpointUnavailableError(f"{target.host}: {_reason(error)}") from None
     raise AssertionError("a name resolves to at least one address")
+
+
+def _reason(error: Exception) -> str:
+    return said(str(error), _LONGEST_WORDS) or type(error).__name__
 
 
 def _bounded(response: Any, timeout: float) -> bytes:
@@ -149,6 +155,7 @@ def _json(body: bytes) -> dict[str, Any]:
 
 def _tokens(answer: dict[str, Any]) -> Tokens:
     refresh_token = answer.get("refresh_token")
+    learn(answer["access_token"], refresh_token if isinstance(refresh_token, str) else None)
     return Tokens(
         access_token=answer["access_token"],
         refresh_token=refresh_token if isinstance(refresh_token, str) and refresh_token else None,
@@ -158,7 +165,8 @@ def _tokens(answer: dict[str, Any]) -> Tokens:
 
 def _refusal(what: str, status: int, answer: dict[str, Any], retry_after: str | None) -> EmailError:
     code = str(answer.get("error", ""))
-    detail = f"{what} {code} {answer.get('error_description', '')}".strip()[:_LONGEST_WORDS]
+    words = said(f"{code} {answer.get('error_description', '')}".strip(), _LONGEST_WORDS)
+    detail = f"{what} {words}".strip()
     numbers = answer.get("error_codes")
     passing = isinstance(numbers, list) and bool(_PASSING_NUMBERS & {n for n in numbers if isinstance(n, int)})
     if not code or passing or code in _PASSING or status == 429 or status >= 500:

@@ -16,9 +16,11 @@ from tasks.mail.login import Login
 from tasks.mail.message import FetchedMessage
 from tasks.mail.pop3_session import RefusedError, open_session, translated
 from tasks.mail.uidl import Listed, read_unique_id
+from tasks.secrecy import said
 
 # So many commands are on their way at most; the answers are taken one by one.
 _PIPELINED = 64
+_LONGEST_SHOWN = 80
 
 
 class Refused(NamedTuple):
@@ -144,12 +146,16 @@ class Pop3Connection:
 
 def _pair(words: list[bytes]) -> tuple[int, int]:
     if len(words) < 2:
-        raise ProtocolError(f"LIST answered {b' '.join(words)[:80]!r}")
+        raise ProtocolError(f"LIST answered {_shown(words)}")
     return _number(words), _number(words[1:])
 
 
 def _number(words: list[bytes]) -> int:
     """The first of the words. Raises ProtocolError where it is no number that a message or size can have."""
     if not words or not words[0].isdigit() or len(words[0]) > 18:
-        raise ProtocolError(f"where a number should be came {b' '.join(words)[:80]!r}")
+        raise ProtocolError(f"where a number should be came {_shown(words)}")
     return int(words[0])
+
+
+def _shown(words: list[bytes]) -> str:
+    return said(repr(b" ".join(words)), _LONGEST_SHOWN)

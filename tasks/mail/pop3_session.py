@@ -19,11 +19,11 @@ from tasks.errors import (
     ProtocolError,
 )
 from tasks.mail import connection
-from tasks.mail.authenticate import log_in
+from tasks.mail.authenticate import learn_login, log_in
 from tasks.mail.connection import Endpoint, open_socket, tls_context
 from tasks.mail.login import OWN_COMMAND, Login, Sasl, exchanges_for
 from tasks.mail.refusal import means_busy, readable
-from tasks.mail.secrecy import secret_kept
+from tasks.secrecy import said
 
 _READ_BUFFER_BYTES = 256 * 1024
 _LONGEST_WORDS = 200
@@ -42,8 +42,8 @@ def open_session(endpoint: Endpoint, login: Login) -> tuple["Session", Capabilit
     with translated(endpoint, "connecting"), _greeted(endpoint):
         session = _connect(endpoint)
     try:
-        with secret_kept(endpoint, login):
-            session.mechanism = _log_in(session, endpoint, login)
+        learn_login(login, endpoint)
+        session.mechanism = _log_in(session, endpoint, login)
         with translated(endpoint, "logging in"):
             # What is offered may be more after the login (RFC 2449 section 5).
             return session, session.capabilities()
@@ -60,10 +60,8 @@ def translated(endpoint: Endpoint, doing: str) -> Iterator[None]:
         try:
             yield
         except poplib.error_proto as error:
-            words = _words(error)
-            if means_busy(words):
-                raise MailServerBusyError(f"{where}: {words}") from error
-            raise RefusedError(f"{where}: {words}") from error
+            kind = MailServerBusyError if means_busy(_said(error)) else RefusedError
+            raise kind(f"{where}: {_words(error)}") from error
 
 
 class Session(poplib.POP3):
@@ -115,7 +113,7 @@ class Session(poplib.POP3):
             raise poplib.error_proto(line.rstrip())
         kind, _, words = line.rstrip().partition(b" ")
         if kind not in expected:
-            raise ValueError(f"where an answer should begin came {kind[:80]!r}")
+            raise ValueError(f"where an answer should begin came {kind!r}")
         return kind, _readable(words)
 
     def refusal(self) -> str | None:
@@ -218,9 +216,8 @@ def _greeted(endpoint: Endpoint) -> Iterator[None]:
     try:
         yield
     except poplib.error_proto as error:
-        words = _words(error)
-        kind = MailServerBusyError if means_busy(words) else MailServerUnavailableError
-        raise kind(f"connecting, {endpoint}: {words}") from error
+        kind = MailServerBusyError if means_busy(_said(error)) else MailServerUnavailableError
+        raise kind(f"connecting, {endpoint}: {_words(error)}") from error
 
 
 def _log_in(session: Session, endpoint: Endpoint, login: Login) -> str:
@@ -269,13 +266,13 @@ def _authenticate(session: Session, sasl: Sasl) -> None:
 
 def _words(error: poplib.error_proto) -> str:
     """What the server said, for a person."""
-    return _said(error)[:_LONGEST_WORDS]
+    return said(_said(error), _LONGEST_WORDS)
 
 
 def _said(error: poplib.error_proto) -> str:
     """The whole of it; poplib keeps it as bytes."""
-    said = error.args[0] if error.args else b""
-    text = _readable(said) if isinstance(said, bytes) else str(said)
+    kept = error.args[0] if error.args else b""
+    text = _readable(kept) if isinstance(kept, bytes) else str(kept)
     return text.removeprefix("-ERR").strip() or "no reason given"
 
 

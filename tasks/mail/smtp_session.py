@@ -19,21 +19,22 @@ from tasks.errors import (
     ProtocolError,
 )
 from tasks.mail import connection
-from tasks.mail.authenticate import log_in
+from tasks.mail.authenticate import learn_login, log_in
 from tasks.mail.charset import storable
 from tasks.mail.connection import Endpoint, open_socket, tls_context
 from tasks.mail.login import Login, Sasl, exchanges_for
 from tasks.mail.refusal import readable
-from tasks.mail.secrecy import secret_kept
+from tasks.secrecy import said
 
 _LONGEST_WORDS = 300
+_LONGEST_REPLY = 4096
 _LONGEST_ANSWER_BYTES = 1024 * 1024
 _CHALLENGE = 334
 _CLOSING = 421
 
 
 class Reply(NamedTuple):
-    """What the server says (RFC 5321 section 4.2)."""
+    """What the server says (RFC 5321 section 4.2); as a string what of that may be shown."""
 
     code: int
     text: str
@@ -54,7 +55,7 @@ class Reply(NamedTuple):
         return 500 <= self.code < 600
 
     def __str__(self) -> str:
-        return f"{self.code} {self.text}"
+        return f"{self.code} {said(self.text, _LONGEST_WORDS)}"
 
 
 def open_session(endpoint: Endpoint, login: Login) -> "Session":
@@ -64,8 +65,8 @@ def open_session(endpoint: Endpoint, login: Login) -> "Session":
     try:
         with translated(endpoint, "connecting"):
             _greet(session, endpoint)
-        with secret_kept(endpoint, login):
-            session.mechanism = _log_in(session, endpoint, login)
+        learn_login(login, endpoint)
+        session.mechanism = _log_in(session, endpoint, login)
     except BaseException:
         session.abandon()
         raise
@@ -83,7 +84,9 @@ def translated(endpoint: Endpoint, doing: str) -> Iterator[None]:
             kind = MailServerUnavailableError if reply.is_final else MailServerBusyError
             raise kind(f"{endpoint} greets with {reply}") from error
         except smtplib.SMTPResponseException as error:
-            raise MailServerUnavailableError(f"{doing}, {endpoint}: {_words(error.smtp_error)}") from error
+            raise MailServerUnavailableError(
+                f"{doing}, {endpoint}: {said(_words(error.smtp_error), _LONGEST_WORDS)}"
+            ) from error
 
 
 class Session(smtplib.SMTP):
@@ -225,7 +228,7 @@ def _attempt(session: Session, endpoint: Endpoint, sasl: Sasl) -> str | None:
             reasons += challenge.decode("utf-8", "replace") if sasl.client_first else ""
             reply = session.command(_base64(sasl.response(number, challenge)))
             number += 1
-        return None if reply.is_positive else f"{reply} {storable(reasons)}".strip()
+        return None if reply.is_positive else f"{reply.code} {reply.text} {storable(reasons)}".strip()
 
 
 def _challenge(reply: Reply) -> bytes:
@@ -241,9 +244,9 @@ def _base64(response: bytes | None) -> str:
     return "*" if response is None else b64encode(response).decode()
 
 
-def _as_reply(code: int, said: bytes | str) -> Reply:
-    return Reply(code, " ".join(storable(_words(said)).split()))
+def _as_reply(code: int, words: bytes | str) -> Reply:
+    return Reply(code, " ".join(storable(_words(words)).split()))
 
 
-def _words(said: bytes | str) -> str:
-    return (readable(said) if isinstance(said, bytes) else said)[:_LONGEST_WORDS]
+def _words(words: bytes | str) -> str:
+    return (readable(words) if isinstance(words, bytes) else words)[:_LONGEST_REPLY]

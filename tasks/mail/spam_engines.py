@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
 from tasks.errors import SpamEngineUnavailableError
+from tasks.secrecy import learn, said, secrets_of_url
 
 SPAMD: Final = "spamassassin"
 HTTP_API: Final = "spam_api"
@@ -22,6 +23,7 @@ LARGEST_MESSAGE: Final = 500_000
 
 _LONGEST_ANSWER: Final = 256 * 1024
 _MOST_SYMBOLS: Final = 8
+_LONGEST_WORDS: Final = 1000
 _HEAD: Final = re.compile(rb"SPAMD/[\d.]+ +(\d+) +([^\r\n]*)")
 _SPAM: Final = re.compile(rb"^Spam: *\w+ *; *(-?[\d.]+) */ *(-?[\d.]+)", re.IGNORECASE | re.MULTILINE)
 
@@ -55,7 +57,7 @@ def ask_spamd(raw: bytes, host: str, port: int, timeout: float) -> Opinion:
     if status is None:
         raise SpamEngineUnavailableError(f"spamd at {host}:{port} does not speak its protocol")
     if status[1] != b"0" or points is None:
-        return Opinion(SPAMD, None, f"no opinion: {status[2].decode('ascii', 'replace')}")
+        return Opinion(SPAMD, None, f"no opinion: {said(status[2].decode('ascii', 'replace'), _LONGEST_WORDS)}")
     symbols = body.decode("ascii", "replace").strip().split(",")
     return _opinion(SPAMD, float(points[1]), float(points[2]), symbols)
 
@@ -71,6 +73,7 @@ def ask_http(raw: bytes, url: str, timeout: float) -> Opinion:
     if len(raw) > LARGEST_MESSAGE:
         return Opinion(HTTP_API, None, f"not asked: larger than {LARGEST_MESSAGE} bytes")
     where = urlsplit(url).hostname  # the rest of the URL may hold a secret
+    learn(*secrets_of_url(url, is_secret=True))
     deadline = time.monotonic() + timeout
     try:
         with (
@@ -105,7 +108,7 @@ def _read_json(answer: bytes, where: str) -> Opinion:
 def _opinion(engine: str, points: float, required: float, symbols: list[str]) -> Opinion:
     if required <= 0:
         return Opinion(engine, None, f"no opinion: its own limit is {required:g}")
-    names = ", ".join(symbols[:_MOST_SYMBOLS])
+    names = said(", ".join(symbols[:_MOST_SYMBOLS]), _LONGEST_WORDS)
     score = min(max(points / required / 2, 0.0), 1.0)
     return Opinion(engine, round(score, 3), f"{points:g} of {required:g} points: {names}".removesuffix(": "))
 

@@ -1,4 +1,5 @@
-"""Log lines: each record begins one, and what others say in it is made visible; the journal's have a priority.
+"""Log lines: each record begins one, and what others say in it is made visible, but for secrets; the journal's have a
+priority.
 
 So no server forges a line, and `journalctl --unit celery-worker --priority warning` shows what is wrong and nothing
 else.
@@ -12,6 +13,8 @@ from typing import Any
 from celery.app.log import TaskFormatter
 from celery.signals import after_setup_logger, after_setup_task_logger
 
+from tasks.monitoring.discretion import LogFilter
+from tasks.settings import get_settings
 from tasks.visible import VisibleFormatter
 
 # Without the time, which the journal keeps itself.
@@ -48,8 +51,10 @@ def set_up(logger: logging.Logger, elsewhere: str, journal: str = _FORMAT) -> No
     """Format what `logger` writes as `journal` says in a process whose errors go there, else as `elsewhere` says."""
     is_journal = goes_to_journal(os.environ.get("JOURNAL_STREAM", ""))
     formatter = JournalFormatter(journal) if is_journal else LineFormatter(elsewhere)
+    secrets = LogFilter(get_settings().secrets)
     for handler in logger.handlers:
         handler.setFormatter(formatter)
+        handler.addFilter(secrets)
 
 
 def goes_to_journal(stream: str) -> bool:

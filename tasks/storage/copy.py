@@ -8,6 +8,8 @@ import psycopg2
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
+from tasks.storage.session import without_values
+
 _SIGNATURE = b"PGCOPY\n\xff\r\n\0" + struct.pack("!ii", 0, 0)
 _TRAILER = struct.pack("!h", -1)
 
@@ -36,5 +38,6 @@ def copy_into(connection: Connection, table: str, columns: Sequence[str], rows: 
             # One read of it all: each further read would wait for the interpreter's lock.
             cursor.copy_expert(statement, io.BytesIO(data), size=len(data))
     except psycopg2.Error as error:
+        without_values(error)
         # As SQLAlchemy raises it, for those who tell what passes from what does not.
         raise DBAPIError.instance(statement, None, error, psycopg2.Error, dialect=connection.dialect) from error

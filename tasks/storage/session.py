@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy import Connection, Engine, ExceptionContext, create_engine, event, text
 from sqlalchemy.exc import DBAPIError, DisconnectionError, InterfaceError, OperationalError
 
 from tasks.errors import StorageUnavailableError
@@ -64,7 +64,20 @@ def get_engine() -> Engine:
         },
     )
     event.listen(engine, "checkout", _refuse_closed)
+    event.listen(engine, "handle_error", _leave_out_values)
     return engine
+
+
+def without_values(error: BaseException) -> None:
+    """Keep the first line of an error's words: DETAIL and CONTEXT after it quote rows, which are people's mail."""
+    if error.args and isinstance(error.args[0], str):
+        error.args = (error.args[0].strip().partition("\n")[0], *error.args[1:])
+
+
+def _leave_out_values(context: ExceptionContext) -> None:
+    for error in (context.original_exception, context.sqlalchemy_exception):
+        if error is not None:
+            without_values(error)
 
 
 def _refuse_closed(connection: Any, record: Any, _proxy: Any) -> None:
@@ -118,7 +131,7 @@ def _translated() -> Iterator[None]:
         if _sqlstate(error) in _LOST_SQLSTATES:
             get_engine().dispose()
         if _is_passing(error):
-            raise StorageUnavailableError(_first_line(error)) from error
+            raise StorageUnavailableError(str(error.orig)) from error
         raise
 
 
@@ -136,8 +149,3 @@ def is_about_the_data(error: DBAPIError) -> bool:
 def _sqlstate(error: DBAPIError) -> str:
     """Empty where the server did not answer."""
     return getattr(error.orig, "pgcode", None) or ""
-
-
-def _first_line(error: DBAPIError) -> str:
-    # The first line only: what follows may quote the row.
-    return str(error.orig).strip().partition("\n")[0]

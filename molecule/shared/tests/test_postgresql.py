@@ -1,5 +1,6 @@
 """postgresql@VERSION-main.service"""
 
+import shlex
 import signal
 
 from testinfra.host import Host
@@ -52,6 +53,18 @@ def test_only_the_applications_hosts_may_come_in(site: Site) -> None:
     assert set(rows) == {"scram-sha-256"}
     everybody = "SELECT count(*) FROM pg_hba_file_rules WHERE address IN ('0.0.0.0', '::', 'all')"
     assert sql(site, f"{everybody} AND auth_method <> 'reject'").strip() == "0"
+
+
+def test_a_statement_that_fails_is_logged_without_its_values(site: Site) -> None:
+    """The statement and the DETAIL hold people's mail; SQLSTATE and message say what went wrong."""
+    server = site.first("postgresql")
+    broken = "DO $$ BEGIN CREATE TEMP TABLE t (address text PRIMARY KEY); "
+    broken += "INSERT INTO t VALUES ('hidden@leak.example'), ('hidden@leak.example'); END $$"
+    done = server.run(f"cd / && runuser -u postgres -- psql -X -d metabuilder -c {shlex.quote(broken)}")
+    assert done.rc != 0
+    logged = server.check_output("cat /var/log/postgresql/*.log")
+    assert "psql 23505 ERROR:  duplicate key value violates unique constraint" in logged
+    assert "hidden@leak.example" not in logged
 
 
 def test_it_comes_back_when_killed(postgresql_host: Host) -> None:
