@@ -51,6 +51,8 @@ class Manage(click.Group):
                 without_secrets(error)
                 if tells_secret(error):
                     complain(f"{type(error).__name__}: {NOT_SHOWN}")
+                elif _is_of_redis(error):
+                    complain(f"Redis does not do what it is asked ({error}): mend that, then try again")
                 elif _is_expected(error):
                     complain(str(error))
                 else:
@@ -63,6 +65,13 @@ def _is_expected(error: Exception) -> bool:
     from tasks.errors import EmailError
 
     return isinstance(error, StackError | EmailError)
+
+
+def _is_of_redis(error: Exception) -> bool:
+    from kombu.exceptions import OperationalError
+    from redis import RedisError
+
+    return isinstance(error, OperationalError | RedisError)
 
 
 @click.group(cls=Manage, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
