@@ -31,6 +31,8 @@ _PACKAGES = {
     "nft": "nftables",
     "ssh": "openssh-client",
 }
+# All tests go on in two processes, as most of them wait: whole files, the long ones of tests/integration first.
+_SIDE_BY_SIDE = ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder")
 _SYSTEM_PATH = "/usr/local/sbin:/usr/sbin:/sbin:/usr/lib/dovecot"
 
 
@@ -49,7 +51,8 @@ def test(pytest_arguments: tuple[str, ...]) -> None:
         complain(f"failed so far: {', '.join(failed)}")
     say("── pytest")
     # Last, so that its summary is the last line whatever came before.
-    tests = subprocess.run([sys.executable, "-m", "pytest", *pytest_arguments], cwd=ROOT, check=False)
+    pytest = [sys.executable, "-m", "pytest", *(pytest_arguments or _SIDE_BY_SIDE)]
+    tests = subprocess.run(pytest, cwd=ROOT, check=False)
     sys.exit(1 if failed or tests.returncode else 0)
 
 

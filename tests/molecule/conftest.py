@@ -1,14 +1,21 @@
-"""Starts the scenarios with the session: they run one after another beside the other tests, and both mostly wait."""
+"""Starts the scenarios with the session: they run one after another beside the other tests, and both mostly wait.
 
+In a run of several processes (`pytest -n`) the controlling process runs them, as its workers come and go; the tests,
+which are in a worker, wait for the file that each scenario leaves.
+"""
+
+import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterable
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import pytest
 
@@ -29,19 +36,33 @@ class Outcome(NamedTuple):
     output: str
 
 
+class Outcomes:
+    """The folder in which each scenario that has ended leaves its outcome."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def wait_for(self, name: str) -> Outcome:
+        path = self.folder / f"{name}.json"
+        while not path.exists():
+            time.sleep(0.5)
+        return Outcome(*json.loads(path.read_text()))
+
+    def leave(self, name: str, outcome: Outcome) -> None:
+        part = self.folder / f"{name}.part"
+        part.write_text(json.dumps(outcome))
+        part.rename(self.folder / f"{name}.json")
+
+
 class Scenarios:
     """Runs `molecule test` for one scenario after another in the background."""
 
-    def __init__(self, names: Iterable[str]) -> None:
-        self._runner = ThreadPoolExecutor(1, thread_name_prefix="molecule")
+    def __init__(self, names: Iterable[str], outcomes: Outcomes) -> None:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._stopped = False
-        self._outcomes: dict[str, Future[Outcome]] = {name: self._runner.submit(self._test, name) for name in names}
-
-    def outcome(self, name: str) -> Outcome:
-        """Wait for the end of a scenario."""
-        return self._outcomes[name].result()
+        self._runner = threading.Thread(target=self._test_all, args=(list(names), outcomes), name="molecule")
+        self._runner.start()
 
     def stop(self) -> None:
         """End what still runs, as when the session is interrupted, and remove what it made."""
@@ -49,13 +70,23 @@ class Scenarios:
             self._stopped = True
             if self._process:
                 kill_tree(self._process)
-        self._runner.shutdown(cancel_futures=True)
+        self._runner.join()
 
-    def _test(self, name: str) -> Outcome:
+    def _test_all(self, names: list[str], outcomes: Outcomes) -> None:
+        for name in names:
+            try:
+                outcome = self._test(name)
+            except Exception as error:  # a test waits for the outcome, whatever it is
+                outcome = Outcome(-1, f"the scenario could not be run: {error!r}")
+            if outcome is None:
+                return
+            outcomes.leave(name, outcome)
+
+    def _test(self, name: str) -> Outcome | None:
         with tempfile.TemporaryFile() as output:
             with self._lock:
                 if self._stopped:
-                    raise CancelledError
+                    return None
                 self._process = _start("test", name, output)
             try:
                 status = self._process.wait(_SECONDS)
@@ -83,21 +114,50 @@ def _start(verb: str, scenario: str, output: IO[bytes]) -> "subprocess.Popen[byt
     )
 
 
+_outcomes = pytest.StashKey[Outcomes]()
 _running = pytest.StashKey[Scenarios]()
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        config.stash[_outcomes] = Outcomes(Path(tempfile.mkdtemp(prefix="scenarios-")))
+    elif "scenarios" in config.workerinput:
+        config.stash[_outcomes] = Outcomes(Path(config.workerinput["scenarios"]))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Of pytest-xdist: tell a worker where the outcomes will be."""
+    node.workerinput["scenarios"] = str(node.config.stash[_outcomes].folder)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_node_collection_finished(node: Any, ids: list[str]) -> None:
+    """Of pytest-xdist: a worker knows which tests there are."""
+    _run(node.config, re.findall(r"^tests/molecule/.*\[(\w+)\]$", "\n".join(ids), re.MULTILINE))
+
+
 def pytest_collection_finish(session: pytest.Session) -> None:
-    names = [item.callspec.params["scenario"] for item in session.items if item.path.parent == _HERE]
-    if names and not session.config.option.collectonly and not missing():
-        session.config.stash[_running] = Scenarios(names)
+    if not hasattr(session.config, "workerinput") and not session.config.option.collectonly:
+        here = [item for item in session.items if item.path.parent == _HERE]
+        _run(session.config, [item.callspec.params["scenario"] for item in here])
+
+
+def _run(config: pytest.Config, names: list[str]) -> None:
+    if names and _running not in config.stash and not missing():
+        config.stash[_running] = Scenarios(names, config.stash[_outcomes])
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     if scenarios := config.stash.get(_running, None):
         scenarios.stop()
+    if _outcomes in config.stash and not hasattr(config, "workerinput"):
+        shutil.rmtree(config.stash[_outcomes].folder)
 
 
 @pytest.fixture(scope="session")
-def scenarios(pytestconfig: pytest.Config) -> Scenarios:
-    """Those that the session started."""
-    return pytestconfig.stash[_running]
+def scenarios(pytestconfig: pytest.Config) -> Outcomes:
+    """How the scenarios that the session started ended."""
+    if _outcomes not in pytestconfig.stash:
+        pytest.fail("with -n, name tests/molecule itself: the controlling process has to run the scenarios")
+    return pytestconfig.stash[_outcomes]

@@ -11,5 +11,5 @@ from tests.support.hosts.machine import missing
 def test_scenario(scenario: str, request: pytest.FixtureRequest) -> None:
     if wanting := missing():
         unavailable("; ".join(wanting))
-    outcome = request.getfixturevalue("scenarios").outcome(scenario)
+    outcome = request.getfixturevalue("scenarios").wait_for(scenario)
     assert outcome.status == 0, outcome.output

@@ -40,6 +40,12 @@ def test_everything_runs_and_arguments_go_to_pytest(monkeypatch: pytest.MonkeyPa
     assert commands.ran[-1][1:] == ["-m", "pytest", "-k", "parse", "-x"]
 
 
+def test_all_tests_go_on_in_two_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    commands = Commands()
+    assert run(monkeypatch, commands).exit_code == 0
+    assert commands.ran[-1][1:5] == ["-m", "pytest", "-n", "2"]
+
+
 @pytest.mark.parametrize("failing", ["mypy", "lint-imports", "pytest"])
 def test_one_failure_fails_and_the_rest_still_runs(monkeypatch: pytest.MonkeyPatch, failing: str) -> None:
     commands = Commands(failing)
