@@ -23,8 +23,10 @@ from tasks.celery_app import (
     enforce_trash_retention,
     periodic_sync,
     queue_rereading,
+    queue_waiting_mail,
     reread_messages,
     send_email,
+    send_waiting,
     sync_emails,
 )
 from tasks.errors import LoginRefusedError, TokenEndpointUnavailableError
@@ -69,6 +71,8 @@ def test_only_tasks_that_work_are_registered() -> None:
         cleanup_stale_results,
         queue_rereading,
         reread_messages,
+        send_waiting,
+        queue_waiting_mail,
     )
     assert ours == {task.name for task in working}
     assert all(name.startswith("email_service.tasks.") for name in ours)
