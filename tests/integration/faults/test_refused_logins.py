@@ -12,6 +12,7 @@ from tasks.celery_app import sync_emails
 from tasks.engine.probe import probe
 from tasks.errors import (
     AuthenticationFailedError,
+    DeliveryWaitsError,
     LoginDelayedError,
     LoginFailedError,
     LoginRefusedError,
@@ -22,7 +23,14 @@ from tasks.errors import (
 from tasks.storage.accounts import Account, change_password, find_account
 from tasks.storage.dispatch import claim_due_accounts
 from tests.conftest import TENANT, USER, Database, register, sync
-from tests.integration.send.conftest import Send, pools, send_once, sending_account, smtp  # noqa: F401 - fixtures
+from tests.integration.send.conftest import (  # noqa: F401 - fixtures
+    Send,
+    let_it_be_due,
+    pools,
+    send_once,
+    sending_account,
+    smtp,
+)
 from tests.support.imap_faults import refuse, rewrite
 from tests.support.imap_server import BASIC, ImapServer
 from tests.support.mailbox import Mailbox, message
@@ -198,11 +206,11 @@ def test_mail_waits_while_the_login_of_the_smtp_server_is_refused(
     smtp.password = "changed"
 
     # When a message is to go out, then it waits, however often its task runs meanwhile
-    with pytest.raises(LoginRefusedError, match="next try"):
+    with pytest.raises(DeliveryWaitsError, match=r"refused since .* next try"):
         send_once(account, "task-2")
     tried = logins(smtp)
     for _ in range(5):
-        with pytest.raises(LoginDelayedError):
+        with pytest.raises(DeliveryWaitsError):
             send_once(account, "task-2")
     assert logins(smtp) == tried
     assert rows("SELECT state, attempts FROM outbox_message ORDER BY created_at") == [("sent", 0), ("queued", 0)]
@@ -213,15 +221,17 @@ def test_mail_waits_while_the_login_of_the_smtp_server_is_refused(
     # And when the server takes the password again, it goes out
     smtp.password = "sample"
     pass_time(6, "smtp_")
+    let_it_be_due()
     assert send_once(account, "task-2").state == "sent"
     assert find_account(TENANT, account.id).smtp_last_error is None
 
     # And when it is refused for hours, sending is paused
     pools_closed(smtp)
     smtp.password = "changed"
-    with pytest.raises(LoginRefusedError):
+    with pytest.raises(DeliveryWaitsError):
         send_once(account, "task-3")
     pass_time(6 * 60, "smtp_")
+    let_it_be_due()
     with pytest.raises(AuthenticationFailedError):
         send_once(account, "task-3")
     with pytest.raises(SendingPausedError):
@@ -239,17 +249,17 @@ def test_of_many_messages_that_wait_for_a_login_one_tries(
     pools_closed(smtp)
     password, smtp.password = smtp.password, "changed"
     smtp.on("auth", slowly(0.5), times=None)
-    with pytest.raises(LoginRefusedError):
+    with pytest.raises(DeliveryWaitsError):
         send_once(account, "second")
     pass_time(6, "smtp_")
     tries = logins(smtp)
 
     # When several workers come at once
-    def attempt(number: int) -> type[BaseException] | None:
+    def attempt(number: int) -> str | None:
         try:
             send_once(account, f"message {number}")
-        except TransientError as error:
-            return type(error)
+        except DeliveryWaitsError as error:
+            return str(error.waiting["error_code"])
         return None
 
     with ThreadPoolExecutor(4) as workers:
@@ -257,11 +267,12 @@ def test_of_many_messages_that_wait_for_a_login_one_tries(
 
     # Then one of them logs in, and the others wait for what comes of it
     assert logins(smtp) == tries + 1
-    assert sorted(end.__name__ for end in ends if end) == ["LoginDelayedError"] * 3 + ["LoginRefusedError"]
+    assert sorted(end for end in ends if end) == ["login_delayed"] * 3 + ["login_refused"]
     assert minutes_to_wait("smtp_") == pytest.approx(10, abs=0.2)
     # and all are sent once the server takes the password again
     smtp.password = password
     pass_time(11, "smtp_")
+    let_it_be_due()
     for number in range(4):
         send_once(account, f"message {number}")
     assert len(smtp.taken()) == 5
