@@ -53,6 +53,7 @@ from tasks.errors import (
     MailServerBusyError,
     MailServerUnavailableError,
     MessageRefusedError,
+    NotFoundError,
     NotUnknownError,
     PermanentError,
     StorageUnavailableError,
@@ -127,9 +128,12 @@ def resume_waiting(tenant_id: str, user_id: str, outbox_id: str, run: str) -> Ou
     """
     with tenant_transaction(tenant_id, durable=False) as connection:
         found = lock_outgoing(connection, tenant_id, outbox_id)
+        try:
+            account = get_account(connection, tenant_id, user_id, found.email_client_id)
+        except NotFoundError:  # another user's: said as of one that is not there
+            raise NotFoundError(f"outbox message {outbox_id}") from None
         if found.state == "failed":
             return None
-        account = get_account(connection, tenant_id, user_id, found.email_client_id)
         claimed = found if found.waits else _claim(connection, found, run)
     return _proceed(account, claimed, None)
 

@@ -29,6 +29,7 @@ NAMES = {
     "email_client_id": "account",
     "folder_id": "folder",
     "email_id": "message",
+    "outbox_id": "outgoing",
     "email_ids": "message[]",
     "attachment_ids": "attachment[]",
 }
@@ -64,6 +65,7 @@ class Ids(NamedTuple):
     folder: str
     message: str
     attachment: str
+    outgoing: str
 
 
 class Witness:
@@ -148,7 +150,14 @@ def ids_of(account: Account, witness: Witness) -> Ids:
         "WHERE message.tenant_id = %s",
         account.tenant_id,
     )
-    return Ids(account.id, folder, of_message, attachment)
+    [(outgoing,)] = witness.rows(
+        "INSERT INTO outbox_message (tenant_id, id, email_client_id, key, digest, state, message_id, sender, "
+        "recipients, raw, size) VALUES (%s, %s, %s, 'key:1', '', 'queued', 'm', 'a@b', '[]', '', 0) RETURNING id",
+        account.tenant_id,
+        f"outgoing of {account.tenant_id}",
+        account.id,
+    )
+    return Ids(account.id, folder, of_message, attachment, outgoing)
 
 
 @pytest.fixture
@@ -239,7 +248,7 @@ def test_another_user_of_the_same_tenant_finds_nothing_and_changes_nothing(
     before = witness.everything_of(VICTIM)
     caller = {"tenant_id": VICTIM, "user_id": "somebody-else"}
     for name, parameters in tasks_with_ids().items():
-        nobody = Ids(*[NO_SUCH_ID] * 4)
+        nobody = Ids(*[NO_SUCH_ID] * len(Ids._fields))
         for parameter in parameters:
             given = getattr(theirs, NAMES[parameter].removesuffix("[]"))
             outcome = call(name, **arguments(name, theirs, parameter, given), **caller)
