@@ -259,6 +259,9 @@ class Channel(redis.Channel):  # type: ignore[misc]
     def conn_or_acquire(self, client: Any = None) -> Iterator[Any]:
         """As kombu's. A worker that stops waits once for a broker that is silent, and not for each message again."""
         transport = self.connection
+        if transport is None:
+            # What was taken over a connection that is closed by now; its messages have been given back.
+            raise RedisConnectionError("the connection is closed")
         if transport.is_silent and drain.is_asked():
             raise RedisConnectionError("it is silent")
         try:
