@@ -115,6 +115,8 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]  # celery has no types
 
     def _say_consuming(self) -> None:
         self._is_answered = True
+        if self.pool is None:  # it is being stopped
+            return
         queues = ", ".join(self.app.amqp.queues.consume_from)
         systemd.notify("READY=1", f"STATUS=Consumes {queues} with {self.pool.num_processes} processes")
 
