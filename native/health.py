@@ -172,7 +172,8 @@ def _count_active_tasks() -> int:
 
 def beat_is_alive(state: State) -> Check:
     """Beat runs and has looked at its schedule lately."""
-    import redis
+    from kombu.exceptions import OperationalError
+    from redis import RedisError
 
     from tasks.beat import seconds_since_tick
     from tasks.celery_app import celery_app
@@ -182,7 +183,7 @@ def beat_is_alive(state: State) -> Check:
         return Check("beat", False, status.state.lower() if status else "not running", "Run ./manage.sh up")
     try:
         silence = seconds_since_tick(celery_app)
-    except redis.RedisError as error:
+    except (OperationalError, RedisError) as error:
         return Check("beat", False, _one_line(error), "Look at ./manage.sh health for redis first")
     if silence is None or silence > _BEAT_SILENCE_SECONDS:
         detail = "has not ticked yet" if silence is None else f"has not ticked for {silence:.0f} s"

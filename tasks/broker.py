@@ -108,6 +108,8 @@ return redis.call('HDEL', KEYS[1], ARGV[1])
 LARGEST_MESSAGE = 128 * 1024 * 1024
 # An answer that is longer in coming than this will not come: Redis itself answers after a second at the latest.
 _SILENCE_SECONDS, _CLOSING_SECONDS = 5, 2
+# A worker that stops does not ask a silent broker again for so long: it has a dozen things to close.
+_NOT_ASKED_SECONDS = 15
 
 
 @contextmanager
@@ -258,19 +260,17 @@ class Channel(redis.Channel):  # type: ignore[misc]
     @contextmanager
     def conn_or_acquire(self, client: Any = None) -> Iterator[Any]:
         """As kombu's. A worker that stops waits once for a broker that is silent, and not for each message again."""
-        transport = self.connection
-        if transport is None:
+        if self.connection is None:
             # What was taken over a connection that is closed by now; its messages have been given back.
             raise RedisConnectionError("the connection is closed")
-        if transport.is_silent and drain.is_asked():
+        if drain.is_asked() and monotonic() < Transport.silent_until:
             raise RedisConnectionError("it is silent")
         try:
             with super().conn_or_acquire(client) as acquired:
                 yield acquired
         except RedisTimeoutError:
-            transport.is_silent = True
+            Transport.silent_until = monotonic() + _NOT_ASKED_SECONDS
             raise
-        transport.is_silent = False
 
     def check_answer(self) -> None:
         """Raises redis.exceptions.ConnectionError where Redis went silent: of that no event loop is told."""
@@ -410,5 +410,7 @@ class Transport(redis.Transport):  # type: ignore[misc]
     """
 
     Channel = Channel
-    is_silent = False  # the broker, when one of the channels asked it last
+    # The broker, as far as any channel that asked it knows: all connections of a worker are to one. In seconds of
+    # time.monotonic().
+    silent_until = 0.0
     connection_errors = (*redis.Transport.connection_errors, ResponseError)

@@ -107,6 +107,6 @@ def test_an_outage_of_the_name_server_costs_no_mail_and_no_account(
     assert {result.get(timeout=60)["status"] for result in sent} == {"success"}
     wait_until(lambda: len(smtp.messages) == MAILS + 2, "what follows does not")
     assert sorted(smtp.taken()) == sorted([*(f"mail {n}" for n in range(MAILS)), "the last", "what follows"])
-    assert column("SELECT DISTINCT state FROM outbox_message") == ["sent"]
+    wait_until(lambda: column("SELECT DISTINCT state FROM outbox_message") == ["sent"], "one is not done with")
     assert column("SELECT count(*) FROM dead_letter WHERE task_name LIKE '%send%'") == [0]
     assert "sample" not in sender.log.read_text()

@@ -240,7 +240,7 @@ def everything_from_commands(monkeypatch: pytest.MonkeyPatch) -> str:
     def run(*arguments: str) -> str:
         done = CliRunner().invoke(cli.main, arguments)
         assert done.exit_code == 0, done.output
-        return done.output
+        return done.stdout
 
     tenant = ("--tenant", TENANT)
     shown = [run("account", "list", "--json", *tenant), run("account", "list", *tenant), run("dlq", "list")]
