@@ -101,6 +101,8 @@ class _Application(Celery):  # type: ignore[misc]  # celery has no types
     """Celery, with our result store at the URL of the configuration: Celery's class takes CELERY_RESULT_BACKEND as it
     is in the environment, without the options for TLS."""
 
+    control_cls = "tasks.control:Control"
+
     def _get_backend(self) -> ResultStore:
         return ResultStore(app=self, url=self.conf.first("result_backend"))
 

@@ -4,11 +4,12 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 import redis as redis_client
 
 from native.redis import RedisServer
-from tasks.control import get_active_tasks, get_task_status, revoke_task
+from tasks.control import get_active_tasks, get_queue_stats, get_task_status, revoke_task
 from tests.conftest import TENANT, USER, Database
 from tests.support import fault_app
 from tests.support.application import application
@@ -81,6 +82,33 @@ def test_a_task_is_its_owners(worker: Worker, tmp_path: Path) -> None:
         wait_until(lambda number=number: state(waiting[number], tenant_id=TENANT) == "REVOKED", "it is not revoked")
         assert not fault_app.runs(tmp_path / f"waiting-{number}")
     wait_until(lambda: state(waiting["0"]) == "SUCCESS", "another's word stopped it")
+
+
+def test_a_connection_that_redis_closed_since_costs_no_answer(
+    worker: Worker, redis: RedisServer, tmp_path: Path
+) -> None:
+    """As after a restart of Redis at night: the application asks again in the morning."""
+    task_id = publish(tmp_path / "running", "hang")
+    wait_until(lambda: state(task_id) == "STARTED", "it does not begin")
+    for _ in range(3):
+        assert [task["id"] for tasks in get_active_tasks().values() for task in tasks] == [task_id]
+        assert set(get_queue_stats().values()) == {0}
+        assert get_task_status(task_id)["state"] == "STARTED"
+        _close_connections_of_this_process(redis)
+    revoke_task(task_id, terminate=True)
+    wait_until(lambda: state(task_id) == "REVOKED", "it is not stopped")
+
+
+def _close_connections_of_this_process(server: RedisServer) -> None:
+    ports = {
+        each.laddr.port
+        for each in psutil.Process().net_connections()
+        if each.raddr and each.raddr.port == server.port
+    }
+    assert ports, "none was kept"
+    with redis_client.Redis(port=server.port, password=server.password) as client:
+        for port in ports:
+            client.client_kill_filter(addr=f"127.0.0.1:{port}")
 
 
 def test_a_user_is_one_of_a_tenant() -> None:
