@@ -10,11 +10,9 @@ Every other answer is shown as it is.
 """
 
 import logging
-import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from urllib.parse import parse_qsl, unquote, urlsplit
 
 from tasks.secret_forms import Known
 
@@ -24,10 +22,6 @@ _LOOKED_AT = 4096
 _LOOKED_AT_OF_OURS = 64 * 1024
 # A bound for who never leaves a block.
 _MOST_KNOWN = 64
-
-_SECRET_NAME = re.compile(r"pass|pwd|secret|token|key", re.IGNORECASE)
-# No word of a path is as long that was not made by a machine.
-_LONG_WORD = 16
 
 _NOTHING = Known()
 _known: ContextVar[Known] = ContextVar("_known", default=_NOTHING)
@@ -51,18 +45,6 @@ def learn(*secrets: str | None, public: Iterable[str] = ()) -> None:
     if new or names:
         known = Known((*before.secrets, *new)[-_MOST_KNOWN:], (*before.public, *names)[-_MOST_KNOWN:])
         _known.set(known)
-
-
-def secrets_of_url(url: str, *, is_secret: bool = False) -> tuple[str, ...]:
-    """What is secret in a URL: the password, and what is named so; with `is_secret` all but the host and words."""
-    try:
-        parts = urlsplit(url)
-        password = unquote(parts.password or "")
-    except ValueError:
-        return (url,)
-    query = [value for name, value in parse_qsl(parts.query) if is_secret or _SECRET_NAME.search(name)]
-    path = [word for word in parts.path.split("/") if is_secret and len(word) >= _LONG_WORD]
-    return tuple(filter(None, (password, *query, *path)))
 
 
 def said(words: str, longest: int | None = None) -> str:

@@ -5,19 +5,19 @@ name of its variable. Values are read once per process, on first use, never at i
 """
 
 import base64
-import re
-from functools import cached_property, lru_cache
+from collections.abc import Callable
+from functools import cached_property, lru_cache, partial
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from itertools import chain
 from typing import Annotated, Any, Literal, NamedTuple, Self
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import urlencode, urlsplit
 
-from pydantic import BaseModel, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from tasks.errors import PermanentError
-from tasks.secrecy import secrets_of_url
 from tasks.secret_forms import Known
+from tasks.urls import check_postgresql_url, check_redis_url, redis_url, secrets_of_url, with_database
 
 # The longest a retry waits; the broker must not think the message lost in the meantime.
 LONGEST_COUNTDOWN_SECONDS = 600
@@ -37,6 +37,15 @@ class ConfigurationError(PermanentError):
     code = "configuration"
 
 
+def _checked(check: Callable[[str], None], url: SecretStr) -> SecretStr:
+    check(url.get_secret_value())
+    return url
+
+
+RedisUrl = Annotated[SecretStr, AfterValidator(partial(_checked, check_redis_url))]
+DatabaseUrl = Annotated[SecretStr, AfterValidator(partial(_checked, check_postgresql_url))]
+
+
 class _Group(BaseSettings):
     model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True, populate_by_name=True)
 
@@ -53,21 +62,14 @@ class RedisSettings(_Group):
     use_ssl: bool = Field(False, validation_alias="REDIS_USE_SSL")
     ssl_cert_reqs: Literal["required", "optional", "none"] = Field("required", validation_alias="REDIS_SSL_CERT_REQS")
     ssl_ca_certs: str | None = Field(None, validation_alias="REDIS_SSL_CA_CERTS")
-    url: SecretStr | None = Field(None, validation_alias="REDIS_URL")
+    url: RedisUrl | None = Field(None, validation_alias="REDIS_URL")
     result_host: str | None = Field(None, validation_alias="REDIS_RESULT_HOST")
     result_port: Port | None = Field(None, validation_alias="REDIS_RESULT_PORT")
     result_username: str | None = Field(None, validation_alias="REDIS_RESULT_USERNAME")
     result_password: SecretStr | None = Field(None, validation_alias="REDIS_RESULT_PASSWORD")
     result_use_ssl: bool | None = Field(None, validation_alias="REDIS_RESULT_USE_SSL")
-    explicit_broker_url: SecretStr | None = Field(None, validation_alias="CELERY_BROKER_URL")
-    explicit_result_backend: SecretStr | None = Field(None, validation_alias="CELERY_RESULT_BACKEND")
-
-    @model_validator(mode="after")
-    def _is_one_redis(self) -> Self:
-        if not re.match(r"rediss?://[^;]*$", self.broker_url):
-            variable = "CELERY_BROKER_URL" if self.explicit_broker_url else "REDIS_URL"
-            raise ValueError(f"{variable} must be one URL that begins with redis:// or rediss://")
-        return self
+    explicit_broker_url: RedisUrl | None = Field(None, validation_alias="CELERY_BROKER_URL")
+    explicit_result_backend: RedisUrl | None = Field(None, validation_alias="CELERY_RESULT_BACKEND")
 
     @property
     def broker_url(self) -> str:
@@ -75,9 +77,10 @@ class RedisSettings(_Group):
         if self.explicit_broker_url:
             url = self.explicit_broker_url.get_secret_value()
         elif self.url:
-            url = _with_database(self.url.get_secret_value(), self.broker_db)
+            url = with_database(self.url.get_secret_value(), self.broker_db)
         else:
-            url = _redis_url(self.host, self.port, self.username, self.password, self.use_ssl, self.broker_db)
+            password = _text(self.password)
+            url = redis_url(self.host, self.port, self.username, password, self.broker_db, tls=self.use_ssl)
         return self._with_tls_options(url)
 
     @property
@@ -86,15 +89,15 @@ class RedisSettings(_Group):
         if self.explicit_result_backend:
             url = self.explicit_result_backend.get_secret_value()
         elif self.url and self.result_host is None:
-            url = _with_database(self.url.get_secret_value(), self.result_db)
+            url = with_database(self.url.get_secret_value(), self.result_db)
         else:
-            url = _redis_url(
+            url = redis_url(
                 self.result_host or self.host,
                 self.result_port or self.port,
                 self.result_username or self.username,
-                self.result_password or self.password,
-                self.use_ssl if self.result_use_ssl is None else self.result_use_ssl,
+                _text(self.result_password or self.password),
                 self.result_db,
+                tls=self.use_ssl if self.result_use_ssl is None else self.result_use_ssl,
             )
         return self._with_tls_options(url)
 
@@ -110,11 +113,11 @@ class RedisSettings(_Group):
 class DatabaseSettings(_Group):
     """PostgreSQL. The workers' role sees one tenant at a time; the owner's role runs the migrations."""
 
-    url: SecretStr = Field(
+    url: DatabaseUrl = Field(
         SecretStr("postgresql+psycopg2://metabuilder_worker@127.0.0.1:5432/metabuilder"),
         validation_alias="DATABASE_URL",
     )
-    owner_url: SecretStr | None = Field(None, validation_alias="DATABASE_OWNER_URL")
+    owner_url: DatabaseUrl | None = Field(None, validation_alias="DATABASE_OWNER_URL")
 
 
 class WorkerSettings(_Group):
@@ -253,7 +256,10 @@ class SpamSettings(_Group):
             return self
         if self.api_url is None:
             raise ValueError("SPAM_API_URL is missing, and SPAM_API_ENABLED is true")
-        url = urlsplit(self.api_url.get_secret_value())
+        try:
+            url = urlsplit(self.api_url.get_secret_value())
+        except ValueError:  # its words may repeat a part of the URL
+            raise ValueError("SPAM_API_URL cannot be read as a URL") from None
         if not url.hostname or (url.scheme != "https" and not (url.scheme == "http" and _is_private(url.hostname))):
             raise ValueError(
                 "SPAM_API_URL must be an https:// URL, or http:// to a loopback or private address: whole messages "
@@ -391,12 +397,8 @@ def _explain(mistake: Any) -> str:
     return f"{variable}: {message}" if variable else message
 
 
-def _redis_url(
-    host: str, port: int, username: str | None, password: SecretStr | None, ssl: bool, database: int
-) -> str:
-    user = quote(username or "", safe="")
-    login = f"{user}:{quote(password.get_secret_value(), safe='')}@" if password else ""
-    return f"{'rediss' if ssl else 'redis'}://{login}{host}:{port}/{database}"
+def _text(secret: SecretStr | None) -> str | None:
+    return secret.get_secret_value() if secret else None
 
 
 def _is_private(hostname: str) -> bool:
@@ -406,11 +408,3 @@ def _is_private(hostname: str) -> bool:
         return ip_address(hostname).is_private
     except ValueError:
         return False
-
-
-def _with_database(url: str, database: int) -> str:
-    """`url` itself when it names a database, else with `database` appended."""
-    scheme, _, rest = url.partition("://")
-    location, question, query = rest.partition("?")
-    authority, _, path = location.partition("/")
-    return f"{scheme}://{authority}/{path or database}{question}{query}"

@@ -13,7 +13,8 @@ from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
 from tasks.errors import SpamEngineUnavailableError
-from tasks.secrecy import learn, said, secrets_of_url
+from tasks.secrecy import learn, said
+from tasks.urls import secrets_of_url
 
 SPAMD: Final = "spamassassin"
 HTTP_API: Final = "spam_api"

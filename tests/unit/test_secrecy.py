@@ -13,7 +13,6 @@ from tasks.secrecy import (
     learn,
     said,
     secrets_kept,
-    secrets_of_url,
     shown,
     tells_secret,
     without_secrets,
@@ -39,6 +38,15 @@ def test_what_is_learned_is_forgotten_at_the_end_of_the_block() -> None:
             assert said(SECRET) == SECRET, "another task knows nothing of it"
         assert said(SECRET) == NOT_SHOWN
     assert said(SECRET) == SECRET
+
+
+def test_what_is_public_is_learned_too() -> None:
+    with secrets_kept(Known()):
+        learn("mail.example", "another secret", public=["mail.example.org"])
+        learn("a third secret", public=["mail.example.org", "imap.example"])
+        assert said("mail.example.org is away") == "mail.example.org is away"
+        for secret in ("another secret", "a third secret", "ada at mail.example"):
+            assert said(secret) == NOT_SHOWN
 
 
 def test_no_error_of_ours_holds_a_secret() -> None:
@@ -75,12 +83,37 @@ def test_what_led_to_an_error_is_cut_off_where_it_tells_a_secret() -> None:
     assert error.__cause__ is error.__context__ is None
 
 
-def test_notes_and_arguments_of_an_error_are_looked_at() -> None:
+def test_the_whole_of_what_led_to_an_error_is_looked_at_and_its_circles_end() -> None:
+    last, harmless, telling = ProtocolError("last"), KeyError("harmless"), ValueError(SECRET)
+    last.__cause__, harmless.__context__, telling.__context__ = harmless, telling, last
+    with secrets_kept(Known((SECRET,))):
+        without_secrets(last)
+    assert last.__cause__ is harmless
+    assert harmless.__context__ is None
+    harmless.__context__ = last
+    with secrets_kept(Known((SECRET,))):
+        without_secrets(last)
+    assert harmless.__context__ is last
+
+
+class _QuietError(Exception):
+    def __str__(self) -> str:
+        return "quiet"
+
+
+class _LoudError(Exception):
+    def __str__(self) -> str:
+        return f"it said {SECRET}"
+
+
+def test_notes_words_and_arguments_of_an_error_are_looked_at() -> None:
     noted = ValueError("no")
     noted.add_note(f"the answer was {SECRET}")
     with secrets_kept(Known((SECRET,))):
         assert tells_secret(noted)
         assert tells_secret(KeyError({"answer": SECRET.encode()}))
+        assert tells_secret(_QuietError(SECRET))
+        assert tells_secret(_LoudError())
         assert not tells_secret(ValueError("no"))
 
 
@@ -117,18 +150,3 @@ def test_a_line_of_the_log_holds_no_secret(log: io.StringIO) -> None:
     assert "an ordinary line: redis://cache.example:6379/0" in written
     assert "it went wrong\nValueError: its answer repeats a secret" in written
     assert "and again\nTraceback" in written
-
-
-@pytest.mark.parametrize(
-    ("url", "is_secret", "found"),
-    [
-        ("redis://:p%40ss@h:1/0?ssl_cert_reqs=required", False, ("p@ss",)),
-        ("postgresql+psycopg2://u:a%2Fb@h/d", False, ("a/b",)),
-        ("postgresql://h/d?password=sample&sslmode=require", False, ("sample",)),
-        ("https://u:pw@h/checkv2/0123456789abcdef0123?k=v1", True, ("pw", "v1", "0123456789abcdef0123")),
-        ("https://h:1/checkv2", True, ()),
-        ("http://[x", False, ("http://[x",)),
-    ],
-)
-def test_what_is_secret_in_a_url(url: str, is_secret: bool, found: tuple[str, ...]) -> None:
-    assert secrets_of_url(url, is_secret=is_secret) == found

@@ -63,7 +63,7 @@ def test_one_url_serves_broker_and_results(monkeypatch: pytest.MonkeyPatch, url,
 def test_the_broker_is_one_redis(monkeypatch: pytest.MonkeyPatch, variable: str, url: str) -> None:
     monkeypatch.setenv(variable, url)
     with pytest.raises(
-        ConfigurationError, match=f"{variable} must be one URL that begins with redis:// or rediss://"
+        ConfigurationError, match=f"{variable}: must be one URL that begins with redis:// or rediss://"
     ):
         load()
 
@@ -137,7 +137,7 @@ def test_secrets_are_not_shown_by_their_settings(monkeypatch: pytest.MonkeyPatch
     key = Fernet.generate_key().decode()
     monkeypatch.setenv("REDIS_PASSWORD", "sample-secret")
     monkeypatch.setenv("CREDENTIAL_ENCRYPTION_KEY", key)
-    monkeypatch.setenv("DATABASE_URL", "postgresql://u:sample-secret@h/d")
+    monkeypatch.setenv("DATABASE_URL", "postgresql+psycopg2://u:sample-secret@h/d")
     assert "sample-secret" not in repr(load())
     assert key not in repr(load())
 
