@@ -23,6 +23,10 @@ SERVERS = ("redis", "postgres", *demo.SERVERS)
 APPLICATION = ("worker", "beat", "flower")
 # Longer than a task may run before it hands on, so that a drain is not cut short.
 _DRAIN_MARGIN_SECONDS = 20
+# Only `up` and `health` act as the owner of the tables, only Flower asks for Flower's password, and only what runs
+# tasks needs the rest.
+_OF_OWNER, _OF_FLOWER = "DATABASE_OWNER_URL", "FLOWER_BASIC_AUTH"
+_OF_WORKERS = ("DATABASE_URL", "CREDENTIAL_ENCRYPTION_KEY", "SPAM_API_ENABLED", "SPAM_API_URL")
 
 
 def choose_ports(state: State, operator: Mapping[str, str], running: set[str]) -> dict[str, int]:
@@ -62,17 +66,15 @@ def programs(state: State, operator: Mapping[str, str], ports: Mapping[str, int]
         *("worker", "--concurrency", str(settings.worker.concurrency), "-n", "worker@%h"),
         *("--without-mingle", "--without-gossip"),  # a second at the start, for news from other workers
     )
-    # Only `up` and `health` act as the owner of the tables, and only Flower asks for Flower's password.
-    owner, flower = "DATABASE_OWNER_URL", "FLOWER_BASIC_AUTH"
     worker_command = _celery(*worker, "--loglevel", settings.log.level)
     beat_command = _celery("beat", "--pidfile=", "--loglevel", settings.log.level)
     flower_command = _celery("flower", f"--address={LOOPBACK}", f"--port={ports['flower']}")
     return [
         *found,
-        Program("worker", worker_command, stop_seconds=drain, withheld=(owner, flower)),
+        Program("worker", worker_command, stop_seconds=drain, withheld=(_OF_OWNER, _OF_FLOWER)),
         # These two have no work to finish, and may hang while the broker is away.
-        Program("beat", beat_command, stop_seconds=8, withheld=(owner, flower)),
-        Program("flower", flower_command, stop_seconds=8, withheld=(owner,)),
+        Program("beat", beat_command, stop_seconds=8, withheld=(_OF_OWNER, _OF_FLOWER, *_OF_WORKERS)),
+        Program("flower", flower_command, stop_seconds=8, withheld=(_OF_OWNER, *_OF_WORKERS)),
     ]
 
 

@@ -7,6 +7,7 @@ has left behind without guessing by names.
 
 import json
 import os
+import resource
 import sys
 from pathlib import Path
 
@@ -28,6 +29,8 @@ def main(program: str, folder: Path, pids: Path) -> None:
         settings = json.loads((folder / "environment.json").read_text())
         environment |= {name: value for name, value in settings.items() if name not in command["withheld"]}
     (pids / f"{program}.pid").write_text(f"{os.getpid()} {started_at(os.getpid())}\n")
+    # A core file would hold secrets and mail.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.execvpe(command["command"][0], command["command"], environment)  # noqa: S606 - no shell is wanted
 
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import psutil
 import pytest
@@ -122,10 +123,30 @@ def test_no_secret_is_on_a_command_line_or_in_a_log(up: Clone) -> None:
     assert not [secret for secret in secrets if secret in seen]
 
 
-def test_the_worker_does_not_know_the_owners_password(up: Clone) -> None:
-    worker = psutil.Process(up.pids()["worker"])
-    assert "DATABASE_URL" in worker.environ()
-    assert not {"DATABASE_OWNER_URL", "FLOWER_BASIC_AUTH"} & set(worker.environ())
+def test_each_program_knows_the_secrets_that_it_needs_and_no_others(up: Clone) -> None:
+    needed: dict[str, set[str]] = {
+        "redis": set(),
+        "postgres": set(),
+        "worker": {"REDIS_URL", "DATABASE_URL", "CREDENTIAL_ENCRYPTION_KEY"},
+        "beat": {"REDIS_URL"},
+        "flower": {"REDIS_URL", "FLOWER_BASIC_AUTH"},
+    }
+    lines = (up.state / "secrets.env").read_text().splitlines()
+    secrets = [part for line in lines for part in line.partition("=")[2].strip("'").split(":") if part != "admin"]
+    for name, pid in up.pids().items():
+        program = psutil.Process(pid)
+        for process in (program, *program.children(recursive=True)):
+            known = {
+                variable
+                for variable, value in process.environ().items()
+                if any(secret in value or quote(secret, safe="") in value for secret in secrets)
+            }
+            assert known == needed[name], (name, process)
+
+
+def test_no_process_leaves_its_memory_in_a_file(up: Clone) -> None:
+    for process in up.processes()[1:]:
+        assert process.rlimit(psutil.RLIMIT_CORE) == (0, 0), process
 
 
 def test_everything_listens_on_loopback_only(up: Clone) -> None:

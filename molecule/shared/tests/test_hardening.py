@@ -14,3 +14,9 @@ def test_units_of_ours_are_confined(any_host: Host) -> None:
         said = any_host.run(f"systemd-analyze --no-pager security {name}").stdout
         scores[name] = float(re.search(r"exposure level for \S+: ([\d.]+)", said)[1])
     assert {name: score for name, score in scores.items() if score > MOST} == {}
+
+
+def test_no_process_leaves_its_memory_in_a_file(any_host: Host) -> None:
+    """Of ours, of Redis and of PostgreSQL: a core file would hold secrets and mail."""
+    limits = "systemctl show --property=LimitCORE,LimitCORESoft 'celery-*' 'redis-server@*' 'postgresql@*'"
+    assert set(any_host.check_output(limits).split()) <= {"LimitCORE=0", "LimitCORESoft=0"}
