@@ -2,10 +2,12 @@
 
 import uuid
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 
+from tasks.arguments import check_arguments
 from tasks.celery_app import check_spam, delete_emails, send_email, sync_emails
 
 UNREACHABLE = "redis://127.0.0.1:1/0"
@@ -86,3 +88,34 @@ def test_wrong_names_and_numbers_of_arguments_are_a_type_error(
 )
 def test_what_callers_give_today_is_taken(task: Any, kwargs: dict[str, Any]) -> None:
     task.check_arguments((), kwargs)
+
+
+def task_of_each_kind(tenant_id: str, number: int, share: float = 0.5, names: list[str] | None = None) -> None:
+    """No user's, with a number and a fraction."""
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs", "error"),
+    [
+        (("tenant", 1), {}, None),
+        (("tenant", 1, 0.25, ["a" * 1000]), {}, None),
+        (("t" * 251, 1), {"share": None}, None),
+        (("tenant",), {}, TypeError),
+        (("tenant", 1, 0.5, None, "more"), {}, TypeError),
+        (("tenant", 1), {"number": 2}, TypeError),
+        (("", 1), {}, ValueError),
+        (("t" * 252, 1), {}, ValueError),
+        (("tenant", None), {}, ValueError),
+        (("tenant", "1"), {}, ValueError),
+        (("tenant", True), {}, ValueError),
+        (("tenant", 1.0), {}, ValueError),
+        (("tenant", 1), {"share": "0.5"}, ValueError),
+        (("tenant", 1), {"names": "a"}, ValueError),
+        (("tenant", 1), {"names": ["a", 1]}, ValueError),
+    ],
+)
+def test_arguments_are_held_against_the_function(
+    args: tuple[Any, ...], kwargs: dict[str, Any], error: type[Exception] | None
+) -> None:
+    with pytest.raises(error) if error else nullcontext():
+        check_arguments("task", task_of_each_kind, args, kwargs)
