@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from kombu.utils.json import dumps, loads
 
+from tasks.clock import redis_now
 from tasks.errors import EmailError, TaskUnknownError
 from tasks.queues import wake_key
 
@@ -67,13 +68,13 @@ class Note(NamedTuple):
     task_name: str | None
     task_id: str | None
     size: int  # bytes
-    at: float  # Unix seconds
+    at: float  # Unix seconds, by Redis's clock
 
 
 def put(client: Any, tables: tuple[str, str], tag: str, error: EmailError, message: object, size: int) -> Note:
     """Put a delivered message aside; `tables` are kombu's of delivered messages, `message` as far as it is known."""
     headers = _part(message, "headers")
-    note = Note(error.code, str(error), _word(headers.get("task")), _word(headers.get("id")), size, time.time())
+    note = Note(error.code, str(error), _word(headers.get("task")), _word(headers.get("id")), size, redis_now(client))
     waits = int(isinstance(error, TaskUnknownError))
     client.eval(_PUT, 5, *tables, *KEYS, tag, dumps(note._asdict()), waits)
     return note
@@ -113,7 +114,7 @@ def drop(client: Any, tag: str) -> None:
 
 def delete_old(client: Any, age_seconds: float) -> int:
     """Forget those that were put aside so long ago; how many."""
-    oldest = time.time() - age_seconds
+    oldest = redis_now(client) - age_seconds
     old = [tag for tag, note in notes(client) if note.at < oldest]
     for tag in old:
         drop(client, tag)

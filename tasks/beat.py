@@ -23,6 +23,7 @@ from redis.exceptions import RedisError
 
 from tasks.clock import to_redis
 from tasks.monitoring import systemd
+from tasks.monitoring.clocks import Watch
 from tasks.queues import wake_key
 
 logger = get_logger("celery.beat")
@@ -70,6 +71,10 @@ class SharedScheduler(Scheduler):  # type: ignore[misc]  # celery has no types
     max_interval = _LONGEST_SLEEP_SECONDS
     _is_heard: bool | None = None  # whether the broker did what it was asked the last time
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._clocks = Watch()
+        super().__init__(*args, **kwargs)
+
     @cached_property
     def connection(self) -> Any:
         """The broker, through the transport that notes the run and queues the message in one step."""
@@ -79,6 +84,8 @@ class SharedScheduler(Scheduler):  # type: ignore[misc]  # celery has no types
         """Fire what is due; the seconds to sleep until the next tick."""
         try:
             wait = min([*self._fire_due(self.schedule.values()), self.max_interval])
+            with self.producer.channel.conn_or_acquire() as client:
+                has_changed = self._clocks.look(client)
         except (RedisError, OperationalError, OSError) as error:
             systemd.notify(f"STATUS=Queues nothing, the broker fails: {str(error).partition(chr(10))[0]}")
             if self._is_heard is not False:
@@ -87,8 +94,8 @@ class SharedScheduler(Scheduler):  # type: ignore[misc]  # celery has no types
             return _RETRY_SECONDS
         if self._is_heard is False:
             logger.warning("beat: the broker answers again")
-        if not self._is_heard:
-            systemd.notify("STATUS=Keeps the schedule")
+        if not self._is_heard or has_changed:
+            systemd.notify(f"STATUS={'; '.join(filter(None, ('Keeps the schedule', self._clocks.words)))}")
         self._is_heard = True
         return wait
 

@@ -54,11 +54,12 @@ end
 """
 
 # KEYS: kombu's table of delivered messages, its index, the three of tasks/aside.py, as many lists as there are queues
-# and priorities, in the order in which to look, and the tokens. ARGV: the tag, the time, the most bytes that a worker
-# can take, the id of a message that is aside and comes first, for each list its queue as JSON. What the table gets is
-# what kombu would put there for a message to the default exchange, which gives it back to this queue. What removes
+# and priorities, in the order in which to look, and the tokens. ARGV: the tag, the most bytes that a worker can take,
+# the id of a message that is aside and comes first, for each list its queue as JSON. What the table gets is what
+# kombu would put there for a message to the default exchange, which gives it back to this queue. What removes
 # something comes first: Redis then lets the others follow even when it is full. A key that holds something of another
-# type than it should is renamed, as long as nothing has been taken.
+# type than it should is renamed, as long as nothing has been taken. Returns the number of the list, the message and
+# the time.
 _TAKE = """
 for i, type in ipairs({'hash', 'zset', 'hash', 'hash', 'zset'}) do
   local found = redis.call('TYPE', KEYS[i]).ok
@@ -67,19 +68,21 @@ for i, type in ipairs({'hash', 'zset', 'hash', 'hash', 'zset'}) do
     return {-1, KEYS[i]}
   end
 end
+local time = redis.call('TIME')
+local now = time[1] .. string.format('.%06d', time[2])
 local function note(entry)
   redis.call('HSET', KEYS[1], ARGV[1], entry)
-  redis.call('ZADD', KEYS[2], ARGV[2], ARGV[1])
+  redis.call('ZADD', KEYS[2], now, ARGV[1])
 end
-local aside = ARGV[4] ~= '' and redis.call('HGET', KEYS[3], ARGV[4])
+local aside = ARGV[3] ~= '' and redis.call('HGET', KEYS[3], ARGV[3])
 if aside then
-  redis.call('HDEL', KEYS[3], ARGV[4])
-  redis.call('HDEL', KEYS[4], ARGV[4])
-  redis.call('ZREM', KEYS[5], ARGV[4])
+  redis.call('HDEL', KEYS[3], ARGV[3])
+  redis.call('HDEL', KEYS[4], ARGV[3])
+  redis.call('ZREM', KEYS[5], ARGV[3])
   note(aside)
-  return {0, aside}
+  return {0, aside, now}
 end
-local lists = #ARGV - 4
+local lists = #ARGV - 3
 for i = 1, lists do
   local message = redis.pcall('RPOP', KEYS[5 + i])
   if type(message) == 'table' then
@@ -87,9 +90,9 @@ for i = 1, lists do
     return {-1, KEYS[5 + i]}
   end
   if message then
-    note('[' .. message .. ', "", ' .. ARGV[4 + i] .. ']')
-    if #message > tonumber(ARGV[3]) then return {i, #message} end
-    return {i, message}
+    note('[' .. message .. ', "", ' .. ARGV[3 + i] .. ']')
+    if #message > tonumber(ARGV[2]) then return {i, #message, now} end
+    return {i, message, now}
   end
 end
 for i = 6 + lists, #KEYS do
@@ -102,6 +105,17 @@ return false
 _FORGET = """
 redis.call('ZREM', KEYS[2], ARGV[1])
 return redis.call('HDEL', KEYS[1], ARGV[1])
+"""
+
+# KEYS: the index of delivered messages. What is noted as taken at a time to come was taken while a clock was ahead,
+# and would be held for too long: it counts as taken now. Returns the time.
+_TAKEN_BY_NOW = """
+local time = redis.call('TIME')
+local now = time[1] .. string.format('.%06d', time[2])
+for _, tag in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. now, '+inf')) do
+  redis.call('ZADD', KEYS[1], now, tag)
+end
+return now
 """
 
 # Bytes. A message with more of them is none of ours: mail travels by its id, and what is sent has a limit of its own.
@@ -176,6 +190,9 @@ class _QoS(redis.QoS):  # type: ignore[misc]
                 client.delete(self.unacked_mutex_key)  # nobody's lock: those of workers end by themselves
             if bytes_to_str(client.type(self.unacked_index_key)) not in ("zset", "none"):
                 client.rename(self.unacked_index_key, f"{self.unacked_index_key}:of-another-type")
+            # kombu holds what Redis's clock wrote against that of this host.
+            ahead = time() - float(client.eval(_TAKEN_BY_NOW, 1, self.unacked_index_key))
+            self.visibility_timeout = self.channel.visibility_timeout + ahead
         try:
             super().restore_visible(*args, **kwargs)
         except OutOfMemoryError:
@@ -336,7 +353,7 @@ class Channel(redis.Channel):  # type: ignore[misc]
         self._looked_in = queues * len(self.priority_steps)
         lists = [self._q_for_pri(queue, priority) for priority in self.priority_steps for queue in queues]
         keys = [self.unacked_key, self.unacked_index_key, *aside.KEYS, *lists, *tokens]
-        arguments = self._tag, time(), LARGEST_MESSAGE, self.wanted.popleft() if self.wanted else ""
+        arguments = self._tag, LARGEST_MESSAGE, self.wanted.popleft() if self.wanted else ""
         self._in_poll.send_command("EVAL", _TAKE, len(keys), *keys, *arguments, *map(json.dumps, self._looked_in))
 
     def _brpop_read(self, **options: Any) -> bool:
@@ -359,30 +376,35 @@ class Channel(redis.Channel):  # type: ignore[misc]
             if not taken:
                 self._pending = "wait"
                 raise Empty
-            number, found = taken
+            number, found, *taken_at = taken
             if number < 0:
                 _logger.error(
                     "a key of Redis was of another type than it is used as; renamed %s:of-another-type", found
                 )
                 raise Empty
+            ahead = time() - float(taken_at[0])
             if number:
                 self._queue_cycle.rotate(self._looked_in[number - 1])
-                self._deliver(found, self._looked_in[number - 1])
+                self._deliver(found, self._looked_in[number - 1], ahead)
             else:
-                self._deliver(*aside.split(found))
+                self._deliver(*aside.split(found), ahead)
             return True
         finally:
             self._in_poll = None
             self._flush_brpop_reauth()
 
-    def _deliver(self, found: Any, queue: Any) -> None:
-        """Hand over a message: JSON, or what JSON stands for, or the number of its bytes where they are too many."""
+    def _deliver(self, found: Any, queue: Any, ahead: float) -> None:
+        """Hand over a message: JSON, or what JSON stands for, or the number of its bytes where they are too many.
+
+        `ahead` is how many seconds the clock of this host is ahead of Redis's.
+        """
         message: Any = None
         try:
             if isinstance(found, int):
                 raise MessageUnreadableError(f"{found} bytes are too many")
             message = loads(bytes_to_str(found)) if isinstance(found, bytes | str) else found
             envelope.check_envelope(message)
+            clock.shift(message["headers"], ahead)
             message["properties"]["delivery_tag"] = self._tag
             self.decode_body(message["body"], message["properties"].get("body_encoding"))
         except Exception as error:

@@ -1,7 +1,8 @@
-"""Redis's clock, which decides when a message expires or is due: clocks of hosts may be minutes off.
+"""Redis's clock, which decides when a message expires or is due: clocks of hosts may be minutes off, and may be set.
 
 A message goes to Redis with the times of Redis's clock in it, whatever the clock of whoever publishes it, and whoever
-takes it reads them by its own clock.
+takes it moves them to its own clock by the time at which Redis gave it out (tasks/broker.py). From there on Celery
+waits by time.monotonic(), which nobody sets.
 """
 
 import logging
@@ -16,16 +17,19 @@ logger = logging.getLogger(__name__)
 
 # Less than that is on the way to Redis and back.
 _NO_SKEW_SECONDS = 1
-# From there on it is said.
-SKEW_SECONDS = 5
 _TIMES = ("expires", "eta")
+
+
+def redis_now(client: Any) -> float:
+    """Redis's time, in Unix seconds."""
+    seconds, microseconds = client.time()
+    return float(seconds) + float(microseconds) / 1e6
 
 
 def ahead_of_redis(client: Any) -> float:
     """How many seconds this host's clock is ahead of Redis's; negative where it is behind."""
-    before = time.time()
-    seconds, microseconds = client.time()
-    return (before + time.time()) / 2 - float(seconds) - float(microseconds) / 1e6
+    before, redis = time.time(), redis_now(client)
+    return (before + time.time()) / 2 - redis
 
 
 def to_redis(client: Any, message: MutableMapping[str, Any]) -> None:

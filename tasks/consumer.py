@@ -20,9 +20,9 @@ from kombu.exceptions import DecodeError
 
 from tasks import aside, drain
 from tasks.admission import admit, admit_raw
-from tasks.clock import SKEW_SECONDS, ahead_of_redis, shift
 from tasks.errors import EmailError, MessageUnreadableError
 from tasks.monitoring import systemd
+from tasks.monitoring.clocks import Watch
 from tasks.redaction import redact_arguments
 from tasks.settings import get_settings
 
@@ -39,7 +39,10 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]  # celery has no types
     """Celery's, which sees no message that it would stumble over, and says in what state it is."""
 
     _is_answered = False  # over the connection of now
-    _ahead_seconds = 0.0  # of Redis's clock
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._clocks = Watch()
 
     def ensure_connected(self, connection: Any) -> Any:
         """Connect, however long that takes. Celery waits longer and longer, so that it is late when Redis is back."""
@@ -100,9 +103,9 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]  # celery has no types
         channel = self.connection.default_channel
         channel.on_answer = self._say_consuming
         hub.call_repeatedly(1, channel.check_answer)
-        self._look_at_the_clock()
+        self._look_at_the_clocks()
         self._look_aside()
-        hub.call_repeatedly(_LOOK_SECONDS, self._look_at_the_clock)
+        hub.call_repeatedly(_LOOK_SECONDS, self._look_at_the_clocks)
         hub.call_repeatedly(_LOOK_SECONDS, self._look_aside)
 
     def _say_unreachable(self, connection: Any, error: Exception) -> None:
@@ -118,7 +121,8 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]  # celery has no types
         if self.pool is None:  # it is being stopped
             return
         queues = ", ".join(self.app.amqp.queues.consume_from)
-        systemd.notify("READY=1", f"STATUS=Consumes {queues} with {self.pool.num_processes} processes")
+        consumes = f"Consumes {queues} with {self.pool.num_processes} processes"
+        systemd.notify("READY=1", f"STATUS={'; '.join(filter(None, (consumes, self._clocks.words)))}")
 
     def _admit(self, message: Any) -> None:
         """Raises TaskUnknownError and MessageUnreadableError."""
@@ -127,21 +131,16 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]  # celery has no types
         except (DecodeError, RecursionError) as error:
             raise MessageUnreadableError(type(error).__name__) from error
         task, args, kwargs = admit(self.app, message.headers["task"], body)
-        shift(message.headers, self._ahead_seconds)
         # Whoever published it may not have hidden what is somebody's mail.
         shown = redact_arguments(task.run, args, kwargs)
         message.headers["argsrepr"], message.headers["kwargsrepr"] = map(repr, shown)
 
-    def _look_at_the_clock(self) -> None:
-        """Compare this host's clock with Redis's, and say it where they differ."""
+    def _look_at_the_clocks(self) -> None:
+        """Say it where the clock of this host, of Redis's or of PostgreSQL's is off."""
         with self.connection.default_channel.conn_or_acquire() as client:
-            before, self._ahead_seconds = self._ahead_seconds, ahead_of_redis(client)
-        if abs(self._ahead_seconds) > SKEW_SECONDS and abs(self._ahead_seconds - before) > SKEW_SECONDS:
-            _logger.warning(
-                "the clock of this host is %.0f s %s that of Redis, which is taken for right: check NTP on both",
-                abs(self._ahead_seconds),
-                "ahead of" if self._ahead_seconds > 0 else "behind",
-            )
+            has_changed = self._clocks.look(client)
+        if has_changed and self._is_answered:
+            self._say_consuming()
 
     def _look_aside(self) -> None:
         """Have the channel take what others put aside and this worker can run."""

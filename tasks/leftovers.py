@@ -1,10 +1,11 @@
 """Finds and deletes what Celery leaves behind in Redis. SCAN, never KEYS: Redis serves others in between."""
 
 import json
-import time
 from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
+
+from tasks.clock import redis_now
 
 _KEYS_PER_SCAN = 1_000
 _RESULTS = "celery-task-meta-*"
@@ -15,10 +16,10 @@ _REPLY_IDLE_SECONDS = 600
 
 def delete_old_results(client: Any, age_seconds: int) -> int:
     """Delete results that finished so long ago. Redis does so by itself, but for those that it was not told to."""
-    deleted = 0
+    deleted, oldest = 0, redis_now(client) - age_seconds
     for names in _without_expiry(client, _RESULTS):
         values = client.mget(names)
-        old = [name for name, value in zip(names, values, strict=True) if _age_of_result(value) > age_seconds]
+        old = [name for name, value in zip(names, values, strict=True) if (_done_at(value) or oldest) < oldest]
         young = set(names) - set(old)
         with client.pipeline(transaction=False) as pipe:
             for name in young:
@@ -56,10 +57,9 @@ def _without_expiry(client: Any, pattern: str) -> Iterator[list[bytes]]:
             return
 
 
-def _age_of_result(value: bytes | None) -> float:
-    """Seconds since a task was done; 0 for one that is not, and for what is no result."""
+def _done_at(value: bytes | None) -> float | None:
+    """When a task was done, in Unix seconds; None for one that is not, and for what is no result."""
     try:
-        done = json.loads(value or b"{}")["date_done"]
-        return time.time() - datetime.fromisoformat(done).timestamp()
+        return datetime.fromisoformat(json.loads(value or b"{}")["date_done"]).timestamp()
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
-        return 0
+        return None

@@ -15,6 +15,7 @@ from kombu.exceptions import OperationalError
 from uuid_utils import uuid4
 
 from tasks.base import EmailTask
+from tasks.broker import broker_client
 from tasks.engine.draft import SendRequest
 from tasks.engine.outbox import give_up, give_up_key, resume_waiting, send
 from tasks.errors import (
@@ -24,11 +25,13 @@ from tasks.errors import (
     PoisonedTaskError,
     TransientError,
 )
+from tasks.monitoring.clocks import note_database
 from tasks.publish import publish_many
 from tasks.settings import get_settings
 from tasks.storage import dead_letters
 from tasks.storage.leases import owner_of
 from tasks.storage.outbox import Outgoing
+from tasks.storage.session import database_now
 from tasks.storage.waiting import claim_waiting, unclaim_waiting
 
 logger = logging.getLogger(__name__)
@@ -115,7 +118,7 @@ def send_waiting(self: Any, outbox_id: str, tenant_id: str, user_id: str) -> dic
 
 
 @shared_task(bind=True, base=EmailTask, name=QUEUE_WAITING_MAIL, max_retries=0)
-def queue_waiting_mail(self: Any) -> dict[str, Any]:  # noqa: ARG001 - a bound task's own
+def queue_waiting_mail(self: Any) -> dict[str, Any]:
     """Queue `send_waiting` for each message of all tenants whose next try is due. Beat runs it.
 
     Returns `status` (success; partial where the broker did not take all: the rest is queued by the next run) and
@@ -138,6 +141,8 @@ def queue_waiting_mail(self: Any) -> dict[str, Any]:  # noqa: ARG001 - a bound t
         logger.warning("could not queue all messages whose next try is due: %s", error)
         unclaim_waiting([*plain, *(one for one in due if one not in plain)][queued:])
         return {"status": "partial", "messages": queued}
+    with broker_client(self.app) as client:
+        note_database(client, database_now)
     return {"status": "success", "messages": queued}
 
 

@@ -8,6 +8,7 @@ import os
 import select
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
@@ -121,6 +122,13 @@ def unbound_transaction() -> Iterator[Connection]:
     """A transaction without a tenant: it sees no rows, and is for the functions that look across tenants."""
     with _translated(), get_engine().begin() as connection:
         yield connection
+
+
+def database_now() -> datetime:
+    """The time by PostgreSQL's clock. Raises StorageUnavailableError."""
+    with unbound_transaction() as connection:
+        now: datetime = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
+    return now
 
 
 @contextmanager

@@ -121,6 +121,37 @@ def test_a_message_taken_by_a_worker_that_dies_before_it_knows(
     assert not client.exists("unacked", "unacked_index", "send")
 
 
+@pytest.mark.parametrize("ahead", [3600, -3600])
+def test_what_is_in_hand_comes_back_by_the_clock_of_redis(
+    ahead: int,
+    client: redis_client.Redis,
+    connect: Callable[[], tuple[Any, list[Any]]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A worker's clock is an hour off, before or after it took a message."""
+    for number in range(2):
+        publish(tmp_path, number)
+    channel, got = connect()
+    drain(channel, lambda: len(got) == 1)
+    for module in ("tasks.broker.time", "kombu.transport.redis.time"):
+        monkeypatch.setattr(module, lambda: time.time() + ahead)
+    drain(channel, lambda: len(got) == 2)
+
+    # Not before its time
+    channel.qos.restore_visible(interval=1)
+    noted = client.zrange("unacked_index", 0, -1, withscores=True)
+    assert [score for _, score in noted] == [pytest.approx(time.time(), abs=30)] * 2
+    assert not client.exists("send")
+
+    # One when its time has come, and one that was noted when Redis's own clock was ahead is not held until then
+    (late, _), (early, _) = noted
+    client.zadd("unacked_index", {late: time.time() - 30, early: time.time() + 3600})
+    channel.qos.restore_visible(interval=1)
+    assert client.llen("send") == 1
+    assert client.zrange("unacked_index", 0, -1, withscores=True) == [(early, pytest.approx(time.time(), abs=30))]
+
+
 def test_a_message_wakes_an_idle_worker_at_once(
     client: redis_client.Redis, connect: Callable[[], tuple[Any, list[Any]]], tmp_path: Path
 ) -> None:
