@@ -96,8 +96,8 @@ class StorageUnavailableError(TransientError):
 
 
 class BrokerUnavailableError(TransientError, OperationalError):  # type: ignore[misc]  # kombu has no types
-    """Redis did not answer. A task that was to be queued may be queued or not: a second call may queue it twice, except
-    for two sends with the same idempotency_key."""
+    """Redis did not answer. A task that was to be queued may be queued or not: a second call may queue it twice,
+    except for two sends with the same idempotency_key."""
 
     code = "broker_unavailable"
 
