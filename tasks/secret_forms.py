@@ -30,6 +30,8 @@ _MOST_READINGS = 60
 _LOST = re.compile(r"[\s\\+]+")
 # The end of a line, and the codes that begin the next line of an SMTP reply (RFC 5321 section 4.2.1, RFC 2034).
 _LINE_END = re.compile(r"[ \t]*[\r\n]+[ \t]*(?:[2-5]\d\d[ -])?")
+# As quoted-printable has it, also where lines were put into one.
+_SOFT_LINE_END = re.compile(r"=\s+")
 _CODES = re.compile(r"\s+(?:[2-5]\d\d[ -])?[245]\.\d{1,3}\.\d{1,3}\s")
 _ESCAPE = re.compile(
     r"(?P<bytes>(?:\\x[0-9a-f]{2}|\\[0-7]{3})+)"
@@ -167,7 +169,8 @@ def _unescaped(match: re.Match[str]) -> str:
 
 def _from_quoted_printable(text: str) -> Iterator[str]:
     if "=" in text:
-        yield from _decoded(quopri.decodestring(text.encode("utf-8", "replace"), header="=?" in text))
+        whole = _SOFT_LINE_END.sub("", text)
+        yield from _decoded(quopri.decodestring(whole.encode("utf-8", "replace"), header="=?" in text))
 
 
 def _from_base64(text: str) -> Iterator[str]:

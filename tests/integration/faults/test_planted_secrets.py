@@ -1,4 +1,4 @@
-"""Each kind of secret planted, and repeated by each kind of server in each form: a person gets to see none of them.
+"""Each secret planted, and repeated by its server once in each form: a person gets to see none of them.
 
 One worker, with its log, its results, its rows, what the commands show, and Flower beside it.
 """
@@ -8,6 +8,7 @@ import http.server
 import json
 import os
 import re
+import signal
 import socketserver
 import subprocess
 import sys
@@ -55,25 +56,26 @@ NOWHERE = Mailbox("127.0.0.1", 9, "ada", "x")
 INNOCENT = "the office is closed until Tuesday"
 TASKS = "email_service.tasks"
 
+Form = Callable[[str], str]
+
 
 class Tokens(TokenServer):
-    """Repeats what it was asked with, in the form that the client's id names."""
+    """Repeats one of the secrets that it was asked with: which of them and in what form, the client's id says."""
 
     def _token(self, form: dict[str, str]) -> Any:
-        repeated = FORMS[form["client_id"]]
-        words = f"bad request {repeated(form['refresh_token'])} and {repeated(form['client_secret'])}"
-        self.refuse(400, "invalid_grant", error_description=words)
+        secret, _, name = form["client_id"].partition(": ")
+        self.refuse(400, "invalid_grant", error_description=f"bad request {FORMS[name](form[secret])} you sent")
         return self.answer
 
 
 class _Api(http.server.BaseHTTPRequestHandler):
     """A spam service that names its findings after the key it was called with, in one form after another."""
 
-    forms: Iterator[Callable[[str], str]]
+    forms: list[Form]
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["Content-Length"]))
-        found = {"score": 1, "required_score": 2, "symbols": {next(self.forms)(API_KEY): {"score": 1}}}
+        found = {"score": 1, "required_score": 2, "symbols": {self.forms.pop()(API_KEY): {"score": 1}}}
         content = json.dumps(found).encode()
         self.send_response(200, f"key {API_KEY}")
         self.send_header("Content-Length", str(len(content)))
@@ -85,9 +87,9 @@ class _Api(http.server.BaseHTTPRequestHandler):
 
 
 @contextmanager
-def spam_api() -> Iterator[str]:
-    """Where it is asked."""
-    handler = type("Api", (_Api,), {"forms": iter(tuple(FORMS.values())[::8])})
+def spam_api(forms: list[Form]) -> Iterator[str]:
+    """Where it is asked; `forms` are those that it has not used yet."""
+    handler = type("Api", (_Api,), {"forms": forms})
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_address[1]}/checkv2?key={urllib.request.quote(API_KEY, safe='')}"
@@ -95,61 +97,61 @@ def spam_api() -> Iterator[str]:
 
 
 class Servers:
-    """Servers that repeat a secret, one for each account, and where tokens are to be had; all end with the stack."""
+    """Servers that repeat a secret, in another form to each account, and where tokens are to be had.
+
+    What goes wrong, does so before a login or after one. All end with the stack.
+    """
 
     def __init__(self, stack: ExitStack, tokens: TokenServer) -> None:
-        self.stack, self.tokens = stack, tokens
+        self._stack = stack
         self.synced: list[Account] = []
         self.senders: list[Account] = []
+        self._rules: list[Any] = []
+        self._imap()
+        self._pop3()
+        self._smtp()
+        for secret in ("refresh_token", "client_secret"):
+            for name in FORMS:
+                held = Secrets(REFRESH_TOKEN, CLIENT_SECRET)
+                grant = Grant("other", tokens.endpoint, f"{secret}: {name}", "mail", held)
+                self._sync_from(NOWHERE, password=grant)
 
-    def sync_from(self, server: Mailbox, **changes: object) -> None:
-        self.synced.append(register(server, self._name(), **changes))
+    def all_forms_were_used(self) -> bool:
+        return {rule.hits for rule in self._rules} == {1}
 
-    def send_by(self, smtp: SmtpServer) -> None:
-        settings = {"smtp_hostname": smtp.host, "smtp_port": smtp.port, "smtp_encryption": "none"}
-        settings |= {"smtp_password": SMTP_PASSWORD, "sent_copies": "none", "email_address": "ada@example.org"}
-        self.senders.append(register(NOWHERE, self._name(), **settings))
-
-    def imap(self, command: str, words: str) -> None:
-        server = self.stack.enter_context(ImapServer(password=PASSWORD))
+    def _imap(self) -> None:
+        server = self._stack.enter_context(ImapServer(password=PASSWORD))
         server.inbox.append(message(1))
-        server.decline(command, words)
-        self.sync_from(server)
+        self._rules.append(server.decline("AUTHENTICATE", f"NO [AUTHENTICATIONFAILED] {INNOCENT}", times=1))
+        self._sync_from(server)
+        answers = cycle((("AUTHENTICATE", "NO [AUTHENTICATIONFAILED]"), ("EXAMINE", "NO")))
+        for form, (command, answer) in zip(FORMS.values(), answers, strict=False):
+            self._rules.append(server.decline(command, f"{answer} {_line(form(PASSWORD))}", times=1))
+            self._sync_from(server)
 
-    def pop3(self, command: str, words: str) -> None:
-        server = self.stack.enter_context(Pop3Server("USER UIDL", password=POP3_PASSWORD))
+    def _pop3(self) -> None:
+        server = self._stack.enter_context(Pop3Server("USER UIDL", password=POP3_PASSWORD))
         server.messages["a"] = message(1)
-        server.on(command, rewrite(rb"(?s).+", _escaped(words)), times=None)
-        self.sync_from(server, protocol="pop3")
+        answers = cycle((("PASS", "-ERR [AUTH]"), ("RETR", "-ERR")))
+        for form, (command, answer) in zip(FORMS.values(), answers, strict=False):
+            words = _escaped(f"{answer} {_line(form(POP3_PASSWORD))}")
+            self._rules.append(server.on(command, rewrite(rb"(?s).+", words)))
+            self._sync_from(server, protocol="pop3")
 
-    def smtp(self, point: str, code: str, words: str) -> None:
-        server = self.stack.enter_context(SmtpServer(("AUTH PLAIN",), password=SMTP_PASSWORD))
-        server.on(point, reply(_reply(code, words)), times=None)
-        self.send_by(server)
+    def _smtp(self) -> None:
+        server = self._stack.enter_context(SmtpServer(("AUTH PLAIN",), password=SMTP_PASSWORD))
+        answers = cycle((("auth", "535-5.7.8"), ("rcpt", "550-5.1.1"), ("dot", "250-2.0.0")))
+        settings = {"smtp_hostname": server.host, "smtp_port": server.port, "smtp_encryption": "none"}
+        settings |= {"smtp_password": SMTP_PASSWORD, "sent_copies": "none", "email_address": "ada@example.org"}
+        for form, (point, code) in zip(FORMS.values(), answers, strict=False):
+            self._rules.append(server.on(point, reply(_reply(code, form(SMTP_PASSWORD)))))
+            self.senders.append(register(NOWHERE, self._name(), **settings))
+
+    def _sync_from(self, server: Mailbox, **changes: object) -> None:
+        self.synced.append(register(server, self._name(), **changes))
 
     def _name(self) -> str:
         return f"account {len(self.synced) + len(self.senders)}"
-
-
-Form = Callable[[str], str]
-
-
-def _refused_tokens(servers: Servers, _: Form, name: str) -> None:
-    grant = Grant("other", servers.tokens.endpoint, name, "mail", Secrets(REFRESH_TOKEN, CLIENT_SECRET))
-    servers.sync_from(NOWHERE, password=grant)
-
-
-# What goes wrong, where: before a login and after one.
-PLANTED: tuple[Callable[[Servers, Form, str], None], ...] = (
-    lambda servers, form, _: servers.imap("AUTHENTICATE", f"NO [AUTHENTICATIONFAILED] {_line(form(PASSWORD))}"),
-    lambda servers, form, _: servers.imap("EXAMINE", f"NO {_line(form(PASSWORD))}"),
-    lambda servers, form, _: servers.pop3("PASS", f"-ERR [AUTH] {_line(form(POP3_PASSWORD))}"),
-    lambda servers, form, _: servers.pop3("RETR", f"-ERR {_line(form(POP3_PASSWORD))}"),
-    lambda servers, form, _: servers.smtp("auth", "535-5.7.8", form(SMTP_PASSWORD)),
-    lambda servers, form, _: servers.smtp("rcpt", "550-5.1.1", form(SMTP_PASSWORD)),
-    lambda servers, form, _: servers.smtp("dot", "250-2.0.0", form(SMTP_PASSWORD)),
-    _refused_tokens,
-)
 
 
 def _line(words: str) -> str:
@@ -259,7 +261,8 @@ def test_no_secret_that_a_server_repeats_is_seen_anywhere(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with ExitStack() as stack:
-        api = stack.enter_context(spam_api())
+        for_api = list(FORMS.values())
+        api = stack.enter_context(spam_api(for_api))
         environment(
             REDIS_URL=redis.url, TASK_RETRY_MAX_DELAY="1", SMTP_RETRIES="0", SPAM_API_ENABLED="true", SPAM_API_URL=api
         )
@@ -267,9 +270,6 @@ def test_no_secret_that_a_server_repeats_is_seen_anywhere(
             client.flushall()
         # Given servers that repeat secrets, one account and one form each
         servers = Servers(stack, tokens)
-        servers.imap("AUTHENTICATE", f"NO [AUTHENTICATIONFAILED] {INNOCENT}")
-        for (name, form), plant in zip(FORMS.items(), cycle(PLANTED), strict=False):
-            plant(servers, form, name)
         good = stack.enter_context(ImapServer())
         good.inbox.append(message(1))
         sync(register(good, "good"))
@@ -287,13 +287,18 @@ def test_no_secret_that_a_server_repeats_is_seen_anywhere(
 
         results = [queue("sync_emails", "sync", a.id, TENANT, USER) for a in servers.synced]
         results += [queue("send_email", "send", a.id, TENANT, USER, ["bo@example.net"]) for a in servers.senders]
-        results += [queue("check_spam", "spam", email_id, TENANT, USER) for _ in range(0, len(FORMS), 8)]
+        results += [queue("check_spam", "spam", email_id, TENANT, USER) for _ in FORMS]
         for result in results:
             result.get(timeout=120, propagate=False)
+        wait_until(lambda: not for_api, "the spam service has not been asked for each form")
         wait_until(
             lambda: len(json.loads(page(port, "/api/tasks?limit=5000"))) >= len(results),
             "Flower has not seen all tasks",
         )
+
+        assert servers.all_forms_were_used()
+        os.kill(worker.pid, signal.SIGUSR1)  # it says what all its threads are at
+        wait_until(lambda: "MainThread" in worker.log.read_text(), "the worker does not say what it is at")
 
         # Then nobody sees a secret
         tasks = json.loads(page(port, "/api/tasks?limit=5000"))
@@ -312,4 +317,4 @@ def test_no_secret_that_a_server_repeats_is_seen_anywhere(
         assert {"FAILURE", "SUCCESS"} <= states
         for where in ("the log", "results", "rows", "Flower's API"):
             assert INNOCENT in seen[where], where
-        assert seen["rows"].count("its answer repeats a secret") >= len(FORMS) // 2
+        assert seen["rows"].count("its answer repeats a secret") >= 3 * len(FORMS)
