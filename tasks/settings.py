@@ -17,7 +17,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from tasks.errors import PermanentError
 from tasks.secret_forms import Known
-from tasks.urls import check_postgresql_url, check_redis_url, redis_url, secrets_of_url, with_database
+from tasks.urls import checked_postgresql_url, checked_redis_url, redis_url, secrets_of_url, with_database
 
 # The longest a retry waits; the broker must not think the message lost in the meantime.
 LONGEST_COUNTDOWN_SECONDS = 600
@@ -37,13 +37,12 @@ class ConfigurationError(PermanentError):
     code = "configuration"
 
 
-def _checked(check: Callable[[str], None], url: SecretStr) -> SecretStr:
-    check(url.get_secret_value())
-    return url
+def _checked(check: Callable[[str], str], url: SecretStr) -> SecretStr:
+    return SecretStr(check(url.get_secret_value()))
 
 
-RedisUrl = Annotated[SecretStr, AfterValidator(partial(_checked, check_redis_url))]
-DatabaseUrl = Annotated[SecretStr, AfterValidator(partial(_checked, check_postgresql_url))]
+RedisUrl = Annotated[SecretStr, AfterValidator(partial(_checked, checked_redis_url))]
+DatabaseUrl = Annotated[SecretStr, AfterValidator(partial(_checked, checked_postgresql_url))]
 
 
 class _Group(BaseSettings):

@@ -15,7 +15,7 @@ _HOST = r"(?:\[[0-9a-fA-F:.]+(?:%\w+)?\]|[\w.-]*)(?::\d{1,5})?"
 # As redis-py and kombu take it apart (urlsplit): the last @ before a / ? or # ends the login.
 _REDIS = re.compile(rf"rediss?://(?:[^/?#\[\]]*@)?{_HOST}(?:/[^@#?]*)?(?:\?[^@#]*)?")
 # As SQLAlchemy does: the first @ ends the login, and a password may have a /.
-_POSTGRESQL = re.compile(rf"postgresql\+psycopg2://(?:[^@:/]*(?::[^@]*)?@)?{_HOST}(?:/[^@?]*)?(?:\?[^@]*)?")
+_POSTGRESQL = re.compile(rf"postgres(?:ql)?(?:\+psycopg2)?://(?:[^@:/]*(?::[^@]*)?@)?{_HOST}(?:/[^@?]*)?(?:\?[^@]*)?")
 
 _WRITE_AS_CODES = (
     "cannot be read as it is meant: in the user name and the password, write each sign that is neither a letter nor "
@@ -23,20 +23,25 @@ _WRITE_AS_CODES = (
 )
 
 
-def check_redis_url(url: str) -> None:
-    """Raise ValueError, without a part of it, where this is none that the clients of Redis read as it is meant."""
+def checked_redis_url(url: str) -> str:
+    """The URL itself. Raises ValueError, without a part of the URL, where the clients of Redis would misread it."""
     if not re.match(r"rediss?://[^;]*$", url):
         raise ValueError("must be one URL that begins with redis:// or rediss://")
     if not _REDIS.fullmatch(url):
         raise ValueError(_WRITE_AS_CODES)
+    return url
 
 
-def check_postgresql_url(url: str) -> None:
-    """Raise ValueError, without a part of it, where this is none that SQLAlchemy reads as it is meant."""
-    if not url.startswith("postgresql+psycopg2://"):
-        raise ValueError("must begin with postgresql+psycopg2://")
+def checked_postgresql_url(url: str) -> str:
+    """The URL with the driver's name, whose place SQLAlchemy else fills by its version: postgresql+psycopg2://.
+
+    Raises ValueError, without a part of the URL, where SQLAlchemy would misread it.
+    """
+    if not re.match(r"postgres(ql)?(\+psycopg2)?://", url):
+        raise ValueError("must begin with postgresql:// or postgresql+psycopg2://")
     if not _POSTGRESQL.fullmatch(url):
         raise ValueError(_WRITE_AS_CODES)
+    return f"postgresql+psycopg2://{url.partition('://')[2]}"
 
 
 def redis_url(host: str, port: int, username: str | None, password: str | None, database: int, *, tls: bool) -> str:

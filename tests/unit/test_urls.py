@@ -11,7 +11,7 @@ from redis.connection import parse_url as redis_parse_url
 from sqlalchemy import make_url
 
 from tasks.settings import ConfigurationError, load
-from tasks.urls import check_postgresql_url, check_redis_url, secrets_of_url
+from tasks.urls import checked_postgresql_url, checked_redis_url, secrets_of_url
 
 SIGNS = "@:/?#[]%&=+$!'\"\\ ;,~^|"
 UNQUOTED = [f"pw{first}x{second}y" for first, second in itertools.product(SIGNS, SIGNS)]
@@ -27,12 +27,12 @@ def is_taken(check: Callable[[str], None], url: str) -> bool:
 
 
 def test_a_url_of_redis_is_read_as_it_is_meant_or_refused() -> None:
-    taken = [password for password in UNQUOTED if is_taken(check_redis_url, REDIS.format(password))]
+    taken = [password for password in UNQUOTED if is_taken(checked_redis_url, REDIS.format(password))]
     assert len(taken) > 50
     for password, url in [(p, REDIS.format(quote(p, safe=""))) for p in UNQUOTED] + [
         (p, REDIS.format(p)) for p in taken
     ]:
-        check_redis_url(url)
+        checked_redis_url(url)
         read, kombus = redis_parse_url(url), parse_url(url)  # type: ignore[no-untyped-call]
         assert (read["host"], read["port"], read["password"], read["db"]) == ("127.0.0.1", 6379, password, 3)
         assert (kombus["hostname"], kombus["port"], kombus["password"]) == ("127.0.0.1", 6379, password)
@@ -40,12 +40,12 @@ def test_a_url_of_redis_is_read_as_it_is_meant_or_refused() -> None:
 
 
 def test_a_url_of_postgresql_is_read_as_it_is_meant_or_refused() -> None:
-    taken = [password for password in UNQUOTED if is_taken(check_postgresql_url, POSTGRESQL.format(password))]
+    taken = [password for password in UNQUOTED if is_taken(checked_postgresql_url, POSTGRESQL.format(password))]
     assert len(taken) > 50
     for password, url in [(p, POSTGRESQL.format(quote(p, safe=""))) for p in UNQUOTED] + [
         (p, POSTGRESQL.format(p)) for p in taken
     ]:
-        check_postgresql_url(url)
+        checked_postgresql_url(url)
         read = make_url(url)
         assert (read.password, read.host, read.port, read.database) == (password, "127.0.0.1", 5432, "mail")
         assert password in secrets_of_url(url)
@@ -59,7 +59,7 @@ def test_a_url_of_postgresql_is_read_as_it_is_meant_or_refused() -> None:
     ],
 )  # fmt: skip
 def test_usual_urls_of_redis_are_taken(url: str) -> None:
-    check_redis_url(url)
+    assert checked_redis_url(url) == url
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,12 @@ def test_usual_urls_of_redis_are_taken(url: str) -> None:
     ],
 )  # fmt: skip
 def test_usual_urls_of_postgresql_are_taken(url: str) -> None:
-    check_postgresql_url(url)
+    assert checked_postgresql_url(url) == url
+
+
+@pytest.mark.parametrize("scheme", ["postgresql", "postgres"])
+def test_a_url_of_postgresql_without_a_driver_gets_ours(scheme: str) -> None:
+    assert checked_postgresql_url(f"{scheme}://w:p%2Fw@db/mail") == "postgresql+psycopg2://w:p%2Fw@db/mail"
 
 
 @pytest.mark.parametrize(
@@ -83,7 +88,9 @@ def test_usual_urls_of_postgresql_are_taken(url: str) -> None:
         ("CELERY_RESULT_BACKEND", "rediss://:xqx#zjz@h/0"),
         ("DATABASE_URL", "postgresql+psycopg2://u:xqx@zjz:y@h:1/d"),
         ("DATABASE_URL", "postgresql+psycopg2://u:xqx@zjz@h/d"),
-        ("DATABASE_URL", "postgresql://u:xqxzjz@h/d"),
+        ("DATABASE_URL", "postgresql+asyncpg://u:xqxzjz@h/d"),
+        ("DATABASE_URL", "postgresql://u:xqx@zjz@h/d"),
+        ("DATABASE_URL", "mysql://u:xqxzjz@h/d"),
         ("DATABASE_OWNER_URL", "postgresql+psycopg2://u:xqx@zjz@h/d"),
         ("DATABASE_OWNER_URL", "u:xqxzjz@h/d"),
         ("SPAM_API_URL", "https://u:xqx\u2100zjz@h/check"),
