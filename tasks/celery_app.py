@@ -174,6 +174,8 @@ def _configuration(settings: Settings) -> dict[str, Any]:
         "worker_soft_shutdown_timeout": _SOFT_SHUTDOWN_SECONDS,
         # A sync survives a restart of Redis: it goes on, and its redelivery finds nothing left to do.
         "worker_cancel_long_running_tasks_on_connection_loss": False,
+        # What is in hand is counted over the next connection too (tasks/deliveries.py).
+        "worker_enable_prefetch_count_reduction": False,
         "worker_hijack_root_logger": True,
         "beat_scheduler": "tasks.beat:SharedScheduler",
         "beat_schedule": {

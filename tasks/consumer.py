@@ -4,6 +4,9 @@ tasks/broker.py has looked at what is around the arguments; here they are held a
 release does not have, or arguments that it does not know, may be of a release that is being deployed: they are put
 aside, and a worker that knows them takes them from there. So of two workers of different releases the old one neither
 spins nor loses any.
+
+A connection that breaks changes nothing about what the worker has in hand (tasks/deliveries.py): processes go on with
+what they were given, what waits for them or for its time goes on waiting, and the next connection acknowledges it.
 """
 
 import time
@@ -39,6 +42,8 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]  # celery has no types
     """Celery's, which sees no message that it would stumble over, and says in what state it is."""
 
     _is_answered = False  # over the connection of now
+    _deliveries: Any = None  # what it has in hand (tasks/deliveries.py), once it was connected
+    _connects_anew = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -58,12 +63,17 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]  # celery has no types
     def on_connection_error_before_connected(self, error: Exception) -> None:
         """Celery's, and the service manager is told."""
         self._say_away(error)
+        self._connects_anew = True
         super().on_connection_error_before_connected(error)
         time.sleep(_RETRY_SECONDS)
 
     def on_connection_error_after_connected(self, error: Exception) -> None:
-        """Celery's, and the service manager is told."""
+        """Celery's, which gives back nothing here, and the service manager is told."""
         self._say_away(error)
+        self._connects_anew = True
+        self._keep_deliveries()
+        if self.qos:  # it has a place for each task that waits for its time
+            self.initial_prefetch_count = self.qos.value
         with warnings.catch_warnings():
             # Celery 6 will by default end the tasks at work, which is set here not to be done.
             warnings.simplefilter("ignore", CPendingDeprecationWarning)
@@ -76,12 +86,31 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]  # celery has no types
         """Celery's, which leaves its connection open where the first thing that is asked of Redis is refused."""
         connection = self.connection_for_read(heartbeat=self.amqheartbeat)
         try:
+            channel = connection.default_channel
+            if self._deliveries:
+                channel.take_over(self._deliveries)
+            self._deliveries = channel.qos
+            # Before anything is looked for that was not acknowledged in time.
+            self._deliveries.tell_what_is_owed()
             if self.hub:
                 connection.transport.register_with_event_loop(connection.connection, self.hub)
         except BaseException:
+            self._keep_deliveries()
             connection.release()
             raise
         return connection
+
+    def on_close(self) -> None:
+        """Celery's, which forgets what no process has begun, where this stops and is not about to connect anew."""
+        if self._connects_anew:
+            self._connects_anew = False
+            self.pool.finish_writes()
+        else:
+            super().on_close()
+
+    def call_soon_ack(self, settle: Callable[..., None], *args: Any, **kwargs: Any) -> None:
+        """Acknowledge or give back at once: what waits for a turn of the event loop is lost if an error ends it."""
+        settle(*args, **kwargs)
 
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], None]:
         """What is called with each message."""
@@ -89,11 +118,15 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]  # celery has no types
 
         def admit_and_handle(message: Any) -> None:
             try:
-                self._admit(message)
-            except EmailError as error:
-                message.put_aside(error)
-            else:
-                handle(message)
+                try:
+                    self._admit(message)
+                except EmailError as error:
+                    message.put_aside(error)
+                else:
+                    handle(message)
+            except Exception:
+                message.give_back_later()
+                raise
 
         return admit_and_handle
 
@@ -103,10 +136,16 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]  # celery has no types
         channel = self.connection.default_channel
         channel.on_answer = self._say_consuming
         hub.call_repeatedly(1, channel.check_answer)
+        hub.call_repeatedly(_RETRY_SECONDS, self._deliveries.tell_what_is_owed)
         self._look_at_the_clocks()
         self._look_aside()
         hub.call_repeatedly(_LOOK_SECONDS, self._look_at_the_clocks)
         hub.call_repeatedly(_LOOK_SECONDS, self._look_aside)
+
+    def _keep_deliveries(self) -> None:
+        """The channel of now gives nothing back when it is closed."""
+        if self._deliveries:
+            self._deliveries.channel.do_restore = False
 
     def _say_unreachable(self, connection: Any, error: Exception) -> None:
         self._say_away(error)

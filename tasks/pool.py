@@ -32,6 +32,13 @@ class _ResultHandler(asynpool.ResultHandler):  # type: ignore[misc]  # celery ha
 class _Pool(asynpool.AsynPool):  # type: ignore[misc]
     ResultHandler = _ResultHandler
 
+    def finish_writes(self) -> None:
+        """Write the rest of what a process has been given in part: the event loop that wrote it has forgotten it."""
+        processes = {asynpool._get_job_writer(job): job._write_to for job in self._cache.values()}  # noqa: SLF001
+        for writer in tuple(self._active_writers):
+            self._flush_writer(processes[writer], writer)
+            writer.close()
+
     def flush(self) -> None:
         """Forget what no process has been given."""
         for job in self._cache.values():
@@ -43,3 +50,7 @@ class TaskPool(prefork.TaskPool):  # type: ignore[misc]
     """Celery's, of such processes."""
 
     Pool = _Pool
+
+    def finish_writes(self) -> None:
+        """Of the processes, which the event loop is to write to anew."""
+        self._pool.finish_writes()

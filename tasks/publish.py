@@ -16,6 +16,7 @@ from uuid_utils import uuid4
 
 from tasks import broker
 from tasks.clock import to_redis
+from tasks.queue_scripts import put
 from tasks.redaction import redact_arguments
 
 # So many messages are held in memory and written at once.
@@ -59,7 +60,7 @@ def publish_many(
         with producer.channel.conn_or_acquire() as client:
             for first in range(0, len(calls), _MESSAGES_PER_WRITE):
                 part = slice(first, first + _MESSAGES_PER_WRITE)
-                broker.put(client, key, queue, _copies(task, message, calls[part], ids[part]))
+                put(client, key, queue, _copies(task, message, calls[part], ids[part]))
     return ids
 
 

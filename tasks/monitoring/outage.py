@@ -12,7 +12,7 @@ _LOGGERS = (
     "celery.worker.consumer.consumer",
     "celery.worker.consumer.connection",
     "kombu.transport.virtual.base",
-    "tasks.broker.outages",
+    "tasks.deliveries.outages",
     "tasks.consumer.outages",
 )
 _MOST, _SECONDS = 3, 60.0

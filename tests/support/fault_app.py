@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,23 @@ def runs(folder: str | Path) -> int:
 def deaths(folder: str | Path) -> int:
     """How often it killed its worker."""
     return len(list(Path(folder).glob("death-*")))
+
+
+def done(folder: str | Path) -> Counter[int]:
+    """How often each number was done."""
+    return Counter(int(path.name.split("-")[1]) for path in Path(folder).glob("done-*"))
+
+
+def begun(folder: str | Path) -> int:
+    """How often any of them was begun."""
+    return len(list(Path(folder).glob("begun-*")))
+
+
+def hold(folder: str | Path) -> Path:
+    """A file: tasks that are begun go on when it is removed."""
+    held = Path(folder) / "held"
+    held.touch()
+    return held
 
 
 def _die(task: Any, folder: Path, what: str) -> None:
@@ -74,7 +92,11 @@ def fault(self: Any, tenant_id: str, user_id: str, folder_id: str, what: str, wo
 
 @app.task(bind=True, base=EmailTask, name="test.count", is_each_its_own=True, shared=False)
 def count(self: Any, tenant_id: str, user_id: str, folder_id: str, number: int) -> int:
-    """Leave a mark that it was done, after a moment."""
+    """Leave a mark that it was begun, and that it was done, after a moment, or when it may go on."""
+    folder = Path(folder_id)
+    (folder / f"begun-{number}-{time.time_ns()}").touch()
     time.sleep(0.05)
-    (Path(folder_id) / f"done-{number}-{time.time_ns()}").touch()
+    while (folder / "held").exists():
+        time.sleep(0.01)
+    (folder / f"done-{number}-{time.time_ns()}").touch()
     return number

@@ -1,6 +1,7 @@
 """A real worker on real servers, with all waits short."""
 
-from collections.abc import Callable, Iterator
+import importlib
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,13 @@ from celery.result import AsyncResult
 from native.redis import RedisServer
 from tasks.celery_app import create_celery_app
 from tasks.storage.accounts import Account
-from tests.conftest import Database
+from tests.conftest import TENANT, USER, Database
+from tests.support import fault_app
+from tests.support.application import application
 from tests.support.worker import Worker
+
+# The application with tasks that misbehave, for workers.
+APP = "tests.support.fault_app:app"
 
 # Short waits everywhere: what takes minutes in production takes seconds here, in the same order.
 SHORT_WAITS = {
@@ -65,6 +71,23 @@ def tasks_queue(short_waits: None) -> Iterator[Queue]:
     queue = Queue()
     yield queue
     queue.close()
+
+
+@pytest.fixture
+def client(redis: RedisServer, database: Database, environment: Callable[..., None]) -> Iterator[redis_client.Redis]:
+    """A connection to the broker's database, which is empty. The tasks of `fault_app` are published there."""
+    environment(REDIS_URL=redis.url, **SHORT_WAITS)
+    importlib.reload(fault_app)  # its application keeps to the first server that it has seen
+    with broker(redis) as client, application(fault_app.app):
+        client.flushall()
+        yield client
+    importlib.reload(fault_app)
+
+
+def publish(folder: Path, numbers: Iterable[int], **options: Any) -> None:
+    """Queue a task for each number, which leaves its mark in the folder."""
+    for number in numbers:
+        fault_app.count.apply_async((TENANT, USER, str(folder), number), **{"queue": "sync", **options})
 
 
 def broker(server: RedisServer) -> redis_client.Redis:

@@ -59,8 +59,8 @@ def test_a_worker_consumes_after_redis_restarted_five_times(redis: RedisServer, 
             redis.restart()
         publish(marks, range(200, 220))
 
-        # What was at work when Redis went comes back after the visibility timeout.
         wait_until(lambda: len(done(marks)) == 220, "some are not done", 120)
+        assert set(done(marks).values()) == {1}
         assert psutil.Process(worker.pid).is_running()
 
 
@@ -92,7 +92,7 @@ def test_a_worker_recovers_from_a_redis_that_was_read_only(
 
         wait_until(lambda: len(done(marks)) == 10, "it has not recovered", 60)
         if at_work:
-            wait_until(lambda: fault_app.runs(marks) == 2, "what was not acknowledged has not come back", 40)
+            assert fault_app.runs(marks) == 1
         wait_until(lambda: client.zcard("unacked_index") == 0, "a delivery is left over", 40)
         assert psutil.pid_exists(worker.pid)
 
@@ -142,7 +142,7 @@ def test_a_flood_of_countdowns_does_not_fill_the_workers_memory(
     redis: RedisServer, marks: Path, tmp_path: Path, environment: Callable[..., None]
 ) -> None:
     """Celery 9849."""
-    environment(CELERY_WORKER_ETA_TASK_LIMIT="500")
+    environment(CELERY_WORKER_ETA_TASK_LIMIT="500", FAULT_VISIBILITY_TIMEOUT="1000")
     with Worker(tmp_path, 1, app=APP) as worker, broker(redis) as client:
         before = psutil.Process(worker.pid).memory_info().rss
         publish(marks, range(5000), countdown=500)

@@ -1,7 +1,6 @@
 """No message is lost between the broker and a worker, whatever becomes of the worker."""
 
 import base64
-import importlib
 import json
 import os
 import signal
@@ -18,31 +17,17 @@ from kombu import Connection, Consumer, Queue
 from native.redis import RedisServer
 from tasks import aside
 from tasks.queues import wake_key
-from tests.conftest import TENANT, USER, Database
-from tests.integration.faults.conftest import SHORT_WAITS
-from tests.integration.faults.conftest import broker as connection_to
+from tests.integration.faults.conftest import APP
+from tests.integration.faults.conftest import publish as publish_all
 from tests.support import fault_app
-from tests.support.application import application
 from tests.support.debians_redis import DebiansRedis
 from tests.support.worker import Worker, wait_until
-
-APP = "tests.support.fault_app:app"
 
 
 @pytest.fixture(scope="module", params=[RedisServer, DebiansRedis])
 def redis(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     with request.param(tmp_path_factory.mktemp("redis")) as server:
         yield server
-
-
-@pytest.fixture
-def client(redis: RedisServer, database: Database, environment: Callable[..., None]) -> Iterator[redis_client.Redis]:
-    environment(REDIS_URL=redis.url, **SHORT_WAITS)
-    importlib.reload(fault_app)  # its application keeps to the first server that it has seen
-    with connection_to(redis) as client, application(fault_app.app):
-        client.flushall()
-        yield client
-    importlib.reload(fault_app)
 
 
 @pytest.fixture
@@ -61,7 +46,7 @@ def connect(client: redis_client.Redis) -> Iterator[Callable[[], tuple[Any, list
 
 
 def publish(folder: Path, number: int) -> None:
-    fault_app.count.apply_async((TENANT, USER, str(folder), number), queue="send", ignore_result=True)
+    publish_all(folder, [number], queue="send", ignore_result=True)
 
 
 def is_waiting(channel: Any) -> bool:
@@ -134,7 +119,7 @@ def test_what_is_in_hand_comes_back_by_the_clock_of_redis(
         publish(tmp_path, number)
     channel, got = connect()
     drain(channel, lambda: len(got) == 1)
-    for module in ("tasks.broker.time", "kombu.transport.redis.time"):
+    for module in ("tasks.broker.time", "tasks.deliveries.time", "kombu.transport.redis.time"):
         monkeypatch.setattr(module, lambda: time.time() + ahead)
     drain(channel, lambda: len(got) == 2)
 

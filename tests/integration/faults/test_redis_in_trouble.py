@@ -17,26 +17,18 @@ from tasks.celery_app import create_celery_app
 from tasks.control import get_task_status
 from tasks.errors import BrokerUnavailableError
 from tasks.storage.dead_letters import list_letters
-from tests.conftest import TENANT, USER, Database
-from tests.integration.faults.conftest import SHORT_WAITS
+from tests.conftest import TENANT, USER
+from tests.integration.faults.conftest import APP, publish
 from tests.integration.faults.conftest import broker as connection_to
 from tests.support import fault_app
 from tests.support.application import application
+from tests.support.fault_app import done
 from tests.support.worker import Worker, wait_until
 
-APP = "tests.support.fault_app:app"
 RECONNECTS = 200
 LONGEST_STOP = 20
 # Sockets that are being closed.
 SPARE = 10
-
-
-@pytest.fixture
-def client(redis: RedisServer, database: Database, environment: Callable[..., None]) -> Iterator[redis_client.Redis]:
-    environment(REDIS_URL=redis.url, **SHORT_WAITS)
-    with connection_to(redis) as client, application(fault_app.app):
-        client.flushall()
-        yield client
 
 
 @pytest.fixture
@@ -45,15 +37,6 @@ def results(client: redis_client.Redis, tmp_path: Path, environment: Callable[..
     with RedisServer(tmp_path / "results") as server:
         environment(CELERY_RESULT_BACKEND=server.url)
         yield server
-
-
-def publish(folder: Path, numbers: range) -> None:
-    for number in numbers:
-        fault_app.count.apply_async((TENANT, USER, str(folder), number), queue="sync")
-
-
-def done(folder: Path) -> set[int]:
-    return {int(path.name.split("-")[1]) for path in folder.glob("done-*")}
 
 
 def descriptors(worker: Worker) -> list[int]:
@@ -144,8 +127,7 @@ def test_a_result_store_in_trouble_decides_nothing(
         else:
             store.execute_command("REPLICAOF", "127.0.0.1", "1")
         try:
-            for number in range(10, 20):
-                fault_app.count.apply_async((TENANT, USER, str(tmp_path), number), queue="sync")
+            publish(tmp_path, range(10, 20))
             wait_until(lambda: len(done(tmp_path)) == 20, "some are not done", 60)
             wait_until(lambda: not client.exists("unacked"), "some are not acknowledged", 60)
         finally:
