@@ -11,6 +11,7 @@ from typing import TypeVar
 import psycopg2
 import pytest
 from cryptography.fernet import Fernet
+from hypothesis import settings as hypothesis_settings
 
 from native.dovecot import Dovecot
 from native.errors import StackError
@@ -32,6 +33,10 @@ MAIL_PASSWORD = 'sample: a password with @:/#%$ " in it'
 TENANT, USER = "tenant-1", "user-1"
 
 _numbers = itertools.count(1)
+
+# How long an example takes on a busy machine says nothing; Hypothesis allows 200 ms.
+hypothesis_settings.register_profile("any machine", parent=hypothesis_settings(), deadline=None)
+hypothesis_settings.load_profile("any machine")
 
 S = TypeVar("S", Cyrus, Courier)
 
