@@ -29,6 +29,7 @@ from manage import (
 )
 from manage.output import complain
 from manage.place import IS_HOST
+from manage.trouble import redis_words
 from tasks.secrecy import NOT_SHOWN, secrets_kept, tells_secret, without_secrets
 from tasks.secret_forms import Known
 from tasks.visible import visible
@@ -51,8 +52,8 @@ class Manage(click.Group):
                 without_secrets(error)
                 if tells_secret(error):
                     complain(f"{type(error).__name__}: {NOT_SHOWN}")
-                elif _is_of_redis(error):
-                    complain(f"Redis does not do what it is asked ({error}): mend that, then try again")
+                elif said := redis_words(error):
+                    complain(said)
                 elif _is_expected(error):
                     complain(str(error))
                 else:
@@ -65,13 +66,6 @@ def _is_expected(error: Exception) -> bool:
     from tasks.errors import EmailError
 
     return isinstance(error, StackError | EmailError)
-
-
-def _is_of_redis(error: Exception) -> bool:
-    from kombu.exceptions import OperationalError
-    from redis import RedisError
-
-    return isinstance(error, OperationalError | RedisError)
 
 
 @click.group(cls=Manage, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -1,12 +1,14 @@
 """`dlq`: the dead letters, which are tasks that failed for good, and messages that no worker could run."""
 
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from manage.output import ago, confirm, print_json, say, table, tell_lines
+from manage.output import ago, complain, confirm, print_json, say, table, tell_lines
 from manage.session import connect
+from manage.trouble import redis_words
 
 if TYPE_CHECKING:
     from tasks.storage.dead_letters import Summary
@@ -34,13 +36,18 @@ def dlq() -> None:
 def list_(tenant: str | None, task: str | None, code: str | None, as_json: bool) -> None:
     """List the dead letters, those that failed last at the end."""
     connect()
-    found = _find(tenant, task, code)
+    found, is_all = _find_what_can_be_had(tenant, task, code)
     if as_json:
         print_json([letter._asdict() for letter in found])
-        return
-    if not found:
+    elif found:
+        _show_all(found)
+    elif is_all:
         say("There are no dead letters")
-        return
+    if not is_all:
+        sys.exit(1)
+
+
+def _show_all(found: "list[Summary]") -> None:
     table(
         ("id", "task", "tenant", "attempts", "failed", "error"),
         (
@@ -68,7 +75,8 @@ def show(letter_id: str, as_json: bool) -> None:
     from tasks.deadletter import is_aside, show_aside
     from tasks.storage.dead_letters import get_letter
 
-    [found] = _choose((letter_id,), is_all=False, tenant=None, task=None, code=None)
+    known, _ = _find_what_can_be_had(None, None, None)
+    [found] = _of_ids(known, (letter_id,))
     if is_aside(found):
         shown = {**show_aside(found.id), "traceback": ""}
     else:
@@ -140,30 +148,31 @@ def drop(
     _report([found.id for found in chosen], as_json, "dropped", "dropped")
 
 
-def _find(tenant: str | None, task: str | None, code: str | None) -> list["Summary"]:
+def _find(tenant: str | None, task: str | None, code: str | None, *, with_messages: bool = True) -> list["Summary"]:
+    """The dead letters, and with them the messages that were put aside, which are in Redis."""
+    import tasks.celery_app  # noqa: F401 - becomes the application that deadletter asks
+    from tasks.deadletter import list_aside
     from tasks.storage.dead_letters import list_letters
 
     return [
         letter
-        for letter in (*_list_aside(), *list_letters())
+        for letter in (*(list_aside() if with_messages else ()), *list_letters())
         if tenant in (None, letter.tenant_id)
         and task in (None, letter.task_name, letter.task_name.rpartition(".")[2])
         and code in (None, letter.error_code)
     ]
 
 
-def _list_aside() -> list["Summary"]:
-    """The messages that were put aside; said where they cannot be had, as the other dead letters can."""
+def _find_what_can_be_had(tenant: str | None, task: str | None, code: str | None) -> tuple[list["Summary"], bool]:
+    """The dead letters, and whether these are all: where Redis fails, that is said, and PostgreSQL's remain."""
     from kombu.exceptions import OperationalError
-
-    import tasks.celery_app  # noqa: F401 - becomes the application that deadletter asks
-    from tasks.deadletter import list_aside
+    from redis import RedisError
 
     try:
-        return list_aside()
-    except OperationalError as error:
-        say(f"Messages that were put aside are not shown: the broker does not answer ({error})")
-        return []
+        return _find(tenant, task, code), True
+    except (OperationalError, RedisError) as error:
+        complain(f"messages that were put aside are not shown. {redis_words(error)}")
+        return _find(tenant, task, code, with_messages=False), False
 
 
 def _choose(
@@ -172,11 +181,13 @@ def _choose(
     """Those of the given ids, or with `--all` those that the filters let through."""
     if bool(letter_ids) == is_all:
         raise click.UsageError("name dead letters by their ids, or choose with --all and the other options")
+    found = _find(tenant, task, code)
+    return found if is_all else _of_ids(found, letter_ids)
+
+
+def _of_ids(found: list["Summary"], letter_ids: tuple[str, ...]) -> list["Summary"]:
     from tasks.errors import NotFoundError
 
-    found = _find(tenant, task, code)
-    if is_all:
-        return found
     known = {letter.id: letter for letter in found}
     if missing := [letter_id for letter_id in letter_ids if letter_id not in known]:
         raise NotFoundError(f"dead letter {', '.join(missing)}")

@@ -23,32 +23,33 @@ _PATIENCE_SECONDS = 10
 
 
 def queue_sync(account: "Account", *, full: bool = False) -> str:
-    """Queue a sync as any caller does; the id of its task. Raises StackError when the broker takes nothing.
+    """Queue a sync as any caller does; the id of its task. Raises BrokerUnavailableError.
 
     A task leaves an account alone that is paused or whose next login is not due. Here a person asks, so it is tried
     once: raises the EmailError that says what is wrong with it.
     """
-    from kombu.exceptions import OperationalError
-
     from tasks.celery_app import sync_emails
     from tasks.engine.probe import probe
 
     if account.paused_at is not None or account.login_retry_at is not None:
         probe(account)
     arguments = (account.id, account.tenant_id, account.user_id)
-    try:
-        return str(sync_emails.apply_async(arguments, {"force_full_sync": full}, retry=False).id)
-    except OperationalError as error:
-        raise StackError(f"the broker does not take tasks ({error}). {LOOK_AT_HEALTH}") from error
+    return str(sync_emails.apply_async(arguments, {"force_full_sync": full}, retry=False).id)
 
 
 def watch(task_id: str, *, quiet: bool = False) -> dict[str, Any]:
-    """Draw the progress of a sync until it ends; its result. Raises StackError when it fails."""
+    """Draw the progress of a sync until it ends; its result.
+
+    Raises StackError when it fails, and ResultsUnavailableError where Redis does not say how it stands.
+    """
+    from tasks.celery_app import celery_app
+
     with progress(quiet=quiet) as bars:
         bar = bars.add_task("queued", total=None)
         teller = _Teller()
         while True:
-            state, info = _ask(task_id)
+            meta = celery_app.backend.ask_patiently(task_id)
+            state, info = meta["status"], meta["result"]
             if state == "SUCCESS":
                 total = info["messages_synced"]
                 bars.update(bar, description="done", completed=total, total=total, visible=total > 0)
@@ -132,15 +133,3 @@ class _Teller:
         if text not in self._said:
             self._said.add(text)
             say(text)
-
-
-def _ask(task_id: str) -> tuple[str, Any]:
-    from redis import RedisError
-
-    from tasks.celery_app import celery_app
-
-    try:
-        meta = celery_app.backend.get_task_meta(task_id)
-    except (RedisError, OSError) as error:
-        raise StackError(f"Redis does not answer ({error}). {LOOK_AT_HEALTH}") from error
-    return meta["status"], meta["result"]

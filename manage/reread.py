@@ -9,6 +9,7 @@ import click
 from manage.output import print_json, progress, say, table, track
 from manage.place import COMMAND
 from manage.session import connect, tenant_option
+from manage.trouble import redis_words
 
 if TYPE_CHECKING:
     from tasks.storage.accounts import Account
@@ -126,7 +127,7 @@ def _begin() -> None:
     try:
         queue_rereading.apply_async(retry=False)
     except OperationalError as error:
-        say(f"The broker does not take tasks ({error}); it begins when it does")
+        say(f"It begins once Redis takes tasks, and now it does not: {redis_words(error)}")
 
 
 def _report(asked: list[dict[str, Any]], as_json: bool, done: str, fetched: str) -> None:

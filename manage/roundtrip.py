@@ -87,17 +87,16 @@ def _verdict(result: dict[str, Any]) -> str:
 
 def _result_of(task: Any, arguments: tuple[object, ...]) -> dict[str, Any]:
     from celery.exceptions import TimeoutError as NoResultError
-    from kombu.exceptions import OperationalError
 
-    from tasks.errors import EmailError
+    from tasks.errors import BrokerUnavailableError, EmailError
 
     name = task.name.rpartition(".")[2]
     try:
-        return dict(task.apply_async(arguments, retry=False).get(timeout=_PATIENCE_SECONDS))
+        return dict(task.apply_async(arguments, retry=False).get(timeout=_PATIENCE_SECONDS, interval=0.05))
     except NoResultError as error:
         raise StackError(f"{name} took longer than {_PATIENCE_SECONDS} s. {LOOK_AT_HEALTH}") from error
-    except OperationalError as error:
-        raise StackError(f"the broker does not take tasks ({error}). {LOOK_AT_HEALTH}") from error
+    except BrokerUnavailableError:
+        raise
     except EmailError as error:
         raise StackError(f"{name} failed: {error}") from error
 

@@ -39,4 +39,4 @@ def _use_the_stack(*, broker: bool) -> None:
     apply(State.default())
     for check in (health.postgres_answers(), *([health.redis_answers()] if broker else [])):
         if not check.ok:
-            raise StackError(f"{check.component} does not answer ({check.detail}). {check.advice}")
+            raise StackError(f"{check.component}: {check.detail}. {check.advice}")

@@ -17,12 +17,17 @@ from native.environment import given
 from native.errors import StackError
 from native.ports import LOOPBACK
 from native.postgres import libpq
+from native.redis_trouble import address, explain
 from native.state import State
 from native.supervisor import Supervisor
 
 # Beat looks at its schedule every few seconds, and notes in Redis that it did.
 _BEAT_SILENCE_SECONDS = 30
 _PROBE_SECONDS = 10
+_SILENCE_SECONDS = 5
+_LOG_OF_REDIS = "See ./manage.sh logs redis"
+# Written by who asks whether Redis takes anything, and gone after a second.
+_WRITTEN = "metabuilder:health"
 # A page, the API, and what Flower by itself shows to everybody.
 _FLOWER_PATHS = ("/workers", "/api/workers", "/metrics", "/healthcheck")
 
@@ -46,7 +51,8 @@ def check_all(state: State) -> list[Check]:
     checks = [redis_answers(), postgres_answers()]
     checks.append(migrations_are_at_head() if checks[1].ok else _not_asked("migrations", "PostgreSQL is down"))
     checks.append(worker_consumes() if checks[0].ok else _not_asked("worker", "Redis is down"))
-    return [*checks, beat_is_alive(state), flower_answers(state.port("flower") or 0)]
+    checks.append(beat_is_alive(state, may_ask=checks[0].ok))
+    return [*checks, flower_answers(state.port("flower") or 0)]
 
 
 def configuration_is_valid() -> Check:
@@ -69,40 +75,56 @@ def configuration_is_valid() -> Check:
 
 
 def redis_answers() -> Check:
-    """Redis answers PING as the broker."""
+    """Redis takes what is written, as the broker and as the result store."""
     import redis
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
 
     from tasks.settings import load
 
-    try:
-        with redis.Redis.from_url(load().redis.broker_url, socket_timeout=5, socket_connect_timeout=5) as client:
-            client.ping()
-            version = client.info("server").get("redis_version", "")
-    except (redis.RedisError, ValueError) as error:
-        return Check("redis", False, _one_line(error), _start_or_look("redis", "REDIS_URL"))
-    return Check("redis", True, f"answers PING (version {version})")
+    version, found = "", load().redis
+    for url in dict.fromkeys((found.broker_url, found.result_backend)):
+        options = {"socket_timeout": _SILENCE_SECONDS, "socket_connect_timeout": _SILENCE_SECONDS}
+        try:
+            with redis.Redis.from_url(url, retry=Retry(NoBackoff(), 0), **options) as client:
+                client.set(_WRITTEN, "1", ex=1)
+                version = client.info("server").get("redis_version", "")
+        except (redis.RedisError, ValueError) as error:
+            what, advice, _ = explain(error)
+            return Check("redis", False, f"{address(url)} {what} ({_one_line(error)})", f"{advice}. {_LOG_OF_REDIS}")
+    return Check("redis", True, f"takes what is written (version {version})")
 
 
 _IS_A_WORKERS_ROLE = """
     SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = 'metabuilder_worker' AND pg_has_role(oid, 'USAGE')),
-           current_user
+           current_user, current_setting('transaction_read_only')::boolean
 """
+# Sorts more than fits into its memory, so that a megabyte of disk is used for a moment.
+_HAS_DISK = "SELECT count(*) FROM (SELECT n FROM generate_series(1, 30000) AS n ORDER BY md5(n::text)) AS sorted"
 
 
 def postgres_answers() -> Check:
-    """PostgreSQL lets the worker in, as a role that may call the functions that look across tenants."""
+    """PostgreSQL lets the worker in, as a role that may call the functions that look across tenants; it can write."""
     import psycopg2
 
     from tasks.settings import load
 
     try:
-        connection = psycopg2.connect(libpq(load().database.url.get_secret_value()), connect_timeout=5)
-    except psycopg2.OperationalError as error:
+        connection = psycopg2.connect(
+            libpq(load().database.url.get_secret_value()),
+            connect_timeout=_SILENCE_SECONDS,
+            options=f"-c statement_timeout={_SILENCE_SECONDS}s -c work_mem=64kB",
+        )
+        version = connection.server_version // 10_000
+        with contextlib.closing(connection), connection.cursor() as cursor:
+            cursor.execute(_IS_A_WORKERS_ROLE)
+            is_a_workers, role, is_read_only = cursor.fetchone()
+            cursor.execute(_HAS_DISK)
+    except psycopg2.Error as error:
         return Check("postgres", False, _one_line(error), _start_or_look("postgres", "DATABASE_URL"))
-    version = connection.server_version // 10_000
-    with contextlib.closing(connection), connection.cursor() as cursor:
-        cursor.execute(_IS_A_WORKERS_ROLE)
-        is_a_workers, role = cursor.fetchone()
+    if is_read_only:
+        advice = "Have DATABASE_URL lead to the primary; if it does, set default_transaction_read_only off there"
+        return Check("postgres", False, "takes no writes: it is a standby or set to read-only", advice)
     if not is_a_workers:
         detail = f"lets {role} in, who is not the workers' role metabuilder_worker"
         return Check("postgres", False, detail, "Have DATABASE_URL name that role (docs/deployment.md says how)")
@@ -170,8 +192,8 @@ def _count_active_tasks() -> int:
     return sum(len(tasks) for tasks in active.values())
 
 
-def beat_is_alive(state: State) -> Check:
-    """Beat runs and has looked at its schedule lately."""
+def beat_is_alive(state: State, *, may_ask: bool = True) -> Check:
+    """Beat runs and has looked at its schedule lately, which Redis knows if it may be asked."""
     from kombu.exceptions import OperationalError
     from redis import RedisError
 
@@ -181,6 +203,8 @@ def beat_is_alive(state: State) -> Check:
     status = Supervisor(state).status().get("beat")
     if status is None or not status.is_running:
         return Check("beat", False, status.state.lower() if status else "not running", "Run ./manage.sh up")
+    if not may_ask:
+        return _not_asked("beat", "Redis is down")
     try:
         silence = seconds_since_tick(celery_app)
     except (OperationalError, RedisError) as error:

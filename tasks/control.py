@@ -99,6 +99,8 @@ def get_queue_stats() -> dict[str, int]:
 def _redis_errors_as_ours() -> Iterator[None]:
     try:
         yield
+    except BrokerUnavailableError:
+        raise
     except (OperationalError, RedisError, OSError) as error:
         raise BrokerUnavailableError(str(error)) from error
 

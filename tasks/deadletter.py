@@ -27,17 +27,16 @@ def retry_letter(letter: Letter) -> str:
     # What was held against it is forgotten, except that there is a letter to clear. (Not the letter's own key, which
     # earlier releases made in another way.)
     key = task.key(args, kwargs, letter.task_id)
-    poison.forget(current_app, key)
-    poison.note_death(current_app, key)
-    task.apply_async(args, kwargs, task_id=letter.task_id)
+    poison.start_over(current_app, key, is_dead=True)
+    task.apply_async(args, kwargs, task_id=letter.task_id, retry=False)
     mark_retried(letter)
     return letter.task_id
 
 
 def forget_letter(letter: Letter) -> None:
-    """Drop it, and let the same task run again as if it had never failed."""
+    """Drop it, and let the same task run again as if it had never failed. Raises what `poison.start_over` does."""
+    poison.start_over(current_app, letter.task_key, is_dead=False)
     drop_letter(letter)
-    poison.forget(current_app, letter.task_key)
 
 
 def is_aside(letter: Summary) -> bool:

@@ -102,6 +102,12 @@ class BrokerUnavailableError(TransientError, OperationalError):  # type: ignore[
     code = "broker_unavailable"
 
 
+class ResultsUnavailableError(BrokerUnavailableError):
+    """The result store does not say what became of the task. The task itself goes on without it."""
+
+    code = "results_unavailable"
+
+
 class LeaseHeldError(TransientError):
     """Another worker is syncing this account."""
 

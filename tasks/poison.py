@@ -79,16 +79,34 @@ def forget(app: Celery, key: str) -> None:
     _tell(app, lambda pipe: pipe.delete(_REDELIVERIES.format(key), _DEAD.format(key)))
 
 
+def start_over(app: Celery, key: str, *, is_dead: bool) -> None:
+    """A person decided about the task: nothing is held against it, except that it is among the dead letters if it is.
+
+    Raises kombu.exceptions.OperationalError and redis.exceptions.RedisError.
+    """
+
+    def write(pipe: Any) -> None:
+        pipe.delete(_REDELIVERIES.format(key), _DEAD.format(key))
+        if is_dead:
+            pipe.set(_DEAD.format(key), 1, ex=_REMEMBERED_SECONDS)
+
+    _ask(app, write)
+
+
+def _ask(app: Celery, write: Callable[[Any], object]) -> list[Any]:
+    with broker_client(app) as client, client.pipeline(transaction=False) as pipe:
+        write(pipe)
+        answers: list[Any] = pipe.execute()
+        return answers
+
+
 def _tell(app: Celery, write: Callable[[Any], object]) -> list[Any]:
     """The broker's answers to what `write` puts into a pipeline; none where it is away.
 
     Then the task runs uncounted: what it is to do matters more.
     """
     try:
-        with broker_client(app) as client, client.pipeline(transaction=False) as pipe:
-            write(pipe)
-            answers: list[Any] = pipe.execute()
-            return answers
+        return _ask(app, write)
     except (RedisError, OperationalError, OSError) as error:
         logger.warning("the broker does not answer, so redeliveries are not counted: %s", error)
         return []

@@ -1,0 +1,21 @@
+"""What the command line says when Redis fails: one line, the same from every verb."""
+
+
+def redis_words(error: BaseException) -> str | None:
+    """What is wrong with Redis, what to do, and whether a task may be queued all the same.
+
+    None where it was not Redis that failed.
+    """
+    from native.redis_trouble import explain, of_redis, sentence
+    from tasks.errors import BrokerUnavailableError, ResultsUnavailableError
+    from tasks.settings import get_settings
+
+    if (cause := of_redis(error)) is None:
+        return None
+    redis = get_settings().redis
+    if isinstance(error, ResultsUnavailableError):
+        return f"{sentence(cause, redis.result_backend)}. What the task came to is not known; it goes on by itself"
+    said = sentence(cause, redis.broker_url)
+    if isinstance(error, BrokerUnavailableError) and explain(cause).is_in_doubt:
+        return f"{said}. The task may be queued all the same"
+    return said

@@ -1,0 +1,87 @@
+"""What is wrong with a Redis that failed, in words for its operator: what happened, and what to do."""
+
+import socket
+from collections.abc import Iterator
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+
+class Trouble(NamedTuple):
+    """What happened to Redis, what to do about that, and whether it may have done what it was asked."""
+
+    what: str
+    advice: str
+    is_in_doubt: bool = False
+
+
+_SILENT = Trouble(
+    "does not answer",
+    "Look whether its process hangs, and at the network and firewalls between it and this host",
+    is_in_doubt=True,
+)
+_AWAY = Trouble("cannot be reached", "Start it (./manage.sh up, or systemctl on its host), or check REDIS_URL")
+_REFUSES = Trouble("refuses the user or password", "Check the password in REDIS_URL or REDIS_PASSWORD")
+_OTHER = Trouble("fails", "Look at its log")
+# By what is in the answer: redis-py takes the first word off some of them, and puts words of its own before others.
+_ANSWERS = {
+    ("OOM", "command not allowed when used memory"): Trouble(
+        "is full: it has reached maxmemory and takes nothing new",
+        "Let the workers empty its queues, or give it more memory (maxmemory; redis_maxmemory on hosts)",
+    ),
+    ("READONLY", "You can't write against a read only"): Trouble(
+        "is a replica and takes no writes", "Have REDIS_URL lead to the primary, or make this one the primary"
+    ),
+    ("LOADING", "Redis is loading", "Valkey is loading"): Trouble(
+        "is loading its data from disk after a start", "Wait until it has; its log says how far it is"
+    ),
+    ("MISCONF",): Trouble("cannot write its data to disk, so it takes nothing", "Look at the disk of its host"),
+    ("NOREPLICAS",): Trouble("has too few replicas, so it takes nothing", "Look at its replicas"),
+    ("NOAUTH", "WRONGPASS", "NOPERM"): _REFUSES,
+}
+
+
+def of_redis(error: BaseException) -> BaseException | None:
+    """The error of Redis or of a connection to it that led to this one; None where there is none."""
+    from kombu.exceptions import OperationalError
+    from redis import RedisError
+
+    chain = list(_chain(error))
+    found = next((one for one in chain if isinstance(one, RedisError)), None)
+    return found or next((one for one in chain if isinstance(one, OperationalError)), None)
+
+
+def explain(error: BaseException) -> Trouble:
+    """The trouble that Redis is in, by an error that `of_redis` found."""
+    from redis import exceptions
+
+    said = str(error)
+    for words, trouble in _ANSWERS.items():
+        if any(word in said for word in words):
+            return trouble
+    if isinstance(error, exceptions.AuthenticationError):
+        return _REFUSES
+    if isinstance(error, exceptions.TimeoutError):
+        return _SILENT
+    chain = _chain(error)
+    is_unreachable = any(isinstance(one, exceptions.ConnectionError | OSError) for one in chain)
+    return _AWAY if is_unreachable else _OTHER
+
+
+def sentence(error: BaseException, url: str) -> str:
+    """All of it: what happened, to which Redis, in whose words, and what to do."""
+    what, advice, _ = explain(error)
+    said = str(error).strip().partition("\n")[0].rstrip(".")
+    return f"Redis at {address(url)} {what} ({said}). {advice}"
+
+
+def address(url: str) -> str:
+    """Host and port of a Redis, without the password."""
+    parts = urlsplit(url)
+    return f"{parts.hostname or socket.gethostname()}:{parts.port or 6379}"
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """The error, and what led to it."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

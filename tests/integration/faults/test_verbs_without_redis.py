@@ -1,0 +1,195 @@
+"""Each verb that needs Redis says in one line what is wrong with it, in bounded time, and exits with 1."""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+import redis as redis_client
+from celery.exceptions import TimeoutError as NoResultError
+from celery.result import AsyncResult, GroupResult
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from native.ports import free_port
+from native.redis import RedisServer
+from tasks import celery_app, results
+from tasks.errors import ResultsUnavailableError
+from tasks.storage import dead_letters
+from tasks.storage.accounts import NewAccount, add_account
+from tests.conftest import TENANT, USER, Database
+from tests.integration.faults.conftest import broker as connection_to
+from tests.support.application import application
+from tests.support.verbs import Verb, run_all
+
+# What is said of each trouble, and what to do.
+SAID = {
+    "stopped": ("cannot be reached", "Start it"),
+    "silent": ("does not answer", "network"),
+    "wrong password": ("refuses the user or password", "REDIS_PASSWORD"),
+    "full": ("is full", "maxmemory"),
+    "read-only": ("is a replica", "primary"),
+    "loading": ("is loading its data", "Wait"),
+}
+LETTER = dead_letters.Failure(
+    task_key="key", task_name="email_service.tasks.sync_emails", task_id="task-1", user_id=USER, shown_arguments={},
+    error_code="server_busy", error="not now", traceback="", attempts=1,
+)  # fmt: skip
+VERBS = {
+    "sync": ["sync", "mail", "--tenant", TENANT],
+    "send": ["send", "mail", "--tenant", TENANT, "--to", "a@example.org", "--text", "x"],
+    "list": ["dlq", "list"],
+}
+# Of the dead letter whose id is added.
+DECIDE = {"retry": ["dlq", "retry"], "drop": ["dlq", "drop", "--yes"]}
+# What looks needs no room and writes nothing; what drops makes room.
+WORKS_WHILE = {"full": ("list", "drop"), "read-only": ("list",)}
+
+
+class Loading(RedisServer):
+    """One that reads its file for a minute or more, and counts as started while it does."""
+
+    def start(self) -> None:
+        self.root.mkdir(parents=True)
+        self.redis.init()
+        (self.redis.folder / "appendonly.aof").write_text(
+            "*2\r\n$6\r\nSELECT\r\n$1\r\n0\r\n" + "*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$1\r\nx\r\n" * 600_000
+        )
+        super().start()
+
+    def command(self) -> list[str]:
+        return [*super().command(), "--key-load-delay", "100"]
+
+    def is_ready(self) -> bool:
+        retry = Retry(NoBackoff(), 0)
+        with redis_client.Redis(port=self.port, password=self.password, socket_timeout=2, retry=retry) as client:
+            try:
+                client.ping()
+            except redis_client.exceptions.BusyLoadingError:
+                return True
+            except redis_client.RedisError:
+                return False
+        raise AssertionError("it has loaded already")
+
+
+@contextmanager
+def silenced(server: RedisServer) -> Iterator[None]:
+    with connection_to(server) as client:
+        pid = int(client.info("server")["process_id"])
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+@pytest.fixture(scope="module")
+def troubled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The URL of a Redis in each trouble."""
+    root = tmp_path_factory.mktemp("troubled")
+    with ExitStack() as stack:
+        well, full, replica, loading = (
+            stack.enter_context(kind(root / name))
+            for name, kind in (
+                ("well", RedisServer),
+                ("full", RedisServer),
+                ("replica", RedisServer),
+                ("loading", Loading),
+            )
+        )
+        with connection_to(full) as client:
+            client.config_set("maxmemory", "1")
+        with connection_to(replica) as client:
+            client.execute_command("REPLICAOF", "127.0.0.1", "1")
+        stack.enter_context(silenced(well))
+        yield {
+            "stopped": f"redis://127.0.0.1:{free_port()}",
+            "silent": well.url,
+            "wrong password": f"redis://:wrong@127.0.0.1:{full.port}",
+            "full": full.url,
+            "read-only": replica.url,
+            "loading": loading.url,
+        }
+
+
+@pytest.fixture
+def letters(database: Database) -> dict[str, str]:
+    """An account, and a dead letter for each verb and trouble: their ids."""
+    new = NewAccount("mail", "ada@example.org", "127.0.0.1", 9, "none", "ada", "x")
+    add_account(TENANT, USER, new._replace(smtp_hostname="127.0.0.1", smtp_port=9, smtp_encryption="none"))
+    names = [f"{verb} {trouble}" for verb in DECIDE for trouble in SAID]
+    for name in names:
+        dead_letters.bury(TENANT, LETTER._replace(task_key=name), ("account", TENANT, USER), {})
+    return dict(zip(names, (letter.id for letter in dead_letters.list_letters()), strict=True))
+
+
+def test_each_verb_says_what_is_wrong(letters: dict[str, str], troubled: dict[str, str], tmp_path: Path) -> None:
+    """All at once, as most of them wait."""
+    verbs = {
+        f"{verb} {trouble}": Verb(arguments, {"REDIS_URL": url})
+        for trouble, url in troubled.items()
+        for verb, arguments in VERBS.items()
+    } | {
+        f"{verb} {trouble}": Verb([*arguments, letters[f"{verb} {trouble}"]], {"REDIS_URL": url})
+        for trouble, url in troubled.items()
+        for verb, arguments in DECIDE.items()
+    }
+    for name, ended in run_all(tmp_path / "said", verbs).items():
+        verb, _, trouble = name.partition(" ")
+        if verb in WORKS_WHILE.get(trouble, ()):
+            assert ended.status == 0, (name, ended)
+            continue
+        assert ended.status == 1, (name, ended)
+        [line] = ended.stderr.splitlines()
+        assert line.startswith("error: "), (name, ended)
+        assert urlsplit(troubled[trouble]).netloc.rpartition("@")[2] in line, (name, ended)
+        assert all(words in line for words in SAID[trouble]), (name, ended)
+        is_in_doubt = trouble == "silent" and verb in ("sync", "send")
+        assert ("may be queued" in line) == is_in_doubt, (name, ended)
+    known = {letter.id for letter in dead_letters.list_letters()}
+    assert [name for name, letter in letters.items() if letter not in known] == ["drop full"]
+
+
+@pytest.mark.parametrize("trouble", ["stopped", "silent"])
+def test_who_waits_for_a_result_bears_a_short_outage_and_is_told_of_a_long_one(
+    trouble: str, tmp_path: Path, environment: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(results, "_AWAY_SECONDS", 2)
+    monkeypatch.setattr(celery_app, "_RESULT_SECONDS", 1)
+    with RedisServer(tmp_path / "results") as server:
+        environment(REDIS_URL=server.url)
+        with application() as app, ThreadPoolExecutor() as threads:
+
+            def wait_for(task_id: str) -> Future[object]:
+                return threads.submit(AsyncResult(task_id, app=app).get, timeout=30)
+
+            one, other = wait_for("one"), wait_for("other")
+            time.sleep(0.1)
+            server.restart()
+            app.backend.store_result("one", 1, "SUCCESS")
+            assert one.result(10) == 1
+            with silenced(server) if trouble == "silent" else stopped(server):
+                for waits in (other, wait_for("third")):
+                    with pytest.raises(ResultsUnavailableError):
+                        waits.result(15)
+                with pytest.raises(ResultsUnavailableError):
+                    GroupResult("group", [AsyncResult("one", app=app), AsyncResult("two", app=app)]).get(timeout=10)
+            # The same process goes on
+            app.backend.store_result("other", 2, "SUCCESS")
+            assert wait_for("other").result(10) == 2
+            with pytest.raises(NoResultError):
+                AsyncResult("nobody's", app=app).get(timeout=0.1)
+
+
+@contextmanager
+def stopped(server: RedisServer) -> Iterator[None]:
+    server.stop()
+    try:
+        yield
+    finally:
+        server.start()
