@@ -42,14 +42,11 @@ def watch(task_id: str, *, quiet: bool = False) -> dict[str, Any]:
 
     Raises StackError when it fails, and ResultsUnavailableError where Redis does not say how it stands.
     """
-    from tasks.celery_app import celery_app
-
     with progress(quiet=quiet) as bars:
         bar = bars.add_task("queued", total=None)
         teller = _Teller()
         while True:
-            meta = celery_app.backend.ask_patiently(task_id)
-            state, info = meta["status"], meta["result"]
+            state, info = _ask(task_id)
             if state == "SUCCESS":
                 total = info["messages_synced"]
                 bars.update(bar, description="done", completed=total, total=total, visible=total > 0)
@@ -133,3 +130,10 @@ class _Teller:
         if text not in self._said:
             self._said.add(text)
             say(text)
+
+
+def _ask(task_id: str) -> tuple[str, Any]:
+    from tasks.celery_app import celery_app
+
+    meta = celery_app.backend.ask_patiently(task_id)
+    return meta["status"], meta["result"]

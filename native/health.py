@@ -99,6 +99,8 @@ _IS_A_WORKERS_ROLE = """
     SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = 'metabuilder_worker' AND pg_has_role(oid, 'USAGE')),
            current_user, current_setting('transaction_read_only')::boolean
 """
+# In the transaction alone: a pooler gives the connection to others afterwards.
+_WITH_LITTLE_MEMORY = "SELECT set_config('work_mem', '64kB', true), set_config('statement_timeout', %s, true)"
 # Sorts more than fits into its memory, so that a megabyte of disk is used for a moment.
 _HAS_DISK = "SELECT count(*) FROM (SELECT n FROM generate_series(1, 30000) AS n ORDER BY md5(n::text)) AS sorted"
 
@@ -113,12 +115,12 @@ def postgres_answers() -> Check:
         connection = psycopg2.connect(
             libpq(load().database.url.get_secret_value()),
             connect_timeout=_SILENCE_SECONDS,
-            options=f"-c statement_timeout={_SILENCE_SECONDS}s -c work_mem=64kB",
         )
         version = connection.server_version // 10_000
         with contextlib.closing(connection), connection.cursor() as cursor:
             cursor.execute(_IS_A_WORKERS_ROLE)
             is_a_workers, role, is_read_only = cursor.fetchone()
+            cursor.execute(_WITH_LITTLE_MEMORY, [f"{_SILENCE_SECONDS}s"])
             cursor.execute(_HAS_DISK)
     except psycopg2.Error as error:
         return Check("postgres", False, _one_line(error), _start_or_look("postgres", "DATABASE_URL"))

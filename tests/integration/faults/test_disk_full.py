@@ -9,7 +9,8 @@ import psycopg2
 import pytest
 
 from native.dovecot import Dovecot
-from native.postgres import SUPERUSER, PostgresServer, libpq
+from native.health import postgres_answers
+from native.postgres import SUPERUSER, WORKER, PostgresServer, libpq
 from native.unprivileged import identity
 from tests.conftest import Database, as_superuser, register, unavailable
 from tests.integration.faults.conftest import Queue
@@ -49,6 +50,7 @@ def small_disk(postgres: PostgresServer, database: Database) -> Iterator[SmallDi
         in_database(database, "ALTER TABLE email_message SET TABLESPACE small_disk")
         yield SmallDisk(folder)
     finally:
+        in_database(database, f"REVOKE CREATE ON TABLESPACE small_disk FROM {WORKER}")
         in_database(database, "ALTER TABLE email_message SET TABLESPACE pg_default")
         as_superuser(postgres, "CHECKPOINT", "DROP TABLESPACE IF EXISTS small_disk")
         # Lazily: a process of the server may hold a dropped file open for a moment.
@@ -62,6 +64,16 @@ def in_database(database: Database, statement: str) -> None:
     with connection.cursor() as cursor:
         cursor.execute(statement)
     connection.close()
+
+
+def test_health_says_that_the_disk_is_full(database: Database, small_disk: SmallDisk) -> None:
+    assert postgres_answers().ok
+    # Where PostgreSQL sorts
+    in_database(database, f"GRANT CREATE ON TABLESPACE small_disk TO {WORKER}")
+    in_database(database, f"ALTER ROLE {WORKER} IN DATABASE {database.name} SET temp_tablespaces = small_disk")
+    check = postgres_answers()
+    assert not check.ok
+    assert "No space left on device" in check.detail
 
 
 def test_a_full_disk_loses_nothing_and_the_sync_goes_on_when_there_is_room(

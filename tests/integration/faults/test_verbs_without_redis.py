@@ -16,6 +16,7 @@ from celery.result import AsyncResult, GroupResult
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from native import health
 from native.ports import free_port
 from native.redis import RedisServer
 from tasks import celery_app, results
@@ -153,6 +154,25 @@ def test_each_verb_says_what_is_wrong(letters: dict[str, str], troubled: dict[st
         assert ("may be queued" in line) == is_in_doubt, (name, ended)
     known = {letter.id for letter in dead_letters.list_letters()}
     assert [name for name, letter in letters.items() if letter not in known] == ["drop full"]
+
+
+@pytest.mark.parametrize("trouble", SAID)
+@pytest.mark.parametrize("role", ["REDIS_URL", "CELERY_RESULT_BACKEND"])
+def test_health_says_what_is_wrong(
+    trouble: str,
+    role: str,
+    troubled: dict[str, str],
+    redis: RedisServer,
+    environment: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(health, "_SILENCE_SECONDS", 2)
+    environment(**{"REDIS_URL": redis.url, role: troubled[trouble]})
+    check = health.redis_answers()
+    assert not check.ok
+    said = f"{check.detail}. {check.advice}"
+    assert all(words in said for words in SAID[trouble]), said
+    assert urlsplit(troubled[trouble]).netloc.rpartition("@")[2] in said
 
 
 @pytest.mark.parametrize("trouble", ["stopped", "silent"])
