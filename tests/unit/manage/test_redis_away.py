@@ -21,6 +21,7 @@ from manage.cli import Manage
     ],
     ids=lambda error: type(error).__name__,
 )
+@pytest.mark.usefixtures("environment")
 def test_it_is_one_sentence(error: Exception) -> None:
     group = Manage("main")
 
@@ -32,7 +33,7 @@ def test_it_is_one_sentence(error: Exception) -> None:
     assert result.exit_code == 1
     assert isinstance(result.exception, SystemExit)
     [line] = result.output.splitlines()
-    assert str(error) in line
+    assert str(error).rstrip(".") in line
 
 
 def test_other_errors_are_still_shown_as_faults() -> None:
