@@ -14,7 +14,7 @@ import redis as redis_client
 
 from tasks.storage.dead_letters import list_letters
 from tests.integration.faults.conftest import APP, publish
-from tests.support.fault_app import done
+from tests.support.fault_app import begun, done, hold
 from tests.support.worker import Worker, wait_until
 
 LONGEST_STOP = 20
@@ -40,10 +40,15 @@ def test_a_stop_does_not_wait_for_what_nobody_reads(
 ) -> None:
     """Celery forgets what a process has not said that it began, and then waits 30 s for the process."""
     with Worker(tmp_path, 2, app=APP) as worker:
+        held = hold(tmp_path)
+        publish(tmp_path, range(2))
+        wait_until(lambda: begun(tmp_path) == 2, "not both of its processes have started")
+        held.unlink()
+        wait_until(lambda: len(done(tmp_path)) == 2 and not client.exists("unacked"), "they are not done")
         children = worker.children()
         for child in children:
             child.send_signal(signal.SIGSTOP)
-        publish(tmp_path, range(2))
+        publish(tmp_path, range(2, 4))
         wait_until(lambda: client.hlen("unacked") == 2, "it takes none")
         wait_until(lambda: unread_pipes(children) == 2, "the processes are not given them")
         if loses_its_connection:
@@ -57,6 +62,6 @@ def test_a_stop_does_not_wait_for_what_nobody_reads(
             child.send_signal(signal.SIGCONT)
         worker.wait(40)
         assert time.monotonic() - began < LONGEST_STOP
-    assert done(tmp_path) == {0: 1, 1: 1}
+    assert done(tmp_path) == dict.fromkeys(range(4), 1)
     assert not client.exists("unacked", "unacked_index", "sync")
     assert list_letters() == []
