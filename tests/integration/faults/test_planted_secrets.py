@@ -33,6 +33,7 @@ from tasks.celery_app import create_celery_app
 from tasks.storage.accounts import Account
 from tasks.storage.grants import Grant, Secrets
 from tests.conftest import TENANT, USER, Database, register, sync
+from tests.support.application import application
 from tests.support.imap_faults import rewrite
 from tests.support.imap_server import ImapServer
 from tests.support.mailbox import Mailbox, message
@@ -245,10 +246,11 @@ def everything_from_commands(monkeypatch: pytest.MonkeyPatch) -> str:
         return done.stdout
 
     tenant = ("--tenant", TENANT)
-    shown = [run("account", "list", "--json", *tenant), run("account", "list", *tenant), run("dlq", "list")]
-    shown += [run("outbox", "list", *tenant), run("outbox", "list", "--state", "sent", *tenant)]
-    letters = json.loads(run("dlq", "list", "--json"))
-    shown += [run("dlq", "show", letter["id"]) for letter in letters]
+    with application():  # another one may know the Redis of an earlier test
+        shown = [run("account", "list", "--json", *tenant), run("account", "list", *tenant), run("dlq", "list")]
+        shown += [run("outbox", "list", *tenant), run("outbox", "list", "--state", "sent", *tenant)]
+        letters = json.loads(run("dlq", "list", "--json"))
+        shown += [run("dlq", "show", letter["id"]) for letter in letters]
     return "\n".join(shown)
 
 
