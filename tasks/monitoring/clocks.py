@@ -1,4 +1,4 @@
-"""Whose clock is off: that of this host, of Redis's or of PostgreSQL's, as a worker, beat and `health` say it.
+"""Whose clock is off: that of this host, of Redis's or of PostgreSQL's, as a worker and beat say it.
 
 No task depends on that: messages go by Redis's clock (tasks/clock.py), what PostgreSQL keeps goes by PostgreSQL's.
 But people compare what the three wrote, and a clock that is far off lets no certificate be valid.
@@ -63,19 +63,10 @@ def words(clocks: Mapping[str, float]) -> str:
     return f"{found}: synchronise {'them' if len(off) > 1 else 'it'} (timedatectl status, systemd-timesyncd)"
 
 
-def measure(client: Any, database_now: Callable[[], datetime]) -> str:
-    """`words` of this host, Redis and PostgreSQL, each of which is asked. Raises what `database_now` does."""
-    return words(_named(ahead_of_redis(client), _database_ahead(client, database_now)))
-
-
 def note_database(client: Any, database_now: Callable[[], datetime]) -> None:
     """Measure PostgreSQL's clock, and note that for workers and beat, which have no connection to PostgreSQL."""
-    client.set(_DATABASE, _database_ahead(client, database_now), ex=_KEPT_SECONDS)
-
-
-def _database_ahead(client: Any, database_now: Callable[[], datetime]) -> float:
     before, database = redis_now(client), database_now().timestamp()
-    return database - (before + redis_now(client)) / 2
+    client.set(_DATABASE, database - (before + redis_now(client)) / 2, ex=_KEPT_SECONDS)
 
 
 def _noted(client: Any) -> float | None:

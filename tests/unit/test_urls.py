@@ -19,7 +19,7 @@ REDIS = "redis://:{}@127.0.0.1:6379/3"
 POSTGRESQL = "postgresql+psycopg2://worker:{}@127.0.0.1:5432/mail?sslmode=require"
 
 
-def is_taken(check: Callable[[str], None], url: str) -> bool:
+def is_taken(check: Callable[[str], str], url: str) -> bool:
     with suppress(ValueError):
         check(url)
         return True
