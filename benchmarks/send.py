@@ -204,9 +204,9 @@ def _empty_task_rate(stack: Stack, count: int) -> float:
 
 def _through_the_outbox(stack: Stack, sink: Sink, count: int) -> float:
     """What a worker does for each message, without Celery."""
-    from tasks.engine.draft import SendRequest
-    from tasks.engine.outbox import send
-    from tasks.engine.reuse import smtp_pool
+    from tasks.engine.connection_cache import smtp_pool
+    from tasks.engine.send.draft import SendRequest
+    from tasks.engine.send.outbox import send
 
     sink.reset()
     with stack.database():
@@ -220,7 +220,7 @@ def _through_the_outbox(stack: Stack, sink: Sink, count: int) -> float:
 
 
 def _add_account(sink: Sink) -> str:
-    from tasks.storage.accounts import NewAccount, add_account
+    from tasks.storage.accounts.rows import NewAccount, add_account
 
     new = NewAccount(
         account_name=USER,

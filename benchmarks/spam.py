@@ -18,9 +18,9 @@ from benchmarks.support.engines import Spamd
 from benchmarks.support.labelled import RECIPIENT, Figures, from_debian, half, measure
 from benchmarks.support.mailbox import build
 from native.errors import StackError
-from tasks.mail.parse import parse
+from tasks.mail.parse.message import parse
 from tasks.mail.spam import judge
-from tasks.mail.spam_engines import ask_spamd
+from tasks.mail.spam.engines import ask_spamd
 
 _TIMEOUT = 60.0
 

@@ -2,7 +2,7 @@
 
 from manage.cli import main
 from manage.place import COMMAND
-from tasks.visible import log_visibly
+from tasks.secrecy.visible import log_visibly
 
 if __name__ == "__main__":
     log_visibly()

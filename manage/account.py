@@ -14,7 +14,7 @@ from manage.place import COMMAND
 from manage.session import connect, tenant_option
 
 if TYPE_CHECKING:
-    from tasks.storage.accounts import Account
+    from tasks.storage.accounts.rows import Account
 
 
 @click.group()
@@ -34,7 +34,7 @@ account.add_command(audit)
 def list_(as_json: bool, tenant: str) -> None:
     """List the accounts, when each was synced, and what is wrong with it."""
     connect()
-    from tasks.storage.accounts import list_accounts
+    from tasks.storage.accounts.rows import list_accounts
 
     accounts = list_accounts(tenant)
     if as_json:
@@ -70,7 +70,7 @@ def test(account_name: str, tenant: str) -> None:
     """Log in to an account's servers and look at what they offer. Each that works ends the pause of its side."""
     connect()
     from tasks.errors import EmailError
-    from tasks.storage.accounts import find_account
+    from tasks.storage.accounts.rows import find_account
 
     found = find_account(tenant, account_name)
     all_work = True
@@ -92,7 +92,7 @@ def test(account_name: str, tenant: str) -> None:
 def password(account_name: str, smtp: bool, password_stdin: bool, tenant: str) -> None:
     """Store a new password (of an OAuth2 account: a new refresh token) for an account, and end its pauses."""
     connect()
-    from tasks.storage.accounts import (
+    from tasks.storage.accounts.rows import (
         change_password,
         change_refresh_token,
         change_smtp_password,
@@ -118,7 +118,7 @@ def password(account_name: str, smtp: bool, password_stdin: bool, tenant: str) -
 def remove(account_name: str, yes: bool, tenant: str) -> None:
     """Remove an account with its synced mail. Nothing changes on its server."""
     connect()
-    from tasks.storage.accounts import find_account, remove_account
+    from tasks.storage.accounts.rows import find_account, remove_account
 
     found = find_account(tenant, account_name)
     if not yes:

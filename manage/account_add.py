@@ -12,7 +12,7 @@ from manage.session import USER, connect, tenant_option
 
 if TYPE_CHECKING:
     from tasks.mail.oauth2 import Provider
-    from tasks.storage.grants import Grant
+    from tasks.storage.accounts.grants import Grant
 
 _PORTS = {
     "imap": {"tls": 993, "starttls": 143, "none": 143},
@@ -101,7 +101,7 @@ def add(**given: Any) -> None:
         raise click.UsageError("--hostname is needed: which server has the mail?")
     secret = _grant(options, provider) if options.oauth2 else read_secret(options.password_stdin)
     connect()
-    from tasks.storage.accounts import NewAccount, add_account
+    from tasks.storage.accounts.rows import NewAccount, add_account
 
     hostname = options.hostname or (provider.hostname(options.protocol) if provider else "")
     if options.encryption == "none" and hostname not in _LOOPBACK:
@@ -154,7 +154,7 @@ def _provider(options: _Options) -> "Provider | None":
 
 
 def _grant(options: _Options, provider: "Provider | None") -> "Grant":
-    from tasks.storage.grants import Grant, Secrets
+    from tasks.storage.accounts.grants import Grant, Secrets
 
     endpoint = options.token_endpoint or (provider.token_endpoint if provider else None)
     if not options.client_id:

@@ -10,7 +10,7 @@ from manage.place import COMMAND
 from manage.session import connect, tenant_option
 
 if TYPE_CHECKING:
-    from tasks.storage.accounts import Account
+    from tasks.storage.accounts.rows import Account
 
 
 @click.command(name="all-mail")
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 def all_mail(account_name: str, choice: str, yes: bool, tenant: str) -> None:
     """Leave folders out that show messages of others a second time, and drop their doubles; or sync them."""
     connect()
-    from tasks.engine.views import skip_views
-    from tasks.storage.account_choices import choose_all_mail
-    from tasks.storage.accounts import find_account
+    from tasks.engine.sync.views import skip_views
+    from tasks.storage.accounts.choices import choose_all_mail
+    from tasks.storage.accounts.rows import find_account
 
     found = find_account(tenant, account_name)
     if choice == "sync":
@@ -39,7 +39,7 @@ def all_mail(account_name: str, choice: str, yes: bool, tenant: str) -> None:
 
 def doubled(found: "Account") -> dict[str, int]:
     """The number of messages by folder that are stored a second time though they are to be left out."""
-    from tasks.storage.folders import doubled_folders
+    from tasks.storage.messages.folders import doubled_folders
     from tasks.storage.session import tenant_transaction
 
     if found.all_mail == "sync":

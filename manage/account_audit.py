@@ -11,8 +11,8 @@ from manage.session import connect, tenant_option
 
 if TYPE_CHECKING:
     from tasks.engine.audit import FolderAudit
-    from tasks.mail.uidset import UidSet
-    from tasks.storage.accounts import Account
+    from tasks.mail.imap.uidset import UidSet
+    from tasks.storage.accounts.rows import Account
 
 _COLUMNS = ("folder", "on the server", "stored", "set aside", "missing here", "gone there", "differ", "")
 _LONGEST_LINE = 400
@@ -32,7 +32,7 @@ def audit(account_name: str, repair: bool, folder: str | None, as_json: bool, te
     Exit code 1 where they differ. Nothing is changed without --repair.
     """
     connect(broker=repair)
-    from tasks.storage.accounts import find_account
+    from tasks.storage.accounts.rows import find_account
 
     found = find_account(tenant, account_name)
     audits = _compared(found, folder)

@@ -10,8 +10,8 @@ from manage.output import Cell, ago, good_or_bad, print_json, table, tell
 from manage.session import connect, tenant_option
 
 if TYPE_CHECKING:
-    from tasks.storage.accounts import Account
-    from tasks.storage.completeness import Standing
+    from tasks.storage.accounts.rows import Account
+    from tasks.storage.messages.completeness import Standing
 
 
 class Fact(NamedTuple):
@@ -30,8 +30,8 @@ class Fact(NamedTuple):
 def show(account_name: str, as_json: bool, tenant: str) -> None:
     """Show an account: its servers, its state, and of each folder what is on the server, stored, and missing."""
     connect()
-    from tasks.storage.accounts import find_account
-    from tasks.storage.completeness import standings
+    from tasks.storage.accounts.rows import find_account
+    from tasks.storage.messages.completeness import standings
 
     found = find_account(tenant, account_name)
     facts = [fact for section in _SECTIONS for fact in section(found)]
@@ -104,7 +104,7 @@ def _choices(found: "Account") -> Iterator[Fact]:
 
 
 def _readings(found: "Account") -> Iterator[Fact]:
-    from tasks.storage.rereading import counts
+    from tasks.storage.messages.rereading import counts
 
     counted = counts(found)
     if counted.old or counted.waiting:

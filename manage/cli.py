@@ -30,9 +30,9 @@ from manage import (
 from manage.output import complain
 from manage.place import IS_HOST
 from manage.trouble import redis_words
-from tasks.secrecy import NOT_SHOWN, secrets_kept, tells_secret, without_secrets
-from tasks.secret_forms import Known
-from tasks.visible import visible
+from tasks.secrecy.forms import Known
+from tasks.secrecy.secrets import NOT_SHOWN, secrets_kept, tells_secret, without_secrets
+from tasks.secrecy.visible import visible
 
 
 class Manage(click.Group):

@@ -25,7 +25,7 @@ def demo() -> None:
         say("The native stack is already up")
     password, ports = make_secrets(state)["DEMO_PASSWORD"], started.ports
     mailbox.register(TENANT, USER, password, ports["demo-imap"], ports["demo-smtp"])
-    from tasks.storage.accounts import find_account
+    from tasks.storage.accounts.rows import find_account
 
     account = find_account(TENANT, mailbox.ACCOUNT)
     say("Syncing the demo mailbox through the broker and the worker")

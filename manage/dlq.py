@@ -72,7 +72,7 @@ def show(letter_id: str, as_json: bool) -> None:
     """Show one: what it was asked to do, without anybody's mail, and where it failed."""
     connect()
     import tasks.celery_app  # noqa: F401 - becomes the application that deadletter asks
-    from tasks.deadletter import is_aside, show_aside
+    from tasks.runtime.dead_letters import is_aside, show_aside
     from tasks.storage.dead_letters import get_letter
 
     known, _ = _find_what_can_be_had(None, None, None)
@@ -100,8 +100,8 @@ def retry(
     """Queue tasks again as they were. One that succeeds leaves the dead letters."""
     connect(broker=True)
     import tasks.celery_app  # noqa: F401 - becomes the application that deadletter queues through
-    from tasks.deadletter import is_aside, retry_aside, retry_letter
     from tasks.errors import MessageUnreadableError, TaskUnknownError
+    from tasks.runtime.dead_letters import is_aside, retry_aside, retry_letter
     from tasks.storage.dead_letters import get_letter
 
     ids = []
@@ -134,7 +134,7 @@ def drop(
     """Forget tasks, with their arguments. What they were to do is not done."""
     connect(broker=True)
     import tasks.celery_app  # noqa: F401 - becomes the application that deadletter asks
-    from tasks.deadletter import drop_aside, forget_letter, is_aside
+    from tasks.runtime.dead_letters import drop_aside, forget_letter, is_aside
     from tasks.storage.dead_letters import get_letter
 
     chosen = _choose(letter_ids, is_all=is_all, tenant=tenant, task=task, code=code)
@@ -151,7 +151,7 @@ def drop(
 def _find(tenant: str | None, task: str | None, code: str | None, *, with_messages: bool = True) -> list["Summary"]:
     """The dead letters, and with them the messages that were put aside, which are in Redis."""
     import tasks.celery_app  # noqa: F401 - becomes the application that deadletter asks
-    from tasks.deadletter import list_aside
+    from tasks.runtime.dead_letters import list_aside
     from tasks.storage.dead_letters import list_letters
 
     return [

@@ -9,7 +9,7 @@ from manage.output import confirm, duration, good_or_bad, print_json, say, size,
 from manage.session import connect, tenant_option
 
 if TYPE_CHECKING:
-    from tasks.storage.accounts import Account
+    from tasks.storage.accounts.rows import Account
     from tasks.storage.outbox import Outgoing
 
 _OPEN = ("queued", "sending", "accepted", "failed", "unknown")
@@ -117,7 +117,7 @@ def retry(
         _, found = _find(tenant, outbox_id)
         _resume(found, outbox_id)
         return
-    from tasks.storage.accounts import find_account
+    from tasks.storage.accounts.rows import find_account
     from tasks.storage.waiting import ask_again
 
     account_id = find_account(tenant, account).id if account else None
@@ -155,7 +155,7 @@ def _next_try(state: str, seconds_left: float | None) -> str:
 
 def _decide(tenant: str, outbox_id: str, *, was_sent: bool) -> None:
     connect()
-    from tasks.engine.outbox import decide
+    from tasks.engine.send.outbox import decide
 
     _, account = _find(tenant, outbox_id)
     decide(account, outbox_id, was_sent=was_sent)
@@ -163,14 +163,14 @@ def _decide(tenant: str, outbox_id: str, *, was_sent: bool) -> None:
 
 
 def _resume(account: "Account", outbox_id: str) -> None:
-    from tasks.engine.outbox import resume
+    from tasks.engine.send.outbox import resume
 
     outgoing = resume(account, outbox_id, f"a person:{uuid.uuid4()}")
     say(f"{outgoing.state}: {len(outgoing.addresses('accepted'))} of {len(outgoing.recipients)} recipients")
 
 
 def _find(tenant: str, outbox_id: str) -> "tuple[Outgoing, Account]":
-    from tasks.storage.accounts import find_account
+    from tasks.storage.accounts.rows import find_account
     from tasks.storage.outbox import lock_outgoing
     from tasks.storage.session import tenant_transaction
 

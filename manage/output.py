@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import click
 
 from manage.place import COMMAND
-from tasks.visible import visible, visible_json
+from tasks.secrecy.visible import visible, visible_json
 
 if TYPE_CHECKING:
     from rich.progress import Progress

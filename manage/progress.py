@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 from manage.output import progress, say, size, table
 from manage.place import LOOK_AT_HEALTH
 from native.errors import StackError
-from tasks.visible import visible
+from tasks.secrecy.visible import visible
 
 if TYPE_CHECKING:
-    from tasks.storage.accounts import Account
+    from tasks.storage.accounts.rows import Account
 
 _COUNTS = {
     "messages_synced": "new",
@@ -68,7 +68,7 @@ def watch(task_id: str, *, quiet: bool = False) -> dict[str, Any]:
 
 def report(account: "Account", result: Mapping[str, Any]) -> None:
     """A table of what is there now, by folder, and what this sync did."""
-    from tasks.storage.folders import folder_summaries
+    from tasks.storage.messages.folders import folder_summaries
 
     by_folder: Mapping[str, Mapping[str, Any]] = result.get("folders", {})
     rows = []

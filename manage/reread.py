@@ -12,7 +12,7 @@ from manage.session import connect, tenant_option
 from manage.trouble import redis_words
 
 if TYPE_CHECKING:
-    from tasks.storage.accounts import Account
+    from tasks.storage.accounts.rows import Account
 
 _POLL_SECONDS = 1
 
@@ -61,7 +61,7 @@ def reread(
     meets = _read(conditions)
     connect(broker=not (dry_run or only_status))
     from tasks.mail.message import PARSER_VERSION
-    from tasks.storage.accounts import find_account, list_accounts, list_tenants
+    from tasks.storage.accounts.rows import find_account, list_accounts, list_tenants
 
     tenants = list_tenants() if all_tenants else [tenant]
     accounts = (
@@ -95,7 +95,7 @@ def _is_read(account: "Account") -> bool:
 
 
 def _read(conditions: Sequence[str]) -> list[Any]:
-    from tasks.storage.conditions import ConditionInvalidError, read_condition
+    from tasks.storage.messages.conditions import ConditionInvalidError, read_condition
 
     try:
         return [read_condition(condition) for condition in conditions]
@@ -106,7 +106,7 @@ def _read(conditions: Sequence[str]) -> list[Any]:
 def _ask(
     accounts: "list[Account]", older_than: int, conditions: list[Any], *, dry_run: bool, quiet: bool
 ) -> list[dict[str, Any]]:
-    from tasks.storage.rereading import ask
+    from tasks.storage.messages.rereading import ask
 
     return [
         {**_name(account), **ask(account, older_than, conditions, dry_run=dry_run)._asdict()}
@@ -143,7 +143,7 @@ def _report(asked: list[dict[str, Any]], as_json: bool, done: str, fetched: str)
 
 
 def _show(accounts: "list[Account]", as_json: bool) -> None:
-    from tasks.storage.rereading import counts
+    from tasks.storage.messages.rereading import counts
 
     found = [{**_name(account), **counts(account)._asdict()} for account in accounts]
     if as_json:
@@ -163,7 +163,7 @@ def _show(accounts: "list[Account]", as_json: bool) -> None:
 
 
 def _watch(accounts: "list[Account]", *, quiet: bool) -> None:
-    from tasks.storage.rereading import number_waiting
+    from tasks.storage.messages.rereading import number_waiting
 
     def waiting() -> int:
         return sum(map(number_waiting, accounts))

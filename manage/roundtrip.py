@@ -8,7 +8,7 @@ from manage.place import LOOK_AT_HEALTH
 from native.errors import StackError
 
 if TYPE_CHECKING:
-    from tasks.storage.accounts import Account
+    from tasks.storage.accounts.rows import Account
 
 # For each task of the round; each takes well under a second on an idle machine.
 _PATIENCE_SECONDS = 60
@@ -103,7 +103,7 @@ def _result_of(task: Any, arguments: tuple[object, ...]) -> dict[str, Any]:
 
 def _received(account: "Account", message_id: str) -> str:
     """The id of the message in INBOX. Raises StackError where it is not."""
-    from tasks.storage.messages import find_message
+    from tasks.storage.messages.batch import find_message
 
     found = find_message(account, "inbox", message_id)
     if found is None:

@@ -37,7 +37,7 @@ def send(
 
     from tasks.celery_app import send_email
     from tasks.errors import EmailError
-    from tasks.storage.accounts import find_account
+    from tasks.storage.accounts.rows import find_account
 
     account = find_account(tenant, account_name)
     arguments = (account.id, tenant, account.user_id, list(to), list(cc), list(bcc))

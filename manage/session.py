@@ -25,7 +25,7 @@ def connect(*, broker: bool = False) -> None:
     """
     if not IS_HOST:
         _use_the_stack(broker=broker)
-    from tasks.secrecy import learn
+    from tasks.secrecy.secrets import learn
     from tasks.settings import get_settings
 
     learn(*get_settings().secrets.secrets)

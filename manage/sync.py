@@ -17,7 +17,7 @@ def sync(account_name: str, full: bool, follow: bool, as_json: bool, tenant: str
     """Sync an account through the worker."""
     connect(broker=True)
     from manage.progress import queue_sync, report, watch
-    from tasks.storage.accounts import find_account
+    from tasks.storage.accounts.rows import find_account
 
     account = find_account(tenant, account_name)
     task_id = queue_sync(account, full=full)

@@ -59,7 +59,7 @@ def smtp_command(state: State, port: int) -> list[str]:
 def register(tenant_id: str, user_id: str, password: str, port: int, smtp_port: int) -> None:
     """Make the account of the demo mailbox unless it is there; give it its password again if no key opens it."""
     from tasks.errors import CredentialUnreadableError, NotFoundError
-    from tasks.storage.accounts import (
+    from tasks.storage.accounts.rows import (
         AccountExistsError,
         NewAccount,
         add_account,

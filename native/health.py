@@ -172,8 +172,8 @@ def _probe_worker(patience: float) -> float | None:
     """Seconds until a worker had run a task that every Celery worker has, and that gives back its argument."""
     from celery.exceptions import TimeoutError as NoResultError
 
-    from tasks.admission import PROBE
     from tasks.celery_app import celery_app
+    from tasks.runtime.admission import PROBE
 
     started = time.monotonic()
     probe = celery_app.send_task(PROBE, ("ok",), {"index": 0}, queue="sync", expires=patience)
@@ -199,8 +199,8 @@ def beat_is_alive(state: State, *, may_ask: bool = True) -> Check:
     from kombu.exceptions import OperationalError
     from redis import RedisError
 
-    from tasks.beat import seconds_since_tick
     from tasks.celery_app import celery_app
+    from tasks.runtime.scheduler import seconds_since_tick
 
     status = Supervisor(state).status().get("beat")
     if status is None or not status.is_running:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
-from tasks.visible import visible
+from tasks.secrecy.visible import visible
 
 _WAIT_SECONDS = 0.2
 # More than fifty long lines, so that the end of a log need not be looked for from its start.

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
-from tasks.mail.folders import encode_name
+from tasks.mail.imap.folders import encode_name
 
 # pymap serves a file as it is, and lines end with CRLF in IMAP.
 _LINE_END = re.compile(rb"\r?\n")

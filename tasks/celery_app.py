@@ -14,9 +14,6 @@ from kombu import Connection, Queue
 from kombu.transport import TRANSPORT_ALIASES
 from kombu.utils.url import parse_url
 
-from tasks import drain
-from tasks.base import CELERY_DEFAULT_RETRY_DELAY, CELERY_RETRY_BACKOFF_BASE, EmailTask
-from tasks.control import get_active_tasks, get_queue_stats, get_task_status, revoke_task
 from tasks.delete import (
     DELETE_EMAILS,
     EMPTY_TRASH,
@@ -26,11 +23,15 @@ from tasks.delete import (
     enforce_trash_retention,
 )
 from tasks.maintenance import CLEANUP_STALE_RESULTS, cleanup_stale_results
-from tasks.monitoring import flower_door, journal, outage, systemd
+from tasks.monitoring import flower_door
 from tasks.periodic import PERIODIC_SYNC, periodic_sync
-from tasks.queues import QUEUES
 from tasks.reread import LOOK_SECONDS, QUEUE_REREADING, REREAD_MESSAGES, queue_rereading, reread_messages
-from tasks.results import ResultStore
+from tasks.runtime import journal, shutdown, systemd
+from tasks.runtime.broker import outage
+from tasks.runtime.broker.queues import QUEUES
+from tasks.runtime.control import get_active_tasks, get_queue_stats, get_task_status, revoke_task
+from tasks.runtime.results import ResultStore
+from tasks.runtime.task import CELERY_DEFAULT_RETRY_DELAY, CELERY_RETRY_BACKOFF_BASE, EmailTask
 from tasks.send import (
     LOOK_SECONDS as MAIL_LOOK_SECONDS,
 )
@@ -89,11 +90,11 @@ _RESULT_SECONDS, _HEALTH_SECONDS = 5, 25
 # back to the queue. (SIGTERM waits for them.)
 _SOFT_SHUTDOWN_SECONDS = 10
 
-# Our own transport (tasks/broker.py) under a name of its own for each scheme: other applications of the process keep
-# theirs. Where a connection is shown, it shows what it is in the end.
+# Our own transport (tasks/runtime/broker/transport.py) under a name of its own for each scheme: other applications of
+# the process keep theirs. Where a connection is shown, it shows what it is in the end.
 _TRANSPORTS = {scheme: f"metabuilder-{scheme}" for scheme in ("redis", "rediss")}
 for _scheme, _name in _TRANSPORTS.items():
-    TRANSPORT_ALIASES[_name] = "tasks.broker:Transport"
+    TRANSPORT_ALIASES[_name] = "tasks.runtime.broker.transport:Transport"
     Connection.resolve_aliases[_name] = _scheme
 
 
@@ -101,7 +102,7 @@ class _Application(Celery):  # type: ignore[misc]  # celery has no types
     """Celery, with our result store at the URL of the configuration: Celery's class takes CELERY_RESULT_BACKEND as it
     is in the environment, without the options for TLS."""
 
-    control_cls = "tasks.control:Control"
+    control_cls = "tasks.runtime.control:Control"
 
     def _get_backend(self) -> ResultStore:
         return ResultStore(app=self, url=self.conf.first("result_backend"))
@@ -165,8 +166,8 @@ def _configuration(settings: Settings) -> dict[str, Any]:
         "task_acks_on_timeout": False,
         "task_time_limit": worker.task_time_limit,
         "task_soft_time_limit": worker.task_soft_time_limit,
-        "worker_pool": "tasks.pool:TaskPool",
-        "worker_consumer": "tasks.consumer:Consumer",
+        "worker_pool": "tasks.runtime.pool:TaskPool",
+        "worker_consumer": "tasks.runtime.consumer:Consumer",
         "worker_concurrency": worker.concurrency,
         "worker_prefetch_multiplier": worker.prefetch_multiplier,
         "worker_max_tasks_per_child": worker.max_tasks_per_child,
@@ -174,10 +175,10 @@ def _configuration(settings: Settings) -> dict[str, Any]:
         "worker_soft_shutdown_timeout": _SOFT_SHUTDOWN_SECONDS,
         # A sync survives a restart of Redis: it goes on, and its redelivery finds nothing left to do.
         "worker_cancel_long_running_tasks_on_connection_loss": False,
-        # What is in hand is counted over the next connection too (tasks/deliveries.py).
+        # What is in hand is counted over the next connection too (tasks/runtime/broker/deliveries.py).
         "worker_enable_prefetch_count_reduction": False,
         "worker_hijack_root_logger": True,
-        "beat_scheduler": "tasks.beat:SharedScheduler",
+        "beat_scheduler": "tasks.runtime.scheduler:SharedScheduler",
         "beat_schedule": {
             "sync-emails-every-5min": {
                 "task": PERIODIC_SYNC,
@@ -214,7 +215,7 @@ def _transport_options(visibility_timeout: int) -> dict[str, Any]:
         "unacked_restore_interval": _RESTORE_SECONDS,
         "unacked_restore_throttle": 1,
         "unacked_mutex_expire": _RESTORE_LOCK_SECONDS,
-        "queue_order_strategy": "tasks.queues:WeightedCycle",
+        "queue_order_strategy": "tasks.runtime.broker.queues:WeightedCycle",
         "socket_connect_timeout": _CONNECT_SECONDS,
         "socket_timeout": _ANSWER_SECONDS,
         "socket_keepalive": True,
@@ -223,7 +224,7 @@ def _transport_options(visibility_timeout: int) -> dict[str, Any]:
 
 celery_app = create_celery_app()
 celery_app.set_default()
-drain.connect()
+shutdown.connect()
 systemd.connect()
 flower_door.connect()
 journal.connect()

@@ -1,4 +1,4 @@
-"""delete_emails: into Trash or for good; and what has been in Trash for too long. The work: tasks/engine/delete.py.
+"""delete_emails: into Trash or for good; and what has been in Trash for too long. The work: tasks/engine/delete/messages.py.
 
 Run again at any instant, each finds what is done already: on the server, and in the table `deletion`.
 """
@@ -10,13 +10,13 @@ from celery import shared_task
 from celery.exceptions import SoftTimeLimitExceeded
 from kombu.exceptions import OperationalError
 
-from tasks.base import EmailTask
-from tasks.engine.delete import DeleteRequest, delete_expired, delete_messages
+from tasks.engine.delete.messages import DeleteRequest, delete_expired, delete_messages
 from tasks.engine.run import HandOnError
 from tasks.errors import HostBusyError, LeaseHeldError, TransientError
-from tasks.publish import publish_many
+from tasks.runtime.publish import publish_many
+from tasks.runtime.task import EmailTask
 from tasks.settings import get_settings
-from tasks.storage.deletions import accounts_with_expired_trash
+from tasks.storage.messages.deletions import accounts_with_expired_trash
 
 DELETE_EMAILS = "email_service.tasks.delete_emails"
 EMPTY_TRASH = "email_service.tasks.empty_trash"

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from kombu.exceptions import OperationalError
 
-from tasks.secrecy import shown
+from tasks.secrecy.secrets import shown
 
 
 class EmailError(Exception):

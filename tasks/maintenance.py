@@ -6,9 +6,9 @@ from typing import Any
 from celery import shared_task
 from redis.exceptions import ResponseError
 
-from tasks import aside, leftovers
-from tasks.base import EmailTask
-from tasks.broker import broker_client
+from tasks.runtime.broker import aside, cleanup
+from tasks.runtime.broker.transport import broker_client
+from tasks.runtime.task import EmailTask
 from tasks.settings import get_settings
 from tasks.storage.cleanup import delete_old_dead_letters, delete_unreferenced_blobs, release_expired_leases
 
@@ -32,8 +32,8 @@ def cleanup_stale_results(self: Any) -> dict[str, Any]:
     with broker_client(self.app) as broker:
         return {
             "status": "success",
-            "results_deleted": leftovers.delete_old_results(self.app.backend.client, worker.result_expires),
-            "reply_queues_deleted": leftovers.delete_orphaned_replies(broker),
+            "results_deleted": cleanup.delete_old_results(self.app.backend.client, worker.result_expires),
+            "reply_queues_deleted": cleanup.delete_orphaned_replies(broker),
             "leases_released": release_expired_leases(),
             "dead_letters_deleted": aside.delete_old(broker, worker.dead_letter_days * 24 * 3600)
             + _delete_dead_letters(worker.dead_letter_days, deadline),

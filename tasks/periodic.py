@@ -9,10 +9,10 @@ from typing import Any
 from celery import shared_task
 from kombu.exceptions import OperationalError
 
-from tasks.base import EmailTask
-from tasks.publish import publish_many
+from tasks.runtime.publish import publish_many
+from tasks.runtime.task import EmailTask
 from tasks.settings import get_settings
-from tasks.storage.dispatch import DueAccount, claim_due_accounts, unclaim_accounts
+from tasks.storage.accounts.dispatch import DueAccount, claim_due_accounts, unclaim_accounts
 from tasks.sync import sync_emails
 
 logger = logging.getLogger(__name__)

@@ -11,16 +11,16 @@ from typing import Any
 from celery import shared_task
 from kombu.exceptions import OperationalError
 
-from tasks.base import EmailTask
-from tasks.control import get_queue_stats
 from tasks.engine.reread import Reread, RereadRequest, reread_account
 from tasks.errors import HostBusyError, LeaseHeldError, LeaseLostError, TransientError
-from tasks.publish import publish_many
-from tasks.queues import is_served_last
+from tasks.runtime.broker.queues import is_served_last
+from tasks.runtime.control import get_queue_stats
+from tasks.runtime.publish import publish_many
+from tasks.runtime.task import EmailTask
 from tasks.settings import get_settings
 from tasks.spam import queue_engines
-from tasks.storage.leases import OwnLeaseHeldError
-from tasks.storage.rereading import accounts_to_reread
+from tasks.storage.accounts.leases import OwnLeaseHeldError
+from tasks.storage.messages.rereading import accounts_to_reread
 
 logger = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""send_email: sends a message once. The work, and its state machine, are in tasks/engine/outbox.py.
+"""send_email: sends a message once. The work, and its state machine, are in tasks/engine/send/outbox.py.
 
 A message whose server is away waits in its row: queue_waiting_mail, which beat runs, queues send_waiting for it when
 its next try is due. No task waits for that in a worker or in Redis.
@@ -14,10 +14,8 @@ from celery.exceptions import Ignore, SoftTimeLimitExceeded
 from kombu.exceptions import OperationalError
 from uuid_utils import uuid4
 
-from tasks.base import EmailTask
-from tasks.broker import broker_client
-from tasks.engine.draft import SendRequest
-from tasks.engine.outbox import give_up, give_up_key, resume_waiting, send
+from tasks.engine.send.draft import SendRequest
+from tasks.engine.send.outbox import give_up, give_up_key, resume_waiting, send
 from tasks.errors import (
     DeliveryInterruptedError,
     DeliveryUnderWayError,
@@ -25,11 +23,13 @@ from tasks.errors import (
     PoisonedTaskError,
     TransientError,
 )
-from tasks.monitoring.clocks import note_database
-from tasks.publish import publish_many
+from tasks.runtime.broker.transport import broker_client
+from tasks.runtime.clocks import note_database
+from tasks.runtime.publish import publish_many
+from tasks.runtime.task import EmailTask
 from tasks.settings import get_settings
 from tasks.storage import dead_letters
-from tasks.storage.leases import owner_of
+from tasks.storage.accounts.leases import owner_of
 from tasks.storage.outbox import Outgoing
 from tasks.storage.session import database_now
 from tasks.storage.waiting import claim_waiting, unclaim_waiting

@@ -16,8 +16,8 @@ from pydantic import AfterValidator, BaseModel, Field, SecretStr, ValidationErro
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from tasks.errors import PermanentError
-from tasks.secret_forms import Known
-from tasks.urls import checked_postgresql_url, checked_redis_url, redis_url, secrets_of_url, with_database
+from tasks.secrecy.forms import Known
+from tasks.secrecy.urls import checked_postgresql_url, checked_redis_url, redis_url, secrets_of_url, with_database
 
 # The longest a retry waits; the broker must not think the message lost in the meantime.
 LONGEST_COUNTDOWN_SECONDS = 600

@@ -7,9 +7,9 @@ from typing import Any
 from celery import shared_task
 from kombu.exceptions import OperationalError
 
-from tasks.base import EmailTask
 from tasks.engine.spam import ask_engines, check_message
 from tasks.errors import SpamEngineUnavailableError, TransientError
+from tasks.runtime.task import EmailTask
 from tasks.settings import get_settings
 
 logger = logging.getLogger(__name__)

@@ -16,14 +16,14 @@ from typing import Any
 from celery import shared_task
 from celery.exceptions import SoftTimeLimitExceeded
 
-from tasks.base import EmailTask
-from tasks.engine.account import SyncRequest, sync_account
 from tasks.engine.run import Progress, Tally
+from tasks.engine.sync.account import SyncRequest, sync_account
 from tasks.errors import HostBusyError, LeaseHeldError, LoginDelayedError, PoisonedTaskError, TransientError
+from tasks.runtime.task import EmailTask
 from tasks.settings import get_settings
 from tasks.spam import queue_engines
-from tasks.storage.accounts import get_account, record_failure
-from tasks.storage.leases import OwnLeaseHeldError
+from tasks.storage.accounts.leases import OwnLeaseHeldError
+from tasks.storage.accounts.rows import get_account, record_failure
 from tasks.storage.session import tenant_transaction
 
 logger = logging.getLogger(__name__)

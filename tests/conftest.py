@@ -18,12 +18,12 @@ from native.errors import StackError
 from native.postgres import APPLICATION, OWNER, WORKER, PostgresServer, libpq
 from native.redis import RedisServer
 from tasks import settings
-from tasks.engine.account import SyncRequest, sync_account
 from tasks.engine.run import Tally
-from tasks.secrecy import secrets_kept
-from tasks.secret_forms import Known
+from tasks.engine.sync.account import SyncRequest, sync_account
+from tasks.secrecy.forms import Known
+from tasks.secrecy.secrets import secrets_kept
 from tasks.storage import session
-from tasks.storage.accounts import Account, NewAccount, add_account, find_account
+from tasks.storage.accounts.rows import Account, NewAccount, add_account, find_account
 from tasks.storage.migrate import upgrade
 from tests.support.courier import Courier
 from tests.support.cyrus import Cyrus

@@ -36,8 +36,8 @@ def floor(stack: Stack, user: str, count: int) -> float:
 
 def _html(stack: Stack, user: str) -> list[str]:
     """What is to be made safe."""
-    from tasks.mail import bodies
-    from tasks.mail.parse import parse
+    from tasks.mail.parse import bodies
+    from tasks.mail.parse.message import parse
 
     found: list[str] = []
 
@@ -53,8 +53,8 @@ def _html(stack: Stack, user: str) -> list[str]:
 
 def _copies(stack: Stack, user: str) -> list[Copy]:
     """What a sync inserts, after one in this process."""
-    from tasks.engine.account import SyncRequest, sync_account
     from tasks.engine.run import Tally
+    from tasks.engine.sync.account import SyncRequest, sync_account
     from tasks.storage import copy
 
     kept: list[Copy] = []
@@ -71,7 +71,7 @@ def _copies(stack: Stack, user: str) -> list[Copy]:
 
 
 def _sanitise(texts: list[str]) -> None:
-    from tasks.mail.html import sanitise
+    from tasks.mail.parse.html.sanitize import sanitise
 
     for text in texts:
         sanitise(text)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from tasks.mail.parse import parse
+from tasks.mail.parse.message import parse
 from tasks.mail.spam import judge
 from tasks.mail.spam.evidence import Recipient
 

@@ -16,7 +16,7 @@ from html import unescape
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tasks.mail.parse import parse
+from tasks.mail.parse.message import parse
 
 NPM_PARSERS = ("postal-mime", "mailparser")
 _SCRIPT = Path(__file__).with_name("npm_parsers.mjs")

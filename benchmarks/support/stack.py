@@ -152,7 +152,7 @@ class Stack:
 
     def add_account(self, user: str, dovecot: Dovecot | None = None) -> str:
         """Register a user's mailbox; the id of the account."""
-        from tasks.storage.accounts import NewAccount, add_account
+        from tasks.storage.accounts.rows import NewAccount, add_account
 
         server = dovecot or self.dovecot
         new = NewAccount(user, f"{user}@example.net", server.host, server.port, "none", user, PASSWORD)

@@ -3,20 +3,20 @@
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from tasks.engine.completeness import is_window
 from tasks.engine.connect import connected, connected_pop3
 from tasks.engine.envelopes import envelope_of, in_parts, is_same
-from tasks.engine.gmail import label_folders
-from tasks.engine.views import left_out
+from tasks.engine.sync.completeness import is_window
+from tasks.engine.sync.gmail import label_folders
+from tasks.engine.sync.views import left_out
 from tasks.errors import NotFoundError
-from tasks.mail.imap import ImapConnection
-from tasks.mail.imap_session import FetchRefusedError
-from tasks.mail.uidl import keys_by_unique_id
-from tasks.mail.uidset import UidSet
-from tasks.storage import changes
-from tasks.storage.accounts import Account
-from tasks.storage.folders import Folder, load_folders
-from tasks.storage.maildrop import missing_keys
+from tasks.mail.imap.commands import ImapConnection
+from tasks.mail.imap.session import FetchRefusedError
+from tasks.mail.imap.uidset import UidSet
+from tasks.mail.pop3.uidl import keys_by_unique_id
+from tasks.storage.accounts.rows import Account
+from tasks.storage.messages import changes
+from tasks.storage.messages.folders import Folder, load_folders
+from tasks.storage.messages.maildrop import missing_keys
 from tasks.storage.session import tenant_transaction
 
 _ENVELOPES_PER_REQUEST = 2_000

@@ -17,16 +17,24 @@ from tasks.errors import (
     UnsupportedProtocolError,
 )
 from tasks.mail.connection import Endpoint
-from tasks.mail.imap import ImapConnection
-from tasks.mail.imap_extensions import Refusals
+from tasks.mail.imap.commands import ImapConnection
+from tasks.mail.imap.extensions import Refusals
 from tasks.mail.login import Login
-from tasks.mail.pop3 import Pop3Connection
-from tasks.secrecy import without_secrets
+from tasks.mail.pop3.commands import Pop3Connection
+from tasks.secrecy.secrets import without_secrets
 from tasks.settings import get_settings
-from tasks.storage.account_choices import keep_refusals
-from tasks.storage.accounts import Account
+from tasks.storage.accounts.choices import keep_refusals
+from tasks.storage.accounts.logins import (
+    RECEIVING,
+    SENDING,
+    Side,
+    begin_login,
+    mechanism_of,
+    note_login,
+    note_refusal,
+)
+from tasks.storage.accounts.rows import Account
 from tasks.storage.credentials import PASSWORD, read_credential_of_kind
-from tasks.storage.logins import RECEIVING, SENDING, Side, begin_login, mechanism_of, note_login, note_refusal
 from tasks.storage.session import tenant_transaction
 
 

@@ -4,14 +4,14 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 
 from tasks.engine.run import Run
-from tasks.mail.imap import ImapConnection
-from tasks.mail.imap_fetch import FetchedEnvelope
-from tasks.mail.parse import parse
-from tasks.mail.uidset import UidSet
-from tasks.storage import changes
-from tasks.storage.arrivals import LONGEST_MESSAGE_ID
-from tasks.storage.changes import Envelope
-from tasks.storage.folders import Folder
+from tasks.mail.imap.commands import ImapConnection
+from tasks.mail.imap.fetch import FetchedEnvelope
+from tasks.mail.imap.uidset import UidSet
+from tasks.mail.parse.message import parse
+from tasks.storage.messages import changes
+from tasks.storage.messages.arrivals import LONGEST_MESSAGE_ID
+from tasks.storage.messages.changes import Envelope
+from tasks.storage.messages.folders import Folder
 from tasks.storage.session import tenant_transaction
 
 

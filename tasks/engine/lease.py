@@ -17,8 +17,8 @@ from tasks.errors import (
     TooSlowError,
 )
 from tasks.settings import get_settings
-from tasks.storage.accounts import record_failure
-from tasks.storage.leases import owner_of, release_lease, take_lease
+from tasks.storage.accounts.leases import owner_of, release_lease, take_lease
+from tasks.storage.accounts.rows import record_failure
 
 logger = logging.getLogger(__name__)
 

@@ -20,8 +20,8 @@ from typing import IO, Any, Final, Self
 
 from tasks.engine.parsing import Destination, to_rows
 from tasks.mail.message import FetchedMessage
-from tasks.storage.arrivals import Arrival, Quarantined
-from tasks.visible import log_visibly
+from tasks.secrecy.visible import log_visibly
+from tasks.storage.messages.arrivals import Arrival, Quarantined
 
 logger = logging.getLogger(__name__)
 

@@ -7,13 +7,13 @@ import logging
 from typing import NamedTuple
 
 from tasks.errors import MessageUnparsableError
-from tasks.mail.flags import read_flags
+from tasks.mail.imap.flags import read_flags
 from tasks.mail.message import FetchedMessage, ParsedMessage
-from tasks.mail.parse import parse
+from tasks.mail.parse.message import parse
 from tasks.mail.spam import judge
 from tasks.mail.spam.evidence import Recipient
 from tasks.mail.spam.verdict import Verdict
-from tasks.storage.arrivals import Arrival, Quarantined, prepare
+from tasks.storage.messages.arrivals import Arrival, Quarantined, prepare
 
 logger = logging.getLogger(__name__)
 

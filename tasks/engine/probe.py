@@ -3,9 +3,9 @@
 from typing import NamedTuple
 
 from tasks.engine.connect import connected, connected_pop3
-from tasks.engine.reuse import lent_smtp
+from tasks.engine.connection_cache import lent_smtp
 from tasks.errors import EmailError
-from tasks.storage.accounts import Account, clear_error, record_failure, resume_sending
+from tasks.storage.accounts.rows import Account, clear_error, record_failure, resume_sending
 
 
 class Probe(NamedTuple):

@@ -1,6 +1,6 @@
 """Fetches messages of an account again that an older parser read, and replaces what is derived from them.
 
-    choose what waits, within the account's hour      tasks/storage/rereading.py
+    choose what waits, within the account's hour      tasks/storage/messages/rereading.py
     fetch, parse and judge it as new mail is          the steps of a sync: fetch, batches, intake
     replace it in place                               each batch and its mark are one transaction
 
@@ -17,24 +17,24 @@ from typing import NamedTuple
 
 from sqlalchemy.exc import DBAPIError
 
-from tasks.engine.batches import BrokenOffError
 from tasks.engine.connect import connected, connected_pop3
-from tasks.engine.fetch import fetch_batches
-from tasks.engine.intake import MOST_ATTEMPTS, arriving
 from tasks.engine.lease import leased_run
-from tasks.engine.maildrop import fetch_again, identify
 from tasks.engine.run import HandOnError, Run
+from tasks.engine.sync.batches import BrokenOffError
+from tasks.engine.sync.fetch import fetch_batches
+from tasks.engine.sync.intake import MOST_ATTEMPTS, arriving
+from tasks.engine.sync.maildrop import fetch_again, identify
 from tasks.errors import EmailError, LeaseLostError, StorageUnavailableError
-from tasks.mail.imap import ImapConnection
-from tasks.mail.imap_session import FetchRefusedError
-from tasks.mail.pop3 import Pop3Connection
-from tasks.mail.uidset import UidSet
+from tasks.mail.imap.commands import ImapConnection
+from tasks.mail.imap.session import FetchRefusedError
+from tasks.mail.imap.uidset import UidSet
+from tasks.mail.pop3.commands import Pop3Connection
 from tasks.settings import get_settings
-from tasks.storage import rereading
-from tasks.storage.folders import Folder, load_folders
-from tasks.storage.messages import Batch
-from tasks.storage.readings import replace_readings
-from tasks.storage.rereading import Waiting
+from tasks.storage.messages import rereading
+from tasks.storage.messages.batch import Batch
+from tasks.storage.messages.folders import Folder, load_folders
+from tasks.storage.messages.readings import replace_readings
+from tasks.storage.messages.rereading import Waiting
 from tasks.storage.session import is_about_the_data, tenant_transaction
 
 # A run that other work might wait for is short, and so are its batches.

@@ -9,11 +9,11 @@ from typing import Any, Self
 
 from sqlalchemy import Connection
 
-from tasks import drain
+from tasks.runtime import shutdown
 from tasks.settings import SyncSettings
-from tasks.storage.accounts import Account
-from tasks.storage.completeness import Incomplete
-from tasks.storage.leases import renew_lease
+from tasks.storage.accounts.leases import renew_lease
+from tasks.storage.accounts.rows import Account
+from tasks.storage.messages.completeness import Incomplete
 from tasks.storage.session import tenant_transaction
 
 # A run in the background looks so often whether the account is wanted.
@@ -162,7 +162,7 @@ class Run:
         one would come no further.
         """
         is_late = time.monotonic() >= self.deadline and self.has_moved
-        if is_late or drain.is_asked() or (self._is_wanted and not self.is_urgent):
+        if is_late or shutdown.is_asked() or (self._is_wanted and not self.is_urgent):
             raise HandOnError
 
     def show(self, **changes: Any) -> None:

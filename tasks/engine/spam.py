@@ -12,21 +12,15 @@ from functools import partial
 from typing import Final, NamedTuple
 
 from tasks.errors import NotFoundError, SpamEngineUnavailableError
-from tasks.mail.rebuild import rebuild
+from tasks.mail.compose.rebuild import rebuild
 from tasks.mail.spam import judge
+from tasks.mail.spam.engines import HTTP_API, SPAMD, Opinion, ask_http, ask_spamd
 from tasks.mail.spam.evidence import Recipient
 from tasks.mail.spam.verdict import Indicator, Verdict, clamped
-from tasks.mail.spam_engines import HTTP_API, SPAMD, Opinion, ask_http, ask_spamd
 from tasks.settings import SpamSettings, get_settings
-from tasks.storage.accounts import Account
+from tasks.storage.accounts.rows import Account
+from tasks.storage.messages.spam import OWN_FOLDERS, StoredMessage, load_messages, save_verdicts, without_opinion
 from tasks.storage.session import tenant_transaction
-from tasks.storage.spam import (
-    OWN_FOLDERS,
-    StoredMessage,
-    load_messages,
-    save_verdicts,
-    without_opinion,
-)
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from sqlalchemy import Connection
 from tasks.errors import TokenEndpointUnavailableError
 from tasks.mail.oauth2 import refresh
 from tasks.settings import get_settings
-from tasks.storage.grants import StoredGrant, ask_later, read_grant, store_tokens
+from tasks.storage.accounts.grants import StoredGrant, ask_later, read_grant, store_tokens
 from tasks.storage.session import tenant_transaction
 
 # Refreshed this long before it expires: enough for a retry or two while the old one still works.

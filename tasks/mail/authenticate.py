@@ -7,7 +7,7 @@ from tasks.errors import AuthenticationFailedError, EmailError, LoginBusyError, 
 from tasks.mail.connection import Endpoint
 from tasks.mail.login import Login, Sasl, sasl_for
 from tasks.mail.refusal import Meaning, meaning_of
-from tasks.secrecy import learn, said
+from tasks.secrecy.secrets import learn, said
 
 _LONGEST_WORDS = 200
 _FIXED = {"password": ("PLAIN", "LOGIN"), "oauth2": ("OAUTHBEARER", "XOAUTH2")}

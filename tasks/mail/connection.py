@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from tasks.errors import CertificateInvalidError, MailServerUnavailableError, ProtocolError
 from tasks.mail.hosts import Network, connect
-from tasks.secrecy import said
+from tasks.secrecy.secrets import said
 
 _LONGEST_WORDS = 200
 

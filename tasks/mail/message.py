@@ -7,8 +7,8 @@ thousands of messages a second.
 from datetime import datetime
 from typing import NamedTuple
 
-# Which parser reads messages now. Raise it with every change after which `tasks.mail.parse.parse` reads some message
-# differently: what earlier ones read can then be read again (`./manage.sh reread`).
+# Which parser reads messages now. Raise it with every change after which `tasks.mail.parse.message.parse` reads some
+# message differently: what earlier ones read can then be read again (`./manage.sh reread`).
 PARSER_VERSION = 3
 
 

@@ -16,7 +16,7 @@ from tasks.errors import (
     TokenRequestRefusedError,
 )
 from tasks.mail.hosts import Address, Network, resolve
-from tasks.secrecy import learn, said
+from tasks.secrecy.secrets import learn, said
 
 _HTTPS_PORT, _HIGHEST_PORT = 443, 65_535
 _LARGEST_ANSWER_BYTES = 64 * 1024

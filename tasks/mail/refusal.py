@@ -8,7 +8,7 @@ Whatever says neither is unclear. The rules follow from what real servers say (t
 import re
 from enum import Enum
 
-from tasks.mail.charset import decode
+from tasks.mail.parse.charset import decode
 
 
 def _any(*patterns: str) -> re.Pattern[str]:

@@ -15,8 +15,8 @@ from typing import Any
 
 from celery.signals import import_modules
 
-from tasks.monitoring import journal
 from tasks.monitoring.throttle import Throttle
+from tasks.runtime import journal
 
 _logger = logging.getLogger(__name__)
 

@@ -143,7 +143,7 @@ class EmailClient(Base):
     `smtp_paused_at` and `smtp_last_error`: either side works without the other. By `login_mechanism` the account
     logged in last; without it no login has worked yet with this secret. Since then `login_failures` did not, and
     those since `login_refused_since` were refused in clear words; before `login_retry_at` none is tried
-    (`storage/logins.py`).
+    (`storage/accounts/logins.py`).
 
     `all_mail` is whether folders that show messages of others a second time are synced too. `refused_extensions` is
     what the server offers and refuses (`mail.imap_extensions`).
@@ -464,7 +464,7 @@ class RawQuarantine(Base):
 
 
 class OutboxMessage(Base):
-    """A message on its way out; engine/outbox.py says what its states mean and what moves it.
+    """A message on its way out; engine/send/outbox.py says what its states mean and what moves it.
 
     `key` is what makes one message of two calls: `key:` and the caller's idempotency key, or `task:` and the id of
     the task; `digest` is the SHA-256 of what was asked for as it was written, `content_digest` of what it means.

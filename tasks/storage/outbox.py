@@ -1,4 +1,4 @@
-"""Rows of outbox_message, each moved by the one run that holds it (see engine/outbox.py)."""
+"""Rows of outbox_message, each moved by the one run that holds it (see engine/send/outbox.py)."""
 
 import json
 from collections.abc import Mapping, Sequence

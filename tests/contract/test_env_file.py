@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 import yaml
 
-from tasks.queues import QUEUES
+from tasks.runtime.broker.queues import QUEUES
 from tasks.settings import Settings
 from tests.unit.roles.plugins import load
 

@@ -12,7 +12,7 @@ import pytest
 import redis as redis_client
 
 from native.redis import RedisServer
-from tasks.beat import LAST_RUNS, seconds_since_tick
+from tasks.runtime.scheduler import LAST_RUNS, seconds_since_tick
 from tests.support.application import application
 from tests.support.worker import wait_until
 

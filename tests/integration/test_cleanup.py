@@ -11,7 +11,7 @@ import redis as redis_client
 from sqlalchemy import create_engine, text
 
 from native.redis import RedisServer
-from tasks import leftovers
+from tasks.runtime.broker import cleanup as leftovers
 from tasks.storage import cleanup, dead_letters
 from tests.conftest import TENANT, USER, Database, sync
 from tests.support.application import application

@@ -12,8 +12,10 @@ from sqlalchemy.exc import ProgrammingError
 from native.health import postgres_answers
 from native.postgres import libpq
 from tasks.settings import ConfigurationError
-from tasks.storage import cleanup, dead_letters, deletions, dispatch, rereading, rotation
-from tasks.storage.accounts import NewAccount, add_account, list_tenants
+from tasks.storage import cleanup, dead_letters, rotation
+from tasks.storage.accounts import dispatch
+from tasks.storage.accounts.rows import NewAccount, add_account, list_tenants
+from tasks.storage.messages import deletions, rereading
 from tasks.storage.migrate import downgrade, finish, upgrade
 from tasks.storage.session import unbound_transaction
 from tests.conftest import TENANT, USER, Database, as_superuser

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image, ImageChops
 
 from native.errors import StackError
-from tasks.mail.html import sanitise
+from tasks.mail.parse.html.sanitize import sanitise
 from tests.conftest import unavailable
 from tests.support.chromium import Chromium
 from tests.support.shown.mutations import mutated

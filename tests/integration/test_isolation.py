@@ -7,8 +7,8 @@ import pytest
 from native.postgres import libpq
 from tasks.errors import NotFoundError
 from tasks.storage import copy, wire
-from tasks.storage.accounts import NewAccount, add_account, find_account, get_account
-from tasks.storage.leases import take_lease
+from tasks.storage.accounts.leases import take_lease
+from tasks.storage.accounts.rows import NewAccount, add_account, find_account, get_account
 from tasks.storage.models import Base
 from tasks.storage.session import tenant_transaction, unbound_transaction
 from tests.conftest import TENANT, USER, Database, as_superuser, sync

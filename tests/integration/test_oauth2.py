@@ -17,10 +17,10 @@ from native.dovecot import Dovecot
 from native.errors import StackError
 from native.unprivileged import identity
 from tasks.engine.connect import login_of
-from tasks.engine.draft import SendRequest
-from tasks.engine.outbox import send
+from tasks.engine.connection_cache import lent_smtp, smtp_pool
 from tasks.engine.probe import probe
-from tasks.engine.reuse import lent_smtp, smtp_pool
+from tasks.engine.send.draft import SendRequest
+from tasks.engine.send.outbox import send
 from tasks.errors import (
     AuthenticationFailedError,
     DeliveryInterruptedError,
@@ -33,9 +33,9 @@ from tasks.errors import (
     TokenEndpointUnavailableError,
     TokenRequestRefusedError,
 )
-from tasks.storage.accounts import Account, change_refresh_token, find_account
-from tasks.storage.dispatch import claim_due_accounts
-from tasks.storage.grants import Grant, Secrets
+from tasks.storage.accounts.dispatch import claim_due_accounts
+from tasks.storage.accounts.grants import Grant, Secrets
+from tasks.storage.accounts.rows import Account, change_refresh_token, find_account
 from tasks.storage.outbox import Outgoing
 from tasks.storage.session import tenant_transaction
 from tests.conftest import MAIL_PASSWORD, TENANT, Database, register, sync, unavailable

@@ -9,7 +9,7 @@ import pytest
 import redis as redis_client
 
 from native.redis import RedisServer
-from tasks.publish import publish_many
+from tasks.runtime.publish import publish_many
 from tests.support.application import application
 
 CALLS = [("account-1", "tenant-1", "user-1"), ("account 2", "Mandant Süd", 'u"\\3'), ("'", "日本", "100 %(id)s")]

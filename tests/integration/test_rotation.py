@@ -12,7 +12,7 @@ from cryptography.fernet import Fernet
 from manage import cli, credentials
 from tasks.errors import CredentialUnreadableError
 from tasks.storage import rotation
-from tasks.storage.accounts import change_password, read_secret
+from tasks.storage.accounts.rows import change_password, read_secret
 from tasks.storage.credentials import add_credential, key_ids, read_credential
 from tasks.storage.rotation import count_by_key, find_lost, rotate
 from tasks.storage.session import tenant_transaction
@@ -68,7 +68,7 @@ def test_what_others_write_meanwhile_is_kept(account: Any, environment: Environm
     stop, failures, written = threading.Event(), [], []
 
     def use() -> None:
-        from tasks.storage.accounts import find_account
+        from tasks.storage.accounts.rows import find_account
 
         while not stop.is_set():
             try:
@@ -91,7 +91,7 @@ def test_what_others_write_meanwhile_is_kept(account: Any, environment: Environm
         stop.set()
         user.join()
 
-    from tasks.storage.accounts import find_account
+    from tasks.storage.accounts.rows import find_account
 
     now = find_account(TENANT, account.id)
     assert failures == []

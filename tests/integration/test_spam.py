@@ -5,7 +5,7 @@ import pytest
 from tasks.celery_app import check_spam
 from tasks.engine import parsing, spam
 from tasks.errors import NotFoundError
-from tasks.storage.accounts import Account
+from tasks.storage.accounts.rows import Account
 from tests.conftest import TENANT, USER, sync
 from tests.support.mailbox import Mailbox
 from tests.support.spam import letter, with_file

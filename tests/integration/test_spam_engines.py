@@ -17,8 +17,8 @@ from native.redis import RedisServer
 from tasks import spam
 from tasks.celery_app import ask_spam_engines, check_spam, sync_emails
 from tasks.errors import SpamEngineUnavailableError
-from tasks.mail.spam_engines import HTTP_API, LARGEST_MESSAGE, SPAMD, ask_http, ask_spamd
-from tasks.storage.accounts import Account
+from tasks.mail.spam.engines import HTTP_API, LARGEST_MESSAGE, SPAMD, ask_http, ask_spamd
+from tasks.storage.accounts.rows import Account
 from tests.conftest import TENANT, USER, sync, unavailable
 from tests.support.application import application
 from tests.support.certificates import Authority

@@ -12,7 +12,7 @@ from manage.cli import main
 from native.redis import RedisServer
 from native.state import State
 from tasks.errors import MessageRefusedError
-from tasks.storage.accounts import Account, find_account
+from tasks.storage.accounts.rows import Account, find_account
 from tasks.storage.dead_letters import Failure, bury
 from tests.conftest import TENANT, USER, Database, register, sync
 from tests.support.imap_server import QRESYNC, ImapServer
@@ -96,8 +96,8 @@ def account(
 
 def fill(account: Account, imap: ImapServer, state: State) -> dict[str, str]:
     """What the commands have to show; ids by name."""
-    from tasks.engine.draft import SendRequest
-    from tasks.engine.outbox import send
+    from tasks.engine.send.draft import SendRequest
+    from tasks.engine.send.outbox import send
 
     with pytest.raises(MessageRefusedError):
         send(SendRequest(account.id, TENANT, USER, ["eve@example.net"], subject="x"), "a-key", "a-run")

@@ -8,7 +8,7 @@ import signal
 
 from tasks.engine import parser_process, parsing
 from tasks.mail.message import ParsedMessage
-from tasks.mail.parse import parse
+from tasks.mail.parse.message import parse
 
 
 def _parse(raw: bytes) -> ParsedMessage:

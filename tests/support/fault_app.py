@@ -7,9 +7,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from tasks.base import EmailTask
 from tasks.celery_app import create_celery_app
 from tasks.errors import PermanentError
+from tasks.runtime.task import EmailTask
 
 app = create_celery_app()
 app.conf.task_create_missing_queues = True

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable
 from email.message import EmailMessage
 
-from tasks.mail.folders import encode_name, quote
+from tasks.mail.imap.folders import encode_name, quote
 
 
 def message(number: int, *, body: str = "Hello.", subject: str | None = None, **headers: str) -> bytes:

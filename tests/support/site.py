@@ -178,7 +178,7 @@ class RemoteMailbox:
 
     def _run(self, code: str) -> Any:
         imports = (
-            "import json\nfrom tasks.storage.accounts import NewAccount, add_account, find_account\n"
+            "import json\nfrom tasks.storage.accounts.rows import NewAccount, add_account, find_account\n"
             f"from tasks.celery_app import sync_emails\nwho, name = ({TENANT!r}, {USER!r}), {self.user!r}\n"
         )
         return run_code(self.worker, imports + code)

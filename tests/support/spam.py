@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from tasks.mail.parse import parse
+from tasks.mail.parse.message import parse
 from tasks.mail.spam import judge
 from tasks.mail.spam.evidence import Recipient
 

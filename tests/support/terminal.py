@@ -90,7 +90,7 @@ def _watch(text: str) -> None:
 
 def _main(given: str) -> None:
     from manage import session
-    from tasks.visible import log_visibly
+    from tasks.secrecy.visible import log_visibly
 
     log_visibly()
     session.IS_HOST = True  # the environment is that of the test, and of no native stack

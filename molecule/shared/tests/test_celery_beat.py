@@ -23,7 +23,7 @@ def test_each_due_task_is_queued_once_however_many_beats_there_are(site: Site) -
     beats = [site.host(name) for name in site.group("celery_beat")]
     # Given that the entry last ran an hour ago, as often as it has run since
     make_due = (
-        "import json, time\nfrom tasks.beat import LAST_RUNS\nfrom tasks.celery_app import celery_app\n"
+        "import json, time\nfrom tasks.runtime.scheduler import LAST_RUNS\nfrom tasks.celery_app import celery_app\n"
         "with celery_app.connection_for_write() as broker, broker.default_channel.conn_or_acquire() as redis:\n"
         f"    for _ in range({rounds}):\n"
         "        due = time.time() - 3600\n"

@@ -9,7 +9,7 @@ _MOST_PLACES: Final = 60
 _LONGEST_AUTHORITY: Final = 300
 _LONGEST_TEXT: Final = 2000
 
-# Of the sanitised HTML, where attributes stand in double quotes (see tasks/mail/html.py).
+# Of the sanitised HTML, where attributes stand in double quotes (see tasks/mail/parse/html/sanitize.py).
 _AUTHORITY: Final = re.compile(r"[^\s/?#\\\"'<>()\[\]{}|^`]+|\[[0-9a-f:.]+\](?::\d+)?")
 _TAGS: Final = re.compile(r"<[^>]*>")
 _SHOWN: Final = re.compile(

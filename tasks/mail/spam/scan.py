@@ -7,7 +7,8 @@ from ahocorasick_rs import BytesAhoCorasick, Implementation
 
 from tasks.mail.spam.phrases import PHRASES
 
-# Marks in the sanitised HTML, which writes styles without spaces and in lower case (see tasks/mail/html.py).
+# Marks in the sanitised HTML, which writes styles without spaces and in lower case (see
+# tasks/mail/parse/html/sanitize.py).
 HIDING: Final = (
     b"display:none", b"visibility:hidden", b"font-size:0", b"font-size:1px", b"opacity:0;", b'opacity:0"',
     b"max-height:0", b"line-height:0",

@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 from manage import account_audit, cli, progress
 from native.postgres import libpq
 from tasks.engine.audit import audit as compare
-from tasks.storage.accounts import Account, find_account
+from tasks.storage.accounts.rows import Account, find_account
 from tests.conftest import TENANT, Database, register, sync
 from tests.support.imap_server import BASIC, QRESYNC, ImapServer
 from tests.support.mailbox import Mailbox, message

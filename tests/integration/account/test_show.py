@@ -8,7 +8,7 @@ from click.testing import CliRunner, Result
 
 from manage import account_show, cli
 from tasks.errors import AuthenticationFailedError, LoginRefusedError
-from tasks.storage.accounts import change_password, change_smtp_password, find_account
+from tasks.storage.accounts.rows import change_password, change_smtp_password, find_account
 from tests.conftest import TENANT, Database, register, sync
 from tests.support.imap_server import ImapServer
 from tests.support.mailbox import message

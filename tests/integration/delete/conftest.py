@@ -7,7 +7,7 @@ import pytest
 
 from native.dovecot import Dovecot
 from native.errors import StackError
-from tasks.engine.delete import DeleteRequest, delete_messages
+from tasks.engine.delete.messages import DeleteRequest, delete_messages
 from tests.conftest import MAIL_PASSWORD, TENANT, USER, unavailable
 from tests.support.mailbox import Mailbox
 from tests.support.stored import column

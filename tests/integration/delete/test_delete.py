@@ -8,18 +8,18 @@ from contextlib import suppress
 import pytest
 
 from native.dovecot import Dovecot
-from tasks.engine import delete as deletion
+from tasks.engine.delete import messages as deletion
 from tasks.errors import (
     FolderReadOnlyError,
     LeaseHeldError,
     NotFoundError,
     ProtocolError,
 )
-from tasks.mail import imap_removal
-from tasks.mail.imap_session import FetchRefusedError
-from tasks.storage.accounts import Account, NewAccount, add_account, find_account
-from tasks.storage.deletions import Doomed
-from tasks.storage.leases import release_lease, take_lease
+from tasks.mail.imap import removal
+from tasks.mail.imap.session import FetchRefusedError
+from tasks.storage.accounts.leases import release_lease, take_lease
+from tasks.storage.accounts.rows import Account, NewAccount, add_account, find_account
+from tasks.storage.messages.deletions import Doomed
 from tasks.storage.session import tenant_transaction
 from tests.conftest import TENANT, USER, Database, register, sync
 from tests.integration.delete.conftest import Delete, ids_of, new_mailbox
@@ -158,7 +158,7 @@ def test_a_row_that_a_sync_has_made_meanwhile_gives_way(
     before = ids_by_message_id()
     ids = ids_of(2, 3)
     with monkeypatch.context() as patch:
-        patch.setattr("tasks.engine.delete_imap.move_messages", die)
+        patch.setattr("tasks.engine.delete.imap.move_messages", die)
         with pytest.raises(KilledError):
             delete(ids)
     sync(account, folder_id=str(column("SELECT id FROM email_folder WHERE name = 'Trash'")[0]))
@@ -180,11 +180,11 @@ def die(*_: object, **__: object) -> None:
 
 # Where a run may be killed: before and after each step that leaves a trace.
 STEPS = {
-    "before the server is asked": (imap_removal, ("move", "copy")),
-    "between copy and removal": (imap_removal, ("mark_deleted",)),
-    "before the originals go": (imap_removal, ("remove",)),
-    "before the rows are moved": ("tasks.engine.delete_imap", ("move_messages",)),
-    "before the rows are removed": ("tasks.engine.delete_imap", ("remove_messages",)),
+    "before the server is asked": (removal, ("move", "copy")),
+    "between copy and removal": (removal, ("mark_deleted",)),
+    "before the originals go": (removal, ("remove",)),
+    "before the rows are moved": ("tasks.engine.delete.imap", ("move_messages",)),
+    "before the rows are removed": ("tasks.engine.delete.imap", ("remove_messages",)),
 }
 
 
@@ -384,7 +384,7 @@ def test_what_is_refused_while_trash_is_there_is_an_error(
     def refuse(*_: object) -> None:
         raise FetchRefusedError("[OVERQUOTA] no room")
 
-    monkeypatch.setattr(imap_removal, "move", refuse)
+    monkeypatch.setattr(removal, "move", refuse)
     with pytest.raises(FetchRefusedError, match="no room"):
         delete(ids_of(1))
     assert stored_uids("INBOX") == [1, 2, 3, 4, 5, 6, 7, 8]
@@ -488,7 +488,7 @@ def test_a_sync_before_the_redelivery_hides_nothing(
     environment(DELETE_BATCH_SIZE="2")
     ids = ids_of(1, 2, 3, 4)
     with monkeypatch.context() as patch:
-        patch.setattr("tasks.engine.delete_imap.move_messages", die)
+        patch.setattr("tasks.engine.delete.imap.move_messages", die)
         with pytest.raises(KilledError):
             delete(ids)
     # The first two are in Trash, and for this sync they are new messages there.

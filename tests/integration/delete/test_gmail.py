@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import pytest
 
 from tasks.delete import delete_emails
-from tasks.mail import imap_removal
-from tasks.storage.accounts import Account
+from tasks.mail.imap import removal
+from tasks.storage.accounts.rows import Account
 from tests.conftest import TENANT, USER, Database, register, sync
 from tests.integration.delete.conftest import Delete, ids_of
 from tests.support.gmail import ALL_MAIL, TRASH, GmailServer
@@ -82,7 +82,7 @@ def test_killed_on_the_way_they_are_gone_in_the_end(
     account: Account, gmail: GmailServer, delete: Delete, monkeypatch: pytest.MonkeyPatch, step: str, when: str
 ) -> None:
     ids = ids_of(1, 2)
-    do = getattr(imap_removal, step)
+    do = getattr(removal, step)
 
     def die(*what: object) -> None:
         if when == "after":
@@ -90,7 +90,7 @@ def test_killed_on_the_way_they_are_gone_in_the_end(
         raise KilledError
 
     with monkeypatch.context() as patch:
-        patch.setattr(imap_removal, step, die)
+        patch.setattr(removal, step, die)
         with pytest.raises(KilledError):
             delete(ids, permanent=True)
 

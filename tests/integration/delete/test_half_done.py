@@ -10,9 +10,9 @@ import pytest
 
 from tasks.delete import delete_emails
 from tasks.errors import MailServerUnavailableError, NotFoundError
-from tasks.mail import imap_removal
-from tasks.mail.imap import ImapConnection
-from tasks.mail.uidset import UidSet
+from tasks.mail.imap import removal
+from tasks.mail.imap.commands import ImapConnection
+from tasks.mail.imap.uidset import UidSet
 from tasks.storage.dead_letters import Failure, bury
 from tests.conftest import TENANT, USER, Database, register, sync
 from tests.integration.delete.conftest import ids_of
@@ -34,7 +34,7 @@ def ids(
     sync(register(mailbox))
     environment(DELETE_BATCH_SIZE="2", DEAD_LETTER_RETENTION_DAYS="3")
     ids = ids_of(1, 2, 3, 4)
-    remove, batches = imap_removal.remove, itertools.count()
+    remove, batches = removal.remove, itertools.count()
 
     def remove_once(imap: ImapConnection, uids: UidSet) -> None:
         if next(batches):
@@ -42,7 +42,7 @@ def ids(
         remove(imap, uids)
 
     with monkeypatch.context() as patch:
-        patch.setattr(imap_removal, "remove", remove_once)
+        patch.setattr(removal, "remove", remove_once)
         with pytest.raises(MailServerUnavailableError):
             delete_emails.run(ids, TENANT, USER, True)
     assert mailbox.uids() == [3, 4, 5, 6, 7, 8]

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tasks.storage.accounts import Account, find_account
+from tasks.storage.accounts.rows import Account, find_account
 from tests.conftest import TENANT, Database, register, sync
 from tests.integration.delete.conftest import Delete, ids_of
 from tests.support.imap_faults import rewrite

@@ -7,7 +7,7 @@ import pytest
 
 from native.dovecot import Dovecot
 from tasks.errors import ProtocolError, TransientError
-from tasks.storage.accounts import Account
+from tasks.storage.accounts.rows import Account
 from tests.conftest import Database, register, sync
 from tests.integration.delete.conftest import Delete, ids_of
 from tests.support.imap_faults import Answer, drop

@@ -12,7 +12,7 @@ from native.postgres import libpq
 from tasks import delete as tasks
 from tasks.delete import ENFORCE_TRASH_RETENTION, empty_trash
 from tasks.errors import NotFoundError
-from tasks.storage.accounts import Account, NewAccount, add_account
+from tasks.storage.accounts.rows import Account, NewAccount, add_account
 from tests.conftest import TENANT, USER, Database, register, sync
 from tests.integration.delete.conftest import Delete, ids_of
 from tests.support.application import Broker

@@ -11,7 +11,7 @@ from celery.result import AsyncResult
 
 from native.redis import RedisServer
 from tasks.celery_app import create_celery_app
-from tasks.storage.accounts import Account
+from tasks.storage.accounts.rows import Account
 from tests.conftest import TENANT, USER, Database
 from tests.support import fault_app
 from tests.support.application import application

@@ -15,8 +15,8 @@ import redis as redis_client
 from kombu import Connection, Consumer, Queue
 
 from native.redis import RedisServer
-from tasks import aside
-from tasks.queues import wake_key
+from tasks.runtime.broker import aside
+from tasks.runtime.broker.queues import wake_key
 from tests.integration.faults.conftest import APP
 from tests.integration.faults.conftest import publish as publish_all
 from tests.support import fault_app
@@ -119,7 +119,11 @@ def test_what_is_in_hand_comes_back_by_the_clock_of_redis(
         publish(tmp_path, number)
     channel, got = connect()
     drain(channel, lambda: len(got) == 1)
-    for module in ("tasks.broker.time", "tasks.deliveries.time", "kombu.transport.redis.time"):
+    for module in (
+        "tasks.runtime.broker.transport.time",
+        "tasks.runtime.broker.deliveries.time",
+        "kombu.transport.redis.time",
+    ):
         monkeypatch.setattr(module, lambda: time.time() + ahead)
     drain(channel, lambda: len(got) == 2)
 

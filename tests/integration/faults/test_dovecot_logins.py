@@ -10,7 +10,7 @@ from native.dovecot import Dovecot
 from native.errors import StackError
 from native.unprivileged import Identity
 from tasks.errors import AuthenticationFailedError, LoginRefusedError, MailServerBusyError, TransientError
-from tasks.storage.accounts import Account, find_account
+from tasks.storage.accounts.rows import Account, find_account
 from tests.conftest import TENANT, Database, register, sync, unavailable
 from tests.support.mailbox import Mailbox, message
 from tests.support.stored import rows

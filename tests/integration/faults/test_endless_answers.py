@@ -8,10 +8,10 @@ import pytest
 
 from tasks.errors import ProtocolError
 from tasks.mail.connection import Endpoint
-from tasks.mail.imap_session import open_session as open_imap
+from tasks.mail.imap.session import open_session as open_imap
 from tasks.mail.login import Login
-from tasks.mail.pop3_session import open_session as open_pop3
-from tasks.mail.smtp_session import open_session as open_smtp
+from tasks.mail.pop3.session import open_session as open_pop3
+from tasks.mail.smtp.session import open_session as open_smtp
 from tests.support.tcp_server import TcpServer
 
 # More than any of the limits, and not for ever, should a limit not hold.

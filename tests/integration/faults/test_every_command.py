@@ -15,10 +15,10 @@ from datetime import UTC, datetime
 
 import pytest
 
-from tasks.engine.delete import DeleteRequest, delete_messages
-from tasks.engine.sent_copy import file_copy
+from tasks.engine.delete.messages import DeleteRequest, delete_messages
+from tasks.engine.send.sent_copy import file_copy
 from tasks.errors import EmailError
-from tasks.storage.accounts import Account, find_account
+from tasks.storage.accounts.rows import Account, find_account
 from tasks.storage.outbox import Outgoing
 from tests.conftest import TENANT, USER, Database, register, sync
 from tests.support.imap_faults import Action, Answer, Rule, before, refuse

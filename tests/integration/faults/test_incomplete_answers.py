@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tasks.engine.run import Tally
-from tasks.storage.accounts import Account, find_account
+from tasks.storage.accounts.rows import Account, find_account
 from tests.conftest import TENANT, Database, register, sync
 from tests.support.imap_faults import refuse, rewrite
 from tests.support.imap_server import BASIC, CONDSTORE, QRESYNC, ImapServer

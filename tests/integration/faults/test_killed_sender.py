@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from native.redis import RedisServer
-from tasks.storage.accounts import Account
+from tasks.storage.accounts.rows import Account
 from tests.conftest import TENANT, USER, Database
 from tests.integration.faults.conftest import Queue, broker
 from tests.integration.send.conftest import sending_account

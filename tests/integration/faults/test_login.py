@@ -18,8 +18,8 @@ from tasks.errors import (
     MailServerUnavailableError,
     UnknownHostError,
 )
-from tasks.storage.accounts import find_account
-from tasks.storage.dispatch import claim_due_accounts
+from tasks.storage.accounts.dispatch import claim_due_accounts
+from tasks.storage.accounts.rows import find_account
 from tests.conftest import TENANT, USER, Database, register, sync
 from tests.integration.faults.conftest import Queue
 from tests.support.imap_faults import drop, refuse

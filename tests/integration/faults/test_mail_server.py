@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tasks.errors import MailServerBusyError, MailServerUnavailableError, ProtocolError, TransientError
-from tasks.storage.accounts import Account, find_account
+from tasks.storage.accounts.rows import Account, find_account
 from tests.conftest import TENANT, Database, register, sync
 from tests.support.imap_faults import Action, bye, cut, drop, from_message, hang, literal_length, refuse, rewrite
 from tests.support.imap_server import BASIC, QRESYNC, ImapServer

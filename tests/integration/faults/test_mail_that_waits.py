@@ -7,8 +7,8 @@ import pytest
 from celery.result import AsyncResult
 
 from native.redis import RedisServer
-from tasks.control import get_task_status
-from tasks.storage.accounts import Account, find_account
+from tasks.runtime.control import get_task_status
+from tasks.storage.accounts.rows import Account, find_account
 from tests.conftest import TENANT, USER, Database
 from tests.integration.faults.conftest import Queue, broker
 from tests.integration.send.conftest import let_it_be_due, sending_account

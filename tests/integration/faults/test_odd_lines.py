@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tasks.storage.accounts import find_account
+from tasks.storage.accounts.rows import find_account
 from tests.conftest import TENANT, Database, register, sync
 from tests.support.imap_faults import Action, Answer, before, refuse, rewrite
 from tests.support.imap_server import BASIC, QRESYNC, ImapServer

@@ -10,7 +10,7 @@ from contextlib import suppress
 
 import pytest
 
-from tasks.engine.delete import delete_expired
+from tasks.engine.delete.messages import delete_expired
 from tasks.errors import AnotherMessageError
 from tests.conftest import TENANT, USER, Database, register, sync
 from tests.integration.delete.conftest import Delete, delete, ids_of
@@ -201,7 +201,7 @@ def test_flags_that_changed_are_not_missed_by_a_sync_that_ended_after_the_new_nu
     server.inbox.uidvalidity = 2
     server.inbox.set_flags(3, r"\Seen")
     with monkeypatch.context() as patched:
-        patched.setattr("tasks.engine.folder.compare_uids", lambda *_: _interrupt())
+        patched.setattr("tasks.engine.sync.folder.compare_uids", lambda *_: _interrupt())
         with pytest.raises(KeyboardInterrupt):
             sync(account)
 

@@ -30,8 +30,8 @@ from manage import account, cli, dlq, outbox
 from native.ports import free_port
 from native.redis import RedisServer
 from tasks.celery_app import create_celery_app
-from tasks.storage.accounts import Account
-from tasks.storage.grants import Grant, Secrets
+from tasks.storage.accounts.grants import Grant, Secrets
+from tasks.storage.accounts.rows import Account
 from tests.conftest import TENANT, USER, Database, register, sync
 from tests.support.application import application
 from tests.support.imap_faults import rewrite

@@ -15,9 +15,9 @@ from sqlalchemy import create_engine, text
 from manage import cli, dlq, session
 from native.dovecot import Dovecot
 from native.redis import RedisServer
-from tasks import poison
 from tasks.periodic import PERIODIC_SYNC
-from tasks.storage.accounts import find_account
+from tasks.runtime import redeliveries
+from tasks.storage.accounts.rows import find_account
 from tasks.storage.dead_letters import NOBODY, get_letter, list_letters, open_arguments
 from tests.conftest import TENANT, USER, Database, register
 from tests.integration.faults.conftest import SHORT_WAITS, Queue, broker
@@ -147,17 +147,17 @@ def test_what_a_worker_that_stops_gives_back_has_killed_nobody(short_limits: Non
 
 def test_progress_does_not_hide_a_letter_from_the_success_that_clears_it(short_limits: None) -> None:
     with application(fault_app.app) as app:
-        poison.begin(app, "key", "one", is_redelivered=True)
-        poison.begin(app, "key", "one", is_redelivered=True)
-        poison.begin(app, "key", "other", is_redelivered=True)
-        poison.note_death(app, "key")
-        assert poison.begin(app, "key", "third", is_redelivered=False) == poison.History(2, True)
-        poison.note_survival(app, "key", "one")
-        assert poison.begin(app, "key", "third", is_redelivered=False) == poison.History(1, True)
-        poison.note_progress(app, "key")
-        assert poison.begin(app, "key", "third", is_redelivered=False) == poison.History(0, True)
-        poison.forget(app, "key")
-        assert poison.begin(app, "key", "third", is_redelivered=False) == poison.History()
+        redeliveries.begin(app, "key", "one", is_redelivered=True)
+        redeliveries.begin(app, "key", "one", is_redelivered=True)
+        redeliveries.begin(app, "key", "other", is_redelivered=True)
+        redeliveries.note_death(app, "key")
+        assert redeliveries.begin(app, "key", "third", is_redelivered=False) == redeliveries.History(2, True)
+        redeliveries.note_survival(app, "key", "one")
+        assert redeliveries.begin(app, "key", "third", is_redelivered=False) == redeliveries.History(1, True)
+        redeliveries.note_progress(app, "key")
+        assert redeliveries.begin(app, "key", "third", is_redelivered=False) == redeliveries.History(0, True)
+        redeliveries.forget(app, "key")
+        assert redeliveries.begin(app, "key", "third", is_redelivered=False) == redeliveries.History()
 
 
 def test_a_task_that_fails_for_good_is_kept_without_anybodys_mail(
@@ -296,7 +296,9 @@ def test_a_quarantined_sync_says_so_on_its_account(
     queue = Queue()
     # Given four redeliveries under another id, and whatever way the arguments are written
     whole = {"email_client_id": account.id, "tenant_id": TENANT, "user_id": USER}
-    key = poison.task_key("email_service.tasks.sync_emails", {**whole, "folder_id": None, "force_full_sync": False})
+    key = redeliveries.task_key(
+        "email_service.tasks.sync_emails", {**whole, "folder_id": None, "force_full_sync": False}
+    )
     with broker(redis) as client:
         client.hset(f"metabuilder:redeliveries:{key}", "id", 4)
 

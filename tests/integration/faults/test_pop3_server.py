@@ -15,7 +15,7 @@ from tasks.errors import (
     MailServerUnavailableError,
     TransientError,
 )
-from tasks.storage.accounts import Account, find_account
+from tasks.storage.accounts.rows import Account, find_account
 from tests.conftest import TENANT, Database, register, sync
 from tests.support.imap_faults import Action, Answer, cut, drop, hang, rewrite
 from tests.support.mailbox import message

@@ -14,8 +14,8 @@ import redis as redis_client
 
 from native.redis import RedisServer
 from tasks.celery_app import create_celery_app
-from tasks.control import get_task_status
 from tasks.errors import BrokerUnavailableError
+from tasks.runtime.control import get_task_status
 from tasks.storage.dead_letters import list_letters
 from tests.conftest import TENANT, USER
 from tests.integration.faults.conftest import APP, publish

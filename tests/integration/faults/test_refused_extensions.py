@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tasks.engine.connect import connected
-from tasks.mail import imap_extensions
-from tasks.storage.accounts import find_account
+from tasks.mail.imap import extensions
+from tasks.storage.accounts.rows import find_account
 from tests.conftest import TENANT, Database, register, sync
 from tests.support.imap_faults import Action, Answer, drop, hang, refuse, rewrite
 from tests.support.imap_server import CONDSTORE, QRESYNC, ImapServer
@@ -90,8 +90,8 @@ def test_what_was_refused_is_asked_for_again_after_a_day(server: ImapServer, mon
     rule = server.on("UID SEARCH RETURN", BAD, times=1)
     account = register(server)
     sync(account)
-    now = imap_extensions.time.time()
-    monkeypatch.setattr(imap_extensions.time, "time", lambda: now + 25 * 60 * 60)
+    now = extensions.time.time()
+    monkeypatch.setattr(extensions.time, "time", lambda: now + 25 * 60 * 60)
     server.inbox.append(message(31))
 
     sync(find_account(TENANT, account.id))

@@ -20,8 +20,8 @@ from tasks.errors import (
     SendingPausedError,
     TransientError,
 )
-from tasks.storage.accounts import Account, change_password, find_account
-from tasks.storage.dispatch import claim_due_accounts
+from tasks.storage.accounts.dispatch import claim_due_accounts
+from tasks.storage.accounts.rows import Account, change_password, find_account
 from tests.conftest import TENANT, USER, Database, register, sync
 from tests.integration.send.conftest import (  # noqa: F401 - fixtures
     Send,
@@ -332,7 +332,7 @@ def logins(smtp: SmtpServer) -> int:  # noqa: F811
 
 def pools_closed(smtp: SmtpServer) -> None:  # noqa: F811
     """As when the worker was restarted: the next message logs in."""
-    from tasks.engine.reuse import smtp_pool
+    from tasks.engine.connection_cache import smtp_pool
 
     smtp_pool().close()
     smtp.hang_up()

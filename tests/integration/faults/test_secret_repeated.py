@@ -14,7 +14,7 @@ from tasks.errors import (
     MailServerUnavailableError,
     ProtocolError,
 )
-from tasks.storage.accounts import find_account
+from tasks.storage.accounts.rows import find_account
 from tests.conftest import TENANT, Database, register, sync
 from tests.support.imap_faults import Action, before, bye, refuse, rewrite
 from tests.support.imap_server import BASIC, ImapServer

@@ -6,7 +6,7 @@ import pytest
 
 from native.postgres import libpq
 from tasks.errors import TransientError
-from tasks.storage.accounts import find_account
+from tasks.storage.accounts.rows import find_account
 from tests.conftest import TENANT, Database, register, sync
 from tests.support.imap_faults import drop, refuse, rewrite
 from tests.support.imap_server import ImapServer

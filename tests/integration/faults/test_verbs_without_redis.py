@@ -19,10 +19,11 @@ from redis.retry import Retry
 from native import health
 from native.ports import free_port
 from native.redis import RedisServer
-from tasks import celery_app, results
+from tasks import celery_app
 from tasks.errors import ResultsUnavailableError
+from tasks.runtime import results
 from tasks.storage import dead_letters
-from tasks.storage.accounts import NewAccount, add_account
+from tasks.storage.accounts.rows import NewAccount, add_account
 from tests.conftest import TENANT, USER, Database
 from tests.integration.faults.conftest import broker as connection_to
 from tests.support.application import application

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tasks.storage.accounts import Account, find_account
+from tasks.storage.accounts.rows import Account, find_account
 from tests.conftest import TENANT, USER, Database
 from tests.integration.faults.conftest import Queue
 from tests.integration.send.conftest import let_it_be_due, sending_account

@@ -7,9 +7,9 @@ import pytest
 
 from native.postgres import libpq
 from tasks.engine.reread import Reread, RereadRequest, reread_account
-from tasks.storage import rereading
-from tasks.storage.accounts import Account
-from tasks.storage.rereading import Asked
+from tasks.storage.accounts.rows import Account
+from tasks.storage.messages import rereading
+from tasks.storage.messages.rereading import Asked
 from tests.conftest import Database
 from tests.support.stored import rows
 

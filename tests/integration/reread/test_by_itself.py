@@ -12,8 +12,9 @@ from native.redis import RedisServer
 from tasks.errors import NotFoundError
 from tasks.mail.message import PARSER_VERSION
 from tasks.reread import QUEUE_REREADING, reread_messages
-from tasks.storage import rereading, session
-from tasks.storage.accounts import Account
+from tasks.storage import session
+from tasks.storage.accounts.rows import Account
+from tasks.storage.messages import rereading
 from tests.conftest import TENANT, USER, Database, register, sync
 from tests.integration.reread.conftest import a_day_later, a_new_release, as_owner, outcomes, reread
 from tests.support.application import application

@@ -14,7 +14,7 @@ from native.redis import RedisServer
 from tasks.errors import NotFoundError
 from tasks.mail.message import PARSER_VERSION
 from tasks.reread import reread_messages
-from tasks.storage.accounts import Account, NewAccount, add_account
+from tasks.storage.accounts.rows import Account, NewAccount, add_account
 from tests.conftest import MAIL_PASSWORD, TENANT, Database, register, sync
 from tests.integration.reread.conftest import as_owner, outcomes, reread
 from tests.support.application import application

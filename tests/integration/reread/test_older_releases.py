@@ -6,9 +6,10 @@ import pytest
 
 from tasks.engine import parsing
 from tasks.mail.message import PARSER_VERSION, ParsedMessage
-from tasks.mail.parse import parse
-from tasks.storage import arrivals, messages, wire
-from tasks.storage.accounts import Account
+from tasks.mail.parse.message import parse
+from tasks.storage import wire
+from tasks.storage.accounts.rows import Account
+from tasks.storage.messages import arrivals, batch
 from tests.conftest import sync
 from tests.integration.reread.conftest import DERIVED, KEPT, ask, reread, table
 from tests.integration.reread.test_reread import attachments, with_files
@@ -21,8 +22,8 @@ def test_a_worker_that_does_not_know_the_column_stores_what_the_first_parser_rea
 ) -> None:
     # Given the rows and columns of the release before, beside those of this one
     with monkeypatch.context() as before:
-        columns = tuple(name for name in messages._MESSAGE_COLUMNS if name != "parser_version")
-        before.setattr(messages, "_MESSAGE_COLUMNS", columns)
+        columns = tuple(name for name in batch._MESSAGE_COLUMNS if name != "parser_version")
+        before.setattr(batch, "_MESSAGE_COLUMNS", columns)
         before.setattr(arrivals, "_PARSER_VERSION", b"")
         mailbox.append([message(1)])
         sync(account)

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import pytest
 
 from tasks.mail.message import PARSER_VERSION
-from tasks.storage import rereading
-from tasks.storage.accounts import Account
+from tasks.storage.accounts.rows import Account
+from tasks.storage.messages import rereading
 from tests.conftest import Database, register, sync
 from tests.integration.reread.conftest import DERIVED, KEPT, a_new_hour, as_owner, ask, outcomes, reread, table
 from tests.support.gmail import GmailServer

@@ -8,11 +8,11 @@ import pytest
 
 from native.dovecot import Dovecot
 from native.redis import RedisServer
-from tasks.control import get_queue_stats
 from tasks.errors import AuthenticationFailedError, MailServerUnavailableError, NotFoundError
 from tasks.reread import QUEUE_REREADING, REREAD_MESSAGES, reread_messages
-from tasks.storage import rereading
-from tasks.storage.accounts import Account, change_password, record_failure
+from tasks.runtime.control import get_queue_stats
+from tasks.storage.accounts.rows import Account, change_password, record_failure
+from tasks.storage.messages import rereading
 from tests.conftest import TENANT, USER, Database, register, sync
 from tests.integration.faults.conftest import SHORT_WAITS, Queue
 from tests.integration.reread.conftest import a_new_hour, as_owner, ask, outcomes, reread
@@ -98,7 +98,7 @@ class TestTrouble:
     def test_a_message_that_breaks_the_connection_comes_last_and_in_the_end_stays_as_it_is(
         self, asked: Account, mailbox: Mailbox, database: Database, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        from tasks.mail.imap import ImapConnection
+        from tasks.mail.imap.commands import ImapConnection
 
         stream = ImapConnection.stream_messages
 

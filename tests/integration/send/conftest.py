@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from tasks.engine.draft import SendRequest
-from tasks.engine.outbox import send
-from tasks.engine.reuse import imap_pool, smtp_pool
-from tasks.storage.accounts import Account
+from tasks.engine.connection_cache import imap_pool, smtp_pool
+from tasks.engine.send.draft import SendRequest
+from tasks.engine.send.outbox import send
+from tasks.storage.accounts.rows import Account
 from tasks.storage.outbox import Outgoing
 from tests.conftest import Database, register
 from tests.support.mailbox import Mailbox

@@ -6,8 +6,8 @@ from email.utils import unquote
 import pytest
 
 from tasks.errors import MessageInvalidError
-from tasks.mail.parse import parse
-from tasks.storage.accounts import Account
+from tasks.mail.parse.message import parse
+from tasks.storage.accounts.rows import Account
 from tests.integration.send.conftest import Send, sending_account
 from tests.support.mailbox import Mailbox
 from tests.support.smtp_server import SmtpServer

@@ -6,8 +6,8 @@ from collections.abc import Callable
 import pytest
 
 from tasks.errors import MessageInvalidError, NotFoundError
-from tasks.mail.parse import parse
-from tasks.storage.accounts import Account, find_account
+from tasks.mail.parse.message import parse
+from tasks.storage.accounts.rows import Account, find_account
 from tests.conftest import TENANT, Database, sync
 from tests.integration.send.conftest import Send, sending_account
 from tests.support.mailbox import Mailbox, message

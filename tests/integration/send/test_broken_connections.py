@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 
 import pytest
 
-from tasks.engine import outbox
+from tasks.engine.send import outbox
 from tasks.errors import (
     DeliveryInterruptedError,
     DeliveryUnderWayError,
@@ -14,8 +14,8 @@ from tasks.errors import (
     MailServerBusyError,
     MailServerUnavailableError,
 )
-from tasks.mail.smtp import SmtpConnection
-from tasks.storage.accounts import Account
+from tasks.mail.smtp.commands import SmtpConnection
+from tasks.storage.accounts.rows import Account
 from tasks.storage.session import tenant_transaction
 from tests.conftest import TENANT
 from tests.integration.send.conftest import Send, let_it_be_due, row

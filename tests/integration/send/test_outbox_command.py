@@ -6,7 +6,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from manage import outbox as command
-from tasks.engine.outbox import decide
+from tasks.engine.send.outbox import decide
 from tasks.errors import (
     DeliveryInterruptedError,
     DeliveryUnknownError,
@@ -17,7 +17,7 @@ from tasks.errors import (
     NotFoundError,
     NotUnknownError,
 )
-from tasks.storage.accounts import Account
+from tasks.storage.accounts.rows import Account
 from tests.conftest import TENANT
 from tests.integration.send.conftest import Send, let_it_be_due, row
 from tests.support.smtp_server import SmtpServer, drop, reply

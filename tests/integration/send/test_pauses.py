@@ -19,13 +19,9 @@ from tasks.errors import (
     DeliveryUnknownError,
     SendingPausedError,
 )
-from tasks.storage.accounts import (
-    change_password,
-    change_smtp_password,
-    find_account,
-)
-from tasks.storage.dispatch import claim_due_accounts
-from tasks.storage.logins import RECEIVING, SENDING, note_refusal
+from tasks.storage.accounts.dispatch import claim_due_accounts
+from tasks.storage.accounts.logins import RECEIVING, SENDING, note_refusal
+from tasks.storage.accounts.rows import change_password, change_smtp_password, find_account
 from tests.conftest import TENANT, USER, Database, register, sync
 from tests.integration.send.conftest import Send, sending_account
 from tests.support.imap_server import ImapServer

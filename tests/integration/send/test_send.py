@@ -16,8 +16,8 @@ from tasks.errors import (
     NotFoundError,
     SmtpServerMissingError,
 )
-from tasks.mail.parse import parse
-from tasks.storage.accounts import Account, find_account
+from tasks.mail.parse.message import parse
+from tasks.storage.accounts.rows import Account, find_account
 from tests.conftest import TENANT, Database, register
 from tests.integration.send.conftest import Send, let_it_be_due, row, sending_account
 from tests.support.mailbox import Mailbox

@@ -3,10 +3,10 @@
 import pytest
 
 from tasks.errors import DeliveryInterruptedError, DeliveryUnknownError, MailServerUnavailableError
-from tasks.mail.imap import ImapConnection
-from tasks.mail.imap_session import FetchRefusedError
-from tasks.storage.accounts import Account
-from tasks.storage.leases import release_lease, take_lease
+from tasks.mail.imap.commands import ImapConnection
+from tasks.mail.imap.session import FetchRefusedError
+from tasks.storage.accounts.leases import release_lease, take_lease
+from tasks.storage.accounts.rows import Account
 from tests.conftest import TENANT, USER, Database, sync
 from tests.integration.send.conftest import Send, row, sending_account
 from tests.support.mailbox import Mailbox

@@ -20,7 +20,7 @@ from tasks.errors import (
 )
 from tasks.mail.connection import Endpoint
 from tasks.mail.login import Login
-from tasks.mail.smtp import SmtpConnection
+from tasks.mail.smtp.commands import SmtpConnection
 from tasks.settings import get_settings
 from tests.support.certificates import Authority
 from tests.support.smtp_server import SmtpServer, reply

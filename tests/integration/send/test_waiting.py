@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 
 from manage import outbox as command
 from tasks.celery_app import send_email, send_waiting
-from tasks.engine.outbox import resume_waiting
+from tasks.engine.send.outbox import resume_waiting
 from tasks.errors import (
     AccountSwitchedOffError,
     DeliveryFailedError,
@@ -22,7 +22,7 @@ from tasks.errors import (
     TransientError,
 )
 from tasks.mail import hosts
-from tasks.storage.accounts import Account, remove_account
+from tasks.storage.accounts.rows import Account, remove_account
 from tasks.storage.outbox import Outgoing
 from tasks.storage.waiting import claim_waiting, count_waiting
 from tests.conftest import TENANT, USER, Database

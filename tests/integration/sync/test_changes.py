@@ -5,15 +5,16 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tasks.engine import changes, parsing
-from tasks.engine.account import SyncRequest, sync_account
+from tasks.engine import parsing
 from tasks.engine.run import Tally
+from tasks.engine.sync import changes
+from tasks.engine.sync.account import SyncRequest, sync_account
 from tasks.errors import LeaseHeldError, NotFoundError
-from tasks.mail.imap import ImapConnection
-from tasks.mail.imap_fetch import FetchedEnvelope
-from tasks.mail.uidset import UidSet
-from tasks.storage.accounts import Account
-from tasks.storage.leases import OwnLeaseHeldError, owner_of, take_lease
+from tasks.mail.imap.commands import ImapConnection
+from tasks.mail.imap.fetch import FetchedEnvelope
+from tasks.mail.imap.uidset import UidSet
+from tasks.storage.accounts.leases import OwnLeaseHeldError, owner_of, take_lease
+from tasks.storage.accounts.rows import Account
 from tests.conftest import TENANT, USER, sync
 from tests.support.mailbox import Mailbox, message
 from tests.support.stored import assert_counts_agree, column, quarantine, rows, stored_uids

@@ -2,7 +2,7 @@
 
 from sqlalchemy import text
 
-from tasks.storage.accounts import Account
+from tasks.storage.accounts.rows import Account
 from tasks.storage.session import tenant_transaction
 from tests.conftest import TENANT, sync
 from tests.support.mailbox import Mailbox, message

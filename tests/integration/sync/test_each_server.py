@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from tasks.storage.accounts import Account
+from tasks.storage.accounts.rows import Account
 from tests.conftest import Database, sync
 from tests.integration.delete.conftest import Delete, delete, ids_of
 from tests.integration.send.conftest import Send, pools, send_once, sending_account, smtp

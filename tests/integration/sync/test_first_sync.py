@@ -2,8 +2,8 @@
 
 from sqlalchemy import text
 
-from tasks.storage.accounts import Account, find_account
-from tasks.storage.folders import folder_summaries
+from tasks.storage.accounts.rows import Account, find_account
+from tasks.storage.messages.folders import folder_summaries
 from tasks.storage.session import tenant_transaction
 from tests.conftest import TENANT, sync
 from tests.support.mailbox import Mailbox, message

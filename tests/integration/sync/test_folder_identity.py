@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tasks.storage.accounts import Account
+from tasks.storage.accounts.rows import Account
 from tests.conftest import sync
 from tests.integration.delete.conftest import Delete, delete
 from tests.support.mailbox import Mailbox, message

@@ -6,7 +6,7 @@ import time
 from sqlalchemy import update
 
 from native.dovecot import Dovecot
-from tasks.storage.accounts import Account
+from tasks.storage.accounts.rows import Account
 from tasks.storage.models import EmailClient
 from tasks.storage.session import tenant_transaction
 from tests.conftest import sync

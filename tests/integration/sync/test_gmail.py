@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tasks.errors import LeaseHeldError, MailServerBusyError
-from tasks.storage.accounts import find_account
+from tasks.storage.accounts.rows import find_account
 from tests.conftest import TENANT, Database, register, sync
 from tests.support.gmail import ALL_MAIL, TRASH, GmailServer
 from tests.support.imap_faults import slowly

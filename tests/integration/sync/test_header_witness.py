@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tasks.mail.parse import parse
+from tasks.mail.parse.message import parse
 from tests.support.mailbox import Mailbox
 
 FIELDS = b"From: Ada <ada@one.example>\r\nSubject: plan\r\nMIME-Version: 1.0\r\n"

@@ -11,8 +11,8 @@ from sqlalchemy import create_engine, text
 from native.postgres import libpq
 from native.redis import RedisServer
 from tasks.errors import MailServerUnavailableError
-from tasks.storage.accounts import NewAccount, add_account, clear_error, find_account, record_failure
-from tasks.storage.dispatch import claim_due_accounts, unclaim_accounts
+from tasks.storage.accounts.dispatch import claim_due_accounts, unclaim_accounts
+from tasks.storage.accounts.rows import NewAccount, add_account, clear_error, find_account, record_failure
 from tests.conftest import Database, register
 from tests.support.application import application
 from tests.support.mailbox import Mailbox

@@ -7,7 +7,7 @@ import pytest
 from native.dovecot import Dovecot
 from tasks.engine.probe import probe
 from tasks.errors import AuthenticationFailedError, NotFoundError
-from tasks.storage.accounts import Account, change_password, find_account
+from tasks.storage.accounts.rows import Account, change_password, find_account
 from tests.conftest import TENANT, Database, register, sync
 from tests.support.courier import Courier
 from tests.support.mailbox import Mailbox, message

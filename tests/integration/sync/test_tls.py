@@ -8,8 +8,8 @@ from native.dovecot import Dovecot
 from native.errors import StackError
 from native.unprivileged import identity
 from tasks.errors import CertificateInvalidError
-from tasks.storage.accounts import Account, find_account
-from tasks.storage.dispatch import claim_due_accounts
+from tasks.storage.accounts.dispatch import claim_due_accounts
+from tasks.storage.accounts.rows import Account, find_account
 from tests.conftest import MAIL_PASSWORD, TENANT, Database, register, sync, unavailable
 from tests.support.certificates import DAY, Authority
 from tests.support.mailbox import Mailbox, message

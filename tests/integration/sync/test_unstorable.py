@@ -6,7 +6,7 @@ import psycopg2
 import pytest
 
 from native.postgres import libpq
-from tasks.storage.accounts import Account
+from tasks.storage.accounts.rows import Account
 from tests.conftest import Database, sync
 from tests.support.mailbox import Mailbox, message
 from tests.support.stored import assert_counts_agree, quarantine, stored_uids

@@ -6,7 +6,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from manage import account, account_all_mail, account_show, cli
-from tasks.storage.accounts import Account, find_account
+from tasks.storage.accounts.rows import Account, find_account
 from tests.conftest import TENANT, Database, register, sync
 from tests.support.imap_server import BASIC, QRESYNC, ImapServer
 from tests.support.mailbox import message

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import pytest
 
 from tasks.engine.envelopes import is_same, message_id_of
-from tasks.storage.changes import Envelope
+from tasks.storage.messages.changes import Envelope
 
 _NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
 _KNOWN = Envelope(7, "a@x", 100, _NOON)

@@ -16,7 +16,7 @@ from tasks.engine.parser_process import ParserProcess
 from tasks.engine.parsing import Destination, to_rows
 from tasks.mail.message import FetchedMessage
 from tasks.mail.spam.evidence import Recipient
-from tasks.storage.arrivals import Arrival, Quarantined
+from tasks.storage.messages.arrivals import Arrival, Quarantined
 from tests.support.forging import ForgingFlags
 from tests.support.mailbox import message
 from tests.support.worker import wait_until

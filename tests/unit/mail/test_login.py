@@ -14,8 +14,8 @@ from tasks.errors import (
 from tasks.mail.authenticate import learn_login, log_in, login_refusal
 from tasks.mail.connection import Endpoint
 from tasks.mail.login import OWN_COMMAND, Login, Sasl, exchanges_for, sasl_for
-from tasks.secrecy import NOT_SHOWN, secrets_kept
-from tasks.secret_forms import Known
+from tasks.secrecy.forms import Known
+from tasks.secrecy.secrets import NOT_SHOWN, secrets_kept
 
 ENDPOINT = Endpoint("server.example.com", 143, "tls", 10, True, ())
 TOKEN = Login("user@example.com", "vF9dft4qmTc2Nvb3RlckBhbHRhdmlzdGEuY29tCg==", "oauth2")

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tasks.mail.parse import parse
-from tests.unit.mail.test_parse import EMPTY, MESSAGES, readable
+from tasks.mail.parse.message import parse
+from tests.unit.mail.parse.test_message import EMPTY, MESSAGES, readable
 
 FIELDS = frozenset(EMPTY)
 # Headers are compared as well, but for the fields that describe the structure.

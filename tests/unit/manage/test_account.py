@@ -6,9 +6,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from manage import account, account_add, cli
-from tasks.storage import accounts
-from tasks.storage.accounts import NewAccount
-from tasks.storage.grants import Grant, Secrets
+from tasks.storage.accounts import rows
+from tasks.storage.accounts.grants import Grant, Secrets
+from tasks.storage.accounts.rows import NewAccount
 
 OAUTH2 = ("--oauth2", "google", "--client-id", "client", "--password-stdin")
 
@@ -67,7 +67,7 @@ def added(monkeypatch: pytest.MonkeyPatch) -> list[NewAccount]:
         return "id-1"
 
     monkeypatch.setattr(account_add, "connect", lambda: None)
-    monkeypatch.setattr(accounts, "add_account", add_account)
+    monkeypatch.setattr(rows, "add_account", add_account)
     return found
 
 
@@ -114,11 +114,11 @@ def changed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, str]]:
     """Whose password would have been changed, to what."""
     found: list[tuple[Any, str]] = []
     monkeypatch.setattr(account, "connect", lambda: None)
-    monkeypatch.setattr(accounts, "find_account", lambda tenant, name: (tenant, name))
-    monkeypatch.setattr(accounts, "uses_oauth2", lambda account: account[1] == "by token")
-    monkeypatch.setattr(accounts, "change_password", lambda *arguments: found.append(arguments))
-    monkeypatch.setattr(accounts, "change_refresh_token", lambda *arguments: found.append(arguments))
-    monkeypatch.setattr(accounts, "change_smtp_password", lambda *arguments: found.append(("smtp", *arguments)))
+    monkeypatch.setattr(rows, "find_account", lambda tenant, name: (tenant, name))
+    monkeypatch.setattr(rows, "uses_oauth2", lambda account: account[1] == "by token")
+    monkeypatch.setattr(rows, "change_password", lambda *arguments: found.append(arguments))
+    monkeypatch.setattr(rows, "change_refresh_token", lambda *arguments: found.append(arguments))
+    monkeypatch.setattr(rows, "change_smtp_password", lambda *arguments: found.append(("smtp", *arguments)))
     return found
 
 

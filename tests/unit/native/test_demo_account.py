@@ -8,14 +8,8 @@ from cryptography.fernet import Fernet
 
 from native import demo
 from tasks.errors import AuthenticationFailedError, CredentialUnreadableError, NotFoundError
-from tasks.storage.accounts import (
-    Account,
-    change_password,
-    find_account,
-    read_secret,
-    remove_account,
-)
-from tasks.storage.logins import RECEIVING, note_refusal
+from tasks.storage.accounts.logins import RECEIVING, note_refusal
+from tasks.storage.accounts.rows import Account, change_password, find_account, read_secret, remove_account
 from tasks.storage.session import tenant_transaction
 from tests.conftest import TENANT, USER, Database
 

@@ -6,7 +6,7 @@ import zipfile
 
 import pytest
 
-from tasks.mail.parse import parse
+from tasks.mail.parse.message import parse
 from tasks.mail.spam import judge
 from tasks.mail.spam.evidence import Recipient
 from tasks.mail.spam.weights import RULES, WEIGHTS

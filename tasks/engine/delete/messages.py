@@ -1,0 +1,169 @@
+"""Deletes messages, on their server and here: into Trash, or for good.
+
+    all ids are the caller's, or none is touched; they are noted under what the task is to do, so that what is gone
+    when it runs again counts as done, also as a dead letter's retry
+    one account after another, under its lease; one folder after another, in batches:
+      the server first, then the rows              killed in between, the next run finds on the server what was done
+      into Trash    the row goes along, to the UID that the message has there; where the server does not tell it, a
+                    message that came into Trash since the last sync is known by Message-ID and size; else the row
+                    goes, and the next sync brings the message as a new one
+      for good      the row goes
+
+A message that is gone from the server already is no error. Without UIDPLUS nothing can be removed without touching
+what other clients have marked, so messages are only marked there, and stay here, marked, until somebody expunges.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
+from operator import attrgetter
+from typing import Any, NamedTuple
+
+from tasks.engine.connect import connected, connected_pop3
+from tasks.engine.delete.imap import ImapDeletion
+from tasks.engine.lease import leased_run
+from tasks.engine.run import Progress, Run
+from tasks.engine.sync.maildrop import identify
+from tasks.engine.sync.unique_ids import other_messages
+from tasks.errors import AnotherMessageError, EmailError, NotFoundError, ProtocolError, TooSlowError, TransientError
+from tasks.settings import get_settings
+from tasks.storage.accounts.rows import get_account
+from tasks.storage.messages.deletions import (
+    Doomed,
+    expired_in_trash,
+    find_messages,
+    move_messages,
+    note_messages,
+    noted_messages,
+    remove_messages,
+)
+from tasks.storage.messages.maildrop import local_folder
+from tasks.storage.session import tenant_transaction
+
+_TRASH = "Trash"
+
+# So many ids are named in an error.
+_NAMED = 5
+
+
+class DeleteRequest(NamedTuple):
+    """Which messages of whom to delete, into Trash or for good."""
+
+    tenant_id: str
+    user_id: str
+    email_ids: Sequence[str]
+    permanent: bool
+
+
+def delete_messages(
+    request: DeleteRequest,
+    task_id: str,
+    task_key: str,
+    budget_seconds: float,
+    report: Callable[[Progress], None] | None = None,
+) -> int:
+    """Delete for about `budget_seconds` at most; how many messages could only be marked as deleted.
+
+    `task_key` is the same for every id of the same thing to do. `report` is called after each batch.
+
+    Raises NotFoundError, before anything is touched, where not all messages are the caller's; HandOnError when the
+    time is used up; and the errors of servers and storage, after what went well at other accounts.
+    """
+    deadline = time.monotonic() + budget_seconds
+    return _delete(
+        request, _found(request, task_key, task_id), task_id, deadline, {"report": report} if report else {}
+    )
+
+
+def delete_expired(tenant_id: str, user_id: str, account_id: str, task_id: str, budget_seconds: float) -> int:
+    """Delete a batch of what has been in the account's Trash for too long; how many messages that were.
+
+    Raises NotFoundError for an account that is not the caller's, and what `delete_messages` raises.
+    """
+    deadline = time.monotonic() + budget_seconds
+    settings = get_settings().delete
+    with tenant_transaction(tenant_id) as connection:
+        get_account(connection, tenant_id, user_id, account_id)
+        ids = expired_in_trash(
+            connection, tenant_id, user_id, account_id, settings.trash_retention_days, settings.batch_size
+        )
+        # Not noted: a run after a killed one finds what is there still.
+        found = find_messages(connection, tenant_id, user_id, ids)
+    _delete(DeleteRequest(tenant_id, user_id, ids, permanent=True), found, task_id, deadline, {})
+    return len(ids)
+
+
+def _delete(
+    request: DeleteRequest, found: list[Doomed], task_id: str, deadline: float, what: Mapping[str, Any]
+) -> int:
+    marked = 0
+    failures: list[EmailError] = []
+    in_order = sorted(found, key=attrgetter("email_client_id", "folder_id"))
+    for account_id, messages in groupby(in_order, attrgetter("email_client_id")):
+        try:
+            with leased_run(
+                request.tenant_id, request.user_id, account_id, task_id, deadline, **what, is_urgent=True
+            ) as run:
+                delete = _delete_from_pop3 if run.account.protocol == "pop3" else _delete_from_imap
+                marked += delete(run, list(messages), request.permanent)
+        except TooSlowError:
+            raise  # no time is left for the others
+        except EmailError as error:
+            failures.append(error)
+    # What passes comes first: then the task is tried again, also for the others.
+    for failure in sorted(failures, key=lambda error: not isinstance(error, TransientError)):
+        raise failure
+    return marked
+
+
+def _found(request: DeleteRequest, task_key: str, task_id: str) -> list[Doomed]:
+    # Under its id too, which is all that a worker of the release before looks for and notes.
+    keys = {task_key, task_id} - {""}
+    remembered_days = get_settings().worker.dead_letter_days + 1
+    with tenant_transaction(request.tenant_id) as connection:
+        found = find_messages(connection, request.tenant_id, request.user_id, request.email_ids)
+        present = [message.id for message in found]
+        known = {*present, *noted_messages(connection, request.tenant_id, keys, remembered_days)}
+        strange = [email_id for email_id in dict.fromkeys(request.email_ids) if email_id not in known]
+        if strange:
+            raise NotFoundError(f"{_named(strange)}; nothing was deleted")
+        note_messages(connection, request.tenant_id, keys, present)
+    return found
+
+
+def _named(ids: list[str]) -> str:
+    more = f" and {len(ids) - _NAMED} more" if len(ids) > _NAMED else ""
+    return f"message {', '.join(ids[:_NAMED])}{more}"
+
+
+def _delete_from_imap(run: Run, messages: list[Doomed], permanent: bool) -> int:
+    with connected(run.account) as imap:
+        deletion = ImapDeletion(run, imap)
+        marked = deletion.remove(messages) if permanent else deletion.move_to_trash(messages)
+    if deletion.left:
+        raise AnotherMessageError(_named([message.id for message in deletion.left]))
+    return marked
+
+
+def _delete_from_pop3(run: Run, messages: list[Doomed], permanent: bool) -> int:
+    """Folders are ours alone there, so only what is deleted for good is the server's business."""
+    if not permanent:
+        with run.transaction(durable=True) as connection:
+            trash = local_folder(connection, run.account, _TRASH, "trash")
+            moving = {message.id: None for message in messages if message.folder_id != trash.id}
+            move_messages(connection, run.account, trash, None, moving)
+        return 0
+    by_uidl = {message.uidl: message for message in messages}
+    with connected_pop3(run.account) as pop3:
+        doomed = {listed: by_uidl[key] for listed, key in identify(run, pop3).items() if key in by_uidl}
+        others = other_messages(pop3, {listed: message.envelope for listed, message in doomed.items()})
+        there = {listed.number: message.uidl for listed, message in doomed.items() if listed not in others}
+        refusals = pop3.delete(there)
+    refused = {there[refusal.number] for refusal in refusals}
+    with run.transaction(durable=True) as connection:
+        # One whose unique-id is another message's is gone from the server.
+        removed = [message.id for message in messages if message.uidl not in refused]
+        remove_messages(connection, run.account, removed)
+    if refusals:
+        raise ProtocolError(f"the server refuses to delete {len(refused)} messages: {refusals[0].words}")
+    return 0

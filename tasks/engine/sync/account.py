@@ -1,0 +1,101 @@
+"""One sync of an account, by the protocol that its server speaks."""
+
+import logging
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+from tasks.engine.connect import connected, connected_pop3
+from tasks.engine.lease import leased_run
+from tasks.engine.run import HandOnError, Progress, Run, Tally
+from tasks.engine.sync.mailbox import sync_mailbox
+from tasks.engine.sync.maildrop import sync_maildrop
+from tasks.errors import FoldersFailedError, MailboxIncompleteError, TokenExpiredError
+from tasks.storage.accounts.rows import record_failure, record_incomplete, record_success
+from tasks.storage.messages.completeness import incomplete_folders
+
+logger = logging.getLogger(__name__)
+
+_LONGEST_COMPLAINT = 500
+
+# A message may arrive for half the budget beyond it. What came by then is stored before the task's time is over.
+_PATIENCE = 1.5
+
+
+class SyncRequest(NamedTuple):
+    """Whose mail to sync: all folders, or one.
+
+    With `full_since` (Unix time), each folder that was not compared UID by UID and flag by flag since then is.
+    One that `has_killed` workers parses elsewhere, so that a message which did it is set aside.
+    """
+
+    email_client_id: str
+    tenant_id: str
+    user_id: str
+    folder_id: str | None = None
+    full_since: float | None = None
+    has_killed: bool = False
+
+
+def sync_account(
+    request: SyncRequest, task_id: str, tally: Tally, budget_seconds: float, report: Callable[[Progress], None]
+) -> bool:
+    """Sync for about `budget_seconds` at most, adding what is done to `tally`; whether all is done.
+
+    Raises LeaseHeldError while another run is at it, NotFoundError for what is not the caller's, and the other errors
+    of server and storage, which are kept on the account as well.
+    """
+    started = time.monotonic()
+    try:
+        with leased_run(
+            request.tenant_id,
+            request.user_id,
+            request.email_client_id,
+            task_id,
+            deadline=started + budget_seconds,
+            patience_ends=started + budget_seconds * _PATIENCE,
+            full_since=request.full_since,
+            has_killed=request.has_killed,
+            tally=tally,
+            progress=Progress(messages_synced=tally.total("synced")),
+            report=report,
+        ) as run:
+            try:
+                _sync(run, request.folder_id)
+            except TokenExpiredError:
+                # All that was done is committed: the next session begins there, with a fresh token.
+                run.check_deadline()
+                _sync(run, request.folder_id)
+    except HandOnError:
+        return False
+    return True
+
+
+def _sync(run: Run, folder_id: str | None) -> None:
+    started = time.monotonic()
+    if run.account.protocol == "pop3":
+        with connected_pop3(run.account) as pop3:
+            run.tally.connect_seconds += time.monotonic() - started
+            sync_maildrop(run, pop3, folder_id)
+    else:
+        with connected(run.account) as imap:
+            run.tally.connect_seconds += time.monotonic() - started
+            sync_mailbox(run, imap, folder_id)
+    tally = run.tally
+    # Waits for the disk, and with it all batches before: only then is the task acknowledged.
+    with run.transaction(durable=True) as connection:
+        record_success(connection, run.account, whole_account=folder_id is None)
+        incomplete = incomplete_folders(connection, run.account)
+        words = [f"{folder.name}: {folder.why}" for folder in incomplete]
+        if incomplete:
+            record_incomplete(connection, run.account, MailboxIncompleteError(_shortened(words)))
+    tally.incomplete = [folder for folder in incomplete if folder_id in (None, folder.folder_id)]
+    if incomplete:
+        logger.warning("messages are missing", extra={"messages": sum(folder.missing for folder in incomplete)})
+    if tally.failed_folders:
+        failed = [f"{name}: {why}" for name, why in tally.failed_folders.items()]
+        record_failure(run.account, FoldersFailedError(_shortened([*failed, *words])))
+
+
+def _shortened(complaints: list[str]) -> str:
+    return "; ".join(complaints)[:_LONGEST_COMPLAINT]

@@ -1,0 +1,187 @@
+"""What happened on the server to messages we have: flags, removals, new numbers."""
+
+import logging
+import time
+from collections.abc import Iterable
+from itertools import islice
+from typing import Any, NamedTuple
+
+from tasks.engine.envelopes import envelope_of, in_parts, other_messages
+from tasks.engine.run import FolderTally, Run
+from tasks.engine.sync.completeness import gone, is_known_window, is_window
+from tasks.mail.imap.commands import ImapConnection
+from tasks.mail.imap.fetch import FetchedEnvelope, FetchedFlags
+from tasks.mail.imap.flags import Flags, read_flags
+from tasks.mail.imap.responses import FolderStatus
+from tasks.mail.imap.session import FetchRefusedError
+from tasks.mail.imap.uidset import UidSet
+from tasks.storage.messages import changes
+from tasks.storage.messages.folders import Folder, change_folder
+from tasks.storage.session import tenant_transaction
+
+logger = logging.getLogger(__name__)
+
+# How much is asked for at a time: answers are held in memory, a line a message.
+_UIDS_PER_CHANGE_REQUEST = 50_000
+_FLAGS_PER_REQUEST = 5_000
+_ENVELOPES_PER_REQUEST = 2_000
+
+
+def apply_changes(run: Run, imap: ImapConnection, folder: Folder, opened: FolderStatus, tally: FolderTally) -> None:
+    """Flags and removals since the last sync, by CONDSTORE and QRESYNC, or by comparison where there is neither."""
+    if folder.uidnext <= 1 and not folder.total_count:
+        return
+    known, current = folder.highestmodseq, opened.highestmodseq
+    if known is None or current is None or current < known:
+        # They only ever grow (RFC 7162 section 3.1): one that shrank is of a server restored from a backup.
+        compare_all(run, imap, folder, opened, tally)
+    elif current != known:
+        # Also above the checkpoint: what we filed or moved there ourselves is stored already.
+        end = max(folder.uidnext, opened.uidnext or 0)
+        for first in range(1, end, _UIDS_PER_CHANGE_REQUEST):
+            changed = imap.fetch_changes(UidSet(((first, min(first + _UIDS_PER_CHANGE_REQUEST, end) - 1),)), known)
+            if not changed.is_whole:
+                # What could not be read is not told again once HIGHESTMODSEQ is remembered.
+                compare_all(run, imap, folder, opened, tally)
+                return
+            removed = _removed(run, imap, folder, opened, changed.vanished)
+            with run.transaction() as connection:
+                states = _states(folder, changed.flags)
+                tally.updated += changes.update_flags(connection, run.account, folder, states)
+                tally.deleted += changes.remove_uids(connection, run.account, folder, removed)
+
+
+def compare_all(run: Run, imap: ImapConnection, folder: Folder, opened: FolderStatus, tally: FolderTally) -> UidSet:
+    """Compare every UID and every flag with the server's, and return the UIDs the server has."""
+    present = compare_uids(run, imap, folder, opened, tally).present
+    with run.transaction() as connection:
+        stored = changes.stored_uids(connection, run.account, folder, present)
+    remaining = stored.uids()
+    while uids := list(islice(remaining, _FLAGS_PER_REQUEST)):
+        flags = imap.fetch_flags(UidSet.of(uids))
+        with run.transaction() as connection:
+            tally.updated += changes.update_flags(connection, run.account, folder, _states(folder, flags))
+    return present
+
+
+class Compared(NamedTuple):
+    """The UIDs that the server names, and how many messages it says there are."""
+
+    present: UidSet
+    messages: int
+
+
+def compare_uids(
+    run: Run, imap: ImapConnection, folder: Folder, opened: FolderStatus, tally: FolderTally
+) -> Compared:
+    """Remove what the server no longer has, by the rule of `engine.completeness`.
+
+    A SEARCH that names fewer messages than the server says there are is not believed: nothing is removed by it.
+    """
+    present = imap.search(1, opened)
+    if present.size() < opened.messages:
+        # Some may have gone since the folder was opened.
+        opened = imap.select(folder.path)
+        present = imap.search(1, opened)
+    if present.size() < opened.messages:
+        logger.warning("SEARCH names %d of %d messages; nothing is removed", present.size(), opened.messages)
+        return Compared(present, opened.messages)
+    below = max(folder.uidnext, opened.uidnext or 0)
+    with run.transaction() as connection:
+        absent = changes.absent_uids(connection, run.account, folder, present, below)
+    removed = gone(imap, folder, opened, present, absent)
+    hidden = absent.size() - removed.size()
+    window = folder.window_size or (opened.messages if hidden else None)
+    if not is_window(folder, opened.messages):
+        window = None
+    with run.transaction() as connection:
+        tally.deleted += changes.remove_uids(connection, run.account, folder, removed)
+        if window:
+            hidden += changes.count_unnumbered(connection, run.account, folder)
+        elif folder.window_size:
+            assert folder.uidvalidity is not None
+            tally.deleted += changes.remove_unnumbered(connection, run.account, folder, folder.uidvalidity)
+        if (hidden, window) != (folder.hidden_count, folder.window_size):
+            change_folder(connection, run.account, folder.id, {"hidden_count": hidden, "window_size": window})
+    return Compared(present, present.size())
+
+
+def has_other_messages(
+    run: Run, imap: ImapConnection, folder: Folder, opened: FolderStatus, present: UidSet, tally: FolderTally
+) -> bool:
+    """Compare what identifies each message we have, and its flags; whether another message has the UID of one.
+
+    Raises HandOnError when the time of the run is used up: the next one goes on behind what was compared.
+    """
+    compared = run.tally.compared.get(folder.id, 0)
+    if compared and opened.highestmodseq is not None:
+        # Flags that changed since an earlier run compared them: this run will remember the server's state of now.
+        apply_changes(run, imap, folder, opened, tally)
+    with tenant_transaction(run.account.tenant_id) as connection:
+        stored = changes.stored_uids(connection, run.account, folder, present)
+    remaining = stored.from_uid(compared + 1).uids()
+    while uids := list(islice(remaining, _ENVELOPES_PER_REQUEST)):
+        fetched = list(imap.fetch_envelopes(UidSet.of(uids)))
+        if other_messages(run, folder, map(envelope_of, fetched)):
+            return True
+        with run.transaction() as connection:
+            tally.updated += changes.update_flags(connection, run.account, folder, _states(folder, fetched))
+        run.note_compared(folder.id, uids[-1])
+        run.check_deadline()
+    return False
+
+
+def renumber(run: Run, imap: ImapConnection, folder: Folder, opened: FolderStatus, tally: FolderTally) -> Folder:
+    """UIDVALIDITY changed, or UIDs are other messages': match what we have by Message-ID, size and date.
+
+    No body is downloaded again. What the server has no more is removed, unless it may be outside of a window; what is
+    new will be found missing. Raises FetchRefusedError where the server does not tell all: what it leaves out would
+    be removed.
+    """
+    run.tally.compared.pop(folder.id, None)
+    state: dict[str, Any] = {"uidvalidity": opened.uidvalidity, "uidnext": 1, "highestmodseq": None}
+    state |= {"mailbox_id": opened.mailbox_id, "suspect_uid": None, "suspect_attempts": 0}
+    uids = imap.search(1, opened)
+    _require_all(uids.size(), opened.messages)
+    others: list[int] = []
+    told = 0
+    with tenant_transaction(run.account.tenant_id) as connection:
+        changes.begin_renumbering(connection)
+        for fetched in in_parts(imap, uids, _ENVELOPES_PER_REQUEST):
+            envelopes = list(map(envelope_of, fetched))
+            changes.add_envelopes(connection, envelopes)
+            told += len(envelopes)
+            if folder.uidvalidity == opened.uidvalidity:
+                others += other_messages(run, folder, envelopes)
+            run.keep_lease()
+        _require_all(told, uids.size())
+        changes.set_apart(connection, run.account, folder, others)
+        changes.finish_renumbering(connection, run.account, folder, opened.uidvalidity)
+        if folder.window_size is None or not is_window(folder, opened.messages):
+            tally.deleted += changes.remove_unnumbered(connection, run.account, folder, opened.uidvalidity)
+        changes.forget_quarantined(connection, run.account, folder, time.time())
+        change_folder(connection, run.account, folder.id, state)
+        run.confirm_lease(connection)
+    # What is above the server's UIDNEXT is absent as well.
+    is_the_same = folder.uidvalidity == opened.uidvalidity
+    return folder._replace(**state)._replace(uidnext=folder.uidnext if is_the_same else 1)
+
+
+def _require_all(told: int, messages: int) -> None:
+    if told < messages:
+        raise FetchRefusedError(f"it numbers its messages anew (UIDVALIDITY) and tells of {told} of {messages}")
+
+
+def _removed(run: Run, imap: ImapConnection, folder: Folder, opened: FolderStatus, vanished: UidSet) -> UidSet:
+    """Of what has VANISHED, the messages that we have and the server has not (see `engine.completeness`)."""
+    if not vanished.ranges or is_known_window(folder, opened.messages):
+        return UidSet()
+    with run.transaction() as connection:
+        ours = changes.stored_uids(connection, run.account, folder, vanished)
+    return ours.minus(imap.existing(ours))
+
+
+def _states(folder: Folder, fetched: Iterable[FetchedFlags | FetchedEnvelope]) -> list[tuple[int, Flags]]:
+    # By UID, so that a message the server tells of twice is set once.
+    by_uid = {one.uid: read_flags(one.flags, folder.type) for one in fetched if one.flags is not None}
+    return list(by_uid.items())

@@ -1,0 +1,186 @@
+"""Brings one folder of ours in line with the server's.
+
+State machine, by UIDVALIDITY, UIDNEXT and HIGHESTMODSEQ (RFC 9051 section 2.3.1, RFC 7162):
+
+    the server's state is the one we know  ->  nothing to do, the folder is not even opened
+    UIDVALIDITY unknown                    ->  begin: remember it and HIGHESTMODSEQ, checkpoint at UID 1
+    it is another folder than ours         ->  ours may have another name: see engine/sync/identity.py
+    and ours has no other name             ->  renumber: give the messages we have their new UIDs
+    same UIDVALIDITY                       ->  apply flags and removals, then fetch what is missing
+
+Another folder has another UIDVALIDITY or MAILBOXID (RFC 8474). Where a server has no MAILBOXID, UIDVALIDITY may be of
+the second in which a folder was made, or the same for all: then the newest messages we have are compared, and by a
+full sync all of them.
+
+HIGHESTMODSEQ is the one of the moment the folder was opened, and is remembered only when all is done: what changed
+in between is asked for again next time, and applying a change twice changes nothing. Each batch of messages and its
+checkpoint (`uidnext`) are one transaction; what is fetched is what the server has and we have not, so a run that was
+killed anywhere is simply continued.
+"""
+
+import time
+from typing import Any
+
+from sqlalchemy import func
+
+from tasks.engine.envelopes import fetch_envelopes, is_same
+from tasks.engine.run import FolderTally, Run
+from tasks.engine.sync.changes import apply_changes, compare_uids, has_other_messages, renumber
+from tasks.engine.sync.completeness import is_as_known, standing
+from tasks.engine.sync.fetch import fetch_batches
+from tasks.engine.sync.intake import take_in
+from tasks.mail.imap.commands import ImapConnection
+from tasks.mail.imap.responses import FolderStatus
+from tasks.mail.imap.session import FetchRefusedError
+from tasks.mail.imap.uidset import UidSet
+from tasks.storage.messages import changes
+from tasks.storage.messages.batch import UidNumbering
+from tasks.storage.messages.folders import Folder, change_folder, load_folder
+from tasks.storage.session import tenant_transaction
+
+# So many messages tell whether it is the folder that we know.
+_SAMPLE = 3
+
+
+class AnotherFolderError(Exception):
+    """What the server has under this path is not the folder that we know by it."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.path = path
+
+
+def sync_folder(
+    run: Run,
+    imap: ImapConnection,
+    folder: Folder,
+    status: FolderStatus | None,
+    *,
+    is_identified: bool = False,
+    full: bool = False,
+) -> None:
+    """Sync one folder. `status` is what LIST said of it, where it did; `full` compares every message.
+
+    Raises AnotherFolderError, unless the folder `is_identified`: then its rows become what is there. Raises
+    HandOnError when the time of the run is used up, and the transient errors of server and storage.
+    """
+    full = full or (run.full_since is not None and not folder.is_verified)
+    if status and not full and is_unchanged(folder, status):
+        return
+    tally = run.tally.of(folder.name)
+    started = time.monotonic()
+    try:
+        _sync(run, imap, folder, tally, full=full, is_identified=is_identified)
+    finally:
+        tally.seconds += time.monotonic() - started
+
+
+def is_unchanged(folder: Folder, status: FolderStatus) -> bool:
+    """Whether the folder is as we know it; without CONDSTORE nothing tells that no flag changed."""
+    return (
+        status.highestmodseq is not None
+        and status.highestmodseq == folder.highestmodseq
+        and status.uidvalidity == folder.uidvalidity
+        and status.uidnext == folder.uidnext
+        and folder.missing_reason != "refused"
+        and is_as_known(folder, status.messages)
+    )
+
+
+def is_another(run: Run, imap: ImapConnection, folder: Folder, opened: FolderStatus) -> bool:
+    """Whether the folder that is open is not the one that we know."""
+    if folder.uidvalidity != opened.uidvalidity:
+        return True
+    if folder.mailbox_id and opened.mailbox_id:
+        return folder.mailbox_id != opened.mailbox_id
+    with tenant_transaction(run.account.tenant_id) as connection:
+        known = {envelope.uid: envelope for envelope in changes.newest(connection, run.account, folder, _SAMPLE)}
+    if not known:
+        return False
+    seen = [envelope for envelope in fetch_envelopes(imap, UidSet.of(known)) if envelope.uid in known]
+    # Numbers that went back are those of a folder made anew, or restored from a backup.
+    made_anew = not seen and opened.uidnext is not None and opened.uidnext < folder.uidnext
+    return made_anew or not all(is_same(known[envelope.uid], envelope) for envelope in seen)
+
+
+def _sync(
+    run: Run, imap: ImapConnection, folder: Folder, tally: FolderTally, *, full: bool, is_identified: bool
+) -> None:
+    opened = imap.select(folder.path)
+    if not opened.uidvalidity and folder.uidvalidity:
+        raise FetchRefusedError("the server gives no UIDVALIDITY")
+    if folder.uidvalidity is None:
+        folder = _begin(run, folder, opened)
+    elif is_another(run, imap, folder, opened):
+        if not is_identified:
+            raise AnotherFolderError(folder.path)
+        folder, full = renumber(run, imap, folder, opened, tally), True
+    if full:
+        if run.full_since is not None:
+            # Only what was there before: what this very sync sets aside, over several runs, stays aside.
+            with run.transaction() as connection:
+                changes.forget_quarantined(connection, run.account, folder, run.full_since)
+        present = compare_uids(run, imap, folder, opened, tally).present
+        if has_other_messages(run, imap, folder, opened, present, tally):
+            if not is_identified:
+                raise AnotherFolderError(folder.path)
+            folder = renumber(run, imap, folder, opened, tally)
+            has_other_messages(run, imap, folder, opened, present, tally)
+        _fetch(run, imap, folder, present, tally, first=1)
+    else:
+        apply_changes(run, imap, folder, opened, tally)
+        if opened.uidnext is None or opened.uidnext > folder.uidnext:
+            _fetch(run, imap, folder, imap.search(folder.uidnext, opened), tally, first=folder.uidnext)
+    _finish(run, imap, folder, opened, tally, full=full)
+
+
+def _begin(run: Run, folder: Folder, opened: FolderStatus) -> Folder:
+    state: dict[str, Any] = {"uidvalidity": opened.uidvalidity, "uidnext": 1, "highestmodseq": opened.highestmodseq}
+    state["mailbox_id"] = opened.mailbox_id
+    with run.transaction() as connection:
+        change_folder(connection, run.account, folder.id, state)
+    return folder._replace(**state)
+
+
+def _fetch(
+    run: Run, imap: ImapConnection, folder: Folder, on_server: UidSet, tally: FolderTally, *, first: int
+) -> None:
+    with run.transaction() as connection:
+        missing = changes.missing_uids(connection, run.account, folder, on_server, first)
+    if not missing.ranges:
+        return
+    run.show(folder=folder.name, messages_total=run.progress.messages_done + missing.size())
+    assert folder.uidvalidity is not None
+    batches = fetch_batches(run, imap, folder, missing)
+    take_in(run, folder, UidNumbering(folder.uidvalidity), batches, tally, interrupt=imap.abandon)
+
+
+def _finish(
+    run: Run, imap: ImapConnection, folder: Folder, opened: FolderStatus, tally: FolderTally, *, full: bool
+) -> None:
+    """Make sure the number of messages agrees, and remember the server's state."""
+    with run.transaction() as connection:
+        if full:
+            changes.recount(connection, run.account, folder)
+        current = load_folder(connection, run.account, folder.id)
+    messages, named = opened.messages, None
+    # In a window, what was removed and what is shown again in its place are as many.
+    if current.hidden_count or not is_as_known(current, messages):
+        compared = compare_uids(run, imap, current, opened, tally)
+        messages, named = compared.messages, compared.present.size()
+        _fetch(run, imap, folder, compared.present, tally, first=1)
+    state: dict[str, object] = {
+        "highestmodseq": opened.highestmodseq,
+        "mailbox_id": opened.mailbox_id,
+        "suspect_uid": None,
+        "suspect_attempts": 0,
+        "synced_at": func.now(),
+    }
+    if opened.uidnext is not None:
+        state["uidnext"] = opened.uidnext
+    if full:
+        state["verified_at"] = func.now()
+    with run.transaction() as connection:
+        current = load_folder(connection, run.account, folder.id)
+        state |= standing(run, connection, folder, current, messages, named)
+        change_folder(connection, run.account, folder.id, state)

@@ -1,0 +1,288 @@
+"""The commands of an IMAP connection (RFC 3501, RFC 9051).
+
+Works on a server that offers nothing beyond IMAP4rev1, and uses ID, ENABLE, CONDSTORE, QRESYNC, ESEARCH,
+LIST-EXTENDED, SPECIAL-USE, LIST-STATUS and Gmail's X-GM-EXT-1 where they are offered. A server that offers one of
+them and refuses it is asked without it (`imap_base`); only X-GM-EXT-1 decides what the mailbox is, and has to work.
+"""
+
+from collections.abc import Generator, Iterator
+from contextlib import suppress
+from datetime import datetime
+from typing import NamedTuple
+
+from tasks.errors import ProtocolError
+from tasks.mail.imap.fetch import (
+    Assembly,
+    FetchedEnvelope,
+    FetchedFlags,
+    are_flags_of_known,
+    read_envelopes,
+    read_flags,
+    read_only_uids,
+    read_sizes,
+)
+from tasks.mail.imap.folders import ListedFolder, wire_path
+from tasks.mail.imap.responses import (
+    AppendedUid,
+    FolderStatus,
+    Line,
+    read_appended_uid,
+    read_list,
+    read_mailbox_id,
+    read_number,
+    read_status,
+    read_uid_set,
+)
+from tasks.mail.imap.search import LONGEST_UID_SET, ImapSearch, imap_date
+from tasks.mail.imap.session import LONGEST_WORDS, FetchRefusedError, NotUnderstoodError, first_words
+from tasks.mail.imap.uidset import UidSet
+from tasks.mail.message import FetchedMessage
+from tasks.mail.refusal import means_busy
+from tasks.secrecy.secrets import said
+
+_MESSAGE_ITEMS = "(UID RFC822.SIZE FLAGS INTERNALDATE BODY.PEEK[])"
+_GMAIL_MESSAGE_ITEMS = "(UID RFC822.SIZE FLAGS INTERNALDATE X-GM-LABELS X-GM-THRID BODY.PEEK[])"
+
+# Codes of a refusal that says nothing about whether a folder is there (RFC 5530 section 3).
+_ABOUT_THE_SERVER = (
+    "[UNAVAILABLE]", "[INUSE]", "[LIMIT]", "[OVERQUOTA]", "[SERVERBUG]", "[CLIENTBUG]", "[CONTACTADMIN]", "[NOPERM]",
+)  # fmt: skip
+
+_STATUS_ITEMS = "MESSAGES UIDNEXT UIDVALIDITY UNSEEN"
+
+
+class FolderGoneError(FetchRefusedError):
+    """The folder does not exist, though it was listed: as a parent of others, or until a moment ago."""
+
+
+class Changes(NamedTuple):
+    """Flags that changed and UIDs that were removed: all of them only if `is_whole`, each line having been read."""
+
+    flags: list[FetchedFlags]
+    vanished: UidSet
+    is_whole: bool
+
+
+class ImapConnection(ImapSearch):
+    """The commands. Every method raises an EmailError that says what happened to what."""
+
+    # Lines of the last LIST that could not be read: each may have been a folder.
+    unread_names: tuple[bytes, ...] = ()
+
+    def list_folders(self) -> tuple[list[ListedFolder], dict[str, FolderStatus]]:
+        """All folders, and where the server offers LIST-STATUS (RFC 5819) their states by path."""
+        with self._translated("listing the folders"):
+            folders, unread = self._without_refused(("LIST-STATUS", "LIST-EXTENDED"), self._list)
+            self.unread_names = tuple(unread)
+            return folders, dict(read_status(self._untagged("STATUS")))
+
+    def select(self, path: str, *, writable: bool = False) -> FolderStatus:
+        """Open a folder, read-only unless `writable` (EXAMINE or SELECT, RFC 9051 sections 6.3.2 and 6.3.3).
+
+        Raises FetchRefusedError if it cannot be.
+        """
+        with self._translated(f"opening {path}"):
+            try:
+                name = wire_path(path)
+            except ValueError as error:
+                raise FetchRefusedError(str(error)) from None
+
+            def ask(extension: str | None) -> list[Line]:
+                lines: list[Line]
+                outcome, lines = self._imap.select(name + (b" (CONDSTORE)" if extension else b""), not writable)
+                if outcome != "OK":
+                    words = first_words(lines)
+                    raise (FolderGoneError if "[NONEXISTENT]" in words.upper() else FetchRefusedError)(
+                        said(words, LONGEST_WORDS)
+                    )
+                return lines
+
+            lines = self._without_refused(() if self.has_qresync else ("CONDSTORE",), ask)
+            return self._opened(lines)
+
+    def status(self, path: str) -> FolderStatus | None:
+        """The state of a folder that is not open; None where the server does not say."""
+        with self._translated(f"asking for the state of {path}"):
+            outcome, lines = self._imap.status(wire_path(path), f"({_STATUS_ITEMS})")
+            return next((status for _, status in read_status(lines)), None) if outcome == "OK" else None
+
+    def is_gone(self, path: str) -> bool:
+        """Whether the server says, asked for the folder itself, that there is none: LIST may have left it out."""
+        with self._translated(f"asking for the state of {path}"):
+            try:
+                outcome, lines = self._imap.status(wire_path(path), f"({_STATUS_ITEMS})")
+            except ValueError:
+                return True  # never opened either
+            except NotUnderstoodError:
+                return False
+            words = first_words(lines)
+            is_about_the_server = means_busy(words) or any(code in words.upper() for code in _ABOUT_THE_SERVER)
+            return outcome == "NO" and not is_about_the_server
+
+    def newest_uids(self, opened: FolderStatus, number: int) -> UidSet:
+        """The UIDs of the last messages of the open folder."""
+        if not opened.messages:
+            return UidSet()
+        with self._translated("asking for the newest messages"):
+            outcome, lines = self._imap.fetch(f"{max(1, opened.messages - number + 1)}:*", "(UID)")
+            self._require_ok(outcome, lines)
+            return UidSet.of(read_only_uids(lines))
+
+    def fetch_sizes(self, uids: UidSet) -> dict[int, int]:
+        """RFC822.SIZE in bytes by UID, of those that are still there."""
+        with self._translated("fetching sizes"):
+            return read_sizes(self._fetch(uids, "(UID RFC822.SIZE)"))
+
+    def fetch_flags(self, uids: UidSet) -> Iterator[FetchedFlags]:
+        """The flags of `uids`, of those that are still there."""
+        with self._translated("fetching flags"):
+            yield from self._fetch_each(uids, self._flag_items, read_flags)
+
+    def fetch_changes(self, uids: UidSet, since: int) -> Changes:
+        """What changed since mod-sequence `since`, with QRESYNC also the UIDs removed since (RFC 7162 section 3)."""
+        with self._translated("fetching changes"):
+            self._untagged("VANISHED")
+            unread = self._imap.unread_lines
+            modifiers = {"QRESYNC": f"(CHANGEDSINCE {since} VANISHED)", "CONDSTORE": f"(CHANGEDSINCE {since})"}
+
+            def ask(extension: str | None) -> list[Line]:
+                return self._fetch(uids, self._flag_items, modifiers.get(extension or ""))
+
+            lines = self._without_refused(modifiers, ask)
+            is_whole = self._imap.unread_lines == unread and are_flags_of_known(lines)
+            return Changes(list(read_flags(lines)), _vanished(self._untagged("VANISHED")), is_whole)
+
+    def fetch_envelopes(self, uids: UidSet) -> Iterator[FetchedEnvelope]:
+        """What identifies each message, without its body."""
+        labels = " X-GM-LABELS" if self.has_gmail_labels else ""
+        items = f"(UID FLAGS{labels} INTERNALDATE RFC822.SIZE BODY.PEEK[HEADER.FIELDS (MESSAGE-ID)])"
+        with self._translated("fetching envelopes"):
+            yield from self._fetch_each(uids, items, read_envelopes)
+
+    def stream_messages(self, uids: UidSet) -> Iterator[FetchedMessage]:
+        """Whole messages one by one as they arrive, of those that are still there; the server decides the order.
+
+        Raises FetchRefusedError after the last one where the server answers NO or BAD.
+        """
+        items = _GMAIL_MESSAGE_ITEMS if self.has_gmail_labels else _MESSAGE_ITEMS
+        with self._translated("fetching messages"):
+            for part in uids.to_imap_parts(LONGEST_UID_SET):
+                rest = part
+                while rest:
+                    rest = yield from self._stream_part(rest, items)
+
+    def append(self, path: str, flags: str, received_at: datetime, raw: bytes) -> AppendedUid | None:
+        """Put a message into a folder; where it is, if the server says so (UIDPLUS, RFC 4315 section 3)."""
+        with self._translated(f"filing a message in {path}"):
+            when = f'"{imap_date(received_at)} {received_at:%H:%M:%S %z}"'
+            message = (wire_path(path), f"({flags})", when, raw)
+            outcome, lines = self._imap.append(*message)
+            if outcome == "NO" and self._leave():
+                # Courier takes nothing into the folder that is open read-only.
+                outcome, lines = self._imap.append(*message)
+            self._require_ok(outcome, lines)
+            return read_appended_uid(lines)
+
+    def _leave(self) -> bool:
+        """Have no folder open, if it can be done without an EXPUNGE; whether one was left."""
+        if self._imap.state != "SELECTED":
+            return False
+        if "UNSELECT" in self.capabilities:
+            left = self._imap.unselect()[0] == "OK"
+        else:
+            # Removes nothing where the folder is open read-only (RFC 9051 section 6.4.1), and else would.
+            left = self._imap.is_readonly and self._imap.close()[0] == "OK"
+        return bool(left)
+
+    def create_folder(self, path: str) -> None:
+        """Make a folder and subscribe to it. Raises FetchRefusedError where it cannot be made."""
+        with self._translated(f"making the folder {path}"):
+            self._require_ok(*self._imap.create(wire_path(path)))
+            with suppress(FetchRefusedError):
+                self._imap.subscribe(wire_path(path))
+
+    def ask(self, doing: str, *words: str | bytes) -> None:
+        """A command that changes something, where OK is all there is to know. Raises FetchRefusedError."""
+        with self._translated(doing):
+            self._untagged("COPYUID")
+            self._require_ok(*self._imap.xatom(*words))
+            # What the server tells of its own accord belongs to no later answer.
+            self._untagged("FETCH")
+            self._untagged("VANISHED")
+
+    def copied_uids(self) -> list[bytes]:
+        """What the last command said about the new UIDs of messages (COPYUID, RFC 4315 section 3)."""
+        return [line for line in self._untagged("COPYUID") if isinstance(line, bytes)]
+
+    def _stream_part(self, uids: str, items: str) -> Generator[FetchedMessage, None, str]:
+        """What the server gives of `uids`, and those that it left out."""
+        assembly = Assembly()
+        self._limit()
+        gone = self._imap.untagged_responses
+        gone.pop("EXPUNGE", None)
+        for lines in self._imap.stream_uid_fetch(uids, items):
+            if "EXPUNGE" in gone or "VANISHED" in gone:
+                assembly.forget_numbers()
+            yield from assembly.take(lines)
+        rest = self._left_out(uids)
+        if held := {message.uid: message for message in assembly.held()}:
+            flags: dict[int, tuple[str, ...]] = {}
+            with suppress(FetchRefusedError):
+                flags = dict(read_flags(self._fetch(UidSet.of(held), self._flag_items)))
+            for uid, message in held.items():
+                yield message._replace(flags=flags.get(uid, ()))
+        return rest
+
+    def _opened(self, lines: list[Line]) -> FolderStatus:
+        try:
+            messages = _number(lines)
+            if messages is None:
+                raise FetchRefusedError("the server does not say how many messages there are")
+            return FolderStatus(
+                messages=messages,
+                uidvalidity=_number(self._untagged("UIDVALIDITY")) or 0,
+                uidnext=_number(self._untagged("UIDNEXT")),
+                highestmodseq=_number(self._untagged("HIGHESTMODSEQ")) if self.has_condstore else None,
+                # Only here: Cyrus 3.6 answers STATUS (MAILBOXID) with bytes of something else.
+                mailbox_id=read_mailbox_id(self._untagged("MAILBOXID")) if self.has_mailbox_ids else None,
+            )
+        except ProtocolError as error:
+            raise FetchRefusedError(error.detail) from error
+
+    def _list(self, extension: str | None) -> tuple[list[ListedFolder], list[bytes]]:
+        special_use = "SPECIAL-USE " if "SPECIAL-USE" in self.capabilities else ""
+        if extension == "LIST-STATUS":
+            items = _STATUS_ITEMS + (" HIGHESTMODSEQ" if self.has_condstore else "")
+            pattern = f'"*" RETURN ({special_use}STATUS ({items}))'
+        elif extension and special_use:
+            pattern = '"*" RETURN (SPECIAL-USE)'
+        else:
+            pattern = '"*"'
+        outcome, lines = self._imap.list('""', pattern)
+        self._require_ok(outcome, lines)
+        folders, unread = read_list(lines)
+        if extension and not folders:
+            raise FetchRefusedError("LIST named no folder")
+        return folders, unread
+
+    @property
+    def _flag_items(self) -> str:
+        return "(UID FLAGS X-GM-LABELS)" if self.has_gmail_labels else "(UID FLAGS)"
+
+
+def _vanished(lines: list[Line]) -> UidSet:
+    """`(EARLIER) 1:5,7` or `1:5` (RFC 7162 section 3.2.10); a line that names no UIDs is passed over."""
+    found = []
+    for line in lines:
+        if isinstance(line, bytes) and line.split():
+            with suppress(ProtocolError):
+                found.append(read_uid_set(line.split()[-1]))
+    return UidSet.union(found)
+
+
+def _number(lines: list[Line]) -> int | None:
+    """The last of the answers, if it is a number."""
+    for line in reversed(lines):
+        if isinstance(line, bytes) and line.strip().isdigit():
+            return read_number(line.strip())
+    return None

@@ -1,0 +1,112 @@
+"""Takes messages out of the folder that is open: moved to another one, or removed for good.
+
+No other client's messages are touched: a plain EXPUNGE would remove all that anybody has marked \\Deleted, so it is
+never sent. Without MOVE (RFC 6851) and UIDPLUS (RFC 4315), messages can only be copied and marked.
+"""
+
+from typing import NamedTuple
+
+from tasks.mail.imap.commands import ImapConnection
+from tasks.mail.imap.folders import wire_path
+from tasks.mail.imap.responses import HIGHEST_UID
+from tasks.mail.imap.uidset import UidSet
+
+# Servers have to take lines of 8,192 bytes (RFC 7162 section 4); beside the UIDs there is a folder's name.
+_LONGEST_UID_SET = 6_000
+_MOST_DIGITS = 10
+
+
+class Moved(NamedTuple):
+    """New UIDs by old ones, as far as the server tells, and the UIDVALIDITY of the folder that they are in now."""
+
+    uidvalidity: int | None
+    uids: dict[int, int]
+
+
+def can_move(imap: ImapConnection) -> bool:
+    """Whether messages move in one step; else they are copied and removed."""
+    return "MOVE" in imap.capabilities
+
+
+def can_remove(imap: ImapConnection) -> bool:
+    """Whether the server can remove these messages and no others."""
+    return "UIDPLUS" in imap.capabilities
+
+
+def keeps_what_is_removed(imap: ImapConnection) -> bool:
+    """Whether a message is gone only when it is removed from Trash: Gmail archives what is removed elsewhere."""
+    return "X-GM-EXT-1" in imap.capabilities
+
+
+def move(imap: ImapConnection, uids: UidSet, path: str) -> Moved:
+    """Move messages to another folder; those that are not there any more are left out silently."""
+    return _transfer(imap, "MOVE", uids, path)
+
+
+def copy(imap: ImapConnection, uids: UidSet, path: str) -> Moved:
+    """Copy messages to another folder."""
+    return _transfer(imap, "COPY", uids, path)
+
+
+def mark_deleted(imap: ImapConnection, uids: UidSet) -> None:
+    """Set \\Deleted. Without `remove` the messages stay until a client of their owner expunges."""
+    for part in imap.parts(uids, _LONGEST_UID_SET):
+        imap.ask("marking messages as deleted", "UID", "STORE", part, "+FLAGS.SILENT", r"(\Deleted)")
+
+
+def remove(imap: ImapConnection, uids: UidSet) -> None:
+    """Remove these messages for good (UID EXPUNGE), if they are marked."""
+    for part in imap.parts(uids, _LONGEST_UID_SET):
+        imap.ask("removing messages", "UID", "EXPUNGE", part)
+
+
+def read_copied_uids(lines: list[bytes], asked_for: UidSet) -> Moved:
+    """`38505 304,319:320 3956:3958`, whose two sets pair up one by one. A line that cannot be true counts as none."""
+    asked = set(asked_for.uids())
+    pairs: dict[int, int] = {}
+    validities: set[int] = set()
+    for line in lines:
+        words = line.decode("latin-1").split()
+        try:
+            uidvalidity, old, new = (
+                _number(words[0]),
+                _in_order(words[1], len(asked)),
+                _in_order(words[2], len(asked)),
+            )
+        except (ValueError, IndexError):
+            continue
+        if len(old) == len(new) == len(set(new)) and asked.issuperset(old):
+            validities.add(uidvalidity)
+            pairs.update(zip(old, new, strict=True))
+    # The messages are in one folder, each in a place of its own.
+    is_possible = len(validities) == 1 and len(set(pairs.values())) == len(pairs)
+    return Moved(validities.pop(), pairs) if is_possible else Moved(None, {})
+
+
+def _transfer(imap: ImapConnection, command: str, uids: UidSet, path: str) -> Moved:
+    lines: list[bytes] = []
+    # Of other commands a server with a limit does a part; a COPY of more it refuses (RFC 9738 section 3.1).
+    for some in uids.split(imap.message_limit or uids.size()):
+        for part in imap.parts(some, _LONGEST_UID_SET):
+            imap.ask(f"moving messages to {path}", "UID", command, part, wire_path(path))
+            lines += imap.copied_uids()
+    return read_copied_uids(lines, uids)
+
+
+def _number(digits: str) -> int:
+    number = int(digits) if digits.isascii() and digits.isdigit() and len(digits) <= _MOST_DIGITS else 0
+    if not 0 < number <= HIGHEST_UID:
+        raise ValueError(digits[:80])
+    return number
+
+
+def _in_order(sequence_set: str, most: int) -> list[int]:
+    """The numbers of a set as they are written. Raises ValueError for more than `most`, which nobody asked about."""
+    numbers: list[int] = []
+    for part in sequence_set.split(","):
+        first, _, last = part.partition(":")
+        low, high = sorted((_number(first), _number(last or first)))
+        if high - low >= most - len(numbers):
+            raise ValueError(sequence_set[:80])
+        numbers.extend(range(low, high + 1))
+    return numbers

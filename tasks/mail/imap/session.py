@@ -1,0 +1,370 @@
+"""An IMAP connection up to the login; the only module that imports the IMAP library.
+
+imaplib, because it reads several times as fast as the libraries on top of it (docs/decisions/0001). What is added to
+it: answers to a FETCH are handed out as they arrive, nothing too large is kept, sockets come from
+`tasks.mail.connection`, and its errors become ours.
+"""
+
+import imaplib
+import logging
+import re
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from tasks.errors import (
+    EncryptionUnavailableError,
+    FolderReadOnlyError,
+    MailServerBusyError,
+    MailServerUnavailableError,
+    ProtocolError,
+)
+from tasks.mail import connection
+from tasks.mail.authenticate import learn_login, log_in
+from tasks.mail.connection import Endpoint, open_socket, tls_context
+from tasks.mail.imap.folders import quote
+from tasks.mail.imap.responses import Line
+from tasks.mail.login import OWN_COMMAND, Login, Sasl, exchanges_for
+from tasks.mail.refusal import means_busy, readable
+from tasks.secrecy.secrets import said
+
+_READ_BUFFER_BYTES = 256 * 1024
+
+# Nobody sends mail of this size; a server that announces it has lost its way.
+_ABSURD_LITERAL = 2**31
+
+# What imaplib may collect of one answer, beside a message: a list of 100,000 folders with their states is as long.
+_LONGEST_ANSWER_BYTES = 16 * 1024 * 1024
+
+LONGEST_WORDS = 200
+_LONGEST_SHOWN = 40
+
+# Nobody waits for the answer to LOGOUT.
+_GOODBYE_SECONDS = 5
+
+# An answer that nobody asked for or that belongs to a command (RFC 9051 section 7), its words in any case.
+_UNTAGGED = re.compile(rb"\* +(?:(\d+) +)?([a-z][a-z0-9-]*)(?: +(.*))?", re.IGNORECASE | re.DOTALL)
+_TAGGED = re.compile(rb"([A-Z0-9.]+) +(OK|NO|BAD)(?: (.*))?", re.IGNORECASE | re.DOTALL)
+# What stands in brackets before the words of an OK, NO or BAD; only in parentheses may it hold a bracket itself.
+_CODE = re.compile(rb" *\[([a-z][a-z0-9.-]*)(?: ((?:\([^)]*\)|[^]])*))?\]", re.IGNORECASE)
+_LITERAL = re.compile(rb"\{(\d+)\+?\}\Z")
+# So many digits are no length of anything, and so many lines that are no answer are of a server out of step.
+_MOST_DIGITS = 20
+_MOST_UNREAD_LINES = 100
+# Empty lines that some servers write after a message.
+_MOST_EMPTY_LINES = 4
+
+logger = logging.getLogger(__name__)
+
+
+class FetchRefusedError(ProtocolError):
+    """The mail server refused what was asked for."""
+
+
+class NotUnderstoodError(FetchRefusedError):
+    """The mail server answered BAD: it does not know the command, or some of it."""
+
+
+def open_session(endpoint: Endpoint, login: Login, max_literal: int) -> "Session":
+    """Connect, encrypt as the endpoint says, and log in. Raises an EmailError that says what happened."""
+    with translated(endpoint, "connecting"), _greeted(endpoint):
+        session = _connect(endpoint, max_literal)
+    try:
+        learn_login(login, endpoint)
+        session.mechanism = _log_in(session, endpoint, login)
+    except BaseException:
+        session.say_goodbye()
+        raise
+    return session
+
+
+@contextmanager
+def translated(endpoint: Endpoint, doing: str) -> Iterator[None]:
+    """Whatever the library or the network raises, as one of our errors."""
+    where = f"{doing}, {endpoint}"
+    with connection.translated(endpoint, doing):
+        try:
+            yield
+        except imaplib.IMAP4.readonly as error:
+            raise FolderReadOnlyError(where) from error
+        except imaplib.IMAP4.abort as error:
+            words = str(error) or "the connection ended"
+            out_of_step = any(sign in words for sign in ("unexpected", "unterminated", "literal", "more than"))
+            kind = ProtocolError if out_of_step else MailServerUnavailableError
+            raise kind(f"{where}: {said(words, LONGEST_WORDS)}") from error
+        except imaplib.IMAP4.error as error:
+            raise FetchRefusedError(f"{where}: {said(str(error), LONGEST_WORDS)}") from error
+
+
+def first_words(lines: list[Line]) -> str:
+    """What the server says about an outcome, as it says it: whoever shows it uses `secrecy.said`."""
+    for line in lines:
+        if isinstance(line, bytes):
+            return readable(line)
+    return "no reason given"
+
+
+class Session(imaplib.IMAP4):
+    """Hands out the answers to a UID FETCH as they arrive, and keeps no literal that is too large."""
+
+    # Of imaplib; they have no types there.
+    sock: socket.socket
+    tagpre: Any
+    tagged_commands: Any
+    continuation_response: Any
+    untagged_responses: Any
+    _check_bye: Callable[[], None]
+    _command: Callable[..., bytes]
+    _get_line: Callable[[], bytes]
+    _append_untagged: Callable[[str, Line], None]
+
+    def __init__(self, endpoint: Endpoint, max_literal: int) -> None:
+        self._endpoint = endpoint
+        self._max_literal = max_literal
+        self._answer_bytes = 0
+        self.unread_lines = 0
+        self.mechanism = ""  # by which it logged in
+        super().__init__(endpoint.hostname, endpoint.port, timeout=endpoint.timeout)
+
+    def _create_socket(self, _timeout: float | None) -> socket.socket:
+        return open_socket(self._endpoint)
+
+    def open(self, *args: Any, **options: Any) -> None:
+        super().open(*args, **options)
+        # imaplib's 8 kB would take several reads for each message. From Python 3.14 on the name has an underscore.
+        name = "file" if "file" in vars(self) else "_file"
+        setattr(self, name, self.sock.makefile("rb", buffering=_READ_BUFFER_BYTES))
+
+    def stream_uid_fetch(self, uids: str, items: str) -> Iterator[list[Line]]:
+        """What imaplib does for a command, except that it collects all answers first."""
+        tag = self._command("UID", "FETCH", uids, items)
+        while self.tagged_commands[tag] is None:
+            self._check_bye()
+            self._get_response()
+            if lines := self.untagged_responses.pop("FETCH", None):
+                self._answer_bytes = 0
+                yield lines
+        outcome, answer = self._command_complete("UID", tag)
+        if outcome != "OK":
+            raise FetchRefusedError(said(first_words(answer), LONGEST_WORDS))
+
+    def _get_capabilities(self) -> None:
+        """What the server offers. One that does not say, or says IMAP4rev2 alone, is asked as IMAP4rev1 is."""
+        try:
+            _, lines = self.capability()
+        except imaplib.IMAP4.abort:
+            raise
+        except imaplib.IMAP4.error:
+            lines = []
+        words = b" ".join(line for line in lines if isinstance(line, bytes)).decode("latin-1").upper()
+        self.capabilities = ("IMAP4REV1", *words.split())
+
+    def _get_response(self, *_: object) -> bytes | None:
+        """Read one answer; None for a request to go on.
+
+        In place of imaplib's own, for which a word in lower case or a line that is no answer ends the connection.
+        Here such a line costs itself alone, and is counted in `unread_lines`.
+        """
+        line = self._get_line()
+        if line.startswith(b"*") and (match := _UNTAGGED.fullmatch(line)):
+            number, word, rest = match.groups()
+            kind = word.decode().upper()
+            data = self._with_literals(kind, (number + b" " + rest if rest else number) if number else rest or b"")
+            self._append_untagged(kind, data)
+            self._keep_code(kind, data)
+        elif match := _TAGGED.fullmatch(line):
+            tag, word, rest = match.groups()
+            if tag not in self.tagged_commands:
+                raise imaplib.IMAP4.abort(f"unexpected answer {line!r}")
+            self.tagged_commands[tag] = (word.decode().upper(), [rest or b""])
+            self._keep_code(word.decode().upper(), rest or b"")
+        elif line.startswith(self.tagpre):
+            raise imaplib.IMAP4.abort(f"unexpected answer {line!r}")
+        elif line[:1] == b"+":
+            self.continuation_response = line[2:]
+            return None
+        else:
+            self._pass_over(line)
+        return line or b"\r\n"
+
+    def _pass_over(self, line: bytes) -> None:
+        self.unread_lines += 1
+        if self.unread_lines > _MOST_UNREAD_LINES:
+            raise imaplib.IMAP4.abort(f"more than {_MOST_UNREAD_LINES} lines that are no answer")
+        is_untagged = line.startswith(b"* ")
+        # Anything else may be of somebody's mail, which belongs into no log.
+        shown = said(repr(line), _LONGEST_SHOWN) if is_untagged else f"{len(line)} bytes"
+        logger.warning("%s sent a line that is no answer: %s", self._endpoint, shown)
+        if is_untagged:
+            self._with_literals("", line)
+
+    def _command_complete(self, name: str, tag: bytes) -> tuple[str, list[Line]]:
+        try:
+            completed: tuple[str, list[Line]] = super()._command_complete(name, tag)  # type: ignore[misc]
+        except imaplib.IMAP4.abort:
+            raise
+        except imaplib.IMAP4.error as error:
+            if self.state in ("AUTH", "SELECTED"):
+                raise NotUnderstoodError(said(str(error), LONGEST_WORDS)) from error
+            raise
+        return completed
+
+    def _with_literals(self, kind: str, data: bytes) -> bytes:
+        """Read the literals of an answer, kept where it has a kind; the text after the last one."""
+        while match := _LITERAL.search(data):
+            if len(match[1]) > _MOST_DIGITS:
+                raise imaplib.IMAP4.abort(f"a literal of {len(match[1])} digits was announced")
+            literal = self.read(int(match[1]))
+            if kind:
+                self._append_untagged(kind, (data, literal))
+            data = self._get_line()
+            if kind == "FETCH" and not data.strip():
+                data = self._after_empty_lines(data)
+        return data
+
+    def _after_empty_lines(self, data: bytes) -> bytes:
+        for _ in range(_MOST_EMPTY_LINES):
+            line = self._get_line()
+            if line.startswith((b"* ", self.tagpre)):
+                break
+            data += b"\r\n" + line
+            if line.strip():
+                return data
+        raise imaplib.IMAP4.abort("an answer did not end after a literal; its length was wrong")
+
+    def _keep_code(self, kind: str, words: bytes) -> None:
+        if kind in ("OK", "NO", "BAD") and (match := _CODE.match(words)):
+            self._append_untagged(match[1].decode().upper(), match[2])
+
+    def send(self, data: Any) -> None:
+        self._answer_bytes = 0
+        super().send(data)
+
+    def readline(self) -> bytes:
+        line = super().readline()
+        self._count(len(line))
+        if not line.endswith(b"\r\n") and line.endswith(b"\n"):
+            return line[:-1] + b"\r\n"  # mailutils ends some lines so, and imaplib takes no other end
+        return line
+
+    def _count(self, size: int) -> None:
+        """imaplib keeps what comes for as long as it comes: a server could fill the memory of the worker."""
+        self._answer_bytes += size
+        if self._answer_bytes > _LONGEST_ANSWER_BYTES + self._max_literal:
+            raise imaplib.IMAP4.abort(f"more than {self._answer_bytes} bytes in one answer")
+
+    def read(self, size: int) -> bytes:
+        if size <= self._max_literal:
+            self._count(size)
+            return super().read(size)
+        if size > _ABSURD_LITERAL:
+            raise imaplib.IMAP4.abort(f"a literal of {size} bytes was announced")
+        while size:
+            chunk = super().read(min(size, _READ_BUFFER_BYTES))
+            if not chunk:
+                raise imaplib.IMAP4.abort("the connection ended in a literal")
+            size -= len(chunk)
+        return b""
+
+    def say_goodbye(self) -> None:
+        """Close politely; never raises."""
+        with suppress(imaplib.IMAP4.error, NotUnderstoodError, OSError):
+            self.sock.settimeout(min(self._endpoint.timeout, _GOODBYE_SECONDS))
+            self.logout()
+
+    def abandon(self) -> None:
+        """Close at once; never raises."""
+        with suppress(OSError):
+            # The socket first: closing the buffer would wait for a thread that reads from it. Not by the TLS
+            # socket's own method, which would pull the TLS layer from under that thread.
+            socket.socket.shutdown(self.sock, socket.SHUT_RDWR)
+        with suppress(OSError):
+            self.shutdown()
+
+
+class _TlsSession(Session):
+    def _create_socket(self, timeout: float | None) -> socket.socket:
+        plain = super()._create_socket(timeout)
+        return tls_context(self._endpoint).wrap_socket(plain, server_hostname=self._endpoint.hostname)
+
+
+def _connect(endpoint: Endpoint, max_literal: int) -> Session:
+    if endpoint.encryption == "tls":
+        return _TlsSession(endpoint, max_literal)
+    session = Session(endpoint, max_literal)
+    if endpoint.encryption == "starttls":
+        if "STARTTLS" not in session.capabilities:
+            session.shutdown()
+            raise EncryptionUnavailableError(f"{endpoint} does not offer STARTTLS")
+        try:
+            session.starttls(tls_context(endpoint))
+        except BaseException as error:
+            with suppress(OSError):  # a failed handshake has taken the socket away
+                session.shutdown()
+            if isinstance(error, imaplib.IMAP4.error) and not isinstance(error, imaplib.IMAP4.abort):
+                raise EncryptionUnavailableError(f"{endpoint} refuses STARTTLS") from error
+            raise
+    return session
+
+
+@contextmanager
+def _greeted(endpoint: Endpoint) -> Iterator[None]:
+    """A server that greets with BYE or with nonsense cannot be used now."""
+    try:
+        yield
+    except imaplib.IMAP4.abort:
+        raise
+    except imaplib.IMAP4.error as error:
+        words = str(error)
+        kind = MailServerBusyError if means_busy(words) else MailServerUnavailableError
+        raise kind(f"connecting, {endpoint}: {said(words, LONGEST_WORDS)}") from error
+
+
+def _log_in(session: Session, endpoint: Endpoint, login: Login) -> str:
+    """Log in, and by which mechanism; none where the server greeted as if we were."""
+    if session.state != "NONAUTH":
+        return "none"
+    offered = {name.removeprefix("AUTH=") for name in session.capabilities if name.startswith("AUTH=")}
+    is_disabled = "LOGINDISABLED" in session.capabilities
+    if is_disabled and endpoint.encryption == "none":
+        offered &= {"CRAM-MD5"}  # which sends no password
+        if not offered or login.method == "oauth2":
+            raise EncryptionUnavailableError(f"{endpoint} allows no login without encryption")
+    # Where nothing is offered and LOGIN disabled all the same, it is tried.
+    exchanges = exchanges_for(login, endpoint, offered, has_command=not is_disabled)
+    exchanges = exchanges or exchanges_for(login, endpoint, offered, has_command=True)
+    return log_in(exchanges, lambda sasl: _attempt(session, endpoint, login, sasl), endpoint, login)
+
+
+def _attempt(session: Session, endpoint: Endpoint, login: Login, sasl: Sasl) -> str | None:
+    """One exchange; the server's words where it refuses."""
+    challenges: list[bytes] = []
+
+    def answer(challenge: bytes) -> bytes | None:
+        if len(challenges) > len(sasl.responses):
+            raise imaplib.IMAP4.abort("unexpected challenges")
+        challenges.append(challenge)
+        return sasl.response(len(challenges) - 1, challenge)  # None gives up
+
+    with translated(endpoint, "logging in"):
+        try:
+            if sasl.mechanism == OWN_COMMAND:
+                _log_in_by_command(session, login)
+            else:
+                session.authenticate(sasl.mechanism, answer)
+        except imaplib.IMAP4.abort:
+            raise
+        except imaplib.IMAP4.error as error:
+            reasons = b" ".join(challenges[1:]) if sasl.client_first else b""
+            return f"{error} {reasons.decode('utf-8', 'replace')}".strip()
+    return None
+
+
+def _log_in_by_command(session: Session, login: Login) -> None:
+    """LOGIN with quoted strings; imaplib's own takes ASCII only."""
+    words: Any = (quote(login.username).encode(), quote(login.secret).encode())
+    outcome, lines = session.xatom("LOGIN", *words)
+    if outcome != "OK":
+        raise imaplib.IMAP4.error(first_words(lines))
+    session.state = "AUTH"

@@ -1,0 +1,54 @@
+"""Names of files, as anybody may have written them, made safe to show and to store.
+
+What a name says stays: letters of any script, emoji, combining characters. What it may not do is lead to another
+folder, hide or turn a part of itself (with U+202E in it, `invoice.gpj.exe` is shown as `invoice.exe.jpg`), name a
+device of Windows, or be too long for a file system.
+"""
+
+import re
+
+from tasks.mail.parse.charset import storable
+
+LONGEST_NAME = 255  # bytes of UTF-8, as the common file systems have it
+_LONGEST_EXTENSION = 16
+_SEPARATORS = re.compile(r"[/\\]|^[A-Za-z]:")
+# Control characters and line ends, and a run of blanks so long that what follows is out of sight.
+_BLANK = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+|[\s\u2800]{4,}")
+# Nothing is seen of these, or they turn what is: soft hyphens, joiners, marks, overrides and isolates of direction,
+# fillers, annotations, tags. The flags of England, Scotland and Wales are written with tags (UTS 51).
+_UNSEEN = re.compile(
+    "(?P<flag>\U0001f3f4[\U000e0020-\U000e007e]{1,8}\U000e007f)|"
+    "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\u3164\ufeff\uffa0"
+    "\ufff9-\ufffb\U0001d173-\U0001d17a\U000e0000-\U000e007f]"
+)
+# The joiners write Persian, Hindi and families of emoji; beside a Latin letter, or twice, they hide something.
+_JOINERS = re.compile(r"(?<![^\x00-\u024f\u200c\u200d])[\u200c\u200d]+|[\u200c\u200d](?![^\x00-\u024f\u200c\u200d])")
+# Windows drops dots and blanks at the end of a name.
+_ENDS = re.compile(r"^[\s\u2800]+|[\s\u2800.]+$")
+_DEVICE = re.compile(r"(?:con|prn|aux|nul|conin\$|conout\$|clock\$|(?:com|lpt)[0-9¹²³])[\s]*(?=\.|$)", re.IGNORECASE)
+
+
+def file_name(name: str | None) -> str | None:
+    """`name` as a bare file name of at most 255 bytes; None where nothing is left of it."""
+    if not name:
+        return None
+    name = _UNSEEN.sub(lambda found: found["flag"] or "", storable(name))
+    name = _SEPARATORS.split(_BLANK.sub(" ", name))[-1]
+    name = _ENDS.sub("", _JOINERS.sub("", name))
+    if not name:
+        return None
+    if _DEVICE.match(name):
+        name = f"_{name}"
+    return _cut(name)
+
+
+def _cut(name: str) -> str:
+    """At most 255 bytes of it, with its extension."""
+    if len(name.encode()) <= LONGEST_NAME:
+        return name
+    stem, dot, extension = name.rpartition(".")
+    if not dot or len(extension) > _LONGEST_EXTENSION:
+        stem, dot, extension = name, "", ""
+    room = LONGEST_NAME - len((dot + extension).encode())
+    stem = stem.encode()[:room].decode(errors="ignore")
+    return _ENDS.sub("", _JOINERS.sub("", stem)) + dot + extension

@@ -1,0 +1,158 @@
+"""Messages that no worker can run, kept in the broker's Redis beside the queues, where they stop nobody.
+
+    metabuilder:aside           a hash: the id of each, and the message as it was taken, [message, exchange, queue]
+    metabuilder:aside:notes     a hash: the id of each, and why it is here (Note)
+    metabuilder:aside:unknown   a sorted set: the ids of tasks that another release may know, and since when they wait
+
+The last are taken by whichever worker knows the task (tasks/runtime/consumer.py), for UNKNOWN_TASK_HOURS. All are
+dead letters to an operator (`dlq`), and forgotten with the other dead letters.
+"""
+
+import json
+import logging
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from kombu.utils.json import dumps, loads
+
+from tasks.errors import EmailError, TaskUnknownError
+from tasks.runtime.broker.clock import redis_now
+from tasks.runtime.broker.queues import wake_key
+
+logger = logging.getLogger(__name__)
+
+_MESSAGES = "metabuilder:aside"
+_NOTES = "metabuilder:aside:notes"
+_UNKNOWN = "metabuilder:aside:unknown"
+KEYS = {_MESSAGES: "hash", _NOTES: "hash", _UNKNOWN: "zset"}
+
+_AT_A_TIME = 100
+_LONGEST_WORD = 200
+
+# KEYS: kombu's table of delivered messages, its index, then ours. ARGV: the tag, the note, and whether the message
+# waits for a worker that knows it. Redis takes what follows the first removal even when it is full.
+_PUT = """
+local entry = redis.call('HGET', KEYS[1], ARGV[1])
+redis.call('HDEL', KEYS[1], ARGV[1])
+redis.call('ZREM', KEYS[2], ARGV[1])
+if not entry then return end
+redis.call('HSET', KEYS[3], ARGV[1], entry)
+redis.call('HSET', KEYS[4], ARGV[1], ARGV[2])
+if ARGV[3] == '1' then redis.call('ZADD', KEYS[5], redis.call('TIME')[1], ARGV[1]) end
+"""
+
+# KEYS: ours, then the queue and its tokens (tasks/runtime/broker/transport.py). ARGV: the id, the message.
+_GIVE_BACK = """
+if redis.call('HDEL', KEYS[1], ARGV[1]) == 0 then return 0 end
+redis.call('HDEL', KEYS[2], ARGV[1])
+redis.call('ZREM', KEYS[3], ARGV[1])
+redis.call('RPUSH', KEYS[4], ARGV[2])
+redis.call('LPUSH', KEYS[5], '')
+return 1
+"""
+
+# KEYS: the sorted set. ARGV: for how many seconds they wait. Those who waited longer stay aside.
+_WAITING = """
+local now = tonumber(redis.call('TIME')[1])
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', '(' .. now - tonumber(ARGV[1]))
+return redis.call('ZRANGE', KEYS[1], 0, -1, 'WITHSCORES')
+"""
+
+
+class Note(NamedTuple):
+    """Why a message is aside. What the message says of itself is None where it says nothing of the kind."""
+
+    code: str
+    error: str
+    task_name: str | None
+    task_id: str | None
+    size: int  # bytes
+    at: float  # Unix seconds, by Redis's clock
+
+
+def put(client: Any, tables: tuple[str, str], tag: str, error: EmailError, message: object, size: int) -> Note:
+    """Put a delivered message aside; `tables` are kombu's of delivered messages, `message` as far as it is known."""
+    headers = _part(message, "headers")
+    note = Note(error.code, str(error), _word(headers.get("task")), _word(headers.get("id")), size, redis_now(client))
+    waits = int(isinstance(error, TaskUnknownError))
+    client.eval(_PUT, 5, *tables, *KEYS, tag, dumps(note._asdict()), waits)
+    return note
+
+
+def notes(client: Any) -> Iterator[tuple[str, Note]]:
+    """The id of each message that is aside, and why."""
+    for tag, text in client.hscan_iter(_NOTES, count=_AT_A_TIME):
+        yield _text(tag), _note(text)
+
+
+def find(client: Any, tag: str) -> tuple[Note, object, object]:
+    """One of them, the message as far as it can be read, and its queue. Raises KeyError."""
+    text, entry = client.hget(_NOTES, tag), client.hget(_MESSAGES, tag)
+    if text is None and entry is None:
+        raise KeyError(tag)
+    return _note(text), *split(entry)
+
+
+def give_back(client: Any, tag: str) -> bool:
+    """Put one on its queue again, as the next to be taken. False where there is none of that id that has a queue."""
+    message, queue = split(client.hget(_MESSAGES, tag))
+    if not isinstance(queue, str):
+        return False
+    keys = (*KEYS, queue, wake_key(queue))
+    return bool(client.eval(_GIVE_BACK, len(keys), *keys, tag, dumps(message)))
+
+
+def drop(client: Any, tag: str) -> None:
+    """Forget one."""
+    with client.pipeline(transaction=False) as pipe:
+        pipe.hdel(_MESSAGES, tag)
+        pipe.hdel(_NOTES, tag)
+        pipe.zrem(_UNKNOWN, tag)
+        pipe.execute()
+
+
+def delete_old(client: Any, age_seconds: float) -> int:
+    """Forget those that were put aside so long ago; how many."""
+    oldest = redis_now(client) - age_seconds
+    old = [tag for tag, note in notes(client) if note.at < oldest]
+    for tag in old:
+        drop(client, tag)
+    return len(old)
+
+
+def waiting(client: Any, hours: float) -> list[str]:
+    """The ids of tasks that nobody knew so far, those that have waited the longest first."""
+    found = client.eval(_WAITING, 1, _UNKNOWN, int(hours * 3600))
+    return [_text(tag) for tag in found[::2]]
+
+
+def _note(text: bytes | str | None) -> Note:
+    try:
+        given = json.loads(text or "")
+        return Note(*(given[name] for name in Note._fields))
+    except (ValueError, TypeError, KeyError):
+        return Note("message_unreadable", "nothing is noted about it", None, None, 0, time.time())
+
+
+def split(entry: bytes | str | None) -> tuple[object, object]:
+    """The message and its queue out of what is kept, each None where it cannot be read."""
+    try:
+        message, _, queue = loads(_text(entry or b""))
+    except Exception:  # whatever the bytes, JSON and kombu's own types make of them
+        return None, None
+    return message, queue
+
+
+def _part(value: object, name: str) -> dict[str, Any]:
+    part = value.get(name) if isinstance(value, dict) else None
+    return part if isinstance(part, dict) else {}
+
+
+def _word(value: object) -> str | None:
+    """What may be shown of a word that somebody else chose."""
+    return value if isinstance(value, str) and len(value) <= _LONGEST_WORD and value.isprintable() else None
+
+
+def _text(value: bytes | str) -> str:
+    return value if isinstance(value, str) else value.decode("utf-8", "replace")

@@ -1,0 +1,47 @@
+"""Redis's clock, which decides when a message expires or is due: clocks of hosts may be minutes off, and may be set.
+
+A message goes to Redis with the times of Redis's clock in it, whatever the clock of whoever publishes it, and whoever
+takes it moves them to its own clock by the time at which Redis gave it out (tasks/runtime/broker/transport.py). From
+there on Celery waits by time.monotonic(), which nobody sets.
+"""
+
+import logging
+import time
+from collections.abc import MutableMapping
+from datetime import timedelta
+from typing import Any
+
+from celery.utils.time import maybe_iso8601
+
+logger = logging.getLogger(__name__)
+
+# Less than that is on the way to Redis and back.
+_NO_SKEW_SECONDS = 1
+_TIMES = ("expires", "eta")
+
+
+def redis_now(client: Any) -> float:
+    """Redis's time, in Unix seconds."""
+    seconds, microseconds = client.time()
+    return float(seconds) + float(microseconds) / 1e6
+
+
+def ahead_of_redis(client: Any) -> float:
+    """How many seconds this host's clock is ahead of Redis's; negative where it is behind."""
+    before, redis = time.time(), redis_now(client)
+    return (before + time.time()) / 2 - redis
+
+
+def to_redis(client: Any, message: MutableMapping[str, Any]) -> None:
+    """The times in a message that is to be queued, by Redis's clock. Costs a round trip where there are any."""
+    if any(message["headers"].get(name) for name in _TIMES):
+        shift(message["headers"], -ahead_of_redis(client))
+
+
+def shift(headers: MutableMapping[str, Any], seconds: float) -> None:
+    """Move the times in the headers of a message."""
+    if abs(seconds) < _NO_SKEW_SECONDS:
+        return
+    for name in _TIMES:
+        if headers.get(name):
+            headers[name] = (maybe_iso8601(headers[name]) + timedelta(seconds=seconds)).isoformat()

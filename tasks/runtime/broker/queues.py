@@ -1,0 +1,60 @@
+"""The queues, and in which order one worker takes from them.
+
+A higher number is served more: where several queues have messages, each gets its share of the turns, sync 10 of 36
+and spam 3 of 36, and the highest comes first. So a flood in one never starves another, as strict priorities would,
+and mail is not held up by spam checks, as it would be if all took turns alike. Only what has no weight (reading
+again) waits until all others are empty.
+"""
+
+from collections.abc import Iterable
+
+# The name of each queue and its weight.
+QUEUES = {"sync": 10, "periodic": 10, "send": 8, "delete": 5, "spam": 3, "reread": 0}
+
+
+def wake_key(queue: str) -> str:
+    """The list of the tokens for which the idle workers of a queue wait (tasks/runtime/broker/transport.py)."""
+    return f"metabuilder:wake:{queue}"
+
+
+_OTHER_WEIGHT = 1  # of queues that somebody else made
+
+
+class WeightedCycle:
+    """The order of queues for kombu's Redis transport (its `queue_order_strategy`): smooth weighted round robin.
+
+    A queue that is taken from pays what it and those behind it gain, each its weight. Those before it were empty, and
+    neither gain nor lose.
+    """
+
+    def __init__(self) -> None:
+        self._credit: dict[str, int] = {}
+
+    def update(self, queues: Iterable[str]) -> None:
+        """These are the queues to take from, by now."""
+        self._credit = {queue: self._credit.get(queue, _weight(queue)) for queue in queues}
+
+    def consume(self, n: int) -> list[str]:
+        """The first `n` queues in the order in which to look for a message."""
+        return sorted(self._credit, key=lambda queue: (not is_served_last(queue), self._credit[queue]), reverse=True)[
+            :n
+        ]
+
+    def rotate(self, last_used: str) -> str:
+        """A message was taken from this queue."""
+        order = self.consume(len(self._credit))
+        if last_used in order:
+            waiting = order[order.index(last_used) :]
+            for queue in waiting:
+                self._credit[queue] += _weight(queue)
+            self._credit[last_used] -= sum(map(_weight, waiting))
+        return last_used
+
+
+def is_served_last(queue: str) -> bool:
+    """Whether messages of the queue are taken only where no other queue has any."""
+    return _weight(queue) == 0
+
+
+def _weight(queue: str) -> int:
+    return QUEUES.get(queue, _OTHER_WEIGHT)

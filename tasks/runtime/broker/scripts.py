@@ -1,0 +1,98 @@
+"""What is written to a queue and taken from it, each in one step: the scripts that the broker's Redis runs."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from tasks.runtime.broker.queues import wake_key
+
+# KEYS: the queue, its tokens. ARGV: the messages. While there are tokens nobody waits, so more would wake nobody.
+_PUT = """
+for _, message in ipairs(ARGV) do
+  redis.call('LPUSH', KEYS[1], message)
+  local tokens = redis.pcall('LLEN', KEYS[2])
+  if tonumber(tokens) and tokens < redis.call('LLEN', KEYS[1]) then
+    redis.call('LPUSH', KEYS[2], '')
+  end
+end
+"""
+
+# KEYS: kombu's table of delivered messages, its index, the three of tasks/runtime/broker/aside.py, as many lists as
+# there are queues and priorities, in the order in which to look, and the tokens. ARGV: the tag, the most bytes that a
+# worker can take, the id of a message that is aside and comes first, for each list its queue as JSON. What the table
+# gets is what kombu would put there for a message to the default exchange, which gives it back to this queue. What
+# removes something comes first: Redis then lets the others follow even when it is full. A key that holds something of
+# another type than it should is renamed, as long as nothing has been taken. Returns the number of the list, the
+# message and the time.
+TAKE = """
+for i, type in ipairs({'hash', 'zset', 'hash', 'hash', 'zset'}) do
+  local found = redis.call('TYPE', KEYS[i]).ok
+  if found ~= type and found ~= 'none' then
+    redis.call('RENAME', KEYS[i], KEYS[i] .. ':of-another-type')
+    return {-1, KEYS[i]}
+  end
+end
+local time = redis.call('TIME')
+local now = time[1] .. string.format('.%06d', time[2])
+local function note(entry)
+  redis.call('HSET', KEYS[1], ARGV[1], entry)
+  redis.call('ZADD', KEYS[2], now, ARGV[1])
+end
+local aside = ARGV[3] ~= '' and redis.call('HGET', KEYS[3], ARGV[3])
+if aside then
+  redis.call('HDEL', KEYS[3], ARGV[3])
+  redis.call('HDEL', KEYS[4], ARGV[3])
+  redis.call('ZREM', KEYS[5], ARGV[3])
+  note(aside)
+  return {0, aside, now}
+end
+local lists = #ARGV - 3
+for i = 1, lists do
+  local message = redis.pcall('RPOP', KEYS[5 + i])
+  if type(message) == 'table' then
+    redis.call('RENAME', KEYS[5 + i], KEYS[5 + i] .. ':of-another-type')
+    return {-1, KEYS[5 + i]}
+  end
+  if message then
+    note('[' .. message .. ', "", ' .. ARGV[3 + i] .. ']')
+    if #message > tonumber(ARGV[2]) then return {i, #message, now} end
+    return {i, message, now}
+  end
+end
+for i = 6 + lists, #KEYS do
+  redis.call('DEL', KEYS[i])
+end
+return false
+"""
+
+# KEYS: the table, its index. ARGV: the tag. Not MULTI, of which a full Redis 7.0 refuses every command.
+FORGET = """
+redis.call('ZREM', KEYS[2], ARGV[1])
+return redis.call('HDEL', KEYS[1], ARGV[1])
+"""
+
+# KEYS: the index of delivered messages. What is noted as taken at a time to come was taken while a clock was ahead,
+# and would be held for too long: it counts as taken now. Returns the time.
+TAKEN_BY_NOW = """
+local time = redis.call('TIME')
+local now = time[1] .. string.format('.%06d', time[2])
+for _, tag in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. now, '+inf')) do
+  redis.call('ZADD', KEYS[1], now, tag)
+end
+return now
+"""
+
+# Bytes. A message with more of them is none of ours: mail travels by its id, and what is sent has a limit of its own.
+LARGEST_MESSAGE = 128 * 1024 * 1024
+
+
+def put(client: Any, key: str, queue: str, messages: Iterable[str]) -> None:
+    """Append these messages, as JSON, to the list at `key`, and wake a worker for each; all or none.
+
+    Raises ValueError where one is larger than a worker takes.
+    """
+    messages = list(messages)
+    if (size := max(map(len, messages), default=0)) > LARGEST_MESSAGE:
+        raise ValueError(
+            f"the arguments are too large: a message of {size:,} bytes, and {LARGEST_MESSAGE:,} is the most"
+        )
+    client.eval(_PUT, 2, key, wake_key(queue), *messages)

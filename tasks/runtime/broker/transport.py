@@ -1,0 +1,254 @@
+"""kombu's Redis transport, made so that no message is lost between the broker and a worker.
+
+kombu takes a message off its queue with BRPOP and then notes it as delivered. A worker that is killed, cut off or
+unplugged between the two takes the message with it (kombu 305, celery 4354); of an idle worker whose machine is gone
+that is the next message for certain. Here one script does both at once, and what a worker waits for is no message:
+
+    put     message -> queue,  token -> wake:queue                      by whoever publishes
+    take    aside or queue -> unacked,  or else delete wake:*           never waits
+    wait    wake:* -> nothing                                           until a token comes, or a second has passed
+
+A token that is lost costs a second, as does a message that comes without one: from another transport, or given back.
+
+Whatever else is found on a queue than what a worker can run (tasks/runtime/broker/envelope.py) is put aside
+(tasks/runtime/broker/aside.py).
+"""
+
+import json
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import wait
+from queue import Empty
+from time import monotonic, time
+from typing import Any, Literal
+
+from celery import Celery
+from kombu.log import get_logger
+from kombu.transport import redis
+from kombu.utils.encoding import bytes_to_str
+from kombu.utils.json import dumps, loads
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from tasks.errors import MessageUnreadableError
+from tasks.runtime import shutdown
+from tasks.runtime.broker import aside, clock, envelope
+from tasks.runtime.broker.deliveries import Deliveries, Message, unreadable
+from tasks.runtime.broker.queues import QUEUES, wake_key
+from tasks.runtime.broker.scripts import LARGEST_MESSAGE, TAKE, put
+
+_logger = get_logger(__name__)
+
+_BINDING_PARTS = 3  # of kombu's tables: routing key, pattern, queue
+
+# An answer that is longer in coming than this will not come: Redis itself answers after a second at the latest.
+_SILENCE_SECONDS, _CLOSING_SECONDS = 5, 2
+# A worker that stops does not ask a silent broker again for so long: it has a dozen things to close.
+_NOT_ASKED_SECONDS = 15
+
+
+@contextmanager
+def broker_client(app: Celery) -> Iterator[Any]:
+    """A client of the broker's Redis, out of the application's pool of connections."""
+    with app.pool.acquire(block=True) as connection, connection.default_channel.conn_or_acquire() as client:
+        yield client
+
+
+class Channel(redis.Channel):  # type: ignore[misc]
+    """Puts, takes and waits as above.
+
+    While it consumes what needs no acknowledgement (the answers to `inspect`), it does as kombu does.
+    """
+
+    Message = Message
+    QoS = Deliveries
+    is_noted = False  # the message at hand
+    on_answer: Callable[[], None] | None = None  # called once, when Redis has answered what it was asked for messages
+    _in_poll: Any = None  # the connection on which an answer is awaited
+    _pending: Literal["take", "wait", "kombu's"] = "take"  # the command to send next, or whose answer is to come
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        # The ids of messages that are aside, and that this worker can run (tasks/runtime/consumer.py).
+        self.wanted: deque[str] = deque()
+        self._unacknowledged: set[str] = set()  # consumer tags
+        super().__init__(*args, **kwargs)
+
+    def basic_consume(self, queue: str, no_ack: bool, callback: Any, consumer_tag: str, **kwargs: Any) -> Any:
+        """Take messages from this queue from now on."""
+        if no_ack:
+            self._unacknowledged.add(consumer_tag)
+        return super().basic_consume(queue, no_ack, callback, consumer_tag, **kwargs)
+
+    def _basic_cancel(self, consumer_tag: str) -> Any:
+        self._unacknowledged.discard(consumer_tag)
+        return super()._basic_cancel(consumer_tag)
+
+    @contextmanager
+    def conn_or_acquire(self, client: Any = None) -> Iterator[Any]:
+        """As kombu's. A worker that stops waits once for a broker that is silent, and not for each message again."""
+        if self.connection is None:
+            # What was taken over a connection that is closed by now; its messages have been given back.
+            raise RedisConnectionError("the connection is closed")
+        if shutdown.is_asked() and monotonic() < Transport.silent_until:
+            raise RedisConnectionError("it is silent")
+        try:
+            with super().conn_or_acquire(client) as acquired:
+                yield acquired
+        except RedisTimeoutError:
+            Transport.silent_until = monotonic() + _NOT_ASKED_SECONDS
+            raise
+
+    def check_answer(self) -> None:
+        """Raises redis.exceptions.ConnectionError where Redis went silent: of that no event loop is told."""
+        is_late = self._in_poll and monotonic() - self._brpop_sent_at > _SILENCE_SECONDS
+        if is_late and not self._is_answered(0) and not shutdown.is_asked():
+            raise RedisConnectionError(f"it has not answered for {_SILENCE_SECONDS} s")
+
+    def take_over(self, deliveries: Deliveries) -> None:
+        """Go on with what a worker has in hand, whose connection broke."""
+        self._qos = deliveries
+        deliveries.move_to(self)
+
+    def close(self) -> None:
+        """As kombu's, which waits longer for the last answer. A message in that is noted, and comes back."""
+        if self._in_poll and not self._is_answered(_CLOSING_SECONDS):
+            self._in_poll.disconnect()
+            self._in_poll = None
+        super().close()
+
+    def _is_answered(self, seconds: float) -> bool:
+        connected = self._in_poll._sock  # noqa: SLF001
+        return connected is None or bool(wait([connected], seconds))
+
+    def _queue_bind(self, exchange: str, routing_key: str, pattern: str, queue: str) -> None:
+        if queue not in QUEUES:
+            super()._queue_bind(exchange, routing_key, pattern, queue)
+
+    def _lookup(self, exchange: str, routing_key: str, default: str | None = None) -> Any:
+        """Ours go by their names, without a table in Redis that could hold anything."""
+        return [routing_key] if routing_key in QUEUES else super()._lookup(exchange, routing_key, default)
+
+    def _size(self, queue: str) -> int:
+        """How many messages wait; a list that is none, which taking from it mends, holds none."""
+        with self.conn_or_acquire() as client, client.pipeline(transaction=False) as pipe:
+            for priority in self.priority_steps:
+                pipe.llen(self._q_for_pri(queue, priority))
+            return sum(size for size in pipe.execute(raise_on_error=False) if isinstance(size, int))
+
+    def get_table(self, exchange: str) -> list[tuple[str, ...]]:
+        """The bindings of queues of answers, without what is none."""
+        return [binding for binding in super().get_table(exchange) if len(binding) == _BINDING_PARTS]
+
+    def _put(self, queue: str, message: dict[str, Any], **kwargs: Any) -> None:
+        if queue not in QUEUES:  # such as those of answers
+            super()._put(queue, message, **kwargs)
+            return
+        key = self._q_for_pri(queue, self._get_message_priority(message, reverse=False))
+        with self.conn_or_acquire() as client:
+            clock.to_redis(client, message)
+            put(client, key, queue, [dumps(message)])
+
+    def _brpop_start(self, timeout: float | None = None) -> None:
+        if self._unacknowledged:
+            self._pending = "kombu's"
+            super()._brpop_start(timeout)
+            return
+        queues = self._queue_cycle.consume(len(self.active_queues))
+        if not queues:
+            return
+        self._in_poll = self.client.connection
+        self._brpop_sent_at = monotonic()
+        tokens = [wake_key(queue) for queue in queues]
+        if self._pending == "wait":
+            self._in_poll.send_command("BRPOP", *tokens, timeout or self.brpop_timeout)
+            return
+        self._pending = "take"
+        self._tag = self._next_delivery_tag()
+        self._looked_in = queues * len(self.priority_steps)
+        lists = [self._q_for_pri(queue, priority) for priority in self.priority_steps for queue in queues]
+        keys = [self.unacked_key, self.unacked_index_key, *aside.KEYS, *lists, *tokens]
+        arguments = self._tag, LARGEST_MESSAGE, self.wanted.popleft() if self.wanted else ""
+        self._in_poll.send_command("EVAL", TAKE, len(keys), *keys, *arguments, *map(json.dumps, self._looked_in))
+
+    def _brpop_read(self, **options: Any) -> bool:
+        if self._pending == "kombu's":
+            self._pending = "take"
+            return bool(super()._brpop_read(**options))
+        was_waiting, self._pending = self._pending == "wait", "take"
+        try:
+            connection = self.client.connection
+            try:
+                taken = self.client.parse_response(connection, "EVAL", **options)
+            except self.connection_errors:
+                connection.disconnect()
+                raise
+            if self.on_answer:
+                answered, self.on_answer = self.on_answer, None
+                answered()
+            if was_waiting:
+                raise Empty
+            if not taken:
+                self._pending = "wait"
+                raise Empty
+            number, found, *taken_at = taken
+            if number < 0:
+                _logger.error(
+                    "a key of Redis was of another type than it is used as; renamed %s:of-another-type", found
+                )
+                raise Empty
+            ahead = time() - float(taken_at[0])
+            if number:
+                self._queue_cycle.rotate(self._looked_in[number - 1])
+                self._deliver(found, self._looked_in[number - 1], ahead)
+            else:
+                self._deliver(*aside.split(found), ahead)
+            return True
+        finally:
+            self._in_poll = None
+            self._flush_brpop_reauth()
+
+    def _deliver(self, found: Any, queue: Any, ahead: float) -> None:
+        """Hand over a message: JSON, or what JSON stands for, or the number of its bytes where they are too many.
+
+        `ahead` is how many seconds the clock of this host is ahead of Redis's.
+        """
+        message: Any = None
+        try:
+            if isinstance(found, int):
+                raise MessageUnreadableError(f"{found} bytes are too many")
+            message = loads(bytes_to_str(found)) if isinstance(found, bytes | str) else found
+            envelope.check_envelope(message)
+            clock.shift(message["headers"], ahead)
+            message["properties"]["delivery_tag"] = self._tag
+            self.decode_body(message["body"], message["properties"].get("body_encoding"))
+        except Exception as error:
+            size = found if isinstance(found, int) else len(found or ())
+            self.qos.put_aside(self._tag, unreadable(error), message, size)
+            raise Empty from error
+        self.is_noted = True
+        try:
+            self.connection._deliver(message, queue)  # noqa: SLF001
+        finally:
+            self.is_noted = False
+
+    def _do_restore_message(
+        self, payload: Any, exchange: Any, routing_key: Any, pipe: Any, leftmost: bool = False
+    ) -> None:
+        """kombu's logs what it cannot give back, all of it, and throws it away."""
+        envelope.check_envelope(payload)
+        super()._do_restore_message(payload, exchange, routing_key, pipe, leftmost)
+
+
+class Transport(redis.Transport):  # type: ignore[misc]
+    """When a primary becomes a replica, it ends a worker's waiting with an error (UNBLOCKED) and refuses its writes
+    (READONLY). kombu takes these for errors of one command, and the worker ends or waits for ever. They are errors of
+    the connection: the worker is to connect anew, as long as it takes, and finds the primary.
+    """
+
+    Channel = Channel
+    # The broker, as far as any channel that asked it knows: all connections of a worker are to one. In seconds of
+    # time.monotonic().
+    silent_until = 0.0
+    connection_errors = (*redis.Transport.connection_errors, ResponseError)

@@ -1,0 +1,84 @@
+"""Whose clock is off: that of this host, of Redis's or of PostgreSQL's, as a worker and beat say it.
+
+No task depends on that: messages go by Redis's clock (tasks/runtime/broker/clock.py), what PostgreSQL keeps goes by
+PostgreSQL's. But people compare what the three wrote, and a clock that is far off lets no certificate be valid.
+"""
+
+import socket
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from datetime import datetime
+from typing import Any
+
+from celery.utils.log import get_logger
+from kombu.utils.url import parse_url
+from redis.exceptions import ResponseError
+from sqlalchemy import make_url
+
+from tasks.runtime.broker.clock import ahead_of_redis, redis_now
+from tasks.settings import get_settings
+
+logger = get_logger(__name__)
+
+# From there on it is said.
+SKEW_SECONDS = 5
+# How many seconds PostgreSQL's clock is ahead of Redis's, as a task has measured it lately.
+_DATABASE = "metabuilder:clock:postgresql"
+_KEPT_SECONDS = 120
+
+
+class Watch:
+    """Measures again and again, and says in the log what has changed by more than a little."""
+
+    def __init__(self) -> None:
+        self.words = ""
+        self._said: Mapping[str, float] = {}
+
+    def look(self, client: Any) -> bool:
+        """Measure through a client of the broker's Redis; whether `words` are others than before."""
+        clocks = _named(ahead_of_redis(client), _noted(client))
+        before, self.words = self.words, words(clocks)
+        if self.words and any(abs(ahead - self._said.get(name, 0)) > SKEW_SECONDS for name, ahead in clocks.items()):
+            self._said = clocks
+            logger.warning("%s", self.words)
+        elif before and not self.words:
+            self._said = {}
+            logger.warning("the clocks of this host, Redis and PostgreSQL agree again")
+        return self.words != before
+
+
+def words(clocks: Mapping[str, float]) -> str:
+    """Which of these clocks are off, by how much, against which, and what to do; empty where they agree.
+
+    `clocks` are seconds by the name of what has the clock. Of three, the two that agree are taken for right, or else
+    the one in the middle; of two, the second.
+    """
+    right = sorted(clocks.values())[1] if len(clocks) > 2 else list(clocks.values())[-1]
+    off = {name: ahead - right for name, ahead in clocks.items() if abs(ahead - right) > SKEW_SECONDS}
+    if not off:
+        return ""
+    others = " and ".join(f"of {name}" for name in clocks if name not in off)
+    said = [f"{abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'}" for ahead in off.values()]
+    found = "; ".join(f"the clock of {name} is {how} that {others}" for name, how in zip(off, said, strict=True))
+    return f"{found}: synchronise {'them' if len(off) > 1 else 'it'} (timedatectl status, systemd-timesyncd)"
+
+
+def note_database(client: Any, database_now: Callable[[], datetime]) -> None:
+    """Measure PostgreSQL's clock, and note that for workers and beat, which have no connection to PostgreSQL."""
+    before, database = redis_now(client), database_now().timestamp()
+    client.set(_DATABASE, database - (before + redis_now(client)) / 2, ex=_KEPT_SECONDS)
+
+
+def _noted(client: Any) -> float | None:
+    with suppress(ResponseError, TypeError, ValueError):  # none, or not what should be there
+        return float(client.get(_DATABASE))
+    return None
+
+
+def _named(here: float, database: float | None) -> dict[str, float]:
+    redis_host = parse_url(get_settings().redis.broker_url)["hostname"]
+    clocks = {f"this host ({socket.gethostname()})": here}
+    if database is not None:
+        database_host = make_url(get_settings().database.url.get_secret_value()).host
+        clocks[f"PostgreSQL ({database_host})"] = database
+    return {**clocks, f"Redis ({redis_host})": 0.0}

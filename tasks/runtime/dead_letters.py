@@ -1,0 +1,110 @@
+"""Dead letters for the command line: tasks that failed for good, and messages that no worker could run."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from celery import current_app
+
+from tasks.errors import MessageUnreadableError, NotFoundError, TaskUnknownError
+from tasks.runtime import redeliveries
+from tasks.runtime.admission import admit_raw
+from tasks.runtime.broker import aside
+from tasks.runtime.broker.envelope import open_body, read_body
+from tasks.runtime.broker.transport import broker_client
+from tasks.runtime.redaction import redact_arguments
+from tasks.storage.dead_letters import NOBODY, Letter, Summary, drop_letter, mark_retried, open_arguments
+
+# The codes that only messages have that were put aside.
+_ASIDE = (MessageUnreadableError.code, TaskUnknownError.code)
+
+
+def retry_letter(letter: Letter) -> str:
+    """Queue the task again as it was, under its id; if it succeeds, the dead letter is cleared.
+
+    Raises CredentialUnreadableError where no key opens its arguments, and kombu.exceptions.OperationalError.
+    """
+    args, kwargs = open_arguments(letter)
+    task = current_app.tasks[letter.task_name]
+    # What was held against it is forgotten, except that there is a letter to clear. (Not the letter's own key, which
+    # earlier releases made in another way.)
+    key = task.key(args, kwargs, letter.task_id)
+    redeliveries.start_over(current_app, key, is_dead=True)
+    task.apply_async(args, kwargs, task_id=letter.task_id, retry=False)
+    mark_retried(letter)
+    return letter.task_id
+
+
+def forget_letter(letter: Letter) -> None:
+    """Drop it, and let the same task run again as if it had never failed. Raises what `poison.start_over` does."""
+    redeliveries.start_over(current_app, letter.task_key, is_dead=False)
+    drop_letter(letter)
+
+
+def is_aside(letter: Summary) -> bool:
+    """Whether it is a message that was put aside, and no task that failed."""
+    return letter.error_code in _ASIDE
+
+
+def list_aside() -> list[Summary]:
+    """The messages that were put aside, in the form of dead letters, the latest at the end."""
+    with broker_client(current_app) as client:
+        found = sorted(aside.notes(client), key=lambda item: item[1].at)
+    return [
+        Summary(NOBODY, tag, note.task_name or "?", note.code, note.error, 1, _moment(note), _moment(note), None)
+        for tag, note in found
+    ]
+
+
+def show_aside(tag: str) -> dict[str, Any]:
+    """What is known of a message that was put aside, without anybody's mail. Raises NotFoundError."""
+    note, message, queue = _find(tag)
+    return {
+        "id": tag,
+        "queue": queue,
+        **note._asdict(),
+        "at": _moment(note),
+        "shown_arguments": _shown_arguments(message),
+    }
+
+
+def retry_aside(tag: str) -> str:
+    """Put the message on its queue again; the task's id.
+
+    Raises MessageUnreadableError and TaskUnknownError where this release would put it aside again, NotFoundError.
+    """
+    message = _find(tag)[1]
+    admit_raw(current_app, message)
+    with broker_client(current_app) as client:
+        if not aside.give_back(client, tag):
+            raise NotFoundError(f"dead letter {tag}")
+    task_id: str = message["headers"]["id"]
+    return task_id
+
+
+def drop_aside(tag: str) -> None:
+    """Forget the message."""
+    with broker_client(current_app) as client:
+        aside.drop(client, tag)
+
+
+def _find(tag: str) -> tuple[aside.Note, Any, Any]:
+    with broker_client(current_app) as client:
+        try:
+            return aside.find(client, tag)
+        except KeyError:
+            raise NotFoundError(f"dead letter {tag}") from None
+
+
+def _moment(note: aside.Note) -> datetime:
+    return datetime.fromtimestamp(note.at, UTC)
+
+
+def _shown_arguments(message: Any) -> dict[str, Any] | None:
+    """None where they cannot be read."""
+    try:
+        args, kwargs = open_body(read_body(message))
+        task = current_app.tasks.get(message["headers"]["task"])
+        shown_args, shown_kwargs = redact_arguments(task.run if task else lambda: None, args, kwargs)
+    except Exception:  # whatever a message may be
+        return None
+    return {"args": shown_args, "kwargs": shown_kwargs}

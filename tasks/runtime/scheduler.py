@@ -1,0 +1,175 @@
+"""The scheduler of celery beat: any number of beats may run, and each due task is queued once.
+
+There is no leader to elect and none to fail over to. When each entry last ran is kept in the broker's Redis, and one
+script there does both: it notes the run and queues the message, if nobody has noted a run since this beat looked. So
+of several beats exactly one fires, one that dies at any instant has either done both or neither, and the others go on
+at their next tick. Redis's clock is the only one, so the clocks of hosts may differ.
+
+A new entry counts as having run when it was first seen.
+"""
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import Any
+
+from celery import Celery
+from celery.beat import ScheduleEntry, Scheduler, SchedulingError
+from celery.utils.log import get_logger
+from kombu.exceptions import OperationalError
+from kombu.transport import redis
+from kombu.utils.json import dumps
+from redis.exceptions import RedisError
+
+from tasks.runtime import systemd
+from tasks.runtime.broker.clock import to_redis
+from tasks.runtime.broker.queues import wake_key
+from tasks.runtime.clocks import Watch
+
+logger = get_logger("celery.beat")
+
+# A hash: the name of an entry, and when it last ran.
+LAST_RUNS = "metabuilder:beat:last_runs"
+# When any beat last ticked.
+TICKED = "metabuilder:beat:ticked"
+
+_LONGEST_SLEEP_SECONDS = 3
+_RETRY_SECONDS = 1
+
+# KEYS: the last runs, the queue, the tokens that wake its workers (tasks/runtime/broker/transport.py). ARGV: the
+# entry, its last run as this beat saw it, this run, the message.
+_FIRE = """
+if redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[2] then return 0 end
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
+redis.call('LPUSH', KEYS[2], ARGV[4])
+redis.call('LPUSH', KEYS[3], '')
+return 1
+"""
+
+
+class _FiringChannel(redis.Channel):  # type: ignore[misc]  # kombu has no types
+    """A channel whose messages are queued only if the entry has not run since."""
+
+    run: tuple[str, str, str] = ("", "", "")  # the entry, its last run as it was seen, this run
+    has_fired = False
+
+    def _put(self, queue: str, message: dict[str, Any], **_: Any) -> None:
+        key = self._q_for_pri(queue, self._get_message_priority(message, reverse=False))
+        with self.conn_or_acquire() as client:
+            to_redis(client, message)
+            keys = LAST_RUNS, key, wake_key(queue)
+            self.has_fired = bool(client.eval(_FIRE, len(keys), *keys, *self.run, dumps(message)))
+
+
+class _FiringTransport(redis.Transport):  # type: ignore[misc]  # kombu has no types
+    Channel = _FiringChannel
+
+
+class SharedScheduler(Scheduler):  # type: ignore[misc]  # celery has no types
+    """Fires each due entry once, however many beats there are."""
+
+    max_interval = _LONGEST_SLEEP_SECONDS
+    _is_heard: bool | None = None  # whether the broker did what it was asked the last time
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._clocks = Watch()
+        super().__init__(*args, **kwargs)
+
+    @cached_property
+    def connection(self) -> Any:
+        """The broker, through the transport that notes the run and queues the message in one step."""
+        return self.app.connection_for_write(transport=_FiringTransport)
+
+    def tick(self, **_: Any) -> float:
+        """Fire what is due; the seconds to sleep until the next tick."""
+        try:
+            wait = min([*self._fire_due(self.schedule.values()), self.max_interval])
+            with self.producer.channel.conn_or_acquire() as client:
+                has_changed = self._clocks.look(client)
+        except (RedisError, OperationalError, OSError) as error:
+            systemd.notify(f"STATUS=Queues nothing, the broker fails: {str(error).partition(chr(10))[0]}")
+            if self._is_heard is not False:
+                logger.warning("beat: the broker does not answer, trying again every %s s: %s", _RETRY_SECONDS, error)
+            self._is_heard = False
+            return _RETRY_SECONDS
+        if self._is_heard is False:
+            logger.warning("beat: the broker answers again")
+        if not self._is_heard or has_changed:
+            systemd.notify(f"STATUS={'; '.join(filter(None, ('Keeps the schedule', self._clocks.words)))}")
+        self._is_heard = True
+        return wait
+
+    def _fire_due(self, entries: Iterable[ScheduleEntry]) -> list[float]:
+        """Fire each entry that is due; for each entry the seconds until it is due again."""
+        now, last_runs = self._look(entries)
+        waits: list[float] = []
+        for entry in entries:
+            last_run = last_runs[entry.name]
+            if not _is_moment(last_run):
+                self._forget(entry)
+                waits.append(_RETRY_SECONDS)
+                continue
+            entry.schedule.nowfun = lambda: _moment(now)
+            is_due, wait = entry.schedule.is_due(_moment(last_run))
+            _, interval = entry.schedule.is_due(_moment(now))
+            if float(last_run) - float(now) > interval:
+                # Redis's clock was far ahead when this was noted, and has been set right since.
+                is_due, wait = True, interval
+            if is_due:
+                self._fire(entry, last_run, now)
+            waits.append(wait)
+        return waits
+
+    def _look(self, entries: Iterable[ScheduleEntry]) -> tuple[str, dict[str, str]]:
+        """Redis's time and when each entry last ran, in Unix seconds as Redis keeps them."""
+        with self.producer.channel.conn_or_acquire() as client:
+            seconds, microseconds = client.time()
+            now = f"{seconds}.{microseconds:06}"
+            with client.pipeline(transaction=False) as pipe:
+                for entry in entries:
+                    pipe.hsetnx(LAST_RUNS, entry.name, now)
+                pipe.set(TICKED, now)
+                pipe.hgetall(LAST_RUNS)
+                found = pipe.execute()[-1]
+        return now, {_text(name): _text(last_run) for name, last_run in found.items()}
+
+    def _forget(self, entry: ScheduleEntry) -> None:
+        """What is noted of it is no time: it counts as new."""
+        logger.error("beat: when %s last ran was not noted as a time; it counts as new", entry.name)
+        with self.producer.channel.conn_or_acquire() as client:
+            client.hdel(LAST_RUNS, entry.name)
+
+    def _fire(self, entry: ScheduleEntry, last_run: str, now: str) -> None:
+        channel = self.producer.channel
+        channel.run, channel.has_fired = (entry.name, last_run, now), False
+        try:
+            self.apply_async(entry, producer=self.producer, advance=False)
+        except SchedulingError:
+            # It has not been noted as run: the next tick tries again, and the other entries go on.
+            logger.exception("beat: could not queue %s", entry.name)
+        if channel.has_fired:
+            logger.info("Scheduler: Sent due task %s (%s)", entry.name, entry.task)
+
+
+def _text(value: bytes) -> str:
+    return value.decode("utf-8", "replace")
+
+
+def _is_moment(unix_seconds: str) -> bool:
+    try:
+        _moment(unix_seconds)
+    except (ValueError, OverflowError, OSError):
+        return False
+    return True
+
+
+def _moment(unix_seconds: str) -> datetime:
+    return datetime.fromtimestamp(float(unix_seconds), UTC)
+
+
+def seconds_since_tick(app: Celery) -> float | None:
+    """How long ago any beat last looked at the schedule, by Redis's clock; None if none ever did."""
+    with app.connection_for_read() as connection, connection.default_channel.conn_or_acquire() as client:
+        ticked = client.get(TICKED)
+        seconds, microseconds = client.time()
+    return None if ticked is None else float(seconds + microseconds / 1e6 - float(ticked))

@@ -1,0 +1,45 @@
+"""Tells systemd what a worker or beat is at (sd_notify(3)), so that a unit of `Type=notify` is started when it works.
+
+A worker says what it is at by tasks/runtime/consumer.py, beat by tasks/runtime/scheduler.py: each when it knows that
+the broker answers, and when it does not any more.
+
+Without systemd, NOTIFY_SOCKET is not set and nothing is sent. There is no watchdog: a worker whose broker is away
+cannot turn its event loop, and restarting it would not bring the broker back.
+"""
+
+import os
+import socket
+from typing import Any
+
+from celery.signals import beat_init, worker_shutting_down
+
+
+def connect() -> None:
+    """Have the worker and beat of this process report to systemd."""
+    worker_shutting_down.connect(_worker_drains)
+    beat_init.connect(_beat_schedules)
+
+
+def notify(*assignments: str) -> None:
+    """Send `NAME=value` assignments to the service manager, if there is one.
+
+    Raises OSError where the socket it named does not take them.
+    """
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    if address.startswith("@"):  # an abstract socket, unix(7)
+        address = "\0" + address[1:]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
+        sender.sendto("\n".join(assignments).encode(), address)
+
+
+def _worker_drains(how: str, **_: Any) -> None:
+    from celery.worker import state  # only a worker has it loaded
+
+    at_work = len(state.active_requests)
+    notify("STOPPING=1", f"STATUS={how} shutdown: {at_work} tasks at work")
+
+
+def _beat_schedules(**_: Any) -> None:
+    notify("READY=1", "STATUS=Looks for the broker")

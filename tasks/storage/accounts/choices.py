@@ -1,0 +1,26 @@
+"""What is noted on an account about its server, and what its owner chose."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import update
+
+from tasks.storage.accounts.rows import Account
+from tasks.storage.models import EmailClient
+from tasks.storage.session import tenant_transaction
+
+
+def keep_refusals(account: Account, refused: Mapping[str, Mapping[str, Any]]) -> None:
+    """Note the extensions that the account's server offers and refuses, as `mail.imap_extensions` has them."""
+    _set(account, refused_extensions=dict(refused))
+
+
+def choose_all_mail(account: Account, choice: str) -> None:
+    """Whether folders that show all messages a second time are left out: `skip` or `sync`."""
+    _set(account, all_mail=choice)
+
+
+def _set(account: Account, **values: object) -> None:
+    where = (EmailClient.tenant_id == account.tenant_id, EmailClient.id == account.id)
+    with tenant_transaction(account.tenant_id) as connection:
+        connection.execute(update(EmailClient).where(*where).values(**values))

@@ -1,0 +1,178 @@
+"""What becomes of an account whose login a server does not take. Receiving and sending each by itself.
+
+    works     nothing is written, unless it is the first login, the first after others that failed, or by another
+              mechanism than the last.
+    failed    the server did not say that user name or password are wrong: logging in is tried again after minutes,
+              and each wait is twice the one before.
+    refused   it did say so. A secret that never worked pauses the side at once. One that worked before is tried again
+              as above, at least once an hour, until the refusals go on for MAIL_LOGIN_PATIENCE_HOURS; the next one
+              pauses the side. Providers refuse right passwords while they are in trouble.
+    paused    nobody logs in until a person stored another secret or tried the account.
+
+Before `login_retry_at` no task logs in, so that no provider locks the account for too many tries; and when that has
+passed, one task alone does first.
+"""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple
+
+from sqlalchemy import ColumnElement, case, func, update
+
+from tasks.errors import (
+    AuthenticationFailedError,
+    EmailError,
+    LoginDelayedError,
+    LoginFailedError,
+    LoginRefusedError,
+)
+from tasks.settings import get_settings
+from tasks.storage.accounts.rows import Account, is_row_of
+from tasks.storage.models import EmailClient
+from tasks.storage.session import tenant_transaction
+
+_FIRST_WAIT = timedelta(minutes=5)
+# Of a refusal, which pauses the account only when it is repeated; and of a failure that never does.
+_LONGEST_WAIT_REFUSED = timedelta(hours=1)
+_LONGEST_WAIT_FAILED = timedelta(hours=6)
+# Longer than a login takes.
+_ONE_TRY = timedelta(minutes=2)
+# Two to more than this power is longer than any wait.
+_MOST_DOUBLINGS = 10
+
+
+class Side(NamedTuple):
+    """One of the two at which an account logs in; `prefix` is that of its columns."""
+
+    prefix: str
+    used_secret: ColumnElement[str]
+
+    def column(self, name: str) -> ColumnElement[Any]:
+        """That of its columns."""
+        return EmailClient.__table__.c[self.prefix + name]
+
+    def of(self, account: Account, name: str) -> object:
+        """What the account's column of this name held when it was read."""
+        return getattr(account, self.prefix + name)
+
+    def secret_of(self, account: Account) -> str:
+        """The id of the credential."""
+        return (account.smtp_credential_id if self.prefix else None) or account.credential_id
+
+
+RECEIVING = Side("", EmailClient.__table__.c.credential_id)
+SENDING = Side("smtp_", func.coalesce(EmailClient.smtp_credential_id, EmailClient.credential_id))
+
+
+def mechanism_of(account: Account, side: Side) -> str | None:
+    """By which mechanism the account logged in last; None where it never did."""
+    mechanism = side.of(account, "login_mechanism")
+    return str(mechanism) if mechanism is not None else None
+
+
+def begin_login(account: Account, side: Side) -> None:
+    """A login is about to be tried. Costs a statement only where the one before failed.
+
+    Raises LoginDelayedError where another task is trying, or tried meanwhile.
+    """
+    if not side.of(account, "login_failures"):
+        return
+    retry_at = side.column("login_retry_at")
+    # A person who tries the account at once has seen when the next login is due.
+    is_first = func.coalesce(retry_at <= func.now(), True) | (retry_at == side.of(account, "login_retry_at"))
+    until = _prefixed(side, {"login_retry_at": func.greatest(retry_at, func.now() + _ONE_TRY)})
+    with tenant_transaction(account.tenant_id) as connection:
+        if not connection.execute(update(EmailClient).where(*is_row_of(account), is_first).values(until)).rowcount:
+            words = f"{account.account_name}: another task tries to log in; {side.of(account, 'last_error') or ''}"
+            raise LoginDelayedError(words, _ONE_TRY.total_seconds())
+
+
+def note_login(account: Account, side: Side, mechanism: str) -> None:
+    """A login worked. Costs a statement only where that is news."""
+    if mechanism == mechanism_of(account, side) and not side.of(account, "login_failures"):
+        return
+    values: dict[str, object] = {
+        "login_mechanism": mechanism,
+        "login_refused_since": None,
+        "login_failures": 0,
+        "login_retry_at": None,
+    }
+    if side is SENDING:
+        values |= {"paused_at": None, "last_error": None}
+    with tenant_transaction(account.tenant_id) as connection:
+        connection.execute(update(EmailClient).where(*_is_used(account, side)).values(_prefixed(side, values)))
+
+
+def note_refusal(account: Account, side: Side, error: EmailError) -> EmailError:
+    """A login was not taken; the error to raise, which says whether the side is paused or tried again, and when.
+
+    AuthenticationFailedError says that the server refuses user name or password; any other, that it does not say so.
+    A secret that was changed meanwhile has not been refused: nothing is kept of it.
+    """
+    with tenant_transaction(account.tenant_id) as connection:
+        row = connection.execute(
+            update(EmailClient)
+            .where(*_is_used(account, side))
+            .values(_counted(side, is_clear=isinstance(error, AuthenticationFailedError)))
+            .returning(*map(side.column, ("paused_at", "login_refused_since", "login_retry_at")), func.now())
+        ).one_or_none()
+        if row is None:
+            return LoginFailedError(f"{error.detail}; its password was changed meanwhile", 1)
+        outcome = _outcome(error, *row)
+        shown = {**_shown(side, outcome), **_schedule(side, row[2])}
+        connection.execute(update(EmailClient).where(*is_row_of(account)).values(shown))
+    return outcome
+
+
+def _counted(side: Side, *, is_clear: bool) -> dict[str, object]:
+    now, failures, paused_at = func.now(), side.column("login_failures"), side.column("paused_at")
+    waits = func.power(2, func.least(failures, _MOST_DOUBLINGS)) * _FIRST_WAIT
+    longest = _LONGEST_WAIT_REFUSED if is_clear else _LONGEST_WAIT_FAILED
+    values: dict[str, object] = {"login_failures": failures + 1, "login_retry_at": now + func.least(waits, longest)}
+    if is_clear:
+        since = func.coalesce(side.column("login_refused_since"), now)
+        patience = timedelta(hours=get_settings().mail.login_patience_hours)
+        pauses = side.column("login_mechanism").is_(None) | (now - since >= patience)
+        values |= {
+            "login_refused_since": since,
+            "paused_at": case((pauses, func.coalesce(paused_at, now)), else_=paused_at),
+        }
+    return _prefixed(side, values)
+
+
+def _outcome(
+    error: EmailError, paused_at: datetime | None, since: datetime | None, retry_at: datetime, now: datetime
+) -> EmailError:
+    if isinstance(error, AuthenticationFailedError) and paused_at is not None:
+        return error
+    wait = (retry_at - now).total_seconds()
+    next_try = f"the next try is at {_clock(retry_at)}"
+    if isinstance(error, AuthenticationFailedError) and since is not None:
+        return LoginRefusedError(f"{error.detail}; refused since {_clock(since)}, {next_try}", wait)
+    return LoginFailedError(f"{error.detail}; {next_try}", wait)
+
+
+def _shown(side: Side, error: EmailError) -> dict[str, object]:
+    shown: dict[str, object] = {"last_error": str(error)}
+    if side is RECEIVING:
+        shown |= {"last_error_code": error.code, "last_error_at": func.now()}
+    return _prefixed(side, shown)
+
+
+def _schedule(side: Side, retry_at: datetime) -> dict[str, object]:
+    """The next sync comes with the next login."""
+    if side is SENDING:
+        return {}
+    failing_since = func.coalesce(EmailClient.failing_since, func.now())
+    return {"next_sync_at": retry_at, "sync_queued_at": None, "failing_since": failing_since}
+
+
+def _clock(moment: datetime) -> str:
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+
+
+def _is_used(account: Account, side: Side) -> tuple[ColumnElement[bool], ...]:
+    return *is_row_of(account), side.used_secret == side.secret_of(account)
+
+
+def _prefixed(side: Side, values: dict[str, object]) -> dict[str, object]:
+    return {side.prefix + name: value for name, value in values.items()}

@@ -1,0 +1,166 @@
+"""Stores a batch of new messages and its checkpoint, in the caller's transaction: each table in one COPY.
+
+The rows come ready-made from `tasks.storage.messages.arrivals`. Attachments are stored once by content.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from sqlalchemy import Connection, text
+
+from tasks.storage import copy, wire
+from tasks.storage.accounts.rows import Account
+from tasks.storage.ids import new_id
+from tasks.storage.messages.arrivals import ATTACHMENT_COLUMNS, MESSAGE_COLUMNS, Arrival, Quarantined
+from tasks.storage.messages.conversations import assign_conversations
+from tasks.storage.session import tenant_transaction
+
+
+class UidNumbering(NamedTuple):
+    """Messages are told apart by their UIDs, which are theirs as long as UIDVALIDITY stays the same."""
+
+    uidvalidity: int
+
+    def fields(self, uid: int) -> bytes:
+        """The columns uidvalidity, imap_uid and uidl of message `uid`."""
+        return wire.bigint(self.uidvalidity) + wire.bigint(uid) + wire.NULL
+
+    def suspect(self, uid: int) -> dict[str, object]:
+        """The columns of the folder that name the message."""
+        return {"suspect_uid": uid}
+
+
+class UidlNumbering(NamedTuple):
+    """On POP3 messages have their numbers in one session only, and lasting keys; these are the keys."""
+
+    uidls: Mapping[int, str]
+
+    def fields(self, uid: int) -> bytes:
+        """The columns uidvalidity, imap_uid and uidl of message `uid`."""
+        return wire.NULL + wire.NULL + wire.text(self.uidls[uid])
+
+    def suspect(self, uid: int) -> dict[str, object]:
+        """The columns of the folder that name the message."""
+        return {"suspect_uidl": self.uidls[uid]}
+
+
+Numbering = UidNumbering | UidlNumbering
+
+
+class Batch(NamedTuple):
+    """Messages that are committed together; afterwards all UIDs below `uidnext` are accounted for."""
+
+    arrivals: Sequence[Arrival]
+    quarantined: Sequence[Quarantined]
+    uidnext: int
+
+
+_PLACE_COLUMNS = ("tenant_id", "email_client_id", "folder_id", "uidvalidity", "imap_uid", "uidl")
+_MESSAGE_COLUMNS = (*_PLACE_COLUMNS, *MESSAGE_COLUMNS, "conversation_id")
+_ATTACHMENT_COLUMNS = ("tenant_id", *ATTACHMENT_COLUMNS)
+_BLOB_COLUMNS = ("tenant_id", "sha256", "size", "content")
+_QUARANTINE_COLUMNS = (*_PLACE_COLUMNS, "id", "reason", "detail", "size", "raw")
+
+# Held until the transaction ends, so that cleanup takes none of them away before an attachment refers to it.
+_KNOWN_BLOBS = text("SELECT sha256 FROM blob WHERE tenant_id = :tenant_id AND sha256 = ANY(:digests) FOR KEY SHARE")
+_CHECKPOINT = text(
+    """
+    UPDATE email_folder
+    SET uidnext = greatest(uidnext, :uidnext), total_count = total_count + :total,
+        unread_count = unread_count + :unread
+    WHERE tenant_id = :tenant_id AND id = :folder_id
+    """
+)
+
+
+_FIND = text(
+    """
+    SELECT message.id FROM email_message AS message
+    JOIN email_folder AS folder ON folder.tenant_id = message.tenant_id AND folder.id = message.folder_id
+    WHERE message.tenant_id = :tenant_id AND message.email_client_id = :account_id
+      AND message.message_id = :message_id AND folder.type = :folder_type
+    ORDER BY message.id DESC LIMIT 1
+    """
+)
+
+
+def find_message(account: Account, folder_type: str, message_id: str) -> str | None:
+    """The id of the newest message of that Message-ID in a folder of that type."""
+    key = {"tenant_id": account.tenant_id, "account_id": account.id}
+    with tenant_transaction(account.tenant_id) as connection:
+        found: str | None = connection.scalar(_FIND, {**key, "folder_type": folder_type, "message_id": message_id})
+    return found
+
+
+def store_batch(connection: Connection, account: Account, folder_id: str, numbering: Numbering, batch: Batch) -> None:
+    """Store the batch, count it in the folder, and move the folder's checkpoint."""
+    tenant = wire.text(account.tenant_id)
+    place = tenant + wire.text(account.id) + wire.text(folder_id)
+    arrivals = batch.arrivals
+    store_blobs(connection, account.tenant_id, arrivals)
+    conversations = assign_conversations(connection, account, arrivals)
+    copy.bulk_insert(
+        connection,
+        "email_message",
+        _MESSAGE_COLUMNS,
+        (
+            (place, numbering.fields(arrival.uid), arrival.row, wire.text(conversation))
+            for arrival, conversation in zip(arrivals, conversations, strict=True)
+        ),
+    )
+    copy.bulk_insert(
+        connection,
+        "email_attachment",
+        _ATTACHMENT_COLUMNS,
+        ((tenant, row) for arrival in arrivals for row in arrival.attachment_rows),
+    )
+    copy.bulk_insert(
+        connection,
+        "raw_quarantine",
+        _QUARANTINE_COLUMNS,
+        (
+            (place, numbering.fields(quarantined.uid), *_quarantine_fields(quarantined))
+            for quarantined in batch.quarantined
+        ),
+    )
+    connection.execute(
+        _CHECKPOINT,
+        {
+            "tenant_id": account.tenant_id,
+            "folder_id": folder_id,
+            "uidnext": batch.uidnext,
+            "total": len(arrivals),
+            "unread": sum(not arrival.is_read for arrival in arrivals),
+        },
+    )
+
+
+def store_blobs(connection: Connection, tenant_id: str, arrivals: Sequence[Arrival]) -> None:
+    """Store what the attachments of the messages hold, in the caller's transaction; what is known stays as it is."""
+    contents = {key: content for arrival in arrivals for key, content in arrival.blobs.items()}
+    if not contents:
+        return
+    known = connection.scalars(_KNOWN_BLOBS, {"tenant_id": tenant_id, "digests": list(contents)}).all()
+    for key in known:
+        del contents[key]
+    tenant = wire.text(tenant_id)
+    # In order, so that two workers storing the same content wait for each other instead of deadlocking.
+    copy.bulk_insert(
+        connection,
+        "blob",
+        _BLOB_COLUMNS,
+        (
+            (tenant, wire.text(key), wire.bigint(len(content)), wire.binary(content))
+            for key, content in sorted(contents.items())
+        ),
+    )
+
+
+def _quarantine_fields(quarantined: Quarantined) -> tuple[bytes, ...]:
+    return (
+        wire.text(new_id()),
+        wire.text(quarantined.reason),
+        wire.text(quarantined.detail),
+        wire.bigint(quarantined.size),
+        wire.binary(quarantined.raw),
+    )

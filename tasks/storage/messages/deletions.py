@@ -1,0 +1,196 @@
+"""Messages that are to be deleted, and what becomes of their rows: moved to Trash, removed, or marked.
+
+Each change is one statement or two for any number of messages, in the caller's transaction, and keeps the counts of
+the folders right. What a task is to delete is noted before it begins, by what it is to do, as dead letters are: so a
+run after a killed one, and a dead letter's after weeks, know what was the caller's and is gone.
+"""
+
+from collections.abc import Collection, Mapping
+from datetime import datetime
+from typing import NamedTuple
+
+from sqlalchemy import Connection, text
+
+from tasks.storage.accounts.rows import Account
+from tasks.storage.messages.changes import Envelope
+from tasks.storage.messages.folders import Folder
+from tasks.storage.session import unbound_transaction
+
+_FIND = text(
+    """
+    SELECT message.id, message.email_client_id, message.folder_id, folder.type, message.uidvalidity, message.imap_uid,
+           message.uidl, message.message_id, message.size, message.received_at
+    FROM email_message AS message
+    JOIN email_folder AS folder ON folder.tenant_id = message.tenant_id AND folder.id = message.folder_id
+    JOIN email_client AS account ON account.tenant_id = message.tenant_id AND account.id = message.email_client_id
+    WHERE message.tenant_id = :tenant_id AND account.user_id = :user_id AND message.id = ANY(CAST(:ids AS text[]))
+    ORDER BY message.folder_id, message.imap_uid
+    """
+)
+_NOTED = text("SELECT email_message_id FROM deletion WHERE tenant_id = :tenant_id AND task_id = ANY(:keys)")
+_FORGET = text(
+    """
+    DELETE FROM deletion
+    WHERE tenant_id = :tenant_id AND created_at < now() - make_interval(days => :days) AND NOT EXISTS (
+      SELECT FROM dead_letter AS letter
+      WHERE letter.tenant_id = deletion.tenant_id AND letter.task_key = deletion.task_id
+    )
+    """
+)
+
+_COUNT = text(
+    """
+    WITH counted AS (
+      SELECT folder_id, count(*) AS total, count(*) FILTER (WHERE NOT is_read) AS unread FROM email_message
+      WHERE tenant_id = :tenant_id AND id = ANY(CAST(:ids AS text[])) GROUP BY folder_id
+    )
+    UPDATE email_folder AS folder
+    SET total_count = total_count + :sign * counted.total, unread_count = unread_count + :sign * counted.unread
+    FROM counted WHERE folder.tenant_id = :tenant_id AND folder.id = counted.folder_id
+    """
+)
+_FILED = text(
+    """
+    SELECT twin.imap_uid FROM email_message AS message
+    JOIN email_message AS twin
+      ON twin.tenant_id = message.tenant_id AND twin.email_client_id = message.email_client_id
+     AND twin.message_id = message.message_id AND twin.size = message.size
+    WHERE message.tenant_id = :tenant_id AND message.id = ANY(CAST(:ids AS text[])) AND message.is_deleted
+      AND twin.folder_id = :trash_id AND twin.uidvalidity = :uidvalidity
+    """
+)
+_TWINS = text(
+    """
+    SELECT id FROM email_message
+    WHERE tenant_id = :tenant_id AND folder_id = :target_id AND uidvalidity = :uidvalidity
+      AND imap_uid = ANY(CAST(:uids AS bigint[])) AND id <> ALL(CAST(:ids AS text[]))
+    """
+)
+# What a message was by being in its old folder, and not by itself, it is no more.
+_FILE = text(
+    """
+    UPDATE email_message AS message
+    SET folder_id = :target_id, uidvalidity = :uidvalidity, imap_uid = moving.uid, filed_at = now(),
+        is_sent = false, is_spam = message.is_spam AND folder.type <> 'spam',
+        is_draft = message.is_draft AND folder.type <> 'drafts', is_deleted = false
+    FROM unnest(CAST(:ids AS text[]), CAST(:uids AS bigint[])) AS moving (id, uid), email_folder AS folder
+    WHERE message.tenant_id = :tenant_id AND message.id = moving.id
+      AND folder.tenant_id = message.tenant_id AND folder.id = message.folder_id
+    """
+)
+_REMOVE = text("DELETE FROM email_message WHERE tenant_id = :tenant_id AND id = ANY(CAST(:ids AS text[]))")
+_NOTE = text(
+    """
+    INSERT INTO deletion (tenant_id, task_id, email_message_id)
+    SELECT :tenant_id, key, id
+    FROM unnest(CAST(:keys AS text[])) AS keys (key), unnest(CAST(:ids AS text[])) AS ids (id)
+    ON CONFLICT (tenant_id, task_id, email_message_id) DO UPDATE SET created_at = now()
+    """
+)
+_MARK = text(
+    "UPDATE email_message SET is_deleted = true WHERE tenant_id = :tenant_id AND id = ANY(CAST(:ids AS text[]))"
+)
+_EXPIRED = text(
+    """
+    SELECT message.id FROM email_message AS message
+    JOIN email_folder AS folder ON folder.tenant_id = message.tenant_id AND folder.id = message.folder_id
+    JOIN email_client AS account ON account.tenant_id = message.tenant_id AND account.id = message.email_client_id
+    WHERE message.tenant_id = :tenant_id AND account.user_id = :user_id AND account.id = :account_id
+      AND folder.type = 'trash' AND message.filed_at < now() - make_interval(days => :days) AND NOT message.is_deleted
+    ORDER BY message.filed_at LIMIT :most
+    """
+)
+_WITH_EXPIRED_TRASH = text(
+    "SELECT tenant_id, email_client_id, user_id FROM accounts_with_expired_trash(:days, :tenant, :account, :most)"
+)
+
+
+class Doomed(NamedTuple):
+    """A message that is to be deleted, and where it is."""
+
+    id: str
+    email_client_id: str
+    folder_id: str
+    folder_type: str
+    uidvalidity: int | None
+    imap_uid: int | None
+    uidl: str | None
+    message_id: str | None
+    size: int
+    received_at: datetime | None
+
+    @property
+    def envelope(self) -> Envelope:
+        """What identifies it."""
+        return Envelope(self.imap_uid or 0, self.message_id, self.size, self.received_at)
+
+
+def find_messages(connection: Connection, tenant_id: str, user_id: str, ids: Collection[str]) -> list[Doomed]:
+    """Those of `ids` that are the caller's."""
+    rows = connection.execute(_FIND, {"tenant_id": tenant_id, "user_id": user_id, "ids": list(ids)})
+    return [Doomed._make(row) for row in rows]
+
+
+def noted_messages(connection: Connection, tenant_id: str, keys: Collection[str], days: int) -> set[str]:
+    """What `note_messages` was given under one of these keys before.
+
+    Forgotten is what is older than `days`, unless there is a dead letter that needs it.
+    """
+    connection.execute(_FORGET, {"tenant_id": tenant_id, "days": days})
+    return set(connection.scalars(_NOTED, {"tenant_id": tenant_id, "keys": list(keys)}))
+
+
+def note_messages(connection: Connection, tenant_id: str, keys: Collection[str], ids: Collection[str]) -> None:
+    """The task of these keys is to delete these."""
+    connection.execute(_NOTE, {"tenant_id": tenant_id, "keys": list(keys), "ids": list(set(ids))})
+
+
+def filed_uids(connection: Connection, account: Account, trash: Folder, ids: Collection[str]) -> list[int]:
+    """Where messages of `ids` that are marked as deleted may be in Trash: rows there of the same mail."""
+    place = {"trash_id": trash.id, "uidvalidity": trash.uidvalidity}
+    return list(connection.scalars(_FILED, {"tenant_id": account.tenant_id, "ids": list(ids), **place}))
+
+
+def move_messages(
+    connection: Connection, account: Account, target: Folder, uidvalidity: int | None, uids: Mapping[str, int | None]
+) -> None:
+    """Give messages their places in another folder: UIDs by message id, or None for each on POP3."""
+    if not uids:
+        return
+    key = {"tenant_id": account.tenant_id, "ids": list(uids)}
+    place = {"target_id": target.id, "uidvalidity": uidvalidity, "uids": list(uids.values())}
+    # A row that a sync has made of the message in its new place gives way to the one that callers know.
+    remove_messages(connection, account, connection.scalars(_TWINS, {**key, **place}).all())
+    connection.execute(_COUNT, {**key, "sign": -1})
+    connection.execute(_FILE, {**key, **place})
+    connection.execute(_COUNT, {**key, "sign": 1})
+
+
+def remove_messages(connection: Connection, account: Account, ids: Collection[str]) -> None:
+    """Remove messages for good, attachments and all; contents that nobody refers to any more go with a cleanup."""
+    key = {"tenant_id": account.tenant_id, "ids": list(ids)}
+    if ids:
+        connection.execute(_COUNT, {**key, "sign": -1})
+        connection.execute(_REMOVE, key)
+
+
+def mark_messages(connection: Connection, account: Account, ids: Collection[str]) -> None:
+    """As the server does: marked as deleted, and there until somebody expunges."""
+    connection.execute(_MARK, {"tenant_id": account.tenant_id, "ids": list(ids)})
+
+
+def expired_in_trash(
+    connection: Connection, tenant_id: str, user_id: str, account_id: str, days: int, most: int
+) -> list[str]:
+    """The messages of the caller's account that have been in its Trash for longer than `days`, oldest first."""
+    values = {"tenant_id": tenant_id, "user_id": user_id, "account_id": account_id, "days": days, "most": most}
+    return list(connection.scalars(_EXPIRED, values))
+
+
+def accounts_with_expired_trash(days: int, after: tuple[str, str], most: int) -> list[tuple[str, str, str]]:
+    """(tenant_id, email_client_id, user_id) of accounts of all tenants, in order, those after `after`."""
+    with unbound_transaction() as connection:
+        rows = connection.execute(
+            _WITH_EXPIRED_TRASH, {"days": days, "tenant": after[0], "account": after[1], "most": most}
+        )
+        return [(row[0], row[1], row[2]) for row in rows]

@@ -1,0 +1,76 @@
+"""What of a POP3 maildrop is stored, by the keys that its messages are known by (`tasks.mail.pop3.uidl`)."""
+
+from collections.abc import Collection
+
+from sqlalchemy import Connection, text
+
+from tasks.storage.accounts.rows import Account
+from tasks.storage.messages.changes import Envelope
+from tasks.storage.messages.folders import Folder, NewFolder, add_folders, load_folders
+
+_KNOWN = """
+    EXISTS (SELECT FROM email_message
+            WHERE tenant_id = :tenant_id AND email_client_id = :account_id AND uidl = listed.key)
+    OR EXISTS (SELECT FROM raw_quarantine
+               WHERE tenant_id = :tenant_id AND email_client_id = :account_id AND uidl = listed.key)
+    """
+_MISSING = text(f"SELECT key FROM unnest(CAST(:keys AS text[])) AS listed (key) WHERE NOT ({_KNOWN})")
+
+_IS_KNOWN_BY_UNIQUE_IDS = text(
+    """
+    SELECT EXISTS (
+      SELECT FROM email_message
+      WHERE tenant_id = :tenant_id AND email_client_id = :account_id AND uidl !~ '^(sha256|size):'
+    )
+    """
+)
+
+# What was set aside stays on the server: there it is whole.
+_STORED = text(
+    """
+    SELECT listed.key, message.message_id, message.size, message.received_at
+    FROM unnest(CAST(:keys AS text[])) AS listed (key)
+    JOIN email_message AS message
+      ON message.tenant_id = :tenant_id AND message.email_client_id = :account_id AND message.uidl = listed.key
+    WHERE message.filed_at <= now() - make_interval(days => :days)
+    """
+)
+
+_PART = text(
+    """
+    UPDATE email_message SET uidl = 'replaced:' || id
+    WHERE tenant_id = :tenant_id AND email_client_id = :account_id AND uidl = ANY(CAST(:keys AS text[]))
+    """
+)
+
+
+def missing_keys(connection: Connection, account: Account, keys: Collection[str]) -> set[str]:
+    """Those of `keys` that are neither stored nor quarantined."""
+    return set(connection.scalars(_MISSING, {**_of(account), "keys": list(keys)}))
+
+
+def is_known_by_unique_ids(connection: Connection, account: Account) -> bool:
+    """Whether the account's server has given unique-ids before."""
+    return bool(connection.scalar(_IS_KNOWN_BY_UNIQUE_IDS, _of(account)))
+
+
+def stored(connection: Connection, account: Account, keys: Collection[str], days: int = 0) -> dict[str, Envelope]:
+    """Those of `keys` whose messages have been stored for so many days, each with what identifies it."""
+    rows = connection.execute(_STORED, {**_of(account), "keys": list(keys), "days": days})
+    return {key: Envelope(0, *identity) for key, *identity in rows}
+
+
+def part_from(connection: Connection, account: Account, keys: Collection[str]) -> None:
+    """The messages that are stored by these keys stay without them: the keys are other messages' now."""
+    connection.execute(_PART, {**_of(account), "keys": list(keys)})
+
+
+def local_folder(connection: Connection, account: Account, name: str, kind: str) -> Folder:
+    """The account's folder of that name, made if there is none: POP3 knows no folders, so they are ours."""
+    if name not in load_folders(connection, account, None):
+        add_folders(connection, account, [NewFolder(name, name, None, kind, is_selectable=True)])
+    return load_folders(connection, account, None)[name]
+
+
+def _of(account: Account) -> dict[str, object]:
+    return {"tenant_id": account.tenant_id, "account_id": account.id}
