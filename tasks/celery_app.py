@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from celery import Celery
+from celery.signals import worker_shutting_down
 from kombu import Connection, Queue
 from kombu.transport import TRANSPORT_ALIASES
 from kombu.utils.url import parse_url
@@ -22,11 +23,12 @@ from tasks.delete import (
     empty_trash,
     enforce_trash_retention,
 )
+from tasks.engine import shutdown
 from tasks.maintenance import CLEANUP_STALE_RESULTS, cleanup_stale_results
 from tasks.monitoring import flower_door
 from tasks.periodic import PERIODIC_SYNC, periodic_sync
 from tasks.reread import LOOK_SECONDS, QUEUE_REREADING, REREAD_MESSAGES, queue_rereading, reread_messages
-from tasks.runtime import journal, shutdown, systemd
+from tasks.runtime import journal, systemd
 from tasks.runtime.broker import outage
 from tasks.runtime.broker.queues import QUEUES
 from tasks.runtime.control import get_active_tasks, get_queue_stats, get_task_status, revoke_task
@@ -224,7 +226,7 @@ def _transport_options(visibility_timeout: int) -> dict[str, Any]:
 
 celery_app = create_celery_app()
 celery_app.set_default()
-shutdown.connect()
+worker_shutting_down.connect(shutdown.request)
 systemd.connect()
 flower_door.connect()
 journal.connect()

@@ -1,4 +1,4 @@
-"""delete_emails: into Trash or for good; and what has been in Trash for too long. The work: tasks/engine/delete/messages.py.
+"""delete_emails: into Trash or for good; and what has been in Trash for too long (tasks/engine/delete/).
 
 Run again at any instant, each finds what is done already: on the server, and in the table `deletion`.
 """

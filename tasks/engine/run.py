@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from sqlalchemy import Connection
 
-from tasks.runtime import shutdown
+from tasks.engine import shutdown
 from tasks.settings import SyncSettings
 from tasks.storage.accounts.leases import renew_lease
 from tasks.storage.accounts.rows import Account
@@ -162,7 +162,7 @@ class Run:
         one would come no further.
         """
         is_late = time.monotonic() >= self.deadline and self.has_moved
-        if is_late or shutdown.is_asked() or (self._is_wanted and not self.is_urgent):
+        if is_late or shutdown.is_requested() or (self._is_wanted and not self.is_urgent):
             raise HandOnError
 
     def show(self, **changes: Any) -> None:

@@ -22,8 +22,9 @@ from celery.worker import consumer
 from celery.worker.state import maybe_shutdown
 from kombu.exceptions import DecodeError
 
+from tasks.engine import shutdown
 from tasks.errors import EmailError, MessageUnreadableError
-from tasks.runtime import shutdown, systemd
+from tasks.runtime import systemd
 from tasks.runtime.admission import admit, admit_raw
 from tasks.runtime.broker import aside
 from tasks.runtime.clocks import Watch
@@ -184,7 +185,7 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]  # celery has no types
 
     def _look_aside(self) -> None:
         """Have the channel take what others put aside and this worker can run."""
-        if shutdown.is_asked():
+        if shutdown.is_requested():
             return
         hours, queues = get_settings().worker.unknown_task_hours, self.app.amqp.queues.consume_from
         wanted: deque[str] = deque()

@@ -16,7 +16,7 @@ class CarefulRequest(Request):  # type: ignore[misc]  # celery has no types
     """A message that is given back rather than lost."""
 
     def revoked(self) -> bool:
-        """Celery's, and where its owner revoked it before anybody could know whose it is (tasks/runtime/control.py)."""
+        """Celery's, and where its owner revoked it before its ownership was known (tasks/runtime/control.py)."""
         # Celery's own task id and no mark is what the rest of it looks for.
         if revoked_tasks and any(mark in revoked_tasks for mark in marks(self.task, self.id, self.args, self.kwargs)):
             revoked_tasks.add(self.id)

@@ -35,7 +35,7 @@ SENT_COPIES = ("auto", "append", "none")
 ALL_MAIL = ("skip", "sync")
 OUTBOX_STATES = ("queued", "sending", "accepted", "sent", "failed", "unknown")
 OAUTH2_PROVIDERS = ("google", "microsoft", "other")
-# Why messages of a folder may be missing here; in words in `storage.completeness`.
+# Why messages of a folder may be missing here; in words in `storage.messages.completeness`.
 MISSING_REASONS = ("search", "withheld", "window", "listing", "refused")
 REREAD_OUTCOMES = ("gone", "other", "unreadable")
 FOLDER_TYPES = ("inbox", "sent", "drafts", "trash", "spam", "archive", "custom")
@@ -90,7 +90,7 @@ _empty_list = text("'[]'::jsonb")
 class Credential(Base):
     """A secret, encrypted with the application's keys and bound to its tenant and id.
 
-    `key_id` tells with which key; of an OAuth2 grant the secret is a JSON object (`storage.grants`).
+    `key_id` tells with which key; of an OAuth2 grant the secret is a JSON object (`storage.accounts.grants`).
     """
 
     __tablename__ = "credential"
@@ -146,7 +146,7 @@ class EmailClient(Base):
     (`storage/accounts/logins.py`).
 
     `all_mail` is whether folders that show messages of others a second time are synced too. `refused_extensions` is
-    what the server offers and refuses (`mail.imap_extensions`).
+    what the server offers and refuses (`mail.imap.extensions`).
 
     It is due at `next_sync_at`; from `sync_queued_at` until a worker takes it, its sync waits in the queue.
 
@@ -248,7 +248,7 @@ class EmailFolder(Base):
     At the end of its last sync the server said that it has `server_count` messages. `missing_count` of them are
     neither stored nor quarantined, because of `missing_reason`, and are looked for again at `missing_again_at`. A
     reason without a count means that nobody can tell how many. A server that shows no more than `window_size` of its
-    newest messages (`engine.completeness`) hides the others: `hidden_count` of them are kept here.
+    newest messages (`engine.sync.completeness`) hides the others: `hidden_count` of them are kept here.
     """
 
     __tablename__ = "email_folder"

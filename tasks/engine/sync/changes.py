@@ -74,7 +74,7 @@ class Compared(NamedTuple):
 def compare_uids(
     run: Run, imap: ImapConnection, folder: Folder, opened: FolderStatus, tally: FolderTally
 ) -> Compared:
-    """Remove what the server no longer has, by the rule of `engine.completeness`.
+    """Remove what the server no longer has, by the rule of `engine.sync.completeness`.
 
     A SEARCH that names fewer messages than the server says there are is not believed: nothing is removed by it.
     """
@@ -173,7 +173,7 @@ def _require_all(told: int, messages: int) -> None:
 
 
 def _removed(run: Run, imap: ImapConnection, folder: Folder, opened: FolderStatus, vanished: UidSet) -> UidSet:
-    """Of what has VANISHED, the messages that we have and the server has not (see `engine.completeness`)."""
+    """Of what has VANISHED, the messages that we have and the server has not (see `engine.sync.completeness`)."""
     if not vanished.ranges or is_known_window(folder, opened.messages):
         return UidSet()
     with run.transaction() as connection:

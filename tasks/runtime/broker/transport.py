@@ -32,8 +32,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from tasks.engine import shutdown
 from tasks.errors import MessageUnreadableError
-from tasks.runtime import shutdown
 from tasks.runtime.broker import aside, clock, envelope
 from tasks.runtime.broker.deliveries import Deliveries, Message, unreadable
 from tasks.runtime.broker.queues import QUEUES, wake_key
@@ -91,7 +91,7 @@ class Channel(redis.Channel):  # type: ignore[misc]
         if self.connection is None:
             # What was taken over a connection that is closed by now; its messages have been given back.
             raise RedisConnectionError("the connection is closed")
-        if shutdown.is_asked() and monotonic() < Transport.silent_until:
+        if shutdown.is_requested() and monotonic() < Transport.silent_until:
             raise RedisConnectionError("it is silent")
         try:
             with super().conn_or_acquire(client) as acquired:
@@ -103,7 +103,7 @@ class Channel(redis.Channel):  # type: ignore[misc]
     def check_answer(self) -> None:
         """Raises redis.exceptions.ConnectionError where Redis went silent: of that no event loop is told."""
         is_late = self._in_poll and monotonic() - self._brpop_sent_at > _SILENCE_SECONDS
-        if is_late and not self._is_answered(0) and not shutdown.is_asked():
+        if is_late and not self._is_answered(0) and not shutdown.is_requested():
             raise RedisConnectionError(f"it has not answered for {_SILENCE_SECONDS} s")
 
     def take_over(self, deliveries: Deliveries) -> None:

@@ -11,7 +11,7 @@ from tasks.storage.session import tenant_transaction
 
 
 def keep_refusals(account: Account, refused: Mapping[str, Mapping[str, Any]]) -> None:
-    """Note the extensions that the account's server offers and refuses, as `mail.imap_extensions` has them."""
+    """Note the extensions that the account's server offers and refuses, as `mail.imap.extensions` has them."""
     _set(account, refused_extensions=dict(refused))
 
 

@@ -340,7 +340,7 @@ def clear_error(account: Account) -> None:
 
 
 def record_failure(account: Account, error: EmailError) -> None:
-    """Keep what went wrong where the account's owner sees it. What pauses an account is in `storage.logins`."""
+    """Keep what went wrong where the account's owner sees it. What pauses it is in `storage.accounts.logins`."""
     with tenant_transaction(account.tenant_id) as connection:
         connection.execute(
             update(EmailClient)
