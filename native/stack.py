@@ -130,7 +130,10 @@ class Stack:
     def _prepare_servers(self, starting: set[str], ports: Mapping[str, int]) -> None:
         generated = make_secrets(self.state)
         if "redis" in starting:
-            embedded_redis(self.state, generated, ports["redis"]).init()
+            redis = embedded_redis(self.state, generated, ports["redis"])
+            redis.init()
+            if mended := redis.mend():
+                self._say(f"WARNING: {mended}")
         if "postgres" in starting:
             if not self.state.postgres.exists():
                 self._say("Making the PostgreSQL database")
@@ -155,7 +158,7 @@ class Stack:
                 self.supervisor.start_program(name)
         if "redis" in names:
             redis = embedded_redis(self.state, generated, ports["redis"])
-            self._await("redis", redis.pongs, _SERVER_SECONDS)
+            self._await("redis", redis.pongs, _SERVER_SECONDS, redis.advice)
             self._say(f"Redis is ready on 127.0.0.1:{ports['redis']}")
         if "postgres" in names:
             postgres = embedded_postgres(self.state, generated, ports["postgres"])
@@ -197,13 +200,18 @@ class Stack:
         self._say(f"Flower is ready on http://127.0.0.1:{ports['flower']}")
         self._await("beat", lambda: self.supervisor.status()["beat"].is_running, _APPLICATION_SECONDS)
 
-    def _await(self, name: str, is_ready: Callable[[], bool], seconds: float) -> None:
+    def _await(
+        self, name: str, is_ready: Callable[[], bool], seconds: float, advise: Callable[[str], str] | None = None
+    ) -> None:
         deadline = time.monotonic() + seconds
         while not is_ready():
             known = self.supervisor.status().get(name)
             failed = known is not None and known.state in ("FATAL", "EXITED", "STOPPED")
             if failed or time.monotonic() > deadline:
-                raise StackError(f"{name} did not become ready: {self._last_words(name)}")
+                said = self._last_words(name)
+                raise StackError(
+                    f"{name} did not become ready: {said}. {advise(said) if advise else ''}".rstrip(" .")
+                )
             time.sleep(0.1)
 
     def _last_words(self, name: str) -> str:

@@ -33,7 +33,7 @@ class Clone:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.state = root / ".state"
-        for name in ("manage", "native", "tasks"):
+        for name in ("manage", "native", "tasks", "roles/redis"):
             shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(ROOT / "pyproject.toml", root)
         self._environment = {name: value for name, value in os.environ.items() if name not in variables()}
@@ -225,6 +225,15 @@ def test_down_is_quick_and_stops_everything(up: Clone) -> None:
     assert time.monotonic() - started < 15
     assert not [process for process in before if is_alive(process)]
     assert "is down" in up.succeed("ps").stderr
+
+
+def test_up_mends_what_a_power_cut_left_and_says_so(clone: Clone) -> None:
+    clone.succeed("down")
+    (file,) = clone.state.glob("redis/appendonlydir/*.incr.aof")
+    with file.open("ab") as opened:
+        opened.write(4096 * b"\0")
+    assert "WARNING" in (said := clone.succeed("up").stderr)
+    assert "ended in 4096 NUL bytes, as after a power cut" in said
 
 
 def test_a_port_that_was_taken_meanwhile_is_replaced(clone: Clone) -> None:

@@ -70,7 +70,8 @@ def mend_tail(home):
     if not (folder / MANIFEST).exists() and any(path.stat().st_size for path in folder.glob("*.incr.aof")):
         # Redis would begin anew beside them.
         sys.exit(
-            f"{_CRITICAL}{folder / MANIFEST} is gone: metabuilder-redis-repair {home.name}, or move the folder away"
+            f"{_CRITICAL}{folder / MANIFEST} is gone, and without it Redis would begin anew, empty. On a host, "
+            f"metabuilder-redis-repair {home.name} makes it anew; elsewhere, move the folder away"
         )
     if not named or not named[-1].name.endswith(".incr.aof"):
         return

@@ -3,6 +3,7 @@
 import imaplib
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import psycopg2
@@ -95,6 +96,61 @@ def test_redis_takes_any_password_and_keeps_its_data(
         with pytest.raises(client.AuthenticationError):
             client.Redis(port=server.port).ping()
     assert (tmp_path / "data" / "redis.conf").stat().st_mode & 0o077 == 0
+
+
+@pytest.fixture
+def halted(tmp_path: Path) -> RedisServer:
+    """A Redis that was killed, with 20 keys in its append-only file."""
+    server = RedisServer(tmp_path / "it's here")
+    server.start_seconds = 10
+    with server:
+        connected = client.Redis.from_url(server.url)
+        for number in range(20):
+            connected.set(f"key{number}", number)
+        server.kill()
+    return server
+
+
+def append_only_file(server: RedisServer) -> Path:
+    (found,) = (server.redis.folder / "appendonlydir").glob("*.incr.aof")
+    return found
+
+
+def test_redis_starts_with_all_its_data_after_a_power_cut(halted: RedisServer) -> None:
+    file = append_only_file(halted)
+    file.write_bytes(damaged := file.read_bytes() + 5000 * b"\0")
+
+    said = halted.redis.mend()
+
+    assert "ended in 5000 NUL bytes" in said
+    (copy,) = halted.redis.folder.glob(f"damaged-*/{file.name}")
+    assert str(copy) in said
+    assert copy.read_bytes() == damaged
+    with halted as server:
+        assert client.Redis.from_url(server.url).dbsize() == 20
+    assert halted.redis.mend() == ""
+
+
+def test_redis_does_not_forget_silently_what_it_has(halted: RedisServer) -> None:
+    (halted.redis.folder / "appendonlydir" / "appendonly.aof.manifest").unlink()
+    with pytest.raises(StackError, match=r"^/.*manifest is gone.* move the folder away$"):
+        halted.redis.mend()
+
+
+def test_damage_that_only_a_person_can_judge_is_mended_by_the_command_that_is_said(halted: RedisServer) -> None:
+    file = append_only_file(halted)
+    file.write_bytes(damaged := file.read_bytes().replace(b"key9", b"longer key"))
+    assert halted.redis.mend() == ""
+    with pytest.raises(StackError, match="Bad file format") as raised:
+        halted.start()
+
+    command = halted.redis.advice(str(raised.value)).partition("asks: ")[2]
+    subprocess.run(command, shell=True, input=b"y\n", capture_output=True, check=True)
+
+    assert file.with_name(f"{file.name}.damaged").read_bytes() == damaged
+    with halted as server:
+        assert 0 < client.Redis.from_url(server.url).dbsize() < 20
+    assert halted.redis.advice("another reason") == ""
 
 
 @pytest.mark.parametrize("kind", ["dovecot", "pymap"])

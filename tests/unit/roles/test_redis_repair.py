@@ -82,7 +82,7 @@ def test_a_manifest_that_says_nothing_of_it_leaves_all_as_it_is(home: Path, mani
 def test_redis_does_not_begin_anew_beside_data_without_a_manifest(home: Path) -> None:
     folder = home / "appendonlydir"
     (folder / repair.MANIFEST).unlink()
-    with pytest.raises(SystemExit, match="is gone: metabuilder-redis-repair"):
+    with pytest.raises(SystemExit, match=r"is gone, .*metabuilder-redis-repair"):
         repair.mend_tail(home)
 
     # Nothing was written yet
