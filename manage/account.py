@@ -116,15 +116,18 @@ def password(account_name: str, smtp: bool, password_stdin: bool, tenant: str) -
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @tenant_option
 def remove(account_name: str, yes: bool, tenant: str) -> None:
-    """Remove an account with its synced mail. Nothing changes on its server."""
+    """Remove an account with its synced mail, and what it has not sent yet. Nothing changes on its server."""
     connect()
     from tasks.storage.accounts.rows import find_account, remove_account
+    from tasks.storage.waiting import count_unsent
 
     found = find_account(tenant, account_name)
+    unsent = count_unsent(found)
     if not yes:
-        confirm(f"Remove {found.account_name} and all its mail from this database?")
+        waiting = f", {unsent:,} messages that are not sent yet among it" if unsent else ""
+        confirm(f"Remove {found.account_name} and all its mail from this database{waiting}?")
     remove_account(found)
-    say(f"{found.account_name} is removed")
+    say(f"{found.account_name} is removed" + (f", and {unsent:,} messages that were not sent yet" if unsent else ""))
 
 
 def _try_mailbox(found: "Account") -> None:

@@ -1,5 +1,6 @@
 """`outbox`: messages on their way out, and those that wait for a person."""
 
+import heapq
 import uuid
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 _OPEN = ("queued", "sending", "accepted", "failed", "unknown")
 _AGAIN = ("queued", "failed")
 _MOST = 500
+_COLUMNS = ("state", "recipients", "attempts", "age", "next try", "last error")
+_all_tenants_option = click.option("--all-tenants", is_flag=True, help="The messages of all tenants.")
 
 
 @click.group()
@@ -24,15 +27,22 @@ def outbox() -> None:
 
 @outbox.command(name="list")
 @click.option("--state", type=click.Choice([*_OPEN, "sent"]), help="Only in this state.  [default: all but sent]")
+@_all_tenants_option
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
 @tenant_option
-def list_(state: str | None, as_json: bool, tenant: str) -> None:
+def list_(state: str | None, all_tenants: bool, as_json: bool, tenant: str) -> None:
     """List the messages that are not sent, the newest first, up to 500."""
     connect()
     from tasks.settings import get_settings
     from tasks.storage.outbox import list_outgoing
 
-    found = list_outgoing(tenant, [state] if state else _OPEN, _MOST, late := get_settings().send.delay_warning)
+    late = get_settings().send.delay_warning
+    of_each = (
+        one
+        for each in _tenants(tenant, all_tenants=all_tenants)
+        for one in list_outgoing(each, [state] if state else _OPEN, _MOST, late)
+    )
+    found = heapq.nlargest(_MOST, of_each, key=lambda one: one.created_at)
     if as_json:
         print_json([{**one._asdict(), "recipients": [r._asdict() for r in one.recipients]} for one in found])
         return
@@ -40,10 +50,11 @@ def list_(state: str | None, as_json: bool, tenant: str) -> None:
         say("There are none")
         return
     table(
-        ("id", "account", "state", "recipients", "attempts", "age", "next try", "last error"),
+        ("id", *(["tenant"] if all_tenants else ()), "account", *_COLUMNS),
         (
             (
                 one.id,
+                *([one.tenant] if all_tenants else ()),
                 one.account,
                 good_or_bad(one.state not in ("failed", "unknown"), one.state),
                 f"{one.recipients[0].address}{f' and {len(one.recipients) - 1} more' if one.recipients[1:] else ''}",
@@ -94,6 +105,7 @@ def show(outbox_id: str, as_json: bool, tenant: str) -> None:
 @click.option("--all", "is_all", is_flag=True, help="All that wait or failed, as far as the other options choose.")
 @click.option("--account", help="Only of the account of this name.")
 @click.option("--state", type=click.Choice(_AGAIN), help="Only in this state.  [default: both]")
+@_all_tenants_option
 @click.option("--dry-run", is_flag=True, help="Only say which.")
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
 @tenant_option
@@ -102,6 +114,7 @@ def retry(
     is_all: bool,
     account: str | None,
     state: str | None,
+    all_tenants: bool,
     dry_run: bool,
     as_json: bool,
     tenant: str,
@@ -112,6 +125,10 @@ def retry(
     """
     if (outbox_id is None) != is_all:
         raise click.UsageError("name a message by its id, or choose with --all and the other options")
+    if all_tenants and not is_all:
+        raise click.UsageError("--all-tenants goes with --all")
+    if all_tenants and account:
+        raise click.UsageError("--account names an account of one tenant, and does not go with --all-tenants")
     connect()
     if outbox_id is not None:
         _, found = _find(tenant, outbox_id)
@@ -121,7 +138,12 @@ def retry(
     from tasks.storage.waiting import ask_again
 
     account_id = find_account(tenant, account).id if account else None
-    ids = ask_again(tenant, [state] if state else _AGAIN, account_id, only_looks=dry_run)
+    states = [state] if state else _AGAIN
+    ids = [
+        one
+        for each in _tenants(tenant, all_tenants=all_tenants)
+        for one in ask_again(each, states, account_id, only_looks=dry_run)
+    ]
     if as_json:
         print_json({"would_retry" if dry_run else "retried": ids})
     else:
@@ -145,6 +167,12 @@ def resend(outbox_id: str, yes: bool, tenant: str) -> None:
     if not yes:
         confirm("If it was sent after all, recipients get it twice. Send it?")
     _decide(tenant, outbox_id, was_sent=False)
+
+
+def _tenants(tenant: str, *, all_tenants: bool) -> list[str]:
+    from tasks.storage.accounts.rows import list_tenants
+
+    return list_tenants() if all_tenants else [tenant]
 
 
 def _next_try(state: str, seconds_left: float | None) -> str:

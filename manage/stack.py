@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from manage.output import confirm, duration, good_or_bad, print_json, say, size, table
+from manage.output import Coloured, confirm, duration, good_or_bad, print_json, say, size, table
 
 if TYPE_CHECKING:
+    from native.health import Check
     from native.stack import Stack, Started
     from native.supervisor import Status
 
@@ -102,7 +103,7 @@ def logs(follow: bool, lines: int, name: str) -> None:
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
 def health(as_json: bool) -> None:
-    """Say whether every part does its work; exit 1 if one does not."""
+    """Say whether every part does its work, and how much mail waits; exit 1 if a part does not."""
     from native.environment import apply
     from native.health import check_all, configuration_is_valid
     from native.state import State
@@ -116,17 +117,10 @@ def health(as_json: bool) -> None:
     else:
         table(
             ("component", "health", "detail"),
-            (
-                (
-                    check.component,
-                    good_or_bad(check.ok, "ok" if check.ok else "not ok" if check is configuration else "DOWN"),
-                    check.detail,
-                )
-                for check in checks
-            ),
+            ((check.component, _health(check), check.detail) for check in checks),
         )
         for check in checks:
-            if not check.ok:
+            if check.warns or not check.ok:
                 say(f"{check.component}: {check.advice}")
     sys.exit(0 if all(check.ok for check in checks) else 1)
 
@@ -145,6 +139,12 @@ def _stack() -> "Stack":
     from native.state import State
 
     return Stack(State.default(), say)
+
+
+def _health(check: "Check") -> Coloured:
+    if check.warns:
+        return Coloured("warning", "yellow")
+    return good_or_bad(check.ok, "ok" if check.ok else "not ok" if check.component == "configuration" else "DOWN")
 
 
 def _describe(status: "Status", ports: dict[str, int]) -> dict[str, Any]:

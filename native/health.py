@@ -10,7 +10,9 @@ import os
 import time
 import urllib.error
 import urllib.request
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import timedelta
 from typing import Any
 
 from native.environment import given
@@ -34,12 +36,17 @@ _FLOWER_PATHS = ("/workers", "/api/workers", "/metrics", "/healthcheck")
 
 @dataclass(frozen=True)
 class Check:
-    """One component: whether it works, what was seen, and what to do if it does not."""
+    """One component: whether it works, what was seen, and what to do if it does not.
+
+    `warns` is that a person should look though all components work; `figures` are what was counted, for machines.
+    """
 
     component: str
     ok: bool
     detail: str
     advice: str = ""
+    warns: bool = False
+    figures: Mapping[str, float | None] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """For machines."""
@@ -52,7 +59,9 @@ def check_all(state: State) -> list[Check]:
     checks.append(migrations_are_at_head() if checks[1].ok else _not_asked("migrations", "PostgreSQL is down"))
     checks.append(worker_consumes() if checks[0].ok else _not_asked("worker", "Redis is down"))
     checks.append(beat_is_alive(state, may_ask=checks[0].ok))
-    return [*checks, flower_answers(state.port("flower") or 0)]
+    checks.append(flower_answers(state.port("flower") or 0))
+    has_schema = all(check.ok for check in checks if check.component in ("postgres", "migrations"))
+    return [*checks, mail_goes_out() if has_schema else _not_asked("mail", "PostgreSQL is down or not migrated")]
 
 
 def configuration_is_valid() -> Check:
@@ -229,6 +238,32 @@ def flower_answers(port: int) -> Check:
     if known != 200:
         return Check("flower", False, f"answers {known} with its password, not 200", advice)
     return Check("flower", True, f"answers on port {port}, with its password only")
+
+
+def mail_goes_out() -> Check:
+    """How much mail of all tenants waits for its server; a warning where some has for more than SMTP_DELAY_WARNING.
+
+    Not a fault of the stack: mail servers of others are away at times.
+    """
+    from tasks.errors import EmailError
+    from tasks.settings import get_settings
+    from tasks.storage.waiting import count_waiting
+
+    bound = get_settings().send.delay_warning
+    try:
+        waiting = count_waiting(bound)
+    except EmailError as error:
+        return Check("mail", False, _one_line(error), "Look at ./manage.sh health for postgres first")
+    figures = waiting._asdict()
+    if not waiting.messages:
+        return Check("mail", True, "none waits to be sent", figures=figures)
+    oldest = timedelta(seconds=round(waiting.oldest_seconds or 0))
+    detail = f"{waiting.messages:,} not sent yet, the oldest for {oldest}"
+    if not waiting.late:
+        return Check("mail", True, detail, figures=figures)
+    detail += f"; {waiting.late:,} for more than {timedelta(seconds=bound)}"
+    advice = "./manage.sh outbox list --all-tenants shows what their servers say, and when each is tried next"
+    return Check("mail", True, detail, advice, warns=True, figures=figures)
 
 
 def _status(port: int, path: str, login: str | None) -> int | None:

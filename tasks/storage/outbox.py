@@ -85,6 +85,7 @@ class Listed(NamedTuple):
     """What a person wants to see of an outgoing message."""
 
     id: str
+    tenant: str
     account: str
     user_id: str
     state: str
@@ -210,7 +211,7 @@ def list_outgoing(tenant_id: str, states: Sequence[str], limit: int, late_second
     """Messages of all accounts in one of these states, the newest first; late are those that wait for longer."""
     waiting = func.extract("epoch", func.now() - OutboxMessage.asked_at).cast(Double)
     columns = (
-        OutboxMessage.id, EmailClient.account_name, EmailClient.user_id, OutboxMessage.state,
+        OutboxMessage.id, OutboxMessage.tenant_id, EmailClient.account_name, EmailClient.user_id, OutboxMessage.state,
         OutboxMessage.recipients, OutboxMessage.attempts, OutboxMessage.last_error_code, OutboxMessage.last_error,
         OutboxMessage.created_at, OutboxMessage.next_try_at,
         func.extract("epoch", OutboxMessage.next_try_at - func.now()).cast(Double), waiting,

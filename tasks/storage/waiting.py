@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, text
 
+from tasks.storage.accounts.rows import Account
 from tasks.storage.outbox import Outgoing
 from tasks.storage.session import tenant_transaction, unbound_transaction
 
@@ -47,6 +48,13 @@ _CLAIM = text("SELECT tenant_id, outbox_id, user_id, task FROM claim_waiting_mai
 _UNCLAIM = text("UPDATE outbox_message SET dispatched_at = NULL WHERE tenant_id = :tenant_id AND id = :id")
 _RELEASE = text("SELECT release_waiting_mail(:tenant_id, :account_id)")
 _COUNT = text("SELECT messages, late, oldest_seconds FROM count_waiting_mail(:late_seconds)")
+_COUNT_UNSENT = text(
+    """
+    SELECT count(*) FROM outbox_message
+    WHERE tenant_id = :tenant_id AND email_client_id = :account_id AND state <> 'sent'
+      AND state IN ('queued', 'sending', 'unknown')
+    """
+)
 _CHOSEN = """
     FROM outbox_message
     WHERE tenant_id = :tenant_id AND state <> 'sent' AND state = ANY(:states)
@@ -108,6 +116,13 @@ def count_waiting(late_seconds: int) -> Waiting:
     """The messages of all tenants that are not sent and not given up."""
     with unbound_transaction() as connection:
         return Waiting._make(connection.execute(_COUNT, {"late_seconds": late_seconds}).one())
+
+
+def count_unsent(account: Account) -> int:
+    """The account's messages that nobody may have yet and that are not given up."""
+    with tenant_transaction(account.tenant_id) as connection:
+        values = {"tenant_id": account.tenant_id, "account_id": account.id}
+        return int(connection.execute(_COUNT_UNSENT, values).scalar_one())
 
 
 def ask_again(tenant_id: str, states: Sequence[str], account_id: str | None, *, only_looks: bool) -> list[str]:
