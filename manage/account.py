@@ -8,10 +8,11 @@ import click
 from manage.account_add import add, read_client_secret, read_secret
 from manage.account_all_mail import advice, all_mail
 from manage.account_audit import audit
-from manage.account_show import show, state
-from manage.output import NEEDS_PASSWORD, ago, complain, confirm, password_advice, print_json, say, table, tell
+from manage.account_show import remedies, show, state
+from manage.advice import explained
+from manage.output import ago, complain, confirm, print_json, say, table, tell
 from manage.place import COMMAND
-from manage.session import connect, tenant_option
+from manage.session import account_argument, connect, tenant_option
 
 if TYPE_CHECKING:
     from tasks.storage.accounts.rows import Account
@@ -57,14 +58,14 @@ def list_(as_json: bool, tenant: str) -> None:
         ),
     )
     for found in accounts:
-        if found.last_error_code in NEEDS_PASSWORD:
-            say(f"{found.account_name}: {password_advice(found.account_name)}")
+        for what_to_do in remedies(found):
+            say(f"{found.account_name}: {what_to_do}")
         if doubles := advice(found):
             say(f"{found.account_name}: {doubles}")
 
 
 @account.command()
-@click.argument("account_name", metavar="ACCOUNT")
+@account_argument
 @tenant_option
 def test(account_name: str, tenant: str) -> None:
     """Log in to an account's servers and look at what they offer. Each that works ends the pause of its side."""
@@ -78,14 +79,14 @@ def test(account_name: str, tenant: str) -> None:
         try:
             try_it(found)
         except EmailError as error:
-            complain(str(error))
+            complain(explained(error, account_name))
             all_work = False
     if not all_work:
         sys.exit(1)
 
 
 @account.command()
-@click.argument("account_name", metavar="ACCOUNT")
+@account_argument
 @click.option("--smtp", is_flag=True, help="A password for the SMTP server alone, which from now on has its own.")
 @click.option("--password-stdin", is_flag=True, help="Read it from standard input instead of asking.")
 @tenant_option
@@ -112,7 +113,7 @@ def password(account_name: str, smtp: bool, password_stdin: bool, tenant: str) -
 
 
 @account.command()
-@click.argument("account_name", metavar="ACCOUNT")
+@account_argument
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @tenant_option
 def remove(account_name: str, yes: bool, tenant: str) -> None:

@@ -7,14 +7,14 @@ import click
 
 from manage.output import confirm, say
 from manage.place import COMMAND
-from manage.session import connect, tenant_option
+from manage.session import account_argument, connect, tenant_option
 
 if TYPE_CHECKING:
     from tasks.storage.accounts.rows import Account
 
 
 @click.command(name="all-mail")
-@click.argument("account_name", metavar="ACCOUNT")
+@account_argument
 @click.argument("choice", type=click.Choice(["skip", "sync"]))
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @tenant_option

@@ -7,7 +7,7 @@ import click
 
 from manage.output import print_json, say, table, tell
 from manage.place import COMMAND
-from manage.session import connect, tenant_option
+from manage.session import account_argument, connect, tenant_option
 
 if TYPE_CHECKING:
     from tasks.engine.audit import FolderAudit
@@ -21,7 +21,7 @@ _MANY = 20_000
 
 
 @click.command()
-@click.argument("account_name", metavar="ACCOUNT")
+@account_argument
 @click.option("--repair", is_flag=True, help="Have a full sync by the worker mend what differs, and compare again.")
 @click.option("--folder", help="This folder alone.")
 @click.option("--json", "as_json", is_flag=True, help="For machines.")

@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from manage.account_all_mail import advice
-from manage.output import Cell, ago, good_or_bad, print_json, table, tell
-from manage.session import connect, tenant_option
+from manage.account_all_mail import advice as advice_on_doubles
+from manage.advice import advice, advice_for_code, said_here
+from manage.output import Cell, ago, good_or_bad, print_json, say, table, tell
+from manage.session import account_argument, connect, tenant_option
 
 if TYPE_CHECKING:
     from tasks.storage.accounts.rows import Account
@@ -24,7 +25,7 @@ class Fact(NamedTuple):
 
 
 @click.command()
-@click.argument("account_name", metavar="ACCOUNT")
+@account_argument
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
 @tenant_option
 def show(account_name: str, as_json: bool, tenant: str) -> None:
@@ -43,13 +44,15 @@ def show(account_name: str, as_json: bool, tenant: str) -> None:
     for fact in facts:
         tell(f"{fact.label:{width}}  ", fact.text)
     table(_COLUMNS, map(_row, folders), right=_COLUMNS[1:5])
+    for what_to_do in remedies(found):
+        say(what_to_do)
 
 
 def state(found: "Account") -> Cell:
     """What is wrong with an account, or that it is well."""
     troubles = [] if found.is_enabled else ["switched off"]
     if found.last_error is not None:
-        troubles.append(f"{'receiving is paused: ' if found.paused_at else ''}{found.last_error}")
+        troubles.append(f"{'receiving is paused: ' if found.paused_at else ''}{said_here(found.last_error)}")
     if found.smtp_last_error is not None:
         troubles.append(f"sending{' is paused' if found.smtp_paused_at else ''}: {found.smtp_last_error}")
     if troubles:
@@ -57,6 +60,18 @@ def state(found: "Account") -> Cell:
     if not found.is_sync_enabled:
         return "not synced by schedule"
     return good_or_bad(True, "ok") if found.last_sync_at else "not synced yet"
+
+
+def remedies(found: "Account") -> list[str]:
+    """What a person can do about what is wrong with an account, side by side once."""
+    from tasks.errors import Remedy
+
+    sending = Remedy.STORE_SMTP_PASSWORD if found.smtp_paused_at else Remedy.TRY_LOGIN
+    both = (
+        advice_for_code(found.last_error_code, found.account_name),
+        advice(sending, found.account_name) if found.smtp_last_error else None,
+    )
+    return list(dict.fromkeys(filter(None, both)))
 
 
 def _identity(found: "Account") -> Iterator[Fact]:
@@ -97,7 +112,7 @@ def _logins(found: "Account") -> Iterator[Fact]:
 
 
 def _choices(found: "Account") -> Iterator[Fact]:
-    doubles = advice(found)
+    doubles = advice_on_doubles(found)
     yield Fact("all_mail", "all mail", found.all_mail + (f": {doubles}" if doubles else ""), found.all_mail)
     refused = ", ".join(found.refused_extensions)
     yield Fact("refused_extensions", "offers and refuses", refused or "nothing", found.refused_extensions)

@@ -27,6 +27,7 @@ from manage import (
     stack,
     sync,
 )
+from manage.advice import explained, said_here
 from manage.output import complain
 from manage.place import IS_HOST
 from manage.trouble import redis_words
@@ -53,9 +54,9 @@ class Manage(click.Group):
                 if tells_secret(error):
                     complain(f"{type(error).__name__}: {NOT_SHOWN}")
                 elif said := redis_words(error):
-                    complain(said)
+                    complain(said_here(said))
                 elif _is_expected(error):
-                    complain(str(error))
+                    complain(explained(error, ctx.obj))
                 else:
                     raise
             sys.exit(1)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from manage.advice import advice, said_here
 from manage.output import ago, complain, confirm, print_json, say, table, tell_lines
 from manage.session import connect
 from manage.trouble import redis_words
@@ -57,7 +58,8 @@ def _show_all(found: "list[Summary]") -> None:
                 letter.tenant_id,
                 str(letter.attempts),
                 ago(letter.last_failed_at),
-                f"{letter.error_code}: {letter.error}{'' if letter.retried_at is None else ' (being retried)'}",
+                f"{letter.error_code}: {said_here(letter.error)}"
+                f"{'' if letter.retried_at is None else ' (being retried)'}",
             )
             for letter in found
         ),
@@ -72,6 +74,7 @@ def show(letter_id: str, as_json: bool) -> None:
     """Show one: what it was asked to do, without anybody's mail, and where it failed."""
     connect()
     import tasks.celery_app  # noqa: F401 - becomes the application that deadletter asks
+    from tasks.errors import Remedy
     from tasks.runtime.dead_letters import is_aside, show_aside
     from tasks.storage.dead_letters import get_letter
 
@@ -88,6 +91,7 @@ def show(letter_id: str, as_json: bool) -> None:
     traceback = shown.pop("traceback")
     table(("field", "value"), ((name, "" if value is None else str(value)) for name, value in shown.items()))
     tell_lines(traceback)
+    say(advice(Remedy.RETRY_TASK, item_id=found.id) or "")
 
 
 @dlq.command()

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from manage.advice import advice_for_code, said_here
 from manage.output import confirm, duration, good_or_bad, print_json, say, size, table
+from manage.place import COMMAND
 from manage.session import connect, tenant_option
 
 if TYPE_CHECKING:
@@ -61,7 +63,7 @@ def list_(state: str | None, all_tenants: bool, as_json: bool, tenant: str) -> N
                 str(one.attempts),
                 good_or_bad(not one.is_late, duration(one.waiting_seconds)),
                 _next_try(one.state, one.seconds_left),
-                one.last_error or "",
+                said_here(one.last_error or ""),
             )
             for one in found
         ),
@@ -90,14 +92,16 @@ def show(outbox_id: str, as_json: bool, tenant: str) -> None:
         "size": size(outgoing.size),
         "attempts": outgoing.attempts,
         "next try": _next_try(outgoing.state, outgoing.seconds_left),
-        "last error": outgoing.last_error or "",
+        "last error": said_here(outgoing.last_error or ""),
         **{r.address: f"{r.state} {r.reply}".strip() for r in outgoing.recipients},
     }
     table(("field", "value"), ((name, str(value)) for name, value in shown.items()))
     if outgoing.state == "unknown":
         say("Ask a recipient, or look for the Message-ID in the server's log or the Sent folder. Then say which:")
-        say(f"  outbox sent {outbox_id}      it was sent")
-        say(f"  outbox resend {outbox_id}    it was not: send it now")
+        say(f"  {COMMAND} outbox sent {outbox_id}      it was sent")
+        say(f"  {COMMAND} outbox resend {outbox_id}    it was not: send it now")
+    elif what_to_do := advice_for_code(outgoing.last_error_code, account.account_name, outbox_id):
+        say(what_to_do)
 
 
 @outbox.command()

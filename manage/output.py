@@ -5,7 +5,6 @@ theirs comes to the terminal. Only what is `Coloured` has colours.
 """
 
 import json
-import shlex
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -13,19 +12,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
-from manage.place import COMMAND
 from tasks.secrecy.visible import visible, visible_json
 
 if TYPE_CHECKING:
     from rich.progress import Progress
-
-# The codes of errors that another password mends.
-NEEDS_PASSWORD = ("authentication_failed", "login_refused", "credential_unreadable")
-
-
-def password_advice(account: str) -> str:
-    """How to store another password."""
-    return f"store another password with {COMMAND} account password {shlex.quote(account)}"
 
 
 class Coloured(NamedTuple):

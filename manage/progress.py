@@ -42,6 +42,8 @@ def watch(task_id: str, *, quiet: bool = False) -> dict[str, Any]:
 
     Raises StackError when it fails, and ResultsUnavailableError where Redis does not say how it stands.
     """
+    from tasks.errors import EmailError
+
     with progress(quiet=quiet) as bars:
         bar = bars.add_task("queued", total=None)
         teller = _Teller()
@@ -52,7 +54,7 @@ def watch(task_id: str, *, quiet: bool = False) -> dict[str, Any]:
                 bars.update(bar, description="done", completed=total, total=total, visible=total > 0)
                 return dict(info)
             if state in ("FAILURE", "REVOKED"):
-                raise StackError(f"the sync failed: {info}")
+                raise StackError(f"the sync failed: {info}") from (info if isinstance(info, EmailError) else None)
             teller.tell(state, info)
             if state == "PROGRESS":
                 done = f"{info['folders_done']}/{info['folders_total']} folders"

@@ -5,14 +5,15 @@ import sys
 import click
 
 from manage.output import print_json, say, tell
-from manage.session import connect, tenant_option
+from manage.place import COMMAND
+from manage.session import account_argument, connect, tenant_option
 from native.errors import StackError
 
 _PATIENCE_SECONDS = 120
 
 
 @click.command()
-@click.argument("account_name", metavar="ACCOUNT")
+@account_argument
 @click.option("--to", required=True, multiple=True, help="A recipient: a@b or 'Name <a@b>'. May be given again.")
 @click.option("--cc", multiple=True, help="May be given again.")
 @click.option("--bcc", multiple=True, help="May be given again.")
@@ -46,7 +47,7 @@ def send(
     try:
         result = task.get(timeout=_PATIENCE_SECONDS, interval=0.1)
     except NotYetError:
-        raise StackError(f"not sent yet; see: outbox list (task {task.id})") from None
+        raise StackError(f"not sent yet; see: {COMMAND} outbox list (task {task.id})") from None
     except Exception as error:
         if isinstance(error, EmailError):
             raise

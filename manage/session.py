@@ -18,6 +18,17 @@ def tenant_option(command: Callable[..., Any]) -> Callable[..., Any]:
     return option(command)
 
 
+def account_argument(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`ACCOUNT`, the account that a verb is about; what is said of an error names it."""
+    argument = click.argument("account_name", metavar="ACCOUNT", callback=_remember)
+    return argument(command)
+
+
+def _remember(context: click.Context, _: click.Parameter, account_name: str) -> str:
+    context.find_root().obj = account_name
+    return account_name
+
+
 def connect(*, broker: bool = False) -> None:
     """Configure this process as the running stack is. Raises StackError when what is needed does not answer.
 

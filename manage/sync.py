@@ -4,11 +4,11 @@ import click
 
 from manage.output import print_json, say, tell
 from manage.place import COMMAND
-from manage.session import connect, tenant_option
+from manage.session import account_argument, connect, tenant_option
 
 
 @click.command()
-@click.argument("account_name", metavar="ACCOUNT")
+@account_argument
 @click.option("--full", is_flag=True, help="Compare every message instead of only what has changed.")
 @click.option("--follow", is_flag=True, help="Watch it until it is done.")
 @click.option("--json", "as_json", is_flag=True, help="For machines.")

@@ -1,10 +1,13 @@
 """One tree of errors: transient ones are retried, permanent ones are recorded and shown.
 
-The docstring of a class is its message to a person; what it happened to is given when it is raised. `code` is
-stable and is what programs and the `last_error_code` column of an account hold.
+The docstring of a class is its message to a person; what the error happened to is given when it is raised. `code` is
+stable and is what programs and the `last_error_code` column of an account hold. No message names a command: messages
+are stored, and the operator's command differs from place to place. `remedy` says what a person can do, and whoever
+shows an error names the command for it (`manage/advice.py`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from enum import StrEnum, auto
 from typing import Any, ClassVar
 
 from kombu.exceptions import OperationalError
@@ -12,10 +15,23 @@ from kombu.exceptions import OperationalError
 from tasks.secrecy.secrets import shown
 
 
+class Remedy(StrEnum):
+    """What a person can do about an error."""
+
+    STORE_PASSWORD = auto()
+    STORE_SMTP_PASSWORD = auto()
+    STORE_TOKEN = auto()
+    STORE_SECRET_AGAIN = auto()
+    TRY_LOGIN = auto()
+    DECIDE_DELIVERY = auto()
+    RETRY_TASK = auto()
+
+
 class EmailError(Exception):
     """Something went wrong with the mail of an account."""
 
     code: ClassVar[str] = "error"
+    remedy: ClassVar[Remedy | None] = None
 
     def __init__(self, detail: str = "") -> None:
         # Often a server's own words, which may hold anything; they go into the database and the result store.
@@ -59,10 +75,10 @@ class LoginBusyError(MailServerBusyError):
 
 
 class LoginDelayedError(TransientError):
-    """The mail server did not let the account in, so nothing was tried before the next login is due;
-    `./manage.sh account test` tries at once."""
+    """The mail server did not let the account in, and the time of the next login has not come: nothing was tried."""
 
     code = "login_delayed"
+    remedy = Remedy.TRY_LOGIN
 
     def __init__(self, detail: str, retry_after: float | None = None) -> None:
         super().__init__(detail)
@@ -74,6 +90,7 @@ class LoginRefusedError(LoginDelayedError):
     and only after hours of refusals the account is paused."""
 
     code = "login_refused"
+    remedy = Remedy.STORE_PASSWORD
 
 
 class LoginFailedError(LoginDelayedError):
@@ -150,22 +167,25 @@ class AnotherMessageError(PermanentError):
 
 
 class AuthenticationFailedError(PermanentError):
-    """The mail server refuses the user name or password; the account is paused until `./manage.sh account password`
-    stores another or `./manage.sh account test` succeeds."""
+    """The mail server refuses the user name or password; the account is paused until another password is stored or a
+    test of the account succeeds."""
 
     code = "authentication_failed"
+    remedy = Remedy.STORE_PASSWORD
 
 
 class SmtpLoginRefusedError(AuthenticationFailedError):
-    """The SMTP server refuses the user name or password; sending is paused until
-    `./manage.sh account password --smtp` stores another for it or `./manage.sh account test` succeeds."""
+    """The SMTP server refuses the user name or password; sending is paused until another password is stored for the
+    SMTP server or a test of the account succeeds."""
+
+    remedy = Remedy.STORE_SMTP_PASSWORD
 
 
 class GrantRevokedError(AuthenticationFailedError):
-    """The OAuth2 grant was revoked or has expired, and the account is paused; store a new refresh token with
-    `./manage.sh account password`."""
+    """The OAuth2 grant was revoked or has expired; the account is paused until a new refresh token is stored."""
 
     code = "grant_revoked"
+    remedy = Remedy.STORE_TOKEN
 
 
 class AccountSwitchedOffError(PermanentError):
@@ -175,17 +195,19 @@ class AccountSwitchedOffError(PermanentError):
 
 
 class AccountPausedError(PermanentError):
-    """The account is paused, so nothing was tried; `./manage.sh account test` ends that where it succeeds, and so
-    does another password by `./manage.sh account password`."""
+    """The account is paused, so nothing was tried; another password ends the pause, and so does a test of the account
+    that succeeds."""
 
     code = "account_paused"
+    remedy = Remedy.STORE_PASSWORD
 
 
 class SendingPausedError(PermanentError):
-    """Sending from the account is paused, so nothing was tried; `./manage.sh account test` ends that where it
-    succeeds, and so does another password by `./manage.sh account password --smtp`."""
+    """Sending from the account is paused, so nothing was tried; another password for the SMTP server ends the pause,
+    and so does a test of the account that succeeds."""
 
     code = "sending_paused"
+    remedy = Remedy.STORE_SMTP_PASSWORD
 
 
 class TokenEndpointUnavailableError(TransientError):
@@ -241,10 +263,11 @@ class EncryptionUnavailableError(PermanentError):
 
 
 class CredentialUnreadableError(PermanentError):
-    """The stored secret cannot be decrypted with any key in CREDENTIAL_ENCRYPTION_KEY; enter it again with
-    `./manage.sh account password` (--smtp: the SMTP server's own)."""
+    """The stored secret cannot be decrypted with any key in CREDENTIAL_ENCRYPTION_KEY; the password or token has to
+    be entered again."""
 
     code = "credential_unreadable"
+    remedy = Remedy.STORE_SECRET_AGAIN
 
 
 class UnsupportedProtocolError(PermanentError):
@@ -296,9 +319,10 @@ class DeliveryFailedError(PermanentError):
 
 
 class DeliveryUnknownError(PermanentError):
-    """The connection broke before the answer: it may have been sent or not, and a person decides (`outbox show`)."""
+    """The connection broke before the server's answer: the message was sent or was not, and a person decides."""
 
     code = "delivery_unknown"
+    remedy = Remedy.DECIDE_DELIVERY
 
 
 class NotUnknownError(PermanentError):
@@ -346,9 +370,10 @@ class MailboxIncompleteError(PermanentError):
 
 
 class PoisonedTaskError(PermanentError):
-    """This task keeps killing its worker; it is set aside until `./manage.sh dlq retry` or `drop`."""
+    """This task keeps killing its worker; it is set aside until a person retries or drops it."""
 
     code = "poisoned"
+    remedy = Remedy.RETRY_TASK
 
 
 class MessageUnreadableError(PermanentError):
@@ -385,3 +410,15 @@ class InternalError(PermanentError):
     """A defect of this program; the worker's log has the details."""
 
     code = "internal_error"
+
+
+def remedy_of(code: str | None) -> Remedy | None:
+    """What a person can do about an error of which only the code is stored."""
+    return next((kind.remedy for kind in _kinds(EmailError) if kind.code == code), None)
+
+
+def _kinds(kind: type[EmailError]) -> Iterator[type[EmailError]]:
+    """An error and all that derive from it, each class before those that derive from it and may share its code."""
+    yield kind
+    for derived in kind.__subclasses__():
+        yield from _kinds(derived)

@@ -6,6 +6,7 @@ from typing import Any, get_args
 
 import yaml
 
+from manage.advice import name_in_inventory
 from tasks.runtime.broker.queues import QUEUES
 from tasks.settings import Settings
 from tests.unit.roles.plugins import load
@@ -77,6 +78,10 @@ def test_a_variable_of_a_role_has_the_default_of_the_setting() -> None:
         if _as_text(defaults()[variable]) != _as_text(settings()[name])
     }
     assert differing == {}
+
+
+def test_errors_on_hosts_name_the_variable_of_the_role() -> None:
+    assert {name: name_in_inventory(name) for name in plain()} == plain()
 
 
 def test_preflight_has_the_limits_of_the_settings() -> None:

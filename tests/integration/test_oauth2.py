@@ -217,7 +217,7 @@ def test_a_revoked_grant_pauses_the_account_and_says_so(
     paused = find_account(TENANT, account.id)
     assert paused.last_error_code == "grant_revoked"
     assert paused.paused_at is not None
-    assert "./manage.sh account password" in str(paused.last_error)
+    assert "until a new refresh token is stored" in str(paused.last_error)
     assert list(claim_due_accounts(10, 300)) == []
     assert server.connections == 0
 

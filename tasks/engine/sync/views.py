@@ -27,7 +27,7 @@ def left_out(account: Account, folders: Iterable[Folder]) -> frozenset[str]:
     for folder in views:
         if folder.uidvalidity is not None:
             logger.warning(
-                "%s holds messages of others a second time; manage.sh account all-mail %s skip drops them",
+                "%s holds messages of others a second time; the command `account all-mail %s skip` drops them",
                 folder.name, account.account_name,
             )  # fmt: skip
     return frozenset(folder.path for folder in views if folder.uidvalidity is None)

@@ -17,6 +17,7 @@ from tasks.errors import (
     AuthenticationFailedError,
     DeliveryInterruptedError,
     DeliveryUnknownError,
+    Remedy,
     SendingPausedError,
 )
 from tasks.storage.accounts.dispatch import claim_due_accounts
@@ -201,10 +202,10 @@ def test_the_smtp_server_gets_another_password_and_sending_goes_on(
         account = sending_account(Mailbox(imap.host, imap.port, "ada", "mailbox"), smtp, smtp_password=own)
         with pytest.raises(AuthenticationFailedError) as refused:
             send_once(account, "task-1")
-        assert "`./manage.sh account password --smtp`" in str(refused.value)
-        assert "`./manage.sh account password --smtp`" in str(find_account(TENANT, "mail").smtp_last_error)
+        assert refused.value.remedy is Remedy.STORE_SMTP_PASSWORD
+        assert "./manage.sh account password mail (with --smtp" in run("list").stderr
 
-        # When one is stored as the error says, twice
+        # When one is stored as the list says, twice
         for given in ("mistyped", "other"):
             changed = run("password", "--smtp", "mail", "--password-stdin", input=f"{given}\n")
             assert (changed.exit_code, paused()) == (0, (False, False))

@@ -10,6 +10,7 @@ from tasks.errors import (
     LoginMethodUnavailableError,
     MailServerUnavailableError,
     PermanentError,
+    Remedy,
 )
 from tasks.mail.authenticate import learn_login, log_in, login_refusal
 from tasks.mail.connection import Endpoint
@@ -144,7 +145,7 @@ def test_a_secret_is_not_shown() -> None:
 def test_a_refusal_says_what_to_do() -> None:
     refusal = login_refusal("[AUTHENTICATIONFAILED] no", ENDPOINT, TOKEN)
     assert isinstance(refusal, AuthenticationFailedError)
-    assert "./manage.sh account password" in str(refusal)
+    assert refusal.remedy is Remedy.STORE_PASSWORD
 
 
 PASSWORD = Login("ada", 's3cret "wörd"\\ 1')

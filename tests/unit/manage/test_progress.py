@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from manage import progress
+from manage.advice import explained
 from manage.progress import summarise, watch
 from native.errors import StackError
 from tasks.errors import AuthenticationFailedError
@@ -80,8 +81,9 @@ def test_a_retry_without_a_reason_waits_for_another_sync(
 
 def test_a_wrong_password_is_followed_by_the_verb_that_changes_it(monkeypatch: pytest.MonkeyPatch) -> None:
     answers(monkeypatch, ("FAILURE", AuthenticationFailedError("NO")))
-    with pytest.raises(StackError, match=r"manage\.sh account password"):
+    with pytest.raises(StackError) as failed:
         watch("id")
+    assert "./manage.sh account password mail." in explained(failed.value, "mail")
 
 
 def test_a_failure_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
