@@ -1,11 +1,12 @@
 """The Celery application: configuration, queues, routes and schedule. Tasks are imported from here.
 
-from tasks.celery_app import SYNC_EMAILS, sync_emails
+from tasks.celery_app import sync_emails
 sync_emails.delay(email_client_id, tenant_id, user_id)
 """
 
 from collections.abc import Callable
 from datetime import timedelta
+from importlib import import_module
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -15,68 +16,30 @@ from kombu import Connection, Queue
 from kombu.transport import TRANSPORT_ALIASES
 from kombu.utils.url import parse_url
 
-from tasks.delete import (
-    DELETE_EMAILS,
-    EMPTY_TRASH,
-    ENFORCE_TRASH_RETENTION,
-    delete_emails,
-    empty_trash,
-    enforce_trash_retention,
-)
 from tasks.engine import shutdown
-from tasks.maintenance import CLEANUP_STALE_RESULTS, cleanup_stale_results
 from tasks.monitoring import flower_door
-from tasks.periodic import PERIODIC_SYNC, periodic_sync
-from tasks.reread import LOOK_SECONDS, QUEUE_REREADING, REREAD_MESSAGES, queue_rereading, reread_messages
+from tasks.registry import QUEUES, TASKS, TaskRow
 from tasks.runtime import journal, systemd
 from tasks.runtime.broker import outage
-from tasks.runtime.broker.queues import QUEUES
 from tasks.runtime.control import get_active_tasks, get_queue_stats, get_task_status, revoke_task
 from tasks.runtime.results import ResultStore
 from tasks.runtime.task import CELERY_DEFAULT_RETRY_DELAY, CELERY_RETRY_BACKOFF_BASE, EmailTask
-from tasks.send import (
-    LOOK_SECONDS as MAIL_LOOK_SECONDS,
-)
-from tasks.send import (
-    QUEUE_WAITING_MAIL,
-    SEND_EMAIL,
-    SEND_WAITING,
-    queue_waiting_mail,
-    send_email,
-    send_waiting,
-)
 from tasks.settings import Settings, get_settings
-from tasks.spam import ASK_SPAM_ENGINES, CHECK_SPAM, ask_spam_engines, check_spam
-from tasks.sync import SYNC_EMAILS, sync_emails
+
+_tasks = {row.function: getattr(import_module(f"tasks.{row.module}"), row.function) for row in TASKS}
 
 __all__ = [
     "CELERY_DEFAULT_RETRY_DELAY",
     "CELERY_RETRY_BACKOFF_BASE",
     "EmailTask",
-    "ask_spam_engines",
     "celery_app",
-    "check_spam",
-    "cleanup_stale_results",
     "create_celery_app",
-    "delete_emails",
-    "empty_trash",
-    "enforce_trash_retention",
     "get_active_tasks",
     "get_queue_stats",
     "get_task_status",
-    "periodic_sync",
-    "queue_rereading",
-    "queue_waiting_mail",
-    "reread_messages",
     "revoke_task",
-    "send_email",
-    "send_waiting",
-    "sync_emails",
+    *_tasks,
 ]
-
-_SYNC_SCHEDULE_SECONDS = 300
-_CLEANUP_SCHEDULE_SECONDS = 3600
-_TRASH_SCHEDULE_SECONDS = 24 * 3600
 
 # Looked for abandoned messages so often; kombu's own default is every 100 s.
 _RESTORE_SECONDS = 10
@@ -108,6 +71,14 @@ class _Application(Celery):  # type: ignore[misc]  # celery has no types
 
     def _get_backend(self) -> ResultStore:
         return ResultStore(app=self, url=self.conf.first("result_backend"))
+
+
+def __getattr__(name: str) -> Any:
+    """A task, by the name of its function (PEP 562)."""
+    try:
+        return _tasks[name]
+    except KeyError:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
 
 
 def create_celery_app(get: Callable[[], Settings] = get_settings) -> Celery:
@@ -146,21 +117,7 @@ def _configuration(settings: Settings) -> dict[str, Any]:
         "task_queues": tuple(Queue(name, routing_key=name) for name in QUEUES),
         "task_default_queue": "sync",
         "task_create_missing_queues": False,
-        "task_routes": {
-            SYNC_EMAILS: {"queue": "sync"},
-            SEND_EMAIL: {"queue": "send"},
-            SEND_WAITING: {"queue": "send"},
-            QUEUE_WAITING_MAIL: {"queue": "periodic"},
-            DELETE_EMAILS: {"queue": "delete"},
-            EMPTY_TRASH: {"queue": "delete"},
-            ENFORCE_TRASH_RETENTION: {"queue": "periodic"},
-            PERIODIC_SYNC: {"queue": "periodic"},
-            CLEANUP_STALE_RESULTS: {"queue": "periodic"},
-            QUEUE_REREADING: {"queue": "periodic"},
-            REREAD_MESSAGES: {"queue": "reread"},
-            CHECK_SPAM: {"queue": "spam"},
-            ASK_SPAM_ENGINES: {"queue": "spam"},
-        },
+        "task_routes": {row.name: {"queue": row.queue} for row in TASKS},
         "task_track_started": True,
         # A task is acknowledged when its effect is durable, and comes back if its worker dies before.
         "task_acks_late": True,
@@ -181,34 +138,15 @@ def _configuration(settings: Settings) -> dict[str, Any]:
         "worker_enable_prefetch_count_reduction": False,
         "worker_hijack_root_logger": True,
         "beat_scheduler": "tasks.runtime.scheduler:SharedScheduler",
-        "beat_schedule": {
-            "sync-emails-every-5min": {
-                "task": PERIODIC_SYNC,
-                "schedule": timedelta(seconds=_SYNC_SCHEDULE_SECONDS),
-                "options": {"expires": _SYNC_SCHEDULE_SECONDS},
-            },
-            "cleanup-stale-tasks-hourly": {
-                "task": CLEANUP_STALE_RESULTS,
-                "schedule": timedelta(seconds=_CLEANUP_SCHEDULE_SECONDS),
-                "options": {"expires": _CLEANUP_SCHEDULE_SECONDS},
-            },
-            "enforce-trash-retention-daily": {
-                "task": ENFORCE_TRASH_RETENTION,
-                "schedule": timedelta(seconds=_TRASH_SCHEDULE_SECONDS),
-                "options": {"expires": _TRASH_SCHEDULE_SECONDS},
-            },
-            "queue-rereading-every-5min": {
-                "task": QUEUE_REREADING,
-                "schedule": timedelta(seconds=LOOK_SECONDS),
-                "options": {"expires": LOOK_SECONDS},
-            },
-            "queue-waiting-mail-every-30s": {
-                "task": QUEUE_WAITING_MAIL,
-                "schedule": timedelta(seconds=MAIL_LOOK_SECONDS),
-                "options": {"expires": MAIL_LOOK_SECONDS},
-            },
-        },
+        "beat_schedule": dict(_entry(row) for row in TASKS if row.schedule),
     }
+
+
+def _entry(row: TaskRow) -> tuple[str, dict[str, Any]]:
+    """The entry of beat's schedule. A task that was not begun before it is queued again expires."""
+    assert row.schedule
+    entry, seconds = row.schedule
+    return entry, {"task": row.name, "schedule": timedelta(seconds=seconds), "options": {"expires": seconds}}
 
 
 def _transport_options(visibility_timeout: int) -> dict[str, Any]:

@@ -13,14 +13,11 @@ from kombu.exceptions import OperationalError
 from tasks.engine.delete.messages import DeleteRequest, delete_expired, delete_messages
 from tasks.engine.run import HandOnError
 from tasks.errors import HostBusyError, LeaseHeldError, TransientError
+from tasks.registry import DELETE_EMAILS, EMPTY_TRASH, ENFORCE_TRASH_RETENTION
 from tasks.runtime.publish import publish_many
 from tasks.runtime.task import EmailTask
 from tasks.settings import get_settings
 from tasks.storage.messages.deletions import accounts_with_expired_trash
-
-DELETE_EMAILS = "email_service.tasks.delete_emails"
-EMPTY_TRASH = "email_service.tasks.empty_trash"
-ENFORCE_TRASH_RETENTION = "email_service.tasks.enforce_trash_retention"
 
 # Of the soft time limit; the rest is for the batch at hand and for what a slow server adds.
 _BUDGET_SHARE = 0.6

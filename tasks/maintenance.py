@@ -6,13 +6,12 @@ from typing import Any
 from celery import shared_task
 from redis.exceptions import ResponseError
 
+from tasks.registry import CLEANUP_STALE_RESULTS
 from tasks.runtime.broker import aside, cleanup
 from tasks.runtime.broker.transport import broker_client
 from tasks.runtime.task import EmailTask
 from tasks.settings import get_settings
 from tasks.storage.cleanup import delete_old_dead_letters, delete_unreferenced_blobs, release_expired_leases
-
-CLEANUP_STALE_RESULTS = "email_service.tasks.cleanup_stale_results"
 
 # Of the soft time limit; what is left then is found in an hour.
 _BUDGET_SHARE = 0.6

@@ -9,6 +9,7 @@ from typing import Any
 from celery import shared_task
 from kombu.exceptions import OperationalError
 
+from tasks.registry import PERIODIC_SYNC
 from tasks.runtime.publish import publish_many
 from tasks.runtime.task import EmailTask
 from tasks.settings import get_settings
@@ -27,7 +28,6 @@ _BUDGET_SHARE = 0.6
 _SECONDS_PER_SYNC = 1
 # The result is kept in Redis and read by people: with a million accounts it is not a list of all.
 _MOST_TASK_IDS = 1000
-PERIODIC_SYNC = "email_service.tasks.periodic_sync"
 
 
 @shared_task(bind=True, base=EmailTask, name=PERIODIC_SYNC, max_retries=1)

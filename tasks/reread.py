@@ -13,6 +13,7 @@ from kombu.exceptions import OperationalError
 
 from tasks.engine.reread import Reread, RereadRequest, reread_account
 from tasks.errors import HostBusyError, LeaseHeldError, LeaseLostError, TransientError
+from tasks.registry import QUEUE_REREADING, REREAD_MESSAGES, REREADING_SECONDS
 from tasks.runtime.broker.queues import is_served_last
 from tasks.runtime.control import get_queue_stats
 from tasks.runtime.publish import publish_many
@@ -24,11 +25,7 @@ from tasks.storage.messages.rereading import accounts_to_reread
 
 logger = logging.getLogger(__name__)
 
-REREAD_MESSAGES = "email_service.tasks.reread_messages"
-QUEUE_REREADING = "email_service.tasks.queue_rereading"
 
-# What was not begun until the next look is queued anew by it.
-LOOK_SECONDS = 300
 # How soon a task that was killed looks whether its own lease has run out.
 _LOOK_AGAIN_SECONDS = 5
 _BUSY_SECONDS = 30
@@ -66,7 +63,7 @@ def reread_messages(self: Any, email_client_id: str, tenant_id: str, user_id: st
         queue_engines(email_client_id, tenant_id, user_id)
     if done.is_done:
         return _result("success", done)
-    reread_messages.apply_async((email_client_id, tenant_id, user_id), expires=LOOK_SECONDS)
+    reread_messages.apply_async((email_client_id, tenant_id, user_id), expires=REREADING_SECONDS)
     return _result("handed_on", done)
 
 
@@ -85,7 +82,7 @@ def queue_rereading(self: Any) -> dict[str, Any]:  # noqa: ARG001 - a bound task
     try:
         while found := accounts_to_reread(after, _ACCOUNTS_AT_A_TIME, automatically=limits.automatically):
             calls = [(account_id, tenant_id, user_id) for tenant_id, account_id, user_id in found]
-            accounts += len(publish_many(reread_messages, calls, expires=LOOK_SECONDS))
+            accounts += len(publish_many(reread_messages, calls, expires=REREADING_SECONDS))
             after = found[-1][:2]
             if time.monotonic() >= deadline:
                 return {"status": "partial", "accounts": accounts}

@@ -23,6 +23,7 @@ from tasks.errors import (
     PoisonedTaskError,
     TransientError,
 )
+from tasks.registry import QUEUE_WAITING_MAIL, SEND_EMAIL, SEND_WAITING
 from tasks.runtime.broker.transport import broker_client
 from tasks.runtime.clocks import note_database
 from tasks.runtime.publish import publish_many
@@ -36,12 +37,7 @@ from tasks.storage.waiting import claim_waiting, unclaim_waiting
 
 logger = logging.getLogger(__name__)
 
-SEND_EMAIL = "email_service.tasks.send_email"
-SEND_WAITING = "email_service.tasks.send_waiting"
-QUEUE_WAITING_MAIL = "email_service.tasks.queue_waiting_mail"
-
-# How often beat looks for messages whose next try is due, and how many are queued then at most.
-LOOK_SECONDS = 30
+# How many messages whose next try is due are queued at a time, at most.
 _MOST_AT_ONCE = 5000
 # A task that was not begun after so many times the visibility timeout is lost: Redis was emptied, or fell back.
 _LOST_AFTER, _MOST_LOST_SECONDS = 2, 30 * 24 * 3600

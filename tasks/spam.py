@@ -9,13 +9,11 @@ from kombu.exceptions import OperationalError
 
 from tasks.engine.spam import ask_engines, check_message
 from tasks.errors import SpamEngineUnavailableError, TransientError
+from tasks.registry import ASK_SPAM_ENGINES, CHECK_SPAM
 from tasks.runtime.task import EmailTask
 from tasks.settings import get_settings
 
 logger = logging.getLogger(__name__)
-
-CHECK_SPAM = "email_service.tasks.check_spam"
-ASK_SPAM_ENGINES = "email_service.tasks.ask_spam_engines"
 
 # Of the soft time limit; an engine may take its whole timeout for each message of the batch at hand.
 _BUDGET_SHARE = 0.4

@@ -19,6 +19,7 @@ from celery.exceptions import SoftTimeLimitExceeded
 from tasks.engine.run import Progress, Tally
 from tasks.engine.sync.account import SyncRequest, sync_account
 from tasks.errors import HostBusyError, LeaseHeldError, LoginDelayedError, PoisonedTaskError, TransientError
+from tasks.registry import SYNC_EMAILS
 from tasks.runtime.task import EmailTask
 from tasks.settings import get_settings
 from tasks.spam import queue_engines
@@ -37,7 +38,6 @@ _LEASE_LOOK_SECONDS = 5
 _HOST_LOOK_SECONDS = 15
 _REPORT_SECONDS = 0.5
 _HEADER = "metabuilder_sync"
-SYNC_EMAILS = "email_service.tasks.sync_emails"
 
 
 class SyncTask(EmailTask):

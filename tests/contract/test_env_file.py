@@ -7,7 +7,7 @@ from typing import Any, get_args
 import yaml
 
 from manage.advice import name_in_inventory
-from tasks.runtime.broker.queues import QUEUES
+from tasks.registry import QUEUES
 from tasks.settings import Settings
 from tests.unit.roles.plugins import load
 

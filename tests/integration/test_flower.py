@@ -16,7 +16,7 @@ from native.health import flower_answers
 from native.ports import free_port, wait_until_answers
 from native.state import ROOT
 from tasks.monitoring.throttle import OF_ADDRESS
-from tasks.runtime.broker.queues import QUEUES
+from tasks.registry import QUEUES
 from tests.support.debians_redis import TlsRedis
 
 LOGIN = "admin:sample: a password % with # in it"

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 
 from native.process import is_alive, wait_until_gone
-from tasks.runtime.broker.queues import QUEUES
+from tasks.registry import QUEUES
 
 _ROOT = Path(__file__).parents[2]
 _START_SECONDS = 30

@@ -1,15 +1,14 @@
 """The queues, and in which order one worker takes from them.
 
-A higher number is served more: where several queues have messages, each gets its share of the turns, sync 10 of 36
-and spam 3 of 36, and the highest comes first. So a flood in one never starves another, as strict priorities would,
-and mail is not held up by spam checks, as it would be if all took turns alike. Only what has no weight (reading
-again) waits until all others are empty.
+A queue with a higher weight (tasks/registry.py) is served more: where several queues have messages, each gets its
+share of the turns, sync 10 of 36 and spam 3 of 36, and the highest weight comes first. So a flood in one queue never
+starves another, as strict priorities would, and mail is not held up by spam checks, as it would be if all queues took
+turns alike. Only a queue of weight 0 (reading again) waits until all others are empty.
 """
 
 from collections.abc import Iterable
 
-# The name of each queue and its weight.
-QUEUES = {"sync": 10, "periodic": 10, "send": 8, "delete": 5, "spam": 3, "reread": 0}
+from tasks.registry import QUEUES
 
 
 def wake_key(queue: str) -> str:

@@ -34,9 +34,10 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from tasks.engine import shutdown
 from tasks.errors import MessageUnreadableError
+from tasks.registry import QUEUES
 from tasks.runtime.broker import aside, clock, envelope
 from tasks.runtime.broker.deliveries import Deliveries, Message, unreadable
-from tasks.runtime.broker.queues import QUEUES, wake_key
+from tasks.runtime.broker.queues import wake_key
 from tasks.runtime.broker.scripts import LARGEST_MESSAGE, TAKE, put
 
 _logger = get_logger(__name__)

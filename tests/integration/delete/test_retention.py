@@ -10,8 +10,9 @@ from kombu.exceptions import OperationalError
 from native.dovecot import Dovecot
 from native.postgres import libpq
 from tasks import delete as tasks
-from tasks.delete import ENFORCE_TRASH_RETENTION, empty_trash
+from tasks.delete import empty_trash
 from tasks.errors import NotFoundError
+from tasks.registry import ENFORCE_TRASH_RETENTION
 from tasks.storage.accounts.rows import Account, NewAccount, add_account
 from tests.conftest import TENANT, USER, Database, register, sync
 from tests.integration.delete.conftest import Delete, ids_of

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from native.redis import RedisServer
-from tasks.periodic import _ACCOUNTS_PER_CLAIM, PERIODIC_SYNC
+from tasks.periodic import _ACCOUNTS_PER_CLAIM
+from tasks.registry import PERIODIC_SYNC
 from tasks.storage.credentials import add_credential
 from tasks.storage.session import tenant_transaction
 from tests.conftest import TENANT

@@ -15,7 +15,7 @@ from sqlalchemy import create_engine, text
 from manage import cli, dlq, session
 from native.dovecot import Dovecot
 from native.redis import RedisServer
-from tasks.periodic import PERIODIC_SYNC
+from tasks.registry import PERIODIC_SYNC
 from tasks.runtime import redeliveries
 from tasks.storage.accounts.rows import find_account
 from tasks.storage.dead_letters import NOBODY, get_letter, list_letters, open_arguments

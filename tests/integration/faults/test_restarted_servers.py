@@ -11,12 +11,16 @@ import pytest
 from native.dovecot import Dovecot
 from native.postgres import PostgresServer
 from native.redis import RedisServer
-from tasks.delete import DELETE_EMAILS, EMPTY_TRASH, ENFORCE_TRASH_RETENTION
-from tasks.maintenance import CLEANUP_STALE_RESULTS
-from tasks.periodic import PERIODIC_SYNC
-from tasks.send import SEND_EMAIL
-from tasks.spam import CHECK_SPAM
-from tasks.sync import SYNC_EMAILS
+from tasks.registry import (
+    CHECK_SPAM,
+    CLEANUP_STALE_RESULTS,
+    DELETE_EMAILS,
+    EMPTY_TRASH,
+    ENFORCE_TRASH_RETENTION,
+    PERIODIC_SYNC,
+    SEND_EMAIL,
+    SYNC_EMAILS,
+)
 from tests.conftest import TENANT, USER, Database, register, sync
 from tests.integration.faults.conftest import Queue, broker
 from tests.integration.send.conftest import sending_account

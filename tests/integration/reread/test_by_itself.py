@@ -11,7 +11,8 @@ from sqlalchemy import event
 from native.redis import RedisServer
 from tasks.errors import NotFoundError
 from tasks.mail.message import PARSER_VERSION
-from tasks.reread import QUEUE_REREADING, reread_messages
+from tasks.registry import QUEUE_REREADING
+from tasks.reread import reread_messages
 from tasks.storage import session
 from tasks.storage.accounts.rows import Account
 from tasks.storage.messages import rereading

@@ -9,7 +9,7 @@ import pytest
 
 from native.dovecot import Dovecot
 from native.redis import RedisServer
-from tasks.reread import REREAD_MESSAGES
+from tasks.registry import REREAD_MESSAGES
 from tasks.storage.accounts.rows import Account
 from tests.conftest import Database, register, sync
 from tests.integration.faults.conftest import SHORT_WAITS, Queue, broker

@@ -9,7 +9,8 @@ import pytest
 from native.dovecot import Dovecot
 from native.redis import RedisServer
 from tasks.errors import AuthenticationFailedError, MailServerUnavailableError, NotFoundError
-from tasks.reread import QUEUE_REREADING, REREAD_MESSAGES, reread_messages
+from tasks.registry import QUEUE_REREADING, REREAD_MESSAGES
+from tasks.reread import reread_messages
 from tasks.runtime.control import get_queue_stats
 from tasks.storage.accounts.rows import Account, change_password, record_failure
 from tasks.storage.messages import rereading

@@ -11,24 +11,9 @@ import celery
 import pytest
 
 import tasks.celery_app as public
-from tasks.celery_app import (
-    ask_spam_engines,
-    celery_app,
-    check_spam,
-    cleanup_stale_results,
-    create_celery_app,
-    delete_emails,
-    empty_trash,
-    enforce_trash_retention,
-    periodic_sync,
-    queue_rereading,
-    queue_waiting_mail,
-    reread_messages,
-    send_email,
-    send_waiting,
-    sync_emails,
-)
+from tasks.celery_app import celery_app, create_celery_app, delete_emails, send_email, sync_emails
 from tasks.errors import LoginRefusedError, TokenEndpointUnavailableError
+from tasks.registry import QUEUES, TASKS, TaskRow
 from tasks.runtime.task import EmailTask
 
 UNREACHABLE = "redis://127.0.0.1:1/0"
@@ -57,25 +42,32 @@ def test_every_name_that_callers_know_is_there() -> None:
     assert (public.CELERY_DEFAULT_RETRY_DELAY, public.CELERY_RETRY_BACKOFF_BASE) == (5, 2)
 
 
-def test_only_tasks_that_work_are_registered() -> None:
+def test_the_tasks_of_the_application_are_those_of_the_registry() -> None:
     ours = {name for name in celery_app.tasks if not name.startswith("celery.")}
-    working = (
-        sync_emails,
-        send_email,
-        delete_emails,
-        empty_trash,
-        enforce_trash_retention,
-        periodic_sync,
-        check_spam,
-        ask_spam_engines,
-        cleanup_stale_results,
-        queue_rereading,
-        reread_messages,
-        send_waiting,
-        queue_waiting_mail,
-    )
-    assert ours == {task.name for task in working}
+    assert ours == {row.name for row in TASKS}
     assert all(name.startswith("email_service.tasks.") for name in ours)
+
+
+@pytest.mark.parametrize("row", TASKS, ids=lambda row: row.function)
+def test_a_row_of_the_registry_describes_its_task(row: TaskRow) -> None:
+    task = getattr(public, row.function)
+    assert (task.name, task.run.__module__) == (row.name, f"tasks.{row.module}")
+    assert celery_app.conf.task_routes[row.name] == {"queue": row.queue}
+    assert row.queue in QUEUES
+
+
+def test_the_names_of_tasks_do_not_change() -> None:
+    # They are on the queues and in the databases of every site.
+    assert {row.function for row in TASKS} == {
+        "ask_spam_engines", "check_spam", "cleanup_stale_results", "delete_emails", "empty_trash",
+        "enforce_trash_retention", "periodic_sync", "queue_rereading", "queue_waiting_mail", "reread_messages",
+        "send_email", "send_waiting", "sync_emails",
+    }  # fmt: skip
+
+
+def test_what_no_task_is_called_is_no_attribute() -> None:
+    with pytest.raises(AttributeError, match="no_such_task"):
+        public.no_such_task  # noqa: B018
 
 
 def test_the_schedule_names_tasks_that_exist() -> None:

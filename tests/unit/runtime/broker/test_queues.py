@@ -2,7 +2,8 @@
 
 from collections import Counter
 
-from tasks.runtime.broker.queues import QUEUES, WeightedCycle
+from tasks.registry import QUEUES
+from tasks.runtime.broker.queues import WeightedCycle
 
 
 def take(cycle: WeightedCycle, waiting: Counter[str], count: int) -> list[str]:
