@@ -11,7 +11,7 @@ from manage.account_audit import audit
 from manage.account_show import remedies, show, state
 from manage.advice import explained
 from manage.output import ago, complain, confirm, print_json, say, table, tell
-from manage.place import COMMAND
+from manage.place import COMMAND, LOOK_AT_HEALTH
 from manage.session import account_argument, connect, tenant_option
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def list_(as_json: bool, tenant: str) -> None:
             (
                 found.account_name,
                 f"{found.username} at {found.hostname}:{found.port} ({found.encryption})",
-                ago(found.last_sync_at),
+                ago(found.last_sync_at, found.read_at),
                 state(found),
                 found.id,
             )
@@ -62,6 +62,8 @@ def list_(as_json: bool, tenant: str) -> None:
             say(f"{found.account_name}: {what_to_do}")
         if doubles := advice(found):
             say(f"{found.account_name}: {doubles}")
+    if any(found.is_overdue for found in accounts):
+        say(f"Overdue ones: does beat queue syncs, and do workers take them? {LOOK_AT_HEALTH}")
 
 
 @account.command()

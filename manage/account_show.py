@@ -7,7 +7,7 @@ import click
 
 from manage.account_all_mail import advice as advice_on_doubles
 from manage.advice import advice, advice_for_code, said_here
-from manage.output import Cell, ago, good_or_bad, print_json, say, table, tell
+from manage.output import Cell, ago, duration, good_or_bad, print_json, say, table, tell
 from manage.session import account_argument, connect, tenant_option
 
 if TYPE_CHECKING:
@@ -59,6 +59,8 @@ def state(found: "Account") -> Cell:
         return good_or_bad(False, "; ".join(troubles))
     if not found.is_sync_enabled:
         return "not synced by schedule"
+    if found.is_overdue:
+        return good_or_bad(False, f"overdue: is to be synced every {duration(found.sync_interval)}")
     return good_or_bad(True, "ok") if found.last_sync_at else "not synced yet"
 
 
@@ -95,9 +97,9 @@ def _servers(found: "Account") -> Iterator[Fact]:
 def _health(found: "Account") -> Iterator[Fact]:
     yield Fact("last_error", "state", state(found), found.last_error)
     yield Fact("last_error_code", "code", found.last_error_code or "none", found.last_error_code)
-    yield Fact("paused_at", "receiving paused", ago(found.paused_at), found.paused_at)
-    yield Fact("smtp_paused_at", "sending paused", ago(found.smtp_paused_at), found.smtp_paused_at)
-    yield Fact("last_sync_at", "last sync", ago(found.last_sync_at), found.last_sync_at)
+    yield Fact("paused_at", "receiving paused", ago(found.paused_at, found.read_at), found.paused_at)
+    yield Fact("smtp_paused_at", "sending paused", ago(found.smtp_paused_at, found.read_at), found.smtp_paused_at)
+    yield Fact("last_sync_at", "last sync", ago(found.last_sync_at, found.read_at), found.last_sync_at)
 
 
 def _logins(found: "Account") -> Iterator[Fact]:
@@ -105,7 +107,9 @@ def _logins(found: "Account") -> Iterator[Fact]:
         since, retry_at = (getattr(found, f"{prefix}login_{name}") for name in ("refused_since", "retry_at"))
         is_paused = getattr(found, f"{prefix}paused_at") is not None
         if since is not None:
-            yield Fact(f"{prefix}login_refused_since", f"logins to {side} refused since", ago(since), since)
+            yield Fact(
+                f"{prefix}login_refused_since", f"logins to {side} refused since", ago(since, found.read_at), since
+            )
         if retry_at is not None and not is_paused:
             next_try = f"{retry_at:%Y-%m-%d %H:%M %Z}"
             yield Fact(f"{prefix}login_retry_at", f"next login to {side}", next_try, retry_at)

@@ -49,6 +49,9 @@ def list_(tenant: str | None, task: str | None, code: str | None, as_json: bool)
 
 
 def _show_all(found: "list[Summary]") -> None:
+    from tasks.storage.session import database_now
+
+    now = database_now()
     table(
         ("id", "task", "tenant", "attempts", "failed", "error"),
         (
@@ -57,7 +60,7 @@ def _show_all(found: "list[Summary]") -> None:
                 letter.task_name.rpartition(".")[2],
                 letter.tenant_id,
                 str(letter.attempts),
-                ago(letter.last_failed_at),
+                ago(letter.last_failed_at, now),
                 f"{letter.error_code}: {said_here(letter.error)}"
                 f"{'' if letter.retried_at is None else ' (being retried)'}",
             )

@@ -7,7 +7,7 @@ theirs comes to the terminal. Only what is `Coloured` has colours.
 import json
 import sys
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
@@ -123,8 +123,8 @@ def duration(seconds: float) -> str:
     return f"{days} d {clock}" if days else clock
 
 
-def ago(moment: datetime | None) -> str:
-    """How long ago something was."""
+def ago(moment: datetime | None, now: datetime) -> str:
+    """How long ago something was, `now` by the clock that gave the moment."""
     if moment is None:
         return "never"
-    return f"{duration((datetime.now(UTC) - moment).total_seconds())} ago"
+    return f"{duration(max((now - moment).total_seconds(), 0))} ago"

@@ -26,6 +26,8 @@ CLEANUP_STALE_RESULTS = "email_service.tasks.cleanup_stale_results"
 
 # What was queued for reading again and was not begun until beat looks again expires: it is queued anew.
 REREADING_SECONDS = 300
+# Accounts whose sync is due are looked for so often.
+DUE_ACCOUNTS_SECONDS = 300
 
 
 class Schedule(NamedTuple):
@@ -51,7 +53,7 @@ class TaskRow(NamedTuple):
 
 TASKS = (
     TaskRow(SYNC_EMAILS, "sync", "sync"),
-    TaskRow(PERIODIC_SYNC, "periodic", "periodic", Schedule("sync-emails-every-5min", 300)),
+    TaskRow(PERIODIC_SYNC, "periodic", "periodic", Schedule("sync-emails-every-5min", DUE_ACCOUNTS_SECONDS)),
     TaskRow(SEND_EMAIL, "send", "send"),
     TaskRow(SEND_WAITING, "send", "send"),
     TaskRow(QUEUE_WAITING_MAIL, "send", "periodic", Schedule("queue-waiting-mail-every-30s", 30)),

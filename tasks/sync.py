@@ -25,7 +25,7 @@ from tasks.settings import get_settings
 from tasks.spam import queue_engines
 from tasks.storage.accounts.leases import OwnLeaseHeldError
 from tasks.storage.accounts.rows import get_account, record_failure
-from tasks.storage.session import tenant_transaction
+from tasks.storage.session import database_now, tenant_transaction
 
 logger = logging.getLogger(__name__)
 
@@ -113,8 +113,13 @@ class _SoFar:
     """What earlier runs of the same sync did, and since when it goes on."""
 
     def __init__(self, header: dict[str, Any] | None, *, force_full_sync: bool) -> None:
-        self.started: float = header["started"] if header else time.time()
-        self.full_since: float | None = self.started if force_full_sync else None
+        self.started: float = header["started"] if header else time.time()  # for workers of the release before
+        self._seconds: float = header.get("seconds", 0) if header else 0  # of earlier runs
+        self._begun = time.monotonic()
+        # What is compared with it has the time of PostgreSQL.
+        self.full_since: float | None = None
+        if force_full_sync:
+            self.full_since = header.get("full_since", self.started) if header else database_now().timestamp()
         self.tally = Tally.from_json(header["tally"]) if header else Tally()
         self.tally.compared = header.get("compared", {}) if header else {}
         # How often it found the account being synced by another.
@@ -131,27 +136,32 @@ class _SoFar:
     def _header(self) -> dict[str, Any]:
         return {
             "started": self.started,
+            "seconds": self._elapsed(),
+            "full_since": self.full_since,
             "tally": self.tally.to_json(),
             "looks": self.looks,
             "compared": self.tally.compared,
         }
 
     def result(self, status: str) -> dict[str, Any]:
-        tally, now = self.tally, time.time()
+        tally = self.tally
         return {
             "status": status,
             "messages_synced": tally.total("synced"),
             "messages_updated": tally.total("updated"),
             "messages_deleted": tally.total("deleted") + tally.deleted_with_folders,
             "messages_quarantined": tally.total("quarantined"),
-            "sync_duration_seconds": round(now - self.started, 3),
+            "sync_duration_seconds": round(self._elapsed(), 3),
             "connect_seconds": round(tally.connect_seconds, 3),
-            "timestamp": int(now * 1000),
+            "timestamp": int(time.time() * 1000),
             "folders": {name: asdict(folder) for name, folder in tally.folders.items()},
             "failed_folders": tally.failed_folders,
             "messages_missing": sum(folder.missing for folder in tally.incomplete),
             "incomplete_folders": {folder.name: folder.why for folder in tally.incomplete},
         }
+
+    def _elapsed(self) -> float:
+        return self._seconds + time.monotonic() - self._begun
 
 
 def _budget_seconds() -> float:

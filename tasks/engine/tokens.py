@@ -6,7 +6,7 @@ condition, and a token that is still good is used meanwhile; only a grant that i
 """
 
 from dataclasses import replace
-from datetime import datetime
+from time import monotonic
 from typing import NamedTuple
 
 from sqlalchemy import Connection
@@ -26,10 +26,10 @@ _LONGEST_TIMEOUT_SECONDS = 20
 
 
 class AccessToken(NamedTuple):
-    """A token and when it expires."""
+    """A token and when it expires, in seconds of time.monotonic()."""
 
     secret: str
-    expires_at: datetime | None
+    expires_at: float
 
 
 def access_token(tenant_id: str, credential_id: str, refused: str | None = None) -> AccessToken:
@@ -63,7 +63,7 @@ def _cached(grant: StoredGrant, refused: str | None, least_seconds: float) -> Ac
     token = grant.secrets.access_token
     if token is None or token == refused or grant.expires_in is None or grant.expires_in < least_seconds:
         return None
-    return AccessToken(token, grant.expires_at)
+    return AccessToken(token, monotonic() + grant.expires_in)
 
 
 def _refresh(connection: Connection, tenant_id: str, credential_id: str, grant: StoredGrant) -> AccessToken:
@@ -76,8 +76,8 @@ def _refresh(connection: Connection, tenant_id: str, credential_id: str, grant: 
     )
     refresh_token = tokens.refresh_token or grant.secrets.refresh_token
     secrets = replace(grant.secrets, refresh_token=refresh_token, access_token=tokens.access_token)
-    expires_at = store_tokens(connection, tenant_id, credential_id, secrets, tokens.lifetime_seconds)
-    return AccessToken(tokens.access_token, expires_at)
+    store_tokens(connection, tenant_id, credential_id, secrets, tokens.lifetime_seconds)
+    return AccessToken(tokens.access_token, monotonic() + tokens.lifetime_seconds)
 
 
 def _form(grant: StoredGrant) -> dict[str, str]:

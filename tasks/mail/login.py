@@ -8,7 +8,7 @@ import hmac
 import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from time import monotonic
 from typing import Literal
 
 from tasks.errors import LoginMethodUnavailableError, PermanentError
@@ -24,19 +24,20 @@ Response = Callable[[bytes], bytes]
 class Login:
     """A user name with its secret, which is a password or an access token that expires.
 
-    `mechanism` is by which it logged in at this server last; None where it never did.
+    `expires_at` is in seconds of time.monotonic(). `mechanism` is by which it logged in at this server last; None
+    where it never did.
     """
 
     username: str
     secret: str = field(repr=False)
     method: Literal["password", "oauth2"] = "password"
-    expires_at: datetime | None = None
+    expires_at: float | None = None
     mechanism: str | None = None
 
     @property
     def has_expired(self) -> bool:
         """Whether the server may have ended the session for this reason."""
-        return self.expires_at is not None and datetime.now(UTC) >= self.expires_at
+        return self.expires_at is not None and monotonic() >= self.expires_at
 
 
 @dataclass(frozen=True, slots=True)

@@ -101,7 +101,8 @@ def refresh(
     answer = _json(body)
     if status == 200 and isinstance(answer.get("access_token"), str):
         return _tokens(answer)
-    raise _refusal(f"{where} answers {status}", status, answer, headers.get("retry-after"))
+    wait = _wait(headers.get("retry-after"), headers.get("date"))
+    raise _refusal(f"{where} answers {status}", status, answer, wait)
 
 
 def _post(target: Any, addresses: list[Address], form: dict[str, str], timeout: float) -> tuple[int, Any, bytes]:
@@ -163,24 +164,27 @@ def _tokens(answer: dict[str, Any]) -> Tokens:
     )
 
 
-def _refusal(what: str, status: int, answer: dict[str, Any], retry_after: str | None) -> EmailError:
+def _refusal(what: str, status: int, answer: dict[str, Any], wait: float | None) -> EmailError:
     code = str(answer.get("error", ""))
     words = said(f"{code} {answer.get('error_description', '')}".strip(), _LONGEST_WORDS)
     detail = f"{what} {words}".strip()
     numbers = answer.get("error_codes")
     passing = isinstance(numbers, list) and bool(_PASSING_NUMBERS & {n for n in numbers if isinstance(n, int)})
     if not code or passing or code in _PASSING or status == 429 or status >= 500:
-        return TokenEndpointUnavailableError(detail, _wait(retry_after))
+        return TokenEndpointUnavailableError(detail, wait)
     return GrantRevokedError(detail) if code in _NEEDS_A_PERSON else TokenRequestRefusedError(detail)
 
 
-def _wait(retry_after: str | None) -> float | None:
-    """Seconds, from Retry-After as a number or as a date (RFC 9110 section 10.2.3)."""
+def _wait(retry_after: str | None, date: str | None) -> float | None:
+    """Seconds, from Retry-After as a number or as a date (RFC 9110 section 10.2.3) by the endpoint's own clock."""
     if retry_after is None:
         return None
     try:
-        is_number = retry_after.isdigit()
-        seconds = float(retry_after) if is_number else parsedate_to_datetime(retry_after).timestamp() - time.time()
+        if retry_after.isdigit():
+            seconds = float(retry_after)
+        else:
+            now = parsedate_to_datetime(date).timestamp() if date else time.time()
+            seconds = parsedate_to_datetime(retry_after).timestamp() - now
     except (ValueError, OverflowError):
         return None
     return min(max(seconds, 0.0), _LONGEST_WAIT_SECONDS)

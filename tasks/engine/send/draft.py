@@ -3,10 +3,10 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC
 from typing import NamedTuple
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, func, select
 
 from tasks.errors import MessageInvalidError
 from tasks.mail.compose.message import Draft, compose
@@ -79,7 +79,8 @@ def make_message(connection: Connection, account: Account, request: SendRequest,
         attachments=attachments,
     )
     message_id = f"{new_id()}@{sender.rpartition('@')[2]}"
-    now = datetime.now(UTC).replace(microsecond=0)  # as exact as a Date field
+    # As exact as a Date field, and by the clock by which it will have been sent.
+    now = connection.execute(select(func.now())).scalar_one().astimezone(UTC).replace(microsecond=0)
     raw = compose(draft, message_id, now)
     _require_size(len(raw))
     return NewOutgoing(

@@ -25,8 +25,8 @@ _PATIENCE = 1.5
 class SyncRequest(NamedTuple):
     """Whose mail to sync: all folders, or one.
 
-    With `full_since` (Unix time), each folder that was not compared UID by UID and flag by flag since then is.
-    One that `has_killed` workers parses elsewhere, so that a message which did it is set aside.
+    With `full_since` (Unix time by PostgreSQL's clock), each folder that was not compared UID by UID and flag by flag
+    since then is. One that `has_killed` workers parses elsewhere, so that a message which did it is set aside.
     """
 
     email_client_id: str

@@ -1,7 +1,6 @@
 """What happened on the server to messages we have: flags, removals, new numbers."""
 
 import logging
-import time
 from collections.abc import Iterable
 from itertools import islice
 from typing import Any, NamedTuple
@@ -159,7 +158,7 @@ def renumber(run: Run, imap: ImapConnection, folder: Folder, opened: FolderStatu
         changes.finish_renumbering(connection, run.account, folder, opened.uidvalidity)
         if folder.window_size is None or not is_window(folder, opened.messages):
             tally.deleted += changes.remove_unnumbered(connection, run.account, folder, opened.uidvalidity)
-        changes.forget_quarantined(connection, run.account, folder, time.time())
+        changes.forget_quarantined(connection, run.account, folder)
         change_folder(connection, run.account, folder.id, state)
         run.confirm_lease(connection)
     # What is above the server's UIDNEXT is absent as well.

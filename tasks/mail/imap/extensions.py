@@ -16,8 +16,11 @@ class Refusals:
     """What one server refuses of its extensions. `known` is JSON by extension: since when, and how sure that is."""
 
     def __init__(self, known: Mapping[str, Mapping[str, Any]] | None = None) -> None:
-        oldest = time.time() - _REMEMBERED_SECONDS
-        self.known = {name: dict(what) for name, what in (known or {}).items() if what["since"] > oldest}
+        now = time.time()
+        # What a host noted whose clock was far ahead is forgotten as well.
+        self.known = {
+            name: dict(what) for name, what in (known or {}).items() if abs(now - what["since"]) < _REMEMBERED_SECONDS
+        }
         self.has_changed = False
         self._of_this_connection: set[str] = set()
 

@@ -7,10 +7,9 @@ for one use is used once.
 
 import json
 from dataclasses import asdict, dataclass, field
-from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, Float, cast, func, insert, select, update
 
 from tasks.errors import NotFoundError
 from tasks.storage.credentials import OAUTH2, add_credential, read_credential, replace_secret
@@ -42,7 +41,6 @@ class StoredGrant(Grant):
     """A grant with its times, in seconds from now; None where there is none."""
 
     expires_in: float | None
-    expires_at: datetime | None
     retry_in: float | None
 
 
@@ -69,7 +67,6 @@ def read_grant(connection: Connection, tenant_id: str, credential_id: str, *, lo
         OAuth2Grant.token_endpoint,
         OAuth2Grant.client_id,
         OAuth2Grant.scope,
-        OAuth2Grant.expires_at,
         _seconds_until(OAuth2Grant.expires_at).label("expires_in"),
         _seconds_until(OAuth2Grant.retry_at).label("retry_in"),
     ).where(OAuth2Grant.tenant_id == tenant_id, OAuth2Grant.credential_id == credential_id)
@@ -87,17 +84,11 @@ def store_tokens(
     credential_id: str,
     secrets: Secrets,
     lifetime_seconds: int,
-) -> datetime:
-    """Keep a fresh access token and the refresh token that came with it; when the former expires."""
+) -> None:
+    """Keep a fresh access token and the refresh token that came with it."""
     replace_secret(connection, tenant_id, credential_id, _to_json(secrets))
-    expires_at = connection.execute(
-        update(OAuth2Grant)
-        .where(OAuth2Grant.tenant_id == tenant_id, OAuth2Grant.credential_id == credential_id)
-        .values(refreshed_at=func.clock_timestamp(), expires_at=_in(lifetime_seconds), retry_at=None)
-        .returning(OAuth2Grant.expires_at)
-    ).scalar_one()
-    assert expires_at is not None
-    return expires_at
+    times = {"refreshed_at": func.clock_timestamp(), "expires_at": _in(lifetime_seconds), "retry_at": None}
+    _change(connection, tenant_id, credential_id, **times)
 
 
 def ask_later(connection: Connection, tenant_id: str, credential_id: str, seconds: float) -> None:
@@ -128,7 +119,7 @@ def _change(connection: Connection, tenant_id: str, credential_id: str, **values
 
 def _seconds_until(moment: Any) -> Any:
     # By the database's clock, which all hosts share.
-    return func.extract("epoch", moment - func.clock_timestamp())
+    return cast(func.extract("epoch", moment - func.clock_timestamp()), Float)
 
 
 def _in(seconds: float) -> Any:

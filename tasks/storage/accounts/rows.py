@@ -1,9 +1,9 @@
 """Mailbox accounts: who they belong to, how to reach them, and how their last sync went."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, bindparam, case, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, and_, bindparam, case, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from tasks.errors import (
@@ -17,6 +17,7 @@ from tasks.errors import (
     SmtpServerMissingError,
 )
 from tasks.mail.message import PARSER_VERSION
+from tasks.registry import DUE_ACCOUNTS_SECONDS
 from tasks.settings import get_settings
 from tasks.storage.accounts.grants import Grant, add_grant, replace_refresh_token
 from tasks.storage.credentials import OAUTH2, add_credential, kind_of, read_credential, remove_credential
@@ -57,7 +58,11 @@ class NewAccount(NamedTuple):
 
 
 class Account(NamedTuple):
-    """A row of email_client, without its lease and its secret; times until which a login waits are in the future."""
+    """A row of email_client, without its lease and its secret, as it was at `read_at` by PostgreSQL's clock.
+
+    Times until which a login waits are in the future. It `is_overdue` where nothing is known to be wrong with it, and
+    the sync that should have begun by now did not.
+    """
 
     tenant_id: str
     id: str
@@ -97,6 +102,8 @@ class Account(NamedTuple):
     smtp_login_refused_since: datetime | None
     smtp_login_failures: int
     smtp_login_retry_at: datetime | None
+    is_overdue: bool
+    read_at: datetime
 
 
 _NO_ERROR = {
@@ -142,7 +149,19 @@ _WAITING = {
     name: case((EmailClient.__table__.c[name] > func.now(), EmailClient.__table__.c[name])).label(name)
     for name in ("login_retry_at", "smtp_login_retry_at")
 }
-_COLUMNS = [_WAITING.get(name, EmailClient.__table__.c[name]) for name in Account._fields]
+# Due accounts are looked for every DUE_ACCOUNTS_SECONDS, so a sync begins at the next multiple of that.
+_LATEST_SECONDS = (func.ceil(EmailClient.sync_interval / float(DUE_ACCOUNTS_SECONDS)) + 0.5) * DUE_ACCOUNTS_SECONDS
+_IS_OVERDUE = and_(
+    EmailClient.is_enabled,
+    EmailClient.is_sync_enabled,
+    EmailClient.paused_at.is_(None),
+    EmailClient.last_error_code.is_(None),
+    func.coalesce(EmailClient.lease_until, "-infinity") <= func.now(),
+    func.coalesce(EmailClient.last_sync_at, EmailClient.created_at)
+    < func.now() - func.make_interval(0, 0, 0, 0, 0, 0, _LATEST_SECONDS),
+)
+_COMPUTED = {**_WAITING, "is_overdue": _IS_OVERDUE.label("is_overdue"), "read_at": func.now().label("read_at")}
+_COLUMNS = [_COMPUTED[name] if name in _COMPUTED else EmailClient.__table__.c[name] for name in Account._fields]
 # Made once: every task begins with it.
 _GET = select(*_COLUMNS).where(
     EmailClient.tenant_id == bindparam("tenant_id"),
@@ -364,7 +383,7 @@ def resume_sending(account: Account) -> None:
 
 def _require_due(account: Account, retry_at: datetime | None, error: str | None) -> None:
     if retry_at is not None:
-        seconds = max((retry_at - datetime.now(UTC)).total_seconds(), 1)
+        seconds = max((retry_at - account.read_at).total_seconds(), 1)
         raise LoginDelayedError(f"{account.account_name}: {error or ''}", seconds)
 
 

@@ -122,7 +122,8 @@ _NEWEST = text(
 _FORGET_QUARANTINED = text(
     """
     DELETE FROM raw_quarantine
-    WHERE tenant_id = :tenant_id AND folder_id = :folder_id AND created_at < to_timestamp(:before)
+    WHERE tenant_id = :tenant_id AND folder_id = :folder_id
+      AND created_at < coalesce(to_timestamp(:before), 'infinity')
     """
 )
 
@@ -254,8 +255,9 @@ def newest(connection: Connection, account: Account, folder: Folder, number: int
     return [Envelope._make(row) for row in rows]
 
 
-def forget_quarantined(connection: Connection, account: Account, folder: Folder, before: float) -> None:
-    """Let messages quarantined before that Unix time count as missing, so that they are fetched and tried again."""
+def forget_quarantined(connection: Connection, account: Account, folder: Folder, before: float | None = None) -> None:
+    """Let messages quarantined before that Unix time by PostgreSQL's clock, by default all, count as missing, so that
+    they are fetched and tried again."""
     values = {"tenant_id": account.tenant_id, "folder_id": folder.id, "before": before}
     connection.execute(_FORGET_QUARANTINED, values)
 

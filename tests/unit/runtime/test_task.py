@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import celery
@@ -146,10 +147,12 @@ def test_a_login_that_is_not_due_wears_out_no_retries(monkeypatch: pytest.Monkey
     assert 300 <= published[0]["countdown"] <= 600
 
 
-def test_a_result_is_json() -> None:
+def test_a_result_is_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tasks import sync
     from tasks.engine.run import FolderTally, Tally
     from tasks.sync import _SoFar
 
+    monkeypatch.setattr(sync, "database_now", lambda: datetime(2026, 7, 1, tzinfo=UTC))
     so_far = _SoFar(None, force_full_sync=True)
     so_far.tally = Tally({"INBOX": FolderTally(synced=3)}, {"Shared": "no"}, 2, 0.5, {"folder-1": 4000})
 
