@@ -9,9 +9,9 @@ VENV=$ROOT/.venv
 say() { printf '%s\n' "$*" >&2; }
 fail() { say "error: $*"; exit 1; }
 
-# The verbs that need the linters, the test tools, the benchmarks' plotting, or uv.
+# The verbs that need Ansible, the linters, the test tools, the benchmarks' plotting, or uv.
 case ${1:-help} in
-    test | bench | lock | release | secrets | docs) NEEDS=dev ;;
+    setup | test | bench | lock | release | secrets | docs) NEEDS=dev ;;
     *) NEEDS=native ;;
 esac
 

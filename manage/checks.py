@@ -36,10 +36,13 @@ _SIDE_BY_SIDE = ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder")
 _SYSTEM_PATH = "/usr/local/sbin:/usr/sbin:/sbin:/usr/lib/dovecot"
 
 
-@click.command(name="test", context_settings={"ignore_unknown_options": True, "help_option_names": []})
+@click.command(name="test", context_settings={"ignore_unknown_options": True})
 @click.argument("pytest_arguments", nargs=-1, type=click.UNPROCESSED)
 def test(pytest_arguments: tuple[str, ...]) -> None:
-    """Run linters, type checks, import rules and all tests. What follows is passed to pytest."""
+    """Run linters, type checks, import rules and all tests. What follows is passed to pytest.
+
+    As root, Debian packages that the tests need and that are missing are installed first.
+    """
     from native.state import ROOT
 
     failed = [] if _packages_are_there() else ["packages"]

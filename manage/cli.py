@@ -77,6 +77,7 @@ def main() -> None:
 # What only makes sense in a clone.
 _IN_A_CLONE = (
     demo.demo,
+    info.setup,
     checks.test,
     bench.bench,
     stack.up,

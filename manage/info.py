@@ -1,4 +1,4 @@
-"""`version` and `help`."""
+"""`version`, `help` and `setup`."""
 
 import platform
 import sys
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from manage.output import print_json, tell, tell_lines
+from manage.output import print_json, say, tell, tell_lines
 from manage.place import IS_HOST
 
 
@@ -20,6 +20,12 @@ def version(as_json: bool) -> None:
         return
     for name, number in versions.items():
         tell(f"{name} {number}")
+
+
+@click.command()
+def setup() -> None:
+    """Make .venv with Ansible and all tools, and do nothing else."""
+    say("Ready: . .venv/bin/activate")
 
 
 @click.command(name="help")

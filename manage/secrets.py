@@ -37,7 +37,8 @@ _inventory = click.option(
     "--inventory",
     required=True,
     type=click.Path(path_type=Path),
-    help="A folder like inventories/production.",
+    callback=lambda _context, _parameter, path: path.parent if path.is_file() else path,
+    help="A folder like inventories/production, or the file with its hosts.",
 )
 _password_file = click.option(
     "--vault-password-file",

@@ -13,8 +13,8 @@ from native.state import ROOT
 from tasks.errors import AuthenticationFailedError, CredentialUnreadableError, NotFoundError
 
 VERBS = (
-    *("demo", "test", "bench", "up", "down", "restart", "ps", "logs", "health", "account", "sync", "version"),
-    *("lock", "help"),
+    *("demo", "setup", "test", "bench", "up", "down", "restart", "ps", "logs", "health", "account", "sync"),
+    *("version", "lock", "help"),
 )
 
 
@@ -31,7 +31,7 @@ def test_help_lists_the_verbs() -> None:
 @pytest.mark.parametrize(
     "verb",
     [
-        *(v for v in VERBS if v != "test"),
+        *VERBS,
         "account add",
         "account list",
         "account show",

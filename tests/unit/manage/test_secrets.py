@@ -47,6 +47,18 @@ def test_all_secrets_are_made_and_encrypted(inventory: Path) -> None:
     assert file.stat().st_mode & 0o777 == 0o600
 
 
+def test_the_inventory_may_be_named_by_its_hosts_yml(inventory: Path) -> None:
+    """As Ansible takes both, and both read the group_vars beside that file."""
+    (inventory / "hosts.yml").write_text("redis: {hosts: {db: }}\n")
+    run(inventory / "hosts.yml")
+    before = written(inventory)
+
+    run(inventory / "hosts.yml", command=("renew", "redis_password"))
+
+    assert written(inventory).keys() == before.keys()
+    assert {name for name, value in written(inventory).items() if value != before[name]} == {"redis_password"}
+
+
 def test_what_is_there_stays_and_what_is_missing_is_added(inventory: Path) -> None:
     file = inventory / "group_vars/all/secrets.yml"
     file.parent.mkdir(parents=True)
