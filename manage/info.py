@@ -48,12 +48,12 @@ def help_(ctx: click.Context, verb: str | None) -> None:
 
 
 def _own_version() -> str:
+    if IS_HOST:
+        return (Path(sys.prefix) / "RELEASE").read_text().strip()
     import tomllib
 
     from native.state import ROOT
 
-    if IS_HOST:
-        return (Path(sys.prefix) / "RELEASE").read_text().strip()
     return str(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"])
 
 

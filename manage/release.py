@@ -24,8 +24,9 @@ import click
 from manage.output import print_json, say
 
 HOME = "/opt/metabuilder"
-# The command line too, for `metabuilder account` on a host; of the native stack it uses the errors.
-PACKAGES = ("tasks", "manage", "native")
+# The command line too, for `metabuilder account` on a host. Of the native stack a host gets what the command line
+# needs there, and neither its servers nor its demo mailbox.
+_CODE = ("tasks", "manage", "native/__init__.py", "native/errors.py", "native/redis_trouble.py")
 # What a release depends on beside the code itself.
 _INPUTS = ("requirements.txt", "manage/release.py")
 _ARCHIVES_KEPT = 8
@@ -88,7 +89,7 @@ def current_version() -> str:
     from native.state import ROOT
 
     digest = hashlib.sha256()
-    for path in [ROOT / name for name in _INPUTS] + [path for name in PACKAGES for path in _code(ROOT / name)]:
+    for path in [*(ROOT / name for name in _INPUTS), *code(ROOT)]:
         digest.update(f"{path.relative_to(ROOT)}\0".encode() + path.read_bytes() + b"\0")
     number = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     return f"{number}-{digest.hexdigest()[:12]}"
@@ -151,7 +152,7 @@ def _make_code(folder: Path, version: str, target: Target) -> None:
     """The code, and what `python -m venv` makes, for the folder's place on the hosts."""
     from native.state import ROOT
 
-    for source in (source for package in PACKAGES for source in _code(ROOT / package)):
+    for source in code(ROOT):
         copy = folder / target.site_packages / source.relative_to(ROOT)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, copy)
@@ -209,10 +210,12 @@ def _readable_by_all(member: tarfile.TarInfo) -> tarfile.TarInfo:
     return member
 
 
-def _code(package: Path) -> Iterator[Path]:
-    for path in sorted(package.rglob("*")):
-        if path.is_file() and "__pycache__" not in path.parts:
-            yield path
+def code(root: Path) -> Iterator[Path]:
+    """The files below `root` that a release holds, in the order of their names."""
+    for place in map(root.joinpath, _CODE):
+        for path in [place] if place.is_file() else sorted(place.rglob("*")):
+            if path.is_file() and "__pycache__" not in path.parts:
+                yield path
 
 
 def _prune(cache: Path) -> None:

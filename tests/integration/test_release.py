@@ -4,18 +4,32 @@ import json
 import os
 import re
 import resource
+import shutil
 import signal
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
-from manage.release import release
+from manage.release import code, release
 from native.errors import StackError
 from native.state import ROOT
 from tests.conftest import unavailable
 
+# One of each group of commands that a host has.
+COMMANDS = (
+    "account list --tenant acme",
+    "outbox list --tenant acme",
+    "dlq list --tenant acme",
+    "credentials keys",
+    "credentials rotate",
+    "reread --status",
+    "sync ann@example.org",
+    "send ann@example.org --to bob@example.org --subject sample",
+)
 OLD, NEW = "3.11.2/x86_64", "3.13.5/x86_64"
 
 
@@ -28,6 +42,8 @@ def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (clone / "tasks/__init__.py").write_text("")
     (clone / "tasks/storage/script.py.mako").write_text("${up_revision}\n")
     (clone / "manage/release.py").write_text("")
+    for name in ("__init__", "errors", "redis_trouble", "demo_mail"):
+        (clone / f"native/{name}.py").write_text("")
     (clone / "pyproject.toml").write_text('[project]\nversion = "1.2.3"\n')
     locked = re.findall(
         r"^(?:six|async-timeout)==(?:.*\\\n)+.*\n", (ROOT / "requirements.txt").read_text(), re.MULTILINE
@@ -64,6 +80,33 @@ def test_a_release_is_a_virtual_environment_for_its_place_on_the_hosts(clone: Pa
     assert found["bin/python"].linkname == "/usr/bin/python3.11"
     site = "lib/python3.11/site-packages"
     assert {f"{site}/six.py", f"{site}/tasks/__init__.py", f"{site}/tasks/storage/script.py.mako"} <= set(found)
+    assert f"{site}/native/demo_mail.py" not in found
+
+
+def test_the_commands_of_a_host_need_nothing_that_a_release_does_not_hold(tmp_path: Path) -> None:
+    for source in code(ROOT):
+        copy = tmp_path / source.relative_to(ROOT)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, copy)
+    script = "import sys; from click.testing import CliRunner; from manage.cli import main\n"
+    script += (
+        "for line in sys.stdin: done = CliRunner().invoke(main, line.split()); print([done.output, done.exception])"
+    )
+    here = {"PYTHONPATH": str(tmp_path), "METABUILDER_COMMAND": "metabuilder", "PATH": os.environ["PATH"]}
+    here["DATABASE_URL"] = "postgresql+psycopg2://sample:sample@127.0.0.1:1/sample"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        input="\n".join(COMMANDS),
+        env=here,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    for command, said in zip(COMMANDS, done.stdout.splitlines(), strict=True):
+        # What each ends with where neither PostgreSQL nor Redis is there.
+        assert "error: " in said, (command, said)
+        assert said.endswith("SystemExit(1)]"), (command, said)
 
 
 def test_everybody_on_a_host_may_read_it_and_only_root_may_write(clone: Path) -> None:
