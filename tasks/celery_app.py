@@ -4,6 +4,7 @@ from tasks.celery_app import sync_emails
 sync_emails.delay(email_client_id, tenant_id, user_id)
 """
 
+import socket
 from collections.abc import Callable
 from datetime import timedelta
 from importlib import import_module
@@ -68,6 +69,8 @@ class _Application(Celery):  # type: ignore[misc]  # celery has no types
     is in the environment, without the options for TLS."""
 
     control_cls = "tasks.runtime.control:Control"
+
+    events_cls = "tasks.runtime.heartbeat:Events"
 
     def _get_backend(self) -> ResultStore:
         return ResultStore(app=self, url=self.conf.first("result_backend"))
@@ -159,7 +162,17 @@ def _transport_options(visibility_timeout: int) -> dict[str, Any]:
         "socket_connect_timeout": _CONNECT_SECONDS,
         "socket_timeout": _ANSWER_SECONDS,
         "socket_keepalive": True,
+        "socket_keepalive_options": _keepalive_options(),
     }
+
+
+def _keepalive_options() -> dict[int, int]:
+    """A connection on which nothing is asked, such as the one for remote control, is given up after about 20 s too.
+
+    Linux waits two hours otherwise. Options of TCP that the system does not have are left out: tcp(7).
+    """
+    values = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 3, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 10_000}
+    return {getattr(socket, name): value for name, value in values.items() if hasattr(socket, name)}
 
 
 celery_app = create_celery_app()

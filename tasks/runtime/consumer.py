@@ -137,6 +137,7 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]  # celery has no types
         super().register_with_event_loop(hub)
         channel = self.connection.default_channel
         channel.on_answer = self._say_consuming
+        self.pool.read_results()
         hub.call_repeatedly(1, channel.check_answer)
         hub.call_repeatedly(_RETRY_SECONDS, self._deliveries.tell_what_is_owed)
         self._look_at_the_clocks()

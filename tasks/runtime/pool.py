@@ -6,6 +6,7 @@ waits 30 s for that (GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT of billiard). The
 Here what was written to a process counts as begun, and what the processes say is read until the last one has ended.
 """
 
+from collections.abc import Iterable
 from multiprocessing.connection import wait
 
 from billiard.pool import TERMINATE, WorkersJoined
@@ -21,12 +22,16 @@ class _ResultHandler(asynpool.ResultHandler):  # type: ignore[misc]  # celery ha
         while self._state != TERMINATE and (outqueues := set(self.fileno_to_outq) - gone):
             if self.check_timeouts is not None:
                 self.check_timeouts()
-            for fd in wait(outqueues, _LOOK_SECONDS):
-                self._flush_outqueue(fd, gone.add, self.fileno_to_outq, self.on_state_change)
+            self.read(outqueues, gone, _LOOK_SECONDS)
             try:
                 self.join_exited_workers(shutdown=True)
             except WorkersJoined:
                 return
+
+    def read(self, outqueues: Iterable[int], gone: set[int], seconds: float) -> None:
+        """What processes have said, or say within these seconds. Those that have ended are added to `gone`."""
+        for fd in wait(outqueues, seconds):
+            self._flush_outqueue(fd, gone.add, self.fileno_to_outq, self.on_state_change)
 
 
 class _Pool(asynpool.AsynPool):  # type: ignore[misc]
@@ -38,6 +43,10 @@ class _Pool(asynpool.AsynPool):  # type: ignore[misc]
         for writer in tuple(self._active_writers):
             self._flush_writer(processes[writer], writer)
             writer.close()
+
+    def read_results(self) -> None:
+        """What processes have said while nobody listened."""
+        self._result_handler.read(tuple(self._fileno_to_outq), set(), 0)
 
     def flush(self) -> None:
         """Forget what no process has been given."""
@@ -54,3 +63,7 @@ class TaskPool(prefork.TaskPool):  # type: ignore[misc]
     def finish_writes(self) -> None:
         """Of the processes, which the event loop is to write to anew."""
         self._pool.finish_writes()
+
+    def read_results(self) -> None:
+        """Of tasks that have ended by now, before the event loop takes their time limits for exceeded."""
+        self._pool.read_results()

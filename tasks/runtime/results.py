@@ -56,6 +56,9 @@ class ResultStore(SyncBackendMixin, RedisBackend):  # type: ignore[misc]  # cele
         super().__init__(*args, **kwargs)
         # The second try is made here, and on a fresh connection.
         self.connparams["retry"] = Retry(NoBackoff(), 0)
+        self.connparams["socket_keepalive_options"] = self.app.conf.broker_transport_options[
+            "socket_keepalive_options"
+        ]
 
     def on_task_call(self, producer: Any, task_id: str) -> None:
         """Celery subscribes to each result before it publishes the task, and fails if it cannot."""

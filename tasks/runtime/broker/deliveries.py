@@ -82,13 +82,17 @@ class Deliveries(redis.QoS):  # type: ignore[misc]
 
     def ack(self, delivery_tag: str) -> None:
         """Forget it."""
-        self.owe(delivery_tag, requeue=False)
-        self._tell(delivery_tag)
+        self._settle(delivery_tag, requeue=False)
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
         """Give it back, or forget it."""
+        self._settle(delivery_tag, requeue=requeue)
+
+    def _settle(self, delivery_tag: str, *, requeue: bool) -> None:
+        """Tell the broker, unless it is silent: to wait for that once for each task would take minutes."""
         self.owe(delivery_tag, requeue=requeue)
-        self._tell(delivery_tag)
+        if not self.channel.is_silent():
+            self._tell(delivery_tag)
 
     def owe(self, delivery_tag: str, *, requeue: bool) -> None:
         """It is no longer in hand, and the broker is to be told."""

@@ -74,6 +74,7 @@ class Channel(redis.Channel):  # type: ignore[misc]
         # The ids of messages that are aside, and that this worker can run (tasks/runtime/consumer.py).
         self.wanted: deque[str] = deque()
         self._unacknowledged: set[str] = set()  # consumer tags
+        self._opened_at = monotonic()
         super().__init__(*args, **kwargs)
 
     def basic_consume(self, queue: str, no_ack: bool, callback: Any, consumer_tag: str, **kwargs: Any) -> Any:
@@ -92,17 +93,23 @@ class Channel(redis.Channel):  # type: ignore[misc]
         if self.connection is None:
             # What was taken over a connection that is closed by now; its messages have been given back.
             raise RedisConnectionError("the connection is closed")
-        if shutdown.is_requested() and monotonic() < Transport.silent_until:
+        if shutdown.is_requested() and monotonic() < Transport.silent_at + _NOT_ASKED_SECONDS:
             raise RedisConnectionError("it is silent")
         try:
             with super().conn_or_acquire(client) as acquired:
                 yield acquired
         except RedisTimeoutError:
-            Transport.silent_until = monotonic() + _NOT_ASKED_SECONDS
+            Transport.silent_at = monotonic()
             raise
+
+    def is_silent(self) -> bool:
+        """Whether the broker has left a question without an answer since this was opened, here or elsewhere."""
+        return Transport.silent_at > self._opened_at
 
     def check_answer(self) -> None:
         """Raises redis.exceptions.ConnectionError where Redis went silent: of that no event loop is told."""
+        if self.is_silent() and not shutdown.is_requested():
+            raise RedisConnectionError("it does not answer")
         is_late = self._in_poll and monotonic() - self._brpop_sent_at > _SILENCE_SECONDS
         if is_late and not self._is_answered(0) and not shutdown.is_requested():
             raise RedisConnectionError(f"it has not answered for {_SILENCE_SECONDS} s")
@@ -249,7 +256,7 @@ class Transport(redis.Transport):  # type: ignore[misc]
     """
 
     Channel = Channel
-    # The broker, as far as any channel that asked it knows: all connections of a worker are to one. In seconds of
-    # time.monotonic().
-    silent_until = 0.0
+    # When the broker last left a question without an answer, as far as any channel knows: all connections of a worker
+    # are to one. In seconds of time.monotonic().
+    silent_at = float("-inf")
     connection_errors = (*redis.Transport.connection_errors, ResponseError)
