@@ -14,8 +14,8 @@ def redis_words(error: BaseException) -> str | None:
         return None
     redis = get_settings().redis
     if isinstance(error, ResultsUnavailableError):
-        return f"{sentence(cause, redis.result_backend)}. What the task came to is not known; it goes on by itself"
-    said = sentence(cause, redis.broker_url)
-    if isinstance(error, BrokerUnavailableError) and explain(cause).is_in_doubt:
+        return f"{sentence(cause, redis.results)}. What the task came to is not known; it goes on by itself"
+    said = sentence(cause, redis.broker)
+    if isinstance(error, BrokerUnavailableError) and explain(cause, redis.broker).is_in_doubt:
         return f"{said}. The task may be queued all the same"
     return said

@@ -13,7 +13,7 @@ import urllib.request
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from native.environment import given
 from native.errors import StackError
@@ -22,6 +22,9 @@ from native.postgres import libpq
 from native.redis_trouble import address, explain
 from native.state import State
 from native.supervisor import Supervisor
+
+if TYPE_CHECKING:
+    from redis import Redis
 
 # Beat looks at its schedule every few seconds, and notes in Redis that it did.
 _BEAT_SILENCE_SECONDS = 30
@@ -56,6 +59,8 @@ class Check:
 def check_all(state: State) -> list[Check]:
     """Every component, in the order in which they need each other."""
     checks = [redis_answers(), postgres_answers()]
+    missing = [name for name, check in zip(("Redis", "PostgreSQL"), checks, strict=True) if not check.ok]
+    checks.append(_not_asked("clocks", f"{' and '.join(missing)} is down") if missing else clocks_agree())
     checks.append(migrations_are_at_head() if checks[1].ok else _not_asked("migrations", "PostgreSQL is down"))
     checks.append(worker_consumes() if checks[0].ok else _not_asked("worker", "Redis is down"))
     checks.append(beat_is_alive(state, may_ask=checks[0].ok))
@@ -86,22 +91,31 @@ def configuration_is_valid() -> Check:
 def redis_answers() -> Check:
     """Redis takes what is written, as the broker and as the result store."""
     import redis
-    from redis.backoff import NoBackoff
-    from redis.retry import Retry
 
     from tasks.settings import load
 
     version, found = "", load().redis
-    for url in dict.fromkeys((found.broker_url, found.result_backend)):
-        options = {"socket_timeout": _SILENCE_SECONDS, "socket_connect_timeout": _SILENCE_SECONDS}
+    is_one = found.broker.url == found.results.url
+    for place in (found.broker,) if is_one else (found.broker, found.results):
         try:
-            with redis.Redis.from_url(url, retry=Retry(NoBackoff(), 0), **options) as client:
+            with _client(place.url) as client:
                 client.set(_WRITTEN, "1", ex=1)
                 version = client.info("server").get("redis_version", "")
         except (redis.RedisError, ValueError) as error:
-            what, advice, _ = explain(error)
-            return Check("redis", False, f"{address(url)} {what} ({_one_line(error)})", f"{advice}. {_LOG_OF_REDIS}")
+            what, advice, _ = explain(error, place)
+            detail = f"{address(place.url)} {what} ({_one_line(error)})"
+            return Check("redis", False, detail, f"{advice}. {_LOG_OF_REDIS}")
     return Check("redis", True, f"takes what is written (version {version})")
+
+
+def _client(url: str) -> "Redis":
+    """A client that says soon that there is no answer."""
+    from redis import Redis
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
+
+    options = {"socket_timeout": _SILENCE_SECONDS, "socket_connect_timeout": _SILENCE_SECONDS}
+    return Redis.from_url(url, retry=Retry(NoBackoff(), 0), **options)
 
 
 _IS_A_WORKERS_ROLE = """
@@ -140,6 +154,27 @@ def postgres_answers() -> Check:
         detail = f"lets {role} in, who is not the workers' role metabuilder_worker"
         return Check("postgres", False, detail, "Have DATABASE_URL name that role (docs/deployment.md says how)")
     return Check("postgres", True, f"accepts connections (version {version})")
+
+
+def clocks_agree() -> Check:
+    """The clocks of this host, Redis and PostgreSQL agree; one that is off stops nothing, and is warned of."""
+    from redis import RedisError
+
+    from tasks.errors import StorageUnavailableError
+    from tasks.runtime.clocks import SKEW_SECONDS, measure, skew
+    from tasks.settings import get_settings
+    from tasks.storage.session import database_now
+
+    try:
+        with _client(get_settings().redis.broker_url) as client:
+            clocks = measure(client, database_now)
+    except (RedisError, StorageUnavailableError) as error:
+        return Check("clocks", False, _one_line(error), "Look at redis and postgres first")
+    figures = dict(zip(("host_ahead_seconds", "postgresql_ahead_seconds"), clocks.values(), strict=False))
+    if found := skew(clocks):
+        return Check("clocks", True, found.what, found.advice.capitalize(), warns=True, figures=figures)
+    detail = f"this host, Redis and PostgreSQL agree within {SKEW_SECONDS} s"
+    return Check("clocks", True, detail, figures=figures)
 
 
 def migrations_are_at_head() -> Check:

@@ -2,12 +2,18 @@
 
 import socket
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from tasks.settings import RedisPlace
 
 
 class Trouble(NamedTuple):
-    """What happened to Redis, what to do about that, and whether it may have done what it was asked."""
+    """What happened to Redis, what to do about that, and whether it may have done what it was asked.
+
+    The advice names the fields of a RedisPlace for the variables that are to be looked at.
+    """
 
     what: str
     advice: str
@@ -19,8 +25,8 @@ _SILENT = Trouble(
     "Look whether its process hangs, and at the network and firewalls between it and this host",
     is_in_doubt=True,
 )
-_AWAY = Trouble("cannot be reached", "Start it (./manage.sh up, or systemctl on its host), or check REDIS_URL")
-_REFUSES = Trouble("refuses the user or password", "Check the password in REDIS_URL or REDIS_PASSWORD")
+_AWAY = Trouble("cannot be reached", "Start it (./manage.sh up, or systemctl on its host), or check {variable}")
+_REFUSES = Trouble("refuses the user or password", "Check the password in {password_variable}")
 _OTHER = Trouble("fails", "Look at its log")
 # By what is in the answer: redis-py takes the first word off some of them, and puts words of its own before others.
 _ANSWERS = {
@@ -29,7 +35,7 @@ _ANSWERS = {
         "Let the workers empty its queues, or give it more memory (maxmemory; redis_maxmemory on hosts)",
     ),
     ("READONLY", "You can't write against a read only"): Trouble(
-        "is a replica and takes no writes", "Have REDIS_URL lead to the primary, or make this one the primary"
+        "is a replica and takes no writes", "Have {variable} lead to the primary, or make this one the primary"
     ),
     ("LOADING", "Redis is loading", "Valkey is loading"): Trouble(
         "is loading its data from disk after a start", "Wait until it has; its log says how far it is"
@@ -50,8 +56,13 @@ def of_redis(error: BaseException) -> BaseException | None:
     return found or next((one for one in chain if isinstance(one, OperationalError)), None)
 
 
-def explain(error: BaseException) -> Trouble:
-    """The trouble that Redis is in, by an error that `of_redis` found."""
+def explain(error: BaseException, place: "RedisPlace") -> Trouble:
+    """The trouble that this Redis is in, by an error that `of_redis` found."""
+    trouble = _trouble(error)
+    return trouble._replace(advice=trouble.advice.format(**place._asdict()))
+
+
+def _trouble(error: BaseException) -> Trouble:
     from redis import exceptions
 
     said = str(error)
@@ -67,11 +78,11 @@ def explain(error: BaseException) -> Trouble:
     return _AWAY if is_unreachable else _OTHER
 
 
-def sentence(error: BaseException, url: str) -> str:
+def sentence(error: BaseException, place: "RedisPlace") -> str:
     """All of it: what happened, to which Redis, in whose words, and what to do."""
-    what, advice, _ = explain(error)
+    what, advice, _ = explain(error, place)
     said = str(error).strip().partition("\n")[0].rstrip(".")
-    return f"Redis at {address(url)} {what} ({said}). {advice}"
+    return f"Redis at {address(place.url)} {what} ({said}). {advice}"
 
 
 def address(url: str) -> str:

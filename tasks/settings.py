@@ -49,6 +49,14 @@ class _Group(BaseSettings):
     model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True, populate_by_name=True)
 
 
+class RedisPlace(NamedTuple):
+    """The URL of a Redis, which holds the password, and the variables that its address and its password come from."""
+
+    url: str
+    variable: str
+    password_variable: str
+
+
 class RedisSettings(_Group):
     """The broker and the result store. A whole URL wins over its parts."""
 
@@ -73,32 +81,44 @@ class RedisSettings(_Group):
     @property
     def broker_url(self) -> str:
         """The URL Celery publishes to, with its TLS options; it holds the password, so it must not be logged."""
-        if self.explicit_broker_url:
-            url = self.explicit_broker_url.get_secret_value()
-        elif self.url:
-            url = with_database(self.url.get_secret_value(), self.broker_db)
-        else:
-            password = _text(self.password)
-            url = redis_url(self.host, self.port, self.username, password, self.broker_db, tls=self.use_ssl)
-        return self._with_tls_options(url)
+        return self.broker.url
 
     @property
     def result_backend(self) -> str:
         """The URL Celery stores results at, with its TLS options; it holds the password, so it must not be logged."""
+        return self.results.url
+
+    @property
+    def broker(self) -> RedisPlace:
+        """Where the broker is."""
+        if self.explicit_broker_url:
+            return self._place(self.explicit_broker_url.get_secret_value(), "CELERY_BROKER_URL")
+        if self.url:
+            return self._place(with_database(self.url.get_secret_value(), self.broker_db), "REDIS_URL")
+        password = _text(self.password)
+        url = redis_url(self.host, self.port, self.username, password, self.broker_db, tls=self.use_ssl)
+        return self._place(url, "REDIS_HOST", "REDIS_PASSWORD")
+
+    @property
+    def results(self) -> RedisPlace:
+        """Where the result store is."""
         if self.explicit_result_backend:
-            url = self.explicit_result_backend.get_secret_value()
-        elif self.url and self.result_host is None:
-            url = with_database(self.url.get_secret_value(), self.result_db)
-        else:
-            url = redis_url(
-                self.result_host or self.host,
-                self.result_port or self.port,
-                self.result_username or self.username,
-                _text(self.result_password or self.password),
-                self.result_db,
-                tls=self.use_ssl if self.result_use_ssl is None else self.result_use_ssl,
-            )
-        return self._with_tls_options(url)
+            return self._place(self.explicit_result_backend.get_secret_value(), "CELERY_RESULT_BACKEND")
+        if self.url and self.result_host is None:
+            return self._place(with_database(self.url.get_secret_value(), self.result_db), "REDIS_URL")
+        url = redis_url(
+            self.result_host or self.host,
+            self.result_port or self.port,
+            self.result_username or self.username,
+            _text(self.result_password or self.password),
+            self.result_db,
+            tls=self.use_ssl if self.result_use_ssl is None else self.result_use_ssl,
+        )
+        variable = "REDIS_RESULT_HOST" if self.result_host else "REDIS_HOST"
+        return self._place(url, variable, "REDIS_RESULT_PASSWORD" if self.result_password else "REDIS_PASSWORD")
+
+    def _place(self, url: str, variable: str, password_variable: str | None = None) -> RedisPlace:
+        return RedisPlace(self._with_tls_options(url), variable, password_variable or variable)
 
     def _with_tls_options(self, url: str) -> str:
         # In the URL, not beside it: then whoever connects with it verifies the server.

@@ -1,4 +1,4 @@
-"""Whose clock is off: that of this host, of Redis's or of PostgreSQL's, as a worker and beat say it.
+"""Whose clock is off: that of this host, of Redis's or of PostgreSQL's, as a worker, beat and `health` say it.
 
 No task depends on that: messages go by Redis's clock (tasks/runtime/broker/clock.py), what PostgreSQL keeps goes by
 PostgreSQL's. But people compare what the three wrote, and a clock that is far off lets no certificate be valid.
@@ -8,7 +8,7 @@ import socket
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from celery.utils.log import get_logger
 from kombu.utils.url import parse_url
@@ -47,8 +47,15 @@ class Watch:
         return self.words != before
 
 
-def words(clocks: Mapping[str, float]) -> str:
-    """Which of these clocks are off, by how much, against which, and what to do; empty where they agree.
+class Skew(NamedTuple):
+    """Which clocks are off, by how much and against which, and what to do."""
+
+    what: str
+    advice: str
+
+
+def skew(clocks: Mapping[str, float]) -> Skew | None:
+    """Which of these clocks are off; None where they agree.
 
     `clocks` are seconds by the name of what has the clock. Of three, the two that agree are taken for right, or else
     the one in the middle; of two, the second.
@@ -56,17 +63,34 @@ def words(clocks: Mapping[str, float]) -> str:
     right = sorted(clocks.values())[1] if len(clocks) > 2 else list(clocks.values())[-1]
     off = {name: ahead - right for name, ahead in clocks.items() if abs(ahead - right) > SKEW_SECONDS}
     if not off:
-        return ""
+        return None
     others = " and ".join(f"of {name}" for name in clocks if name not in off)
     said = [f"{abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'}" for ahead in off.values()]
     found = "; ".join(f"the clock of {name} is {how} that {others}" for name, how in zip(off, said, strict=True))
-    return f"{found}: synchronise {'them' if len(off) > 1 else 'it'} (timedatectl status, systemd-timesyncd)"
+    return Skew(found, f"synchronise {'them' if len(off) > 1 else 'it'} (timedatectl status, systemd-timesyncd)")
+
+
+def words(clocks: Mapping[str, float]) -> str:
+    """What `skew` finds, in one line; empty where the clocks agree."""
+    return ": ".join(skew(clocks) or ())
+
+
+def measure(client: Any, database_now: Callable[[], datetime]) -> dict[str, float]:
+    """How many seconds the clocks of this host, PostgreSQL and Redis, in this order, are ahead of Redis's.
+
+    By the name of what has the clock; each is asked. Raises what `database_now` does.
+    """
+    return _named(ahead_of_redis(client), _database_ahead(client, database_now))
 
 
 def note_database(client: Any, database_now: Callable[[], datetime]) -> None:
     """Measure PostgreSQL's clock, and note that for workers and beat, which have no connection to PostgreSQL."""
+    client.set(_DATABASE, _database_ahead(client, database_now), ex=_KEPT_SECONDS)
+
+
+def _database_ahead(client: Any, database_now: Callable[[], datetime]) -> float:
     before, database = redis_now(client), database_now().timestamp()
-    client.set(_DATABASE, database - (before + redis_now(client)) / 2, ex=_KEPT_SECONDS)
+    return database - (before + redis_now(client)) / 2
 
 
 def _noted(client: Any) -> float | None:

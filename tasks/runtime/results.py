@@ -19,6 +19,7 @@ from typing import Any
 from celery import states
 from celery.backends.base import SyncBackendMixin
 from celery.backends.redis import RedisBackend
+from celery.exceptions import ImproperlyConfigured
 from celery.exceptions import TimeoutError as NoResultError
 from celery.result import result_from_tuple
 from kombu.exceptions import OperationalError
@@ -62,6 +63,16 @@ class ResultStore(SyncBackendMixin, RedisBackend):  # type: ignore[misc]  # cele
 
     def on_task_call(self, producer: Any, task_id: str) -> None:
         """Celery subscribes to each result before it publishes the task, and fails if it cannot."""
+
+    def wait_for_pending(self, result: Any, *args: Any, on_message: Any = None, **options: Any) -> Any:
+        """Celery's for one task. Raises ImproperlyConfigured for `on_message`."""
+        _refuse(on_message)
+        return super().wait_for_pending(result, *args, **options)
+
+    def iter_native(self, result: Any, *args: Any, on_message: Any = None, **options: Any) -> Any:
+        """Celery's for a group. Raises ImproperlyConfigured for `on_message`."""
+        _refuse(on_message)
+        return super().iter_native(result, *args, **options)
 
     def wait_for(
         self,
@@ -174,6 +185,15 @@ class ResultStore(SyncBackendMixin, RedisBackend):  # type: ignore[misc]  # cele
             _logger.warning("a result that cannot be read counts as none")
             return dict(_UNKNOWN)
         return meta
+
+
+def _refuse(on_message: Any) -> None:
+    """Celery would call it for a group alone, and with the last state of each task alone."""
+    if on_message is not None:
+        raise ImproperlyConfigured(
+            "get(on_message=...) is not supported: results are asked for, so states on the way are not told. "
+            "Leave it out; get_task_status(task_id) tells how far a task is"
+        )
 
 
 def _patiently(ask: Callable[..., Any], *arguments: Any) -> Any:

@@ -22,6 +22,7 @@ from native.process import is_alive
 from native.redis import RedisServer
 from native.state import ROOT
 from native.supervisor import noted_pid
+from tests.support.clock import Clock
 
 PROGRAMS = {"redis", "postgres", "worker", "beat", "flower"}
 Done = subprocess.CompletedProcess[str]
@@ -104,6 +105,7 @@ def test_up_from_nothing_runs_everything(clone: Clone) -> None:
     assert {name for name, row in clone.ps().items() if row["state"] == "running"} == PROGRAMS
     health = clone.succeed("health")
     assert "DOWN" not in health.stdout
+    assert "PostgreSQL agree within 5 s" in health.stdout
 
 
 def test_the_state_folder_is_closed(up: Clone) -> None:
@@ -194,6 +196,22 @@ def test_health_names_what_is_down(up: Clone) -> None:
     finally:
         for process in stopped:
             process.resume()
+
+
+def test_health_warns_of_a_clock_that_is_off(up: Clone, tmp_path: Path) -> None:
+    """That of the host on which it is asked; nothing stops working for that."""
+    clock = Clock(tmp_path)
+    clock.set(-600)
+    health = up.manage("health", "--json", **clock.environment)
+    assert health.returncode == 0, health.stdout
+    [found] = [check for check in json.loads(health.stdout) if check["component"] == "clocks"]
+    said = f"the clock of this host ({socket.gethostname()}) is 600 s behind that of PostgreSQL (127.0.0.1)"
+    assert said in found["detail"]
+    assert (found["ok"], found["warns"]) == (True, True)
+    assert found["figures"] == {
+        "host_ahead_seconds": pytest.approx(-600, abs=5),
+        "postgresql_ahead_seconds": pytest.approx(0, abs=5),
+    }
 
 
 def test_after_the_supervisor_was_killed_up_works_and_leaves_no_orphans(up: Clone) -> None:

@@ -10,6 +10,7 @@ import redis as redis_client
 from click.testing import CliRunner
 
 from manage import account as command
+from native import health
 from native.postgres import PostgresServer
 from native.redis import RedisServer
 from tasks.celery_app import sync_emails
@@ -203,7 +204,10 @@ def test_accounts_are_due_by_postgresqls_clock(off: int, clock: Clock, server: I
         assert [one.email_client_id for batch in claim_due_accounts(10, 270) for one in batch] == due
 
 
-def test_it_is_said_that_the_clock_of_postgresql_is_off(clock: Clock, database: Database, redis: RedisServer) -> None:
+def test_it_is_said_that_the_clock_of_postgresql_is_off(
+    clock: Clock, database: Database, redis: RedisServer, environment: Callable[..., None]
+) -> None:
+    environment(REDIS_URL=redis.url)
     watch = Watch()
     with redis_client.Redis(port=redis.port, password=redis.password) as client:
         note_database(client, database_now)
@@ -211,4 +215,9 @@ def test_it_is_said_that_the_clock_of_postgresql_is_off(clock: Clock, database: 
         clock.set(-600)
         note_database(client, database_now)
         assert watch.look(client)
-    assert watch.words.startswith("the clock of PostgreSQL (127.0.0.1) is 600 s behind that of this host (")
+    found = "the clock of PostgreSQL (127.0.0.1) is 600 s behind that of this host ("
+    assert watch.words.startswith(found)
+    check = health.clocks_agree()
+    assert (check.ok, check.warns) == (True, True)
+    assert check.detail.startswith(found)
+    assert check.advice == "Synchronise it (timedatectl status, systemd-timesyncd)"

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 import pytest
 import redis as redis_client
+from celery.exceptions import ImproperlyConfigured
 from celery.exceptions import TimeoutError as NoResultError
 from celery.result import AsyncResult, GroupResult
 from redis.backoff import NoBackoff
@@ -29,13 +30,13 @@ from tests.integration.faults.conftest import broker as connection_to
 from tests.support.application import application
 from tests.support.verbs import Verb, run_all
 
-# What is said of each trouble, and what to do.
+# What is said of each trouble, and what to do; the variable is the one that its address comes from.
 SAID = {
-    "stopped": ("cannot be reached", "Start it"),
+    "stopped": ("cannot be reached", "Start it", "check {variable}"),
     "silent": ("does not answer", "network"),
-    "wrong password": ("refuses the user or password", "REDIS_PASSWORD"),
+    "wrong password": ("refuses the user or password", "password in {variable}"),
     "full": ("is full", "maxmemory"),
-    "read-only": ("is a replica", "primary"),
+    "read-only": ("is a replica", "Have {variable} lead to the primary"),
     "loading": ("is loading its data", "Wait"),
 }
 LETTER = dead_letters.Failure(
@@ -150,7 +151,7 @@ def test_each_verb_says_what_is_wrong(letters: dict[str, str], troubled: dict[st
         [line] = ended.stderr.splitlines()
         assert line.startswith("error: "), (name, ended)
         assert urlsplit(troubled[trouble]).netloc.rpartition("@")[2] in line, (name, ended)
-        assert all(words in line for words in SAID[trouble]), (name, ended)
+        assert all(words.format(variable="REDIS_URL") in line for words in SAID[trouble]), (name, ended)
         is_in_doubt = trouble == "silent" and verb in ("sync", "send")
         assert ("may be queued" in line) == is_in_doubt, (name, ended)
     known = {letter.id for letter in dead_letters.list_letters()}
@@ -172,7 +173,7 @@ def test_health_says_what_is_wrong(
     check = health.redis_answers()
     assert not check.ok
     said = f"{check.detail}. {check.advice}"
-    assert all(words in said for words in SAID[trouble]), said
+    assert all(words.format(variable=role) in said for words in SAID[trouble]), said
     assert urlsplit(troubled[trouble]).netloc.rpartition("@")[2] in said
 
 
@@ -205,6 +206,19 @@ def test_who_waits_for_a_result_bears_a_short_outage_and_is_told_of_a_long_one(
             assert wait_for("other").result(10) == 2
             with pytest.raises(NoResultError):
                 AsyncResult("nobody's", app=app).get(timeout=0.1)
+
+
+def test_who_wants_to_be_told_of_states_is_told_that_nobody_tells_them(
+    redis: RedisServer, environment: Callable[..., None]
+) -> None:
+    environment(REDIS_URL=redis.url)
+    with application() as app:
+        app.backend.store_result("done", 1, "SUCCESS")
+        one = AsyncResult("done", app=app)
+        for result in (one, GroupResult("group", [AsyncResult("done", app=app)])):
+            with pytest.raises(ImproperlyConfigured, match="get_task_status"):
+                result.get(timeout=10, on_message=print)
+            assert result.get(timeout=10) in (1, [1])
 
 
 @contextmanager

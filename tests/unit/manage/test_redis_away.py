@@ -1,11 +1,15 @@
 """A verb whose Redis fails ends in one sentence and the code 1."""
 
+from collections.abc import Callable
+
 import pytest
 from click.testing import CliRunner
 from kombu.exceptions import OperationalError
 from redis import exceptions
 
 from manage.cli import Manage
+from manage.trouble import redis_words
+from tasks.errors import ResultsUnavailableError
 
 
 @pytest.mark.parametrize(
@@ -34,6 +38,35 @@ def test_it_is_one_sentence(error: Exception) -> None:
     assert isinstance(result.exception, SystemExit)
     [line] = result.output.splitlines()
     assert str(error).rstrip(".") in line
+
+
+@pytest.mark.parametrize(
+    ("given", "variables"),
+    [
+        ({"CELERY_RESULT_BACKEND": "redis://results.test/1"}, ("CELERY_RESULT_BACKEND", "CELERY_RESULT_BACKEND")),
+        ({"REDIS_RESULT_HOST": "results.test"}, ("REDIS_RESULT_HOST", "REDIS_PASSWORD")),
+        (
+            {"REDIS_RESULT_HOST": "results.test", "REDIS_RESULT_PASSWORD": "theirs"},
+            ("REDIS_RESULT_HOST", "REDIS_RESULT_PASSWORD"),
+        ),
+        ({}, ("REDIS_URL", "REDIS_URL")),
+    ],
+)
+def test_advice_on_the_result_store_names_the_variables_that_lead_to_it(
+    given: dict[str, str], variables: tuple[str, str], environment: Callable[..., None]
+) -> None:
+    environment(REDIS_URL="redis://broker.test:6379", REDIS_PASSWORD="the broker's", **given)
+    for cause, variable in zip(
+        (exceptions.ConnectionError("Connection refused"), exceptions.AuthenticationError("WRONGPASS")),
+        variables,
+        strict=True,
+    ):
+        error = ResultsUnavailableError(str(cause))
+        error.__cause__ = cause
+        said = redis_words(error)
+        assert said is not None
+        assert ("results.test" if given else "broker.test") in said
+        assert f" {variable}." in said
 
 
 def test_other_errors_are_still_shown_as_faults() -> None:

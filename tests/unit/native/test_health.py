@@ -54,6 +54,24 @@ def test_the_file_is_asked_although_the_stack_runs_with_what_it_was(
     assert "SYNC_BATCH_SIZE" in result.stdout
 
 
+def test_a_warning_is_shown_with_its_advice_and_is_no_failure(
+    tmp_path: Path, dotenv: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = State(tmp_path / "state")
+    state.create()
+    write_json(state.environment, {"SYNC_BATCH_SIZE": "7"})
+    monkeypatch.setenv("METABUILDER_STATE", str(state.folder))
+    warning = Check("clocks", True, "the clock of A is off", "Synchronise it", warns=True)
+    monkeypatch.setattr(health, "check_all", lambda state: [warning])
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+
+    result = CliRunner().invoke(cli.main, ["health"])
+
+    assert result.exit_code == 0
+    assert "warning" in result.stdout
+    assert "clocks: Synchronise it" in result.stderr
+
+
 @pytest.mark.parametrize("open_path", ["/workers", "/metrics", "/healthcheck"])
 def test_a_flower_that_shows_strangers_something_is_not_well(open_path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """As Flower is by itself, without our door."""
