@@ -24,7 +24,8 @@ from tasks.runtime import journal, systemd
 from tasks.runtime.broker import outage
 from tasks.runtime.control import get_active_tasks, get_queue_stats, get_task_status, revoke_task
 from tasks.runtime.results import ResultStore
-from tasks.runtime.task import CELERY_DEFAULT_RETRY_DELAY, CELERY_RETRY_BACKOFF_BASE, EmailTask
+from tasks.runtime.task import EmailTask
+from tasks.runtime.task.retried import CELERY_DEFAULT_RETRY_DELAY, CELERY_RETRY_BACKOFF_BASE
 from tasks.settings import Settings, get_settings
 
 _tasks = {row.function: getattr(import_module(f"tasks.{row.module}"), row.function) for row in TASKS}

@@ -112,9 +112,9 @@ def enforce_trash_retention(self: Any, after_tenant_id: str = "", after_account_
 def _go_on_later(task: Any, interruption: Exception) -> NoReturn:
     """The same task again: what is done stays done. Only errors of servers and storage wear out retries."""
     if isinstance(interruption, LeaseHeldError | HostBusyError):
-        task.look_again(interruption, _LOOK_SECONDS)
+        task.snooze(interruption, _LOOK_SECONDS)
     if isinstance(interruption, HandOnError):
-        task.go_on(interruption)
+        task.reschedule(interruption)
     raise task.retry(exc=interruption, countdown=task.retry_delay(why=interruption)) from interruption
 
 

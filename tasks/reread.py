@@ -50,11 +50,11 @@ def reread_messages(self: Any, email_client_id: str, tenant_id: str, user_id: st
         done = reread_account(request, self.request.id or "", _others_wait)
     except OwnLeaseHeldError as held:
         # Delivered again after its worker was killed: it is for this task to go on.
-        self.look_again(held, min(held.seconds_left + 1, _LOOK_AGAIN_SECONDS))
+        self.snooze(held, min(held.seconds_left + 1, _LOOK_AGAIN_SECONDS))
     except (LeaseHeldError, LeaseLostError, HostBusyError) as error:
         if not self.request.called_directly:
             # Beat queues it together with the syncs: they are over soon, and it looks again until it expires.
-            self.look_again(error, _BUSY_SECONDS)
+            self.snooze(error, _BUSY_SECONDS)
         return _result("busy", Reread(), str(error))
     except TransientError as error:
         logger.warning("reading again was interrupted: %s", error, extra={"email_client_id": email_client_id})

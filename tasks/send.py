@@ -62,7 +62,7 @@ class SendTask(EmailTask):
             give_up_key(given["tenant_id"], given["email_client_id"], key, error)
 
 
-@shared_task(bind=True, base=SendTask, name=SEND_EMAIL, max_retries=3, default_retry_delay=5, is_each_its_own=True)
+@shared_task(bind=True, base=SendTask, name=SEND_EMAIL, max_retries=3, default_retry_delay=5, is_unique_per_call=True)
 def send_email(
     self: Any,
     email_client_id: str,
@@ -151,7 +151,7 @@ def _sent(task: Any, send_it: Callable[[], Outgoing | None]) -> dict[str, Any]:
     try:
         outgoing = send_it()
     except DeliveryUnderWayError as error:
-        return task.look_again(error, error.seconds_left + 1, max_retries=_WAITS)  # type: ignore[no-any-return]
+        return task.snooze(error, error.seconds_left + 1, max_retries=_WAITS)  # type: ignore[no-any-return]
     except DeliveryWaitsError as error:
         logger.warning("not sent yet: %s", error, extra={"outbox_id": error.waiting["outbox_id"]})
         task.wait(error)

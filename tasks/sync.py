@@ -88,9 +88,9 @@ def sync_emails(
         elif so_far.looks * _LEASE_LOOK_SECONDS > get_settings().sync.lease_seconds:
             return so_far.result("already_running")
         so_far.looks += 1
-        self.look_again(held, min(held.seconds_left + 1, _LEASE_LOOK_SECONDS), **so_far.options())
+        self.snooze(held, min(held.seconds_left + 1, _LEASE_LOOK_SECONDS), **so_far.options())
     except HostBusyError as busy:
-        self.look_again(busy, random.uniform(1, _HOST_LOOK_SECONDS), headers=so_far.options()["headers"])
+        self.snooze(busy, random.uniform(1, _HOST_LOOK_SECONDS), headers=so_far.options()["headers"])
     except LoginDelayedError:
         raise  # by schedule, when the next login is due
     except (SoftTimeLimitExceeded, TransientError) as error:

@@ -35,7 +35,7 @@ def retry_letter(letter: Letter) -> str:
 
 
 def forget_letter(letter: Letter) -> None:
-    """Drop it, and let the same task run again as if it had never failed. Raises what `poison.start_over` does."""
+    """Drop the letter; the same task may run again. Raises what `redeliveries.start_over` does."""
     redeliveries.start_over(current_app, letter.task_key, is_dead=False)
     drop_letter(letter)
 

@@ -57,7 +57,7 @@ def hold(folder: str | Path) -> Path:
 
 def _die(task: Any, folder: Path, what: str) -> None:
     if what != "die" and task.request.delivery_info["redelivered"]:
-        task.look_again(WrongError("somebody else is at it"), 0.1)
+        task.snooze(WrongError("somebody else is at it"), 0.1)
     if what == "get on and die":
         task.made_progress()
     (folder / f"death-{time.time_ns()}").touch()
@@ -90,7 +90,7 @@ def fault(self: Any, tenant_id: str, user_id: str, folder_id: str, what: str, wo
     raise WrongError("for ann@example.org")
 
 
-@app.task(bind=True, base=EmailTask, name="test.count", is_each_its_own=True, shared=False)
+@app.task(bind=True, base=EmailTask, name="test.count", is_unique_per_call=True, shared=False)
 def count(self: Any, tenant_id: str, user_id: str, folder_id: str, number: int) -> int:
     """Leave a mark that it was begun, and that it was done, after a moment, or when it may go on."""
     folder = Path(folder_id)

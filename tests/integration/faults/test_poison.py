@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from sqlalchemy import create_engine, text
 
 from manage import cli, dlq, session
+from manage.advice import advice_for_code
 from native.dovecot import Dovecot
 from native.redis import RedisServer
 from tasks.registry import PERIODIC_SYNC
@@ -308,7 +309,7 @@ def test_a_quarantined_sync_says_so_on_its_account(
 
     after = find_account(TENANT, "mail")
     assert after.last_error_code == "poisoned"
-    assert "dlq" in str(after.last_error)
+    assert "dlq" in str(advice_for_code(after.last_error_code))
 
 
 def test_the_tasks_of_nobody_are_kept_under_a_name_that_is_no_tenants(database: Database, worker: Worker) -> None:

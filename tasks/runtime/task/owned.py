@@ -1,0 +1,63 @@
+"""Whose a task is, and what it is to do: checked and told before it is queued, without anybody's mail."""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+from celery import Task
+from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
+
+from tasks.errors import BrokerUnavailableError
+from tasks.runtime import redeliveries
+from tasks.runtime.arguments import check_arguments
+from tasks.runtime.redaction import redact_arguments
+from tasks.secrecy.secrets import secrets_kept
+from tasks.settings import get_settings
+from tasks.storage.dead_letters import NOBODY
+
+
+class OwnedTask(Task):  # type: ignore[misc]  # celery has no types
+    """A task whose arguments name its tenant and user."""
+
+    abstract = True
+    # Whether two tasks with the same arguments are two things to do. A second sync of an account does the work of the
+    # first; a second message with the same words is a second message.
+    is_unique_per_call = False
+
+    def apply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
+        """Queue the task.
+
+        Raises ValueError and TypeError (tasks/runtime/arguments.py) before anything is queued, and
+        BrokerUnavailableError.
+        """
+        self.check_arguments(args or (), kwargs or {})
+        shown_args, shown_kwargs = redact_arguments(self.run, args or (), kwargs or {})
+        options = {"argsrepr": repr(shown_args), "kwargsrepr": repr(shown_kwargs), **options}
+        with secrets_kept(get_settings().secrets):
+            try:
+                return super().apply_async(args, kwargs, **options)
+            except (OperationalError, RedisError, OSError) as error:
+                raise BrokerUnavailableError(str(error)) from error
+
+    def check_arguments(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        """Check whether the task can be called with these arguments. Raises ValueError and TypeError."""
+        check_arguments(self.name, self.run, args, kwargs)
+
+    def owner(self, args: Any, kwargs: Any) -> tuple[str, str | None]:
+        """The tenant and the user of the task with these arguments."""
+        given = self._signature.bind_partial(*args, **kwargs).arguments
+        return given.get("tenant_id", NOBODY), given.get("user_id")
+
+    def key(self, args: Sequence[Any], kwargs: Mapping[str, Any], task_id: str) -> str:
+        """What the task with this id is to do, as one value (tasks/runtime/redeliveries.py)."""
+        # Whichever way they were given, and defaults too: a sync from the command line is a sync by schedule.
+        given = self._signature.bind_partial(*args, **kwargs)
+        given.apply_defaults()
+        own = {"": task_id} if self.is_unique_per_call else {}
+        return redeliveries.task_key(self.name, {**given.arguments, **own})
+
+    @cached_property
+    def _signature(self) -> inspect.Signature:
+        return inspect.signature(self.run)

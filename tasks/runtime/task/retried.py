@@ -1,0 +1,88 @@
+"""When a task comes back: after an error, when somebody else is at work, and for what is left to do."""
+
+import random
+from typing import Any, NoReturn
+
+from celery.exceptions import Ignore, Reject
+from kombu.exceptions import OperationalError
+
+from tasks.errors import DeliveryWaitsError, LoginDelayedError, StorageUnavailableError, TransientError
+from tasks.runtime.results import WAITING
+from tasks.runtime.task.owned import OwnedTask
+from tasks.settings import get_settings
+
+CELERY_DEFAULT_RETRY_DELAY = 5
+CELERY_RETRY_BACKOFF_BASE = 2
+# How often a task waits for a database that is away, or for the next login to be due: for days, at 600 s apart.
+_MAX_WAITS = 1000
+_WAITS_HEADER = "metabuilder_waits"
+_FOLLOWERS = ("task_id", "root_id", "parent_id", "group_id", "group_index", "chord", "chain", "link", "link_error")
+
+# A retry waits between this share of its backoff and all of it, so that many do not come back at once.
+_MIN_JITTER = 0.5
+
+
+class RetriedTask(OwnedTask):
+    """A task that comes back under its own id."""
+
+    abstract = True
+    default_retry_delay = CELERY_DEFAULT_RETRY_DELAY
+
+    def retry_delay(self, tries: int | None = None, why: Exception | None = None) -> float:
+        """Seconds until the next try: exponential from the task's first delay, with jitter and a cap.
+
+        Where `why` says when to come back the delay is no shorter than that, unless the cap is.
+        """
+        tries = self.request.retries if tries is None else tries
+        backoff: float = self.default_retry_delay * CELERY_RETRY_BACKOFF_BASE**tries
+        longest = get_settings().worker.retry_max_delay
+        asked_for = (why.retry_after if isinstance(why, TransientError) else None) or 0
+        return max(min(backoff, longest) * random.uniform(_MIN_JITTER, 1), min(asked_for, longest))
+
+    def retry(self, *args: Any, exc: Exception | None = None, **options: Any) -> Any:
+        """As Celery's, but a database that is away and a login that is not due wear out no retries, and a full
+        broker loses no task."""
+        is_queued = not (self.request.called_directly or self.request.is_eager)
+        if isinstance(exc, StorageUnavailableError | LoginDelayedError) and is_queued:
+            waits = self.request.get(_WAITS_HEADER, 0)
+            if waits >= _MAX_WAITS:
+                raise exc
+            self.request.retries -= 1
+            options["countdown"] = self.retry_delay(waits, exc)
+            options["headers"] = {**options.get("headers", {}), _WAITS_HEADER: waits + 1}
+        try:
+            return super().retry(*args, exc=exc, **options)
+        except Reject as unpublished:
+            # Celery would have the message thrown away.
+            raise Reject(unpublished.reason, requeue=True) from unpublished
+
+    def on_replace(self, sig: Any) -> Any:
+        """As Celery's, but a message that a full broker does not take is given back: its task goes on from what is
+        stored."""
+        try:
+            return super().on_replace(sig)
+        except OperationalError as unpublished:
+            raise Reject(unpublished, requeue=True) from unpublished
+
+    def reschedule(self, why: Exception, seconds: float = 0, **options: Any) -> NoReturn:
+        """Come back in `seconds`, for what is left to do. This wears out no retries."""
+        self.request.retries -= 1
+        raise self.retry(exc=why, countdown=seconds, **options) from why
+
+    def snooze(self, why: Exception, seconds: float, **options: Any) -> NoReturn:
+        """Come back in `seconds`, because somebody else is at work on the same. This wears out no retries."""
+        self.request.looks_again = True
+        self.reschedule(why, seconds, **options)
+
+    def wait(self, why: DeliveryWaitsError) -> NoReturn:
+        """Leave the rest to a later task under the same id. Until then the state WAITING says when that is."""
+        if self.request.called_directly or self.request.is_eager:
+            raise why
+        self.update_state(state=WAITING, meta=dict(why.waiting))
+        raise Ignore(str(why))
+
+    def followers(self) -> dict[str, Any]:
+        """What a task that does the rest later is queued with (options of `apply_async`): the same id, and the tasks
+        that are to follow this one."""
+        given = self.request.as_execution_options()
+        return {name: given[name] for name in _FOLLOWERS if given[name] is not None} if self.request.id else {}
