@@ -1,5 +1,6 @@
 """Several real beats on one Redis: each due task is queued once, and none late when a beat is gone."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -14,6 +15,8 @@ import redis as redis_client
 from native.redis import RedisServer
 from tasks.runtime.scheduler import LAST_RUNS, seconds_since_tick
 from tests.support.application import application
+from tests.support.clock import Clock
+from tests.support.service_manager import Manager
 from tests.support.worker import wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -35,10 +38,16 @@ class Beats:
         self.log = folder / "beat.log"
         self.running: list[subprocess.Popen[bytes]] = []
 
-    def start(self) -> subprocess.Popen[bytes]:
+    def start(self, **environment: str) -> subprocess.Popen[bytes]:
         celery = [sys.executable, "-m", "celery", "-A", "tests.support.beat_app:app"]
         with self.log.open("ab") as log:
-            beat = subprocess.Popen([*celery, "beat", "--pidfile=", "-l", "INFO"], cwd=ROOT, stdout=log, stderr=log)
+            beat = subprocess.Popen(
+                [*celery, "beat", "--pidfile=", "-l", "INFO"],
+                cwd=ROOT,
+                env={**os.environ, **environment},
+                stdout=log,
+                stderr=log,
+            )
         self.running.append(beat)
         return beat
 
@@ -172,6 +181,38 @@ def test_a_clock_that_was_hours_ahead_and_is_right_again_stops_nothing(
     wait_until(lambda: firings(broker) >= 2, "it waits for the wrong time to come", 30)
 
     assert abs(float(broker.hget(LAST_RUNS, "probe")) - time.time()) < 60
+
+
+def test_beats_whose_clocks_are_off_and_are_set_fire_once_in_each_interval_and_say_so(
+    beats: Beats, broker: redis_client.Redis, tmp_path: Path
+) -> None:
+    clocks, managers = [], []
+    for number, off in enumerate((600, -600)):
+        (folder := tmp_path / str(number)).mkdir()
+        clocks.append(Clock(folder))
+        clocks[-1].set(off)
+        managers.append(Manager(folder / "socket"))
+        beats.start(NOTIFY_SOCKET=managers[-1].path, **clocks[-1].environment)
+    ahead, behind = managers
+    wait_until(lambda: "600 s ahead of" in ahead.status(), "nobody says whose clock is ahead")
+    wait_until(lambda: "600 s behind" in behind.status(), "nobody says whose clock is behind")
+
+    steps = [(0, -600), (0, 600), (1, 0), (1, 3600), (0, 0)]
+
+    def set_a_clock() -> None:
+        if steps:
+            number, off = steps.pop()
+            clocks[number].set(off)
+
+    arrivals = watch(broker, 6 * INTERVAL, set_a_clock)
+
+    assert not steps
+    assert min(gaps(arrivals)) > 0.75 * INTERVAL
+    assert max(gaps(arrivals)) < 2 * INTERVAL
+    wait_until(lambda: "600 s behind" in ahead.status(), "nobody says that the clock was set")
+    wait_until(lambda: behind.status() == "Keeps the schedule", "what is said is not true any more")
+    for manager in managers:
+        manager.close()
 
 
 @pytest.mark.parametrize("odd", ["words", "nan", "1e300", "", b"\xff"])

@@ -3,7 +3,6 @@
 import importlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,33 +20,12 @@ from tests.integration.faults.conftest import SHORT_WAITS
 from tests.integration.faults.conftest import broker as connection_to
 from tests.support import fault_app
 from tests.support.application import application
+from tests.support.service_manager import Manager
 from tests.support.worker import Worker, wait_until
 
 APP = "tests.support.fault_app:app"
 LONGEST_STOP = 20
 MOST_LINES = 25  # of three outages
-
-
-class Manager:
-    """The socket on which a service manager is told what a unit is at (sd_notify(3))."""
-
-    def __init__(self, path: Path) -> None:
-        self.path, self._last = str(path), ""
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._socket.bind(self.path)
-        self._socket.setblocking(False)
-
-    def status(self) -> str:
-        """The last that it was told."""
-        try:
-            while True:
-                for line in self._socket.recv(4096).decode().splitlines():
-                    self._last = line.removeprefix("STATUS=") if line.startswith("STATUS=") else self._last
-        except BlockingIOError:
-            return self._last
-
-    def close(self) -> None:
-        self._socket.close()
 
 
 @pytest.fixture
