@@ -3,7 +3,7 @@
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, and_, bindparam, case, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, and_, bindparam, case, delete, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from tasks.errors import (
@@ -151,14 +151,17 @@ _WAITING = {
 }
 # Due accounts are looked for every DUE_ACCOUNTS_SECONDS, so a sync begins at the next multiple of that.
 _LATEST_SECONDS = (func.ceil(EmailClient.sync_interval / float(DUE_ACCOUNTS_SECONDS)) + 0.5) * DUE_ACCOUNTS_SECONDS
+_LATEST = func.make_interval(0, 0, 0, 0, 0, 0, _LATEST_SECONDS)
 _IS_OVERDUE = and_(
     EmailClient.is_enabled,
     EmailClient.is_sync_enabled,
     EmailClient.paused_at.is_(None),
     EmailClient.last_error_code.is_(None),
     func.coalesce(EmailClient.lease_until, "-infinity") <= func.now(),
-    func.coalesce(EmailClient.last_sync_at, EmailClient.created_at)
-    < func.now() - func.make_interval(0, 0, 0, 0, 0, 0, _LATEST_SECONDS),
+    or_(
+        func.coalesce(EmailClient.last_sync_at, EmailClient.created_at) < func.now() - _LATEST,
+        EmailClient.next_sync_at > func.now() + _LATEST,  # PostgreSQL's clock was set back since
+    ),
 )
 _COMPUTED = {**_WAITING, "is_overdue": _IS_OVERDUE.label("is_overdue"), "read_at": func.now().label("read_at")}
 _COLUMNS = [_COMPUTED[name] if name in _COMPUTED else EmailClient.__table__.c[name] for name in Account._fields]

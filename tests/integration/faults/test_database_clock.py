@@ -1,18 +1,21 @@
 """A PostgreSQL whose clock is minutes off, or is set: all times that it keeps are compared with its own clock."""
 
+import re
 from collections.abc import Callable, Iterator
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from time import monotonic
 
+import psycopg2
 import pytest
 import redis as redis_client
 from click.testing import CliRunner
 
 from manage import account as command
 from native import health
-from native.postgres import PostgresServer
+from native.postgres import SUPERUSER, PostgresServer, libpq
 from native.redis import RedisServer
+from native.state import ROOT
 from tasks.celery_app import sync_emails
 from tasks.engine.tokens import access_token
 from tasks.errors import DeliveryWaitsError, LeaseHeldError, LeaseLostError, LoginDelayedError, LoginRefusedError
@@ -44,6 +47,7 @@ from tests.support.stored import quarantine, stored_uids
 OFF = [600, -600]
 BODIES = r"UID FETCH .*BODY\.PEEK\[\]"
 _LEASE_SECONDS = 60
+_OPERATIONS = ROOT / "docs" / "operations.md"
 
 
 class _Postgres(PostgresServer):
@@ -170,7 +174,36 @@ def test_an_account_is_overdue_by_postgresqls_clock(
     assert " ok " in listed()
     clock.set(off + 9 * 60)
     assert "overdue" in listed()
-    assert "00:09:0" in listed()
+    assert "00:09:" in listed()
+
+
+def test_a_clock_that_is_set_back_delays_what_waits_until_an_operator_mends_that(
+    clock: Clock, server: ImapServer, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "connect", lambda: None)
+
+    def claimed() -> list[str]:
+        return [one.email_client_id for batch in claim_due_accounts(10, 270) for one in batch]
+
+    clock.set(600)
+    synced, killed = register(server, "synced"), register(server, "killed")
+    sync(synced)
+    take_lease(TENANT, USER, killed.id, owner_of("killed"), _LEASE_SECONDS)
+    claimed()
+    clock.set(300)
+    assert claimed() == []
+    clock.set(0)
+    assert claimed() == []
+    listed = CliRunner().invoke(command.account, ["list", "--tenant", TENANT]).stdout
+    assert "overdue: is to be synced every 00:05:00" in listed
+
+    mend = re.search(r"^UPDATE email_client\n.*?;$", _OPERATIONS.read_text(), re.DOTALL | re.MULTILINE)
+    assert mend is not None
+    with psycopg2.connect(libpq(database.server.url(SUPERUSER, database.name))) as connection:
+        connection.cursor().execute(mend[0])
+    connection.close()
+    assert sorted(claimed()) == sorted([synced.id, killed.id])
+    take_lease(TENANT, USER, killed.id, owner_of("other"), _LEASE_SECONDS)
 
 
 def test_a_lease_ends_by_postgresqls_clock_and_whoever_lost_it_commits_nothing(
