@@ -19,8 +19,6 @@ from tasks.runtime.task import EmailTask
 from tasks.settings import get_settings
 from tasks.storage.messages.deletions import accounts_with_expired_trash
 
-# Of the soft time limit; the rest is for the batch at hand and for what a slow server adds.
-_BUDGET_SHARE = 0.6
 # How soon to look again where a sync is at work on the account.
 _LOOK_SECONDS = 2
 _ACCOUNTS_AT_A_TIME = 1000
@@ -49,7 +47,7 @@ def delete_emails(
     key = self._key((email_ids, tenant_id, user_id, permanent), {})
     try:
         marked = delete_messages(
-            request, self.request.id or "", key, _budget_seconds(), lambda _: self.made_progress()
+            request, self.request.id or "", key, get_settings().worker.budget_seconds, lambda _: self.made_progress()
         )
     except (HandOnError, SoftTimeLimitExceeded, TransientError) as interruption:
         _go_on_later(self, interruption)
@@ -66,7 +64,7 @@ def empty_trash(self: Any, email_client_id: str, tenant_id: str, user_id: str) -
 
     Returns `status` and deleted_count (of the run that came to the end). Errors as with delete_emails.
     """
-    deadline = time.monotonic() + _budget_seconds()
+    deadline = time.monotonic() + get_settings().worker.budget_seconds
     deleted = 0
     try:
         while batch := delete_expired(
@@ -93,7 +91,7 @@ def enforce_trash_retention(self: Any, after_tenant_id: str = "", after_account_
     task finds nothing to do.
     """
     days = get_settings().delete.trash_retention_days
-    deadline = time.monotonic() + _budget_seconds()
+    deadline = time.monotonic() + get_settings().worker.budget_seconds
     after = (after_tenant_id, after_account_id)
     accounts = 0
     try:
@@ -116,7 +114,3 @@ def _go_on_later(task: Any, interruption: Exception) -> NoReturn:
     if isinstance(interruption, HandOnError):
         task.reschedule(interruption)
     raise task.retry(exc=interruption, countdown=task.retry_delay(why=interruption)) from interruption
-
-
-def _budget_seconds() -> float:
-    return get_settings().worker.task_soft_time_limit * _BUDGET_SHARE

@@ -13,8 +13,6 @@ from tasks.runtime.task import EmailTask
 from tasks.settings import get_settings
 from tasks.storage.cleanup import delete_old_dead_letters, delete_unreferenced_blobs, release_expired_leases
 
-# Of the soft time limit; what is left then is found in an hour.
-_BUDGET_SHARE = 0.6
 # How far the walk over all blobs has come, where one run does not suffice: the tenant and the SHA-256.
 _PLACE = "metabuilder:cleanup:blobs"
 
@@ -27,7 +25,7 @@ def cleanup_stale_results(self: Any) -> dict[str, Any]:
     dead_letters_deleted.
     """
     worker = get_settings().worker
-    deadline = time.monotonic() + worker.task_soft_time_limit * _BUDGET_SHARE
+    deadline = time.monotonic() + worker.budget_seconds
     with broker_client(self.app) as broker:
         return {
             "status": "success",

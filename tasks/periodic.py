@@ -21,8 +21,6 @@ logger = logging.getLogger(__name__)
 _ACCOUNTS_PER_CLAIM = 5000
 # A claim ends before the next run of the dispatcher looks for it.
 _CLAIM_SHARE = 0.9
-# Of the soft time limit; what is still due then is claimed by a fresh task.
-_BUDGET_SHARE = 0.6
 # A sync of an account without news takes less: of the accounts of a limited host no more are queued than it can
 # serve in an interval.
 _SECONDS_PER_SYNC = 1
@@ -39,7 +37,7 @@ def periodic_sync(self: Any) -> dict[str, Any]:
     (their host has as many as it can serve) and task_ids (of the first 1,000).
     """
     round_ = _Round(get_settings().sync.interval_seconds)
-    deadline = time.monotonic() + get_settings().worker.task_soft_time_limit * _BUDGET_SHARE
+    deadline = time.monotonic() + get_settings().worker.budget_seconds
     with closing(claim_due_accounts(_ACCOUNTS_PER_CLAIM, round_.claim_seconds)) as claims:
         for accounts in claims:
             round_.queue(accounts)

@@ -30,8 +30,6 @@ logger = logging.getLogger(__name__)
 _LOOK_AGAIN_SECONDS = 5
 _BUSY_SECONDS = 30
 _ACCOUNTS_AT_A_TIME = 1000
-# Of the soft time limit; what is left then is found by the next look.
-_BUDGET_SHARE = 0.6
 
 
 @shared_task(bind=True, base=EmailTask, name=REREAD_MESSAGES, max_retries=0)
@@ -76,7 +74,7 @@ def queue_rereading(self: Any) -> dict[str, Any]:  # noqa: ARG001 - a bound task
     next run) and accounts (queued). Queued twice, an account's second task finds nothing to do.
     """
     worker, limits, after, accounts = get_settings().worker, get_settings().reread, ("", ""), 0
-    deadline = time.monotonic() + worker.task_soft_time_limit * _BUDGET_SHARE
+    deadline = time.monotonic() + worker.budget_seconds
     if not limits.messages_per_hour:
         return {"status": "success", "accounts": 0}
     try:

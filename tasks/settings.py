@@ -21,6 +21,8 @@ from tasks.secrecy.urls import checked_postgresql_url, checked_redis_url, redis_
 
 # The longest a retry waits; the broker must not think the message lost in the meantime.
 LONGEST_COUNTDOWN_SECONDS = 600
+# Of the soft time limit.
+_BUDGET_SHARE = 0.6
 
 # imap.example.org=10,*=50
 _HOST_CONNECTIONS = r"^([a-z0-9.:*-]+=\d+(,[a-z0-9.:*-]+=\d+)*)?$"
@@ -159,6 +161,14 @@ class WorkerSettings(_Group):
 
     # Not read by the tasks: `up` takes it, and here it is checked with the rest.
     flower_port: Port = Field(5556, validation_alias="FLOWER_PORT")
+
+    @property
+    def budget_seconds(self) -> float:
+        """The time budget: after so many seconds a task begins nothing new.
+
+        The rest of its soft time limit is for the batch at hand, and for what a slow server adds.
+        """
+        return self.task_soft_time_limit * _BUDGET_SHARE
 
     @model_validator(mode="after")
     def _limits_fit_each_other(self) -> Self:

@@ -15,8 +15,8 @@ from tasks.settings import get_settings
 
 logger = logging.getLogger(__name__)
 
-# Of the soft time limit; an engine may take its whole timeout for each message of the batch at hand.
-_BUDGET_SHARE = 0.4
+# Of the time budget; an engine may take its whole timeout for each message of the batch at hand.
+_BUDGET_SHARE = 2 / 3
 
 
 @shared_task(bind=True, base=EmailTask, name=CHECK_SPAM, max_retries=2, default_retry_delay=10)
@@ -46,7 +46,7 @@ def ask_spam_engines(self: Any, email_client_id: str, tenant_id: str, user_id: s
     Returns `status` (success; handed_on where a fresh task goes on; engine_unavailable where the verdict of the rules
     stays until the next sync asks again) and messages_checked.
     """
-    deadline = time.monotonic() + get_settings().worker.task_soft_time_limit * _BUDGET_SHARE
+    deadline = time.monotonic() + get_settings().worker.budget_seconds * _BUDGET_SHARE
     checked = 0
     try:
         while time.monotonic() < deadline:

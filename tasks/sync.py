@@ -29,8 +29,6 @@ from tasks.storage.session import database_now, tenant_transaction
 
 logger = logging.getLogger(__name__)
 
-# Of the soft time limit; the rest is for the batch at hand and for what a slow server adds.
-_BUDGET_SHARE = 0.6
 # How often, in seconds, a sync that found its account being synced looks again. A lease that is still held after as
 # many looks as it lasts is renewed by a sync that is alive, and there is nothing left to do.
 _LEASE_LOOK_SECONDS = 5
@@ -79,7 +77,11 @@ def sync_emails(
     )
     try:
         is_done = sync_account(
-            request, self.request.id or "", so_far.tally, _budget_seconds(), _reporter(self, before)
+            request,
+            self.request.id or "",
+            so_far.tally,
+            get_settings().worker.budget_seconds,
+            _reporter(self, before),
         )
     except LeaseHeldError as held:
         if isinstance(held, OwnLeaseHeldError):
@@ -162,10 +164,6 @@ class _SoFar:
 
     def _elapsed(self) -> float:
         return self._seconds + time.monotonic() - self._begun
-
-
-def _budget_seconds() -> float:
-    return get_settings().worker.task_soft_time_limit * _BUDGET_SHARE
 
 
 def _reporter(task: Any, stored_before: int) -> Callable[[Progress], None]:

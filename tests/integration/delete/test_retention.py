@@ -13,6 +13,7 @@ from tasks import delete as tasks
 from tasks.delete import empty_trash
 from tasks.errors import NotFoundError
 from tasks.registry import ENFORCE_TRASH_RETENTION
+from tasks.settings import WorkerSettings
 from tasks.storage.accounts.rows import Account, NewAccount, add_account
 from tests.conftest import TENANT, USER, Database, register, sync
 from tests.integration.delete.conftest import Delete, ids_of
@@ -128,7 +129,7 @@ class TestManyAccounts:
     def test_a_run_out_of_time_has_a_fresh_one_go_on_where_it_stopped(
         self, calls: list[list[str]], broker: Broker, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(tasks, "_budget_seconds", lambda: 0)
+        monkeypatch.setattr(WorkerSettings, "budget_seconds", 0)
         assert broker.run(ENFORCE_TRASH_RETENTION) == {"status": "partial", "accounts": 2}
         results = []
         while handed_on := broker.taken("periodic"):
