@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tasks.storage.outbox import Outgoing
 
 _OPEN = ("queued", "sending", "accepted", "failed", "unknown")
-_AGAIN = ("queued", "failed")
+_AGAIN = ("queued", "accepted", "failed")
 _MOST = 500
 _COLUMNS = ("state", "recipients", "attempts", "age", "next try", "last error")
 _all_tenants_option = click.option("--all-tenants", is_flag=True, help="The messages of all tenants.")
@@ -180,7 +180,9 @@ def _tenants(tenant: str, *, all_tenants: bool) -> list[str]:
 
 
 def _next_try(state: str, seconds_left: float | None) -> str:
-    if seconds_left is None or state not in ("queued", "unknown"):
+    from tasks.storage.outbox import WAITING_STATES
+
+    if seconds_left is None or state not in WAITING_STATES:
         return ""
     return duration(seconds_left) if seconds_left > 0 else "now"
 
@@ -198,7 +200,8 @@ def _resume(account: "Account", outbox_id: str) -> None:
     from tasks.engine.send.outbox import resume
 
     outgoing = resume(account, outbox_id, f"a person:{uuid.uuid4()}")
-    say(f"{outgoing.state}: {len(outgoing.addresses('accepted'))} of {len(outgoing.recipients)} recipients")
+    copy = f"; its copy is tried again in {duration(outgoing.seconds_left or 0)}" if outgoing.waits else ""
+    say(f"{outgoing.state}: {len(outgoing.addresses('accepted'))} of {len(outgoing.recipients)} recipients{copy}")
 
 
 def _find(tenant: str, outbox_id: str) -> "tuple[Outgoing, Account]":

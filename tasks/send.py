@@ -33,7 +33,7 @@ from tasks.storage import dead_letters
 from tasks.storage.accounts.leases import owner_of
 from tasks.storage.outbox import Outgoing
 from tasks.storage.session import database_now
-from tasks.storage.waiting import claim_waiting, unclaim_waiting
+from tasks.storage.waiting import Due, claim_waiting, unclaim_waiting
 
 logger = logging.getLogger(__name__)
 
@@ -120,26 +120,29 @@ def queue_waiting_mail(self: Any) -> dict[str, Any]:
     Returns `status` (success; partial where the broker did not take all: the rest is queued by the next run) and
     messages (queued).
     """
-    due = claim_waiting(
-        _MOST_AT_ONCE, min(_LOST_AFTER * get_settings().worker.visibility_timeout, _MOST_LOST_SECONDS)
-    )
-    plain = [one for one in due if not (one.task or {}).keys() - _IDS]
+    lost_seconds = min(_LOST_AFTER * get_settings().worker.visibility_timeout, _MOST_LOST_SECONDS)
+    due = sorted(claim_waiting(_MOST_AT_ONCE, lost_seconds), key=_is_followed)
+    plain = [one for one in due if not _is_followed(one)]
     queued = 0
     try:
         ids = [str((one.task or {}).get("task_id") or uuid4()) for one in plain]
         publish_many(send_waiting, [one[1::-1] + one[2:3] for one in plain], ids=ids)
         queued = len(plain)
-        for one in due:
-            if one not in plain:
-                send_waiting.apply_async((one.outbox_id, one.tenant_id, one.user_id), **(one.task or {}))
-                queued += 1
+        for one in due[len(plain) :]:
+            send_waiting.apply_async((one.outbox_id, one.tenant_id, one.user_id), **(one.task or {}))
+            queued += 1
     except OperationalError as error:
         logger.warning("could not queue all messages whose next try is due: %s", error)
-        unclaim_waiting([*plain, *(one for one in due if one not in plain)][queued:])
+        unclaim_waiting(due[queued:])
         return {"status": "partial", "messages": queued}
     with broker_client(self.app) as client:
         note_database(client, database_now)
     return {"status": "success", "messages": queued}
+
+
+def _is_followed(one: Due) -> bool:
+    """Whether something follows its task, so that it cannot be queued with many others."""
+    return bool((one.task or {}).keys() - _IDS)
 
 
 def _key(idempotency_key: str | None, task_id: str | None) -> str:

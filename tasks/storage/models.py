@@ -471,8 +471,9 @@ class OutboxMessage(Base):
     `raw` is the message as it goes over the wire, kept until it is sent. `recipients` are {address, state, reply}.
     `owner` is the run that holds it since `claimed_at`; `data_at` is when that run was about to say that the message
     is complete.
-    `asked_at` is since when it is tried. It is tried next at `next_try_at`, by a task that was queued at
-    `dispatched_at`, or is to be; `task` is that one's id, and what is to follow it.
+    `asked_at` is since when it is tried; once it is accepted, since when its copy is. It is tried next at
+    `next_try_at`, by a task that was queued at `dispatched_at`, or is to be; `task` is that one's id, and what is to
+    follow it.
     """
 
     __tablename__ = "outbox_message"
@@ -511,6 +512,12 @@ class OutboxMessage(Base):
         # What is not sent is little among much, and is what people look for.
         Index("outbox_message_open_idx", "tenant_id", "created_at", postgresql_where=text("state <> 'sent'")),
         Index("outbox_message_next_try_idx", "next_try_at", postgresql_where=text("state NOT IN ('sent', 'failed')")),
+        Index(
+            "outbox_message_waiting_idx",
+            "tenant_id",
+            "email_client_id",
+            postgresql_where=text("dispatched_at IS NULL AND state IN ('queued', 'unknown', 'accepted')"),
+        ),
     )
 
 

@@ -13,6 +13,9 @@ from tasks.storage.ids import new_id
 from tasks.storage.models import EmailClient, OutboxMessage
 from tasks.storage.session import tenant_transaction
 
+# In these a message may wait for its next try: for its server, or, in the second two, for the mailbox with its copy.
+WAITING_STATES = ("queued", "unknown", "accepted")
+
 
 class Recipient(NamedTuple):
     """`state` is pending, offered (the server took the address, and the message may have followed), accepted or
@@ -78,7 +81,7 @@ class Outgoing(NamedTuple):
     @property
     def waits(self) -> bool:
         """Whether it is not to be tried yet: nobody is at it, and the time of its next try has not come."""
-        return self.state in ("queued", "unknown") and (self.seconds_left or 0) > 0
+        return self.state in WAITING_STATES and (self.seconds_left or 0) > 0
 
 
 class Listed(NamedTuple):

@@ -46,7 +46,8 @@ _OTHERS_WAIT = text(
 )
 _CLAIM = text("SELECT tenant_id, outbox_id, user_id, task FROM claim_waiting_mail(:limit, :probes, :released, :lost)")
 _UNCLAIM = text("UPDATE outbox_message SET dispatched_at = NULL WHERE tenant_id = :tenant_id AND id = :id")
-_RELEASE = text("SELECT release_waiting_mail(:tenant_id, :account_id)")
+_RELEASE_MAIL = text("SELECT release_waiting_mail(:tenant_id, :account_id)")
+_RELEASE_COPIES = text("SELECT release_waiting_copies(:tenant_id, :account_id)")
 _COUNT = text("SELECT messages, late, oldest_seconds FROM count_waiting_mail(:late_seconds)")
 _COUNT_UNSENT = text(
     """
@@ -107,9 +108,13 @@ def unclaim_waiting(due: Sequence[Due]) -> None:
 
 
 def release_waiting(outgoing: Outgoing) -> None:
-    """A message went out that had to wait: what waits for the same server, or the same login, is due."""
+    """What had to wait, and was in this state, had success: others that wait for the same server or login are due.
+
+    Of the SMTP server where it was sent, of the mailbox where its copy was filed or it was found there.
+    """
+    statement = _RELEASE_MAIL if outgoing.state == "sending" else _RELEASE_COPIES
     with unbound_transaction() as connection:
-        connection.execute(_RELEASE, {"tenant_id": outgoing.tenant_id, "account_id": outgoing.email_client_id})
+        connection.execute(statement, {"tenant_id": outgoing.tenant_id, "account_id": outgoing.email_client_id})
 
 
 def count_waiting(late_seconds: int) -> Waiting:

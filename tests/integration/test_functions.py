@@ -38,6 +38,7 @@ GRANTS = {
     "tenants_with_accounts": {WORKER},
     "claim_waiting_mail": {WORKER},  # mail of all tenants that waits for its server, of which few try it at once
     "release_waiting_mail": {WORKER},
+    "release_waiting_copies": {WORKER},
     "count_waiting_mail": {WORKER},
     "refuse_unless": NOBODY,
     "intake_blob": NOBODY,
@@ -82,10 +83,11 @@ USUAL: dict[str, dict[str, Any]] = {
     "tenants_with_accounts": {},
     "claim_waiting_mail": {"max_messages": 5000, "max_probes": 5, "max_released": 500, "lost_seconds": 2400},
     "release_waiting_mail": {"of_tenant": TENANT, "of_account": "nobody's"},
+    "release_waiting_copies": {"of_tenant": TENANT, "of_account": "nobody's"},
     "count_waiting_mail": {"late_seconds": 14_400},
 }
 # Workers of the release before the workers' role do not call these.
-NEW = {"claim_waiting_mail", "release_waiting_mail", "count_waiting_mail"}
+NEW = {"claim_waiting_mail", "release_waiting_mail", "release_waiting_copies", "count_waiting_mail"}
 HOSTILE: dict[str, tuple[Any, ...]] = {
     "integer": (None, -1, 2**31 - 1, -(2**31), 2**31, "infinity"),
     "bigint": (None, -1, 2**63 - 1, "infinity"),

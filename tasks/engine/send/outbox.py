@@ -6,8 +6,11 @@
     queued    the server is away or does not take it now, or not for all recipients: `pending` ones are tried again,
               those that were accepted never. As often as SMTP_RETRIES says, and within two minutes, the task itself
               comes back; then the message waits until `next_try_at`, when tasks/send.py queues a task for it.
-    accepted  the server has it for at least one recipient; the copy in the Sent folder is still to be filed.
-    sent      done. `raw` is forgotten; the row remains, so that its key finds it.
+    accepted  the server has it for at least one recipient; the copy in the Sent folder is still to be filed. While
+              the mailbox cannot take it, the copy waits until `next_try_at` as a queued message does, for as long
+              again as SMTP_MAX_AGE says; whoever asked for the message to be sent is told meanwhile that it is.
+    sent      done, with a copy or with the reason why there is none. `raw` is forgotten; the row remains, so that its
+              key finds it.
     failed    no recipient was accepted, for good or for as long as SMTP_MAX_AGE says. Asked for again by the same
               key it is tried again: nobody has it.
     unknown   the answer after the end of the data never came. The Sent folder is searched for the Message-ID, and
@@ -97,6 +100,7 @@ _QUICK_SECONDS = 120
 _LEAST_JITTER = 0.5
 # No server refused the message. These are mended by others, in time: names and certificates, too.
 _PASSING = (TransientError, UnknownHostError, CertificateInvalidError, EncryptionUnavailableError)
+_SENT: Mapping[str, Any] = {"state": "sent", "raw": None}
 
 
 def send(request: SendRequest, key: str, run: str, task: Mapping[str, Any] | None = None) -> Outgoing:
@@ -152,6 +156,8 @@ def _give_up(connection: Connection, found: Outgoing, error: EmailError) -> None
     changes: dict[str, Any] = {"next_try_at": None, **_error(error)}
     if found.state in ("queued", "sending"):
         changes["state"] = "failed" if found.data_seconds is None else "unknown"
+    elif found.state == "accepted":
+        changes |= {**_SENT, **_no_copy(error)}
     change_outgoing(connection, found, changes)
 
 
@@ -176,6 +182,8 @@ def decide(account: Account, outbox_id: str, *, was_sent: bool) -> None:
 
 
 def _proceed(account: Account, outgoing: Outgoing, raw: bytes | None) -> Outgoing:
+    if outgoing.waits and outgoing.state == "accepted":
+        return outgoing
     if outgoing.waits:
         _raise_that_it_waits(outgoing)
     if outgoing.state == "unknown":
@@ -206,6 +214,8 @@ def _enter(
             assert found is not None
         if not request.asks_for(found):
             raise IdempotencyConflictError(key.partition(":")[2])
+        if found.waits and found.state == "accepted":
+            return account, found, None
         if found.waits:
             # Whoever asked last is told what becomes of it.
             waiting = change_outgoing(connection, found, {"task": task})
@@ -327,23 +337,39 @@ def _settle(
     if isinstance(error, TokenEndpointUnavailableError | LoginDelayedError | LoginBusyError):
         attempts -= 1  # the mail server was not asked to take it, so it was no try
     pending = [recipient for recipient in recipients if recipient.state == "pending"]
-    if error is None and (unhappy := [r for r in recipients if r.state in ("pending", "refused")]):
-        words = "; ".join(f"{recipient.address}: {recipient.reply}" for recipient in unhappy)
-        error = (MailServerBusyError if pending else MessageRefusedError)(words)
+    error = error or _unhappy(recipients)
     changes: dict[str, Any] = {"data_at": None, "attempts": attempts, **_error(error)}
     if is_new and outgoing.accepted_at is None:
         changes["accepted_at"] = NOW
     if pending and isinstance(error, _PASSING):
         _try_later(outgoing, {**changes, "state": "queued", "recipients": recipients}, error)
-    if accepted and outgoing.last_error_code is not None:
-        release_waiting(outgoing)
     given_up = [r._replace(state="refused", reply=r.reply or str(error)) if r in pending else r for r in recipients]
     if accepted:
-        return _note(outgoing, {**changes, **_after_acceptance(account), "recipients": given_up})
+        noted = _note(outgoing, {**changes, **_after_acceptance(account), "recipients": given_up})
+        if outgoing.last_error_code is not None:
+            _release(outgoing)
+        return noted
     _note(outgoing, {**changes, "state": "failed", "recipients": given_up})
     if isinstance(error, PermanentError) and not isinstance(error, _PASSING):
         raise error
     raise DeliveryFailedError(str(error)) from error
+
+
+def _unhappy(recipients: Sequence[Recipient]) -> EmailError | None:
+    """What the server said of those who do not have the message."""
+    unhappy = [recipient for recipient in recipients if recipient.state in ("pending", "refused")]
+    if not unhappy:
+        return None
+    words = "; ".join(f"{recipient.address}: {recipient.reply}" for recipient in unhappy)
+    return (MailServerBusyError if any(r.state == "pending" for r in unhappy) else MessageRefusedError)(words)
+
+
+def _release(outgoing: Outgoing) -> None:
+    """The server, or the mailbox, works again: what else waits for it is due. If that fails, each has its time."""
+    try:
+        release_waiting(outgoing)
+    except StorageUnavailableError as error:
+        logger.warning("what waits for the same server is not made due: %s", error)
 
 
 def _try_later(outgoing: Outgoing, changes: dict[str, Any], error: EmailError) -> None:
@@ -355,16 +381,11 @@ def _try_later(outgoing: Outgoing, changes: dict[str, Any], error: EmailError) -
     limits, age = get_settings().send, outgoing.asked_seconds
     if age >= limits.max_age:
         return
-    asked_for = (error.retry_after if isinstance(error, TransientError) else None) or 0
-    is_quick = changes["attempts"] <= limits.retries and max(age, asked_for) <= _QUICK_SECONDS
+    is_quick = changes["attempts"] <= limits.retries and max(age, _asked_for(error)) <= _QUICK_SECONDS
     if is_quick:
         with tenant_transaction(outgoing.tenant_id) as connection:
             is_quick = not others_wait(connection, outgoing)
-    pause = max(age, _FIRST_PAUSE if is_quick else _FIRST_LONG_PAUSE) * random.uniform(_LEAST_JITTER, 1)
-    if isinstance(error, LoginDelayedError) and asked_for:
-        pause = asked_for  # it is tried as late as a password may be, and no later
-    longest = get_settings().worker.retry_max_delay if is_quick else _LONGEST_PAUSE
-    pause = min(max(pause, asked_for), longest)
+    pause = _pause(age, error, is_quick=is_quick)
     noted = _note(outgoing, {**changes, "next_try_at": In(pause), "dispatched_at": NOW if is_quick else None})
     if age >= limits.delay_warning:
         logger.warning("outbox message %s is not sent for %.1f h: %s", outgoing.id, age / 3600, error)
@@ -373,6 +394,21 @@ def _try_later(outgoing: Outgoing, changes: dict[str, Any], error: EmailError) -
     passing = error if isinstance(error, TransientError) else MailServerUnavailableError(str(error))
     passing.retry_after = pause
     raise passing
+
+
+def _pause(age: float, error: EmailError, *, is_quick: bool) -> float:
+    """Seconds until the next try of what has been tried for `age` seconds."""
+    pause = max(age, _FIRST_PAUSE if is_quick else _FIRST_LONG_PAUSE) * random.uniform(_LEAST_JITTER, 1)
+    asked_for = _asked_for(error)
+    if isinstance(error, LoginDelayedError) and asked_for:
+        pause = asked_for  # it is tried as late as a password may be, and no later
+    longest = get_settings().worker.retry_max_delay if is_quick else _LONGEST_PAUSE
+    return min(max(pause, asked_for), longest)
+
+
+def _asked_for(error: EmailError) -> float:
+    """In how many seconds the server wants to be asked again; 0 where it does not say."""
+    return (error.retry_after if isinstance(error, TransientError) else None) or 0
 
 
 def _raise_that_it_waits(outgoing: Outgoing) -> NoReturn:
@@ -389,10 +425,9 @@ def _raise_that_it_waits(outgoing: Outgoing) -> NoReturn:
     raise DeliveryWaitsError(f"{outgoing.last_error}; the next try is at {next_try}", waiting)
 
 
-def _after_acceptance(account: Account) -> dict[str, Any]:
-    if wants_copy(account):
-        return {"state": "accepted", "attempts": 0}
-    return {"state": "sent", "raw": None}
+def _after_acceptance(account: Account) -> Mapping[str, Any]:
+    """`asked_at` is of the copy from here on."""
+    return {"state": "accepted", "attempts": 0, "asked_at": NOW} if wants_copy(account) else _SENT
 
 
 def _find_out(account: Account, outgoing: Outgoing) -> Outgoing:
@@ -428,19 +463,38 @@ def _leave_to_a_person(outgoing: Outgoing) -> None:
 
 
 def _file(account: Account, outgoing: Outgoing, raw: bytes) -> Outgoing:
-    """See to the copy in the Sent folder. Without one the message is sent all the same, and the row says so."""
-    done: dict[str, Any] = {"state": "sent", "raw": None}
+    """See to the copy in the Sent folder, now or later. Without one the message is sent all the same."""
     try:
         with _at_the_mailbox(account):
             file_copy(account, outgoing, raw)
+    except StorageUnavailableError:
+        raise
     except EmailError as error:
-        attempts = outgoing.attempts + 1
-        if isinstance(error, TransientError) and attempts <= get_settings().send.retries:
-            _note(outgoing, {"attempts": attempts, **_error(error)})
-            raise
-        logger.warning("no copy in the Sent folder: %s", error, extra={"outbox_id": outgoing.id})
-        done |= _error(error)
-    return _note(outgoing, done)
+        waits = isinstance(error, _PASSING) and outgoing.asked_seconds < get_settings().send.max_age
+        logger.warning(
+            "no copy in the Sent folder%s: %s", " yet" if waits else "", error, extra={"outbox_id": outgoing.id}
+        )
+        return _note(outgoing, {**(_copy_later(outgoing, error) if waits else _SENT), **_no_copy(error)})
+    noted = _note(outgoing, {**_SENT, **_error(_unhappy(outgoing.recipients))})
+    if outgoing.attempts > 0:
+        _release(outgoing)
+    return noted
+
+
+def _copy_later(outgoing: Outgoing, error: EmailError) -> dict[str, Any]:
+    """No run holds it until the next try, which is nobody's but its own: what followed the message has begun."""
+    pause = _pause(outgoing.asked_seconds, error, is_quick=False)
+    return {
+        "attempts": outgoing.attempts + 1,
+        "owner": None,
+        "task": None,
+        "next_try_at": In(pause),
+        "dispatched_at": None,
+    }
+
+
+def _no_copy(error: EmailError) -> dict[str, Any]:
+    return {**_error(error), "last_error": f"no copy in the Sent folder: {error}"}
 
 
 @contextmanager
