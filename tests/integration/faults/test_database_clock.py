@@ -18,7 +18,14 @@ from native.redis import RedisServer
 from native.state import ROOT
 from tasks.celery_app import sync_emails
 from tasks.engine.tokens import access_token
-from tasks.errors import DeliveryWaitsError, LeaseHeldError, LeaseLostError, LoginDelayedError, LoginRefusedError
+from tasks.errors import (
+    DeliveryWaitsError,
+    EmailError,
+    LeaseHeldError,
+    LeaseLostError,
+    LoginDelayedError,
+    LoginRefusedError,
+)
 from tasks.registry import DUE_ACCOUNTS_SECONDS
 from tasks.runtime.clocks import Watch, note_database
 from tasks.storage.accounts.dispatch import claim_due_accounts
@@ -27,7 +34,7 @@ from tasks.storage.accounts.leases import owner_of, renew_lease, take_lease
 from tasks.storage.accounts.rows import Account
 from tasks.storage.migrate import upgrade
 from tasks.storage.session import database_now, tenant_transaction
-from tasks.storage.waiting import claim_waiting
+from tasks.storage.waiting import ask_again, claim_waiting
 from tests.conftest import TENANT, USER, Database, register, sync
 from tests.integration.send.conftest import (  # noqa: F401 - fixtures
     Send,
@@ -156,6 +163,60 @@ def test_mail_waits_as_long_as_it_should_and_has_one_date(
     send_once(sender, task="task-2")
     date = parsedate_to_datetime(str(smtp.taken("Date")[0]))
     assert abs((date - now).total_seconds() - 130) < 20
+
+
+def test_mail_waits_longer_by_what_the_clock_is_set_back_until_a_retry(
+    clock: Clock,
+    sender: Account,  # noqa: F811 - a fixture
+    send_once: Send,  # noqa: F811
+    smtp: SmtpServer,  # noqa: F811
+    environment: Callable[..., None],
+) -> None:
+    environment(SMTP_RETRIES="0")
+    clock.set(600)
+    smtp.on("connect", reply("421 not now"), times=1)
+    with pytest.raises(DeliveryWaitsError):
+        send_once(sender)
+
+    def claimed() -> list[str]:
+        return [due.outbox_id for due in claim_waiting(10, 600)]
+
+    for now, due in ((130, []), (740, [row("id")]), (130, [])):
+        clock.set(now)
+        assert claimed() == due
+    assert ask_again(TENANT, ["queued"], None, only_looks=False) == [row("id")]
+    assert claimed() == [row("id")]
+    send_once(sender)
+    assert (len(smtp.taken()), row()) == (1, "sent")
+
+
+@pytest.mark.parametrize(("point", "state"), [("data", "sent"), ("dot", "unknown")])
+def test_mail_goes_out_once_although_the_clock_is_set_ahead_in_the_midst_of_it(
+    point: str,
+    state: str,
+    clock: Clock,
+    sender: Account,  # noqa: F811 - a fixture
+    send_once: Send,  # noqa: F811
+    smtp: SmtpServer,  # noqa: F811
+) -> None:
+    """Another run takes the message over, as if the first had hung for ten minutes; after the dot it waits for a
+    person."""
+    ended: list[str] = []
+
+    def run(task: str) -> None:
+        try:
+            ended.append(send_once(sender, task, key="same", subject="one").state)
+        except EmailError as error:
+            ended.append(error.code)
+
+    def take_over() -> None:
+        clock.set(600)
+        run("other")
+
+    smtp.on(point, take_over)
+    run("first")
+    assert len(ended) == 2
+    assert (len(smtp.taken()), row()) == (1, state), ended
 
 
 @pytest.mark.parametrize("off", OFF)
