@@ -98,6 +98,19 @@ HOSTILE: dict[str, tuple[Any, ...]] = {
     "text": (None,),
     "text[]": (None, ["x"] * 10_001),
 }
+# What lies right outside of the bounds of an argument.
+ROWS, WAIT, LONG = (0, 10_001), (-1, 30 * 86_400 + 1), 3650 * 86_400 + 1
+OUTSIDE: dict[str, dict[str, tuple[Any, ...]]] = {
+    "accounts_with_expired_trash": {"retention_days": (0, 36_501), "max_accounts": ROWS},
+    "accounts_with_rereading": {"known_version": (0, 32_768), "max_accounts": ROWS},
+    "claim_due_accounts": {"max_accounts": ROWS, "max_per_tenant": ROWS, "queue_seconds": WAIT},
+    "unclaim_accounts": {"wait_seconds": WAIT, "account_ids": ([], ["one", "too many"])},
+    "host_has_room": {"host": ("x" * 1001,), "max_connections": (0,)},
+    "delete_unreferenced_blobs": {"max_blobs": ROWS, "age_seconds": (3599, LONG)},
+    "delete_old_dead_letters": {"max_letters": ROWS, "age_seconds": (86_399, LONG)},
+    "claim_waiting_mail": {"max_messages": ROWS, "max_probes": ROWS, "max_released": ROWS, "lost_seconds": WAIT},
+    "count_waiting_mail": {"late_seconds": WAIT},
+}
 # A server that takes any number of connections always has room.
 HARMLESS = [("host_has_room", "max_connections", 2**31 - 1)]
 REFUSED = (
@@ -245,7 +258,7 @@ def test_the_workers_cannot_be_made_to_pass_anything_out_of_bounds(
     tried = 0
     for function in functions(owner):
         for name, kind in function.arguments if function.name in USUAL else ():
-            for value in HOSTILE[kind]:
+            for value in (*HOSTILE[kind], *OUTSIDE.get(function.name, {}).get(name, ())):
                 if (function.name, name, value) not in HARMLESS:
                     with pytest.raises(REFUSED):
                         worker.call(function, **{name: value})
@@ -253,7 +266,7 @@ def test_the_workers_cannot_be_made_to_pass_anything_out_of_bounds(
             if function.name == "unclaim_accounts":  # each too long, and as long as the other
                 with pytest.raises(REFUSED):
                     worker.call(function, tenant_ids=["x"] * 10_001, account_ids=["x"] * 10_001)
-    assert tried > 80
+    assert tried > 110
     assert owner.rows(EVERYTHING) == before
 
     # The same calls with the usual arguments do change what they are for.

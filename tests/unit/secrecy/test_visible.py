@@ -1,12 +1,17 @@
 """What others say, on a terminal and in a log."""
 
 import json
+import logging
 import sys
 import unicodedata
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
-from tasks.secrecy.visible import visible, visible_json, visible_lines
+from tasks.secrecy.secrets import learn
+from tasks.secrecy.visible import log_visibly, visible, visible_json, visible_lines
 
 
 @pytest.mark.parametrize(
@@ -46,3 +51,33 @@ def test_json_says_the_same_with_escapes() -> None:
     assert json.loads(written) == value
     assert visible_lines(written).count("\\") == written.count("\\")
     assert "é日👍" in written
+
+
+@contextmanager
+def speaking_as_a_command(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What this process logs and is warned of comes to standard error, as that of a command does."""
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        log_visibly()
+        yield
+        logging.captureWarnings(False)
+
+
+def test_a_command_logs_no_secret_that_it_has_in_use(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    learn("a sample password")
+    with speaking_as_a_command(monkeypatch):
+        logging.getLogger("tasks.mail").warning("NO wrong password: %s", "a sample password")
+        logging.getLogger("tasks.mail").warning("NO try later")
+    assert capsys.readouterr().err == "tasks.mail: a line that holds a secret is not shown\nNO try later\n"
+
+
+def test_what_a_command_is_warned_of_is_made_visible(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with speaking_as_a_command(monkeypatch):
+        warnings.warn("the server says \x1b[2J", stacklevel=1)
+    assert r"the server says \x1b[2J" in capsys.readouterr().err
