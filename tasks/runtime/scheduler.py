@@ -17,13 +17,14 @@ from celery import Celery
 from celery.beat import ScheduleEntry, Scheduler, SchedulingError
 from celery.utils.log import get_logger
 from kombu.exceptions import OperationalError
-from kombu.transport import redis
 from kombu.utils.json import dumps
 from redis.exceptions import RedisError
 
 from tasks.runtime import systemd
+from tasks.runtime.broker import transport
 from tasks.runtime.broker.clock import to_redis
 from tasks.runtime.broker.queues import wake_key
+from tasks.runtime.broker.scripts import rename_unless
 from tasks.runtime.clocks import Watch
 
 logger = get_logger("celery.beat")
@@ -37,17 +38,18 @@ _LONGEST_SLEEP_SECONDS = 3
 _RETRY_SECONDS = 1
 
 # KEYS: the last runs, the queue, the tokens that wake its workers (tasks/runtime/broker/transport.py). ARGV: the
-# entry, its last run as this beat saw it, this run, the message.
+# entry, its last run as this beat saw it, this run, the message. What may fail comes before the run is noted; without
+# a token a worker is a second late.
 _FIRE = """
 if redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[2] then return 0 end
-redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
 redis.call('LPUSH', KEYS[2], ARGV[4])
-redis.call('LPUSH', KEYS[3], '')
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
+redis.pcall('LPUSH', KEYS[3], '')
 return 1
 """
 
 
-class _FiringChannel(redis.Channel):  # type: ignore[misc]  # kombu has no types
+class _FiringChannel(transport.Channel):
     """A channel whose messages are queued only if the entry has not run since."""
 
     run: tuple[str, str, str] = ("", "", "")  # the entry, its last run as it was seen, this run
@@ -57,11 +59,12 @@ class _FiringChannel(redis.Channel):  # type: ignore[misc]  # kombu has no types
         key = self._q_for_pri(queue, self._get_message_priority(message, reverse=False))
         with self.conn_or_acquire() as client:
             to_redis(client, message)
+            rename_unless(client, key, "list")
             keys = LAST_RUNS, key, wake_key(queue)
             self.has_fired = bool(client.eval(_FIRE, len(keys), *keys, *self.run, dumps(message)))
 
 
-class _FiringTransport(redis.Transport):  # type: ignore[misc]  # kombu has no types
+class _FiringTransport(transport.Transport):
     Channel = _FiringChannel
 
 
@@ -123,6 +126,7 @@ class SharedScheduler(Scheduler):  # type: ignore[misc]  # celery has no types
     def _look(self, entries: Iterable[ScheduleEntry]) -> tuple[str, dict[str, str]]:
         """Redis's time and when each entry last ran, in Unix seconds as Redis keeps them."""
         with self.producer.channel.conn_or_acquire() as client:
+            rename_unless(client, LAST_RUNS, "hash")
             seconds, microseconds = client.time()
             now = f"{seconds}.{microseconds:06}"
             with client.pipeline(transaction=False) as pipe:

@@ -79,6 +79,11 @@ def test_a_release_is_proved_before_anything_is_migrated_or_switched() -> None:
             task.get("ansible.builtin.import_tasks") for task in tasks_of(ROOT / f"roles/application/tasks/{name}")
         ]
         assert [step for step in steps if step] == order + then, name
+    for name in order:  # where one host cannot go on, none does
+        *_, last = (
+            task for task in tasks_of(ROOT / f"roles/application/tasks/{name}") if "ansible.builtin.fail" in task
+        )
+        assert last["any_errors_fatal"], name
     first, *others = yaml.safe_load((ROOT / "playbooks" / "deploy.yml").read_text())
     assert [task["ansible.builtin.import_role"].get("tasks_from") for task in first["tasks"]] == [None, "prepare"]
     switched = {play["hosts"] for play in others if "hosts" in play}

@@ -13,6 +13,7 @@ import pytest
 import redis as redis_client
 
 from native.redis import RedisServer
+from tasks.runtime.broker.queues import wake_key
 from tasks.runtime.scheduler import LAST_RUNS, seconds_since_tick
 from tests.support.application import application
 from tests.support.clock import Clock
@@ -222,3 +223,23 @@ def test_a_last_run_that_is_no_time_counts_as_new(odd: str | bytes, broker: redi
     wait_until(lambda: firings(broker) == 2, "it does not fire any more")
     assert len(beats.running) == 1
     assert beats.running[0].poll() is None
+
+
+def test_keys_of_other_types_end_no_beat_and_stop_no_schedule(broker: redis_client.Redis, beats: Beats) -> None:
+    """No worker runs that would rename the queue."""
+    broker.sadd(LAST_RUNS, "x")
+    beat = beats.start()
+    wait_until(lambda: firings(broker), "what is no table of last runs stops the schedule", 30)
+    assert broker.smembers(f"{LAST_RUNS}:of-another-type") == {"x"}
+
+    with broker.pipeline() as pipe:
+        pipe.delete("sync", wake_key("sync"))
+        pipe.sadd("sync", "x")
+        pipe.sadd(wake_key("sync"), "x")
+        pipe.execute()
+    wait_until(lambda: broker.type("sync") == "list", "what is no queue stops it")
+    before = firings(broker)
+    wait_until(lambda: firings(broker) > before, "it fired once")
+    assert broker.smembers("sync:of-another-type") == {"x"}
+    assert beat.poll() is None
+    assert "Traceback" not in beats.log.read_text()

@@ -23,7 +23,7 @@ from redis.exceptions import OutOfMemoryError
 
 from tasks.errors import EmailError, MessageUnreadableError
 from tasks.runtime.broker import aside
-from tasks.runtime.broker.scripts import FORGET, TAKEN_BY_NOW
+from tasks.runtime.broker.scripts import FORGET, TAKEN_BY_NOW, rename_unless
 
 _logger = get_logger(__name__)
 # What is said of an outage as long as it lasts (tasks/runtime/broker/outage.py).
@@ -120,8 +120,7 @@ class Deliveries(redis.QoS):  # type: ignore[misc]
         with self.channel.conn_or_acquire() as client:
             if client.ttl(self.unacked_mutex_key) == _NEVER_EXPIRES:
                 client.delete(self.unacked_mutex_key)  # nobody's lock: those of workers end by themselves
-            if bytes_to_str(client.type(self.unacked_index_key)) not in ("zset", "none"):
-                client.rename(self.unacked_index_key, f"{self.unacked_index_key}:of-another-type")
+            rename_unless(client, self.unacked_index_key, "zset")
             # kombu holds what Redis's clock wrote against that of this host.
             ahead = time() - float(client.eval(TAKEN_BY_NOW, 1, self.unacked_index_key))
             self.visibility_timeout = self.channel.visibility_timeout + ahead

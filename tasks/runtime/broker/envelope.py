@@ -9,10 +9,12 @@ about a task that runs.
 """
 
 from base64 import b64decode
+from copy import deepcopy
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 from celery.app.task import Context
+from celery.canvas import Signature
 from celery.utils.time import maybe_iso8601, maybe_make_aware
 from kombu.utils.json import loads
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -34,27 +36,27 @@ def _is_clean(text: str) -> str:
 
 
 def _is_moment(text: str) -> str:
-    # As Celery reads it, and far from where time zones and clocks end.
+    # As Celery reads it.
     try:
         moment: datetime = maybe_make_aware(maybe_iso8601(text), UTC)
     except Exception:
         raise ValueError("is no moment in time") from None
-    if moment.year not in _YEARS:
-        raise ValueError("is no moment of this age")
+    _is_of_this_age(moment)
     return text
 
 
-def _is_signature(task: dict[str, Any]) -> dict[str, Any]:
-    types: dict[str, Any] = {"task": str, "args": (list, tuple), "kwargs": dict, "options": dict}
-    if not all(isinstance(task.get(name), of_type) for name, of_type in types.items()):
-        raise ValueError("is no task that could follow")
-    return task
+def _is_of_this_age(moment: datetime) -> datetime:
+    # Far from where time zones and clocks end.
+    if moment.year not in _YEARS:
+        raise ValueError("is no moment of this age")
+    return moment
 
 
 Name = Annotated[str, Field(min_length=1, max_length=_LONGEST_NAME), AfterValidator(_is_clean)]
 Seconds = Annotated[float, Field(ge=0, le=_MOST_SECONDS, allow_inf_nan=False)]
 Moment = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(_is_moment)]
-Signature = Annotated[dict[str, Any], AfterValidator(_is_signature)]
+# As kombu reads it from JSON, where a publisher gave a datetime.
+When = Moment | Annotated[datetime, AfterValidator(_is_of_this_age)]
 Count = Annotated[int, Field(ge=0, le=_MOST_RETRIES)]
 
 
@@ -116,11 +118,48 @@ class _Envelope(_Strict):
     properties: _Properties
 
 
+class _Options(_Strict):
+    """How a task that follows is to be published, which its worker does once this one is done."""
+
+    task_id: Name | None = None
+    queue: Name | None = None
+    countdown: Seconds | None = None
+    eta: When | None = None
+    expires: When | Seconds | None = None
+    priority: int | None = None
+    link: "list[_Following] | _Following | None" = None
+    link_error: "list[_Following] | _Following | None" = None
+    serializer: Literal["json"] | None = None
+    compression: None = None
+    # Objects of the publisher's, in place of which a message can have anything.
+    connection: None = None
+    producer: None = None
+
+
+class _Following(_Strict):
+    """A task that is queued after this one."""
+
+    task: Name
+    args: list[Any]
+    options: _Options
+
+    @model_validator(mode="before")
+    @classmethod
+    def _can_be_built(cls, given: Any) -> Any:
+        try:
+            built = Signature.from_dict(deepcopy(given))
+        except Exception:
+            raise ValueError("is no task that could follow") from None
+        if not isinstance(built.kwargs, dict):
+            raise ValueError("is no task that could follow")
+        return given
+
+
 class _Embedded(_Strict):
-    callbacks: list[Signature] | None = None
-    errbacks: list[Signature] | None = None
-    chain: list[Signature] | None = None
-    chord: Signature | None = None
+    callbacks: list[_Following] | None = None
+    errbacks: list[_Following] | None = None
+    chain: list[_Following] | None = None
+    chord: _Following | None = None
 
 
 class _Body(_Strict):
@@ -167,7 +206,7 @@ def _explain(error: ValidationError) -> str:
 
 _FIELDS = {
     name
-    for model in (_Headers, _DeliveryInfo, _Properties, _Envelope, _Embedded, _Body)
+    for model in (_Headers, _DeliveryInfo, _Properties, _Envelope, _Options, _Following, _Embedded, _Body)
     for field, info in model.model_fields.items()
     for name in (field, info.alias or field)
 }

@@ -3,7 +3,12 @@
 from collections.abc import Iterable
 from typing import Any
 
+from kombu.log import get_logger
+from kombu.utils.encoding import bytes_to_str
+
 from tasks.runtime.broker.queues import wake_key
+
+_logger = get_logger(__name__)
 
 # KEYS: the queue, its tokens. ARGV: the messages. While there are tokens nobody waits, so more would wake nobody.
 _PUT = """
@@ -83,6 +88,13 @@ return now
 
 # Bytes. A message with more of them is none of ours: mail travels by its id, and what is sent has a limit of its own.
 LARGEST_MESSAGE = 128 * 1024 * 1024
+
+
+def rename_unless(client: Any, key: str, kind: str) -> None:
+    """Have what is at `key` out of the way, with another name, where it is not of this type."""
+    if bytes_to_str(client.type(key)) not in (kind, "none"):
+        client.rename(key, f"{key}:of-another-type")
+        _logger.error("a key of Redis was of another type than it is used as; renamed %s:of-another-type", key)
 
 
 def put(client: Any, key: str, queue: str, messages: Iterable[str]) -> None:

@@ -92,6 +92,19 @@ def without(message: dict[str, Any], name: str) -> dict[str, Any]:
     return {key: value for key, value in message.items() if key != name}
 
 
+FOLLOWING = {"task": "test.count", "args": [], "kwargs": {}, "options": {}, "subtask_type": None}
+BAD_FOLLOWERS: dict[str, dict[str, Any]] = {
+    "a queue that is a list": {"options": {"queue": [SECRET]}},
+    "an id that is a list": {"options": {"task_id": [SECRET]}},
+    "a countdown without end": {"options": {"countdown": 1e308}},
+    "a compression": {"options": {"compression": SECRET}},
+    "a serializer": {"options": {"serializer": "pickle"}},
+    "somebody's connection": {"options": {"connection": SECRET}},
+    "what follows that": {"options": {"link": [{**FOLLOWING, "options": {"queue": [SECRET]}}]}},
+    "a type that is none": {"subtask_type": SECRET},
+    "a type that is a list": {"subtask_type": [SECRET]},
+    "a chord of nothing": {"subtask_type": "chord"},
+}
 BAD_BODIES = {
     "a mapping": {"a": SECRET},
     "a list of one": [SECRET],
@@ -102,6 +115,11 @@ BAD_BODIES = {
     "callbacks that are a number": [[], {}, {"callbacks": 5}],
     "a chain of words": [[], {}, {"chain": [SECRET]}],
     "a chord that is a list": [[], {}, {"chord": [SECRET]}],
+    **{
+        f"what follows: {name}": [[], {}, {"callbacks": [{**FOLLOWING, **changed}]}]
+        for name, changed in BAD_FOLLOWERS.items()
+    },
+    "a chain of what cannot follow": [[], {}, {"chain": [{**FOLLOWING, "options": {"expires": {"a": SECRET}}}]}],
     "kombu's own type that is none": [[{"__type__": "money", "__value__": SECRET}], {}, {}],
 }
 BAD_HEADERS: dict[str, dict[str, Any]] = {
