@@ -1,13 +1,13 @@
 """One run of a task on an account: under its lease, with what goes wrong kept where its owner sees it."""
 
 import logging
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from celery.exceptions import SoftTimeLimitExceeded
 
-from tasks.engine.run import HandOnError, Run
+from tasks.engine.run import HandOnError, Progress, Run, Tally, report_to_nobody
 from tasks.errors import (
     EmailError,
     InternalError,
@@ -33,13 +33,17 @@ def leased_run(
     *,
     is_urgent: bool = False,
     in_background: bool = False,
-    **what: Any,
+    patience_ends: float = math.inf,
+    full_since: float | None = None,
+    has_killed: bool = False,
+    tally: Tally | None = None,
+    report: Callable[[Progress], None] | None = None,
 ) -> Iterator[Run]:
-    """A run of the task on the caller's account, until `deadline` (time.monotonic()); `what` are fields of Run.
+    """A run of the task on the caller's account, until `deadline` (time.monotonic()).
 
-    One that `is_urgent`, because a person waits for it, is let by at the next batch of one that is not; one that is
-    `in_background` lets any by. At the soft time limit a run ends in HandOnError if it did anything, else in
-    TooSlowError: it would come back for ever.
+    The other parameters are fields of Run. A run that `is_urgent`, because a person waits for it, is let by at the
+    next batch of a run that is not; a run that is `in_background` lets any by. At the soft time limit a run ends in
+    HandOnError if it did anything, else in TooSlowError: it would come back for ever.
 
     Raises LeaseHeldError while another run is at it, HostBusyError, and NotFoundError for what is not the caller's;
     and AccountPausedError, AccountSwitchedOffError and LoginDelayedError, which are not kept on the account: it says
@@ -48,7 +52,21 @@ def leased_run(
     settings = get_settings().sync
     owner = owner_of(task_id, in_background=in_background)
     account = take_lease(tenant_id, user_id, account_id, owner, settings.lease_seconds, is_urgent=is_urgent)
-    run = Run(account, owner, settings, deadline, is_urgent=is_urgent, in_background=in_background, **what)
+    tally = tally or Tally()
+    run = Run(
+        account,
+        owner,
+        settings,
+        deadline,
+        patience_ends,
+        full_since,
+        has_killed=has_killed,
+        tally=tally,
+        progress=Progress(messages_synced=tally.total("synced")),
+        report=report or report_to_nobody,
+        is_urgent=is_urgent,
+        in_background=in_background,
+    )
     with _leased(run):
         yield run
 

@@ -88,8 +88,8 @@ class Progress:
     messages_synced: int = 0
 
 
-def _to_nobody(_: Progress) -> None:
-    pass
+def report_to_nobody(_: Progress) -> None:
+    """Where nobody looks at the progress of a run."""
 
 
 @dataclass
@@ -109,7 +109,7 @@ class Run:
     has_killed: bool = False
     tally: Tally = field(default_factory=Tally)
     progress: Progress = field(default_factory=Progress)
-    report: Callable[[Progress], None] = _to_nobody
+    report: Callable[[Progress], None] = report_to_nobody
     is_urgent: bool = False
     in_background: bool = False
     _is_wanted: bool = False

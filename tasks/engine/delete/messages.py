@@ -14,10 +14,10 @@ what other clients have marked, so messages are only marked there, and stay here
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from itertools import groupby
 from operator import attrgetter
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from tasks.engine.connect import connected, connected_pop3
 from tasks.engine.delete.imap import ImapDeletion
@@ -70,9 +70,7 @@ def delete_messages(
     time is used up; and the errors of servers and storage, after what went well at other accounts.
     """
     deadline = time.monotonic() + budget_seconds
-    return _delete(
-        request, _found(request, task_key, task_id), task_id, deadline, {"report": report} if report else {}
-    )
+    return _delete(request, _found(request, task_key, task_id), task_id, deadline, report)
 
 
 def delete_expired(tenant_id: str, user_id: str, account_id: str, task_id: str, budget_seconds: float) -> int:
@@ -89,12 +87,16 @@ def delete_expired(tenant_id: str, user_id: str, account_id: str, task_id: str, 
         )
         # Not noted: a run after a killed one finds what is there still.
         found = find_messages(connection, tenant_id, user_id, ids)
-    _delete(DeleteRequest(tenant_id, user_id, ids, permanent=True), found, task_id, deadline, {})
+    _delete(DeleteRequest(tenant_id, user_id, ids, permanent=True), found, task_id, deadline)
     return len(ids)
 
 
 def _delete(
-    request: DeleteRequest, found: list[Doomed], task_id: str, deadline: float, what: Mapping[str, Any]
+    request: DeleteRequest,
+    found: list[Doomed],
+    task_id: str,
+    deadline: float,
+    report: Callable[[Progress], None] | None = None,
 ) -> int:
     marked = 0
     failures: list[EmailError] = []
@@ -102,7 +104,7 @@ def _delete(
     for account_id, messages in groupby(in_order, attrgetter("email_client_id")):
         try:
             with leased_run(
-                request.tenant_id, request.user_id, account_id, task_id, deadline, **what, is_urgent=True
+                request.tenant_id, request.user_id, account_id, task_id, deadline, is_urgent=True, report=report
             ) as run:
                 delete = _delete_from_pop3 if run.account.protocol == "pop3" else _delete_from_imap
                 marked += delete(run, list(messages), request.permanent)

@@ -57,7 +57,6 @@ def sync_account(
             full_since=request.full_since,
             has_killed=request.has_killed,
             tally=tally,
-            progress=Progress(messages_synced=tally.total("synced")),
             report=report,
         ) as run:
             try:
