@@ -43,11 +43,11 @@ def connect(*, broker: bool = False) -> None:
 
 
 def _use_the_stack(*, broker: bool) -> None:
-    from native import health
+    from native import stores
     from native.environment import apply
     from native.state import State
 
     apply(State.default())
-    for check in (health.postgres_answers(), *([health.redis_answers()] if broker else [])):
+    for check in (stores.postgres_answers(), *([stores.redis_answers()] if broker else [])):
         if not check.ok:
             raise StackError(f"{check.component}: {check.detail}. {check.advice}")

@@ -9,7 +9,7 @@ import click
 from manage.output import Coloured, confirm, duration, good_or_bad, print_json, say, size, table
 
 if TYPE_CHECKING:
-    from native.health import Check
+    from native.check import Check
     from native.stack import Stack, Started
     from native.supervisor import Status
 

@@ -16,7 +16,7 @@ from functools import partial
 
 import psutil
 
-from native import TENANT, demo, health
+from native import TENANT, demo, health, stores
 from native.environment import (
     DATABASE_VARIABLES,
     REDIS_VARIABLES,
@@ -173,7 +173,7 @@ class Stack:
         self._check_external()
 
     def _check_external(self) -> None:
-        checks = ((REDIS_VARIABLES, health.redis_answers), (DATABASE_VARIABLES, health.postgres_answers))
+        checks = ((REDIS_VARIABLES, stores.redis_answers), (DATABASE_VARIABLES, stores.postgres_answers))
         for variables, check in checks:
             if not is_external(variables, self._operator):
                 continue

@@ -9,8 +9,8 @@ import pytest
 from sqlalchemy import func, select
 from sqlalchemy.exc import ProgrammingError
 
-from native.health import postgres_answers
 from native.postgres import libpq
+from native.stores import postgres_answers
 from tasks.settings import ConfigurationError
 from tasks.storage import cleanup, dead_letters, rotation
 from tasks.storage.accounts import dispatch

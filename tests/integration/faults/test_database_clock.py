@@ -12,7 +12,7 @@ import redis as redis_client
 from click.testing import CliRunner
 
 from manage import account as command
-from native import health
+from native import stores
 from native.postgres import SUPERUSER, PostgresServer, libpq
 from native.redis import RedisServer
 from native.state import ROOT
@@ -311,7 +311,7 @@ def test_it_is_said_that_the_clock_of_postgresql_is_off(
         assert watch.look(client)
     found = "the clock of PostgreSQL (127.0.0.1) is 600 s behind that of this host ("
     assert watch.words.startswith(found)
-    check = health.clocks_agree()
+    check = stores.clocks_agree()
     assert (check.ok, check.warns) == (True, True)
     assert check.detail.startswith(found)
     assert check.advice == "Synchronise it (timedatectl status, systemd-timesyncd)"

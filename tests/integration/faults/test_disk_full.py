@@ -9,8 +9,8 @@ import psycopg2
 import pytest
 
 from native.dovecot import Dovecot
-from native.health import postgres_answers
 from native.postgres import SUPERUSER, WORKER, PostgresServer, libpq
+from native.stores import postgres_answers
 from native.unprivileged import identity
 from tests.conftest import Database, as_superuser, register, unavailable
 from tests.integration.faults.conftest import Queue

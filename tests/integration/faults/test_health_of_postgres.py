@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from native import health
+from native import stores
 from native.ports import free_port
 from native.postgres import WORKER
 from tests.conftest import Database, as_superuser
@@ -15,9 +15,9 @@ from tests.conftest import Database, as_superuser
 def test_health_says_what_is_wrong(
     trouble: str, database: Database, environment: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(health, "_SILENCE_SECONDS", 2)
+    monkeypatch.setattr(stores, "_SILENCE_SECONDS", 2)
     server, url = database.server, database.worker_url
-    assert health.postgres_answers().ok
+    assert stores.postgres_answers().ok
     with socket.create_server(("127.0.0.1", 0)) as silent:
         elsewhere = {"stopped": free_port(), "silent": silent.getsockname()[1]}
         if trouble in elsewhere:
@@ -28,7 +28,7 @@ def test_health_says_what_is_wrong(
             as_superuser(server, f"ALTER DATABASE {database.name} CONNECTION LIMIT 0")
         else:
             as_superuser(server, f"ALTER DATABASE {database.name} SET default_transaction_read_only = on")
-        check = health.postgres_answers()
+        check = stores.postgres_answers()
     assert not check.ok
     assert check.advice
     said = {

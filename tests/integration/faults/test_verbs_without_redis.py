@@ -17,7 +17,7 @@ from celery.result import AsyncResult, GroupResult
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from native import health
+from native import stores
 from native.ports import free_port
 from native.redis import RedisServer
 from tasks import celery_app
@@ -168,9 +168,9 @@ def test_health_says_what_is_wrong(
     environment: Callable[..., None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(health, "_SILENCE_SECONDS", 2)
+    monkeypatch.setattr(stores, "_SILENCE_SECONDS", 2)
     environment(**{"REDIS_URL": redis.url, role: troubled[trouble]})
-    check = health.redis_answers()
+    check = stores.redis_answers()
     assert not check.ok
     said = f"{check.detail}. {check.advice}"
     assert all(words.format(variable=role) in said for words in SAID[trouble]), said

@@ -12,7 +12,8 @@ import native.environment
 from manage import account as account_command
 from manage import cli
 from manage import outbox as outbox_command
-from native import health
+from native import health, stores
+from native.check import Check
 from native.state import State
 from tasks.errors import DeliveryWaitsError, NotFoundError
 from tasks.storage.accounts.rows import Account, NewAccount, add_account, find_account, remove_account
@@ -63,7 +64,7 @@ Accounts = tuple[Account, Account]
 def test_health_says_how_much_waits_and_warns_of_what_waits_for_long(
     waiting: Accounts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(health, "check_all", lambda _: [health.mail_goes_out()])
+    monkeypatch.setattr(health, "check_all", lambda _: [stores.mail_goes_out()])
 
     def mail() -> dict[str, Any]:
         [*_, found] = json.loads(run("health", "--json").stdout)
@@ -92,10 +93,10 @@ def test_health_says_how_much_waits_and_warns_of_what_waits_for_long(
 
 
 def test_mail_is_not_asked_about_while_there_is_no_schema(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    down = health.Check("postgres", False, "is away")
-    monkeypatch.setattr(health, "postgres_answers", lambda: down)
-    for name in ("redis_answers", "worker_consumes"):
-        monkeypatch.setattr(health, name, lambda name=name: health.Check(name, True, ""))
+    down = Check("postgres", False, "is away")
+    monkeypatch.setattr(stores, "postgres_answers", lambda: down)
+    monkeypatch.setattr(stores, "redis_answers", lambda: Check("redis", True, ""))
+    monkeypatch.setattr(health, "worker_consumes", lambda: Check("worker", True, ""))
     *_, mail = health.check_all(State(tmp_path))
     assert (mail.component, mail.ok, mail.detail) == ("mail", False, "not asked: PostgreSQL is down or not migrated")
 

@@ -8,7 +8,8 @@ from click.testing import CliRunner
 
 from manage import cli
 from native import environment, health
-from native.health import Check, configuration_is_valid, flower_answers
+from native.check import Check
+from native.health import configuration_is_valid, flower_answers
 from native.state import State, write_json
 
 

@@ -1,0 +1,154 @@
+"""Whether Redis and PostgreSQL do their work, and what they know of the rest: clocks, the schema, mail that waits.
+
+Each is asked as the workers ask it. The environment must be in effect.
+"""
+
+import contextlib
+import os
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from native.check import Check, one_line
+from native.postgres import libpq
+from native.redis_trouble import address, explain
+
+if TYPE_CHECKING:
+    from redis import Redis
+
+_SILENCE_SECONDS = 5
+_LOG_OF_REDIS = "See ./manage.sh logs redis"
+# Written by who asks whether Redis takes anything, and gone after a second.
+_WRITTEN = "metabuilder:health"
+
+
+def redis_answers() -> Check:
+    """Redis takes what is written, as the broker and as the result store."""
+    import redis
+
+    from tasks.settings import load
+
+    version, found = "", load().redis
+    is_one = found.broker.url == found.results.url
+    for place in (found.broker,) if is_one else (found.broker, found.results):
+        try:
+            with _client(place.url) as client:
+                client.set(_WRITTEN, "1", ex=1)
+                version = client.info("server").get("redis_version", "")
+        except (redis.RedisError, ValueError) as error:
+            what, advice, _ = explain(error, place)
+            detail = f"{address(place.url)} {what} ({one_line(error)})"
+            return Check("redis", False, detail, f"{advice}. {_LOG_OF_REDIS}")
+    return Check("redis", True, f"takes what is written (version {version})")
+
+
+def _client(url: str) -> "Redis":
+    """A client that says soon that there is no answer."""
+    from redis import Redis
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
+
+    options = {"socket_timeout": _SILENCE_SECONDS, "socket_connect_timeout": _SILENCE_SECONDS}
+    return Redis.from_url(url, retry=Retry(NoBackoff(), 0), **options)
+
+
+_IS_A_WORKERS_ROLE = """
+    SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = 'metabuilder_worker' AND pg_has_role(oid, 'USAGE')),
+           current_user, current_setting('transaction_read_only')::boolean
+"""
+# In the transaction alone: a pooler gives the connection to others afterwards.
+_WITH_LITTLE_MEMORY = "SELECT set_config('work_mem', '64kB', true), set_config('statement_timeout', %s, true)"
+# Sorts more than fits into its memory, so that a megabyte of disk is used for a moment.
+_HAS_DISK = "SELECT count(*) FROM (SELECT n FROM generate_series(1, 30000) AS n ORDER BY md5(n::text)) AS sorted"
+
+
+def postgres_answers() -> Check:
+    """PostgreSQL lets the worker in, as a role that may call the functions that look across tenants; it can write."""
+    import psycopg2
+
+    from tasks.settings import load
+
+    try:
+        connection = psycopg2.connect(
+            libpq(load().database.url.get_secret_value()),
+            connect_timeout=_SILENCE_SECONDS,
+        )
+        version = connection.server_version // 10_000
+        with contextlib.closing(connection), connection.cursor() as cursor:
+            cursor.execute(_IS_A_WORKERS_ROLE)
+            is_a_workers, role, is_read_only = cursor.fetchone()
+            cursor.execute(_WITH_LITTLE_MEMORY, [f"{_SILENCE_SECONDS}s"])
+            cursor.execute(_HAS_DISK)
+    except psycopg2.Error as error:
+        return Check("postgres", False, one_line(error), _start_or_look("postgres", "DATABASE_URL"))
+    if is_read_only:
+        advice = "Have DATABASE_URL lead to the primary; if it does, set default_transaction_read_only off there"
+        return Check("postgres", False, "takes no writes: it is a standby or set to read-only", advice)
+    if not is_a_workers:
+        detail = f"lets {role} in, who is not the workers' role metabuilder_worker"
+        return Check("postgres", False, detail, "Have DATABASE_URL name that role (docs/deployment.md says how)")
+    return Check("postgres", True, f"accepts connections (version {version})")
+
+
+def clocks_agree() -> Check:
+    """The clocks of this host, Redis and PostgreSQL agree; one that is off stops nothing, and is warned of."""
+    from redis import RedisError
+
+    from tasks.errors import StorageUnavailableError
+    from tasks.runtime.clocks import SKEW_SECONDS, measure, skew
+    from tasks.settings import get_settings
+    from tasks.storage.session import database_now
+
+    try:
+        with _client(get_settings().redis.broker_url) as client:
+            clocks = measure(client, database_now)
+    except (RedisError, StorageUnavailableError) as error:
+        return Check("clocks", False, one_line(error), "Look at redis and postgres first")
+    figures = dict(zip(("host_ahead_seconds", "postgresql_ahead_seconds"), clocks.values(), strict=False))
+    if found := skew(clocks):
+        return Check("clocks", True, found.what, found.advice.capitalize(), warns=True, figures=figures)
+    detail = f"this host, Redis and PostgreSQL agree within {SKEW_SECONDS} s"
+    return Check("clocks", True, detail, figures=figures)
+
+
+def migrations_are_at_head() -> Check:
+    """The schema is the newest one."""
+    from tasks.errors import EmailError
+    from tasks.storage.migrate import current_and_head
+
+    try:
+        current, head = current_and_head(os.environ["DATABASE_OWNER_URL"])
+    except EmailError as error:
+        return Check("migrations", False, one_line(error), "Check DATABASE_OWNER_URL in .env")
+    if current == head:
+        return Check("migrations", True, f"at {head}, the newest")
+    return Check("migrations", False, f"at {current}, the newest is {head}", "Run ./manage.sh up, which migrates")
+
+
+def mail_goes_out() -> Check:
+    """How much mail of all tenants waits for its server; a warning where some has for more than SMTP_DELAY_WARNING.
+
+    Not a fault of the stack: mail servers of others are away at times.
+    """
+    from tasks.errors import EmailError
+    from tasks.settings import get_settings
+    from tasks.storage.waiting import count_waiting
+
+    bound = get_settings().send.delay_warning
+    try:
+        waiting = count_waiting(bound)
+    except EmailError as error:
+        return Check("mail", False, one_line(error), "Look at ./manage.sh health for postgres first")
+    figures = waiting._asdict()
+    if not waiting.messages:
+        return Check("mail", True, "none waits to be sent", figures=figures)
+    oldest = timedelta(seconds=round(waiting.oldest_seconds or 0))
+    detail = f"{waiting.messages:,} not sent yet, the oldest for {oldest}"
+    if not waiting.late:
+        return Check("mail", True, detail, figures=figures)
+    detail += f"; {waiting.late:,} for more than {timedelta(seconds=bound)}"
+    advice = "./manage.sh outbox list --all-tenants shows what their servers say, and when each is tried next"
+    return Check("mail", True, detail, advice, warns=True, figures=figures)
+
+
+def _start_or_look(component: str, variable: str) -> str:
+    return f"Run ./manage.sh up; if {variable} is set in .env, check it. See ./manage.sh logs {component}"
