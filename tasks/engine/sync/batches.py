@@ -112,7 +112,7 @@ class _Parsers:
         self._open.close()
 
     def start(self, received: Received) -> Callable[[], Batch]:
-        """What is returned waits for it."""
+        """Begin to parse messages in threads. The function that is returned waits for the batch and returns it."""
         messages = received.messages
         shares = [messages[start : start + _SHARE] for start in range(0, len(messages), _SHARE)]
         parsed = self._threads.map(self._parse, shares)
