@@ -25,7 +25,9 @@ _SILENT = Trouble(
     "Look whether its process hangs, and at the network and firewalls between it and this host",
     is_in_doubt=True,
 )
-_AWAY = Trouble("cannot be reached", "Start it (`up` in the native stack, systemctl on its host), or check {variable}")
+_AWAY = Trouble(
+    "cannot be reached", "Start it (`up` in the native stack, systemctl on its host), or check {variable}"
+)
 _REFUSES = Trouble("refuses the user or password", "Check the password in {password_variable}")
 _OTHER = Trouble("fails", "Look at its log")
 # By what is in the answer: redis-py takes the first word off some of them, and puts words of its own before others.
