@@ -2,6 +2,7 @@
 environment variables, in the settings."""
 
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,11 @@ def test_every_variable_is_explained(role: Path) -> None:
     ]
     assert unexplained == []
     assert all(spec["description"] for spec in specs(role).values())
+
+
+def test_no_two_variables_share_a_description(role: Path) -> None:
+    descriptions = Counter(" ".join(spec["description"].split()) for spec in specs(role).values())
+    assert [text for text, number in descriptions.items() if number > 1] == []
 
 
 def test_secrets_are_not_logged(role: Path) -> None:

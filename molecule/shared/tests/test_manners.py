@@ -14,6 +14,20 @@ from tests.support.site import Site, main_pid, wait_active
 
 UNITS = ("redis-server@broker", "celery-worker", "celery-beat", "celery-flower")
 
+# Debian's own package of a library, as a newer version in a repository of the host's own.
+_NEWER_LIBRARY = """
+set -e
+mkdir -p /srv/updates && cd /srv/updates
+apt-get -qq update && apt-get -qq download libffi8
+dpkg-deb --raw-extract libffi8_*.deb tree && rm libffi8_*.deb
+sed -i 's/^Version: .*/&+newer/' tree/DEBIAN/control
+dpkg-deb --build tree newer.deb
+{ dpkg-deb --field newer.deb; stat --format='Size: %s' newer.deb; echo 'Filename: ./newer.deb'
+  echo "SHA256: $(sha256sum newer.deb | cut -d ' ' -f 1)"; } >Packages
+chmod -R o+rX /srv
+echo 'deb [trusted=yes] file:/srv/updates ./' >/etc/apt/sources.list.d/updates.list
+"""
+
 
 @pytest.fixture(autouse=True)
 def _one_host(site: Site) -> None:
@@ -153,12 +167,28 @@ def test_preflight_names_all_that_is_wrong_and_changes_nothing(site: Site, one: 
     assert (pids(one), one.check_output("cd /etc/metabuilder && sha256sum *.env")) == before
 
 
-def test_the_site_is_as_before(site: Site) -> None:
-    """The tests above changed variables for one run; this puts them back, and a second run has nothing to do."""
+def test_the_site_is_as_before_and_an_update_restarts_what_it_touches(site: Site, one: Host) -> None:
+    """The tests above changed variables for one run; this puts them back. A second update has nothing to do."""
+    # What a person did by hand, too
+    one.check_output("nft flush ruleset && chown -R root: /var/lib/redis/broker")
     assert site.play("site.yml").status == 0
-    play = site.play("site.yml")
+    one.check_output("nft list table inet metabuilder")
+    assert one.check_output("find /var/lib/redis/broker ! -user redis") == ""
+    # Given a newer version of a library, and a dpkg that was interrupted, for whose notes apt refuses to do anything
+    one.check_output(_NEWER_LIBRARY)
+    one.check_output(": >/var/lib/dpkg/updates/0000")
+    before = pids(one)
+    using = {unit for unit, pid in before.items() if one.run(f"grep -q libffi.so /proc/{pid}/maps").rc == 0}
+    assert "celery-worker" in using < set(before)
+
+    play = site.play("playbooks/update.yml")
+
     assert play.status == 0, play.output[-3000:]
-    assert play.changed == 0, play.changed_tasks
+    after = pids(one)
+    assert {unit for unit in after if after[unit] != before[unit]} == using
+    again = site.play("playbooks/update.yml")
+    assert again.status == 0, again.output[-3000:]
+    assert again.changed == 0, again.changed_tasks
 
 
 def test_a_database_in_another_cluster_than_would_be_used_is_found(site: Site, one: Host) -> None:

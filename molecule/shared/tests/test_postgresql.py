@@ -67,6 +67,15 @@ def test_a_statement_that_fails_is_logged_without_its_values(site: Site) -> None
     assert "hidden@leak.example" not in logged
 
 
+def test_statements_are_counted_without_their_values(site: Site) -> None:
+    sql(site, "CREATE EXTENSION IF NOT EXISTS pg_stat_statements", database="postgres")
+    sql(site, "SELECT 'hidden@leak.example'::varchar")
+    counted = sql(site, "SELECT query FROM pg_stat_statements", database="postgres")
+    sql(site, "DROP EXTENSION pg_stat_statements", database="postgres")
+    assert "SELECT $1::varchar" in counted
+    assert "hidden@leak.example" not in counted
+
+
 def test_it_comes_back_when_killed(postgresql_host: Host) -> None:
     name = unit(postgresql_host)
     before = main_pid(postgresql_host, name)

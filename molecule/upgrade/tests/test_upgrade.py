@@ -212,6 +212,25 @@ def test_a_release_whose_worker_cannot_start_is_stopped_at_the_first_host(
     assert again.changed == 0, again.changed_tasks
 
 
+def test_an_update_whose_worker_cannot_start_is_stopped_at_the_first_host(
+    site: Site, next_release: Path, mailboxes: tuple[RemoteMailbox, RemoteMailbox]
+) -> None:
+    first, *others = site.group("celery_workers")
+    before = {name: main_pid(site.host(name), "celery-worker") for name in others}
+    options = "/etc/systemd/system/celery-worker.service.d"
+    for name in (first, *others):
+        site.host(name).check_output(
+            f"mkdir {options} && printf '[Service]\nExecStartPre=/bin/false\n' >{options}/no.conf"
+        )
+    play = site.play("playbooks/update.yml", root=next_release)  # whose schema it is
+    for name in (first, *others):
+        site.host(name).check_output(f"rm -r {options} && systemctl daemon-reload")
+    assert play.status != 0
+    assert "systemctl restart celery-worker.service failed" in " ".join(play.output.split()), play.output[-4000:]
+    assert {name: main_pid(site.host(name), "celery-worker") for name in others} == before
+    assert mailboxes[0].sync()["status"] == "success"  # by the others
+
+
 def test_taken_off_it_leaves_the_data_and_comes_back_over_it(
     site: Site, next_release: Path, mailboxes: tuple[RemoteMailbox, RemoteMailbox]
 ) -> None:

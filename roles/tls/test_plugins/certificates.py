@@ -1,15 +1,20 @@
 """Whether a certificate still does."""
 
 import base64
+import hashlib
 from datetime import UTC, datetime, timedelta
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtensionOID
 
 
-def shows_current_certificate(slurped, authority, names, days):
-    """Whether `authority` (PEM) signed what was slurped, if anything, for just `names` and for `days` to come."""
+def shows_current_certificate(slurped, authority, names, days, keys):
+    """Whether `authority` (PEM) signed what was slurped, if anything, for just `names` and for `days` to come.
+
+    `keys` has the SHA-256 of each service's public key (its SubjectPublicKeyInfo), `aa:bb:...`, where it is known.
+    """
     try:
         certificate = x509.load_pem_x509_certificate(base64.b64decode(slurped.get("content", "")))
         certificate.verify_directly_issued_by(x509.load_pem_x509_certificate(authority.encode()))
@@ -17,7 +22,14 @@ def shows_current_certificate(slurped, authority, names, days):
         return False
     if certificate.not_valid_after_utc - datetime.now(UTC) < timedelta(days=days):
         return False
+    if _fingerprint(certificate) != keys.get(slurped["item"]["name"], _fingerprint(certificate)):
+        return False
     return _names(certificate) == {str(name).lower() for name in names}
+
+
+def _fingerprint(certificate):
+    encoded = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return hashlib.sha256(encoded).digest().hex(":")
 
 
 def _names(certificate):

@@ -197,6 +197,8 @@ class Network:
             "etc/systemd/network/10-host0.network.d/address.conf": (address, 0o644),
             # As strict as hosts are made: what comes over ssh inherits it, so a mode that nobody sets shows.
             "etc/systemd/system/ssh.service.d/umask.conf": ("[Service]\nUMask=0077\n", 0o644),
+            # One that the host does not have, as where a person's laptop named it when the host was made.
+            "etc/default/locale": ("LANG=de_DE.ISO-8859-1\n", 0o644),
             "root/.ssh/authorized_keys": (self.key.with_suffix(".pub").read_text(), 0o600),
         }
 
