@@ -18,7 +18,7 @@ from kombu.transport import TRANSPORT_ALIASES
 from kombu.utils.url import parse_url
 
 from tasks.engine import shutdown
-from tasks.monitoring import flower_door
+from tasks.monitoring import flower_door, flower_events
 from tasks.registry import QUEUES, TASKS, TaskRow
 from tasks.runtime import journal, systemd
 from tasks.runtime.broker import outage
@@ -181,5 +181,6 @@ celery_app.set_default()
 worker_shutting_down.connect(shutdown.request)
 systemd.connect()
 flower_door.connect()
+flower_events.connect()
 journal.connect()
 outage.connect()

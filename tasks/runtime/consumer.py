@@ -156,7 +156,7 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]  # celery has no types
         _outages.error("Cannot connect to %s: %s. It is tried every second.", connection.as_uri(), said)
 
     def _say_away(self, error: Exception) -> None:
-        systemd.notify(f"STATUS=Does not consume, the broker fails: {str(error).partition(chr(10))[0]}")
+        systemd.notify_away("Does not consume", error)
 
     def _say_consuming(self) -> None:
         self._is_answered = True

@@ -90,7 +90,7 @@ class SharedScheduler(Scheduler):  # type: ignore[misc]  # celery has no types
             with self.producer.channel.conn_or_acquire() as client:
                 has_changed = self._clocks.look(client)
         except (RedisError, OperationalError, OSError) as error:
-            systemd.notify(f"STATUS=Queues nothing, the broker fails: {str(error).partition(chr(10))[0]}")
+            systemd.notify_away("Queues nothing", error)
             if self._is_heard is not False:
                 logger.warning("beat: the broker does not answer, trying again every %s s: %s", _RETRY_SECONDS, error)
             self._is_heard = False

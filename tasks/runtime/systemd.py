@@ -1,7 +1,7 @@
-"""Tells systemd what a worker or beat is at (sd_notify(3)), so that a unit of `Type=notify` is started when it works.
+"""Tells systemd what a unit is at (sd_notify(3)), so that one of `Type=notify` counts as started when it works.
 
-A worker says what it is at by tasks/runtime/consumer.py, beat by tasks/runtime/scheduler.py: each when it knows that
-the broker answers, and when it does not any more.
+A worker says what it is at by tasks/runtime/consumer.py, beat by tasks/runtime/scheduler.py, Flower by
+tasks/monitoring/flower_events.py: each when it knows that the broker answers, and when it does not any more.
 
 Without systemd, NOTIFY_SOCKET is not set and nothing is sent. There is no watchdog: a worker whose broker is away
 cannot turn its event loop, and restarting it would not bring the broker back.
@@ -32,6 +32,11 @@ def notify(*assignments: str) -> None:
         address = "\0" + address[1:]
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
         sender.sendto("\n".join(assignments).encode(), address)
+
+
+def notify_away(consequence: str, error: Exception) -> None:
+    """Say in the status of the unit that the broker fails, and what comes of that."""
+    notify(f"STATUS={consequence}, the broker fails: {str(error).partition(chr(10))[0]}")
 
 
 def _worker_drains(how: str, **_: Any) -> None:

@@ -1,9 +1,11 @@
-"""A real Flower: nothing that it serves answers a stranger, and wrong logins are slowed down."""
+"""A real Flower: strangers are answered nothing, wrong logins are slowed down, and what systemd is told is true."""
 
 import base64
 import http.client
 import json
 import os
+import signal
+import ssl
 import subprocess
 import sys
 import time
@@ -11,13 +13,17 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from celery import Celery
+from celery.events import EventDispatcher
 
 from native.health import flower_answers
-from native.ports import free_port, wait_until_answers
+from native.ports import free_port
 from native.state import ROOT
 from tasks.monitoring.throttle import OF_ADDRESS
 from tasks.registry import QUEUES
 from tests.support.debians_redis import TlsRedis
+from tests.support.service_manager import Manager
+from tests.support.worker import wait_until
 
 LOGIN = "admin:sample: a password % with # in it"
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
@@ -37,8 +43,9 @@ _PREFIX = "watch"
 class Flower:
     """Started as the native stack starts it."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, manager: Manager) -> None:
         self.port = port
+        self.manager = manager
 
     def ask(
         self, path: str, login: str | None = None, *, method: str = "GET", source: str = "127.0.0.1", **headers: str
@@ -68,21 +75,27 @@ def tls_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TlsRedis]:
 def flower(tls_redis: TlsRedis, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flower]:
     """On a site with TLS."""
     folder, port = tmp_path_factory.mktemp("flower"), free_port()
+    manager = Manager(folder / "notify")
     environment = {**os.environ, **tls_redis.variables, "FLOWER_BASIC_AUTH": LOGIN, "PYTHONPATH": str(ROOT)}
     command = (sys.executable, "-m", "celery", "-A", "tasks.celery_app:celery_app", "flower")
     log = folder / "log"
     with log.open("wb") as out:
         process = subprocess.Popen(
             [*command, "--address=127.0.0.1", f"--port={port}", f"--url-prefix={_PREFIX}"],
-            cwd=folder, env=environment, stdout=out, stderr=out,
+            cwd=folder, env={**environment, "NOTIFY_SOCKET": manager.path}, stdout=out, stderr=out,
         )  # fmt: skip
         try:
-            assert wait_until_answers(port, 90), log.read_text()
-            yield Flower(port)
+            wait_until(manager.is_ready, "Flower does not say that it has started")
+            yield Flower(port, manager)
         finally:
             process.terminate()
             process.wait(30)
+            manager.close()
             print(log.read_text())
+
+
+def test_it_has_started_when_its_pages_answer(flower: Flower) -> None:
+    assert flower.status(f"/{_PREFIX}/workers", LOGIN) == 200  # at once, and not when it is asked again
 
 
 def test_it_asks_redis_how_long_the_queues_are(flower: Flower, tls_redis: TlsRedis) -> None:
@@ -96,6 +109,38 @@ def test_it_asks_redis_how_long_the_queues_are(flower: Flower, tls_redis: TlsRed
     lengths = {queue["name"]: queue["messages"] for queue in json.loads(body)["active_queues"]}
     assert lengths["send"] == 2
     assert {*lengths} == {*QUEUES}
+
+
+def heartbeat(server: TlsRedis, worker: str) -> None:
+    """An event of a worker, as Celery sends it."""
+    tls = {"ssl_cert_reqs": ssl.CERT_REQUIRED, "ssl_ca_certs": server.variables["REDIS_SSL_CA_CERTS"]}
+    app = Celery(broker=server.variables["REDIS_URL"], broker_use_ssl=tls, set_as_current=False)
+    with app.connection() as connection, EventDispatcher(connection, hostname=worker, app=app) as dispatcher:
+        dispatcher.send("worker-heartbeat", freq=2, active=0, processed=0, loadavg=[0, 0, 0])
+
+
+def test_its_status_is_true_and_it_hears_workers_again_after_an_outage(flower: Flower, tls_redis: TlsRedis) -> None:
+    for trouble in ("silent", "away"):
+        wait_until(lambda: flower.manager.status() == "Hears the workers", "it hears nothing")
+        pid, began = tls_redis.pid, time.monotonic()
+        if trouble == "silent":
+            os.kill(pid, signal.SIGSTOP)
+        else:
+            tls_redis.stop()
+        try:
+            wait_until(lambda: flower.manager.status().startswith("Hears nothing, the broker fails: "), trouble)
+            assert time.monotonic() - began < 20
+        finally:
+            if trouble == "silent":
+                os.kill(pid, signal.SIGCONT)
+            else:
+                tls_redis.start()
+        wait_until(lambda: flower.manager.status() == "Hears the workers", f"{trouble}: it hears nothing any more")
+        heartbeat(tls_redis, f"after@{trouble}")
+        online = f'flower_worker_online{{worker="after@{trouble}"}} 1.0'.encode()
+        wait_until(
+            lambda online=online: online in flower.ask(f"/{_PREFIX}/metrics", LOGIN)[2], f"{trouble}: no event"
+        )
 
 
 def paths() -> list[str]:
