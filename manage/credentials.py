@@ -53,7 +53,8 @@ def rotate() -> None:
     keep the old one behind it, restart the workers, and run this; it says when the old one can go.
     """
     stack = _stack_with_its_own_keys()
-    connect()
+    # What is to be restarted with a new key must be able to start.
+    connect(broker=stack is not None)
     if stack is None:
         _rotate_to_first()
         return

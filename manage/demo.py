@@ -18,9 +18,11 @@ def demo() -> None:
     from native.state import State
 
     state = State.default()
+    stack = Stack(state, say)
+    stack.check()
     if written := mailbox.make(state):
         say(f"Made a demo mailbox of {written} messages")
-    started = Stack(state, say).up()
+    started = stack.up()
     if not started.changed:
         say("The native stack is already up")
     password, ports = make_secrets(state)["DEMO_PASSWORD"], started.ports

@@ -1,12 +1,13 @@
 """`reread`: have messages that an older parser read wrong be read again."""
 
+import sys
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from manage.output import print_json, progress, say, table, track
+from manage.output import complain, print_json, progress, say, table, track
 from manage.place import COMMAND
 from manage.session import connect, tenant_option
 from manage.trouble import redis_words
@@ -75,7 +76,7 @@ def reread(
         _report(asked, as_json, "would be read again", "would be fetched again by the next sync")
         return
     if any(found["messages"] for found in asked):
-        _begin()
+        _begin(waits=follow)
     able = [account for account in accounts if _is_read(account)]
     if follow:
         _watch(able, quiet=as_json)
@@ -118,8 +119,11 @@ def _name(account: "Account") -> dict[str, str]:
     return {"tenant": account.tenant_id, "account": account.account_name}
 
 
-def _begin() -> None:
-    """Do not wait for beat. Where the broker takes nothing, beat does it within five minutes."""
+def _begin(*, waits: bool) -> None:
+    """Do not wait for beat. Where the broker takes nothing, beat does it within five minutes once it does.
+
+    Who waits until all are read is not left waiting for that.
+    """
     from kombu.exceptions import OperationalError
 
     from tasks.celery_app import queue_rereading
@@ -127,6 +131,9 @@ def _begin() -> None:
     try:
         queue_rereading.apply_async(retry=False)
     except OperationalError as error:
+        if waits:
+            complain(f"{redis_words(error)}. What was asked for is read once Redis takes tasks")
+            sys.exit(1)
         say(f"It begins once Redis takes tasks, and now it does not: {redis_words(error)}")
 
 

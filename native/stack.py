@@ -17,6 +17,7 @@ from functools import partial
 import psutil
 
 from native import TENANT, demo, health, stores
+from native.check import Check
 from native.environment import (
     DATABASE_VARIABLES,
     REDIS_VARIABLES,
@@ -37,6 +38,8 @@ from native.supervisor import Program, Supervisor, noted_pid
 Say = Callable[[str], None]
 _SERVER_SECONDS = 30
 _APPLICATION_SECONDS = 90
+# What is asked of a server that the operator has named.
+_EXTERNAL = ((REDIS_VARIABLES, stores.redis_answers), (DATABASE_VARIABLES, stores.postgres_answers))
 
 
 @dataclass(frozen=True)
@@ -60,8 +63,8 @@ class Stack:
         self._inherited = {name: value for name, value in os.environ.items() if name not in self._operator}
 
     def up(self) -> Started:
-        """Start what is down and wait until all of it works. Raises StackError or EmailError."""
-        self._check_settings()
+        """Start what is down and wait until all of it works. Raises what `check` raises, StackError or EmailError."""
+        self.check()
         self.state.create()
         with self.state.locked():
             alive = self.supervisor.is_alive()
@@ -75,6 +78,7 @@ class Stack:
             changed = self._configure(wanted, environment, ports)
             names = {program.name for program in wanted}
             if alive and not changed and names <= running:
+                _require(stores.redis_answers(), stores.postgres_answers())
                 return Started(False, ports)
             self._prepare_servers(names - running, ports)
             self._start_supervisor(alive)
@@ -102,12 +106,17 @@ class Stack:
             self.supervisor.shut_down()
         return True
 
-    def _check_settings(self) -> None:
-        """Raises ConfigurationError that names every variable that is wrong, before anything is started."""
+    def check(self) -> None:
+        """Look at what the operator has set, before anything is made or started.
+
+        Raises ConfigurationError that names every variable that is wrong, and StackError for a server that is named
+        and does not do its work.
+        """
         from tasks.settings import load
 
         os.environ.update(self._operator)
         load()
+        _require(*(check() for variables, check in _EXTERNAL if is_external(variables, self._operator)))
 
     def _configure(self, wanted: list[Program], environment: Mapping[str, str], ports: Mapping[str, int]) -> bool:
         """Write the files that programs are started from; whether those of the application have changed."""
@@ -170,17 +179,9 @@ class Stack:
                 self._await(name, partial(wait_until_answers, ports[name], 0.2), _SERVER_SECONDS)
             imap, smtp = ports["demo-imap"], ports["demo-smtp"]
             self._say(f"The demo mailbox is served on 127.0.0.1:{imap}, and takes mail on 127.0.0.1:{smtp}")
-        self._check_external()
-
-    def _check_external(self) -> None:
-        checks = ((REDIS_VARIABLES, stores.redis_answers), (DATABASE_VARIABLES, stores.postgres_answers))
-        for variables, check in checks:
-            if not is_external(variables, self._operator):
-                continue
-            result = check()
-            if not result.ok:
-                raise StackError(f"{result.component}: {result.detail}. Check {' and '.join(variables)} in .env")
-            self._say(f"Using the {result.component} that is configured")
+        for kind, variables in (("redis", REDIS_VARIABLES), ("postgres", DATABASE_VARIABLES)):
+            if is_external(variables, self._operator):
+                self._say(f"Using the {kind} that is configured")
 
     def _migrate(self, environment: Mapping[str, str]) -> None:
         from tasks.storage.migrate import current_and_head, finish, upgrade
@@ -237,6 +238,12 @@ class Stack:
         for process in wait_until_gone(everything, _SERVER_SECONDS):
             process.kill()
         wait_until_gone(everything, 5)
+
+
+def _require(*checks: Check) -> None:
+    for check in checks:
+        if not check.ok:
+            raise StackError(f"{check.component}: {check.detail}. {check.advice}")
 
 
 def _application(commands: Mapping[str, object]) -> dict[str, object]:

@@ -214,6 +214,19 @@ def test_health_warns_of_a_clock_that_is_off(up: Clone, tmp_path: Path) -> None:
     }
 
 
+def test_up_does_not_call_a_silent_server_up(up: Clone) -> None:
+    redis = psutil.Process(up.pids()["redis"])
+    redis.suspend()
+    try:
+        again = up.manage("up")
+    finally:
+        redis.resume()
+    assert again.returncode == 1
+    [line] = again.stderr.splitlines()
+    assert line.startswith("error: redis: ")
+    assert "does not answer" in line
+
+
 def test_after_the_supervisor_was_killed_up_works_and_leaves_no_orphans(up: Clone) -> None:
     before = up.processes()
     before[0].kill()

@@ -116,7 +116,7 @@ def test_a_lost_key_loses_what_it_encrypted_and_says_so(account: Any, environmen
 @pytest.fixture
 def as_on_a_host(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
     """The verbs, where the operator keeps the keys."""
-    monkeypatch.setattr(credentials, "connect", lambda: None)
+    monkeypatch.setattr(credentials, "connect", lambda **_: None)
     monkeypatch.setattr(credentials, "IS_HOST", True)
     return lambda *words: CliRunner().invoke(cli.main, ["credentials", *words])
 
