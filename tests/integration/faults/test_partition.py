@@ -11,8 +11,9 @@ import redis as redis_client
 
 from native.ports import LOOPBACK
 from native.redis import RedisServer
-from tasks.celery_app import SYNC_EMAILS, create_celery_app
+from tasks.celery_app import create_celery_app
 from tasks.errors import BrokerUnavailableError
+from tasks.registry import SYNC_EMAILS
 from tasks.storage.dead_letters import list_letters
 from tests.conftest import TENANT, USER, unavailable
 from tests.integration.faults.conftest import APP, publish
