@@ -27,6 +27,7 @@ from tasks.errors import EmailError, MessageUnreadableError
 from tasks.runtime import systemd
 from tasks.runtime.admission import admit, admit_raw
 from tasks.runtime.broker import aside
+from tasks.runtime.broker.seldom import Seldom
 from tasks.runtime.clocks import Watch
 from tasks.runtime.redaction import redact_arguments
 from tasks.settings import get_settings
@@ -50,11 +51,12 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]  # celery has no types
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._clocks = Watch()
+        self._address = self.conninfo.as_uri()  # to ask a connection for it may open files
 
     def ensure_connected(self, connection: Any) -> Any:
         """Connect, however long that takes. Celery waits longer and longer, so that it is late when Redis is back."""
         connection.ensure_connection(
-            lambda error, _: self._say_unreachable(connection, error),
+            lambda error, _: self._say_unreachable(error),
             interval_start=_RETRY_SECONDS,
             interval_max=_RETRY_SECONDS,
             callback=maybe_shutdown,
@@ -142,18 +144,18 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]  # celery has no types
         hub.call_repeatedly(_RETRY_SECONDS, self._deliveries.tell_what_is_owed)
         self._look_at_the_clocks()
         self._look_aside()
-        hub.call_repeatedly(_LOOK_SECONDS, self._look_at_the_clocks)
-        hub.call_repeatedly(_LOOK_SECONDS, self._look_aside)
+        hub.call_repeatedly(_LOOK_SECONDS, Seldom(self._look_at_the_clocks))
+        hub.call_repeatedly(_LOOK_SECONDS, Seldom(self._look_aside))
 
     def _keep_deliveries(self) -> None:
         """The channel of now gives nothing back when it is closed."""
         if self._deliveries:
             self._deliveries.channel.do_restore = False
 
-    def _say_unreachable(self, connection: Any, error: Exception) -> None:
+    def _say_unreachable(self, error: Exception) -> None:
         self._say_away(error)
         said = str(error).rstrip(".")
-        _outages.error("Cannot connect to %s: %s. It is tried every second.", connection.as_uri(), said)
+        _outages.error("Cannot connect to %s: %s. It is tried every second.", self._address, said)
 
     def _say_away(self, error: Exception) -> None:
         systemd.notify_away("Does not consume", error)

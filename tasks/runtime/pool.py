@@ -20,9 +20,9 @@ class _ResultHandler(asynpool.ResultHandler):  # type: ignore[misc]  # celery ha
         """Called when the pool is joined. Celery's returns when it waits for no result any more."""
         gone: set[int] = set()
         while self._state != TERMINATE and (outqueues := set(self.fileno_to_outq) - gone):
-            if self.check_timeouts is not None:
-                self.check_timeouts()
             self.read(outqueues, gone, _LOOK_SECONDS)
+            if self.check_timeouts is not None:  # of what has not ended by now
+                self.check_timeouts()
             try:
                 self.join_exited_workers(shutdown=True)
             except WorkersJoined:

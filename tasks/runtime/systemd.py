@@ -9,9 +9,13 @@ cannot turn its event loop, and restarting it would not bring the broker back.
 
 import os
 import socket
+from functools import cache
 from typing import Any
 
 from celery.signals import beat_init, worker_shutting_down
+from celery.utils.log import get_logger
+
+_logger = get_logger(__name__)
 
 
 def connect() -> None:
@@ -21,17 +25,22 @@ def connect() -> None:
 
 
 def notify(*assignments: str) -> None:
-    """Send `NAME=value` assignments to the service manager, if there is one.
-
-    Raises OSError where the socket it named does not take them.
-    """
+    """Send `NAME=value` assignments to the service manager, if there is one and it takes them."""
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
         return
     if address.startswith("@"):  # an abstract socket, unix(7)
         address = "\0" + address[1:]
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
-        sender.sendto("\n".join(assignments).encode(), address)
+    try:
+        _sender().sendto("\n".join(assignments).encode(), address)
+    except OSError as error:
+        _logger.warning("the service manager cannot be told %s: %s", "; ".join(assignments), error)
+
+
+@cache
+def _sender() -> socket.socket:
+    """Kept: a process that can open no more files says so through it."""
+    return socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
 
 
 def notify_away(consequence: str, error: Exception) -> None:

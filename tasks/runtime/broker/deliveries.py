@@ -24,6 +24,7 @@ from redis.exceptions import OutOfMemoryError
 from tasks.errors import EmailError, MessageUnreadableError
 from tasks.runtime.broker import aside
 from tasks.runtime.broker.scripts import FORGET, TAKEN_BY_NOW, rename_unless
+from tasks.runtime.broker.seldom import Seldom
 
 _logger = get_logger(__name__)
 # What is said of an outage as long as it lasts (tasks/runtime/broker/outage.py).
@@ -65,6 +66,7 @@ class Deliveries(redis.QoS):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.restore_visible = Seldom(self._restore_visible)
         self.owed: dict[str, bool] = {}  # by tag: whether it is given back, or forgotten
 
     def move_to(self, channel: Any) -> None:
@@ -115,7 +117,7 @@ class Deliveries(redis.QoS):  # type: ignore[misc]
                 client.eval(FORGET, 2, self.unacked_key, self.unacked_index_key, tag)
         del self.owed[tag]
 
-    def restore_visible(self, *args: Any, **kwargs: Any) -> None:
+    def _restore_visible(self, *args: Any, **kwargs: Any) -> None:
         """Give back what others took and did not finish in time, if there is room for it."""
         with self.channel.conn_or_acquire() as client:
             if client.ttl(self.unacked_mutex_key) == _NEVER_EXPIRES:

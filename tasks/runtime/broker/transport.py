@@ -17,7 +17,7 @@ Whatever else is found on a queue than what a worker can run (tasks/runtime/brok
 import json
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import wait
 from queue import Empty
 from time import monotonic, time
@@ -29,7 +29,7 @@ from kombu.transport import redis
 from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import dumps, loads
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ResponseError
+from redis.exceptions import OutOfMemoryError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from tasks.engine import shutdown
@@ -131,8 +131,19 @@ class Channel(redis.Channel):  # type: ignore[misc]
         return connected is None or bool(wait([connected], seconds))
 
     def _queue_bind(self, exchange: str, routing_key: str, pattern: str, queue: str) -> None:
-        if queue not in QUEUES:
+        if queue in QUEUES:
+            return
+        try:
             super()._queue_bind(exchange, routing_key, pattern, queue)
+        except OutOfMemoryError:
+            # Remote control does without the table: a worker that starts with a full Redis consumes and empties it.
+            if queue not in self._fanout_queues:
+                raise
+
+    def _refresh_bindings(self, queues: list[str]) -> None:
+        """As kombu's, which tries each second where Redis is full, and logs a traceback each time."""
+        with suppress(OutOfMemoryError):
+            super()._refresh_bindings(queues)
 
     def _lookup(self, exchange: str, routing_key: str, default: str | None = None) -> Any:
         """Ours go by their names, without a table in Redis that could hold anything."""

@@ -1,7 +1,8 @@
-"""A broker that is away, silent or read-only: what systemd is told is true, the log stays short, no task suffers."""
+"""A broker in any trouble: what systemd is told is true, the log stays short, no task suffers."""
 
 import importlib
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -25,7 +26,8 @@ from tests.support.worker import Worker, wait_until
 
 APP = "tests.support.fault_app:app"
 LONGEST_STOP = 20
-MOST_LINES = 25  # of three outages
+MOST_LINES = 40  # of five outages
+LIMITS = {"full": "maxmemory", "out of clients": "maxclients"}
 
 
 @pytest.fixture
@@ -76,6 +78,13 @@ def in_trouble(server: RedisServer, trouble: str) -> Iterator[None]:
             yield
         finally:
             os.kill(server.pid, signal.SIGCONT)
+    elif trouble in LIMITS:
+        with connection_to(server) as client:
+            [before] = client.config_get(LIMITS[trouble]).values()
+            client.config_set(LIMITS[trouble], 1)
+            client.client_kill_filter(_type="normal", skipme=True)
+            yield
+            client.config_set(LIMITS[trouble], before)
     else:
         with connection_to(server) as client:
             client.execute_command("REPLICAOF", "127.0.0.1", "1")
@@ -101,7 +110,9 @@ def test_what_is_said_of_an_outage_is_true_and_short(
         monkeypatch.setenv("NOTIFY_SOCKET", (worker := managers("worker")).path)
         with Worker(tmp_path, 2, app=APP) as running:
             published = 0
-            for trouble in ("away", "read-only", "silent"):
+            for trouble in ("away", "read-only", "silent", "out of clients", "full"):
+                # What it takes out of a full Redis makes room.
+                still = "Consumes" if trouble == "full" else "Does not consume"
                 publish(tmp_path, range(published, published + 4))
                 published += 4
                 wait_until(lambda: "Consumes" in worker.status(), "the worker does not consume")
@@ -109,11 +120,11 @@ def test_what_is_said_of_an_outage_is_true_and_short(
                 wait_until(lambda so_far=published: len(done(tmp_path)) == so_far, "some are not done")
                 with in_trouble(broker, trouble):
                     began = time.monotonic()
-                    wait_until(lambda: "Does not consume" in worker.status(), f"{trouble}: the worker says nothing")
+                    wait_until(lambda so=still: so in worker.status(), f"{trouble}: the worker says nothing")
                     wait_until(lambda: "Queues nothing" in beat.status(), f"{trouble}: beat says nothing")
                     assert time.monotonic() - began < 20
                     time.sleep(5)
-                    assert "Does not consume" in worker.status()
+                    assert still in worker.status()
                     assert "Queues nothing" in beat.status()
                 began = time.monotonic()
                 wait_until(lambda: "Consumes" in worker.status(), f"{trouble}: the worker does not consume any more")
@@ -138,3 +149,25 @@ def test_a_worker_stops_in_the_midst_of_it(broker: RedisServer, trouble: str, tm
             psutil.Process(worker.pid).send_signal(signal.SIGTERM)
             worker.wait(20)
             assert time.monotonic() - began < LONGEST_STOP
+
+
+def test_a_worker_out_of_descriptors_goes_on_when_it_has_some(
+    broker: RedisServer, managers: Callable[[str], Manager], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", (told := managers("worker")).path)
+    with Worker(tmp_path, 2, app=APP) as worker, connection_to(broker) as client:
+        publish(tmp_path, range(4))
+        wait_until(lambda: len(done(tmp_path)) == 4, "it does not consume")
+        processes = [worker.pid, *(child.pid for child in worker.children())]
+        before = [resource.prlimit(pid, resource.RLIMIT_NOFILE) for pid in processes]
+        for pid, (_, hard) in zip(processes, before, strict=True):
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, (8, hard))
+        client.client_kill_filter(_type="normal", skipme=True)
+        publish(tmp_path, range(4, 8))
+        wait_until(lambda: "Does not consume" in told.status(), "it says nothing", 10)
+        time.sleep(3)
+        for pid, limits in zip(processes, before, strict=True):
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
+        wait_until(lambda: "Consumes" in told.status(), "it does not consume any more", 5)
+        wait_until(lambda: done(tmp_path) == [*range(8)], "some are not done, or not once")
+    assert list_letters() == []

@@ -12,10 +12,13 @@ import psutil
 import pytest
 import redis as redis_client
 
+from native.ports import LOOPBACK
 from native.redis import RedisServer
 from tasks.celery_app import create_celery_app
 from tasks.errors import BrokerUnavailableError
+from tasks.registry import SYNC_EMAILS
 from tasks.runtime.control import get_task_status
+from tasks.runtime.scheduler import SharedScheduler
 from tasks.storage.dead_letters import list_letters
 from tests.conftest import TENANT, USER
 from tests.integration.faults.conftest import APP, publish
@@ -23,6 +26,7 @@ from tests.integration.faults.conftest import broker as connection_to
 from tests.support import fault_app
 from tests.support.application import application
 from tests.support.fault_app import done
+from tests.support.proxy import Network
 from tests.support.worker import Worker, wait_until
 
 RECONNECTS = 200
@@ -78,6 +82,34 @@ def test_a_full_redis_stops_no_worker(client: redis_client.Redis, tmp_path: Path
         assert "Traceback" not in log
         assert log.count("Redis is full") <= 3
         assert log.count("the result store does not take") <= 2
+
+
+def test_a_worker_that_starts_with_a_full_redis_empties_it(client: redis_client.Redis, tmp_path: Path) -> None:
+    publish(tmp_path, range(5))
+    client.config_set("maxmemory", "1")
+    try:
+        with Worker(tmp_path, app=APP) as worker:
+            wait_until(lambda: len(done(tmp_path)) == 5, "it does not consume")
+            assert "broker lost" not in worker.log.read_text()
+    finally:
+        client.config_set("maxmemory", "0")
+
+
+def test_beat_and_publishers_leak_nothing_however_often_they_connect_anew(client: redis_client.Redis) -> None:
+    with application(create_celery_app()) as app:
+        scheduler, sync = SharedScheduler(app, lazy=True), app.tasks[SYNC_EMAILS]
+        process = psutil.Process()
+
+        def counts() -> tuple[int, int, int]:
+            return process.num_fds(), process.num_threads(), client.info("clients")["connected_clients"]
+
+        for use in (scheduler.tick, lambda: sync.delay("account", TENANT, USER), lambda: get_task_status("id")):
+            use()
+            before = counts()
+            for _ in range(RECONNECTS):
+                client.client_kill_filter(_type="normal", skipme=True)
+                use()
+            assert all(now <= then for now, then in zip(counts(), before, strict=True)), (counts(), before)
 
 
 def test_nothing_leaks_however_often_it_connects_anew(client: redis_client.Redis, tmp_path: Path) -> None:
@@ -136,6 +168,24 @@ def test_a_result_store_in_trouble_decides_nothing(
         assert stop(worker) < LONGEST_STOP
         assert "Traceback" not in worker.log.read_text()
     assert len(list(tmp_path.glob("done-*"))) == 20  # each once
+    assert list_letters() == []
+
+
+def test_a_slow_redis_is_waited_for(
+    client: redis_client.Redis, redis: RedisServer, environment: Callable[..., None], tmp_path: Path
+) -> None:
+    environment(TASK_TIMEOUT="60", CELERY_TASK_SOFT_TIME_LIMIT="50", CELERY_VISIBILITY_TIMEOUT="70")
+    with Network((LOOPBACK, redis.port)) as network:
+        environment(REDIS_URL=redis.url.replace(f":{redis.port}", f":{network.port}"))
+        with Worker(tmp_path, app=APP) as worker:
+            publish(tmp_path, [0])  # past the network
+            wait_until(lambda: len(done(tmp_path)) == 1, "it does not consume")
+            network.late_seconds = 0.35  # each way
+            publish(tmp_path, range(1, 3))
+            wait_until(lambda: len(done(tmp_path)) == 3, "it does not consume", 20)
+            assert stop(worker) < LONGEST_STOP
+            assert "broker lost" not in worker.log.read_text()
+    assert done(tmp_path) == dict.fromkeys(range(3), 1)
     assert list_letters() == []
 
 

@@ -6,12 +6,14 @@ import signal
 import sys
 import termios
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 import redis as redis_client
 
+from native.redis import RedisServer
 from tasks.storage.dead_letters import list_letters
 from tests.integration.faults.conftest import APP, publish
 from tests.support.fault_app import begun, done, hold
@@ -64,4 +66,28 @@ def test_a_stop_does_not_wait_for_what_nobody_reads(
         assert time.monotonic() - began < LONGEST_STOP
     assert done(tmp_path) == dict.fromkeys(range(4), 1)
     assert not client.exists("unacked", "unacked_index", "sync")
+    assert list_letters() == []
+
+
+def test_a_stop_takes_nothing_for_too_long_that_is_done(
+    client: redis_client.Redis, redis: RedisServer, environment: Callable[..., None], tmp_path: Path
+) -> None:
+    """While a worker tries to connect nobody reads what its processes say."""
+    environment(CELERY_TASK_SOFT_TIME_LIMIT="5", TASK_TIMEOUT="6")
+    with Worker(tmp_path, 2, app=APP) as worker:
+        held = hold(tmp_path)
+        publish(tmp_path, range(2))
+        wait_until(lambda: begun(tmp_path) == 2, "it does not take them")
+        limits_over_at = time.monotonic() + 7
+        redis.stop()
+        try:
+            held.unlink()
+            wait_until(lambda: len(done(tmp_path)) == 2, "they are not done")
+            time.sleep(limits_over_at - time.monotonic())
+            psutil.Process(worker.pid).send_signal(signal.SIGTERM)
+            worker.wait(20)
+        finally:
+            redis.start()
+        assert "Cannot connect" in worker.log.read_text()
+        assert "exited with" not in worker.log.read_text()
     assert list_letters() == []
