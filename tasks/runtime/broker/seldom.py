@@ -5,6 +5,8 @@ from time import monotonic
 from typing import Any
 
 _PAUSE_FOR_EACH_SECOND = 20
+# What takes no longer is no burden.
+_QUICK_SECONDS = 0.25
 
 
 class Seldom:
@@ -25,4 +27,5 @@ class Seldom:
             self._call(*args, **kwargs)
         finally:
             now = monotonic()
-            self._not_before = now + (now - began) * _PAUSE_FOR_EACH_SECOND
+            if now - began > _QUICK_SECONDS:
+                self._not_before = now + (now - began) * _PAUSE_FOR_EACH_SECOND
