@@ -185,7 +185,7 @@ def _find_what_can_be_had(tenant: str | None, task: str | None, code: str | None
 def _choose(
     letter_ids: tuple[str, ...], *, is_all: bool, tenant: str | None, task: str | None, code: str | None
 ) -> list["Summary"]:
-    """Those of the given ids, or with `--all` those that the filters let through."""
+    """The dead letters with the given ids, or with `--all` all that the filters let through."""
     if bool(letter_ids) == is_all:
         raise click.UsageError("name dead letters by their ids, or choose with --all and the other options")
     found = _find(tenant, task, code)

@@ -189,7 +189,7 @@ class GrantRevokedError(AuthenticationFailedError):
 
 
 class AccountSwitchedOffError(PermanentError):
-    """The account is switched off (is_enabled), so nothing was tried; whoever switched it off has to switch it on."""
+    """The account is switched off (is_enabled), so nothing was tried; the account has to be switched on first."""
 
     code = "account_switched_off"
 
@@ -377,7 +377,7 @@ class PoisonedTaskError(PermanentError):
 
 
 class MessageUnreadableError(PermanentError):
-    """It is no message that a worker can run."""
+    """The task message is not one that a worker can run."""
 
     code = "message_unreadable"
 

@@ -49,7 +49,7 @@ _WAITS = 1000
 
 
 class SendTask(EmailTask):
-    """One that was set aside leaves a message that nobody tries any more."""
+    """A task whose message of the outbox is given up when the task is set aside, as nobody tries it any more."""
 
     abstract = True
 

@@ -45,7 +45,7 @@ class _Pool(asynpool.AsynPool):  # type: ignore[misc]
             writer.close()
 
     def read_results(self) -> None:
-        """What processes have said while nobody listened."""
+        """Read what processes have said while nobody listened."""
         self._result_handler.read(tuple(self._fileno_to_outq), set(), 0)
 
     def flush(self) -> None:
@@ -61,9 +61,9 @@ class TaskPool(prefork.TaskPool):  # type: ignore[misc]
     Pool = _Pool
 
     def finish_writes(self) -> None:
-        """Of the processes, which the event loop is to write to anew."""
+        """Write the rest of what processes have been given in part."""
         self._pool.finish_writes()
 
     def read_results(self) -> None:
-        """Of tasks that have ended by now, before the event loop takes their time limits for exceeded."""
+        """Read results of ended tasks, before the event loop takes their time limits for exceeded."""
         self._pool.read_results()

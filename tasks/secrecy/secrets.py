@@ -38,7 +38,7 @@ def secrets_kept(known: Known) -> Iterator[None]:
 
 
 def learn(*secrets: str | None, public: Iterable[str] = ()) -> None:
-    """These secrets are in use from now on. `public` is what may be said though one of them is a part of it."""
+    """These secrets are in use from now on. `public` texts may be said although a secret is a part of them."""
     before = _known.get()
     new = tuple(secret for secret in secrets if secret and secret not in before.secrets)
     names = tuple(name for name in public if name not in before.public)

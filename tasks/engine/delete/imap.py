@@ -194,7 +194,7 @@ class ImapDeletion:
         return _Opened(folder, [message for message in batch if message not in others], there)
 
     def _compared(self, batch: list[Doomed], opened: FolderStatus) -> tuple[list[Doomed], list[Doomed]]:
-        """Of the open folder: the messages that are there, and those whose UIDs others have, or nobody knows who."""
+        """In the open folder: messages that are there, and those whose UIDs belong to other or unknown messages."""
         # Outside of what a server with a window shows, and numbered anew since: their UIDs are not known.
         unnumbered = [m for m in batch if m.uidvalidity != opened.uidvalidity or (m.imap_uid or 0) < 1]
         batch = [message for message in batch if message not in unnumbered]

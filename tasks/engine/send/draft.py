@@ -50,7 +50,7 @@ class SendRequest(NamedTuple):
         return outgoing.digest == self.digest() or outgoing.content_digest == self.content_digest()
 
     def mailboxes(self) -> tuple[tuple[Address, ...], ...]:
-        """Those of To, Cc and Bcc. Raises MessageInvalidError."""
+        """The recipients in To, Cc and Bcc. Raises MessageInvalidError."""
         return tuple(mailboxes(getattr(self, field), field) for field in ("to", "cc", "bcc"))
 
 

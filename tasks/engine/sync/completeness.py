@@ -51,7 +51,7 @@ def is_known_window(folder: Folder, messages: int) -> bool:
 
 
 def gone(imap: ImapConnection, folder: Folder, opened: FolderStatus, present: UidSet, absent: UidSet) -> UidSet:
-    """Of the UIDs stored and `absent` from all that the server shows, those of messages that it has no more."""
+    """Which of the UIDs that are stored, and `absent` from all that the server shows, the server has no more."""
     if not absent.ranges:
         return absent
     gone = absent.minus(imap.existing(absent))

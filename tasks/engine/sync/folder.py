@@ -1,4 +1,4 @@
-"""Brings one folder of ours in line with the server's.
+"""Brings one stored folder in line with the folder on the server.
 
 State machine, by UIDVALIDITY, UIDNEXT and HIGHESTMODSEQ (RFC 9051 section 2.3.1, RFC 7162):
 

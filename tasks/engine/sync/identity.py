@@ -1,4 +1,4 @@
-"""Finds the folders of ours on the server again, whatever they are called now. IMAP does not tell of a rename.
+"""Finds the stored folders on the server again, whatever they are called now. IMAP does not tell of a rename.
 
 A folder of ours is looked for where its path is gone, and where what is under its path may be another folder. It is,
 in this order, the one
@@ -147,7 +147,7 @@ def _has_its_uids(folder: Folder, found: _Found, sample: list[Envelope]) -> bool
 
 
 def _has_its_messages(folder: Folder, found: _Found, sample: list[Envelope]) -> bool:
-    """Half of them at least; messages without a Message-ID prove nothing."""
+    """Whether at least half of the messages are the same; messages without a Message-ID prove nothing."""
     known = [envelope for envelope in sample if envelope.message_id]
     there = {(envelope.message_id, envelope.size) for envelope in found.messages.values()}
     same = sum((envelope.message_id, envelope.size) in there for envelope in known)

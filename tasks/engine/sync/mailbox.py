@@ -200,7 +200,7 @@ def _places(
     statuses: Mapping[str, FolderStatus],
     another: Collection[str],
 ) -> dict[str, str]:
-    """The path that each folder of ours has now, by its id; those that have none are left out."""
+    """The path that each stored folder has now, by its id; folders without a path are left out."""
     there = {path: folder for path, folder in ours.items() if path in on_server}
     opened = {path: folder for path, folder in there.items() if on_server[path].is_selectable}
     is_moving = bool(another) or any(f.total_count or f.mailbox_id for p, f in ours.items() if p not in there)

@@ -15,7 +15,7 @@ from tasks.storage.messages.changes import Envelope
 
 
 def other_messages(pop3: Pop3Connection, known: Mapping[Listed, Envelope]) -> set[Listed]:
-    """Those of the messages on the server that are not the ones that we know by their unique-ids.
+    """The messages on the server that are other messages than those stored under their unique-ids.
 
     By Message-ID (TOP), else by size; the size that LIST gives need not be right, so one that differs is measured.
     """

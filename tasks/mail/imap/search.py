@@ -131,7 +131,7 @@ class ImapSearch(ImapBase):
             return self._without_refused(("ESEARCH",), ask).from_uid(first)
 
     def existing(self, uids: UidSet) -> UidSet:
-        """Those of `uids` that the open folder has, each asked for by itself and not by SEARCH."""
+        """Which of `uids` the open folder has, each asked for by itself and not by SEARCH."""
         with self._translated("fetching UIDs"):
             there = UidSet.of(read_only_uids(self._fetch(uids, "(UID)")))
             return uids.minus(uids.minus(there))

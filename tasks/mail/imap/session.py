@@ -98,7 +98,7 @@ def translated(endpoint: Endpoint, doing: str) -> Iterator[None]:
 
 
 def first_words(lines: list[Line]) -> str:
-    """What the server says about an outcome, as it says it: whoever shows it uses `secrecy.said`."""
+    """What the server says about an outcome, unchanged: code that shows these words uses `secrecy.said`."""
     for line in lines:
         if isinstance(line, bytes):
             return readable(line)

@@ -34,28 +34,28 @@ _NEVER_EXPIRES = -1  # what Redis answers to TTL
 
 
 class Message(virtual.Message):  # type: ignore[misc]  # kombu has no types
-    """One of which the broker will know what became of it."""
+    """A message whose acknowledgement or return reaches the broker, over a later connection if this one breaks."""
 
     def ack_log_error(self, _logger: Any, _errors: Any, multiple: bool = False) -> None:
-        """It is dealt with."""
+        """Acknowledge the message: the worker is done with it."""
         try:
             self.ack(multiple=multiple)
         except self.channel.connection_errors as error:
             _say_owed(error)
 
     def reject_log_error(self, _logger: Any, _errors: Any, requeue: bool = False) -> None:
-        """Give it back, or throw it away."""
+        """Give the message back, or throw it away."""
         try:
             self.reject(requeue=requeue)
         except self.channel.connection_errors as error:
             _say_owed(error)
 
     def give_back_later(self) -> None:
-        """What was to be done with it broke off."""
+        """Give the message back over a later connection: handling it broke off."""
         self.channel.qos.owe(self.delivery_tag, requeue=True)
 
     def put_aside(self, error: EmailError) -> None:
-        """It is nothing for a worker of this release."""
+        """Set the message aside: a worker of this release cannot run it."""
         self.channel.qos.put_aside(self.delivery_tag, error, self._raw, len(self.body or ""))
         virtual.QoS.ack(self.channel.qos, self.delivery_tag)
         self._state = "REJECTED"
@@ -97,7 +97,7 @@ class Deliveries(redis.QoS):  # type: ignore[misc]
             self._tell(delivery_tag)
 
     def owe(self, delivery_tag: str, *, requeue: bool) -> None:
-        """It is no longer in hand, and the broker is to be told."""
+        """The message is no longer in hand, and the broker is to be told."""
         self.owed.setdefault(delivery_tag, requeue)
         virtual.QoS.ack(self, delivery_tag)
 
@@ -167,5 +167,5 @@ def _say_owed(error: Exception) -> None:
 
 
 def unreadable(error: Exception) -> EmailError:
-    """Of an error its type only, as its words may be the message's, unless it is one of ours."""
+    """The error to show: of any error but an EmailError only the type, as its words may be the message's."""
     return error if isinstance(error, EmailError) else MessageUnreadableError(type(error).__name__)

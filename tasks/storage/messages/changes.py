@@ -221,13 +221,13 @@ def remove_absent(connection: Connection, account: Account, folder: Folder, pres
 
 
 def missing_uids(connection: Connection, account: Account, folder: Folder, on_server: UidSet, first: int) -> UidSet:
-    """Of the UIDs `on_server`, all of them `first` or above, those neither stored nor quarantined."""
+    """Which UIDs `on_server`, all of them `first` or above, are neither stored nor in quarantine."""
     values = {"uids": on_server.to_multirange(), "first": first}
     return UidSet.from_multirange(str(connection.scalar(_MISSING, {**_key(account, folder), **values})))
 
 
 def stored_uids(connection: Connection, account: Account, folder: Folder, on_server: UidSet) -> UidSet:
-    """Of the UIDs `on_server`, those stored or quarantined."""
+    """Which UIDs `on_server` are stored or in quarantine."""
     values = {"uids": on_server.to_multirange(), "first": 0}
     return UidSet.from_multirange(str(connection.scalar(_STORED, {**_key(account, folder), **values})))
 

@@ -126,7 +126,7 @@ class Doomed(NamedTuple):
 
 
 def find_messages(connection: Connection, tenant_id: str, user_id: str, ids: Collection[str]) -> list[Doomed]:
-    """Those of `ids` that are the caller's."""
+    """Which of `ids` are the caller's."""
     rows = connection.execute(_FIND, {"tenant_id": tenant_id, "user_id": user_id, "ids": list(ids)})
     return [Doomed._make(row) for row in rows]
 

@@ -45,7 +45,7 @@ _PART = text(
 
 
 def missing_keys(connection: Connection, account: Account, keys: Collection[str]) -> set[str]:
-    """Those of `keys` that are neither stored nor quarantined."""
+    """Which of `keys` are neither stored nor in quarantine."""
     return set(connection.scalars(_MISSING, {**_of(account), "keys": list(keys)}))
 
 
@@ -55,7 +55,7 @@ def is_known_by_unique_ids(connection: Connection, account: Account) -> bool:
 
 
 def stored(connection: Connection, account: Account, keys: Collection[str], days: int = 0) -> dict[str, Envelope]:
-    """Those of `keys` whose messages have been stored for so many days, each with what identifies it."""
+    """Which of `keys` have messages that were stored so many days ago, each with what identifies its message."""
     rows = connection.execute(_STORED, {**_of(account), "keys": list(keys), "days": days})
     return {key: Envelope(0, *identity) for key, *identity in rows}
 

@@ -77,7 +77,7 @@ _WITHOUT_OPINION = text(
 
 
 def load_messages(connection: Connection, tenant_id: str, user_id: str, ids: Sequence[str]) -> list[StoredMessage]:
-    """Those of the messages that are the caller's, in no order."""
+    """The messages that are the caller's, in no order."""
     rows = connection.execute(_MESSAGES, {"tenant_id": tenant_id, "user_id": user_id, "ids": list(ids)}).all()
     found = {"tenant_id": tenant_id, "ids": [row.id for row in rows], "limit": CONTENT_LIMIT}
     attachments: dict[str, list[Attachment]] = {}
