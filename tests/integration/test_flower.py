@@ -4,6 +4,7 @@ import base64
 import http.client
 import json
 import os
+import re
 import signal
 import ssl
 import subprocess
@@ -11,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from celery import Celery
@@ -43,8 +45,8 @@ _PREFIX = "watch"
 class Flower:
     """Started as the native stack starts it."""
 
-    def __init__(self, port: int, manager: Manager) -> None:
-        self.port = port
+    def __init__(self, port: int, manager: Manager, log: Path) -> None:
+        self.port, self.log = port, log
         self.manager = manager
 
     def ask(
@@ -86,7 +88,7 @@ def flower(tls_redis: TlsRedis, tmp_path_factory: pytest.TempPathFactory) -> Ite
         )  # fmt: skip
         try:
             wait_until(manager.is_ready, "Flower does not say that it has started")
-            yield Flower(port, manager)
+            yield Flower(port, manager, log)
         finally:
             process.terminate()
             process.wait(30)
@@ -202,6 +204,11 @@ def test_wrong_logins_are_slowed_down_and_the_right_one_is_not_for_long(flower: 
     assert OF_ADDRESS.at_once <= statuses.count(401) <= OF_ADDRESS.at_once + seconds / OF_ADDRESS.interval + 1
     waits = {int(headers["retry-after"]) for status, headers, _ in answers if status == 429}
     assert waits == {1}
+    # Each that was looked at is a line of the log, as its other lines are.
+    line = re.compile(
+        r"(?m)^\[[^\]]+: WARNING/tasks\.monitoring\.flower_door\] Flower: a wrong login from 127\.0\.0\.1$"
+    )
+    assert len(line.findall(flower.log.read_text())) >= statuses.count(401)
     # Not looked at, or it could be guessed on; from elsewhere it is.
     assert flower.status(path, LOGIN, source="127.0.0.2") == 200
     deadline = time.monotonic() + 5

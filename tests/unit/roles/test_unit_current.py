@@ -58,3 +58,35 @@ def test_a_process_that_has_ended_is_none() -> None:
 def test_a_unit_without_processes_has_none() -> None:
     assert unit_current.processes({"MainPID": "7", "ControlGroup": "/no/such.service"}) == {7}
     assert unit_current.processes({"MainPID": "0", "ControlGroup": ""}) == set()
+
+
+class Module:
+    """What Ansible gives to the module: it notes each command and runs none."""
+
+    def __init__(self, *, check_mode: bool) -> None:
+        self.check_mode = check_mode
+        self.params = {"name": "sample.service", "reads": [], "reloads": [], "needs": "restart"}
+        self.commands: list[list[str]] = []
+
+    def run_command(self, command: list[str], **_: object) -> tuple[int, str, str]:
+        self.commands.append(command)
+        return 0, "", ""
+
+
+RUNNING = {
+    **dict.fromkeys(unit_current.PROPERTIES, ""),
+    "ActiveState": "active",
+    "MainPID": "0",
+    "ExecMainStartTimestamp": "Fri 2026-11-27 09:00:00.000000 UTC",
+}
+
+
+@pytest.mark.parametrize("check_mode", [True, False])
+def test_what_a_unit_is_known_to_need_is_announced_in_check_mode_and_else_done(check_mode: bool) -> None:
+    module = Module(check_mode=check_mode)
+    unit = unit_current.Unit(module)
+
+    because = unit_current.bring_up(unit, RUNNING, module.params)
+
+    assert unit.told(because)["prepared"].startswith("systemctl restart sample.service: ")
+    assert module.commands == ([] if check_mode else [["systemctl", "restart", "sample.service"]])

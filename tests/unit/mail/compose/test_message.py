@@ -74,6 +74,14 @@ def test_an_injected_line_stays_in_its_subject() -> None:
     assert b"Subject: Hello Bcc: eve@example.net body\r\n" in raw.replace(b"  ", b" ")
 
 
+@pytest.mark.parametrize("filename", ["a\r\nX-Added: y.pdf", "a\nX-Added: y", "a\r\n\r\nX-Added: y", "a\rX-Added: é"])
+def test_an_injected_line_stays_in_its_file_name(filename: str) -> None:
+    raw = composed(attachments=(PNG._replace(filename=filename),))
+
+    assert_fits_any_server(raw)
+    assert not re.search(rb"(?m)^X-Added", raw)
+
+
 def test_lines_of_encoded_words_have_76_characters_at_most() -> None:
     raw = composed(
         subject="Grüße aus München " * 20, to=tuple(Address("Jörg " * 30, "j@example.net") for _ in "12345")
@@ -153,6 +161,8 @@ def test_no_line_is_longer_than_may_be(text: str) -> None:
         Attachment("a.pdf", longest_type, b"x", "c" * 901, True),
         Attachment(None, longest_type, b"x", "c" * 2000, False),
         Attachment("b.pdf", "image/png", b"x", text, False),
+        Attachment(None, "a" * 900 + "/" + "b" * 127, b"x", None, False),
+        Attachment(None, "a" * 127 + "/" + "b" * 900, b"x", None, False),
     )
     longest = "l" * 64 + "@" + ".".join(["d" * 60] * 3) + ".ex"
     boxes = (*(Address(name, longest) for name in ("", text, text[:75])), *[Address(text[:20], longest)] * 3)
