@@ -38,7 +38,7 @@ from tasks.registry import QUEUES
 from tasks.runtime.broker import aside, clock, envelope
 from tasks.runtime.broker.deliveries import Deliveries, Message, unreadable
 from tasks.runtime.broker.queues import wake_key
-from tasks.runtime.broker.scripts import LARGEST_MESSAGE, TAKE, put
+from tasks.runtime.broker.scripts import LARGEST_MESSAGE, TAKE, put, rename_unless
 
 _logger = get_logger(__name__)
 
@@ -133,6 +133,11 @@ class Channel(redis.Channel):  # type: ignore[misc]
     def _queue_bind(self, exchange: str, routing_key: str, pattern: str, queue: str) -> None:
         if queue in QUEUES:
             return
+        # Tables that are none would keep each worker from connecting.
+        with self.conn_or_acquire() as client:
+            for table in (self.keyprefix_queue, self.keyprefix_binding_permanent):
+                rename_unless(client, table % exchange, "set")
+            rename_unless(client, self.keyprefix_binding_deadlines, "zset")
         try:
             super()._queue_bind(exchange, routing_key, pattern, queue)
         except OutOfMemoryError:

@@ -17,7 +17,7 @@ from native.redis import RedisServer
 from tasks.celery_app import create_celery_app
 from tasks.errors import BrokerUnavailableError
 from tasks.registry import SYNC_EMAILS
-from tasks.runtime.control import get_task_status
+from tasks.runtime.control import get_active_tasks, get_task_status
 from tasks.runtime.scheduler import SharedScheduler
 from tasks.storage.dead_letters import list_letters
 from tests.conftest import TENANT, USER
@@ -215,7 +215,13 @@ def test_a_result_that_is_none_costs_itself(
     assert list_letters() == []
 
 
-@pytest.mark.parametrize("key", ["unacked", "unacked_index", "sync", "metabuilder:aside", "metabuilder:wake:sync"])
+@pytest.mark.parametrize(
+    "key",
+    [
+        *("unacked", "unacked_index", "sync", "metabuilder:aside", "metabuilder:wake:sync"),
+        *("_kombu.binding_deadlines", "_kombu.binding.celery.pidbox"),
+    ],
+)
 def test_a_key_of_another_type_stops_no_worker(key: str, client: redis_client.Redis, tmp_path: Path) -> None:
     client.set(key, "words")
     with Worker(tmp_path, app=APP) as worker:
@@ -223,6 +229,7 @@ def test_a_key_of_another_type_stops_no_worker(key: str, client: redis_client.Re
         publish(tmp_path, range(5))
         wait_until(lambda: len(done(tmp_path)) == 5, "it does not consume")
         wait_until(lambda: not client.exists("unacked", "unacked_index"), "some are not acknowledged")
+        assert list(get_active_tasks().values()) == [[]]
         assert "Traceback" not in worker.log.read_text()
     if "wake" not in key:
         assert client.get(f"{key}:of-another-type") == "words"

@@ -78,12 +78,13 @@ def test_nothing_hostile_is_left(vector: Vector) -> None:
 def test_the_audit_finds_hostile_html() -> None:
     """Most of the table as it came; the rest is what other parsers make of it."""
     found = 0
-    for vector in VECTORS:
+    hostile = [vector for vector in VECTORS if vector.trips != "overflows"]  # as honest mail is
+    for vector in hostile:
         try:
             audit(vector.html(1))
         except AssertionError:
             found += 1
-    assert found > 0.9 * len(VECTORS)
+    assert found > 0.9 * len(hostile)
 
 
 @given(vector=st.sampled_from(VECTORS), random=st.randoms(use_true_random=False))
