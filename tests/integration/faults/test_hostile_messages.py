@@ -92,6 +92,8 @@ def without(message: dict[str, Any], name: str) -> dict[str, Any]:
     return {key: value for key, value in message.items() if key != name}
 
 
+# With these the task would be run.
+ARGUMENTS = [TENANT, USER, "/nowhere", 1]
 FOLLOWING = {"task": "test.count", "args": [], "kwargs": {}, "options": {}, "subtask_type": None}
 BAD_FOLLOWERS: dict[str, dict[str, Any]] = {
     "a queue that is a list": {"options": {"queue": [SECRET]}},
@@ -112,14 +114,18 @@ BAD_BODIES = {
     "a word": SECRET,
     "arguments that are a word": [SECRET, {}, {}],
     "named arguments that are a list": [[], [SECRET], {}],
-    "callbacks that are a number": [[], {}, {"callbacks": 5}],
-    "a chain of words": [[], {}, {"chain": [SECRET]}],
-    "a chord that is a list": [[], {}, {"chord": [SECRET]}],
+    "callbacks that are a number": [ARGUMENTS, {}, {"callbacks": 5}],
+    "a chain of words": [ARGUMENTS, {}, {"chain": [SECRET]}],
+    "a chord that is a list": [ARGUMENTS, {}, {"chord": [SECRET]}],
     **{
-        f"what follows: {name}": [[], {}, {"callbacks": [{**FOLLOWING, **changed}]}]
+        f"what follows: {name}": [ARGUMENTS, {}, {"callbacks": [{**FOLLOWING, **changed}]}]
         for name, changed in BAD_FOLLOWERS.items()
     },
-    "a chain of what cannot follow": [[], {}, {"chain": [{**FOLLOWING, "options": {"expires": {"a": SECRET}}}]}],
+    "a chain of what cannot follow": [
+        ARGUMENTS,
+        {},
+        {"chain": [{**FOLLOWING, "options": {"expires": {"a": SECRET}}}]},
+    ],
     "kombu's own type that is none": [[{"__type__": "money", "__value__": SECRET}], {}, {}],
 }
 BAD_HEADERS: dict[str, dict[str, Any]] = {
