@@ -12,11 +12,13 @@ from pathlib import Path
 import pytest
 import redis as redis_client
 
+from native.ports import LOOPBACK
 from native.redis import RedisServer
 from tasks.runtime.broker.queues import wake_key
 from tasks.runtime.scheduler import LAST_RUNS, seconds_since_tick
 from tests.support.application import application
 from tests.support.clock import Clock
+from tests.support.proxy import Network
 from tests.support.service_manager import Manager
 from tests.support.worker import wait_until
 
@@ -123,6 +125,27 @@ def test_killed_ones_are_replaced_without_a_missed_interval(beats: Beats, broker
     assert len(arrivals) >= 4
     assert min(gaps(arrivals)) > 0.75 * INTERVAL
     assert max(gaps(arrivals)) < 2 * INTERVAL
+
+
+def test_one_behind_a_silent_network_fires_soon_after_it_and_nothing_twice(
+    beats: Beats, broker: redis_client.Redis, redis: RedisServer
+) -> None:
+    """Whatever it sent meanwhile arrives late."""
+    with Network((LOOPBACK, redis.port)) as network:
+        beats.start(REDIS_URL=redis.url.replace(f":{redis.port}", f":{network.port}"))
+        wait_until(lambda: firings(broker), "nothing is queued", 30)
+        network.be_silent(forget=False)
+        wait_until(lambda: "does not answer" in beats.log.read_text(), "it has not noticed")
+        before = firings(broker)
+        network.mend()
+        wait_until(lambda: firings(broker) > before, "it does not go on", 5)
+
+        arrivals = watch(broker, 3 * INTERVAL)
+
+    assert len(arrivals) >= 2
+    assert min(gaps(arrivals)) > 0.75 * INTERVAL
+    queued = broker.lrange("sync", 0, -1)
+    assert len(set(queued)) == len(queued)
 
 
 def test_one_that_slept_through_its_turn_does_not_fire_again(beats: Beats, broker: redis_client.Redis) -> None:

@@ -24,6 +24,7 @@ from native.state import ROOT
 from native.supervisor import noted_pid
 from tests.support.clock import Clock
 
+LONGEST_HEALTH = 20
 PROGRAMS = {"redis", "postgres", "worker", "beat", "flower"}
 Done = subprocess.CompletedProcess[str]
 
@@ -196,6 +197,21 @@ def test_health_names_what_is_down(up: Clone) -> None:
     finally:
         for process in stopped:
             process.resume()
+
+
+def test_health_says_in_bounded_time_that_redis_is_silent(up: Clone) -> None:
+    redis = psutil.Process(up.pids()["redis"])
+    began = time.monotonic()
+    redis.suspend()
+    try:
+        health = up.manage("health", "--json")
+    finally:
+        redis.resume()
+    assert time.monotonic() - began < LONGEST_HEALTH
+    assert health.returncode == 1
+    bad = {check["component"]: check["detail"] for check in json.loads(health.stdout) if not check["ok"]}
+    assert "does not answer" in bad.pop("redis")
+    assert bad == dict.fromkeys(("clocks", "worker", "beat"), "not asked: Redis is down")
 
 
 def test_health_warns_of_a_clock_that_is_off(up: Clone, tmp_path: Path) -> None:
