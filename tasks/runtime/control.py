@@ -10,6 +10,7 @@ from typing import Any
 from celery import current_app, states
 from celery.app.control import Control as CeleryControl
 from kombu.exceptions import OperationalError
+from kombu.pidbox import Mailbox
 from redis import RedisError
 
 from tasks.errors import BrokerUnavailableError
@@ -17,9 +18,18 @@ from tasks.runtime.owners import Owner
 from tasks.runtime.results import WAITING
 
 
+class _Mailbox(Mailbox):  # type: ignore[misc]  # kombu has no types
+    """Answers once: a worker does so from its event loop, which kombu keeps for as long as 20 s."""
+
+    def _publish_reply(self, *args: Any, **options: Any) -> None:
+        super()._publish_reply(*args, **{"retry_policy": {"max_retries": 0}, **options})
+
+
 class Control(CeleryControl):  # type: ignore[misc]  # celery has no types
     """Celery's, with a connection for each command. A pooled connection of a process that rarely asks may have been
     closed by Redis or by a firewall since the last command, and Celery does not try a second time."""
+
+    Mailbox = _Mailbox
 
     def broadcast(self, *args: Any, connection: Any = None, channel: Any = None, **options: Any) -> Any:
         """Send a command to workers; their answers with `reply`."""

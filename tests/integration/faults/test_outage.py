@@ -171,3 +171,25 @@ def test_a_worker_out_of_descriptors_goes_on_when_it_has_some(
         wait_until(lambda: "Consumes" in told.status(), "it does not consume any more", 5)
         wait_until(lambda: done(tmp_path) == [*range(8)], "some are not done, or not once")
     assert list_letters() == []
+
+
+def test_an_answer_that_cannot_be_given_keeps_no_worker_from_its_work(broker: RedisServer, tmp_path: Path) -> None:
+    """To remote control: for that a worker connects anew, which Redis may refuse."""
+    with Worker(tmp_path, app=APP) as worker, connection_to(broker) as client:
+        publish(tmp_path, range(1))
+        wait_until(lambda: done(tmp_path), "it does not consume")
+        client.config_set("maxclients", client.info("clients")["connected_clients"])
+        ping = {"method": "ping", "arguments": {}, "destination": None, "pattern": None, "matcher": None}
+        reply_to = {"exchange": "reply.celery.pidbox", "routing_key": "nobody"}
+        with fault_app.app.producer_pool.acquire() as producer:
+            producer.publish(
+                {**ping, "ticket": "ticket", "reply_to": reply_to},
+                exchange=fault_app.app.control.mailbox.exchange.name,
+                declare=[fault_app.app.control.mailbox.exchange],
+                headers={"clock": 1, "expires": 0},
+            )
+        began = time.monotonic()
+        publish(tmp_path, range(1, 4))
+        wait_until(lambda: done(tmp_path) == [*range(4)], "it does not consume any more")
+        assert time.monotonic() - began < 5
+        assert "max number of clients" in worker.log.read_text()
