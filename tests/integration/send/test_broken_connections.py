@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 
 import pytest
 
-from tasks.engine.send import outbox
+from tasks.engine.send import notes
 from tasks.errors import (
     DeliveryInterruptedError,
     DeliveryUnderWayError,
@@ -184,12 +184,12 @@ def killed_at(monkeypatch: pytest.MonkeyPatch) -> KilledAt:
 
     @contextmanager
     def killed(step: str) -> Iterator[None]:
-        def die(*_: object) -> None:
+        def die(*_: object, **__: object) -> None:
             raise KilledError
 
         with monkeypatch.context() as patch:
             patch.setattr(SmtpConnection, step, die)
-            patch.setattr(outbox, "_note", die)
+            patch.setattr(notes, "change_outgoing", die)
             with pytest.raises(KilledError):
                 yield
 

@@ -10,7 +10,7 @@ from sqlalchemy import text
 from manage import cli
 from manage import outbox as command
 from tasks.celery_app import send_email, send_waiting
-from tasks.engine.send import outbox
+from tasks.engine.send import notes
 from tasks.engine.send.outbox import resume_waiting
 from tasks.errors import DeliveryWaitsError, MailServerBusyError, PoisonedTaskError, StorageUnavailableError
 from tasks.storage.accounts.rows import Account
@@ -193,7 +193,7 @@ def test_letting_others_go_may_fail_and_the_mail_was_sent_all_the_same(
     smtp.on("dot", reply("451 4.3.0 not now"))
     with pytest.raises(MailServerBusyError):
         send_once(account)
-    monkeypatch.setattr(outbox, "release_waiting", fail)
+    monkeypatch.setattr(notes, "release_waiting", fail)
 
     assert send_once(account).state == "sent"
 

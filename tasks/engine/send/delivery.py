@@ -1,0 +1,137 @@
+"""One try to send a message to all who do not have it yet, and what is noted of the server's answers."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from celery.exceptions import SoftTimeLimitExceeded
+
+from tasks.engine.connection_cache import lent_smtp
+from tasks.engine.send.notes import LOOK_AGAIN_SECONDS, SENT, error_columns, note, release, unhappy
+from tasks.engine.send.outcome import after_answer, after_offer
+from tasks.engine.send.pauses import PASSING, try_later
+from tasks.engine.send.sent_copy import wants_copy
+from tasks.errors import (
+    DeliveryFailedError,
+    DeliveryInterruptedError,
+    DeliveryUnderWayError,
+    EmailError,
+    LoginBusyError,
+    LoginDelayedError,
+    MailServerBusyError,
+    MailServerUnavailableError,
+    MessageRefusedError,
+    PermanentError,
+    StorageUnavailableError,
+    TokenEndpointUnavailableError,
+    TooSlowError,
+)
+from tasks.mail.smtp.commands import SmtpConnection
+from tasks.mail.smtp.session import Reply
+from tasks.storage.accounts.rows import Account, require_sending
+from tasks.storage.outbox import NOW, Outgoing, Recipient, change_outgoing, lock_outgoing
+from tasks.storage.session import tenant_transaction
+
+
+def attempt(account: Account, outgoing: Outgoing, raw: bytes) -> Outgoing:
+    """One try to send it to all that are pending."""
+    try:
+        require_sending(account)
+        recipients = _transmit(account, outgoing, raw)
+    except (DeliveryInterruptedError, DeliveryUnderWayError, StorageUnavailableError):
+        raise
+    except EmailError as error:
+        return settle(account, outgoing, outgoing.recipients, error)
+    except SoftTimeLimitExceeded:
+        # Wherever it struck: the row says whether the end of the data may have gone out.
+        with tenant_transaction(outgoing.tenant_id) as connection:
+            current = lock_outgoing(connection, outgoing.tenant_id, outgoing.id)
+        if current.state != "sending" or current.data_seconds is not None:
+            raise
+        return settle(account, outgoing, outgoing.recipients, TooSlowError())
+    return settle(account, outgoing, recipients, None)
+
+
+def _transmit(account: Account, outgoing: Outgoing, raw: bytes) -> Sequence[Recipient]:
+    """The recipients after the server's answers."""
+    pending = outgoing.addresses("pending")
+    beyond_ascii = not (outgoing.sender + "".join(outgoing.addresses("pending", "accepted"))).isascii()
+    utf8 = beyond_ascii or not raw.isascii()
+    for fresh in (False, True):
+        with lent_smtp(account, fresh=fresh) as smtp:
+            try:
+                offer = smtp.offer(outgoing.sender, pending, len(raw), utf8=utf8)
+            except (MailServerUnavailableError, MailServerBusyError, MessageRefusedError) as error:
+                # One that was open may have come to its end: so many messages, or so many minutes.
+                if fresh or smtp.is_usable or (isinstance(error, MessageRefusedError) and not smtp.is_kept):
+                    raise
+                continue
+            if not fresh and smtp.is_kept and offer.may_be_the_connection:
+                smtp.close()
+                continue
+            recipients = after_offer(outgoing.recipients, offer)
+            if offer.is_open:
+                recipients = after_answer(recipients, _complete(smtp, outgoing, recipients, raw))
+            elif offer.data is not None:
+                recipients = after_answer(recipients, offer.data)
+            return recipients
+    raise AssertionError("the second connection either answers or raises")
+
+
+def _complete(smtp: SmtpConnection, outgoing: Outgoing, recipients: Sequence[Recipient], raw: bytes) -> Reply:
+    """Send the content, note that its end follows, send that, and the answer."""
+    smtp.send_content(raw)
+    _note_data(outgoing, recipients)
+    smtp.require_open()
+    try:
+        return smtp.end_data()
+    except BaseException as error:
+        note(outgoing, {"state": "unknown", "attempts": 0, **error_columns(error)})
+        if isinstance(error, EmailError):
+            raise DeliveryInterruptedError(error.detail) from error
+        raise
+
+
+def _note_data(outgoing: Outgoing, recipients: Sequence[Recipient]) -> None:
+    """Commit that the message is about to be complete. Raises DeliveryUnderWayError where another run took it."""
+    with tenant_transaction(outgoing.tenant_id) as connection:
+        noted = change_outgoing(
+            connection,
+            outgoing,
+            {"data_at": NOW, "recipients": recipients},
+            expected={"owner": outgoing.owner, "state": "sending", "data_at": None},
+        )
+    if noted is None:
+        raise DeliveryUnderWayError(LOOK_AGAIN_SECONDS)
+
+
+def settle(
+    account: Account, outgoing: Outgoing, recipients: Sequence[Recipient], error: EmailError | None
+) -> Outgoing:
+    """Note how a try ended, and raise what is still to be done. `error` is why it ended early."""
+    accepted = [recipient for recipient in recipients if recipient.state == "accepted"]
+    is_new = len(accepted) > len(outgoing.addresses("accepted"))
+    attempts = 0 if is_new else outgoing.attempts
+    if isinstance(error, TokenEndpointUnavailableError | LoginDelayedError | LoginBusyError):
+        attempts -= 1  # the mail server was not asked to take it, so it was no try
+    pending = [recipient for recipient in recipients if recipient.state == "pending"]
+    error = error or unhappy(recipients)
+    changes: dict[str, Any] = {"data_at": None, "attempts": attempts, **error_columns(error)}
+    if is_new and outgoing.accepted_at is None:
+        changes["accepted_at"] = NOW
+    if pending and isinstance(error, PASSING):
+        try_later(outgoing, {**changes, "state": "queued", "recipients": recipients}, error)
+    given_up = [r._replace(state="refused", reply=r.reply or str(error)) if r in pending else r for r in recipients]
+    if accepted:
+        noted = note(outgoing, {**changes, **after_acceptance(account), "recipients": given_up})
+        if outgoing.last_error_code is not None:
+            release(outgoing)
+        return noted
+    note(outgoing, {**changes, "state": "failed", "recipients": given_up})
+    if isinstance(error, PermanentError) and not isinstance(error, PASSING):
+        raise error
+    raise DeliveryFailedError(str(error)) from error
+
+
+def after_acceptance(account: Account) -> Mapping[str, Any]:
+    """`asked_at` is of the copy from here on."""
+    return {"state": "accepted", "attempts": 0, "asked_at": NOW} if wants_copy(account) else SENT

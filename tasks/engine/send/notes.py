@@ -1,0 +1,73 @@
+"""What runs write into a row of the outbox: each step is committed by the run that holds the row, or not at all."""
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tasks.errors import (
+    DeliveryUnderWayError,
+    EmailError,
+    MailServerBusyError,
+    MessageRefusedError,
+    StorageUnavailableError,
+)
+from tasks.storage.outbox import Outgoing, Recipient, change_outgoing
+from tasks.storage.session import tenant_transaction
+from tasks.storage.waiting import release_waiting
+
+logger = logging.getLogger(__name__)
+
+# A message that another task is sending is looked at again this often.
+LOOK_AGAIN_SECONDS = 5
+# What the server said must not be lost to a database that restarts at that moment.
+_NOTE_SECONDS = 20
+SENT: Mapping[str, Any] = {"state": "sent", "raw": None}
+
+
+def note(outgoing: Outgoing, changes: Mapping[str, Any]) -> Outgoing:
+    """Commit a step of the run that holds the message. Raises DeliveryUnderWayError where another run does now.
+
+    A database that is away for a moment is waited for: what the server answered is not to be had again.
+    """
+    deadline = time.monotonic() + _NOTE_SECONDS
+    while True:
+        try:
+            with tenant_transaction(outgoing.tenant_id) as connection:
+                noted = change_outgoing(connection, outgoing, changes, expected={"owner": outgoing.owner})
+        except StorageUnavailableError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.5)
+            continue
+        if noted is None:
+            raise DeliveryUnderWayError(LOOK_AGAIN_SECONDS)
+        return noted
+
+
+def error_columns(error: BaseException | None) -> dict[str, Any]:
+    if error is None:
+        return {"last_error_code": None, "last_error": None}
+    code = error.code if isinstance(error, EmailError) else "internal_error"
+    return {"last_error_code": code, "last_error": str(error) or type(error).__name__}
+
+
+def no_copy(error: EmailError) -> dict[str, Any]:
+    return {**error_columns(error), "last_error": f"no copy in the Sent folder: {error}"}
+
+
+def unhappy(recipients: Sequence[Recipient]) -> EmailError | None:
+    """What the server said of those who do not have the message."""
+    unhappy = [recipient for recipient in recipients if recipient.state in ("pending", "refused")]
+    if not unhappy:
+        return None
+    words = "; ".join(f"{recipient.address}: {recipient.reply}" for recipient in unhappy)
+    return (MailServerBusyError if any(r.state == "pending" for r in unhappy) else MessageRefusedError)(words)
+
+
+def release(outgoing: Outgoing) -> None:
+    """The server, or the mailbox, works again: what else waits for it is due. If that fails, each has its time."""
+    try:
+        release_waiting(outgoing)
+    except StorageUnavailableError as error:
+        logger.warning("what waits for the same server is not made due: %s", error)
