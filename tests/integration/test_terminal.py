@@ -36,7 +36,7 @@ _OURS = re.compile(
 # Commands that say nothing of others' to the terminal, and why.
 SAYS_NOTHING_OF_OTHERS = {
     **dict.fromkeys(("demo", "up", "down", "restart", "ps", "health"), "of servers that it starts itself"),
-    **dict.fromkeys(("test", "bench", "lock", "release build", "docs"), "of the code in this clone"),
+    **dict.fromkeys(("setup", "test", "bench", "lock", "release build", "docs"), "of the code in this clone"),
     **dict.fromkeys(("secrets init", "secrets renew"), "of the inventory"),
     **dict.fromkeys(("version", "help", "credentials new-key"), "of this program"),
     "outbox sent": "counts",
