@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from manage.ansible_lint import AnsibleLint
 from manage.output import complain, say
 
 # What the tests start that pip does not install: the program, and the Debian package that brings it.
@@ -46,10 +47,16 @@ def test(pytest_arguments: tuple[str, ...]) -> None:
     from native.state import ROOT
 
     failed = [] if _packages_are_there() else ["packages"]
+    ansible_lint = AnsibleLint(ROOT)
     for name, command in _steps():
         say(f"── {name}")
         if subprocess.run(command, cwd=ROOT, check=False).returncode:
             failed.append(name)
+    say("── ansible-lint")
+    is_well, said = ansible_lint.finish()
+    if not is_well:
+        complain(said)
+        failed.append("ansible-lint")
     if failed:
         complain(f"failed so far: {', '.join(failed)}")
     say("── pytest")

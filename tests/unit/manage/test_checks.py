@@ -1,6 +1,7 @@
 """`test`: all steps run, pytest last, and one failure is enough."""
 
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,6 +31,17 @@ def run(monkeypatch: pytest.MonkeyPatch, commands: Commands, *arguments: str) ->
 @pytest.fixture(autouse=True)
 def _packages_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checks, "missing_packages", list)
+    ansible_lint_says(monkeypatch, True, "")
+
+
+def ansible_lint_says(monkeypatch: pytest.MonkeyPatch, is_well: bool, words: str) -> None:
+    class Stub:
+        def __init__(self, root: Path) -> None: ...
+
+        def finish(self) -> tuple[bool, str]:
+            return is_well, words
+
+    monkeypatch.setattr(checks, "AnsibleLint", Stub)
 
 
 def test_everything_runs_and_arguments_go_to_pytest(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,6 +62,15 @@ def test_all_tests_go_on_in_two_processes(monkeypatch: pytest.MonkeyPatch) -> No
 def test_one_failure_fails_and_the_rest_still_runs(monkeypatch: pytest.MonkeyPatch, failing: str) -> None:
     commands = Commands(failing)
     assert run(monkeypatch, commands).exit_code == 1
+    assert len(commands.ran) == 5
+
+
+def test_what_ansible_lint_finds_is_said_and_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    ansible_lint_says(monkeypatch, False, "risky-shell-pipe: roles/x")
+    commands = Commands()
+    result = run(monkeypatch, commands)
+    assert result.exit_code == 1
+    assert "risky-shell-pipe: roles/x" in result.stderr
     assert len(commands.ran) == 5
 
 
