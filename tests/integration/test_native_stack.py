@@ -265,6 +265,15 @@ def test_down_stops_orphans_too(up: Clone) -> None:
     assert "was not running" in up.succeed("down").stderr
 
 
+def test_up_mends_what_a_power_cut_left_and_says_so(up: Clone) -> None:
+    up.succeed("down")
+    (file,) = up.state.glob("redis/appendonlydir/*.incr.aof")
+    with file.open("ab") as opened:
+        opened.write(4096 * b"\0")
+    assert "WARNING" in (said := up.succeed("up").stderr)
+    assert "ended in 4096 NUL bytes, as after a power cut" in said
+
+
 def test_down_is_quick_and_stops_everything(up: Clone) -> None:
     before = up.processes()
     started = time.monotonic()
@@ -272,15 +281,6 @@ def test_down_is_quick_and_stops_everything(up: Clone) -> None:
     assert time.monotonic() - started < 15
     assert not [process for process in before if is_alive(process)]
     assert "is down" in up.succeed("ps").stderr
-
-
-def test_up_mends_what_a_power_cut_left_and_says_so(clone: Clone) -> None:
-    clone.succeed("down")
-    (file,) = clone.state.glob("redis/appendonlydir/*.incr.aof")
-    with file.open("ab") as opened:
-        opened.write(4096 * b"\0")
-    assert "WARNING" in (said := clone.succeed("up").stderr)
-    assert "ended in 4096 NUL bytes, as after a power cut" in said
 
 
 def test_a_port_that_was_taken_meanwhile_is_replaced(clone: Clone) -> None:
