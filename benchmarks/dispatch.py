@@ -20,8 +20,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.support.stack import Worker
-from native.postgres import OWNER, WORKER, PostgresServer, libpq
-from native.redis import RedisServer
+from native.postgres import OWNER, WORKER, libpq
+from tests.support.servers import PostgresServer, RedisServer
 
 _NUMBERS = (100_000, 1_000_000)
 _LOOP_SAMPLE = 5_000

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tasks.storage.accounts.rows import Account
 
 _COLUMNS = ("folder", "on the server", "stored", "set aside", "missing here", "gone there", "differ", "")
-_LONGEST_LINE = 400
+_MAX_LINE_LENGTH = 400
 # Progress is told of folders beyond so many messages, each time so many are compared.
 _MANY = 20_000
 
@@ -83,7 +83,7 @@ def _row(one: "FolderAudit") -> tuple[str, ...]:
 
 def _shown(uids: "UidSet") -> str:
     text = uids.to_imap()
-    return text if len(text) <= _LONGEST_LINE else f"{text[:_LONGEST_LINE]}…"
+    return text if len(text) <= _MAX_LINE_LENGTH else f"{text[:_MAX_LINE_LENGTH]}…"
 
 
 def _as_json(one: "FolderAudit") -> dict[str, Any]:

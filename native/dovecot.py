@@ -17,7 +17,7 @@ from native.unprivileged import Identity, identity
 _PROGRAMS = Path("/usr/lib/dovecot")
 
 # The path of the longest socket below base_dir must fit into 107 bytes.
-_LONGEST_BASE = 107 - len("/login/login-master-notify0123456789abcdef")
+_MAX_BASE_LENGTH = 107 - len("/login/login-master-notify0123456789abcdef")
 
 _CONFIG = """\
 protocols = {protocols}
@@ -149,7 +149,7 @@ class Dovecot(Server):
         """Write the configuration; it holds the password and is for its owner only."""
         for folder in (self.root, self.mail_root):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if len(str(self._base)) > _LONGEST_BASE:
+        if len(str(self._base)) > _MAX_BASE_LENGTH:
             self._base = self._made_base = Path(tempfile.mkdtemp(prefix="dovecot"))
         self._base.mkdir(exist_ok=True)
         self._base.chmod(0o755)  # what Dovecot sets itself, with a warning; `root` above it is closed

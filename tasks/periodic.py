@@ -25,7 +25,7 @@ _CLAIM_SHARE = 0.9
 # serve in an interval.
 _SECONDS_PER_SYNC = 1
 # The result is kept in Redis and read by people: with a million accounts it is not a list of all.
-_MOST_TASK_IDS = 1000
+_MAX_TASK_IDS = 1000
 
 
 @shared_task(bind=True, base=EmailTask, name=PERIODIC_SYNC, max_retries=1)
@@ -82,7 +82,7 @@ class _Round:
             unclaim_accounts(taken)
             return
         self.queued += len(ids)
-        self.task_ids += ids[: _MOST_TASK_IDS - len(self.task_ids)]
+        self.task_ids += ids[: _MAX_TASK_IDS - len(self.task_ids)]
 
     def result(self) -> dict[str, Any]:
         return {

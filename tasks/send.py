@@ -38,9 +38,9 @@ from tasks.storage.waiting import Due, claim_waiting, unclaim_waiting
 logger = logging.getLogger(__name__)
 
 # How many messages whose next try is due are queued at a time, at most.
-_MOST_AT_ONCE = 5000
+_MAX_AT_ONCE = 5000
 # A task that was not begun after so many times the visibility timeout is lost: Redis was emptied, or fell back.
-_LOST_AFTER, _MOST_LOST_SECONDS = 2, 30 * 24 * 3600
+_LOST_AFTER, _MAX_LOST_SECONDS = 2, 30 * 24 * 3600
 _IDS = {"task_id", "root_id", "parent_id"}
 
 # How often a message is tried is counted in its row (SMTP_RETRIES), where a killed worker cannot lose count. The task
@@ -120,8 +120,8 @@ def queue_waiting_mail(self: Any) -> dict[str, Any]:
     Returns `status` (success; partial where the broker did not take all: the rest is queued by the next run) and
     messages (queued).
     """
-    lost_seconds = min(_LOST_AFTER * get_settings().worker.visibility_timeout, _MOST_LOST_SECONDS)
-    due = sorted(claim_waiting(_MOST_AT_ONCE, lost_seconds), key=_is_followed)
+    lost_seconds = min(_LOST_AFTER * get_settings().worker.visibility_timeout, _MAX_LOST_SECONDS)
+    due = sorted(claim_waiting(_MAX_AT_ONCE, lost_seconds), key=_is_followed)
     plain = [one for one in due if not _is_followed(one)]
     queued = 0
     try:

@@ -20,7 +20,7 @@ from tasks.secrecy.forms import Known
 from tasks.secrecy.urls import checked_postgresql_url, checked_redis_url, redis_url, secrets_of_url, with_database
 
 # The longest a retry waits; the broker must not think the message lost in the meantime.
-LONGEST_COUNTDOWN_SECONDS = 600
+MAX_COUNTDOWN_SECONDS = 600
 # Of the soft time limit.
 _BUDGET_SHARE = 0.6
 
@@ -152,7 +152,7 @@ class WorkerSettings(_Group):
     result_expires: int = Field(3600, validation_alias="CELERY_RESULT_EXPIRES", ge=1)
     visibility_timeout: int = Field(1200, validation_alias="CELERY_VISIBILITY_TIMEOUT", ge=1)
     retry_max_delay: int = Field(
-        LONGEST_COUNTDOWN_SECONDS, validation_alias="TASK_RETRY_MAX_DELAY", ge=1, le=LONGEST_COUNTDOWN_SECONDS
+        MAX_COUNTDOWN_SECONDS, validation_alias="TASK_RETRY_MAX_DELAY", ge=1, le=MAX_COUNTDOWN_SECONDS
     )
     eta_task_limit: int = Field(5000, validation_alias="CELERY_WORKER_ETA_TASK_LIMIT", ge=1)
     max_redeliveries: int = Field(3, validation_alias="TASK_MAX_REDELIVERIES", ge=1)

@@ -15,8 +15,7 @@ from hypothesis import settings as hypothesis_settings
 
 from native.dovecot import Dovecot
 from native.errors import StackError
-from native.postgres import APPLICATION, OWNER, WORKER, PostgresServer, libpq
-from native.redis import RedisServer
+from native.postgres import APPLICATION, OWNER, WORKER, libpq
 from tasks import settings
 from tasks.engine.run import Tally
 from tasks.engine.sync.account import SyncRequest, sync_account
@@ -28,6 +27,7 @@ from tasks.storage.migrate import upgrade
 from tests.support.courier import Courier
 from tests.support.cyrus import Cyrus
 from tests.support.mailbox import Mailbox
+from tests.support.servers import PostgresServer, RedisServer
 
 MAIL_PASSWORD = 'sample: a password with @:/#%$ " in it'
 TENANT, USER = "tenant-1", "user-1"

@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 from tasks.mail.parse.message import parse
 from tasks.mail.spam import judge
-from tasks.mail.spam.evidence import Recipient
+from tasks.mail.spam.evidence import Addressee
 
 FIXTURES = Path(__file__).parents[2] / "tests/fixtures/spam"
-RECIPIENT = Recipient("bob@brightwater.example", frozenset({"mx.brightwater.example"}))
+RECIPIENT = Addressee("bob@brightwater.example", frozenset({"mx.brightwater.example"}))
 THRESHOLD = 0.5
 
 # Ham: what mail systems say to people (bounces of many makes), and the example of an ordinary message.

@@ -13,9 +13,9 @@ import psutil
 from cryptography.fernet import Fernet
 
 from native.dovecot import Dovecot
-from native.postgres import OWNER, WORKER, PostgresServer
+from native.postgres import OWNER, WORKER
 from native.process import Server
-from native.redis import RedisServer
+from tests.support.servers import PostgresServer, RedisServer
 
 PASSWORD = "sample-benchmark-password"
 TENANT, USER = "bench", "bench"

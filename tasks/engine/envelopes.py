@@ -9,7 +9,7 @@ from tasks.mail.imap.fetch import FetchedEnvelope
 from tasks.mail.imap.uidset import UidSet
 from tasks.mail.parse.message import parse
 from tasks.storage.messages import changes
-from tasks.storage.messages.arrivals import LONGEST_MESSAGE_ID
+from tasks.storage.messages.arrivals import MAX_MESSAGE_ID_LENGTH
 from tasks.storage.messages.changes import Envelope
 from tasks.storage.messages.folders import Folder
 from tasks.storage.session import tenant_transaction
@@ -28,7 +28,7 @@ def envelope_of(fetched: FetchedEnvelope) -> Envelope:
 def message_id_of(header: bytes) -> str | None:
     """The Message-ID as it is stored."""
     message_id = parse(header).message_id
-    return message_id and message_id[:LONGEST_MESSAGE_ID]
+    return message_id and message_id[:MAX_MESSAGE_ID_LENGTH]
 
 
 def is_same(known: Envelope, seen: Envelope) -> bool:

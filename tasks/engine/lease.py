@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from celery.exceptions import SoftTimeLimitExceeded
 
-from tasks.engine.run import HandOnError, Progress, Run, Tally, report_to_nobody
+from tasks.engine.run import CutShortError, Progress, Run, Tally, report_to_nobody
 from tasks.errors import (
     EmailError,
     InternalError,
@@ -43,7 +43,7 @@ def leased_run(
 
     The other parameters are fields of Run. A run that `is_urgent`, because a person waits for it, is let by at the
     next batch of a run that is not; a run that is `in_background` lets any by. At the soft time limit a run ends in
-    HandOnError if it did anything, else in TooSlowError: it would come back for ever.
+    CutShortError if it did anything, else in TooSlowError: it would come back for ever.
 
     Raises LeaseHeldError while another run is at it, HostBusyError, and NotFoundError for what is not the caller's;
     and AccountPausedError, AccountSwitchedOffError and LoginDelayedError, which are not kept on the account: it says
@@ -77,7 +77,7 @@ def _leased(run: Run) -> Iterator[None]:
     try:
         with _ended_by_its_time(run):
             yield
-    except (HandOnError, LeaseLostError, NotFoundError):
+    except (CutShortError, LeaseLostError, NotFoundError):
         raise
     except EmailError as error:
         with _if_storage_lets_us():
@@ -98,7 +98,7 @@ def _ended_by_its_time(run: Run) -> Iterator[None]:
         yield
     except SoftTimeLimitExceeded as late:
         if run.has_moved:
-            raise HandOnError from late
+            raise CutShortError from late
         raise TooSlowError from late
 
 

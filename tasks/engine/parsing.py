@@ -11,7 +11,7 @@ from tasks.mail.imap.flags import read_flags
 from tasks.mail.message import FetchedMessage, ParsedMessage
 from tasks.mail.parse.message import parse
 from tasks.mail.spam import judge
-from tasks.mail.spam.evidence import Recipient
+from tasks.mail.spam.evidence import Addressee
 from tasks.mail.spam.verdict import Verdict
 from tasks.storage.messages.arrivals import Arrival, Quarantined, prepare
 
@@ -23,7 +23,7 @@ class Destination(NamedTuple):
 
     folder_id: str
     folder_type: str
-    recipient: Recipient | None
+    recipient: Addressee | None
 
 
 def to_rows(destination: Destination, message: FetchedMessage) -> Arrival | Quarantined:
@@ -42,7 +42,7 @@ def to_rows(destination: Destination, message: FetchedMessage) -> Arrival | Quar
         return Quarantined(message.uid, "parser_failed", type(error).__name__, message.size, raw)
 
 
-def _judged(recipient: Recipient | None, message: ParsedMessage) -> Verdict | None:
+def _judged(recipient: Addressee | None, message: ParsedMessage) -> Verdict | None:
     if recipient is None:
         return None
     try:

@@ -19,10 +19,10 @@ from sqlalchemy.exc import DBAPIError
 
 from tasks.engine.connect import connected, connected_pop3
 from tasks.engine.lease import leased_run
-from tasks.engine.run import HandOnError, Run
+from tasks.engine.run import CutShortError, Run
 from tasks.engine.sync.batches import BrokenOffError
 from tasks.engine.sync.fetch import fetch_batches
-from tasks.engine.sync.intake import MOST_ATTEMPTS, arriving
+from tasks.engine.sync.intake import MAX_ATTEMPTS, arriving
 from tasks.engine.sync.maildrop import fetch_again, identify
 from tasks.errors import EmailError, LeaseLostError, StorageUnavailableError
 from tasks.mail.imap.commands import ImapConnection
@@ -40,7 +40,7 @@ from tasks.storage.session import is_about_the_data, tenant_transaction
 # A run that other work might wait for is short, and so are its batches.
 _RUN_SECONDS = 20
 _BATCH = 100
-_MOST_AT_A_TIME = 2_000
+_MAX_AT_A_TIME = 2_000
 
 _OTHER = "its UID is another message now"
 
@@ -90,7 +90,7 @@ def reread_account(request: RereadRequest, task_id: str, others_wait: Callable[[
         ) as run:
             run.settings = run.settings.model_copy(update={"batch_size": min(run.settings.batch_size, _BATCH)})
             done.is_done = _Rereader(run, done, others_wait).run()
-    except HandOnError:
+    except CutShortError:
         pass
     return done
 
@@ -105,7 +105,7 @@ class _Rereader:
     def run(self) -> bool:
         """Whether all that may be read now has been."""
         with self._run.transaction() as connection:
-            chosen = rereading.choose(connection, self._run.account, self._limits, _MOST_AT_A_TIME)
+            chosen = rereading.choose(connection, self._run.account, self._limits, _MAX_AT_A_TIME)
         try:
             if chosen and self._run.account.protocol == "pop3":
                 with connected_pop3(self._run.account) as pop3:
@@ -172,7 +172,7 @@ class _Rereader:
                         wanted.pop(uid, None)
                     self._run.check_deadline()
                     if self._others_wait():
-                        raise HandOnError
+                        raise CutShortError
         except BrokenOffError as failure:
             if failure.uid in wanted:
                 self._note_break(wanted[failure.uid], failure)
@@ -234,7 +234,7 @@ class _Rereader:
 
     def _note_break(self, message: Waiting, failure: BrokenOffError) -> None:
         """Others come before a message at which the connection broke; after some times it stays as it is."""
-        if message.attempts + 1 >= MOST_ATTEMPTS:
+        if message.attempts + 1 >= MAX_ATTEMPTS:
             self._settle("unreadable", {message.id: str(failure.error)})
         else:
             self._leave([message])

@@ -23,7 +23,7 @@ _BACKGROUND_RENEWAL_SECONDS = 2
 _RENEWALS_PER_LEASE = 3
 
 
-class HandOnError(Exception):
+class CutShortError(Exception):
     """The time of this run is used up; what is committed stays, and a fresh task goes on from there."""
 
 
@@ -156,14 +156,14 @@ class Run:
                 pass
 
     def check_deadline(self) -> None:
-        """Raises HandOnError when the time is used up, the worker stops, or somebody waits whom the run is to let by.
+        """Raises CutShortError when the time is used up, the worker stops, or a more urgent run is to be let by.
 
         To be called where all is committed. A run that has done nothing yet is not handed on for its time: the next
         one would come no further.
         """
         is_late = time.monotonic() >= self.deadline and self.has_moved
         if is_late or shutdown.is_requested() or (self._is_wanted and not self.is_urgent):
-            raise HandOnError
+            raise CutShortError
 
     def show(self, **changes: Any) -> None:
         """Report progress."""

@@ -15,7 +15,7 @@ from tasks.errors import NotFoundError, SpamEngineUnavailableError
 from tasks.mail.compose.rebuild import rebuild
 from tasks.mail.spam import judge
 from tasks.mail.spam.engines import HTTP_API, SPAMD, Opinion, ask_http, ask_spamd
-from tasks.mail.spam.evidence import Recipient
+from tasks.mail.spam.evidence import Addressee
 from tasks.mail.spam.verdict import Indicator, Verdict, clamped
 from tasks.settings import SpamSettings, get_settings
 from tasks.storage.accounts.rows import Account
@@ -44,7 +44,7 @@ class Decision(NamedTuple):
     verdict: Verdict
 
 
-def recipient_for(account: Account, folder_type: str) -> Recipient | None:
+def recipient_for(account: Account, folder_type: str) -> Addressee | None:
     """For whom the new messages of a folder are checked; none are in folders of own mail, or where it is off."""
     settings = get_settings().spam
     if not settings.check_enabled or folder_type in OWN_FOLDERS:
@@ -98,8 +98,8 @@ def ask_engines(tenant_id: str, user_id: str, account_id: str) -> int:
     return len(batch)
 
 
-def _recipient(email_address: str, hostname: str, settings: SpamSettings) -> Recipient:
-    return Recipient(email_address, settings.trusted_authserv_ids.get(hostname.lower(), frozenset()))
+def _recipient(email_address: str, hostname: str, settings: SpamSettings) -> Addressee:
+    return Addressee(email_address, settings.trusted_authserv_ids.get(hostname.lower(), frozenset()))
 
 
 def _verdict_of_rules(stored: StoredMessage, settings: SpamSettings) -> Verdict:

@@ -20,9 +20,9 @@ from tasks.storage.session import tenant_transaction
 # Refreshed this long before it expires: enough for a retry or two while the old one still works.
 _REFRESH_AHEAD_SECONDS = 300
 # A token has to last until the server has looked at it.
-_LEAST_SECONDS = 5
+_MIN_SECONDS = 5
 # The lock is held meanwhile.
-_LONGEST_TIMEOUT_SECONDS = 20
+_MAX_TIMEOUT_SECONDS = 20
 
 
 class AccessToken(NamedTuple):
@@ -54,7 +54,7 @@ def access_token(tenant_id: str, credential_id: str, refused: str | None = None)
         if error.retry_after and (grant.retry_in or 0) <= 0:
             with tenant_transaction(tenant_id) as connection:
                 ask_later(connection, tenant_id, credential_id, error.retry_after)
-        if cached := _cached(grant, refused, _LEAST_SECONDS):
+        if cached := _cached(grant, refused, _MIN_SECONDS):
             return cached
         raise
 
@@ -71,7 +71,7 @@ def _refresh(connection: Connection, tenant_id: str, credential_id: str, grant: 
     tokens = refresh(
         grant.token_endpoint,
         _form(grant),
-        timeout=min(settings.timeout, _LONGEST_TIMEOUT_SECONDS),
+        timeout=min(settings.timeout, _MAX_TIMEOUT_SECONDS),
         networks_at=settings.networks_at,
     )
     refresh_token = tokens.refresh_token or grant.secrets.refresh_token

@@ -9,7 +9,7 @@ from tasks.mail.login import Login, Sasl, sasl_for
 from tasks.mail.refusal import Meaning, meaning_of
 from tasks.secrecy.secrets import learn, said
 
-_LONGEST_WORDS = 200
+_MAX_WORDS_LENGTH = 200
 _FIXED = {"password": ("PLAIN", "LOGIN"), "oauth2": ("OAUTHBEARER", "XOAUTH2")}
 _ERRORS: dict[Meaning, type[EmailError]] = {
     Meaning.WRONG_BY_CODE: AuthenticationFailedError,
@@ -62,7 +62,7 @@ def learn_login(login: Login, endpoint: Endpoint) -> None:
 
 def login_refusal(words: str, endpoint: Endpoint, login: Login) -> EmailError:
     """What a refused login means, by the server's words. They are shown, unless the secret is in them."""
-    return _ERRORS[meaning_of(words)](f"{login.username} at {endpoint}: {said(words, _LONGEST_WORDS)}")
+    return _ERRORS[meaning_of(words)](f"{login.username} at {endpoint}: {said(words, _MAX_WORDS_LENGTH)}")
 
 
 def _may_be_the_mechanism(meaning: Meaning, login: Login) -> bool:

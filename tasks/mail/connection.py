@@ -16,7 +16,7 @@ from tasks.errors import CertificateInvalidError, MailServerUnavailableError, Pr
 from tasks.mail.hosts import Network, connect
 from tasks.secrecy.secrets import said
 
-_LONGEST_WORDS = 200
+_MAX_WORDS_LENGTH = 200
 
 
 class Endpoint(NamedTuple):
@@ -79,7 +79,7 @@ def translated(endpoint: Endpoint, doing: str) -> Iterator[None]:
         raise MailServerUnavailableError(f"{where}: no answer in time") from error
     except OSError as error:
         raise MailServerUnavailableError(
-            f"{where}: {said(str(error), _LONGEST_WORDS) or type(error).__name__}"
+            f"{where}: {said(str(error), _MAX_WORDS_LENGTH) or type(error).__name__}"
         ) from error
     except ValueError as error:
-        raise ProtocolError(f"{where}: {said(str(error), _LONGEST_WORDS)}") from error
+        raise ProtocolError(f"{where}: {said(str(error), _MAX_WORDS_LENGTH)}") from error

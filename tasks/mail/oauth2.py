@@ -19,12 +19,12 @@ from tasks.mail.hosts import Address, Network, resolve
 from tasks.secrecy.secrets import learn, said
 
 _HTTPS_PORT, _HIGHEST_PORT = 443, 65_535
-_LARGEST_ANSWER_BYTES = 64 * 1024
-_LONGEST_WORDS = 200
+_MAX_ANSWER_BYTES = 64 * 1024
+_MAX_WORDS_LENGTH = 200
 # For an answer that does not say how long its token is good for (RFC 6749 section 5.1 recommends that it does).
 _DEFAULT_LIFETIME_SECONDS = 600
-_LONGEST_LIFETIME_SECONDS = 24 * 3600
-_LONGEST_WAIT_SECONDS = 3600
+_MAX_LIFETIME_SECONDS = 24 * 3600
+_MAX_WAIT_SECONDS = 3600
 
 # RFC 6749 section 5.2, and what OpenID Connect and Microsoft add: only the mailbox's owner can do something.
 _NEEDS_A_PERSON = {"invalid_grant", "interaction_required", "consent_required", "login_required"}
@@ -133,14 +133,14 @@ def _post(target: Any, addresses: list[Address], form: dict[str, str], timeout: 
 
 
 def _reason(error: Exception) -> str:
-    return said(str(error), _LONGEST_WORDS) or type(error).__name__
+    return said(str(error), _MAX_WORDS_LENGTH) or type(error).__name__
 
 
 def _bounded(response: Any, timeout: float) -> bytes:
     body, deadline = b"", time.monotonic() + timeout
     for chunk in response.iter_bytes():
         body += chunk
-        if len(body) > _LARGEST_ANSWER_BYTES or time.monotonic() > deadline:
+        if len(body) > _MAX_ANSWER_BYTES or time.monotonic() > deadline:
             break  # cut short it is no JSON, and says so
     return body
 
@@ -160,13 +160,13 @@ def _tokens(answer: dict[str, Any]) -> Tokens:
     return Tokens(
         access_token=answer["access_token"],
         refresh_token=refresh_token if isinstance(refresh_token, str) and refresh_token else None,
-        lifetime_seconds=min(_lifetime(answer.get("expires_in")), _LONGEST_LIFETIME_SECONDS),
+        lifetime_seconds=min(_lifetime(answer.get("expires_in")), _MAX_LIFETIME_SECONDS),
     )
 
 
 def _refusal(what: str, status: int, answer: dict[str, Any], wait: float | None) -> EmailError:
     code = str(answer.get("error", ""))
-    words = said(f"{code} {answer.get('error_description', '')}".strip(), _LONGEST_WORDS)
+    words = said(f"{code} {answer.get('error_description', '')}".strip(), _MAX_WORDS_LENGTH)
     detail = f"{what} {words}".strip()
     numbers = answer.get("error_codes")
     passing = isinstance(numbers, list) and bool(_PASSING_NUMBERS & {n for n in numbers if isinstance(n, int)})
@@ -187,7 +187,7 @@ def _wait(retry_after: str | None, date: str | None) -> float | None:
             seconds = parsedate_to_datetime(retry_after).timestamp() - now
     except (ValueError, OverflowError):
         return None
-    return min(max(seconds, 0.0), _LONGEST_WAIT_SECONDS)
+    return min(max(seconds, 0.0), _MAX_WAIT_SECONDS)
 
 
 def _lifetime(seconds: object) -> int:

@@ -25,7 +25,7 @@ class Limit(NamedTuple):
 OF_ADDRESS = Limit(10, 1)
 OF_ALL = Limit(50, 0.25)
 # Addresses from which somebody logged in, the last ones: what others do does not keep them out.
-_MOST_KNOWN = 1000
+_MAX_KNOWN = 1000
 # One customer of a provider has at least so much of IPv6 (RFC 6177).
 _IPV6_PREFIX = 64
 
@@ -59,7 +59,7 @@ class Throttle:
         source = _source(address)
         self._known.pop(source, None)
         self._known[source] = None
-        if len(self._known) > _MOST_KNOWN:
+        if len(self._known) > _MAX_KNOWN:
             del self._known[next(iter(self._known))]
 
 

@@ -7,7 +7,7 @@ from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 # The outbox keeps an idempotency key as key:…, 255 characters at most.
-_LONGEST_IDENTIFIER = 251
+_MAX_IDENTIFIER_LENGTH = 251
 _OWNERS = ("tenant_id", "user_id")
 
 
@@ -37,8 +37,8 @@ def check_arguments(name: str, run: Callable[..., Any], args: Sequence[Any], kwa
 def _check_text(where: str, text: Any, *, is_identifier: bool) -> None:
     if not isinstance(text, str):
         return
-    if is_identifier and (len(text) > _LONGEST_IDENTIFIER or not text.isprintable()):
-        raise ValueError(f"{where} must be a text of at most {_LONGEST_IDENTIFIER} printable characters")
+    if is_identifier and (len(text) > _MAX_IDENTIFIER_LENGTH or not text.isprintable()):
+        raise ValueError(f"{where} must be a text of at most {_MAX_IDENTIFIER_LENGTH} printable characters")
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -69,7 +69,7 @@ def note_progress(app: Celery, key: str) -> None:
     _tell(app, lambda pipe: pipe.delete(_REDELIVERIES.format(key)))
 
 
-def note_death(app: Celery, key: str) -> None:
+def note_dead_letter(app: Celery, key: str) -> None:
     """The task is among the dead letters."""
     _tell(app, lambda pipe: pipe.set(_DEAD.format(key), 1, ex=_REMEMBERED_SECONDS))
 

@@ -34,7 +34,7 @@ LAST_RUNS = "metabuilder:beat:last_runs"
 # When any beat last ticked.
 TICKED = "metabuilder:beat:ticked"
 
-_LONGEST_SLEEP_SECONDS = 3
+_MAX_SLEEP_SECONDS = 3
 _RETRY_SECONDS = 1
 
 # KEYS: the last runs, the queue, the tokens that wake its workers (tasks/runtime/broker/transport.py). ARGV: the
@@ -71,7 +71,7 @@ class _FiringTransport(transport.Transport):
 class SharedScheduler(Scheduler):  # type: ignore[misc]  # celery has no types
     """Fires each due entry once, however many beats there are."""
 
-    max_interval = _LONGEST_SLEEP_SECONDS
+    max_interval = _MAX_SLEEP_SECONDS
     _is_heard: bool | None = None  # whether the broker did what it was asked the last time
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

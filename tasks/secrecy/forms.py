@@ -21,10 +21,10 @@ _TELLING_LENGTH = 12
 # A shorter secret may be a part of any word, so only the whole word tells it.
 _SHORT = 8
 # What is left of a secret without the characters that get lost on the way still tells it.
-_LEAST_ASCII = 6
+_MIN_ASCII = 6
 # One form within another within a third, and not so many readings that it takes long.
 _DEPTH = 3
-_MOST_READINGS = 60
+_MAX_READINGS = 60
 
 # Blanks and what stands for them or for nothing.
 _LOST = re.compile(r"[\s\\+]+")
@@ -77,7 +77,7 @@ class Known:
         plain = {_bare(secret) for secret in self.secrets}
         ascii_only = {"".join(filter(str.isascii, form)) for form in plain}
         # Each character that is not ASCII may have become any other, or some.
-        plain |= {form for form in ascii_only if len(form) >= _LEAST_ASCII}
+        plain |= {form for form in ascii_only if len(form) >= _MIN_ASCII}
         # In base64 whose case was changed: nobody could decode that.
         changed = {form for secret in self.secrets for form in _in_base64(secret) if len(form) >= _TELLING_LENGTH}
         return tuple(plain | changed)
@@ -127,7 +127,7 @@ def _readings(text: str) -> Iterator[str]:
     level = [text]
     for depth in range(_DEPTH + 1):
         yield from level
-        if depth == _DEPTH or len(seen) >= _MOST_READINGS:
+        if depth == _DEPTH or len(seen) >= _MAX_READINGS:
             return
         found = dict.fromkeys(reading for one in level for read in _WAYS for reading in read(one))
         level = [reading for reading in found if reading and reading not in seen]

@@ -21,7 +21,7 @@ NOT_SHOWN = "its answer repeats a secret, so it is not shown"
 _LOOKED_AT = 4096
 _LOOKED_AT_OF_OURS = 64 * 1024
 # A bound for who never leaves a block.
-_MOST_KNOWN = 64
+_MAX_KNOWN = 64
 
 _NOTHING = Known()
 _known: ContextVar[Known] = ContextVar("_known", default=_NOTHING)
@@ -43,7 +43,7 @@ def learn(*secrets: str | None, public: Iterable[str] = ()) -> None:
     new = tuple(secret for secret in secrets if secret and secret not in before.secrets)
     names = tuple(name for name in public if name not in before.public)
     if new or names:
-        known = Known((*before.secrets, *new)[-_MOST_KNOWN:], (*before.public, *names)[-_MOST_KNOWN:])
+        known = Known((*before.secrets, *new)[-_MAX_KNOWN:], (*before.public, *names)[-_MAX_KNOWN:])
         _known.set(known)
 
 

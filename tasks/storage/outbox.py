@@ -84,7 +84,7 @@ class Outgoing(NamedTuple):
         return self.state in WAITING_STATES and (self.seconds_left or 0) > 0
 
 
-class Listed(NamedTuple):
+class OutboxRow(NamedTuple):
     """What a person wants to see of an outgoing message."""
 
     id: str
@@ -210,7 +210,7 @@ def _change_statement(names: tuple[str, ...], moments: tuple[str, ...], expected
     ).columns(*_RESULT)
 
 
-def list_outgoing(tenant_id: str, states: Sequence[str], limit: int, late_seconds: int) -> list[Listed]:
+def list_outgoing(tenant_id: str, states: Sequence[str], limit: int, late_seconds: int) -> list[OutboxRow]:
     """Messages of all accounts in one of these states, the newest first; late are those that wait for longer."""
     waiting = func.extract("epoch", func.now() - OutboxMessage.asked_at).cast(Double)
     columns = (
@@ -233,7 +233,7 @@ def list_outgoing(tenant_id: str, states: Sequence[str], limit: int, late_second
             .limit(limit)
         )
         return [
-            Listed._make(row)._replace(recipients=tuple(Recipient(**found) for found in row.recipients))
+            OutboxRow._make(row)._replace(recipients=tuple(Recipient(**found) for found in row.recipients))
             for row in rows
         ]
 

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator
 import pytest
 import redis as redis_client
 
-from native.redis import RedisServer
 from tests.support.application import Broker, application
+from tests.support.servers import RedisServer
 
 
 @pytest.fixture

@@ -13,12 +13,12 @@ import pytest
 import redis as redis_client
 
 from native.ports import LOOPBACK
-from native.redis import RedisServer
 from tasks.runtime.broker.queues import wake_key
 from tasks.runtime.scheduler import LAST_RUNS, seconds_since_tick
 from tests.support.application import application
 from tests.support.clock import Clock
 from tests.support.proxy import Network
+from tests.support.servers import RedisServer
 from tests.support.service_manager import Manager
 from tests.support.worker import wait_until
 

@@ -10,12 +10,12 @@ import pytest
 import redis as redis_client
 from sqlalchemy import create_engine, text
 
-from native.redis import RedisServer
 from tasks.runtime.broker import cleanup as leftovers
 from tasks.storage import cleanup, dead_letters
 from tests.conftest import TENANT, USER, Database, sync
 from tests.support.application import application
 from tests.support.mailbox import Mailbox, message
+from tests.support.servers import RedisServer
 from tests.support.stored import column
 from tests.support.worker import wait_until
 

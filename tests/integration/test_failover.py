@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from native.postgres import WORKER, PostgresServer, libpq, wheel_binaries
+from native.postgres import WORKER, libpq, wheel_binaries
 from tasks.errors import StorageUnavailableError
 from tasks.storage import copy, wire
 from tasks.storage.ids import new_id
@@ -15,6 +15,7 @@ from tasks.storage.migrate import upgrade
 from tasks.storage.session import get_engine, tenant_transaction
 from tests.conftest import TENANT, Database, as_superuser
 from tests.support.proxy import Proxy
+from tests.support.servers import PostgresServer
 from tests.support.stored import rows
 
 ADD_SECRET = "INSERT INTO credential (tenant_id, id, kind, ciphertext) VALUES (%s, %s, 'password', '')"

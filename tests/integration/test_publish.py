@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import redis as redis_client
 
-from native.redis import RedisServer
 from tasks.runtime.publish import publish_many
 from tests.support.application import application
+from tests.support.servers import RedisServer
 
 CALLS = [("account-1", "tenant-1", "user-1"), ("account 2", "Mandant Süd", 'u"\\3'), ("'", "日本", "100 %(id)s")]
 

@@ -13,16 +13,16 @@ import pytest
 from benchmarks.support.engines import Rspamd, Spamd
 from native.errors import StackError
 from native.ports import LOOPBACK, free_port
-from native.redis import RedisServer
 from tasks import spam
 from tasks.celery_app import ask_spam_engines, check_spam, sync_emails
 from tasks.errors import SpamEngineUnavailableError
-from tasks.mail.spam.engines import HTTP_API, LARGEST_MESSAGE, SPAMD, ask_http, ask_spamd
+from tasks.mail.spam.engines import HTTP_API, MAX_MESSAGE_BYTES, SPAMD, ask_http, ask_spamd
 from tasks.storage.accounts.rows import Account
 from tests.conftest import TENANT, USER, sync, unavailable
 from tests.support.application import application
 from tests.support.certificates import Authority
 from tests.support.mailbox import Mailbox
+from tests.support.servers import RedisServer
 from tests.support.spam import letter, with_file
 from tests.support.stored import rows
 from tests.support.worker import Worker, wait_until
@@ -135,7 +135,7 @@ def test_after_a_sync_each_new_message_is_asked_about_once(
 ) -> None:
     environment(SPAMD_HOST=spamd.host, SPAMD_PORT=str(spamd.port))
     many = [letter("Hello.", Subject=f"Ham {n}", Message_ID=f"<{n}@x>") for n in range(25)]
-    files = with_file("data.bin", b"\0" * LARGEST_MESSAGE)
+    files = with_file("data.bin", b"\0" * MAX_MESSAGE_BYTES)
     mailbox.append([GTUBE, *many, files])
     mailbox.create("Sent")
     mailbox.append([letter("Hello.", Subject="Mine")], "Sent")

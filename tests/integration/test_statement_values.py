@@ -8,12 +8,12 @@ from collections.abc import Callable
 import pytest
 from sqlalchemy.exc import DBAPIError
 
-from native.postgres import PostgresServer
 from tasks.errors import StorageUnavailableError
 from tasks.storage import copy, wire
 from tasks.storage.ids import new_id
 from tasks.storage.session import tenant_transaction
 from tests.conftest import TENANT, Database
+from tests.support.servers import PostgresServer
 from tests.support.worker import wait_until
 
 VALUE = "ann.lovelace@example.org"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from native.redis import RedisServer
+from tests.support.servers import RedisServer
 from tests.support.worker import Worker, wait_until
 
 

@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from native.redis import RedisServer
 from tasks.celery_app import celery_app, create_celery_app
 from tasks.storage.accounts.rows import Account, NewAccount, add_account, find_account
 from tasks.storage.models import Base
 from tests.conftest import MAIL_PASSWORD, TENANT, USER, Database
 from tests.support.mailbox import Mailbox, message
+from tests.support.servers import RedisServer
 from tests.support.worker import Worker
 
 VICTIM, VICTIMS_USER = "victim", "victims-user"

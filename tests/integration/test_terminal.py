@@ -9,7 +9,6 @@ import click
 import pytest
 
 from manage.cli import main
-from native.redis import RedisServer
 from native.state import State
 from tasks.errors import MessageRefusedError
 from tasks.storage.accounts.rows import Account, find_account
@@ -17,6 +16,7 @@ from tasks.storage.dead_letters import Failure, bury
 from tests.conftest import TENANT, USER, Database, register, sync
 from tests.support.imap_server import QRESYNC, ImapServer
 from tests.support.mailbox import message
+from tests.support.servers import RedisServer
 from tests.support.smtp_server import SmtpServer, reply
 from tests.support.stored import rows
 from tests.support.terminal import Call, on_a_terminal

@@ -9,11 +9,11 @@ import psutil
 import pytest
 import redis as redis_client
 
-from native.redis import RedisServer
 from tasks.runtime.control import get_active_tasks, get_queue_stats, get_task_status, revoke_task
 from tests.conftest import TENANT, USER, Database
 from tests.support import fault_app
 from tests.support.application import application
+from tests.support.servers import RedisServer
 from tests.support.worker import Worker, wait_until
 
 APP = "tests.support.fault_app:app"

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import redis
 
-from native.redis import RedisServer
 from tests.support.certificates import Authority
+from tests.support.servers import RedisServer
 
 HOST = "127.0.0.1"
 

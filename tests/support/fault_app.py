@@ -25,7 +25,7 @@ class WrongError(PermanentError):
 
 
 # More than any that is to be stopped comes to.
-_MOST_DEATHS = 6
+_MAX_DEATHS = 6
 
 
 def runs(folder: str | Path) -> int:
@@ -72,7 +72,7 @@ def fault(self: Any, tenant_id: str, user_id: str, folder_id: str, what: str, wo
     (folder / f"run-{time.time_ns()}").touch()
     if (folder / "mended").exists():
         return "done"
-    if what.endswith("die") and deaths(folder) < _MOST_DEATHS:
+    if what.endswith("die") and deaths(folder) < _MAX_DEATHS:
         _die(self, folder, what)
     if what == "hang":
         deadline = time.monotonic() + 60

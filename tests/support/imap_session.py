@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from tests.support.imap_server import ImapServer
 
 # What every server has to take (RFC 7162 section 4); this one takes no more.
-LONGEST_LINE = 8192
+MAX_LINE_LENGTH = 8192
 
 _MESSAGE_ID = re.compile(rb"^Message-ID:.*\r\n(?:[ \t].*\r\n)*", re.IGNORECASE | re.MULTILINE)
 
@@ -44,7 +44,7 @@ class Session(Changes):
         if self.challenged:
             return self._continue(base64.b64decode(line)), False
         self.tag = tag
-        if len(line) > LONGEST_LINE:
+        if len(line) > MAX_LINE_LENGTH:
             return self._done("BAD line too long"), False
         name, _, rest = line.decode("utf-8", "surrogateescape").partition(" ")
         if name.upper() == "UID":

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 
 from tasks.mail.parse.message import parse
 from tasks.mail.spam import judge
-from tasks.mail.spam.evidence import Recipient
+from tasks.mail.spam.evidence import Addressee
 
 OWN_ADDRESS = "bob@brightwater.example"
 OWN_SERVER = "mx.brightwater.example"
-RECIPIENT = Recipient(OWN_ADDRESS, frozenset({OWN_SERVER}))
+RECIPIENT = Addressee(OWN_ADDRESS, frozenset({OWN_SERVER}))
 
 _ORDINARY = {
     "From": "Ada Byron <ada@example.org>",
@@ -38,11 +38,11 @@ def with_file(name: str, content: bytes, mime_type: str = "application/octet-str
     return mail.as_bytes()
 
 
-def findings(raw: bytes, recipient: Recipient = RECIPIENT) -> dict[str, str]:
+def findings(raw: bytes, recipient: Addressee = RECIPIENT) -> dict[str, str]:
     """The rules that the message meets, with their details."""
     return {indicator.rule: indicator.detail for indicator in judge(parse(raw), recipient).indicators}
 
 
-def score(raw: bytes, recipient: Recipient = RECIPIENT) -> float:
+def score(raw: bytes, recipient: Addressee = RECIPIENT) -> float:
     """The score of the message."""
     return judge(parse(raw), recipient).score

@@ -19,7 +19,7 @@ from tasks.mail.imap.responses import FolderStatus
 from tasks.mail.imap.session import FetchRefusedError, NotUnderstoodError
 from tasks.mail.imap.uidset import UidSet
 from tasks.settings import get_settings
-from tasks.storage.messages.deletions import Doomed, find_messages, mark_messages, move_messages, remove_messages
+from tasks.storage.messages.deletions import Target, find_messages, mark_messages, move_messages, remove_messages
 from tasks.storage.messages.folders import Folder, change_folder, load_folder, load_folders
 
 _NEW_TRASH = "Trash"
@@ -32,8 +32,8 @@ class _Opened(NamedTuple):
     """A folder that is open, the messages to delete in it, and those of them that were there a moment ago."""
 
     folder: Folder
-    batch: list[Doomed]
-    there: list[Doomed]
+    batch: list[Target]
+    there: list[Target]
 
 
 class ImapDeletion:
@@ -48,9 +48,9 @@ class ImapDeletion:
         self._found = Trash(run, imap)
         self._trash: Folder | None = None
         self._is_last_stop = True
-        self.left: list[Doomed] = []
+        self.left: list[Target] = []
 
-    def move_to_trash(self, messages: list[Doomed], *, is_last_stop: bool = True) -> int:
+    def move_to_trash(self, messages: list[Target], *, is_last_stop: bool = True) -> int:
         """Into the account's Trash, which is made if there is none. Raises NoTrashError where it cannot be made.
 
         Where Trash is not the last stop, messages that cannot be found there again are only marked, here.
@@ -60,7 +60,7 @@ class ImapDeletion:
         outside = [message for message in self._as_they_are_now(messages) if message.folder_id != trash.id]
         return self._in_batches(outside, self._into_trash)
 
-    def remove(self, messages: list[Doomed]) -> int:
+    def remove(self, messages: list[Target]) -> int:
         """For good."""
         if not removal.keeps_what_is_removed(self._imap):
             return self._in_batches(self._as_they_are_now(messages), self._remove)
@@ -69,7 +69,7 @@ class ImapDeletion:
         there = [message for message in self._as_they_are_now(messages) if message.folder_type in _LAST_STOPS]
         return marked + self._in_batches(there, self._remove)
 
-    def _in_batches(self, messages: list[Doomed], delete: Callable[[Folder, list[Doomed]], int]) -> int:
+    def _in_batches(self, messages: list[Target], delete: Callable[[Folder, list[Target]], int]) -> int:
         size = get_settings().delete.batch_size
         marked = 0
         for number, batch in enumerate(_batches(messages, size)):
@@ -82,11 +82,11 @@ class ImapDeletion:
             self._run.show(messages_done=self._run.progress.messages_done + len(batch))
         return marked
 
-    def _folder_of(self, batch: list[Doomed]) -> Folder:
+    def _folder_of(self, batch: list[Target]) -> Folder:
         with self._run.transaction() as connection:
             return load_folder(connection, self._run.account, batch[0].folder_id)
 
-    def _into_trash(self, folder: Folder, batch: list[Doomed]) -> int:
+    def _into_trash(self, folder: Folder, batch: list[Target]) -> int:
         assert self._trash is not None
         try:
             return self._move(folder, batch, self._trash)
@@ -102,7 +102,7 @@ class ImapDeletion:
             return 0
         return self._move(self._folder_of(batch), batch, self._trash)
 
-    def _move(self, folder: Folder, batch: list[Doomed], trash: Folder) -> int:
+    def _move(self, folder: Folder, batch: list[Target], trash: Folder) -> int:
         told = copied = Moved(None, {})
         try:
             folder, batch, there = self._opened(folder, batch)
@@ -134,7 +134,7 @@ class ImapDeletion:
             mark_messages(connection, self._run.account, [m.id for m in lost])
         return len(lost)
 
-    def _remove(self, folder: Folder, batch: list[Doomed]) -> int:
+    def _remove(self, folder: Folder, batch: list[Target]) -> int:
         try:
             _, batch, there = self._opened(folder, batch)
             if not self._expunge(there):
@@ -145,7 +145,7 @@ class ImapDeletion:
             remove_messages(connection, self._run.account, [message.id for message in batch])
         return 0
 
-    def _move_at_once(self, messages: list[Doomed], trash: Folder) -> Moved | None:
+    def _move_at_once(self, messages: list[Target], trash: Folder) -> Moved | None:
         """None where the server has no MOVE, or turns out to have none."""
         if removal.can_move(self._imap):
             try:
@@ -154,7 +154,7 @@ class ImapDeletion:
                 self._imap.refuse("MOVE")
         return None
 
-    def _expunge(self, messages: list[Doomed]) -> bool:
+    def _expunge(self, messages: list[Target]) -> bool:
         """Whether the server could remove these messages and no others; else they are only marked."""
         removal.mark_deleted(self._imap, _uids(messages))
         if removal.can_remove(self._imap):
@@ -164,17 +164,17 @@ class ImapDeletion:
                 self._imap.refuse("UIDPLUS")
         return removal.can_remove(self._imap)
 
-    def _mark(self, batch: list[Doomed]) -> int:
+    def _mark(self, batch: list[Target]) -> int:
         with self._run.transaction(durable=True) as connection:
             mark_messages(connection, self._run.account, [message.id for message in batch])
         return len(batch)
 
-    def _copy(self, batch: list[Doomed], copied: Moved, trash: Folder) -> Moved:
+    def _copy(self, batch: list[Target], copied: Moved, trash: Folder) -> Moved:
         """Copy what an earlier run, which did not remove the originals, has not copied already."""
         rest = [message for message in batch if message.imap_uid not in copied.uids]
         return removal.copy(self._imap, _uids(rest), trash.path)
 
-    def _opened(self, folder: Folder, batch: list[Doomed]) -> _Opened:
+    def _opened(self, folder: Folder, batch: list[Target]) -> _Opened:
         """The folder, and the batch by the UIDs that its messages have now. Raises FolderGoneError."""
         try:
             opened = self._imap.select(folder.path, writable=True)
@@ -193,7 +193,7 @@ class ImapDeletion:
         self.left += [message for message in others if message not in self.left]
         return _Opened(folder, [message for message in batch if message not in others], there)
 
-    def _compared(self, batch: list[Doomed], opened: FolderStatus) -> tuple[list[Doomed], list[Doomed]]:
+    def _compared(self, batch: list[Target], opened: FolderStatus) -> tuple[list[Target], list[Target]]:
         """In the open folder: messages that are there, and those whose UIDs belong to other or unknown messages."""
         # Outside of what a server with a window shows, and numbered anew since: their UIDs are not known.
         unnumbered = [m for m in batch if m.uidvalidity != opened.uidvalidity or (m.imap_uid or 0) < 1]
@@ -205,7 +205,7 @@ class ImapDeletion:
         others = [m for m in batch if m not in there and (m.imap_uid in seen or m.imap_uid in unknown)]
         return there, others + unnumbered
 
-    def _as_they_are_now(self, messages: list[Doomed]) -> list[Doomed]:
+    def _as_they_are_now(self, messages: list[Target]) -> list[Target]:
         """By the UIDs that they have under the lease: a sync before it may have found folders numbered anew."""
         account = self._run.account
         with self._run.transaction() as connection:
@@ -240,7 +240,7 @@ def _of_type_trash(folders: Iterable[Folder]) -> Folder | None:
     return next((folder for folder in folders if folder.type == "trash" and folder.is_selectable), None)
 
 
-def _batches(messages: list[Doomed], size: int) -> Iterator[list[Doomed]]:
+def _batches(messages: list[Target], size: int) -> Iterator[list[Target]]:
     """Of one folder each."""
     for _, group in groupby(sorted(messages, key=attrgetter("folder_id")), attrgetter("folder_id")):
         of_folder = list(group)
@@ -248,5 +248,5 @@ def _batches(messages: list[Doomed], size: int) -> Iterator[list[Doomed]]:
             yield of_folder[start : start + size]
 
 
-def _uids(batch: list[Doomed]) -> UidSet:
+def _uids(batch: list[Target]) -> UidSet:
     return UidSet.of(message.imap_uid for message in batch if message.imap_uid is not None)

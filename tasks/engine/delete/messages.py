@@ -29,7 +29,7 @@ from tasks.errors import AnotherMessageError, EmailError, NotFoundError, Protoco
 from tasks.settings import get_settings
 from tasks.storage.accounts.rows import get_account
 from tasks.storage.messages.deletions import (
-    Doomed,
+    Target,
     expired_in_trash,
     find_messages,
     move_messages,
@@ -66,7 +66,7 @@ def delete_messages(
 
     `task_key` is the same for every id of the same thing to do. `report` is called after each batch.
 
-    Raises NotFoundError, before anything is touched, where not all messages are the caller's; HandOnError when the
+    Raises NotFoundError, before anything is touched, where not all messages are the caller's; CutShortError when the
     time is used up; and the errors of servers and storage, after what went well at other accounts.
     """
     deadline = time.monotonic() + budget_seconds
@@ -93,7 +93,7 @@ def delete_expired(tenant_id: str, user_id: str, account_id: str, task_id: str, 
 
 def _delete(
     request: DeleteRequest,
-    found: list[Doomed],
+    found: list[Target],
     task_id: str,
     deadline: float,
     report: Callable[[Progress], None] | None = None,
@@ -118,7 +118,7 @@ def _delete(
     return marked
 
 
-def _found(request: DeleteRequest, task_key: str, task_id: str) -> list[Doomed]:
+def _found(request: DeleteRequest, task_key: str, task_id: str) -> list[Target]:
     # Under its id too, which is all that a worker of the release before looks for and notes.
     keys = {task_key, task_id} - {""}
     remembered_days = get_settings().worker.dead_letter_days + 1
@@ -138,7 +138,7 @@ def _named(ids: list[str]) -> str:
     return f"message {', '.join(ids[:_NAMED])}{more}"
 
 
-def _delete_from_imap(run: Run, messages: list[Doomed], permanent: bool) -> int:
+def _delete_from_imap(run: Run, messages: list[Target], permanent: bool) -> int:
     with connected(run.account) as imap:
         deletion = ImapDeletion(run, imap)
         marked = deletion.remove(messages) if permanent else deletion.move_to_trash(messages)
@@ -147,7 +147,7 @@ def _delete_from_imap(run: Run, messages: list[Doomed], permanent: bool) -> int:
     return marked
 
 
-def _delete_from_pop3(run: Run, messages: list[Doomed], permanent: bool) -> int:
+def _delete_from_pop3(run: Run, messages: list[Target], permanent: bool) -> int:
     """Folders are ours alone there, so only what is deleted for good is the server's business."""
     if not permanent:
         with run.transaction(durable=True) as connection:

@@ -8,7 +8,7 @@ from tasks.mail.imap.responses import FolderStatus
 from tasks.mail.imap.session import FetchRefusedError
 from tasks.mail.imap.uidset import UidSet
 from tasks.storage.messages.changes import missing_uids
-from tasks.storage.messages.deletions import Doomed, filed_uids
+from tasks.storage.messages.deletions import Target, filed_uids
 from tasks.storage.messages.folders import Folder
 
 # A message that was moved a moment ago is among the newest in Trash.
@@ -21,7 +21,7 @@ class Trash:
     def __init__(self, run: Run, imap: ImapConnection) -> None:
         self._run, self._imap = run, imap
 
-    def places(self, batch: list[Doomed], moved: Moved, trash: Folder) -> Moved:
+    def places(self, batch: list[Target], moved: Moved, trash: Folder) -> Moved:
         """Where the messages are in Trash: as the server said, else by what they are. No UIDVALIDITY: not known."""
         lost = [message for message in batch if message.imap_uid not in moved.uids]
         if lost:
@@ -33,7 +33,7 @@ class Trash:
             return Moved(None, {})
         return moved
 
-    def recognised(self, batch: list[Doomed], trash: Folder, *, with_stored: bool = False) -> Moved:
+    def recognised(self, batch: list[Target], trash: Folder, *, with_stored: bool = False) -> Moved:
         """Messages that are in Trash, known by Message-ID and size, and not stored there yet.
 
         `with_stored` also those that are, for messages that are marked as deleted: where they cannot be removed, they
@@ -55,7 +55,7 @@ class Trash:
                     found[alike.pop()] = envelope.uid
         return Moved(opened.uidvalidity, found)
 
-    def _candidates(self, batch: list[Doomed], trash: Folder, opened: FolderStatus, *, with_stored: bool) -> UidSet:
+    def _candidates(self, batch: list[Target], trash: Folder, opened: FolderStatus, *, with_stored: bool) -> UidSet:
         """The UIDs in Trash, which is open, that messages of the batch may have."""
         first = trash.uidnext if trash.uidvalidity == opened.uidvalidity else 1
         has_new = opened.uidnext is None or opened.uidnext > first
@@ -67,7 +67,7 @@ class Trash:
             stored = filed_uids(connection, self._run.account, numbered, ids)
         return UidSet.of([*stored, *list(new.uids())[-_NEWEST:]])
 
-    def believed(self, moved: Moved, trash: Folder, batch: list[Doomed]) -> Moved:
+    def believed(self, moved: Moved, trash: Folder, batch: list[Target]) -> Moved:
         """What the server said of the new UIDs in Trash, unless it cannot be true: then nothing.
 
         They are above all that we know there, and of the UIDVALIDITY that Trash has. In a Trash that we do not know,
@@ -81,7 +81,7 @@ class Trash:
             is_possible = moved.uidvalidity == trash.uidvalidity and min(moved.uids.values()) >= trash.uidnext
         return moved if is_possible else Moved(None, {})
 
-    def _holds(self, trash: Folder, moved: Moved, batch: list[Doomed]) -> bool:
+    def _holds(self, trash: Folder, moved: Moved, batch: list[Target]) -> bool:
         try:
             if self._imap.select(trash.path).uidvalidity != moved.uidvalidity:
                 return False
@@ -94,7 +94,7 @@ class Trash:
         return all(uid in seen and is_same(message.envelope, seen[uid]) for message, uid in places)
 
 
-def perhaps_in_trash(strays: list[Doomed], told: Moved, places: Moved) -> list[Doomed]:
+def perhaps_in_trash(strays: list[Target], told: Moved, places: Moved) -> list[Target]:
     """Of messages without a known place in Trash, those that may be there; the others were gone before."""
     if places.uidvalidity is None:
         return strays

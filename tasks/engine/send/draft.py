@@ -18,7 +18,7 @@ from tasks.storage.ids import new_id
 from tasks.storage.messages.attachments import encoded_size, load_attachments
 from tasks.storage.outbox import NewOutgoing, Outgoing, Recipient
 
-_LONGEST_KEY = 255
+_MAX_KEY_LENGTH = 255
 
 
 class SendRequest(NamedTuple):
@@ -62,8 +62,8 @@ def make_message(connection: Connection, account: Account, request: SendRequest,
     sender = checked(account.email_address, "the account's own address")
     to, cc, bcc = request.mailboxes()
     recipients = unique((to, cc, bcc))
-    if len(key) > _LONGEST_KEY or not key.isprintable():
-        raise MessageInvalidError(f"idempotency_key: not a text of at most {_LONGEST_KEY} printable characters")
+    if len(key) > _MAX_KEY_LENGTH or not key.isprintable():
+        raise MessageInvalidError(f"idempotency_key: not a text of at most {_MAX_KEY_LENGTH} printable characters")
     if not recipients:
         raise MessageInvalidError("it has no recipient")
     # Before they are loaded: there is no limit to what a caller may name.

@@ -25,10 +25,10 @@ logger = logging.getLogger(__name__)
 
 # A pause is as long as the message has been tried for, within these limits, in seconds. What is tried for longer than
 # the time of quick tries, or is to be asked for later than that, waits in the outbox.
-_FIRST_PAUSE, _FIRST_LONG_PAUSE, _LONGEST_PAUSE = 5, 60, 3600
+_FIRST_PAUSE, _FIRST_LONG_PAUSE, _MAX_PAUSE_SECONDS = 5, 60, 3600
 _QUICK_SECONDS = 120
 # Of each pause at least this share, so that many do not come back at once.
-_LEAST_JITTER = 0.5
+_MIN_JITTER = 0.5
 # No server refused the message. These are mended by others, in time: names and certificates, too.
 PASSING = (TransientError, UnknownHostError, CertificateInvalidError, EncryptionUnavailableError)
 
@@ -59,11 +59,11 @@ def try_later(outgoing: Outgoing, changes: dict[str, Any], error: EmailError) ->
 
 def pause_before(age: float, error: EmailError, *, is_quick: bool) -> float:
     """Seconds until the next try of what has been tried for `age` seconds."""
-    pause = max(age, _FIRST_PAUSE if is_quick else _FIRST_LONG_PAUSE) * random.uniform(_LEAST_JITTER, 1)
+    pause = max(age, _FIRST_PAUSE if is_quick else _FIRST_LONG_PAUSE) * random.uniform(_MIN_JITTER, 1)
     asked_for = _asked_for(error)
     if isinstance(error, LoginDelayedError) and asked_for:
         pause = asked_for  # it is tried as late as a password may be, and no later
-    longest = get_settings().worker.retry_max_delay if is_quick else _LONGEST_PAUSE
+    longest = get_settings().worker.retry_max_delay if is_quick else _MAX_PAUSE_SECONDS
     return min(max(pause, asked_for), longest)
 
 

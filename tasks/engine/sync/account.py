@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from tasks.engine.connect import connected, connected_pop3
 from tasks.engine.lease import leased_run
-from tasks.engine.run import HandOnError, Progress, Run, Tally
+from tasks.engine.run import CutShortError, Progress, Run, Tally
 from tasks.engine.sync.mailbox import sync_mailbox
 from tasks.engine.sync.maildrop import sync_maildrop
 from tasks.errors import FoldersFailedError, MailboxIncompleteError, TokenExpiredError
@@ -16,7 +16,7 @@ from tasks.storage.messages.completeness import incomplete_folders
 
 logger = logging.getLogger(__name__)
 
-_LONGEST_COMPLAINT = 500
+_MAX_COMPLAINT_LENGTH = 500
 
 # A message may arrive for half the budget beyond it. What came by then is stored before the task's time is over.
 _PATIENCE = 1.5
@@ -65,7 +65,7 @@ def sync_account(
                 # All that was done is committed: the next session begins there, with a fresh token.
                 run.check_deadline()
                 _sync(run, request.folder_id)
-    except HandOnError:
+    except CutShortError:
         return False
     return True
 
@@ -97,4 +97,4 @@ def _sync(run: Run, folder_id: str | None) -> None:
 
 
 def _shortened(complaints: list[str]) -> str:
-    return "; ".join(complaints)[:_LONGEST_COMPLAINT]
+    return "; ".join(complaints)[:_MAX_COMPLAINT_LENGTH]

@@ -110,7 +110,7 @@ def has_other_messages(
 ) -> bool:
     """Compare what identifies each message we have, and its flags; whether another message has the UID of one.
 
-    Raises HandOnError when the time of the run is used up: the next one goes on behind what was compared.
+    Raises CutShortError when the time of the run is used up: the next one goes on behind what was compared.
     """
     compared = run.tally.compared.get(folder.id, 0)
     if compared and opened.highestmodseq is not None:

@@ -4,7 +4,7 @@ from collections.abc import Generator, Iterator
 
 from tasks.engine.run import Run
 from tasks.engine.sync.batches import BrokenOffError, Received, in_batches
-from tasks.engine.sync.intake import MOST_ATTEMPTS
+from tasks.engine.sync.intake import MAX_ATTEMPTS
 from tasks.errors import MailServerBusyError, TransientError
 from tasks.mail.imap.commands import ImapConnection
 from tasks.mail.imap.session import FetchRefusedError
@@ -116,5 +116,5 @@ class _Receiver:
     def _doubt(self, uid: int, refusal: FetchRefusedError) -> None:
         # Nothing has been delivered yet, so it may be the server and not the message: give it a few tries.
         attempts = self._folder.suspect_attempts if self._folder.suspect_uid == uid else 0
-        if attempts + 1 < MOST_ATTEMPTS:
+        if attempts + 1 < MAX_ATTEMPTS:
             raise BrokenOffError(uid, refusal)

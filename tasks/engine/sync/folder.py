@@ -28,7 +28,7 @@ from tasks.engine.run import FolderTally, Run
 from tasks.engine.sync.changes import apply_changes, compare_uids, has_other_messages, renumber
 from tasks.engine.sync.completeness import is_as_known, standing
 from tasks.engine.sync.fetch import fetch_batches
-from tasks.engine.sync.intake import take_in
+from tasks.engine.sync.intake import store_arriving
 from tasks.mail.imap.commands import ImapConnection
 from tasks.mail.imap.responses import FolderStatus
 from tasks.mail.imap.session import FetchRefusedError
@@ -62,7 +62,7 @@ def sync_folder(
     """Sync one folder. `status` is what LIST said of it, where it did; `full` compares every message.
 
     Raises AnotherFolderError, unless the folder `is_identified`: then its rows become what is there. Raises
-    HandOnError when the time of the run is used up, and the transient errors of server and storage.
+    CutShortError when the time of the run is used up, and the transient errors of server and storage.
     """
     full = full or (run.full_since is not None and not folder.is_verified)
     if status and not full and is_unchanged(folder, status):
@@ -152,7 +152,7 @@ def _fetch(
     run.show(folder=folder.name, messages_total=run.progress.messages_done + missing.size())
     assert folder.uidvalidity is not None
     batches = fetch_batches(run, imap, folder, missing)
-    take_in(run, folder, UidNumbering(folder.uidvalidity), batches, tally, interrupt=imap.abandon)
+    store_arriving(run, folder, UidNumbering(folder.uidvalidity), batches, tally, interrupt=imap.abandon)
 
 
 def _finish(

@@ -7,7 +7,7 @@ from contextlib import closing
 
 from sqlalchemy.exc import DBAPIError
 
-from tasks.engine.run import FolderTally, HandOnError, Run
+from tasks.engine.run import CutShortError, FolderTally, Run
 from tasks.engine.sync.batches import BrokenOffError
 from tasks.engine.sync.prefetch import Prefetch
 from tasks.errors import TooSlowError
@@ -19,13 +19,13 @@ from tasks.storage.session import is_about_the_data
 logger = logging.getLogger(__name__)
 
 # A message that broke the connection this often in a row is set aside.
-MOST_ATTEMPTS = 3
+MAX_ATTEMPTS = 3
 
 # How often to look up from waiting for a message.
 _LOOK_UP_SECONDS = 0.2
 
 
-def take_in(
+def store_arriving(
     run: Run,
     folder: Folder,
     numbering: Numbering,
@@ -36,7 +36,7 @@ def take_in(
 ) -> None:
     """Store `batches`, each in a transaction of its own; `interrupt` frees a source that waits for the server.
 
-    Raises HandOnError after a batch when the time is used up, and the transient errors of server and storage.
+    Raises CutShortError after a batch when the time is used up, and the transient errors of server and storage.
     """
     try:
         with closing(arriving(run, folder, batches, interrupt=interrupt)) as stream:
@@ -56,7 +56,7 @@ def arriving(
     A message that does not arrive while the run has patience counts as one at which the connection broke, if the run
     did nothing else: otherwise it would be begun again for ever. A run in the background gives way at any moment.
 
-    Raises BrokenOffError and HandOnError.
+    Raises BrokenOffError and CutShortError.
     """
     is_out_of_patience = False
 
@@ -76,7 +76,7 @@ def arriving(
     except BrokenOffError as failure:
         if is_out_of_patience:
             if run.has_moved:
-                raise HandOnError from failure
+                raise CutShortError from failure
             failure.error = TooSlowError(f"message {failure.uid} of {folder.name}")
         raise
 
@@ -125,7 +125,7 @@ def _remember_failure(
         suspect = numbering.suspect(failure.uid)
         is_the_same = all(getattr(current, column) == value for column, value in suspect.items())
         attempts = current.suspect_attempts + 1 if is_the_same else 1
-        if attempts < MOST_ATTEMPTS:
+        if attempts < MAX_ATTEMPTS:
             change_folder(connection, run.account, folder.id, {**suspect, "suspect_attempts": attempts})
             return
         refused = Quarantined(failure.uid, "undeliverable", str(failure.error), 0, None)

@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 # Stands among the folders that failed for those whose names could not be read.
 _UNREAD_NAMES = "folders"
-_LONGEST_SHOWN = 100
+_MAX_SHOWN_LENGTH = 100
 
 # What a person looks at first is there first.
 _ORDER = ("inbox", "sent", "drafts", "custom", "archive", "spam", "trash")
@@ -41,7 +41,7 @@ TRY_AGAIN_HOURS = 6
 
 
 def sync_mailbox(run: Run, imap: ImapConnection, folder_id: str | None) -> None:
-    """Sync all folders, or one. Raises HandOnError when the time is used up, and the errors of server and storage."""
+    """Sync all folders, or one. Raises CutShortError when its time is used up, and what server and storage raise."""
     try:
         _sync_folders(run, imap, folder_id, None)
     except AnotherFolderError as error:
@@ -108,7 +108,7 @@ def _note_unread_names(run: Run, lines: Sequence[bytes]) -> None:
     run.tally.failed_folders.pop(_UNREAD_NAMES, None)
     if lines:
         logger.warning("%s: LIST gave %d lines that cannot be read", run.account.account_name, len(lines))
-        first = lines[0][:_LONGEST_SHOWN]
+        first = lines[0][:_MAX_SHOWN_LENGTH]
         run.tally.failed_folders[_UNREAD_NAMES] = f"the server names {len(lines)} that cannot be read: {first!r}"
 
 

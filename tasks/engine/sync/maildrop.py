@@ -18,13 +18,13 @@ from sqlalchemy import func
 
 from tasks.engine.run import FolderTally, Run
 from tasks.engine.sync.batches import BrokenOffError, Received, in_batches
-from tasks.engine.sync.intake import MOST_ATTEMPTS, take_in
+from tasks.engine.sync.intake import MAX_ATTEMPTS, store_arriving
 from tasks.engine.sync.mailbox import TRY_AGAIN_HOURS
 from tasks.engine.sync.unique_ids import other_messages
 from tasks.errors import MailServerBusyError, NotFoundError, ProtocolError, TransientError
 from tasks.mail.message import FetchedMessage
 from tasks.mail.pop3.commands import Pop3Connection
-from tasks.mail.pop3.uidl import Listed, key_of_header, key_of_message, key_of_size, keys_by_unique_id
+from tasks.mail.pop3.uidl import UidlEntry, key_of_header, key_of_message, key_of_size, keys_by_unique_id
 from tasks.storage.messages import changes
 from tasks.storage.messages.arrivals import Quarantined
 from tasks.storage.messages.batch import Batch, UidlNumbering
@@ -37,7 +37,7 @@ _INBOX = "INBOX"
 
 
 def sync_maildrop(run: Run, pop3: Pop3Connection, folder_id: str | None) -> None:
-    """Fetch what is new. Raises HandOnError when the time is used up, and the errors of server and storage."""
+    """Fetch what is new. Raises CutShortError when the time is used up, and the errors of server and storage."""
     with run.transaction() as connection:
         inbox = local_folder(connection, run.account, _INBOX, "inbox")
         ours = load_folders(connection, run.account, run.full_since)
@@ -65,7 +65,7 @@ def sync_maildrop(run: Run, pop3: Pop3Connection, folder_id: str | None) -> None
     run.show(folder="", folders_done=1)
 
 
-def identify(run: Run, pop3: Pop3Connection) -> dict[Listed, str]:
+def identify(run: Run, pop3: Pop3Connection) -> dict[UidlEntry, str]:
     """The key of each message on the server, in the server's order."""
     messages, has_unique_ids = pop3.list_messages()
     if not messages:
@@ -83,7 +83,7 @@ def identify(run: Run, pop3: Pop3Connection) -> dict[Listed, str]:
     return {message: by_number[message.number] for message in messages if message.number in by_number}
 
 
-def _keys_by_content(run: Run, pop3: Pop3Connection, messages: list[Listed]) -> Iterator[tuple[int, str]]:
+def _keys_by_content(run: Run, pop3: Pop3Connection, messages: list[UidlEntry]) -> Iterator[tuple[int, str]]:
     remaining = {message.number: message.size for message in messages}
     if not pop3.capabilities or "TOP" in pop3.capabilities:
         for number, header in pop3.headers(list(remaining)):
@@ -100,7 +100,7 @@ def _keys_by_content(run: Run, pop3: Pop3Connection, messages: list[Listed]) -> 
             yield message.uid, key_of_message(message.raw) if message.raw is not None else key_of_size(message.size)
 
 
-def _part_from_reused(run: Run, pop3: Pop3Connection, keys: dict[Listed, str]) -> None:
+def _part_from_reused(run: Run, pop3: Pop3Connection, keys: dict[UidlEntry, str]) -> None:
     """Have messages fetched that have the unique-ids of others, which stay as all that is gone from the server."""
     with run.transaction() as connection:
         known = stored(connection, run.account, set(keys.values()))
@@ -112,7 +112,7 @@ def _part_from_reused(run: Run, pop3: Pop3Connection, keys: dict[Listed, str]) -
             part_from(connection, run.account, {keys[message] for message in others})
 
 
-def _fetch(run: Run, pop3: Pop3Connection, inbox: Folder, keys: dict[Listed, str], tally: FolderTally) -> None:
+def _fetch(run: Run, pop3: Pop3Connection, inbox: Folder, keys: dict[UidlEntry, str], tally: FolderTally) -> None:
     with run.transaction() as connection:
         missing = missing_keys(connection, run.account, keys.values())
     # Copies of one message have one key.
@@ -123,10 +123,10 @@ def _fetch(run: Run, pop3: Pop3Connection, inbox: Folder, keys: dict[Listed, str
     arriving = _Receiver(run, pop3, inbox).receive(wanted)
     numbering = UidlNumbering({message.number: key for key, message in wanted.items()})
     batches = in_batches(run, inbox, arriving, len(wanted))
-    take_in(run, inbox, numbering, batches, tally, interrupt=pop3.abandon)
+    store_arriving(run, inbox, numbering, batches, tally, interrupt=pop3.abandon)
 
 
-def fetch_again(run: Run, pop3: Pop3Connection, folder: Folder, wanted: dict[str, Listed]) -> Generator[Batch]:
+def fetch_again(run: Run, pop3: Pop3Connection, folder: Folder, wanted: dict[str, UidlEntry]) -> Generator[Batch]:
     """Messages that are stored, by their keys, in batches as new ones come."""
     return in_batches(run, folder, _Receiver(run, pop3, folder).receive(wanted), len(wanted))
 
@@ -138,7 +138,7 @@ class _Receiver:
         self._settings, self._pop3, self._inbox = run.settings, pop3, inbox
         self._delivered = False
 
-    def receive(self, wanted: dict[str, Listed]) -> Iterator[Received]:
+    def receive(self, wanted: dict[str, UidlEntry]) -> Iterator[Received]:
         """If the others come, it is the message; if they break the connection as well, it is the server."""
         suspect = wanted.get(self._inbox.suspect_uidl or "")
         others = [message for message in wanted.values() if message is not suspect]
@@ -146,7 +146,7 @@ class _Receiver:
         if suspect:
             yield from self._receive([suspect], attempts=self._inbox.suspect_attempts)
 
-    def _receive(self, messages: list[Listed], attempts: int) -> Iterator[Received]:
+    def _receive(self, messages: list[UidlEntry], attempts: int) -> Iterator[Received]:
         received = Received(self._settings)
         for message in messages:
             if message.size > self._settings.max_message_bytes:
@@ -159,7 +159,7 @@ class _Receiver:
                 if isinstance(answer, FetchedMessage):
                     self._delivered = True
                     received.add(answer)
-                elif self._delivered or attempts + 1 >= MOST_ATTEMPTS:
+                elif self._delivered or attempts + 1 >= MAX_ATTEMPTS:
                     received.quarantined.append(Quarantined(answer.number, "refused", answer.words, 0, None))
                 else:
                     # It may be the server and not the message: give it a few tries.
@@ -173,7 +173,7 @@ class _Receiver:
         yield received
 
 
-def _finish(run: Run, inbox: Folder, keys: dict[Listed, str], count: int) -> None:
+def _finish(run: Run, inbox: Folder, keys: dict[UidlEntry, str], count: int) -> None:
     """Remember how it went. Of the `count` messages (STAT), LIST may name fewer, and some may have no key."""
     state: dict[str, object] = {"suspect_uidl": None, "suspect_attempts": 0, "synced_at": func.now()}
     if run.full_since is not None:
@@ -187,7 +187,7 @@ def _finish(run: Run, inbox: Folder, keys: dict[Listed, str], count: int) -> Non
         change_folder(connection, run.account, inbox.id, state)
 
 
-def _delete_from_server(run: Run, pop3: Pop3Connection, keys: dict[Listed, str], days: int) -> None:
+def _delete_from_server(run: Run, pop3: Pop3Connection, keys: dict[UidlEntry, str], days: int) -> None:
     with run.transaction() as connection:
         due = stored(connection, run.account, set(keys.values()), days)
     doomed = {message: due[key] for message, key in keys.items() if key in due}

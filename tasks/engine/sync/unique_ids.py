@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from tasks.engine.envelopes import message_id_of
 from tasks.mail.message import FetchedMessage
 from tasks.mail.pop3.commands import Pop3Connection
-from tasks.mail.pop3.uidl import Listed
+from tasks.mail.pop3.uidl import UidlEntry
 from tasks.storage.messages.changes import Envelope
 
 
-def other_messages(pop3: Pop3Connection, known: Mapping[Listed, Envelope]) -> set[Listed]:
+def other_messages(pop3: Pop3Connection, known: Mapping[UidlEntry, Envelope]) -> set[UidlEntry]:
     """The messages on the server that are other messages than those stored under their unique-ids.
 
     By Message-ID (TOP), else by size; the size that LIST gives need not be right, so one that differs is measured.
@@ -25,7 +25,7 @@ def other_messages(pop3: Pop3Connection, known: Mapping[Listed, Envelope]) -> se
     headers: dict[int, bytes | None] = {}
     if not pop3.capabilities or "TOP" in pop3.capabilities:
         headers = dict(pop3.headers(by_number))
-    others: set[Listed] = set()
+    others: set[UidlEntry] = set()
     unknown: list[int] = []
     for number, message in by_number.items():
         there = message_id_of(headers.get(number) or b"")

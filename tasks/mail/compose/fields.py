@@ -16,7 +16,7 @@ from tasks.mail.parse.headers import one_line
 # A line with an encoded word has at most 76 characters (RFC 2047 section 2), the field's name among them; any other
 # should stay within 78 and must stay within 998 (RFC 5322 section 2.1.1).
 _LINE = 76
-_LONGEST_WORD = 900
+_MAX_WORD_LENGTH = 900
 _ENCODED_WORD = _LINE - len("Subject: ")
 
 _ATOMS = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?: [A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*")
@@ -32,7 +32,7 @@ def unstructured(name: str, value: str) -> bytes:
     text = one_line(storable(value))
     if text.isascii() and "=?" not in text:
         words = re.findall(r" *[^ ]+", text)
-        if all(len(word) < _LONGEST_WORD for word in words):
+        if all(len(word) < _MAX_WORD_LENGTH for word in words):
             return _folded(f"{name}:", [word if word.startswith(" ") else f" {word}" for word in words])
     return _folded(f"{name}:", [f" {word}" for word in _encoded_words(text)])
 

@@ -20,7 +20,7 @@ from tasks.mail.parse.charset import storable
 
 _CRLF = b"\r\n"
 _LINE_END = re.compile(r"\r\n|\r|\n")
-_LONGEST_LINE = 998
+_MAX_LINE_LENGTH = 998
 _CONTROLS = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 # RFC 6838 section 4.2: each of the two names has at most 127 characters.
 _MIME_TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}/[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}")
@@ -112,7 +112,7 @@ def _encoded(data: bytes) -> tuple[str, bytes]:
 
 
 def _fits(data: bytes) -> bool:
-    return max(map(len, data.split(_CRLF))) <= _LONGEST_LINE and not _CONTROLS.search(data)
+    return max(map(len, data.split(_CRLF))) <= _MAX_LINE_LENGTH and not _CONTROLS.search(data)
 
 
 def _file(attachment: Attachment, *, is_inline: bool = False) -> _Part:

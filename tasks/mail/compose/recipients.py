@@ -40,7 +40,7 @@ _LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9])?")
 _LITERAL = re.compile(r"\[(?:IPv6:[0-9A-Fa-f:.]+|[0-9.]+)\]")
 
 # RFC 5321 section 4.5.3.1, and the length of a path less its angle brackets.
-_LONGEST_LOCAL, _LONGEST_DOMAIN, _LONGEST_ADDRESS = 64, 253, 254
+_MAX_LOCAL_LENGTH, _MAX_DOMAIN_LENGTH, _MAX_ADDRESS_LENGTH = 64, 253, 254
 
 
 def mailboxes(given: str | Sequence[str] | None, field: str) -> tuple[Address, ...]:
@@ -77,8 +77,8 @@ def checked(address: str, field: str) -> str:
         if not at:
             raise ValueError("it has no @")
         local, domain = _local_part(local), _ascii_domain(domain)
-        if len(local.encode()) + 1 + len(domain) > _LONGEST_ADDRESS:
-            raise ValueError(f"it is longer than {_LONGEST_ADDRESS} characters")
+        if len(local.encode()) + 1 + len(domain) > _MAX_ADDRESS_LENGTH:
+            raise ValueError(f"it is longer than {_MAX_ADDRESS_LENGTH} characters")
     except ValueError as error:
         raise MessageInvalidError(f"{field}: {address!r} is not an address: {error}") from error
     return f"{local}@{domain}"
@@ -106,8 +106,8 @@ def _local_part(local: str) -> str:
         raise ValueError(f"{_named(bad[0])} cannot stand before the @ without quotation marks")
     if not _DOT_STRING.fullmatch(text):
         text = '"' + re.sub(r'(["\\])', r"\\\1", text) + '"'
-    if len(text.encode()) > _LONGEST_LOCAL:
-        raise ValueError(f"more than {_LONGEST_LOCAL} characters stand before the @")
+    if len(text.encode()) > _MAX_LOCAL_LENGTH:
+        raise ValueError(f"more than {_MAX_LOCAL_LENGTH} characters stand before the @")
     return text
 
 
@@ -124,8 +124,8 @@ def _ascii_domain(domain: str) -> str:
         raise ValueError(f"{_named(bad[0])} cannot stand in a domain")
     if not all(map(_LABEL.fullmatch, domain.split("."))):
         raise ValueError("its domain is none: each of its parts has 1 to 63 characters and a hyphen only within")
-    if len(domain) > _LONGEST_DOMAIN:
-        raise ValueError(f"its domain is longer than {_LONGEST_DOMAIN} characters")
+    if len(domain) > _MAX_DOMAIN_LENGTH:
+        raise ValueError(f"its domain is longer than {_MAX_DOMAIN_LENGTH} characters")
     return domain
 
 

@@ -10,7 +10,7 @@ from tasks.mail.connection import Endpoint
 from tasks.mail.imap.extensions import Refusals
 from tasks.mail.imap.responses import Line
 from tasks.mail.imap.session import (
-    LONGEST_WORDS,
+    MAX_WORDS_LENGTH,
     FetchRefusedError,
     NotUnderstoodError,
     first_words,
@@ -38,7 +38,7 @@ class ImapBase:
             known = self.refusals.names
             self._imap: Any = open_session(endpoint, login, max_literal)
             try:
-                with self._translated("asking for its capabilities"):
+                with self._imap_errors("asking for its capabilities"):
                     self._introduce()
                 return
             except (MailServerUnavailableError, ProtocolError):
@@ -163,7 +163,7 @@ class ImapBase:
 
     def _require_ok(self, outcome: str, lines: list[Line]) -> None:
         if outcome != "OK":
-            raise FetchRefusedError(said(first_words(lines), LONGEST_WORDS))
+            raise FetchRefusedError(said(first_words(lines), MAX_WORDS_LENGTH))
 
-    def _translated(self, doing: str) -> AbstractContextManager[None]:
+    def _imap_errors(self, doing: str) -> AbstractContextManager[None]:
         return translated(self._endpoint, doing)

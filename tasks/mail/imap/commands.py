@@ -17,7 +17,7 @@ from tasks.mail.imap.fetch import (
     FetchedFlags,
     are_flags_of_known,
     read_envelopes,
-    read_flags,
+    read_flag_answers,
     read_only_uids,
     read_sizes,
 )
@@ -33,8 +33,8 @@ from tasks.mail.imap.responses import (
     read_status,
     read_uid_set,
 )
-from tasks.mail.imap.search import LONGEST_UID_SET, ImapSearch, imap_date
-from tasks.mail.imap.session import LONGEST_WORDS, FetchRefusedError, NotUnderstoodError, first_words
+from tasks.mail.imap.search import MAX_UID_SET_LENGTH, ImapSearch, imap_date
+from tasks.mail.imap.session import MAX_WORDS_LENGTH, FetchRefusedError, NotUnderstoodError, first_words
 from tasks.mail.imap.uidset import UidSet
 from tasks.mail.message import FetchedMessage
 from tasks.mail.refusal import means_busy
@@ -71,7 +71,7 @@ class ImapConnection(ImapSearch):
 
     def list_folders(self) -> tuple[list[ListedFolder], dict[str, FolderStatus]]:
         """All folders, and where the server offers LIST-STATUS (RFC 5819) their states by path."""
-        with self._translated("listing the folders"):
+        with self._imap_errors("listing the folders"):
             folders, unread = self._without_refused(("LIST-STATUS", "LIST-EXTENDED"), self._list)
             self.unread_names = tuple(unread)
             return folders, dict(read_status(self._untagged("STATUS")))
@@ -81,7 +81,7 @@ class ImapConnection(ImapSearch):
 
         Raises FetchRefusedError if it cannot be.
         """
-        with self._translated(f"opening {path}"):
+        with self._imap_errors(f"opening {path}"):
             try:
                 name = wire_path(path)
             except ValueError as error:
@@ -93,7 +93,7 @@ class ImapConnection(ImapSearch):
                 if outcome != "OK":
                     words = first_words(lines)
                     raise (FolderGoneError if "[NONEXISTENT]" in words.upper() else FetchRefusedError)(
-                        said(words, LONGEST_WORDS)
+                        said(words, MAX_WORDS_LENGTH)
                     )
                 return lines
 
@@ -102,13 +102,13 @@ class ImapConnection(ImapSearch):
 
     def status(self, path: str) -> FolderStatus | None:
         """The state of a folder that is not open; None where the server does not say."""
-        with self._translated(f"asking for the state of {path}"):
+        with self._imap_errors(f"asking for the state of {path}"):
             outcome, lines = self._imap.status(wire_path(path), f"({_STATUS_ITEMS})")
             return next((status for _, status in read_status(lines)), None) if outcome == "OK" else None
 
     def is_gone(self, path: str) -> bool:
         """Whether the server says, asked for the folder itself, that there is none: LIST may have left it out."""
-        with self._translated(f"asking for the state of {path}"):
+        with self._imap_errors(f"asking for the state of {path}"):
             try:
                 outcome, lines = self._imap.status(wire_path(path), f"({_STATUS_ITEMS})")
             except ValueError:
@@ -123,24 +123,24 @@ class ImapConnection(ImapSearch):
         """The UIDs of the last messages of the open folder."""
         if not opened.messages:
             return UidSet()
-        with self._translated("asking for the newest messages"):
+        with self._imap_errors("asking for the newest messages"):
             outcome, lines = self._imap.fetch(f"{max(1, opened.messages - number + 1)}:*", "(UID)")
             self._require_ok(outcome, lines)
             return UidSet.of(read_only_uids(lines))
 
     def fetch_sizes(self, uids: UidSet) -> dict[int, int]:
         """RFC822.SIZE in bytes by UID, of those that are still there."""
-        with self._translated("fetching sizes"):
+        with self._imap_errors("fetching sizes"):
             return read_sizes(self._fetch(uids, "(UID RFC822.SIZE)"))
 
     def fetch_flags(self, uids: UidSet) -> Iterator[FetchedFlags]:
         """The flags of `uids`, of those that are still there."""
-        with self._translated("fetching flags"):
-            yield from self._fetch_each(uids, self._flag_items, read_flags)
+        with self._imap_errors("fetching flags"):
+            yield from self._fetch_each(uids, self._flag_items, read_flag_answers)
 
     def fetch_changes(self, uids: UidSet, since: int) -> Changes:
         """What changed since mod-sequence `since`, with QRESYNC also the UIDs removed since (RFC 7162 section 3)."""
-        with self._translated("fetching changes"):
+        with self._imap_errors("fetching changes"):
             self._untagged("VANISHED")
             unread = self._imap.unread_lines
             modifiers = {"QRESYNC": f"(CHANGEDSINCE {since} VANISHED)", "CONDSTORE": f"(CHANGEDSINCE {since})"}
@@ -150,13 +150,13 @@ class ImapConnection(ImapSearch):
 
             lines = self._without_refused(modifiers, ask)
             is_whole = self._imap.unread_lines == unread and are_flags_of_known(lines)
-            return Changes(list(read_flags(lines)), _vanished(self._untagged("VANISHED")), is_whole)
+            return Changes(list(read_flag_answers(lines)), _vanished(self._untagged("VANISHED")), is_whole)
 
     def fetch_envelopes(self, uids: UidSet) -> Iterator[FetchedEnvelope]:
         """What identifies each message, without its body."""
         labels = " X-GM-LABELS" if self.has_gmail_labels else ""
         items = f"(UID FLAGS{labels} INTERNALDATE RFC822.SIZE BODY.PEEK[HEADER.FIELDS (MESSAGE-ID)])"
-        with self._translated("fetching envelopes"):
+        with self._imap_errors("fetching envelopes"):
             yield from self._fetch_each(uids, items, read_envelopes)
 
     def stream_messages(self, uids: UidSet) -> Iterator[FetchedMessage]:
@@ -165,15 +165,15 @@ class ImapConnection(ImapSearch):
         Raises FetchRefusedError after the last one where the server answers NO or BAD.
         """
         items = _GMAIL_MESSAGE_ITEMS if self.has_gmail_labels else _MESSAGE_ITEMS
-        with self._translated("fetching messages"):
-            for part in uids.to_imap_parts(LONGEST_UID_SET):
+        with self._imap_errors("fetching messages"):
+            for part in uids.to_imap_parts(MAX_UID_SET_LENGTH):
                 rest = part
                 while rest:
                     rest = yield from self._stream_part(rest, items)
 
     def append(self, path: str, flags: str, received_at: datetime, raw: bytes) -> AppendedUid | None:
         """Put a message into a folder; where it is, if the server says so (UIDPLUS, RFC 4315 section 3)."""
-        with self._translated(f"filing a message in {path}"):
+        with self._imap_errors(f"filing a message in {path}"):
             when = f'"{imap_date(received_at)} {received_at:%H:%M:%S %z}"'
             message = (wire_path(path), f"({flags})", when, raw)
             outcome, lines = self._imap.append(*message)
@@ -196,14 +196,14 @@ class ImapConnection(ImapSearch):
 
     def create_folder(self, path: str) -> None:
         """Make a folder and subscribe to it. Raises FetchRefusedError where it cannot be made."""
-        with self._translated(f"making the folder {path}"):
+        with self._imap_errors(f"making the folder {path}"):
             self._require_ok(*self._imap.create(wire_path(path)))
             with suppress(FetchRefusedError):
                 self._imap.subscribe(wire_path(path))
 
     def ask(self, doing: str, *words: str | bytes) -> None:
         """A command that changes something, where OK is all there is to know. Raises FetchRefusedError."""
-        with self._translated(doing):
+        with self._imap_errors(doing):
             self._untagged("COPYUID")
             self._require_ok(*self._imap.xatom(*words))
             # What the server tells of its own accord belongs to no later answer.
@@ -228,7 +228,7 @@ class ImapConnection(ImapSearch):
         if held := {message.uid: message for message in assembly.held()}:
             flags: dict[int, tuple[str, ...]] = {}
             with suppress(FetchRefusedError):
-                flags = dict(read_flags(self._fetch(UidSet.of(held), self._flag_items)))
+                flags = dict(read_flag_answers(self._fetch(UidSet.of(held), self._flag_items)))
             for uid, message in held.items():
                 yield message._replace(flags=flags.get(uid, ()))
         return rest

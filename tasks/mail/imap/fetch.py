@@ -49,8 +49,8 @@ _AFTER_LITERAL = re.compile(
     re.DOTALL,
 )
 # Flags that come before their message are kept for so many messages, and so many messages wait for their flags.
-_MOST_EARLY = 10_000
-_MOST_HELD = 100
+_MAX_EARLY = 10_000
+_MAX_HELD = 100
 _MONTHS = {
     month.encode(): number
     for number, month in enumerate(
@@ -89,7 +89,7 @@ def read_sizes(lines: Iterable[Line]) -> dict[int, int]:
     return sizes
 
 
-def read_flags(lines: Iterable[Line]) -> Iterator[FetchedFlags]:
+def read_flag_answers(lines: Iterable[Line]) -> Iterator[FetchedFlags]:
     """FLAGS by UID."""
     for text, _, _ in _joined(lines):
         uid, flags, _ = _identified(text)
@@ -152,7 +152,7 @@ class Assembly:
                 return
         self._numbers[number] = message.uid
         self._held[message.uid] = message
-        if len(self._held) > _MOST_HELD:
+        if len(self._held) > _MAX_HELD:
             first = next(iter(self._held))
             logger.warning("the server gives messages long before their flags: those of %d may be late", first)
             yield self._held.pop(first)
@@ -162,7 +162,7 @@ class Assembly:
         held = self._held.pop(uid or self._numbers.get(number, 0), None)
         if held:
             yield held._replace(flags=flags)
-        elif len(self._early) < _MOST_EARLY:
+        elif len(self._early) < _MAX_EARLY:
             self._early[uid or number] = flags
 
 

@@ -12,8 +12,8 @@ from tasks.mail.imap.responses import HIGHEST_UID
 from tasks.mail.imap.uidset import UidSet
 
 # Servers have to take lines of 8,192 bytes (RFC 7162 section 4); beside the UIDs there is a folder's name.
-_LONGEST_UID_SET = 6_000
-_MOST_DIGITS = 10
+_MAX_UID_SET_LENGTH = 6_000
+_MAX_DIGITS = 10
 
 
 class Moved(NamedTuple):
@@ -50,13 +50,13 @@ def copy(imap: ImapConnection, uids: UidSet, path: str) -> Moved:
 
 def mark_deleted(imap: ImapConnection, uids: UidSet) -> None:
     """Set \\Deleted. Without `remove` the messages stay until a client of their owner expunges."""
-    for part in imap.parts(uids, _LONGEST_UID_SET):
+    for part in imap.parts(uids, _MAX_UID_SET_LENGTH):
         imap.ask("marking messages as deleted", "UID", "STORE", part, "+FLAGS.SILENT", r"(\Deleted)")
 
 
 def remove(imap: ImapConnection, uids: UidSet) -> None:
     """Remove these messages for good (UID EXPUNGE), if they are marked."""
-    for part in imap.parts(uids, _LONGEST_UID_SET):
+    for part in imap.parts(uids, _MAX_UID_SET_LENGTH):
         imap.ask("removing messages", "UID", "EXPUNGE", part)
 
 
@@ -87,14 +87,14 @@ def _transfer(imap: ImapConnection, command: str, uids: UidSet, path: str) -> Mo
     lines: list[bytes] = []
     # Of other commands a server with a limit does a part; a COPY of more it refuses (RFC 9738 section 3.1).
     for some in uids.split(imap.message_limit or uids.size()):
-        for part in imap.parts(some, _LONGEST_UID_SET):
+        for part in imap.parts(some, _MAX_UID_SET_LENGTH):
             imap.ask(f"moving messages to {path}", "UID", command, part, wire_path(path))
             lines += imap.copied_uids()
     return read_copied_uids(lines, uids)
 
 
 def _number(digits: str) -> int:
-    number = int(digits) if digits.isascii() and digits.isdigit() and len(digits) <= _MOST_DIGITS else 0
+    number = int(digits) if digits.isascii() and digits.isdigit() and len(digits) <= _MAX_DIGITS else 0
     if not 0 < number <= HIGHEST_UID:
         raise ValueError(digits[:80])
     return number

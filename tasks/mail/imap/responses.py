@@ -29,7 +29,7 @@ _STATUS = re.compile(
     re.DOTALL,
 )
 # No name is longer, and the time that the patterns take grows with the square of the length.
-_LONGEST_LINE = 8192
+_MAX_LINE_LENGTH = 8192
 _QUOTED = re.compile(rb'"((?:[^"\\]|\\.)*)"', re.DOTALL)
 _STATUS_ITEM = re.compile(rb"([A-Z]+) +(\d+)", re.IGNORECASE)
 _MAILBOX_ID = re.compile(rb"\(([A-Za-z0-9_-]{1,255})\)")
@@ -66,7 +66,7 @@ def read_list(lines: Iterable[Line]) -> tuple[list[ListedFolder], list[bytes]]:
     folders: list[ListedFolder] = []
     unreadable: list[bytes] = []
     for text, literals in answers(lines):
-        match = _LIST.fullmatch(text) if len(text) <= _LONGEST_LINE else None
+        match = _LIST.fullmatch(text) if len(text) <= _MAX_LINE_LENGTH else None
         name = named(match["name"], literals) if match else b"\0"
         if not match or b"\0" in name:
             unreadable.append(text)
@@ -85,7 +85,7 @@ def read_list(lines: Iterable[Line]) -> tuple[list[ListedFolder], list[bytes]]:
 def read_status(lines: Iterable[Line]) -> Iterator[tuple[str, FolderStatus]]:
     """Answers to STATUS, each with the path of its folder; one that cannot be true is passed over."""
     for text, literals in answers(lines):
-        match = _STATUS.fullmatch(text) if len(text) <= _LONGEST_LINE else None
+        match = _STATUS.fullmatch(text) if len(text) <= _MAX_LINE_LENGTH else None
         if not match:
             continue
         try:

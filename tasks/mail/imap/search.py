@@ -24,7 +24,7 @@ Fetched = TypeVar("Fetched", FetchedFlags, FetchedEnvelope)
 _UIDS_PER_SEARCH = 80_000
 
 # Servers have to take lines of 8,192 bytes (RFC 7162 section 4), and some take no more; this is for the UIDs alone.
-LONGEST_UID_SET = 7_900
+MAX_UID_SET_LENGTH = 7_900
 
 # strftime would write them in the language of the machine.
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
@@ -35,7 +35,7 @@ _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct",
 KNOWN_WINDOWS = frozenset((1_000, 2_000, 5_000, 10_000))
 
 # More commands than this are not sent to find out what one folder has.
-_MOST_COMMANDS = 2_000
+_MAX_COMMANDS = 2_000
 # Message numbers that are asked for at a time: each answer is a line in memory.
 _NUMBERS_PER_FETCH = 50_000
 
@@ -71,7 +71,7 @@ def downwards(
 
     `to_the_end` asks again also where the server does not say so, until it names nothing more.
     """
-    for _ in range(_MOST_COMMANDS):
+    for _ in range(_MAX_COMMANDS):
         named = ask(first, last)
         yield named.uids
         found = named.uids.from_uid(first)
@@ -86,7 +86,7 @@ def downwards(
 def by_number(fetch: Callable[[int, int], Iterable[Line]], messages: int) -> Iterator[UidSet]:
     """The UIDs of the messages by their numbers, from the highest down; `fetch` asks for the UIDs of a range."""
     last = messages
-    for _ in range(_MOST_COMMANDS):
+    for _ in range(_MAX_COMMANDS):
         if last < 1:
             return
         first = max(1, last - _NUMBERS_PER_FETCH + 1)
@@ -112,7 +112,7 @@ class ImapSearch(ImapBase):
         `n:*` always names the last message, also when its UID is below n (RFC 9051 section 9), so what is below is
         taken out again.
         """
-        with self._translated("searching"):
+        with self._imap_errors("searching"):
             windows = self._windows(first, status)
 
             def ask(extension: str | None) -> UidSet:
@@ -132,7 +132,7 @@ class ImapSearch(ImapBase):
 
     def existing(self, uids: UidSet) -> UidSet:
         """Which of `uids` the open folder has, each asked for by itself and not by SEARCH."""
-        with self._translated("fetching UIDs"):
+        with self._imap_errors("fetching UIDs"):
             there = UidSet.of(read_only_uids(self._fetch(uids, "(UID)")))
             return uids.minus(uids.minus(there))
 
@@ -150,7 +150,7 @@ class ImapSearch(ImapBase):
             words = (word for line in lines if isinstance(line, bytes) for word in line.split())
             return Named(UidSet.of(read_uids(words)), self._limit())
 
-        with self._translated("searching"):
+        with self._imap_errors("searching"):
             return any(found.ranges for found in downwards(ask, 1, None))
 
     @property
@@ -174,7 +174,7 @@ class ImapSearch(ImapBase):
 
     def _fetch(self, uids: UidSet, items: str, modifier: str | None = None) -> list[Line]:
         fetched: list[Line] = []
-        for part in self.parts(uids, LONGEST_UID_SET):
+        for part in self.parts(uids, MAX_UID_SET_LENGTH):
             outcome, lines = self._imap.uid("FETCH", part, items, *([modifier] if modifier else []))
             self._require_ok(outcome, lines)
             fetched += lines

@@ -35,10 +35,10 @@ _READ_BUFFER_BYTES = 256 * 1024
 _ABSURD_LITERAL = 2**31
 
 # What imaplib may collect of one answer, beside a message: a list of 100,000 folders with their states is as long.
-_LONGEST_ANSWER_BYTES = 16 * 1024 * 1024
+_MAX_ANSWER_BYTES = 16 * 1024 * 1024
 
-LONGEST_WORDS = 200
-_LONGEST_SHOWN = 40
+MAX_WORDS_LENGTH = 200
+_MAX_SHOWN_LENGTH = 40
 
 # Nobody waits for the answer to LOGOUT.
 _GOODBYE_SECONDS = 5
@@ -50,10 +50,10 @@ _TAGGED = re.compile(rb"([A-Z0-9.]+) +(OK|NO|BAD)(?: (.*))?", re.IGNORECASE | re
 _CODE = re.compile(rb" *\[([a-z][a-z0-9.-]*)(?: ((?:\([^)]*\)|[^]])*))?\]", re.IGNORECASE)
 _LITERAL = re.compile(rb"\{(\d+)\+?\}\Z")
 # So many digits are no length of anything, and so many lines that are no answer are of a server out of step.
-_MOST_DIGITS = 20
-_MOST_UNREAD_LINES = 100
+_MAX_DIGITS = 20
+_MAX_UNREAD_LINES = 100
 # Empty lines that some servers write after a message.
-_MOST_EMPTY_LINES = 4
+_MAX_EMPTY_LINES = 4
 
 logger = logging.getLogger(__name__)
 
@@ -92,9 +92,9 @@ def translated(endpoint: Endpoint, doing: str) -> Iterator[None]:
             words = str(error) or "the connection ended"
             out_of_step = any(sign in words for sign in ("unexpected", "unterminated", "literal", "more than"))
             kind = ProtocolError if out_of_step else MailServerUnavailableError
-            raise kind(f"{where}: {said(words, LONGEST_WORDS)}") from error
+            raise kind(f"{where}: {said(words, MAX_WORDS_LENGTH)}") from error
         except imaplib.IMAP4.error as error:
-            raise FetchRefusedError(f"{where}: {said(str(error), LONGEST_WORDS)}") from error
+            raise FetchRefusedError(f"{where}: {said(str(error), MAX_WORDS_LENGTH)}") from error
 
 
 def first_words(lines: list[Line]) -> str:
@@ -147,7 +147,7 @@ class Session(imaplib.IMAP4):
                 yield lines
         outcome, answer = self._command_complete("UID", tag)
         if outcome != "OK":
-            raise FetchRefusedError(said(first_words(answer), LONGEST_WORDS))
+            raise FetchRefusedError(said(first_words(answer), MAX_WORDS_LENGTH))
 
     def _get_capabilities(self) -> None:
         """What the server offers. One that does not say, or says IMAP4rev2 alone, is asked as IMAP4rev1 is."""
@@ -190,11 +190,11 @@ class Session(imaplib.IMAP4):
 
     def _pass_over(self, line: bytes) -> None:
         self.unread_lines += 1
-        if self.unread_lines > _MOST_UNREAD_LINES:
-            raise imaplib.IMAP4.abort(f"more than {_MOST_UNREAD_LINES} lines that are no answer")
+        if self.unread_lines > _MAX_UNREAD_LINES:
+            raise imaplib.IMAP4.abort(f"more than {_MAX_UNREAD_LINES} lines that are no answer")
         is_untagged = line.startswith(b"* ")
         # Anything else may be of somebody's mail, which belongs into no log.
-        shown = said(repr(line), _LONGEST_SHOWN) if is_untagged else f"{len(line)} bytes"
+        shown = said(repr(line), _MAX_SHOWN_LENGTH) if is_untagged else f"{len(line)} bytes"
         logger.warning("%s sent a line that is no answer: %s", self._endpoint, shown)
         if is_untagged:
             self._with_literals("", line)
@@ -206,14 +206,14 @@ class Session(imaplib.IMAP4):
             raise
         except imaplib.IMAP4.error as error:
             if self.state in ("AUTH", "SELECTED"):
-                raise NotUnderstoodError(said(str(error), LONGEST_WORDS)) from error
+                raise NotUnderstoodError(said(str(error), MAX_WORDS_LENGTH)) from error
             raise
         return completed
 
     def _with_literals(self, kind: str, data: bytes) -> bytes:
         """Read the literals of an answer, kept where it has a kind; the text after the last one."""
         while match := _LITERAL.search(data):
-            if len(match[1]) > _MOST_DIGITS:
+            if len(match[1]) > _MAX_DIGITS:
                 raise imaplib.IMAP4.abort(f"a literal of {len(match[1])} digits was announced")
             literal = self.read(int(match[1]))
             if kind:
@@ -224,7 +224,7 @@ class Session(imaplib.IMAP4):
         return data
 
     def _after_empty_lines(self, data: bytes) -> bytes:
-        for _ in range(_MOST_EMPTY_LINES):
+        for _ in range(_MAX_EMPTY_LINES):
             line = self._get_line()
             if line.startswith((b"* ", self.tagpre)):
                 break
@@ -251,7 +251,7 @@ class Session(imaplib.IMAP4):
     def _count(self, size: int) -> None:
         """imaplib keeps what comes for as long as it comes: a server could fill the memory of the worker."""
         self._answer_bytes += size
-        if self._answer_bytes > _LONGEST_ANSWER_BYTES + self._max_literal:
+        if self._answer_bytes > _MAX_ANSWER_BYTES + self._max_literal:
             raise imaplib.IMAP4.abort(f"more than {self._answer_bytes} bytes in one answer")
 
     def read(self, size: int) -> bytes:
@@ -318,7 +318,7 @@ def _greeted(endpoint: Endpoint) -> Iterator[None]:
     except imaplib.IMAP4.error as error:
         words = str(error)
         kind = MailServerBusyError if means_busy(words) else MailServerUnavailableError
-        raise kind(f"connecting, {endpoint}: {said(words, LONGEST_WORDS)}") from error
+        raise kind(f"connecting, {endpoint}: {said(words, MAX_WORDS_LENGTH)}") from error
 
 
 def _log_in(session: Session, endpoint: Endpoint, login: Login) -> str:

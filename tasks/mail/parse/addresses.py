@@ -28,7 +28,7 @@ _QUOTED_PAIR = re.compile(r"\\(.)", re.DOTALL)
 _COMMENT = re.compile(r"\([^()]*\)")
 _PARENTHESIS = re.compile(r"\\.|[()]", re.DOTALL)
 # Words longer than this are not joined any more: an address has at most 254 characters.
-_LONGEST_WORD = 1000
+_MAX_WORD_LENGTH = 1000
 
 
 def addresses(value: str, charset: str | None = None) -> tuple[Address, ...]:
@@ -153,7 +153,7 @@ class _Scanner:
         if "@" in token and token[0] in "@.":
             _join_dotted(words)
         last = words[-1] if words else ""
-        if last and self._continues(last, token) and len(last) < _LONGEST_WORD:
+        if last and self._continues(last, token) and len(last) < _MAX_WORD_LENGTH:
             words[-1] = last + token
         else:
             words.append(token)
@@ -182,7 +182,7 @@ class _Scanner:
 
 def _join_dotted(words: list[str]) -> None:
     """The last words as one where a dot begins any of them but the first: `bo . smith` of `bo . smith @ two`."""
-    while len(words) > 1 and len(words[-1]) < _LONGEST_WORD and (words[-1].startswith(".") or words[-2] == "."):
+    while len(words) > 1 and len(words[-1]) < _MAX_WORD_LENGTH and (words[-1].startswith(".") or words[-2] == "."):
         words[-2:] = [words[-2] + words[-1]]
 
 

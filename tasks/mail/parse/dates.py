@@ -34,7 +34,7 @@ _DATE = re.compile(
     r"(?:[A-Za-z]{3},[ \t]{0,4})?(\d{1,2}) ([A-Za-z]{3}) (\d{4}) (\d\d):(\d\d)(?::(\d\d))? "
     r"([+-])(\d\d)([0-5]\d)(?:[ \t]\([^()]{0,60}\))?"
 )
-_LONGEST_DATE = 200
+_MAX_DATE_LENGTH = 200
 # Mail is older than this, its clocks are not: a date outside is a broken clock or a broken program.
 _FIRST_YEAR, _LAST_YEAR = 1970, 2199
 
@@ -79,7 +79,7 @@ def date(value: str) -> datetime | None:
             (int(year), _MONTHS.get(month.lower(), 0), int(day), int(hour), int(minute), int(second or 0)),
             -60 * offset if sign == "-" else 60 * offset,
         )
-    return _unusual_date(value) if len(value) <= _LONGEST_DATE else None
+    return _unusual_date(value) if len(value) <= _MAX_DATE_LENGTH else None
 
 
 def _unusual_date(value: str) -> datetime | None:

@@ -9,8 +9,8 @@ import re
 
 from tasks.mail.parse.charset import storable
 
-LONGEST_NAME = 255  # bytes of UTF-8, as the common file systems have it
-_LONGEST_EXTENSION = 16
+MAX_NAME_LENGTH = 255  # bytes of UTF-8, as the common file systems have it
+_MAX_EXTENSION_LENGTH = 16
 _SEPARATORS = re.compile(r"[/\\]|^[A-Za-z]:")
 # Control characters and line ends, and a run of blanks so long that what follows is out of sight.
 _BLANK = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+|[\s\u2800]{4,}")
@@ -44,11 +44,11 @@ def file_name(name: str | None) -> str | None:
 
 def _cut(name: str) -> str:
     """At most 255 bytes of it, with its extension."""
-    if len(name.encode()) <= LONGEST_NAME:
+    if len(name.encode()) <= MAX_NAME_LENGTH:
         return name
     stem, dot, extension = name.rpartition(".")
-    if not dot or len(extension) > _LONGEST_EXTENSION:
+    if not dot or len(extension) > _MAX_EXTENSION_LENGTH:
         stem, dot, extension = name, "", ""
-    room = LONGEST_NAME - len((dot + extension).encode())
+    room = MAX_NAME_LENGTH - len((dot + extension).encode())
     stem = stem.encode()[:room].decode(errors="ignore")
     return _ENDS.sub("", _JOINERS.sub("", stem)) + dot + extension

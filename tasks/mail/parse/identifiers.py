@@ -3,7 +3,7 @@
 import re
 
 _IN_ANGLES = re.compile(r"<([^<>]+)>")
-_LONGEST_ID = 998
+_MAX_ID_LENGTH = 998
 
 
 def identifiers(value: str) -> tuple[str, ...]:
@@ -14,4 +14,4 @@ def identifiers(value: str) -> tuple[str, ...]:
     if not found:
         # Some programs forget the brackets; what has no @ either is a phrase such as "your message of Monday".
         found = [word.strip("<>,;") for word in value.split() if "@" in word]
-    return tuple(identifier for text in found if (identifier := "".join(text.split())[:_LONGEST_ID]))
+    return tuple(identifier for text in found if (identifier := "".join(text.split())[:_MAX_ID_LENGTH]))

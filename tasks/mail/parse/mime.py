@@ -21,7 +21,7 @@ from tasks.mail.parse.transfer import decoded
 MAX_DEPTH = 64
 MAX_PARTS = 10_000
 # Of a part, where its Content-Type is looked for before its header is read.
-_LONGEST_HEAD = 2000
+_MAX_HEAD_LENGTH = 2000
 
 _SOME_BOUNDARY = re.compile(rb"\n--([^\s][^\r\n]{0,199})\r?\n")
 _BOUNDARY_OF_PART = re.compile(rb"\n--([^\s][^\r\n]{0,199})\r?\n(?=content-[a-z-]{1,40}[ \t]*:)", re.IGNORECASE)
@@ -183,7 +183,7 @@ class _Reader:
 
     def _declarations(self, delimiter: bytes, start: int, stop: int) -> int:
         """How many containers inside the part at `data[start:stop]` say that their boundary is this one."""
-        head = self.data[start : start + _LONGEST_HEAD].lower()
+        head = self.data[start : start + _MAX_HEAD_LENGTH].lower()
         if b"multipart" not in head and b"message" not in head:
             return 0
         if self.data.find(delimiter, start, stop) < 0:

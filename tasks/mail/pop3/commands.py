@@ -15,12 +15,12 @@ from tasks.mail.login import Login
 from tasks.mail.message import FetchedMessage
 from tasks.mail.parse.arrival import arrived_at
 from tasks.mail.pop3.session import RefusedError, open_session, translated
-from tasks.mail.pop3.uidl import Listed, read_unique_id
+from tasks.mail.pop3.uidl import UidlEntry, read_unique_id
 from tasks.secrecy.secrets import said
 
 # So many commands are on their way at most; the answers are taken one by one.
 _PIPELINED = 64
-_LONGEST_SHOWN = 80
+_MAX_SHOWN_LENGTH = 80
 
 
 class Refused(NamedTuple):
@@ -57,7 +57,7 @@ class Pop3Connection:
         with translated(self._endpoint, "counting the messages"):
             return _number(self._session.ask("STAT").encode().split())
 
-    def list_messages(self) -> tuple[list[Listed], bool]:
+    def list_messages(self) -> tuple[list[UidlEntry], bool]:
         """All messages in the server's order, and whether the server gives unique-ids at all."""
         try:
             with translated(self._endpoint, "listing the messages"):
@@ -69,7 +69,7 @@ class Pop3Connection:
         with translated(self._endpoint, "listing the messages"):
             unique_ids = self._unique_ids()
             known = unique_ids or {}
-            messages = [Listed(number, size, known.get(number)) for number, size in sizes.items()]
+            messages = [UidlEntry(number, size, known.get(number)) for number, size in sizes.items()]
             return messages, unique_ids is not None
 
     def headers(self, numbers: Iterable[int]) -> Iterator[tuple[int, bytes | None]]:
@@ -158,4 +158,4 @@ def _number(words: list[bytes]) -> int:
 
 
 def _shown(words: list[bytes]) -> str:
-    return said(repr(b" ".join(words)), _LONGEST_SHOWN)
+    return said(repr(b" ".join(words)), _MAX_SHOWN_LENGTH)

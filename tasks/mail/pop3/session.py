@@ -26,9 +26,9 @@ from tasks.mail.refusal import means_busy, readable
 from tasks.secrecy.secrets import said
 
 _READ_BUFFER_BYTES = 256 * 1024
-_LONGEST_WORDS = 200
+_MAX_WORDS_LENGTH = 200
 # Of some 400,000 messages.
-_LONGEST_LISTING_BYTES = 32 * 1024 * 1024
+_MAX_LISTING_BYTES = 32 * 1024 * 1024
 
 Capabilities = dict[str, frozenset[str]]
 
@@ -149,12 +149,12 @@ class Session(poplib.POP3):
     def listing(self, command: str) -> list[list[bytes]]:
         """The words of each line of an answer. Raises poplib.error_proto for -ERR."""
         self.ask(command)
-        left = _LONGEST_LISTING_BYTES
+        left = _MAX_LISTING_BYTES
         listed = []
         for line in self.lines():
             left -= len(line)
             if left < 0:
-                raise ValueError(f"{command} is answered by more than {_LONGEST_LISTING_BYTES} bytes")
+                raise ValueError(f"{command} is answered by more than {_MAX_LISTING_BYTES} bytes")
             listed.append(line.split())
         return listed
 
@@ -266,7 +266,7 @@ def _authenticate(session: Session, sasl: Sasl) -> None:
 
 def _words(error: poplib.error_proto) -> str:
     """What the server said, for a person."""
-    return said(_said(error), _LONGEST_WORDS)
+    return said(_said(error), _MAX_WORDS_LENGTH)
 
 
 def _said(error: poplib.error_proto) -> str:

@@ -19,7 +19,7 @@ _END_OF_HEADER = re.compile(rb"\r?\n\r?\n")
 _CHANGING_FIELDS = {b"status", b"x-status", b"x-keywords", b"x-uid", b"x-uidl", b"content-length", b"lines"}
 
 
-class Listed(NamedTuple):
+class UidlEntry(NamedTuple):
     """A message as LIST and UIDL name it: its number in this session, its size in bytes, its unique-id if any."""
 
     number: int
@@ -33,7 +33,7 @@ def read_unique_id(word: bytes) -> str | None:
     return text if _UNIQUE_ID.fullmatch(text) else None
 
 
-def keys_by_unique_id(messages: Iterable[Listed]) -> dict[int, str]:
+def keys_by_unique_id(messages: Iterable[UidlEntry]) -> dict[int, str]:
     """The key of each message, by its number; the others are known by their content only."""
     sizes: dict[str, int] = {}
     return {

@@ -26,9 +26,9 @@ from tasks.mail.parse.charset import storable
 from tasks.mail.refusal import readable
 from tasks.secrecy.secrets import said
 
-_LONGEST_WORDS = 300
-_LONGEST_REPLY = 4096
-_LONGEST_ANSWER_BYTES = 1024 * 1024
+_MAX_WORDS_LENGTH = 300
+_MAX_REPLY_LENGTH = 4096
+_MAX_ANSWER_BYTES = 1024 * 1024
 _CHALLENGE = 334
 _CLOSING = 421
 
@@ -55,7 +55,7 @@ class Reply(NamedTuple):
         return 500 <= self.code < 600
 
     def __str__(self) -> str:
-        return f"{self.code} {said(self.text, _LONGEST_WORDS)}"
+        return f"{self.code} {said(self.text, _MAX_WORDS_LENGTH)}"
 
 
 def open_session(endpoint: Endpoint, login: Login) -> "Session":
@@ -85,7 +85,7 @@ def translated(endpoint: Endpoint, doing: str) -> Iterator[None]:
             raise kind(f"{endpoint} greets with {reply}") from error
         except smtplib.SMTPResponseException as error:
             raise MailServerUnavailableError(
-                f"{doing}, {endpoint}: {said(_words(error.smtp_error), _LONGEST_WORDS)}"
+                f"{doing}, {endpoint}: {said(_words(error.smtp_error), _MAX_WORDS_LENGTH)}"
             ) from error
 
 
@@ -147,13 +147,13 @@ class _Lines:
         self._left = 0
 
     def begin_answer(self) -> None:
-        self._left = _LONGEST_ANSWER_BYTES
+        self._left = _MAX_ANSWER_BYTES
 
     def readline(self, limit: int) -> bytes:
         line = self._file.readline(limit)
         self._left -= len(line)
         if self._left < 0:
-            raise ProtocolError(f"{self._endpoint} sends more than {_LONGEST_ANSWER_BYTES} bytes in one answer")
+            raise ProtocolError(f"{self._endpoint} sends more than {_MAX_ANSWER_BYTES} bytes in one answer")
         return line
 
     def close(self) -> None:
@@ -249,4 +249,4 @@ def _as_reply(code: int, words: bytes | str) -> Reply:
 
 
 def _words(words: bytes | str) -> str:
-    return (readable(words) if isinstance(words, bytes) else words)[:_LONGEST_REPLY]
+    return (readable(words) if isinstance(words, bytes) else words)[:_MAX_REPLY_LENGTH]

@@ -6,16 +6,16 @@ evidence.gather: a parsed message to what the rules look at  ->  rules/: finding
 from operator import attrgetter
 
 from tasks.mail.message import ParsedMessage
-from tasks.mail.spam.evidence import Recipient, gather
+from tasks.mail.spam.evidence import Addressee, gather
 from tasks.mail.spam.rules import CHECKS
 from tasks.mail.spam.verdict import Indicator, Verdict, clamped
 from tasks.mail.spam.weights import WEIGHTS
 
 # What a sender wrote may be of any length.
-_LONGEST_DETAIL = 200
+_MAX_DETAIL_LENGTH = 200
 
 
-def judge(message: ParsedMessage, recipient: Recipient) -> Verdict:
+def judge(message: ParsedMessage, recipient: Addressee) -> Verdict:
     """The verdict of the rules on a message to `recipient`."""
     evidence = gather(message, recipient)
     found: dict[str, str] = {}
@@ -29,7 +29,7 @@ def verdict_of(found: dict[str, str]) -> Verdict:
     """The score that findings, details by rule, come to."""
     if not found:
         return NOTHING_FOUND
-    indicators = [Indicator(rule, WEIGHTS[rule], detail[:_LONGEST_DETAIL]) for rule, detail in found.items()]
+    indicators = [Indicator(rule, WEIGHTS[rule], detail[:_MAX_DETAIL_LENGTH]) for rule, detail in found.items()]
     indicators.sort(key=attrgetter("weight"), reverse=True)
     return Verdict(clamped(sum(indicator.weight for indicator in indicators)), tuple(indicators))
 

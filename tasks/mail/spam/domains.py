@@ -25,7 +25,7 @@ _SHORTENERS = frozenset({
 })  # fmt: skip
 
 _NUMBER = re.compile(r"0x[0-9a-f]+|\d+")
-_LONGEST_NAME = 253
+_MAX_NAME_LENGTH = 253
 
 
 class Domain(NamedTuple):
@@ -52,7 +52,7 @@ NOWHERE = Domain("")
 def examine(host: str) -> Domain:
     """A host name in lower case, as it stands in an address or a URL. Never raises."""
     host = host.strip(".")
-    if not host or len(host) > _LONGEST_NAME:
+    if not host or len(host) > _MAX_NAME_LENGTH:
         return NOWHERE
     if _is_ip(host):
         return Domain(host, is_ip=True)

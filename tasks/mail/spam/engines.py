@@ -20,11 +20,11 @@ SPAMD: Final = "spamassassin"
 HTTP_API: Final = "spam_api"
 
 # spamc sends no more than this either (its option -s); spam is small.
-LARGEST_MESSAGE: Final = 500_000
+MAX_MESSAGE_BYTES: Final = 500_000
 
-_LONGEST_ANSWER: Final = 256 * 1024
-_MOST_SYMBOLS: Final = 8
-_LONGEST_WORDS: Final = 1000
+_MAX_ANSWER_LENGTH: Final = 256 * 1024
+_MAX_SYMBOLS: Final = 8
+_MAX_WORDS_LENGTH: Final = 1000
 _HEAD: Final = re.compile(rb"SPAMD/[\d.]+ +(\d+) +([^\r\n]*)")
 _SPAM: Final = re.compile(rb"^Spam: *\w+ *; *(-?[\d.]+) */ *(-?[\d.]+)", re.IGNORECASE | re.MULTILINE)
 
@@ -42,8 +42,8 @@ def ask_spamd(raw: bytes, host: str, port: int, timeout: float) -> Opinion:
 
     Raises SpamEngineUnavailableError.
     """
-    if len(raw) > LARGEST_MESSAGE:
-        return Opinion(SPAMD, None, f"not asked: larger than {LARGEST_MESSAGE} bytes")
+    if len(raw) > MAX_MESSAGE_BYTES:
+        return Opinion(SPAMD, None, f"not asked: larger than {MAX_MESSAGE_BYTES} bytes")
     request = b"SYMBOLS SPAMC/1.5\r\nContent-length: %d\r\n\r\n" % len(raw)
     deadline = time.monotonic() + timeout
     try:
@@ -58,7 +58,7 @@ def ask_spamd(raw: bytes, host: str, port: int, timeout: float) -> Opinion:
     if status is None:
         raise SpamEngineUnavailableError(f"spamd at {host}:{port} does not speak its protocol")
     if status[1] != b"0" or points is None:
-        return Opinion(SPAMD, None, f"no opinion: {said(status[2].decode('ascii', 'replace'), _LONGEST_WORDS)}")
+        return Opinion(SPAMD, None, f"no opinion: {said(status[2].decode('ascii', 'replace'), _MAX_WORDS_LENGTH)}")
     symbols = body.decode("ascii", "replace").strip().split(",")
     return _opinion(SPAMD, float(points[1]), float(points[2]), symbols)
 
@@ -71,8 +71,8 @@ def ask_http(raw: bytes, url: str, timeout: float) -> Opinion:
     """
     import httpx  # not at import: a worker without such a service never needs it
 
-    if len(raw) > LARGEST_MESSAGE:
-        return Opinion(HTTP_API, None, f"not asked: larger than {LARGEST_MESSAGE} bytes")
+    if len(raw) > MAX_MESSAGE_BYTES:
+        return Opinion(HTTP_API, None, f"not asked: larger than {MAX_MESSAGE_BYTES} bytes")
     where = urlsplit(url).hostname  # the rest of the URL may hold a secret
     learn(*secrets_of_url(url, is_secret=True))
     deadline = time.monotonic() + timeout
@@ -84,7 +84,7 @@ def ask_http(raw: bytes, url: str, timeout: float) -> Opinion:
             answer = b""
             for chunk in response.iter_bytes():
                 answer += chunk
-                if len(answer) > _LONGEST_ANSWER or time.monotonic() > deadline:
+                if len(answer) > _MAX_ANSWER_LENGTH or time.monotonic() > deadline:
                     raise SpamEngineUnavailableError(f"{where} does not come to an end")
             if response.status_code != httpx.codes.OK:
                 raise SpamEngineUnavailableError(f"{where} answers HTTP {response.status_code}")
@@ -109,14 +109,14 @@ def _read_json(answer: bytes, where: str) -> Opinion:
 def _opinion(engine: str, points: float, required: float, symbols: list[str]) -> Opinion:
     if required <= 0:
         return Opinion(engine, None, f"no opinion: its own limit is {required:g}")
-    names = said(", ".join(symbols[:_MOST_SYMBOLS]), _LONGEST_WORDS)
+    names = said(", ".join(symbols[:_MAX_SYMBOLS]), _MAX_WORDS_LENGTH)
     score = min(max(points / required / 2, 0.0), 1.0)
     return Opinion(engine, round(score, 3), f"{points:g} of {required:g} points: {names}".removesuffix(": "))
 
 
 def _read(connection: socket.socket, deadline: float) -> bytes:
     answer = b""
-    while len(answer) < _LONGEST_ANSWER:
+    while len(answer) < _MAX_ANSWER_LENGTH:
         left = deadline - time.monotonic()
         if left <= 0:
             raise TimeoutError("no answer in time")

@@ -16,7 +16,7 @@ CONTENT_LIMIT: Final = 1024 * 1024
 _NOBODY: Final = Address("", "")
 
 
-class Recipient(NamedTuple):
+class Addressee(NamedTuple):
     """The account that got a message: its address, and whose Authentication-Results its server can be trusted with.
 
     `authserv_ids` are in lower case (RFC 8601 section 2.5).
@@ -30,7 +30,7 @@ class Evidence(NamedTuple):
     """`headers` are by name in lower case, `sender` is the first address of From."""
 
     message: ParsedMessage
-    recipient: Recipient
+    recipient: Addressee
     headers: dict[str, list[str]]
     sender: Address
     sender_domain: Domain
@@ -44,7 +44,7 @@ class Evidence(NamedTuple):
         return values[0] if values else ""
 
 
-def gather(message: ParsedMessage, recipient: Recipient) -> Evidence:
+def gather(message: ParsedMessage, recipient: Addressee) -> Evidence:
     """The evidence of a message."""
     sender = message.from_[0] if message.from_ else _NOBODY
     return Evidence(

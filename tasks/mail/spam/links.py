@@ -5,9 +5,9 @@ from html import unescape
 from typing import Final, NamedTuple
 
 # So many different places are looked at: a message with more tells nothing new, and time stays bounded.
-_MOST_PLACES: Final = 60
-_LONGEST_AUTHORITY: Final = 300
-_LONGEST_TEXT: Final = 2000
+_MAX_PLACES: Final = 60
+_MAX_AUTHORITY_LENGTH: Final = 300
+_MAX_TEXT_LENGTH: Final = 2000
 
 # Of the sanitised HTML, where attributes stand in double quotes (see tasks/mail/parse/html/sanitize.py).
 _AUTHORITY: Final = re.compile(r"[^\s/?#\\\"'<>()\[\]{}|^`]+|\[[0-9a-f:.]+\](?::\d+)?")
@@ -40,15 +40,15 @@ def links_of(text: str | None, html: str | None) -> list[Link]:
             _add(found, piece, shown)
     if text:
         for piece in text.split("://")[1:]:
-            _add(found, f"//{piece[:_LONGEST_AUTHORITY]}", None)
+            _add(found, f"//{piece[:_MAX_AUTHORITY_LENGTH]}", None)
     return list(found)
 
 
 def _add(found: dict[Link, None], url: str, shown: str | None) -> None:
-    if len(found) >= _MOST_PLACES:
+    if len(found) >= _MAX_PLACES:
         return
     start = url.find("//", 0, 10)
-    match = _AUTHORITY.match(url, start + 2, start + _LONGEST_AUTHORITY) if start >= 0 else None
+    match = _AUTHORITY.match(url, start + 2, start + _MAX_AUTHORITY_LENGTH) if start >= 0 else None
     if match:
         login, _, host = match[0].rpartition("@")
         if not host.startswith("["):
@@ -59,7 +59,7 @@ def _add(found: dict[Link, None], url: str, shown: str | None) -> None:
 def _shown_host(piece: str) -> str | None:
     """The host that the text of a link shows: `piece` begins with its address and goes on with the rest."""
     start = piece.find(">") + 1
-    end = piece.find("</a", start, start + _LONGEST_TEXT)
+    end = piece.find("</a", start, start + _MAX_TEXT_LENGTH)
     if "." not in (text := piece[start:end] if end >= 0 else ""):
         return None
     match = _SHOWN.fullmatch(unescape(_TAGS.sub("", text)))

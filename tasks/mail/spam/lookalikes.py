@@ -25,7 +25,7 @@ _OTHER_ALPHABET: Final = re.compile(
 )
 _WORD: Final = re.compile(r"\w+")
 # A name with one wrong letter is taken for another's only where the name is this long.
-_LEAST_LENGTH_FOR_TYPOS: Final = 6
+_MIN_LENGTH_FOR_TYPOS: Final = 6
 
 
 def skeleton(word: str) -> str:
@@ -50,7 +50,7 @@ def mixes_scripts(text: str) -> bool:
 
 def is_typo_of(word: str, name: str) -> bool:
     """Whether one letter too many, too few or wrong, or two that changed places, make `name` of `word`."""
-    if len(name) < _LEAST_LENGTH_FOR_TYPOS or abs(len(word) - len(name)) > 1 or word == name or word[0] != name[0]:
+    if len(name) < _MIN_LENGTH_FOR_TYPOS or abs(len(word) - len(name)) > 1 or word == name or word[0] != name[0]:
         return False
     start = 0
     while start < min(len(word), len(name)) and word[start] == name[start]:

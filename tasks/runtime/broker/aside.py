@@ -28,7 +28,7 @@ _UNKNOWN = "metabuilder:aside:unknown"
 KEYS = {_MESSAGES: "hash", _NOTES: "hash", _UNKNOWN: "zset"}
 
 _AT_A_TIME = 100
-_LONGEST_WORD = 200
+_MAX_WORD_LENGTH = 200
 
 # KEYS: kombu's table of delivered messages, its index, then ours. ARGV: the tag, the note, and whether the message
 # waits for a worker that knows it. Redis takes what follows the first removal even when it is full.
@@ -151,7 +151,7 @@ def _part(value: object, name: str) -> dict[str, Any]:
 
 def _word(value: object) -> str | None:
     """What may be shown of a word that somebody else chose."""
-    return value if isinstance(value, str) and len(value) <= _LONGEST_WORD and value.isprintable() else None
+    return value if isinstance(value, str) and len(value) <= _MAX_WORD_LENGTH and value.isprintable() else None
 
 
 def _text(value: bytes | str) -> str:

@@ -21,9 +21,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from tasks.errors import MessageUnreadableError
 
-_LONGEST_NAME = 512
-_MOST_SECONDS = 30 * 24 * 3600
-_MOST_RETRIES = 10_000
+_MAX_NAME_LENGTH = 512
+_MAX_SECONDS = 30 * 24 * 3600
+_MAX_RETRIES = 10_000
 _YEARS = range(2000, 2200)
 # Celery's notes about the task at hand, which a header of that name would take the place of; and our own.
 _NOTES = {name for name in dir(Context) if not name.startswith("__")} | {"looks_again", "redeliveries", "task_id"}
@@ -52,12 +52,12 @@ def _is_of_this_age(moment: datetime) -> datetime:
     return moment
 
 
-Name = Annotated[str, Field(min_length=1, max_length=_LONGEST_NAME), AfterValidator(_is_clean)]
-Seconds = Annotated[float, Field(ge=0, le=_MOST_SECONDS, allow_inf_nan=False)]
+Name = Annotated[str, Field(min_length=1, max_length=_MAX_NAME_LENGTH), AfterValidator(_is_clean)]
+Seconds = Annotated[float, Field(ge=0, le=_MAX_SECONDS, allow_inf_nan=False)]
 Moment = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(_is_moment)]
 # As kombu reads it from JSON, where a publisher gave a datetime.
 When = Moment | Annotated[datetime, AfterValidator(_is_of_this_age)]
-Count = Annotated[int, Field(ge=0, le=_MOST_RETRIES)]
+Count = Annotated[int, Field(ge=0, le=_MAX_RETRIES)]
 
 
 class _Strict(BaseModel):

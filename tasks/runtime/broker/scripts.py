@@ -87,7 +87,7 @@ return now
 """
 
 # Bytes. A message with more of them is none of ours: mail travels by its id, and what is sent has a limit of its own.
-LARGEST_MESSAGE = 128 * 1024 * 1024
+MAX_MESSAGE_BYTES = 128 * 1024 * 1024
 
 
 def rename_unless(client: Any, key: str, kind: str) -> None:
@@ -103,8 +103,8 @@ def put(client: Any, key: str, queue: str, messages: Iterable[str]) -> None:
     Raises ValueError where one is larger than a worker takes.
     """
     messages = list(messages)
-    if (size := max(map(len, messages), default=0)) > LARGEST_MESSAGE:
+    if (size := max(map(len, messages), default=0)) > MAX_MESSAGE_BYTES:
         raise ValueError(
-            f"the arguments are too large: a message of {size:,} bytes, and {LARGEST_MESSAGE:,} is the most"
+            f"the arguments are too large: a message of {size:,} bytes, and {MAX_MESSAGE_BYTES:,} is the most"
         )
     client.eval(_PUT, 2, key, wake_key(queue), *messages)

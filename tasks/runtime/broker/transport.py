@@ -38,7 +38,7 @@ from tasks.registry import QUEUES
 from tasks.runtime.broker import aside, clock, envelope
 from tasks.runtime.broker.deliveries import Deliveries, Message, unreadable
 from tasks.runtime.broker.queues import wake_key
-from tasks.runtime.broker.scripts import LARGEST_MESSAGE, TAKE, put, rename_unless
+from tasks.runtime.broker.scripts import MAX_MESSAGE_BYTES, TAKE, put, rename_unless
 
 _logger = get_logger(__name__)
 
@@ -193,7 +193,7 @@ class Channel(redis.Channel):  # type: ignore[misc]
         self._looked_in = queues * len(self.priority_steps)
         lists = [self._q_for_pri(queue, priority) for priority in self.priority_steps for queue in queues]
         keys = [self.unacked_key, self.unacked_index_key, *aside.KEYS, *lists, *tokens]
-        arguments = self._tag, LARGEST_MESSAGE, self.wanted.popleft() if self.wanted else ""
+        arguments = self._tag, MAX_MESSAGE_BYTES, self.wanted.popleft() if self.wanted else ""
         self._in_poll.send_command("EVAL", TAKE, len(keys), *keys, *arguments, *map(json.dumps, self._looked_in))
 
     def _brpop_read(self, **options: Any) -> bool:

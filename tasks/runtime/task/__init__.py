@@ -89,4 +89,4 @@ class EmailTask(CountedTask):
         except Exception:
             logger.exception("a failed task could not be kept: %s %s", self.name, failure.shown_arguments)
             return
-        redeliveries.note_death(self.app, failure.task_key)
+        redeliveries.note_dead_letter(self.app, failure.task_key)

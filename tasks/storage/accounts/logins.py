@@ -32,12 +32,12 @@ from tasks.storage.session import tenant_transaction
 
 _FIRST_WAIT = timedelta(minutes=5)
 # Of a refusal, which pauses the account only when it is repeated; and of a failure that never does.
-_LONGEST_WAIT_REFUSED = timedelta(hours=1)
-_LONGEST_WAIT_FAILED = timedelta(hours=6)
+_MAX_WAIT_REFUSED_SECONDS = timedelta(hours=1)
+_MAX_WAIT_FAILED_SECONDS = timedelta(hours=6)
 # Longer than a login takes.
 _ONE_TRY = timedelta(minutes=2)
 # Two to more than this power is longer than any wait.
-_MOST_DOUBLINGS = 10
+_MAX_DOUBLINGS = 10
 
 
 class Side(NamedTuple):
@@ -125,8 +125,8 @@ def note_refusal(account: Account, side: Side, error: EmailError) -> EmailError:
 
 def _counted(side: Side, *, is_clear: bool) -> dict[str, object]:
     now, failures, paused_at = func.now(), side.column("login_failures"), side.column("paused_at")
-    waits = func.power(2, func.least(failures, _MOST_DOUBLINGS)) * _FIRST_WAIT
-    longest = _LONGEST_WAIT_REFUSED if is_clear else _LONGEST_WAIT_FAILED
+    waits = func.power(2, func.least(failures, _MAX_DOUBLINGS)) * _FIRST_WAIT
+    longest = _MAX_WAIT_REFUSED_SECONDS if is_clear else _MAX_WAIT_FAILED_SECONDS
     values: dict[str, object] = {"login_failures": failures + 1, "login_retry_at": now + func.least(waits, longest)}
     if is_clear:
         since = func.coalesce(side.column("login_refused_since"), now)

@@ -136,13 +136,13 @@ _NEW_SMTP_SECRET_WITH_IT = {
 _NEXT_BY_SCHEDULE = func.now() + EmailClient.sync_interval * timedelta(seconds=0.9)
 # An account that fails is tried again after as long as it has been failing: each wait is twice the one before. The
 # random part keeps all accounts of a server that was down from coming back at once.
-_LONGEST_WAIT = timedelta(hours=6)
+_MAX_WAIT_SECONDS = timedelta(hours=6)
 _NEXT_AFTER_FAILURE = func.now() + (0.75 + 0.25 * func.random()) * func.least(
     func.greatest(
         EmailClient.sync_interval * timedelta(seconds=1),
         func.now() - func.coalesce(EmailClient.failing_since, func.now()),
     ),
-    _LONGEST_WAIT,
+    _MAX_WAIT_SECONDS,
 )
 # By the database's clock, which all hosts share.
 _WAITING = {

@@ -12,7 +12,7 @@ from tasks.storage import wire
 from tasks.storage.ids import new_id
 
 # An index entry of PostgreSQL holds about 2,700 bytes; Message-IDs beyond this length are nobody's but a fuzzer's.
-LONGEST_MESSAGE_ID = 500
+MAX_MESSAGE_ID_LENGTH = 500
 
 # The columns of `Arrival.row`, and of its `attachment_rows`, in their order.
 MESSAGE_COLUMNS = (
@@ -75,7 +75,7 @@ def prepare(
     """
     row_id = wire.text(new_id())
     digests = [hashlib.sha256(attachment.content).hexdigest() for attachment in message.attachments]
-    message_id = message.message_id and message.message_id[:LONGEST_MESSAGE_ID]
+    message_id = message.message_id and message.message_id[:MAX_MESSAGE_ID_LENGTH]
     return Arrival(
         uid=uid,
         size=size,

@@ -105,7 +105,7 @@ _WITH_EXPIRED_TRASH = text(
 )
 
 
-class Doomed(NamedTuple):
+class Target(NamedTuple):
     """A message that is to be deleted, and where it is."""
 
     id: str
@@ -125,10 +125,10 @@ class Doomed(NamedTuple):
         return Envelope(self.imap_uid or 0, self.message_id, self.size, self.received_at)
 
 
-def find_messages(connection: Connection, tenant_id: str, user_id: str, ids: Collection[str]) -> list[Doomed]:
+def find_messages(connection: Connection, tenant_id: str, user_id: str, ids: Collection[str]) -> list[Target]:
     """Which of `ids` are the caller's."""
     rows = connection.execute(_FIND, {"tenant_id": tenant_id, "user_id": user_id, "ids": list(ids)})
-    return [Doomed._make(row) for row in rows]
+    return [Target._make(row) for row in rows]
 
 
 def noted_messages(connection: Connection, tenant_id: str, keys: Collection[str], days: int) -> set[str]:

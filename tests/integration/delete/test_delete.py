@@ -19,7 +19,7 @@ from tasks.mail.imap import removal
 from tasks.mail.imap.session import FetchRefusedError
 from tasks.storage.accounts.leases import release_lease, take_lease
 from tasks.storage.accounts.rows import Account, NewAccount, add_account, find_account
-from tasks.storage.messages.deletions import Doomed
+from tasks.storage.messages.deletions import Target
 from tasks.storage.session import tenant_transaction
 from tests.conftest import TENANT, USER, Database, register, sync
 from tests.integration.delete.conftest import Delete, ids_of, new_mailbox
@@ -519,7 +519,7 @@ def test_messages_that_get_new_uids_meanwhile_are_the_ones_deleted(
     sync(account)
     find = deletion._found
 
-    def then_number_anew(*asked: object) -> list[Doomed]:
+    def then_number_anew(*asked: object) -> list[Target]:
         found = find(*asked)
         mailbox.remove("Box")
         time.sleep(1.1)  # Dovecot takes the second of its creation for a folder's UIDVALIDITY

@@ -9,12 +9,12 @@ import pytest
 import redis as redis_client
 from celery.result import AsyncResult
 
-from native.redis import RedisServer
 from tasks.celery_app import create_celery_app
 from tasks.storage.accounts.rows import Account
 from tests.conftest import TENANT, USER, Database
 from tests.support import fault_app
 from tests.support.application import application
+from tests.support.servers import RedisServer
 from tests.support.worker import Worker
 
 # The application with tasks that misbehave, for workers.

@@ -12,7 +12,6 @@ import psutil
 import pytest
 
 from native.dovecot import Dovecot
-from native.redis import RedisServer
 from tests.conftest import TENANT, USER, Database, register
 from tests.integration.faults.conftest import SHORT_WAITS, Queue, broker
 from tests.integration.send.conftest import sending_account
@@ -21,6 +20,7 @@ from tests.support.application import application
 from tests.support.mailbox import Mailbox, message
 from tests.support.maildir import fill
 from tests.support.proxy import Proxy
+from tests.support.servers import RedisServer
 from tests.support.smtp_server import SmtpServer
 from tests.support.stored import assert_counts_agree, rows, stored_uids
 from tests.support.worker import Worker, wait_until

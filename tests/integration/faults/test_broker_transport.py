@@ -14,13 +14,13 @@ import pytest
 import redis as redis_client
 from kombu import Connection, Consumer, Queue
 
-from native.redis import RedisServer
 from tasks.runtime.broker import aside
 from tasks.runtime.broker.queues import wake_key
 from tests.integration.faults.conftest import APP
 from tests.integration.faults.conftest import publish as publish_all
 from tests.support import fault_app
 from tests.support.debians_redis import DebiansRedis
+from tests.support.servers import RedisServer
 from tests.support.worker import Worker, wait_until
 
 

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from native.redis import RedisServer
 from tasks.storage.accounts.rows import NewAccount, add_account
 from tasks.storage.session import tenant_transaction
 from tests.conftest import TENANT, USER, Database
 from tests.integration.faults.conftest import Queue, broker
 from tests.support.clock import Clock
+from tests.support.servers import RedisServer
 from tests.support.worker import Worker, wait_until
 
 

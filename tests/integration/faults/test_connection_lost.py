@@ -4,10 +4,10 @@ from pathlib import Path
 
 import redis as redis_client
 
-from native.redis import RedisServer
 from tasks.storage.dead_letters import list_letters
 from tests.integration.faults.conftest import APP, publish
 from tests.support.fault_app import begun, done, hold
+from tests.support.servers import RedisServer
 from tests.support.worker import Worker, wait_until
 
 

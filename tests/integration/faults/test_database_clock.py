@@ -13,8 +13,7 @@ from click.testing import CliRunner
 
 from manage import account as command
 from native import stores
-from native.postgres import SUPERUSER, PostgresServer, libpq
-from native.redis import RedisServer
+from native.postgres import SUPERUSER, libpq
 from native.state import ROOT
 from tasks.celery_app import sync_emails
 from tasks.engine.tokens import access_token
@@ -48,6 +47,7 @@ from tests.support.clock import Clock
 from tests.support.imap_faults import refuse
 from tests.support.imap_server import ImapServer
 from tests.support.mailbox import message
+from tests.support.servers import PostgresServer, RedisServer
 from tests.support.smtp_server import SmtpServer, reply
 from tests.support.stored import quarantine, stored_uids
 

@@ -9,13 +9,14 @@ import psycopg2
 import pytest
 
 from native.dovecot import Dovecot
-from native.postgres import SUPERUSER, WORKER, PostgresServer, libpq
+from native.postgres import SUPERUSER, WORKER, libpq
 from native.stores import postgres_answers
 from native.unprivileged import identity
 from tests.conftest import Database, as_superuser, register, unavailable
 from tests.integration.faults.conftest import Queue
 from tests.support.mailbox import Mailbox, message
 from tests.support.maildir import fill
+from tests.support.servers import PostgresServer
 from tests.support.stored import assert_counts_agree, column, quarantine, rows, stored_uids
 from tests.support.worker import Worker, wait_until
 

@@ -15,7 +15,7 @@ from tasks.mail.smtp.session import open_session as open_smtp
 from tests.support.tcp_server import TcpServer
 
 # More than any of the limits, and not for ever, should a limit not hold.
-MOST_BYTES = 64 * 1024 * 1024
+MAX_BYTES = 64 * 1024 * 1024
 LOGIN = Login("ada", "sample")
 
 
@@ -34,7 +34,7 @@ class Endless(TcpServer):
             lines = self.line * (64 * 1024 // len(self.line))
             try:
                 connection.sendall(self.first)
-                while self.sent < MOST_BYTES:
+                while self.sent < MAX_BYTES:
                     connection.sendall(lines)
                     self.sent += len(lines)
             except OSError:
@@ -66,4 +66,4 @@ def test_it_is_left(connect: Callable[[Endpoint], object], server: Endless) -> N
     endpoint = Endpoint(server.host, server.port, "none", 10, True, (ip_network("127.0.0.0/8"),))
     with server, pytest.raises(ProtocolError, match="bytes"):
         connect(endpoint)
-    assert server.sent < MOST_BYTES
+    assert server.sent < MAX_BYTES

@@ -12,12 +12,12 @@ import redis as redis_client
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from native.redis import RedisServer
 from tests.conftest import Database
 from tests.integration.faults.conftest import SHORT_WAITS
 from tests.integration.faults.test_hostile_messages import APP, done, good
 from tests.support import fault_app
 from tests.support.application import application
+from tests.support.servers import RedisServer
 from tests.support.worker import Worker, wait_until
 
 EXAMPLES = 150

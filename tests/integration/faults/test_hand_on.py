@@ -4,12 +4,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from native.dovecot import Dovecot
-from native.redis import RedisServer
 from tests.conftest import register
 from tests.integration.faults.conftest import Queue, broker
 from tests.support.mailbox import Mailbox, message
 from tests.support.maildir import fill
 from tests.support.proxy import Proxy
+from tests.support.servers import RedisServer
 from tests.support.stored import assert_counts_agree, quarantine, stored_uids
 from tests.support.worker import Worker, wait_until
 

@@ -14,12 +14,12 @@ import redis as redis_client
 from click.testing import CliRunner
 
 from manage import cli, dlq, session
-from native.redis import RedisServer
 from tests.conftest import TENANT, USER, Database
 from tests.integration.faults.conftest import SHORT_WAITS
 from tests.integration.faults.conftest import broker as connection_to
 from tests.support import fault_app
 from tests.support.application import application
+from tests.support.servers import RedisServer
 from tests.support.worker import Worker, wait_until
 
 APP = "tests.support.fault_app:app"

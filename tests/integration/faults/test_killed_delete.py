@@ -19,7 +19,7 @@ from tests.support.worker import Worker, wait_until
 
 MESSAGES = 300
 KILLS = 4
-LONGEST_LIFE = 0.6
+MAX_LIFE_SECONDS = 0.6
 
 
 @pytest.mark.parametrize("permanent", [False, True], ids=["into Trash", "for good"])
@@ -47,7 +47,7 @@ def test_a_delete_is_killed_again_and_again(
         seen: object = None
         for number in range(KILLS):
             wait_until(lambda seen=seen: owner() not in ([], seen), f"run number {number + 1} does not start")
-            time.sleep(moments.uniform(0, LONGEST_LIFE))
+            time.sleep(moments.uniform(0, MAX_LIFE_SECONDS))
             seen = owner()
             assert seen, f"it was done after {number} kills; the connection is not slow enough"
             worker.kill_child()

@@ -6,7 +6,6 @@ from base64 import b64decode
 from collections.abc import Callable
 from pathlib import Path
 
-from native.redis import RedisServer
 from tasks.periodic import _ACCOUNTS_PER_CLAIM
 from tasks.registry import PERIODIC_SYNC
 from tasks.storage.credentials import add_credential
@@ -14,6 +13,7 @@ from tasks.storage.session import tenant_transaction
 from tests.conftest import TENANT
 from tests.integration.faults.conftest import Queue, broker
 from tests.support.application import application
+from tests.support.servers import RedisServer
 from tests.support.worker import Worker, wait_until
 
 ACCOUNTS = 4 * _ACCOUNTS_PER_CLAIM

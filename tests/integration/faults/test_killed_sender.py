@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from native.redis import RedisServer
 from tasks.storage.accounts.rows import Account
 from tests.conftest import TENANT, USER, Database
 from tests.integration.faults.conftest import Queue, broker
 from tests.integration.send.conftest import sending_account
 from tests.support.mailbox import Mailbox
+from tests.support.servers import RedisServer
 from tests.support.smtp_server import POINTS, SmtpServer, drop
 from tests.support.stored import rows
 from tests.support.worker import Worker, wait_until

@@ -10,19 +10,19 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from native.dovecot import Dovecot
-from native.redis import RedisServer
 from tests.conftest import Database, register
 from tests.integration.faults.conftest import Queue, broker
 from tests.support.mailbox import Mailbox, message
 from tests.support.maildir import fill
 from tests.support.proxy import Proxy
+from tests.support.servers import RedisServer
 from tests.support.stored import assert_counts_agree, column, quarantine, stored_uids
 from tests.support.worker import Worker, wait_until
 
 # So many that they are parsed in a process of their own.
 MESSAGES = 2500
 KILLS = 10
-LONGEST_LIFE = 0.8
+MAX_LIFE_SECONDS = 0.8
 # Too slow for ten of the longest lives, and the moments in which a kill is noticed, to bring all messages.
 BYTES_PER_SECOND = 45_000
 
@@ -50,7 +50,7 @@ def kill_at_random_moments(moments: random.Random, kill: Callable[[], None]) -> 
     seen: object = None
     for number in range(KILLS):
         wait_until(lambda seen=seen: lease_owner() not in ([], seen), f"sync number {number + 1} does not start")
-        time.sleep(moments.uniform(0, LONGEST_LIFE))
+        time.sleep(moments.uniform(0, MAX_LIFE_SECONDS))
         seen = lease_owner()
         assert seen, f"the sync was done after {number} kills; the connection is not slow enough"
         kill()

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 from celery.result import AsyncResult
 
-from native.redis import RedisServer
 from tasks.runtime.control import get_task_status
 from tasks.storage.accounts.rows import Account, find_account
 from tests.conftest import TENANT, USER, Database
@@ -14,6 +13,7 @@ from tests.integration.faults.conftest import Queue, broker
 from tests.integration.send.conftest import let_it_be_due, sending_account
 from tests.support.application import application
 from tests.support.mailbox import Mailbox
+from tests.support.servers import RedisServer
 from tests.support.smtp_server import SmtpServer
 from tests.support.stored import column, rows
 from tests.support.worker import Worker, wait_until

@@ -14,19 +14,19 @@ from pathlib import Path
 import psutil
 import pytest
 
-from native.redis import RedisServer
 from tasks.storage.dead_letters import list_letters
 from tests.conftest import TENANT, USER, Database
 from tests.integration.faults.conftest import SHORT_WAITS
 from tests.integration.faults.conftest import broker as connection_to
 from tests.support import fault_app
 from tests.support.application import application
+from tests.support.servers import RedisServer
 from tests.support.service_manager import Manager
 from tests.support.worker import Worker, wait_until
 
 APP = "tests.support.fault_app:app"
-LONGEST_STOP = 20
-MOST_LINES = 40  # of five outages
+MAX_STOP_SECONDS = 20
+MAX_LINES = 40  # of five outages
 LIMITS = {"full": "maxmemory", "out of clients": "maxclients"}
 
 
@@ -132,9 +132,9 @@ def test_what_is_said_of_an_outage_is_true_and_short(
             lines = [
                 line for line in running.log.read_text().partition(" ready.")[2].splitlines() if "Task " not in line
             ]
-            assert len(lines) < MOST_LINES
+            assert len(lines) < MAX_LINES
             assert "Traceback" not in running.log.read_text() + beat_log.read_text()
-    assert len(beat_log.read_text().splitlines()) < MOST_LINES
+    assert len(beat_log.read_text().splitlines()) < MAX_LINES
     assert done(tmp_path) == [*range(published)]
     assert list_letters() == []
 
@@ -148,7 +148,7 @@ def test_a_worker_stops_in_the_midst_of_it(broker: RedisServer, trouble: str, tm
             began = time.monotonic()
             psutil.Process(worker.pid).send_signal(signal.SIGTERM)
             worker.wait(20)
-            assert time.monotonic() - began < LONGEST_STOP
+            assert time.monotonic() - began < MAX_STOP_SECONDS
 
 
 def test_a_worker_out_of_descriptors_goes_on_when_it_has_some(

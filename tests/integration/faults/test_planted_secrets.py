@@ -28,7 +28,6 @@ from click.testing import CliRunner
 
 from manage import account, cli, dlq, outbox
 from native.ports import free_port
-from native.redis import RedisServer
 from tasks.celery_app import create_celery_app
 from tasks.storage.accounts.grants import Grant, Secrets
 from tasks.storage.accounts.rows import Account
@@ -39,6 +38,7 @@ from tests.support.imap_server import ImapServer
 from tests.support.mailbox import Mailbox, message
 from tests.support.pop3_server import Pop3Server
 from tests.support.secret_forms import FORMS
+from tests.support.servers import RedisServer
 from tests.support.smtp_server import SmtpServer, reply
 from tests.support.stored import rows
 from tests.support.token_server import TokenServer, trusted

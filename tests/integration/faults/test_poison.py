@@ -15,7 +15,6 @@ from sqlalchemy import create_engine, text
 from manage import cli, dlq, session
 from manage.advice import advice_for_code
 from native.dovecot import Dovecot
-from native.redis import RedisServer
 from tasks.registry import PERIODIC_SYNC
 from tasks.runtime import redeliveries
 from tasks.storage.accounts.rows import find_account
@@ -25,6 +24,7 @@ from tests.integration.faults.conftest import SHORT_WAITS, Queue, broker
 from tests.support import fault_app
 from tests.support.application import application
 from tests.support.mailbox import Mailbox, message
+from tests.support.servers import RedisServer
 from tests.support.stored import column
 from tests.support.worker import Worker, wait_until
 
@@ -151,7 +151,7 @@ def test_progress_does_not_hide_a_letter_from_the_success_that_clears_it(short_l
         redeliveries.begin(app, "key", "one", is_redelivered=True)
         redeliveries.begin(app, "key", "one", is_redelivered=True)
         redeliveries.begin(app, "key", "other", is_redelivered=True)
-        redeliveries.note_death(app, "key")
+        redeliveries.note_dead_letter(app, "key")
         assert redeliveries.begin(app, "key", "third", is_redelivered=False) == redeliveries.History(2, True)
         redeliveries.note_survival(app, "key", "one")
         assert redeliveries.begin(app, "key", "third", is_redelivered=False) == redeliveries.History(1, True)

@@ -13,7 +13,6 @@ import pytest
 import redis as redis_client
 
 from native.ports import LOOPBACK
-from native.redis import RedisServer
 from tasks.celery_app import create_celery_app
 from tasks.errors import BrokerUnavailableError
 from tasks.registry import SYNC_EMAILS
@@ -27,10 +26,11 @@ from tests.support import fault_app
 from tests.support.application import application
 from tests.support.fault_app import done
 from tests.support.proxy import Network
+from tests.support.servers import RedisServer
 from tests.support.worker import Worker, wait_until
 
 RECONNECTS = 200
-LONGEST_STOP = 20
+MAX_STOP_SECONDS = 20
 # Sockets that are being closed.
 SPARE = 10
 
@@ -77,7 +77,7 @@ def test_a_full_redis_stops_no_worker(client: redis_client.Redis, tmp_path: Path
         finally:
             client.config_set("maxmemory", "0")
         assert list_letters() == []
-        assert stop(worker) < LONGEST_STOP
+        assert stop(worker) < MAX_STOP_SECONDS
         log = worker.log.read_text()
         assert "Traceback" not in log
         assert log.count("Redis is full") <= 3
@@ -135,7 +135,7 @@ def test_nothing_leaks_however_often_it_connects_anew(client: redis_client.Redis
         assert all(now <= then + SPARE for now, then in zip(after, before, strict=True)), (before, after)
         assert [psutil.Process(worker.pid).num_threads() for worker in workers] == threads
         assert int(client.info("clients")["connected_clients"]) < 40
-        assert all(stop(worker) < LONGEST_STOP for worker in workers)
+        assert all(stop(worker) < MAX_STOP_SECONDS for worker in workers)
     assert list_letters() == []
 
 
@@ -165,7 +165,7 @@ def test_a_result_store_in_trouble_decides_nothing(
         finally:
             if trouble == "silent":
                 os.kill(pid, signal.SIGCONT)
-        assert stop(worker) < LONGEST_STOP
+        assert stop(worker) < MAX_STOP_SECONDS
         assert "Traceback" not in worker.log.read_text()
     assert len(list(tmp_path.glob("done-*"))) == 20  # each once
     assert list_letters() == []
@@ -183,7 +183,7 @@ def test_a_slow_redis_is_waited_for(
             network.late_seconds = 0.35  # each way
             publish(tmp_path, range(1, 3))
             wait_until(lambda: len(done(tmp_path)) == 3, "it does not consume", 20)
-            assert stop(worker) < LONGEST_STOP
+            assert stop(worker) < MAX_STOP_SECONDS
             assert "broker lost" not in worker.log.read_text()
     assert done(tmp_path) == dict.fromkeys(range(3), 1)
     assert list_letters() == []

@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from native.dovecot import Dovecot
-from native.postgres import PostgresServer
-from native.redis import RedisServer
 from tasks.registry import (
     CHECK_SPAM,
     CLEANUP_STALE_RESULTS,
@@ -27,6 +25,7 @@ from tests.integration.send.conftest import sending_account
 from tests.support.mailbox import Mailbox, message
 from tests.support.maildir import fill
 from tests.support.proxy import Proxy
+from tests.support.servers import PostgresServer, RedisServer
 from tests.support.smtp_server import SmtpServer
 from tests.support.stored import assert_counts_agree, column, quarantine, stored_uids
 from tests.support.worker import Worker, wait_until

@@ -16,10 +16,10 @@ from click.testing import CliRunner
 
 from manage import cli, session
 from native.ports import free_port
-from native.redis import RedisServer
 from tasks.celery_app import create_celery_app
 from tests.conftest import TENANT, USER, Database, register
 from tests.support.mailbox import Mailbox
+from tests.support.servers import RedisServer
 from tests.support.worker import Worker, wait_until
 
 NOWHERE = Mailbox("127.0.0.1", 9, "ada", "x")

@@ -19,7 +19,6 @@ from redis.retry import Retry
 
 from native import stores
 from native.ports import free_port
-from native.redis import RedisServer
 from native.state import State, write_json
 from tasks import celery_app
 from tasks.errors import ResultsUnavailableError
@@ -29,6 +28,7 @@ from tasks.storage.accounts.rows import NewAccount, add_account, find_account
 from tests.conftest import TENANT, USER, Database
 from tests.integration.faults.conftest import broker as connection_to
 from tests.support.application import application
+from tests.support.servers import RedisServer
 from tests.support.stored import rows
 from tests.support.verbs import Verb, run_all
 

@@ -8,7 +8,6 @@ import pytest
 import redis as redis_client
 from sqlalchemy import event
 
-from native.redis import RedisServer
 from tasks.errors import NotFoundError
 from tasks.mail.message import PARSER_VERSION
 from tasks.registry import QUEUE_REREADING
@@ -20,6 +19,7 @@ from tests.conftest import TENANT, USER, Database, register, sync
 from tests.integration.reread.conftest import a_day_later, a_new_release, as_owner, outcomes, reread
 from tests.support.application import application
 from tests.support.mailbox import Mailbox, message
+from tests.support.servers import RedisServer
 from tests.support.stored import column
 
 

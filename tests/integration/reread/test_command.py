@@ -10,7 +10,6 @@ from click.testing import CliRunner, Result
 
 from manage import account_show
 from manage import reread as command
-from native.redis import RedisServer
 from tasks.errors import NotFoundError
 from tasks.mail.message import PARSER_VERSION
 from tasks.reread import reread_messages
@@ -19,6 +18,7 @@ from tests.conftest import MAIL_PASSWORD, TENANT, Database, register, sync
 from tests.integration.reread.conftest import as_owner, outcomes, reread
 from tests.support.application import application
 from tests.support.mailbox import Mailbox, message
+from tests.support.servers import RedisServer
 from tests.support.stored import column
 
 MAIL = [

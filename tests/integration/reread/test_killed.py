@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from native.dovecot import Dovecot
-from native.redis import RedisServer
 from tasks.registry import REREAD_MESSAGES
 from tasks.storage.accounts.rows import Account
 from tests.conftest import Database, register, sync
@@ -18,12 +17,13 @@ from tests.integration.reread.test_reread import attachments, with_files
 from tests.support.mailbox import Mailbox, message
 from tests.support.maildir import fill
 from tests.support.proxy import Proxy
+from tests.support.servers import RedisServer
 from tests.support.stored import assert_counts_agree, column, rows
 from tests.support.worker import Worker, wait_until
 
 MESSAGES = 400
 KILLS = 6
-LONGEST_LIFE = 2.0
+MAX_LIFE_SECONDS = 2.0
 # A batch takes about half a second.
 BYTES_PER_SECOND = 40_000
 
@@ -83,7 +83,7 @@ def test_the_child_is_killed_at_random_moments(
                     lambda seen=seen: column("SELECT lease_owner FROM email_client") not in ([None], seen),
                     f"run number {number + 1} does not start",
                 )
-                time.sleep(moments.uniform(0, LONGEST_LIFE))
+                time.sleep(moments.uniform(0, MAX_LIFE_SECONDS))
                 seen = column("SELECT lease_owner FROM email_client")
                 worker.kill_child()
                 assert rows(HALF) == []

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from native.dovecot import Dovecot
-from native.redis import RedisServer
 from tasks.errors import AuthenticationFailedError, MailServerUnavailableError, NotFoundError
 from tasks.registry import QUEUE_REREADING, REREAD_MESSAGES
 from tasks.reread import reread_messages
@@ -21,6 +20,7 @@ from tests.support.application import Broker
 from tests.support.mailbox import Mailbox, message
 from tests.support.maildir import fill
 from tests.support.proxy import Proxy
+from tests.support.servers import RedisServer
 from tests.support.stored import column
 from tests.support.worker import Worker, wait_until
 

@@ -9,13 +9,13 @@ import redis as redis_client
 from sqlalchemy import create_engine, text
 
 from native.postgres import libpq
-from native.redis import RedisServer
 from tasks.errors import MailServerUnavailableError
 from tasks.storage.accounts.dispatch import claim_due_accounts, unclaim_accounts
 from tasks.storage.accounts.rows import NewAccount, add_account, clear_error, find_account, record_failure
 from tests.conftest import Database, register
 from tests.support.application import application
 from tests.support.mailbox import Mailbox
+from tests.support.servers import RedisServer
 from tests.support.worker import wait_until
 
 INTERVAL = 300

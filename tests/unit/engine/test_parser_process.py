@@ -15,13 +15,13 @@ from tasks.engine import parser_process
 from tasks.engine.parser_process import ParserProcess
 from tasks.engine.parsing import Destination, to_rows
 from tasks.mail.message import FetchedMessage
-from tasks.mail.spam.evidence import Recipient
+from tasks.mail.spam.evidence import Addressee
 from tasks.storage.messages.arrivals import Arrival, Quarantined
 from tests.support.forging import ForgingFlags
 from tests.support.mailbox import message
 from tests.support.worker import wait_until
 
-DESTINATION = Destination("folder", "inbox", Recipient("ann@example.net"))
+DESTINATION = Destination("folder", "inbox", Addressee("ann@example.net"))
 HOLD_ONE = """
 from tests.unit.engine.test_parser_process import DESTINATION, ParserProcess
 with ParserProcess(DESTINATION) as process:

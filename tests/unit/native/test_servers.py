@@ -14,10 +14,10 @@ from native import dovecot, maildir, redis
 from native.demo_mail import DemoMessage, demo_messages, folders
 from native.errors import StackError
 from native.ports import free_port, is_free
-from native.postgres import APPLICATION, PostgresServer, libpq
+from native.postgres import APPLICATION, libpq
 from native.pymap import Pymap
-from native.redis import RedisServer
 from tests.conftest import unavailable
+from tests.support.servers import PostgresServer, RedisServer
 
 AWKWARD = "p@ss:/#%$ \"word' é\\"
 

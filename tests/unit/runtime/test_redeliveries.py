@@ -12,7 +12,7 @@ def test_without_a_broker_the_task_runs_uncounted(environment: Callable[..., Non
     app.conf.broker_transport_options = {"max_retries": 1, "interval_start": 0, "interval_step": 0}
 
     assert redeliveries.begin(app, "key", "id", is_redelivered=True) == redeliveries.History()
-    redeliveries.note_death(app, "key")
+    redeliveries.note_dead_letter(app, "key")
     redeliveries.note_survival(app, "key", "id")
     redeliveries.note_progress(app, "key")
     redeliveries.forget(app, "key")

@@ -134,7 +134,7 @@ _NUMBERED = re.compile(r"(?:cp|cswindows|win(?:dows)?|ibm|ms|oem|codepage)?0?(\d
 _PUNCTUATION = re.compile(r"[^a-z0-9]")
 # A comment, or whatever else is not part of a name.
 _END_OF_NAME = re.compile(r"[(;,*].*", re.DOTALL)
-_LONGEST_NAME = 80
+_MAX_NAME_LENGTH = 80
 # Python "codecs" that are no charsets, some of them quadratic or worse than text.
 _NOT_CHARSETS = frozenset(
     {"idna", "punycode", "unicode_escape", "raw_unicode_escape", "undefined", "mbcs", "oem", "rot_13"}
@@ -152,7 +152,7 @@ _PYTHON_NAMES = {
 
 def codec_for(name: str) -> str | None:
     """The decoder for a charset's name, or None where nobody knows it. A comment is no part of the name."""
-    return _codec_for(name[:_LONGEST_NAME])
+    return _codec_for(name[:_MAX_NAME_LENGTH])
 
 
 @lru_cache(maxsize=512)

@@ -26,8 +26,8 @@ _OLE: Final = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 # Names of streams in an OLE file are UTF-16.
 _VBA_IN_OLE: Final = "_VBA_PROJECT".encode("utf-16-le")
 _VBA_IN_ZIP: Final = b"vbaProject.bin"
-_LONGEST_ZIP_NAME: Final = 260
-_MOST_ZIP_ENTRIES: Final = 200
+_MAX_ZIP_NAME_LENGTH: Final = 260
+_MAX_ZIP_ENTRIES: Final = 200
 
 
 def check(evidence: Evidence) -> Iterator[Finding]:
@@ -69,11 +69,11 @@ def _is_program(content: bytes) -> bool:
 def _check_zip(name: str, content: bytes) -> Iterator[Finding]:
     """Names and flags of a ZIP file's entries (APPNOTE 4.3.7), read without unpacking anything."""
     position = 0
-    for _ in range(_MOST_ZIP_ENTRIES):
+    for _ in range(_MAX_ZIP_ENTRIES):
         if content[position + 6 : position + 7] and content[position + 6] & 1:
             yield Finding("locked_archive", name)
         length = int.from_bytes(content[position + 26 : position + 28], "little")
-        entry = content[position + 30 : position + 30 + min(length, _LONGEST_ZIP_NAME)].decode("utf-8", "replace")
+        entry = content[position + 30 : position + 30 + min(length, _MAX_ZIP_NAME_LENGTH)].decode("utf-8", "replace")
         if entry.endswith(_VBA_IN_ZIP.decode()):
             yield Finding("macros", name)
         elif _extension(entry) in _EXECUTABLE and _extension(name) not in ("jar", "apk", "xll"):

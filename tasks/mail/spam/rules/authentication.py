@@ -14,7 +14,7 @@ from tasks.mail.spam.verdict import Finding
 
 _COMMENT = re.compile(r"\((?:[^()\\]|\\.)*\)")
 _RESULT = re.compile(r"\s*([a-z][a-z0-9-]*)(?:/\d+)?\s*=\s*([a-z]+)(.*)", re.IGNORECASE | re.DOTALL)
-_LONGEST_FIELD = 4000
+_MAX_FIELD_LENGTH = 4000
 _DEEPEST_COMMENT = 4
 
 Results = tuple[tuple[str, str, str], ...]
@@ -59,7 +59,7 @@ def _trusted_results(evidence: Evidence) -> Results:
         return ()
     fields = evidence.headers.get("authentication-results", ())
     return tuple(
-        result for field in fields if authserv_id(field) in trusted for result in _results(field[:_LONGEST_FIELD])
+        result for field in fields if authserv_id(field) in trusted for result in _results(field[:_MAX_FIELD_LENGTH])
     )
 
 

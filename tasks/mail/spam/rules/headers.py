@@ -10,7 +10,7 @@ from tasks.mail.spam.verdict import Finding
 
 _EXCLAIMS: Final = re.compile(r"!!|\?\?\?|\$\$|€€|£££")
 _ANSWERS: Final = re.compile(r"(?:re|aw|fwd?|wg|sv|tr)\s?:", re.IGNORECASE)
-_LEAST_LETTERS: Final = 10
+_MIN_LETTERS: Final = 10
 _SHARE_OF_CAPITALS: Final = 0.8
 
 
@@ -39,7 +39,7 @@ def check(evidence: Evidence) -> Iterator[Finding]:
 def _check_subject(subject: str) -> Iterator[Finding]:
     if subject.isupper() or _mostly_capitals(subject):
         letters = sum(letter.isalpha() for letter in subject)
-        if letters >= _LEAST_LETTERS:
+        if letters >= _MIN_LETTERS:
             yield Finding("subject_shouts", subject)
     if _EXCLAIMS.search(subject):
         yield Finding("subject_exclaims", subject)

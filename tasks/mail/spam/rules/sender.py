@@ -18,7 +18,7 @@ _FREEMAIL: Final = frozenset({
 })  # fmt: skip
 _ADDRESS: Final = re.compile(r"[^\s<>()\"',;:@]+@((?:[\w-]+\.)+[\w-]{2,})")
 _WORD: Final = re.compile(r"[^\W_]+")
-_LONGEST_NAME: Final = 200
+_MAX_NAME_LENGTH: Final = 200
 
 
 def check(evidence: Evidence) -> Iterator[Finding]:
@@ -28,7 +28,7 @@ def check(evidence: Evidence) -> Iterator[Finding]:
     if not domain.site:
         yield Finding("no_sender", name)
     if name:
-        yield from _check_name(name[:_LONGEST_NAME], evidence)
+        yield from _check_name(name[:_MAX_NAME_LENGTH], evidence)
     yield from _check_domain(domain, evidence.own_domain)
     if evidence.message.reply_to:
         answers_to = domain_of(evidence.message.reply_to[0].address).site

@@ -13,7 +13,7 @@ from tasks.errors import ProtocolError
 from tasks.mail.imap.fetch import (
     Assembly,
     read_envelopes,
-    read_flags,
+    read_flag_answers,
     read_internaldate,
     read_messages,
     read_only_uids,
@@ -33,7 +33,7 @@ from tasks.mail.imap.responses import (
 from tasks.mail.message import FetchedMessage
 
 READERS: list[Callable[[Iterable[Line]], Any]] = [
-    read_list, read_status, read_sizes, read_flags, read_messages, read_envelopes, read_only_uids,
+    read_list, read_status, read_sizes, read_flag_answers, read_messages, read_envelopes, read_only_uids,
 ]  # fmt: skip
 # Bytes, with the words of the protocol thrown in.
 _PROTOCOL = (
@@ -110,14 +110,14 @@ def test_answers_to_other_commands_are_passed_over() -> None:
     lines: list[Line] = [b"5 (FLAGS (\\Seen))", b"1 (UID 7 RFC822.SIZE 10)", None]
 
     assert read_sizes(lines) == {7: 10}
-    assert list(read_flags(lines)) == []
+    assert list(read_flag_answers(lines)) == []
     assert list(read_only_uids(lines)) == [7]
 
 
 @pytest.mark.parametrize("uid", [b"4294967296", b"18446744073709551616", b"9" * 5000])
 def test_a_uid_that_cannot_be_one_is_an_error(uid: bytes) -> None:
     with pytest.raises(ProtocolError, match="too high"):
-        list(read_flags([b"1 (UID " + uid + b" FLAGS ())"]))
+        list(read_flag_answers([b"1 (UID " + uid + b" FLAGS ())"]))
 
 
 @pytest.mark.parametrize(
@@ -329,7 +329,7 @@ def test_gmails_labels_are_read_as_people_write_them(written: bytes, labels: tup
     [message] = read_messages([(line, b"raw"), b")"])
     assert message.flags == ("\\Seen", *labels)
     assert message.thread_id == "gmail-1278455344230334865"
-    [flags] = read_flags([b"1 (X-GM-LABELS (" + written + rb") UID 7 FLAGS (\Seen))"])
+    [flags] = read_flag_answers([b"1 (X-GM-LABELS (" + written + rb") UID 7 FLAGS (\Seen))"])
     assert flags.flags == ("\\Seen", *labels)
 
 

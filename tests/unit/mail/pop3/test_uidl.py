@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.mail.pop3.uidl import Listed, key_of_header, key_of_message, keys_by_unique_id, read_unique_id
+from tasks.mail.pop3.uidl import UidlEntry, key_of_header, key_of_message, keys_by_unique_id, read_unique_id
 
 HEADER = b"Received: from a by b; Mon, 02 Mar 2026 10:00:00 +0000\r\nMessage-ID: <1@example.org>\r\nSubject: One\r\n"
 
@@ -17,7 +17,7 @@ def test_what_is_no_unique_id(word: bytes) -> None:
 
 
 def test_copies_share_a_unique_id_and_others_do_not() -> None:
-    listed = [Listed(1, 10, "a"), Listed(2, 10, "a"), Listed(3, 99, "a"), Listed(4, 5, None), Listed(5, 5, "b")]
+    listed = [UidlEntry(*row) for row in [(1, 10, "a"), (2, 10, "a"), (3, 99, "a"), (4, 5, None), (5, 5, "b")]]
     # Two of one size are copies (RFC 1939); a third of another size is not, and is known by its content.
     assert keys_by_unique_id(listed) == {1: "a", 2: "a", 5: "b"}
 

@@ -8,7 +8,7 @@ import pytest
 
 from tasks.mail.parse.message import parse
 from tasks.mail.spam import judge
-from tasks.mail.spam.evidence import Recipient
+from tasks.mail.spam.evidence import Addressee
 from tasks.mail.spam.weights import RULES, WEIGHTS
 from tests.support.spam import OWN_ADDRESS, OWN_SERVER, RECIPIENT, findings, letter, score, with_file
 
@@ -71,7 +71,7 @@ def test_results_of_any_other_count_for_nothing(results: str) -> None:
 
 
 def test_an_account_without_a_trusted_server_believes_nobody() -> None:
-    assert findings(letter(Authentication_Results=PASSED), Recipient(OWN_ADDRESS)) == {}
+    assert findings(letter(Authentication_Results=PASSED), Addressee(OWN_ADDRESS)) == {}
 
 
 def test_the_topmost_of_the_servers_own_fields_counts() -> None:
