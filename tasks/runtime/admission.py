@@ -1,4 +1,4 @@
-"""Whether this release can run a message: it is one, it has the task, and the task takes the arguments."""
+"""Checks that this release can run a task message: that it knows the task, and that the task takes the arguments."""
 
 from typing import Any
 
@@ -8,14 +8,14 @@ from tasks.errors import MessageUnreadableError, TaskUnknownError
 from tasks.runtime.broker import envelope
 from tasks.runtime.task import EmailTask
 
-# What `./manage.sh health` has a worker run: Celery's own, which does nothing but give back an argument.
+# The task that `./manage.sh health` has a worker run: one of Celery's own, which does nothing but return an argument.
 PROBE = "celery.accumulate"
 
 
 def admit(app: Celery, name: str, body: object) -> tuple[Task, list[Any], dict[str, Any]]:
-    """The task of this name, and its arguments out of the decoded body.
+    """The task of this name, and its positional and named arguments, read from the decoded body.
 
-    Raises MessageUnreadableError, and TaskUnknownError for what a newer release may know.
+    Raises MessageUnreadableError, and TaskUnknownError for a task or an argument that a newer release may know.
     """
     args, kwargs = envelope.open_body(body)
     task = app.tasks.get(name)
@@ -35,6 +35,6 @@ def admit(app: Celery, name: str, body: object) -> tuple[Task, list[Any], dict[s
 
 
 def admit_raw(app: Celery, raw: Any) -> None:
-    """The same for a message as it is kept in Redis."""
+    """Check a task message in the form in which Redis keeps it. Raises what `admit` raises."""
     envelope.check_envelope(raw)
     admit(app, raw["headers"]["task"], envelope.read_body(raw))

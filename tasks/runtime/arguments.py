@@ -1,4 +1,5 @@
-"""Whether a task can be called with these arguments. Judged where it is called, and where its message is taken."""
+"""Checks the arguments of a task: in the caller before the task is queued, and in the worker that takes the
+message."""
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -12,11 +13,12 @@ _OWNERS = ("tenant_id", "user_id")
 
 
 def check_arguments(name: str, run: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-    """Hold the arguments against the function `run` of the task `name`.
+    """Compare the arguments with what `run`, the function of the task `name`, takes.
 
-    Raises TypeError where arguments are missing, too many, or of no known name. Raises ValueError where there is no
-    tenant_id or user_id, and where an argument is of another type than the task takes, holds half a character (a
-    lone surrogate), or is an identifier that is too long or cannot be printed. Neither repeats an argument.
+    Raises TypeError where arguments are missing, unknown, or too many. Raises ValueError where there is no tenant_id
+    or user_id, and where an argument is of another type than the task takes, holds half a character (a lone
+    surrogate), or is an identifier that is too long or cannot be printed. Neither error repeats the value of an
+    argument.
     """
     signature, hints = _signature(run), _hints(run)
     given = signature.bind_partial(*args, **kwargs).arguments
@@ -46,7 +48,7 @@ def _check_text(where: str, text: Any, *, is_identifier: bool) -> None:
 
 
 def _fits(value: object, hint: Any) -> bool:
-    """Whether the value is of this type, as JSON has types: a list is as good as a tuple."""
+    """Whether the value is of this type, or of the type that JSON makes of it: a list is taken for a tuple."""
     origin = get_origin(hint)
     if origin in (Union, UnionType):
         return any(_fits(value, one) for one in get_args(hint))

@@ -1,7 +1,8 @@
-"""Whose clock is off: that of this host, of Redis's or of PostgreSQL's, as a worker, beat and `health` say it.
+"""Finds out whose clock is off (this host's, Redis's or PostgreSQL's), for workers, beat and `health` to report.
 
-No task depends on that: messages go by Redis's clock (tasks/runtime/broker/clock.py), what PostgreSQL keeps goes by
-PostgreSQL's. But people compare what the three wrote, and a clock that is far off lets no certificate be valid.
+No task depends on this host's clock: messages go by Redis's clock (tasks/runtime/broker/clock.py), and times stored
+in PostgreSQL by PostgreSQL's. But people compare times that the three wrote, and on a host whose clock is far off no
+certificate is valid.
 """
 
 import socket
@@ -20,22 +21,22 @@ from tasks.settings import get_settings
 
 logger = get_logger(__name__)
 
-# From there on it is said.
+# A difference of this many seconds or more is reported.
 SKEW_SECONDS = 5
-# How many seconds PostgreSQL's clock is ahead of Redis's, as a task has measured it lately.
+# The key with the seconds by which PostgreSQL's clock is ahead of Redis's, as a task last measured it.
 _DATABASE = "metabuilder:clock:postgresql"
 _KEPT_SECONDS = 120
 
 
 class Watch:
-    """Measures again and again, and says in the log what has changed by more than a little."""
+    """Measures the clocks at every look, and logs changes that are large enough to matter."""
 
     def __init__(self) -> None:
         self.words = ""
         self._said: Mapping[str, float] = {}
 
     def look(self, client: Any) -> bool:
-        """Measure through a client of the broker's Redis; whether `words` are others than before."""
+        """Measure through a client of the broker's Redis. Returns whether `words` have changed."""
         clocks = _named(ahead_of_redis(client), _noted(client))
         before, self.words = self.words, words(clocks)
         if self.words and any(abs(ahead - self._said.get(name, 0)) > SKEW_SECONDS for name, ahead in clocks.items()):
@@ -57,8 +58,8 @@ class Skew(NamedTuple):
 def skew(clocks: Mapping[str, float]) -> Skew | None:
     """Which of these clocks are off; None where they agree.
 
-    `clocks` are seconds by the name of what has the clock. Of three, the two that agree are taken for right, or else
-    the one in the middle; of two, the second.
+    `clocks` maps the owner of each clock to the seconds by which the clock is ahead. Of three clocks, the two that
+    agree count as right, or else the one in the middle; of two clocks, the second counts as right.
     """
     right = sorted(clocks.values())[1] if len(clocks) > 2 else list(clocks.values())[-1]
     off = {name: ahead - right for name, ahead in clocks.items() if abs(ahead - right) > SKEW_SECONDS}
@@ -78,13 +79,14 @@ def words(clocks: Mapping[str, float]) -> str:
 def measure(client: Any, database_now: Callable[[], datetime]) -> dict[str, float]:
     """How many seconds the clocks of this host, PostgreSQL and Redis, in this order, are ahead of Redis's.
 
-    By the name of what has the clock; each is asked. Raises what `database_now` does.
+    The result maps the owner of each clock to the seconds. Raises what `database_now` raises.
     """
     return _named(ahead_of_redis(client), _database_ahead(client, database_now))
 
 
 def note_database(client: Any, database_now: Callable[[], datetime]) -> None:
-    """Measure PostgreSQL's clock, and note that for workers and beat, which have no connection to PostgreSQL."""
+    """Measure PostgreSQL's clock and store the result in Redis, for workers and beat without a connection to
+    PostgreSQL."""
     client.set(_DATABASE, _database_ahead(client, database_now), ex=_KEPT_SECONDS)
 
 
@@ -94,7 +96,7 @@ def _database_ahead(client: Any, database_now: Callable[[], datetime]) -> float:
 
 
 def _noted(client: Any) -> float | None:
-    with suppress(ResponseError, TypeError, ValueError):  # none, or not what should be there
+    with suppress(ResponseError, TypeError, ValueError):  # no stored result, or a value that is no number
         return float(client.get(_DATABASE))
     return None
 

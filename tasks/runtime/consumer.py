@@ -1,13 +1,15 @@
-"""Takes only what this release can run. Celery's consumer logs the rest with all that is in it, or dies of it.
+"""A worker's consumer, which takes only messages that this release can run.
 
-tasks/runtime/broker/transport.py has looked at what is around the arguments; here they are held against the task. A
-task that this release does not have, or arguments that it does not know, may be of a release that is being deployed:
-they are put aside, and a worker that knows them takes them from there. So of two workers of different releases the
-old one neither spins nor loses any.
+Celery's consumer logs other messages with all their content, or dies of them.
 
-A connection that breaks changes nothing about what the worker has in hand (tasks/runtime/broker/deliveries.py):
-processes go on with what they were given, what waits for them or for its time goes on waiting, and the next
-connection acknowledges it.
+tasks/runtime/broker/transport.py has checked everything in a message except the arguments; here the arguments are
+compared with what the task takes. A task or an argument that this release does not know may belong to a release that
+is being deployed: the message is put aside, and a worker that knows the task takes it from there. So while two
+releases run side by side, a worker of the older release loses no message and does not take the same message over and
+over.
+
+When a connection breaks, the worker keeps the messages in hand (tasks/runtime/broker/deliveries.py): running tasks go
+on, tasks that wait for a process or for their time go on waiting, and they are acknowledged over the next connection.
 """
 
 import time
@@ -35,26 +37,29 @@ from tasks.settings import get_settings
 _outages = get_logger(f"{__name__}.outages")  # tasks/runtime/broker/outage.py
 _logger = get_logger(__name__)
 
-# How often a worker looks for what others put aside and it knows.
+# How often a worker looks for messages that other workers put aside and that it can run.
 _LOOK_SECONDS = 5
-# Between two tries to connect, or to be answered: what is back is noticed soon.
+# The pause between two tries to connect or to get an answer. It is short, so that a broker that is back is noticed
+# soon.
 _RETRY_SECONDS = 1
 
 
 class Consumer(consumer.Consumer):  # type: ignore[misc]  # celery has no types
-    """Celery's, which sees no message that it would stumble over, and says in what state it is."""
+    """Celery's consumer, which here gets only messages that it can handle, and reports its state to the service
+    manager."""
 
-    _is_answered = False  # over the connection of now
-    _deliveries: Any = None  # what it has in hand (tasks/runtime/broker/deliveries.py), once it was connected
+    _is_answered = False  # whether Redis has answered over the present connection
+    _deliveries: Any = None  # the messages in hand (broker/deliveries.py); None before the first connection
     _connects_anew = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._clocks = Watch()
-        self._address = self.conninfo.as_uri()  # to ask a connection for it may open files
+        self._address = self.conninfo.as_uri()  # kept, because asking a connection for its address may open files
 
     def ensure_connected(self, connection: Any) -> Any:
-        """Connect, however long that takes. Celery waits longer and longer, so that it is late when Redis is back."""
+        """Connect, however long that takes. Unlike Celery's, the pauses do not grow, so that a Redis that is back is
+        found soon."""
         connection.ensure_connection(
             lambda error, _: self._say_unreachable(error),
             interval_start=_RETRY_SECONDS,
@@ -65,36 +70,36 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]  # celery has no types
         return connection
 
     def on_connection_error_before_connected(self, error: Exception) -> None:
-        """Celery's, and the service manager is told."""
+        """As Celery's, and tell the service manager."""
         self._say_away(error)
         self._connects_anew = True
         super().on_connection_error_before_connected(error)
         time.sleep(_RETRY_SECONDS)
 
     def on_connection_error_after_connected(self, error: Exception) -> None:
-        """Celery's, which gives back nothing here, and the service manager is told."""
+        """As Celery's, but keep the messages in hand, and tell the service manager."""
         self._say_away(error)
         self._connects_anew = True
         self._keep_deliveries()
-        if self.qos:  # it has a place for each task that waits for its time
+        if self.qos:  # its count includes the tasks that wait for their time
             self.initial_prefetch_count = self.qos.value
         with warnings.catch_warnings():
-            # Celery 6 will by default end the tasks at work, which is set here not to be done.
+            # Celery warns that Celery 6 will end running tasks by default; our configuration says not to.
             warnings.simplefilter("ignore", CPendingDeprecationWarning)
             super().on_connection_error_after_connected(error)
-        if not self._is_answered:  # what lets in and refuses all else would be asked without a pause
+        if not self._is_answered:  # else a Redis that accepts logins and refuses all else is asked without a pause
             time.sleep(_RETRY_SECONDS)
         self._is_answered = False
 
     def connect(self) -> Any:
-        """Celery's, which leaves its connection open where the first thing that is asked of Redis is refused."""
+        """As Celery's, but closes the connection if Redis refuses the first command. Celery's leaves it open."""
         connection = self.connection_for_read(heartbeat=self.amqheartbeat)
         try:
             channel = connection.default_channel
             if self._deliveries:
                 channel.take_over(self._deliveries)
             self._deliveries = channel.qos
-            # Before anything is looked for that was not acknowledged in time.
+            # Comes before the search for messages that were not acknowledged in time, which would find these.
             self._deliveries.tell_what_is_owed()
             if self.hub:
                 connection.transport.register_with_event_loop(connection.connection, self.hub)
@@ -105,7 +110,8 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]  # celery has no types
         return connection
 
     def on_close(self) -> None:
-        """Celery's, which forgets what no process has begun, where this stops and is not about to connect anew."""
+        """As Celery's when the worker stops: tasks that no process has begun are forgotten. Not so before a new
+        connection."""
         if self._connects_anew:
             self._connects_anew = False
             self.pool.finish_writes()
@@ -113,11 +119,12 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]  # celery has no types
             super().on_close()
 
     def call_soon_ack(self, settle: Callable[..., None], *args: Any, **kwargs: Any) -> None:
-        """Acknowledge or give back at once: what waits for a turn of the event loop is lost if an error ends it."""
+        """Acknowledge or give back at once: a call that waits for its turn is lost if an error ends the event
+        loop."""
         settle(*args, **kwargs)
 
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], None]:
-        """What is called with each message."""
+        """The function that is called with each message."""
         handle = super().create_task_handler(*args, **kwargs)
 
         def admit_and_handle(message: Any) -> None:
@@ -135,7 +142,7 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]  # celery has no types
         return admit_and_handle
 
     def register_with_event_loop(self, hub: Any) -> None:
-        """Called when it begins to consume, after each connect."""
+        """Called after each connect, when the consumer begins to consume."""
         super().register_with_event_loop(hub)
         channel = self.connection.default_channel
         channel.on_answer = self._say_consuming
@@ -148,7 +155,7 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]  # celery has no types
         hub.call_repeatedly(_LOOK_SECONDS, Seldom(self._look_aside))
 
     def _keep_deliveries(self) -> None:
-        """The channel of now gives nothing back when it is closed."""
+        """Have the present channel give no messages back when it is closed."""
         if self._deliveries:
             self._deliveries.channel.do_restore = False
 
@@ -162,32 +169,33 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]  # celery has no types
 
     def _say_consuming(self) -> None:
         self._is_answered = True
-        if self.pool is None:  # it is being stopped
+        if self.pool is None:  # the worker is being stopped
             return
         queues = ", ".join(self.app.amqp.queues.consume_from)
         consumes = f"Consumes {queues} with {self.pool.num_processes} processes"
         systemd.notify("READY=1", f"STATUS={'; '.join(filter(None, (consumes, self._clocks.words)))}")
 
     def _admit(self, message: Any) -> None:
-        """Raises TaskUnknownError and MessageUnreadableError."""
+        """Check the arguments of a message. Check the arguments of a message. Raises TaskUnknownError and
+        MessageUnreadableError."""
         try:
             body = message.payload
         except (DecodeError, RecursionError) as error:
             raise MessageUnreadableError(type(error).__name__) from error
         task, args, kwargs = admit(self.app, message.headers["task"], body)
-        # Whoever published it may not have hidden what is somebody's mail.
+        # The publisher of the message may not have redacted the arguments.
         shown = redact_arguments(task.run, args, kwargs)
         message.headers["argsrepr"], message.headers["kwargsrepr"] = map(repr, shown)
 
     def _look_at_the_clocks(self) -> None:
-        """Say it where the clock of this host, of Redis's or of PostgreSQL's is off."""
+        """Report it if the clock of this host, of Redis or of PostgreSQL is off."""
         with self.connection.default_channel.conn_or_acquire() as client:
             has_changed = self._clocks.look(client)
         if has_changed and self._is_answered:
             self._say_consuming()
 
     def _look_aside(self) -> None:
-        """Have the channel take what others put aside and this worker can run."""
+        """Have the channel take messages that were put aside and that this worker can run."""
         if shutdown.is_requested():
             return
         hours, queues = get_settings().worker.unknown_task_hours, self.app.amqp.queues.consume_from
@@ -198,7 +206,7 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]  # celery has no types
                     _, message, queue = aside.find(client, tag)
                     admit_raw(self.app, message)
                 except (EmailError, KeyError):
-                    continue  # it waits for another release, or another worker was quicker
+                    continue  # the message is for another release, or another worker has taken it
                 if queue in queues:
                     wanted.append(tag)
         self.connection.default_channel.wanted = wanted

@@ -19,7 +19,8 @@ from tasks.runtime.results import WAITING
 
 
 class _Mailbox(Mailbox):  # type: ignore[misc]  # kombu has no types
-    """Answers once: a worker does so from its event loop, which kombu keeps for as long as 20 s."""
+    """Sends an answer once, without trying again: a worker answers from its event loop, which kombu would block for
+    20 s."""
 
     def _publish_reply(self, *args: Any, **options: Any) -> None:
         super()._publish_reply(*args, **{"retry_policy": {"max_retries": 0}, **options})
@@ -32,7 +33,7 @@ class Control(CeleryControl):  # type: ignore[misc]  # celery has no types
     Mailbox = _Mailbox
 
     def broadcast(self, *args: Any, connection: Any = None, channel: Any = None, **options: Any) -> Any:
-        """Send a command to workers; their answers with `reply`."""
+        """Send a command to workers. With `reply`, returns their answers."""
         if connection or channel:
             return super().broadcast(*args, connection=connection, channel=channel, **options)
         with self.app.connection_for_write() as fresh:
@@ -43,9 +44,9 @@ def get_task_status(task_id: str, *, tenant_id: str | None = None, user_id: str 
     """`state`, and what belongs to it: `progress` while it runs, `result` after success, `error` after failure, and
     `waiting` (docs/tasks.md) of mail that is tried again later.
 
-    An unknown or expired id is PENDING, as one that waits in its queue is: Celery keeps no list of them. With
-    `tenant_id`, and `user_id` where one user asks, so is a task of anybody else: pass them whenever the id comes from
-    a person. Raises ValueError for a user without a tenant.
+    The state of an unknown or expired id is PENDING, like that of a task that waits in its queue, because Celery
+    keeps no list of waiting tasks. With `tenant_id` (and `user_id` where one user asks), a task of anybody else is
+    PENDING too: pass both whenever the id comes from a person. Raises ValueError for a user without a tenant.
     """
     caller = _caller(tenant_id, user_id)
     with _redis_errors_as_ours():
@@ -69,25 +70,27 @@ def get_task_status(task_id: str, *, tenant_id: str | None = None, user_id: str 
 def revoke_task(
     task_id: str, *, terminate: bool = False, tenant_id: str | None = None, user_id: str | None = None
 ) -> None:
-    """Keep a task from starting; with `terminate` stop it where it runs. A sync stopped so goes on at its checkpoint
-    the next time.
+    """Keep a task from starting; with `terminate` stop it where it runs. A sync that was stopped goes on at its
+    checkpoint the next time.
 
-    With `tenant_id`, and `user_id` where one user asks, only if the task is theirs; else nothing happens, and nothing
-    tells whether there is such a task. Raises ValueError for a user without a tenant.
+    With `tenant_id` (and `user_id` where one user asks), a task of anybody else is left alone, and the caller does
+    not learn whether there is such a task. Raises ValueError for a user without a tenant.
     """
     caller = _caller(tenant_id, user_id)
     with _redis_errors_as_ours():
         if caller is None or caller.owns(current_app.backend.get_task_meta(task_id)):
             current_app.control.revoke(task_id, terminate=terminate)
         else:
-            # Whose task it is is not known before the task begins. Its worker knows then (tasks/runtime/request.py).
+            # The owner of a task is not known before the task begins; then its worker compares owners
+            # (tasks/runtime/request.py).
             current_app.control.revoke(caller.mark(task_id))
 
 
 def get_active_tasks(*, tenant_id: str | None = None, user_id: str | None = None) -> dict[str, list[dict[str, Any]]]:
     """The tasks that run now, by worker, their arguments as they may be shown: identifiers, and sizes of the rest.
 
-    With `tenant_id`, and `user_id` where one user asks, only theirs. Raises ValueError for a user without a tenant.
+    With `tenant_id` (and `user_id` where one user asks), only the tasks of that tenant or user. Raises ValueError for
+    a user without a tenant.
     """
     caller, meta_of = _caller(tenant_id, user_id), current_app.backend.get_task_meta
     with _redis_errors_as_ours():

@@ -14,7 +14,7 @@ from tasks.runtime.broker.transport import broker_client
 from tasks.runtime.redaction import redact_arguments
 from tasks.storage.dead_letters import NOBODY, Letter, Summary, drop_letter, mark_retried, open_arguments
 
-# The codes that only messages have that were put aside.
+# The codes of messages that were put aside; no failed task has them.
 _ASIDE = (MessageUnreadableError.code, TaskUnknownError.code)
 
 
@@ -25,8 +25,8 @@ def retry_letter(letter: Letter) -> str:
     """
     args, kwargs = open_arguments(letter)
     task = current_app.tasks[letter.task_name]
-    # What was held against it is forgotten, except that there is a letter to clear. (Not the letter's own key, which
-    # earlier releases made in another way.)
+    # Forget its redeliveries, but remember that there is a dead letter to clear. The key is computed anew, because
+    # earlier releases computed the key that is stored in the letter in another way.
     key = task.key(args, kwargs, letter.task_id)
     redeliveries.start_over(current_app, key, is_dead=True)
     task.apply_async(args, kwargs, task_id=letter.task_id, retry=False)
@@ -35,13 +35,13 @@ def retry_letter(letter: Letter) -> str:
 
 
 def forget_letter(letter: Letter) -> None:
-    """Drop the letter; the same task may run again. Raises what `redeliveries.start_over` does."""
+    """Drop the dead letter, so that the same task may run again. Raises what `redeliveries.start_over` raises."""
     redeliveries.start_over(current_app, letter.task_key, is_dead=False)
     drop_letter(letter)
 
 
 def is_aside(letter: Summary) -> bool:
-    """Whether it is a message that was put aside, and no task that failed."""
+    """Whether the dead letter stands for a message that was put aside, and not for a task that failed."""
     return letter.error_code in _ASIDE
 
 
@@ -56,7 +56,7 @@ def list_aside() -> list[Summary]:
 
 
 def show_aside(tag: str) -> dict[str, Any]:
-    """What is known of a message that was put aside, without anybody's mail. Raises NotFoundError."""
+    """What may be shown of a message that was put aside, with redacted arguments. Raises NotFoundError."""
     note, message, queue = _find(tag)
     return {
         "id": tag,
@@ -68,7 +68,7 @@ def show_aside(tag: str) -> dict[str, Any]:
 
 
 def retry_aside(tag: str) -> str:
-    """Put the message on its queue again; the task's id.
+    """Put the message on its queue again. Returns the task's id.
 
     Raises MessageUnreadableError and TaskUnknownError where this release would put it aside again, NotFoundError.
     """
@@ -82,7 +82,7 @@ def retry_aside(tag: str) -> str:
 
 
 def drop_aside(tag: str) -> None:
-    """Forget the message."""
+    """Delete the message."""
     with broker_client(current_app) as client:
         aside.drop(client, tag)
 
@@ -100,11 +100,11 @@ def _moment(note: aside.Note) -> datetime:
 
 
 def _shown_arguments(message: Any) -> dict[str, Any] | None:
-    """None where they cannot be read."""
+    """The redacted arguments of a message; None where they cannot be read."""
     try:
         args, kwargs = open_body(read_body(message))
         task = current_app.tasks.get(message["headers"]["task"])
         shown_args, shown_kwargs = redact_arguments(task.run if task else lambda: None, args, kwargs)
-    except Exception:  # whatever a message may be
+    except Exception:  # a message may hold anything
         return None
     return {"args": shown_args, "kwargs": shown_kwargs}

@@ -1,8 +1,8 @@
-"""What a worker tells of itself (its heartbeat, for Flower) never keeps it from its work.
+"""The events that a worker sends about itself (heartbeats, for Flower) never keep it from its work.
 
-Celery tells it from the worker's event loop, and tries for as long as the broker does not answer: meanwhile the
-worker neither notices that it is cut off, nor says so, nor stops. Here it is tried once, and seldom where Redis is
-slow. An event that is lost is followed by the next heartbeat, two seconds later.
+Celery sends events from the worker's event loop, and tries again until the broker answers: meanwhile the worker
+neither notices that it is cut off, nor reports it, nor stops. Here an event is tried once, and rarely where Redis is
+slow. A lost event does not matter, as the next heartbeat follows two seconds later.
 """
 
 from typing import Any
@@ -14,14 +14,14 @@ from tasks.runtime.broker.seldom import Seldom
 
 
 class Dispatcher(dispatcher.EventDispatcher):  # type: ignore[misc]  # celery has no types
-    """Tries once."""
+    """Celery's dispatcher, which here tries to send an event once."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._beat = Seldom(super().send)
 
     def send(self, type: str, *args: Any, **kwargs: Any) -> None:  # noqa: A002 - as Celery's
-        """Tell it."""
+        """Send the event."""
         (self._beat if type == "worker-heartbeat" else super().send)(type, *args, **kwargs)
 
     def _publish(self, event: Any, producer: Any, routing_key: str, *_: Any, **__: Any) -> None:
@@ -29,6 +29,6 @@ class Dispatcher(dispatcher.EventDispatcher):  # type: ignore[misc]  # celery ha
 
 
 class Events(events.Events):  # type: ignore[misc]
-    """Celery's, with such a dispatcher."""
+    """Celery's events, sent by the dispatcher above."""
 
     dispatcher_cls = "tasks.runtime.heartbeat:Dispatcher"

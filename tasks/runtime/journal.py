@@ -1,8 +1,8 @@
-"""Log lines: each record begins one, and what others say in it is made visible, but for secrets; the journal's have a
-priority.
+"""Formats log records: invisible characters in them are written out, secrets are cut out, and lines for systemd's
+journal get a priority.
 
-So no server forges a line, and `journalctl --unit celery-worker --priority warning` shows what is wrong and nothing
-else.
+So the words of a server cannot forge a line of the log, and `journalctl --unit celery-worker --priority warning`
+shows problems and nothing else.
 """
 
 import logging
@@ -26,7 +26,7 @@ _PRIORITIES = {logging.CRITICAL: 2, logging.ERROR: 3, logging.WARNING: 4, loggin
 
 
 class LineFormatter(VisibleFormatter, TaskFormatter):  # type: ignore[misc]  # celery has no types
-    """Knows the task that a record is of."""
+    """Adds the name and id of the task that a record belongs to."""
 
     def __init__(self, format_: str) -> None:
         TaskFormatter.__init__(self, format_, use_color=False)
@@ -42,13 +42,14 @@ class JournalFormatter(LineFormatter):
 
 
 def connect() -> None:
-    """Have what Celery logs in this process formatted here."""
+    """Have the log of Celery in this process formatted by this module."""
     after_setup_logger.connect(_format_lines)
     after_setup_task_logger.connect(_format_task_lines)
 
 
 def set_up(logger: logging.Logger, elsewhere: str, journal: str = _FORMAT) -> None:
-    """Format what `logger` writes as `journal` says in a process whose errors go there, else as `elsewhere` says."""
+    """Format the records of `logger`: by `journal` where standard error goes to systemd's journal, else by
+    `elsewhere`."""
     is_journal = goes_to_journal(os.environ.get("JOURNAL_STREAM", ""))
     formatter = JournalFormatter(journal) if is_journal else LineFormatter(elsewhere)
     secrets = LogFilter(get_settings().secrets)
@@ -61,7 +62,7 @@ def goes_to_journal(stream: str) -> bool:
     """Whether standard error is the stream that systemd names in JOURNAL_STREAM (systemd.exec(5))."""
     try:
         seen = os.fstat(sys.stderr.fileno())
-    except (OSError, ValueError, AttributeError):  # closed, captured, or not there at all
+    except (OSError, ValueError, AttributeError):  # standard error is closed, captured, or missing
         return False
     return stream == f"{seen.st_dev}:{seen.st_ino}"
 

@@ -1,9 +1,10 @@
-"""Celery's pool of processes, which a stop neither waits for in vain nor leaves with work that nobody acknowledges.
+"""Celery's pool of processes, changed so that a worker can stop at once and acknowledges all that its processes did.
 
 When a worker loses its connection to the broker, and when it stops, Celery forgets the tasks whose process has not
-said yet that it began them. The process does them all the same, its result is read by nobody, and before it ends it
-waits 30 s for that (GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT of billiard). The task comes back and is done twice.
-Here what was written to a process counts as begun, and what the processes say is read until the last one has ended.
+said yet that it began them. The process does such a task all the same, but nobody reads its result, and before the
+process ends it waits 30 s for a reader (GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT of billiard). The task is delivered
+again and is done twice. Here a task counts as begun when it is written to a process, and results are read until the
+last process has ended.
 """
 
 from collections.abc import Iterable
@@ -17,11 +18,12 @@ _LOOK_SECONDS = 0.1
 
 class _ResultHandler(asynpool.ResultHandler):  # type: ignore[misc]  # celery has no types
     def on_stop_not_started(self) -> None:
-        """Called when the pool is joined. Celery's returns when it waits for no result any more."""
+        """Read results until all processes have ended; called when the pool is joined. Celery's returns as soon as it
+        knows of no more tasks."""
         gone: set[int] = set()
         while self._state != TERMINATE and (outqueues := set(self.fileno_to_outq) - gone):
             self.read(outqueues, gone, _LOOK_SECONDS)
-            if self.check_timeouts is not None:  # of what has not ended by now
+            if self.check_timeouts is not None:  # end tasks that are over their time limits
                 self.check_timeouts()
             try:
                 self.join_exited_workers(shutdown=True)
@@ -29,7 +31,8 @@ class _ResultHandler(asynpool.ResultHandler):  # type: ignore[misc]  # celery ha
                 return
 
     def read(self, outqueues: Iterable[int], gone: set[int], seconds: float) -> None:
-        """What processes have said, or say within these seconds. Those that have ended are added to `gone`."""
+        """Read the results that processes have written, or write within these seconds. Adds ended processes to
+        `gone`."""
         for fd in wait(outqueues, seconds):
             self._flush_outqueue(fd, gone.add, self.fileno_to_outq, self.on_state_change)
 
@@ -38,32 +41,34 @@ class _Pool(asynpool.AsynPool):  # type: ignore[misc]
     ResultHandler = _ResultHandler
 
     def finish_writes(self) -> None:
-        """Write the rest of what a process has been given in part: the event loop that wrote it has forgotten it."""
+        """Finish tasks that are written to a process only in part: the event loop that was writing them has forgotten
+        them."""
         processes = {asynpool._get_job_writer(job): job._write_to for job in self._cache.values()}  # noqa: SLF001
         for writer in tuple(self._active_writers):
             self._flush_writer(processes[writer], writer)
             writer.close()
 
     def read_results(self) -> None:
-        """Read what processes have said while nobody listened."""
+        """Read the results that processes wrote while there was no event loop to read them."""
         self._result_handler.read(tuple(self._fileno_to_outq), set(), 0)
 
     def flush(self) -> None:
-        """Forget what no process has been given."""
+        """Forget the tasks that were not written to any process."""
         for job in self._cache.values():
             job._accepted = job._accepted or job._write_to is not None  # noqa: SLF001
         super().flush()
 
 
 class TaskPool(prefork.TaskPool):  # type: ignore[misc]
-    """Celery's, of such processes."""
+    """Celery's pool, made of the pool above."""
 
     Pool = _Pool
 
     def finish_writes(self) -> None:
-        """Write the rest of what processes have been given in part."""
+        """Finish tasks that are written to a process only in part."""
         self._pool.finish_writes()
 
     def read_results(self) -> None:
-        """Read results of ended tasks, before the event loop takes their time limits for exceeded."""
+        """Read the results of ended tasks, before the event loop looks at time limits and takes these tasks for too
+        slow."""
         self._pool.read_results()

@@ -1,8 +1,8 @@
 """Queues one task many times.
 
-`.delay()` makes up each message anew and waits for the broker each time. Here Celery and kombu make one message and
-declare its queue; the others are that one with other arguments and ids, and go to the broker many at once. What
-arrives is what `.delay()` would have sent; only Celery's signals of publishing are not sent for each.
+`.delay()` builds each message anew and waits for the broker each time. Here Celery and kombu build one message and
+declare its queue; all other messages are copies with other arguments and ids, and many go to the broker at once. The
+broker gets the same messages as from `.delay()`; only Celery's signals for publishing are not sent for each message.
 """
 
 import json
@@ -19,12 +19,12 @@ from tasks.runtime.broker.clock import to_redis
 from tasks.runtime.broker.scripts import put
 from tasks.runtime.redaction import redact_arguments
 
-# So many messages are held in memory and written at once.
+# How many messages are held in memory and written at once.
 _MESSAGES_PER_WRITE = 500
 
 
 class _KeepingChannel(transport.Channel):
-    """A channel that keeps the message, its queue and the key of its list, instead of queueing it."""
+    """A channel that does not queue a message, but keeps the message, its queue and the key of the queue's list."""
 
     kept: tuple[str, str, dict[str, Any]]
 
@@ -42,10 +42,10 @@ class _KeepingTransport(transport.Transport):
 def publish_many(
     task: Task, calls: Sequence[Sequence[Any]], ids: Sequence[str] | None = None, **options: Any
 ) -> Sequence[str]:
-    """Queue `task` once for each tuple of positional arguments, with the options of `apply_async`; the ids, which are
-    new ones where none are given.
+    """Queue `task` once for each tuple of positional arguments, with the options of `apply_async`. Returns the ids of
+    the tasks, which are new where no ids are given.
 
-    Raises kombu.exceptions.OperationalError when the broker does not take them; some or all may have arrived.
+    Raises kombu.exceptions.OperationalError when the broker did not confirm the messages; some or all may be queued.
     """
     if not calls:
         return []
@@ -65,7 +65,7 @@ def publish_many(
 
 
 def _copies(task: Task, message: dict[str, Any], calls: Sequence[Sequence[Any]], ids: Sequence[str]) -> Iterator[str]:
-    """The message with the arguments of each call, as an own message of that id."""
+    """A copy of the message for each call, with its arguments and its id."""
     template = _template(message)
     _, *rest = json.loads(b64decode(message["body"]))
     after_arguments = f", {dumps(rest)[1:]}"
@@ -81,7 +81,7 @@ def _copies(task: Task, message: dict[str, Any], calls: Sequence[Sequence[Any]],
 
 
 def _template(message: dict[str, Any]) -> str:
-    """The message as JSON, with a place for each value that is its own."""
+    """The message as JSON, with a placeholder for each value that differs between the copies."""
     places = {name: str(uuid4()) for name in ("body", "id", "shown", "tag")}
     own_id, shown = places["id"], {"argsrepr": places["shown"]}
     headers = {**message["headers"], "id": own_id, "root_id": own_id, **shown}

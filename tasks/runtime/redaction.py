@@ -1,6 +1,6 @@
-"""What may be shown of a task's arguments and errors: in Flower, logs, and among the dead letters.
+"""Redaction: what may be shown of a task's arguments and errors in Flower, in logs, and in dead letters.
 
-Identifiers, numbers and switches are shown. Anything else may be somebody's mail, so only its size is.
+Identifiers, numbers and switches are shown. Any other argument may be somebody's mail, so only its size is shown.
 """
 
 import inspect
@@ -10,7 +10,7 @@ from functools import lru_cache
 from itertools import chain, repeat
 from typing import Any
 
-# Also the login in a URL, which ends with an @ as well.
+# Also matches the login in a URL, which ends with an @ too.
 _BEFORE_AN_AT = re.compile(r"[^\s<>(),;@]+@(?=\w)")
 
 
@@ -18,13 +18,13 @@ def redact_arguments(
     run: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The arguments of a task whose function is `run`, as they may be shown."""
-    # More arguments than there are names cannot be identifiers that we know of.
+    # Arguments beyond the names that the function has are no known identifiers, so they are not shown.
     shown = tuple(_redact(name, value) for name, value in zip(chain(_names(run), repeat("")), args, strict=False))
     return shown, {name: _redact(name, value) for name, value in kwargs.items()}
 
 
 def redact_text(text: str) -> str:
-    """An error's words without the names in mail addresses and the logins in URLs."""
+    """The text of an error without the local parts of mail addresses and the logins in URLs."""
     return _BEFORE_AN_AT.sub("…@", text)
 
 

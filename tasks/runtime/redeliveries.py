@@ -1,12 +1,13 @@
-"""Counts how often a task's worker died of it, and remembers what is among the dead letters.
+"""Counts how often a task killed its worker, and remembers which tasks are dead letters.
 
-A task that kills its worker (out of memory, a crash of a library, the hard time limit) comes back, because it is
-acknowledged late. It must not come back for ever. So each redelivery is counted in Redis before the work begins, by
-what the task is to do: a mailbox that kills its worker does so under a new id at every sync. Each id has a count of
-its own, and the highest is what counts: a worker that stops gives back all that it holds, and four syncs of one
-mailbox that come back at once have killed nobody.
+A task that kills its worker (out of memory, a crash of a library, the hard time limit) is delivered again, because it
+is acknowledged only at its end. That must not go on for ever. So each redelivery is counted in Redis before the work
+begins. It is counted under a key for the work, and not under the task's id, because each sync of a mailbox that kills
+its worker has a new id. Within a key each id has its own count, and only the highest count matters: a worker that
+stops gives back all its messages, and four syncs of one mailbox that are redelivered at once have killed no worker.
 
-A run that survives takes the count of its id back to nothing, one that succeeds or gets further those of all.
+A task that ends without killing its worker resets the count of its id. A task that succeeds or makes progress resets
+the counts of all ids of its key.
 """
 
 import hashlib
@@ -23,27 +24,29 @@ from tasks.runtime.broker.transport import broker_client
 
 logger = logging.getLogger(__name__)
 
-# A hash: how often each id of one thing to do was redelivered.
+# A hash for each key: the ids of tasks, and how often each was redelivered.
 _REDELIVERIES = "metabuilder:redeliveries:{}"
-# Is there where it is among the dead letters.
+# Exists while there is a dead letter with this key.
 _DEAD = "metabuilder:dead:{}"
 _REMEMBERED_SECONDS = 30 * 24 * 3600
 
 
 class History(NamedTuple):
-    """What is known about a task before it runs."""
+    """What is known before a task runs: the highest count of redeliveries of its key, and whether there is a dead
+    letter."""
 
     redeliveries: int = 0
     is_dead: bool = False
 
 
 def task_key(name: str, arguments: Mapping[str, Any]) -> str:
-    """What a task is to do, as one value: the same for every delivery and every id of it."""
+    """The key of the work that a task does: the same for every delivery, and for every task with this name and
+    arguments."""
     return hashlib.sha256(dumps([name, sorted(arguments.items())]).encode()).hexdigest()
 
 
 def begin(app: Celery, key: str, task_id: str, *, is_redelivered: bool) -> History:
-    """The task starts; a redelivery is counted."""
+    """Count a redelivery of a task that is about to start, and return what is known about its key."""
     name = _REDELIVERIES.format(key)
 
     def count(pipe: Any) -> None:
@@ -55,32 +58,33 @@ def begin(app: Celery, key: str, task_id: str, *, is_redelivered: bool) -> Histo
 
     answers = _tell(app, count)
     counts, dead = answers[-2:] if answers else ((), 0)
-    # Of what is no number there nothing is held against the task.
+    # A value that is no number counts as no redelivery.
     return History(max((int(count) for count in counts if count.isdigit()), default=0), bool(dead))
 
 
 def note_survival(app: Celery, key: str, task_id: str) -> None:
-    """The task did not get far, and did not kill its worker."""
+    """Reset the count of the id: the task failed, but it did not kill its worker."""
     _tell(app, lambda pipe: pipe.hdel(_REDELIVERIES.format(key), task_id))
 
 
 def note_progress(app: Celery, key: str) -> None:
-    """The task got somewhere: what killed its worker so far lies behind it."""
+    """Reset all counts of the key: the task got past the point at which it killed its workers."""
     _tell(app, lambda pipe: pipe.delete(_REDELIVERIES.format(key)))
 
 
 def note_dead_letter(app: Celery, key: str) -> None:
-    """The task is among the dead letters."""
+    """Remember that there is a dead letter with this key."""
     _tell(app, lambda pipe: pipe.set(_DEAD.format(key), 1, ex=_REMEMBERED_SECONDS))
 
 
 def forget(app: Celery, key: str) -> None:
-    """Nothing is held against the task any more."""
+    """Forget all counts of the key, and its dead letter."""
     _tell(app, lambda pipe: pipe.delete(_REDELIVERIES.format(key), _DEAD.format(key)))
 
 
 def start_over(app: Celery, key: str, *, is_dead: bool) -> None:
-    """A person decided about the task: nothing is held against it, except that it is among the dead letters if it is.
+    """Forget all counts of the key, as a person decided that the task may run; `is_dead` says whether a dead letter
+    remains.
 
     Raises kombu.exceptions.OperationalError and redis.exceptions.RedisError.
     """
@@ -101,9 +105,9 @@ def _ask(app: Celery, write: Callable[[Any], object]) -> list[Any]:
 
 
 def _tell(app: Celery, write: Callable[[Any], object]) -> list[Any]:
-    """The broker's answers to what `write` puts into a pipeline; none where it is away.
+    """The broker's answers to the commands that `write` puts into a pipeline; an empty list where the broker is away.
 
-    Then the task runs uncounted: what it is to do matters more.
+    In that case the task runs without being counted: its work matters more than the count.
     """
     try:
         return _ask(app, write)

@@ -1,4 +1,5 @@
-"""What a worker does with tasks that something else got in the way of. Only a worker imports it."""
+"""How a worker treats tasks that were revoked, and tasks that an error outside of the task disturbed. Imported by
+workers only."""
 
 from typing import Any
 
@@ -13,20 +14,22 @@ from tasks.runtime.owners import marks
 
 
 class CarefulRequest(Request):  # type: ignore[misc]  # celery has no types
-    """A message that is given back rather than lost."""
+    """Celery's request, which gives its message back where Celery would lose it."""
 
     def revoked(self) -> bool:
-        """Celery's, and where its owner revoked it before its ownership was known (tasks/runtime/control.py)."""
-        # Celery's own task id and no mark is what the rest of it looks for.
+        """As Celery's, but also true if the task's owner revoked it before its worker knew the owner
+        (tasks/runtime/control.py)."""
+        # The rest of Celery's code looks for the task's id in this list, not for a mark.
         if revoked_tasks and any(mark in revoked_tasks for mark in marks(self.task, self.id, self.args, self.kwargs)):
             revoked_tasks.add(self.id)
         return bool(super().revoked())
 
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> None:
-        """Celery's, but a task is not taken for a failed one where something around it failed.
+        """As Celery's, but a task does not count as failed because of an error outside of the task.
 
-        Its state could not be noted, so it did not begin (with `return_ok` the task itself failed); or its soft time
-        limit passed after its end, as its result was stored or sent, and the worker got that error instead.
+        There are two such errors. The task's state could not be stored, so that the task did not begin (with
+        `return_ok` the task itself failed). Or the soft time limit passed after the task's end, while its result was
+        stored or sent, so that the worker got the error of the time limit instead of the result.
         """
         error = getattr(exc_info.exception, "exc", exc_info.exception)
         is_unnoted = isinstance(error, RedisError) and not return_ok

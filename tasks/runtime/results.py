@@ -1,13 +1,14 @@
-"""Where tasks note their state and results: Celery's Redis, which here never decides what becomes of a task.
+"""The result store, in which tasks note their states and results: Celery's store in Redis, changed so that a fault of
+the store never makes a task fail.
 
-Celery lets a task fail that has not begun, or is done, where its state cannot be noted: a connection that went stale
-under a silent network, a Redis that is full or restarts, a key that holds something else. Here it is noted anew on a
-fresh connection; what cannot be noted then is said once an outage, and the task goes on. Whoever waits for the result
-of such a task waits in vain: what a task did is in PostgreSQL.
+Where a state cannot be stored, Celery fails the task, even if the task has not begun or is done. The cause may be a
+connection that went stale in a silent network, a Redis that is full or restarts, or a key that holds something else.
+Here the state is stored again on a fresh connection. If that fails too, it is logged once for each outage, and the
+task goes on. Whoever waits for the result of such a task waits in vain; what the task did is in PostgreSQL.
 
-Whoever waits for a result asks for it again and again. Celery subscribes to results instead, and where it could not
-subscribe anew for 20 s no result arrives in that process any more ("The Celery application must be restarted"); a
-connection that a network swallowed tells it nothing, and it waits in vain although the result is there.
+A program that waits for a result asks the store again and again. Celery would subscribe to results instead. After it
+could not subscribe anew for 20 s, no result arrives in that process any more ("The Celery application must be
+restarted"). And on a connection that a network cut silently, Celery waits in vain for a result that is in the store.
 """
 
 import time
@@ -35,42 +36,44 @@ from tasks.runtime.owners import note as note_owner
 _logger = get_logger(__name__)
 
 _ERRORS = (redis_errors.RedisError, OperationalError, OSError)
-# A store that did not answer at all is not asked again for so long: waiting for it holds up the tasks.
+# A store that did not answer at all is left alone for this long, because waiting for it holds up the tasks.
 _PAUSE_SECONDS = 15
-# The state of a task that is done later, under the same id. It is told for longer than the longest pause.
+# The state of a task whose work another task does later, under the same id. The state is kept for longer than the
+# longest pause between two tries.
 WAITING = "WAITING"
 _WAITING_SECONDS = 2 * 3600
 _UNKNOWN = {"status": states.PENDING, "result": None}
-# Between two questions for a result: short at first, as most tasks take no longer, and then what the caller wants.
+# The pause between two questions for a result: short at first, as most tasks are quick, then longer, up to
+# `interval`.
 _FIRST_LOOK_SECONDS, _LATER = 0.01, 1.5
-# Whoever waits for a result bears a store that is away for so long, such as one that restarts.
+# A program that waits for a result tolerates a store that is away for this long, such as one that restarts.
 _AWAY_SECONDS = 10
 
 
 class ResultStore(SyncBackendMixin, RedisBackend):  # type: ignore[misc]  # celery has no types
-    """Celery's, which a task does without, and which is asked for results."""
+    """Celery's result store, which tasks can do without, and which is polled for results."""
 
     _is_away = False
     _silent_until = 0.0
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # The second try is made here, and on a fresh connection.
+        # The client itself does not try again: `_on_a_fresh_connection` does.
         self.connparams["retry"] = Retry(NoBackoff(), 0)
         self.connparams["socket_keepalive_options"] = self.app.conf.broker_transport_options[
             "socket_keepalive_options"
         ]
 
     def on_task_call(self, producer: Any, task_id: str) -> None:
-        """Celery subscribes to each result before it publishes the task, and fails if it cannot."""
+        """Do nothing: Celery would subscribe to the result before it publishes the task, and fail if it could not."""
 
     def wait_for_pending(self, result: Any, *args: Any, on_message: Any = None, **options: Any) -> Any:
-        """Celery's for one task. Raises ImproperlyConfigured for `on_message`."""
+        """Wait for the result of one task, as Celery does. Raises ImproperlyConfigured for `on_message`."""
         _refuse(on_message)
         return super().wait_for_pending(result, *args, **options)
 
     def iter_native(self, result: Any, *args: Any, on_message: Any = None, **options: Any) -> Any:
-        """Celery's for a group. Raises ImproperlyConfigured for `on_message`."""
+        """Wait for the results of a group, as Celery does. Raises ImproperlyConfigured for `on_message`."""
         _refuse(on_message)
         return super().iter_native(result, *args, **options)
 
@@ -82,7 +85,7 @@ class ResultStore(SyncBackendMixin, RedisBackend):  # type: ignore[misc]  # cele
         no_ack: bool = True,  # noqa: ARG002 - as Celery's
         on_interval: Callable[[], Any] | None = None,
     ) -> dict[str, Any]:
-        """The state of a task once it is done.
+        """Wait until a task is done, and return its state.
 
         Raises celery.exceptions.TimeoutError after `timeout` seconds, ResultsUnavailableError.
         """
@@ -98,7 +101,8 @@ class ResultStore(SyncBackendMixin, RedisBackend):  # type: ignore[misc]  # cele
         return meta
 
     def ask_patiently(self, task_id: str) -> dict[str, Any]:
-        """The state of a task. Raises ResultsUnavailableError where the store does not say it for too long."""
+        """The state of a task, asked for several times while the store is away. Raises ResultsUnavailableError after
+        10 s."""
         return _patiently(self.get_task_meta, task_id)  # type: ignore[no-any-return]
 
     def get_task_meta(self, task_id: str, cache: bool = True) -> dict[str, Any]:
@@ -107,7 +111,7 @@ class ResultStore(SyncBackendMixin, RedisBackend):  # type: ignore[misc]  # cele
             return super().get_task_meta(task_id, cache)  # type: ignore[no-any-return]
 
     def mget(self, keys: Any) -> Any:
-        """Many states, for those who wait for many tasks. Raises ResultsUnavailableError."""
+        """The states of many tasks, for programs that wait for a group. Raises ResultsUnavailableError."""
 
         def ask() -> Any:
             with _unavailable():
@@ -116,12 +120,13 @@ class ResultStore(SyncBackendMixin, RedisBackend):  # type: ignore[misc]  # cele
         return _patiently(ask)
 
     def forget(self, task_id: str) -> None:
-        """Remove what is noted of a task. Raises ResultsUnavailableError."""
+        """Delete the stored state of a task. Raises ResultsUnavailableError."""
         with _unavailable():
             super().forget(task_id)
 
     def store_result(self, task_id: str, result: Any, state: str, *args: Any, **kwargs: Any) -> Any:
-        """Note a task's state, if it can be noted."""
+        """Store a task's state, or log once for each outage that it could not be stored. Never raises errors of the
+        store."""
         if time.monotonic() < self._silent_until:
             return result
         note = partial(super().store_result, task_id, result, state, *args, **kwargs)
@@ -140,13 +145,13 @@ class ResultStore(SyncBackendMixin, RedisBackend):  # type: ignore[misc]  # cele
     def _get_result_meta(
         self, result: Any, state: str, traceback: Any, request: Any, **options: Any
     ) -> dict[str, Any]:
-        """Celery's, and whose task it is."""
+        """As Celery's, with the owner of the task."""
         meta: dict[str, Any] = super()._get_result_meta(result, state, traceback, request, **options)
         task = self.app.tasks.get(getattr(request, "task", None))
         return {**meta, **note_owner(task, request.args, request.kwargs)} if task else meta
 
     def _on_a_fresh_connection(self, note: Callable[[], Any]) -> Any:
-        """Once more where those at hand are broken."""
+        """Call `note`, and call it again on a fresh connection where the pooled connections are broken."""
         try:
             return note()
         except redis_errors.ConnectionError:
@@ -160,11 +165,11 @@ class ResultStore(SyncBackendMixin, RedisBackend):  # type: ignore[misc]  # cele
         return noted
 
     def set(self, key: Any, value: Any, expires: Any = None, **retry_policy: Any) -> Any:
-        """Celery's tries for 20 s."""
+        """As Celery's, but without further tries: Celery's tries for 20 s."""
         return super().set(key, value, expires, **{**retry_policy, "max_retries": 0})
 
     def get(self, key: Any) -> Any:
-        """What is noted under a key; None where it holds no text."""
+        """The value of a key; None where the key holds another type."""
         try:
             return super().get(key)
         except redis_errors.ResponseError as error:
@@ -173,13 +178,14 @@ class ResultStore(SyncBackendMixin, RedisBackend):  # type: ignore[misc]  # cele
             raise
 
     def decode_result(self, payload: Any) -> dict[str, Any]:
-        """A task's state out of what is noted, which may be anything: where it is none, the task is unknown."""
+        """A task's state, read from the stored value. A value that is no state counts as the state of an unknown
+        task."""
         try:
             meta: dict[str, Any] = super().decode_result(payload)
             is_state = isinstance(meta["status"], str) and isinstance(meta["task_id"], str) and "result" in meta
             for child in meta.get("children") or ():
                 result_from_tuple(child, self.app)
-        except Exception:  # whatever Celery makes of it
+        except Exception:  # the value may be anything, so Celery may raise anything
             is_state = False
         if not is_state:
             _logger.warning("a result that cannot be read counts as none")
@@ -188,7 +194,7 @@ class ResultStore(SyncBackendMixin, RedisBackend):  # type: ignore[misc]  # cele
 
 
 def _refuse(on_message: Any) -> None:
-    """Celery would call it for a group alone, and with the last state of each task alone."""
+    """Raise for `on_message`: Celery would call it only for groups, and only with the last state of each task."""
     if on_message is not None:
         raise ImproperlyConfigured(
             "get(on_message=...) is not supported: results are asked for, so states on the way are not told. "

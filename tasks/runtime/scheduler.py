@@ -1,11 +1,11 @@
 """The scheduler of celery beat: any number of beats may run, and each due task is queued once.
 
-There is no leader to elect and none to fail over to. When each entry last ran is kept in the broker's Redis, and one
-script there does both: it notes the run and queues the message, if nobody has noted a run since this beat looked. So
-of several beats exactly one fires, one that dies at any instant has either done both or neither, and the others go on
-at their next tick. Redis's clock is the only one, so the clocks of hosts may differ.
+No leader is elected. The broker's Redis keeps when each entry of the schedule last ran. If no other beat has noted a
+run since this beat looked, one script in Redis notes the run and queues the message. So of several beats exactly one
+fires; a beat that dies at any instant has done both or neither, and the others go on at their next tick. Only Redis's
+clock is used, so the clocks of hosts may differ.
 
-A new entry counts as having run when it was first seen.
+A new entry counts as having run at the moment when a beat first saw it.
 """
 
 from collections.abc import Iterable
@@ -29,7 +29,7 @@ from tasks.runtime.clocks import Watch
 
 logger = get_logger("celery.beat")
 
-# A hash: the name of an entry, and when it last ran.
+# A hash: the name of each entry, and when the entry last ran.
 LAST_RUNS = "metabuilder:beat:last_runs"
 # When any beat last ticked.
 TICKED = "metabuilder:beat:ticked"
@@ -38,8 +38,8 @@ _MAX_SLEEP_SECONDS = 3
 _RETRY_SECONDS = 1
 
 # KEYS: the last runs, the queue, the tokens that wake its workers (tasks/runtime/broker/transport.py). ARGV: the
-# entry, its last run as this beat saw it, this run, the message. What may fail comes before the run is noted; without
-# a token a worker is a second late.
+# entry, its last run as this beat saw it, this run, the message. The command that may fail comes before the run is
+# noted. The token comes last and may fail: without it a worker takes the message a second later.
 _FIRE = """
 if redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[2] then return 0 end
 redis.call('LPUSH', KEYS[2], ARGV[4])
@@ -52,7 +52,7 @@ return 1
 class _FiringChannel(transport.Channel):
     """A channel whose messages are queued only if the entry has not run since."""
 
-    run: tuple[str, str, str] = ("", "", "")  # the entry, its last run as it was seen, this run
+    run: tuple[str, str, str] = ("", "", "")  # the entry, its last run as this beat saw it, this run
     has_fired = False
 
     def _put(self, queue: str, message: dict[str, Any], **_: Any) -> None:
@@ -72,7 +72,7 @@ class SharedScheduler(Scheduler):  # type: ignore[misc]  # celery has no types
     """Fires each due entry once, however many beats there are."""
 
     max_interval = _MAX_SLEEP_SECONDS
-    _is_heard: bool | None = None  # whether the broker did what it was asked the last time
+    _is_heard: bool | None = None  # whether the broker answered at the last tick; None before the first
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._clocks = Watch()
@@ -84,7 +84,7 @@ class SharedScheduler(Scheduler):  # type: ignore[misc]  # celery has no types
         return self.app.connection_for_write(transport=_FiringTransport)
 
     def tick(self, **_: Any) -> float:
-        """Fire what is due; the seconds to sleep until the next tick."""
+        """Fire all entries that are due. Returns the seconds to sleep until the next tick."""
         try:
             wait = min([*self._fire_due(self.schedule.values()), self.max_interval])
             with self.producer.channel.conn_or_acquire() as client:
@@ -103,7 +103,7 @@ class SharedScheduler(Scheduler):  # type: ignore[misc]  # celery has no types
         return wait
 
     def _fire_due(self, entries: Iterable[ScheduleEntry]) -> list[float]:
-        """Fire each entry that is due; for each entry the seconds until it is due again."""
+        """Fire each entry that is due. Returns for each entry the seconds until it is due again."""
         now, last_runs = self._look(entries)
         waits: list[float] = []
         for entry in entries:
@@ -116,7 +116,7 @@ class SharedScheduler(Scheduler):  # type: ignore[misc]  # celery has no types
             is_due, wait = entry.schedule.is_due(_moment(last_run))
             _, interval = entry.schedule.is_due(_moment(now))
             if float(last_run) - float(now) > interval:
-                # Redis's clock was far ahead when this was noted, and has been set right since.
+                # Redis's clock was far ahead when this run was noted, and has been corrected since.
                 is_due, wait = True, interval
             if is_due:
                 self._fire(entry, last_run, now)
@@ -138,7 +138,7 @@ class SharedScheduler(Scheduler):  # type: ignore[misc]  # celery has no types
         return now, {_text(name): _text(last_run) for name, last_run in found.items()}
 
     def _forget(self, entry: ScheduleEntry) -> None:
-        """What is noted of it is no time: it counts as new."""
+        """Delete the last run of an entry, as it is no time: the entry counts as new."""
         logger.error("beat: when %s last ran was not noted as a time; it counts as new", entry.name)
         with self.producer.channel.conn_or_acquire() as client:
             client.hdel(LAST_RUNS, entry.name)
@@ -149,7 +149,7 @@ class SharedScheduler(Scheduler):  # type: ignore[misc]  # celery has no types
         try:
             self.apply_async(entry, producer=self.producer, advance=False)
         except SchedulingError:
-            # It has not been noted as run: the next tick tries again, and the other entries go on.
+            # The run was not noted: the next tick tries this entry again, and the other entries go on now.
             logger.exception("beat: could not queue %s", entry.name)
         if channel.has_fired:
             logger.info("Scheduler: Sent due task %s (%s)", entry.name, entry.task)

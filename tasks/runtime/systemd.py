@@ -1,7 +1,8 @@
-"""Tells systemd what a unit is at (sd_notify(3)), so that one of `Type=notify` counts as started when it works.
+"""Tells systemd the state of a unit (sd_notify(3)), so that a unit with `Type=notify` counts as started when it
+works.
 
-A worker says what it is at by tasks/runtime/consumer.py, beat by tasks/runtime/scheduler.py, Flower by
-tasks/monitoring/flower_events.py: each when it knows that the broker answers, and when it does not any more.
+The state is sent when the broker first answers, and when it stops answering: for a worker by
+tasks/runtime/consumer.py, for beat by tasks/runtime/scheduler.py, for Flower by tasks/monitoring/flower_events.py.
 
 Without systemd, NOTIFY_SOCKET is not set and nothing is sent. There is no watchdog: a worker whose broker is away
 cannot turn its event loop, and restarting it would not bring the broker back.
@@ -39,17 +40,18 @@ def notify(*assignments: str) -> None:
 
 @cache
 def _sender() -> socket.socket:
-    """Kept: a process that can open no more files says so through it."""
+    """The socket for notifications. It is kept open, so that a process that can open no more files can still report
+    that."""
     return socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
 
 
 def notify_away(consequence: str, error: Exception) -> None:
-    """Say in the status of the unit that the broker fails, and what comes of that."""
+    """Say in the status of the unit that the broker fails, and with what consequence."""
     notify(f"STATUS={consequence}, the broker fails: {str(error).partition(chr(10))[0]}")
 
 
 def _worker_drains(how: str, **_: Any) -> None:
-    from celery.worker import state  # only a worker has it loaded
+    from celery.worker import state  # only a worker has this module loaded
 
     at_work = len(state.active_requests)
     notify("STOPPING=1", f"STATUS={how} shutdown: {at_work} tasks at work")

@@ -1,11 +1,12 @@
-"""Messages that no worker can run, kept in the broker's Redis beside the queues, where they stop nobody.
+"""Task messages that no worker can run, kept aside: in the broker's Redis beside the queues, where they stop nothing.
 
     metabuilder:aside           a hash: the id of each, and the message as it was taken, [message, exchange, queue]
     metabuilder:aside:notes     a hash: the id of each, and why it is here (Note)
     metabuilder:aside:unknown   a sorted set: the ids of tasks that another release may know, and since when they wait
 
-The last are taken by whichever worker knows the task (tasks/runtime/consumer.py), for UNKNOWN_TASK_HOURS. All are
-dead letters to an operator (`dlq`), and forgotten with the other dead letters.
+A message of an unknown task is taken by any worker that knows the task (tasks/runtime/consumer.py), as long as it has
+waited for less than UNKNOWN_TASK_HOURS. The command `dlq` lists all these messages with the dead letters, and they
+are deleted at the same age.
 """
 
 import json
@@ -30,8 +31,9 @@ KEYS = {_MESSAGES: "hash", _NOTES: "hash", _UNKNOWN: "zset"}
 _AT_A_TIME = 100
 _MAX_WORD_LENGTH = 200
 
-# KEYS: kombu's table of delivered messages, its index, then ours. ARGV: the tag, the note, and whether the message
-# waits for a worker that knows it. Redis takes what follows the first removal even when it is full.
+# KEYS: kombu's table of delivered messages, its index, then the three keys above. ARGV: the tag, the note, and
+# whether the message waits for a worker that knows its task. The removals come first, because a script that has begun
+# to write may go on writing even when Redis is full.
 _PUT = """
 local entry = redis.call('HGET', KEYS[1], ARGV[1])
 redis.call('HDEL', KEYS[1], ARGV[1])
@@ -42,7 +44,8 @@ redis.call('HSET', KEYS[4], ARGV[1], ARGV[2])
 if ARGV[3] == '1' then redis.call('ZADD', KEYS[5], redis.call('TIME')[1], ARGV[1]) end
 """
 
-# KEYS: ours, then the queue and its tokens (tasks/runtime/broker/transport.py). ARGV: the id, the message.
+# KEYS: the three keys above, then the queue and its tokens (tasks/runtime/broker/transport.py). ARGV: the id, the
+# message.
 _GIVE_BACK = """
 if redis.call('HDEL', KEYS[1], ARGV[1]) == 0 then return 0 end
 redis.call('HDEL', KEYS[2], ARGV[1])
@@ -52,7 +55,8 @@ redis.call('LPUSH', KEYS[5], '')
 return 1
 """
 
-# KEYS: the sorted set. ARGV: for how many seconds they wait. Those who waited longer stay aside.
+# KEYS: the sorted set. ARGV: how many seconds a message waits for a worker that knows its task. A message that has
+# waited longer stays aside until a person acts.
 _WAITING = """
 local now = tonumber(redis.call('TIME')[1])
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', '(' .. now - tonumber(ARGV[1]))
@@ -61,7 +65,7 @@ return redis.call('ZRANGE', KEYS[1], 0, -1, 'WITHSCORES')
 
 
 class Note(NamedTuple):
-    """Why a message is aside. What the message says of itself is None where it says nothing of the kind."""
+    """Why a message is aside. `task_name` and `task_id` are None where the message does not name them."""
 
     code: str
     error: str
@@ -72,7 +76,10 @@ class Note(NamedTuple):
 
 
 def put(client: Any, tables: tuple[str, str], tag: str, error: EmailError, message: object, size: int) -> Note:
-    """Put a delivered message aside; `tables` are kombu's of delivered messages, `message` as far as it is known."""
+    """Put a delivered message aside.
+
+    `tables` are kombu's table of delivered messages and its index. `message` may be anything that could be decoded.
+    """
     headers = _part(message, "headers")
     note = Note(error.code, str(error), _word(headers.get("task")), _word(headers.get("id")), size, redis_now(client))
     waits = int(isinstance(error, TaskUnknownError))
@@ -87,7 +94,11 @@ def notes(client: Any) -> Iterator[tuple[str, Note]]:
 
 
 def find(client: Any, tag: str) -> tuple[Note, object, object]:
-    """One of them, the message as far as it can be read, and its queue. Raises KeyError."""
+    """The note of the message with this id, the message, and its queue; the last two are None where they cannot be
+    read.
+
+    Raises KeyError where no message with this id is aside.
+    """
     text, entry = client.hget(_NOTES, tag), client.hget(_MESSAGES, tag)
     if text is None and entry is None:
         raise KeyError(tag)
@@ -95,7 +106,8 @@ def find(client: Any, tag: str) -> tuple[Note, object, object]:
 
 
 def give_back(client: Any, tag: str) -> bool:
-    """Put one on its queue again, as the next to be taken. False where there is none of that id that has a queue."""
+    """Put the message back on its queue, to be taken next. False where no such message is aside, or its queue is
+    unknown."""
     message, queue = split(client.hget(_MESSAGES, tag))
     if not isinstance(queue, str):
         return False
@@ -104,7 +116,7 @@ def give_back(client: Any, tag: str) -> bool:
 
 
 def drop(client: Any, tag: str) -> None:
-    """Forget one."""
+    """Delete the message with this id."""
     with client.pipeline(transaction=False) as pipe:
         pipe.hdel(_MESSAGES, tag)
         pipe.hdel(_NOTES, tag)
@@ -113,7 +125,7 @@ def drop(client: Any, tag: str) -> None:
 
 
 def delete_old(client: Any, age_seconds: float) -> int:
-    """Forget those that were put aside so long ago; how many."""
+    """Delete the messages that were put aside longer than `age_seconds` ago. Returns how many."""
     oldest = redis_now(client) - age_seconds
     old = [tag for tag, note in notes(client) if note.at < oldest]
     for tag in old:
@@ -122,7 +134,7 @@ def delete_old(client: Any, age_seconds: float) -> int:
 
 
 def waiting(client: Any, hours: float) -> list[str]:
-    """The ids of tasks that nobody knew so far, those that have waited the longest first."""
+    """The ids of messages whose task no worker knew so far, the longest waiting first."""
     found = client.eval(_WAITING, 1, _UNKNOWN, int(hours * 3600))
     return [_text(tag) for tag in found[::2]]
 
@@ -136,7 +148,7 @@ def _note(text: bytes | str | None) -> Note:
 
 
 def split(entry: bytes | str | None) -> tuple[object, object]:
-    """The message and its queue out of what is kept, each None where it cannot be read."""
+    """The message and its queue, read from the stored entry; each is None where it cannot be read."""
     try:
         message, _, queue = loads(_text(entry or b""))
     except Exception:  # whatever the bytes, JSON and kombu's own types make of them
@@ -150,7 +162,7 @@ def _part(value: object, name: str) -> dict[str, Any]:
 
 
 def _word(value: object) -> str | None:
-    """What may be shown of a word that somebody else chose."""
+    """A name or id from a message as it may be shown; None where it is no plain word."""
     return value if isinstance(value, str) and len(value) <= _MAX_WORD_LENGTH and value.isprintable() else None
 
 

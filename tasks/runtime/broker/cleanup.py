@@ -1,4 +1,5 @@
-"""Finds and deletes what Celery leaves behind in Redis. SCAN, never KEYS: Redis serves others in between."""
+"""Finds and deletes what Celery leaves behind in Redis: with SCAN and never KEYS, so that Redis serves others
+meanwhile."""
 
 import json
 from collections.abc import Iterator
@@ -10,12 +11,15 @@ from tasks.runtime.broker.clock import redis_now
 _KEYS_PER_SCAN = 1_000
 _RESULTS = "celery-task-meta-*"
 _REPLIES = "*.reply.celery.pidbox"
-# Whoever asked has read the answer, or is gone, long before.
+# Whoever asked for an answer has read it, or has gone away, long before this time.
 _REPLY_IDLE_SECONDS = 600
 
 
 def delete_old_results(client: Any, age_seconds: int) -> int:
-    """Delete results that finished so long ago. Redis does so by itself, but for those that it was not told to."""
+    """Delete the results of tasks that ended longer than `age_seconds` ago.
+
+    Redis expires results by itself; this is for results that were stored without an expiry.
+    """
     deleted, oldest = 0, redis_now(client) - age_seconds
     for names in _without_expiry(client, _RESULTS):
         values = client.mget(names)
@@ -58,7 +62,7 @@ def _without_expiry(client: Any, pattern: str) -> Iterator[list[bytes]]:
 
 
 def _done_at(value: bytes | None) -> float | None:
-    """When a task was done, in Unix seconds; None for one that is not, and for what is no result."""
+    """When a task ended, in Unix seconds; None for a task that has not ended, and for a value that is no result."""
     try:
         return datetime.fromisoformat(json.loads(value or b"{}")["date_done"]).timestamp()
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError):

@@ -1,8 +1,8 @@
 """Redis's clock, which decides when a message expires or is due: clocks of hosts may be minutes off, and may be set.
 
-A message goes to Redis with the times of Redis's clock in it, whatever the clock of whoever publishes it, and whoever
-takes it moves them to its own clock by the time at which Redis gave it out (tasks/runtime/broker/transport.py). From
-there on Celery waits by time.monotonic(), which nobody sets.
+Whoever publishes a message writes its times (`eta`, `expires`) by Redis's clock. The worker that takes the message
+converts these times to its own clock, by comparing the two clocks at that moment (tasks/runtime/broker/transport.py).
+From then on Celery waits by time.monotonic(), which cannot be set.
 """
 
 import logging
@@ -15,7 +15,7 @@ from celery.utils.time import maybe_iso8601
 
 logger = logging.getLogger(__name__)
 
-# Less than that is on the way to Redis and back.
+# A smaller difference may be the time that the question and the answer were on their way.
 _NO_SKEW_SECONDS = 1
 _TIMES = ("expires", "eta")
 
@@ -33,13 +33,13 @@ def ahead_of_redis(client: Any) -> float:
 
 
 def to_redis(client: Any, message: MutableMapping[str, Any]) -> None:
-    """The times in a message that is to be queued, by Redis's clock. Costs a round trip where there are any."""
+    """Convert the times in a message that is to be queued to Redis's clock. Costs a round trip if there are times."""
     if any(message["headers"].get(name) for name in _TIMES):
         shift(message["headers"], -ahead_of_redis(client))
 
 
 def shift(headers: MutableMapping[str, Any], seconds: float) -> None:
-    """Move the times in the headers of a message."""
+    """Move the times in the headers of a message by so many seconds."""
     if abs(seconds) < _NO_SKEW_SECONDS:
         return
     for name in _TIMES:

@@ -1,16 +1,17 @@
-"""What a worker has in hand: messages that it took and has not finished, and what the broker is to be told of them.
+"""The messages that a worker has in hand (taken and not finished), and what the broker is still to be told of them.
 
-Celery and kombu tie them to the connection over which they came. When it breaks, they give all of them back, those at
-work too, and an acknowledgement that fails is forgotten, so that tasks are done twice. But the broker knows a message
-by a tag that is good over any connection. So here a new channel goes on with the deliveries of the one before
-(tasks/runtime/consumer.py), and what the broker could not be told stays owed until it is told.
+Celery and kombu tie messages in hand to the connection over which they came. When that connection breaks, Celery
+gives all of these messages back, also those whose task is running, and forgets an acknowledgement that failed; so
+tasks are done twice. But the broker knows a message by a tag that holds on any connection. So here a new channel
+takes over the deliveries of the channel before it (tasks/runtime/consumer.py), and an acknowledgement or a return
+that the broker could not be told is owed until the broker is told.
 
     taken --> in hand --> settled: forgotten (done), or given back
                              |  ^
               cannot be told v  | told each second, and over a new connection
                              owed
 
-What a worker that died had in hand, or owed, comes back after the visibility timeout.
+Messages that a dead worker had in hand or owed are delivered again after the visibility timeout.
 """
 
 from time import time
@@ -27,31 +28,31 @@ from tasks.runtime.broker.scripts import FORGET, TAKEN_BY_NOW, rename_unless
 from tasks.runtime.broker.seldom import Seldom
 
 _logger = get_logger(__name__)
-# What is said of an outage as long as it lasts (tasks/runtime/broker/outage.py).
+# Lines of this logger are thinned out while the broker is away (tasks/runtime/broker/outage.py).
 _outages = get_logger(f"{__name__}.outages")
 
-_NEVER_EXPIRES = -1  # what Redis answers to TTL
+_NEVER_EXPIRES = -1  # Redis's answer to TTL for a key without an expiry
 
 
 class Message(virtual.Message):  # type: ignore[misc]  # kombu has no types
-    """A message whose acknowledgement or return reaches the broker, over a later connection if this one breaks."""
+    """A message whose acknowledgement or return reaches the broker: if this connection breaks, over a later one."""
 
     def ack_log_error(self, _logger: Any, _errors: Any, multiple: bool = False) -> None:
-        """Acknowledge the message: the worker is done with it."""
+        """Acknowledge the message: its task is done."""
         try:
             self.ack(multiple=multiple)
         except self.channel.connection_errors as error:
             _say_owed(error)
 
     def reject_log_error(self, _logger: Any, _errors: Any, requeue: bool = False) -> None:
-        """Give the message back, or throw it away."""
+        """Give the message back to its queue (`requeue`), or drop it."""
         try:
             self.reject(requeue=requeue)
         except self.channel.connection_errors as error:
             _say_owed(error)
 
     def give_back_later(self) -> None:
-        """Give the message back over a later connection: handling it broke off."""
+        """Give the message back over a later connection, because an error ended its handling."""
         self.channel.qos.owe(self.delivery_tag, requeue=True)
 
     def put_aside(self, error: EmailError) -> None:
@@ -67,42 +68,43 @@ class Deliveries(redis.QoS):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.restore_visible = Seldom(self._restore_visible)
-        self.owed: dict[str, bool] = {}  # by tag: whether it is given back, or forgotten
+        self.owed: dict[str, bool] = {}  # by tag: whether the message is to be given back (or else deleted)
 
     def move_to(self, channel: Any) -> None:
-        """Go on over a new channel."""
+        """Continue on a new channel with the messages in hand."""
         self.channel = channel
         for message in self._delivered.values():
             message.channel = channel
 
     def append(self, message: Any, delivery_tag: str) -> None:
-        """Count it, and note it where taking it has not done that."""
+        """Count the message as in hand; note it in Redis unless the script that took it has done so."""
         if self.channel.is_noted:
             virtual.QoS.append(self, message, delivery_tag)
         else:
             super().append(message, delivery_tag)
 
     def ack(self, delivery_tag: str) -> None:
-        """Forget it."""
+        """Acknowledge the message: the broker deletes it."""
         self._settle(delivery_tag, requeue=False)
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
-        """Give it back, or forget it."""
+        """Give the message back to its queue (`requeue`), or have the broker delete it."""
         self._settle(delivery_tag, requeue=requeue)
 
     def _settle(self, delivery_tag: str, *, requeue: bool) -> None:
-        """Tell the broker, unless it is silent: to wait for that once for each task would take minutes."""
+        """Tell the broker, or later if it does not answer: waiting for it once for each message would take
+        minutes."""
         self.owe(delivery_tag, requeue=requeue)
         if not self.channel.is_silent():
             self._tell(delivery_tag)
 
     def owe(self, delivery_tag: str, *, requeue: bool) -> None:
-        """The message is no longer in hand, and the broker is to be told."""
+        """Count the message as no longer in hand, and remember to tell the broker."""
         self.owed.setdefault(delivery_tag, requeue)
         virtual.QoS.ack(self, delivery_tag)
 
     def tell_what_is_owed(self) -> None:
-        """Raises errors of the connection; what could not be told stays owed."""
+        """Tell the broker all that is owed. What it cannot be told stays owed. Raises errors of the connection."""
         for tag in tuple(self.owed):
             try:
                 self._tell(tag)
@@ -118,12 +120,15 @@ class Deliveries(redis.QoS):  # type: ignore[misc]
         del self.owed[tag]
 
     def _restore_visible(self, *args: Any, **kwargs: Any) -> None:
-        """Give back what others took and did not finish in time, if there is room for it."""
+        """Give messages back to their queues that other workers did not finish within the visibility timeout.
+
+        Waits for a later call where Redis is full.
+        """
         with self.channel.conn_or_acquire() as client:
             if client.ttl(self.unacked_mutex_key) == _NEVER_EXPIRES:
-                client.delete(self.unacked_mutex_key)  # nobody's lock: those of workers end by themselves
+                client.delete(self.unacked_mutex_key)  # no worker's lock: a worker's lock has an expiry
             rename_unless(client, self.unacked_index_key, "zset")
-            # kombu holds what Redis's clock wrote against that of this host.
+            # kombu compares the index, written by Redis's clock, with the clock of this host.
             ahead = time() - float(client.eval(TAKEN_BY_NOW, 1, self.unacked_index_key))
             self.visibility_timeout = self.channel.visibility_timeout + ahead
         try:
@@ -132,10 +137,10 @@ class Deliveries(redis.QoS):  # type: ignore[misc]
             _outages.warning("Redis is full: what other workers left unfinished is not given back yet")
 
     def restore_unacked(self, client: Any = None) -> None:
-        """Give back what is in hand.
+        """Give the messages in hand back to their queues.
 
-        Where closing broke off and is begun anew, the transport is gone: others find what is unfinished after the
-        visibility timeout.
+        If closing the connection failed and is tried again, the transport is already gone: then the messages are
+        delivered again after the visibility timeout.
         """
         if self.channel.connection.client is None:
             self._delivered.clear()
@@ -145,7 +150,7 @@ class Deliveries(redis.QoS):  # type: ignore[misc]
             super().restore_unacked(client)
 
     def restore_by_tag(self, tag: str, client: Any = None, leftmost: bool = False) -> None:
-        """Give it back to its queue; aside if no worker could take it from there."""
+        """Give the message with this tag back to its queue, or put it aside if no worker could read it there."""
         try:
             super().restore_by_tag(tag, client, leftmost)
         except (*self.channel.connection_errors, *redis.Transport.channel_errors):
@@ -154,11 +159,12 @@ class Deliveries(redis.QoS):  # type: ignore[misc]
             self.put_aside(bytes_to_str(tag), unreadable(error))
 
     def put_aside(self, tag: str, error: EmailError, message: object = None, size: int = 0) -> None:
-        """Keep what was delivered under this tag where it stops nobody."""
+        """Put the message that was delivered under this tag aside (tasks/runtime/broker/aside.py)."""
         with self.channel.conn_or_acquire() as client:
             tables = self.unacked_key, self.unacked_index_key
             note = aside.put(client, tables, tag, error, message, size)
-        # Who may write a message may write anything into it: of that, only a name and an id that are plain words.
+        # Anybody who can write to a queue chose the content: log only the name and the id, and only if they are plain
+        # words.
         _logger.error("a message was put aside as %s: task %s[%s]: %s", tag, note.task_name, note.task_id, error)
 
 
@@ -167,5 +173,5 @@ def _say_owed(error: Exception) -> None:
 
 
 def unreadable(error: Exception) -> EmailError:
-    """The error to show: of any error but an EmailError only the type, as its words may be the message's."""
+    """The error to show. Of any error but an EmailError it has only the type, as the text may repeat the message."""
     return error if isinstance(error, EmailError) else MessageUnreadableError(type(error).__name__)

@@ -1,11 +1,11 @@
 """What a message must be like for a worker to run its task (Celery's message protocol, version 2, in JSON).
 
-Whoever can write to a queue can write anything there, and Celery takes most of what a message says of itself at its
-word: a time limit that is a word ends the worker, and the message ends the next one. So each message is looked at
-here, before Celery sees it. Of one that is not like that the error names the field, never what is in it.
+Whoever can write to a queue can write anything there, and Celery trusts most fields of a message: a time limit that
+is no number ends the worker, and then the next worker that takes the message. So each message is checked here before
+Celery sees it. The error for a message that fails the check names the field, never its content.
 
-Headers that are not named here are somebody's own and let through, but for names under which Celery notes something
-about a task that runs.
+Headers that are not named here belong to other programs and are allowed, except for names that Celery itself uses for
+facts about a running task.
 """
 
 from base64 import b64decode
@@ -25,7 +25,7 @@ _MAX_NAME_LENGTH = 512
 _MAX_SECONDS = 30 * 24 * 3600
 _MAX_RETRIES = 10_000
 _YEARS = range(2000, 2200)
-# Celery's notes about the task at hand, which a header of that name would take the place of; and our own.
+# Attributes of a running task, Celery's and our own. A header of the same name would overwrite the attribute.
 _NOTES = {name for name in dir(Context) if not name.startswith("__")} | {"looks_again", "redeliveries", "task_id"}
 
 
@@ -36,7 +36,7 @@ def _is_clean(text: str) -> str:
 
 
 def _is_moment(text: str) -> str:
-    # As Celery reads it.
+    # Parse the time as Celery does.
     try:
         moment: datetime = maybe_make_aware(maybe_iso8601(text), UTC)
     except Exception:
@@ -46,7 +46,7 @@ def _is_moment(text: str) -> str:
 
 
 def _is_of_this_age(moment: datetime) -> datetime:
-    # Far from where time zones and clocks end.
+    # Years in which no time zone or clock overflows.
     if moment.year not in _YEARS:
         raise ValueError("is no moment of this age")
     return moment
@@ -55,7 +55,7 @@ def _is_of_this_age(moment: datetime) -> datetime:
 Name = Annotated[str, Field(min_length=1, max_length=_MAX_NAME_LENGTH), AfterValidator(_is_clean)]
 Seconds = Annotated[float, Field(ge=0, le=_MAX_SECONDS, allow_inf_nan=False)]
 Moment = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(_is_moment)]
-# As kombu reads it from JSON, where a publisher gave a datetime.
+# A time is a string, or the datetime that kombu makes of JSON if the publisher gave a datetime.
 When = Moment | Annotated[datetime, AfterValidator(_is_of_this_age)]
 Count = Annotated[int, Field(ge=0, le=_MAX_RETRIES)]
 
@@ -86,7 +86,7 @@ class _Headers(_Strict):
     replaced_task_nesting: Count | None = 0
     stamped_headers: list[Name] | None = None
     stamps: dict[Name, Any] | None = None
-    # Several kilobytes may stand for gigabytes; our own publishers do not compress.
+    # Not allowed: some kilobytes may unpack to gigabytes. Our own publishers do not compress.
     compression: None = None
     metabuilder_waits: Count = 0
 
@@ -119,7 +119,7 @@ class _Envelope(_Strict):
 
 
 class _Options(_Strict):
-    """How a task that follows is to be published, which its worker does once this one is done."""
+    """Options with which the worker publishes a following task once this task is done."""
 
     task_id: Name | None = None
     queue: Name | None = None
@@ -131,13 +131,13 @@ class _Options(_Strict):
     link_error: "list[_Following] | _Following | None" = None
     serializer: Literal["json"] | None = None
     compression: None = None
-    # Objects of the publisher's, in place of which a message can have anything.
+    # Not allowed: in the publisher these are objects, in a message they could be anything.
     connection: None = None
     producer: None = None
 
 
 class _Following(_Strict):
-    """A task that is queued after this one."""
+    """A task that is queued when the task of this message is done."""
 
     task: Name
     args: list[Any]
@@ -169,7 +169,7 @@ class _Body(_Strict):
 
 
 def check_envelope(raw: object) -> None:
-    """Whether everything around the arguments is as it must be. Raises MessageUnreadableError."""
+    """Check everything in a message except the task's arguments. Raises MessageUnreadableError."""
     _check(_Envelope, raw)
 
 
@@ -182,11 +182,11 @@ def open_body(body: object) -> tuple[list[Any], dict[str, Any]]:
 
 
 def read_body(raw: Any) -> object:
-    """The body of a message whose envelope is as it must be, decoded. Raises MessageUnreadableError."""
+    """The decoded body of a message whose envelope was checked. Raises MessageUnreadableError."""
     try:
         body = raw["body"]
         return loads(b64decode(body).decode() if raw["properties"].get("body_encoding") else body)
-    except Exception as error:  # whatever base64, UTF-8, JSON and kombu's own types make of it
+    except Exception as error:  # base64, UTF-8, JSON and kombu's own types raise many kinds
         raise MessageUnreadableError(type(error).__name__) from None
 
 
@@ -198,7 +198,7 @@ def _check(model: type[BaseModel], value: object) -> None:
 
 
 def _explain(error: ValidationError) -> str:
-    """The field, and what kind of mistake it is; names that the message made up are not repeated."""
+    """The field and the kind of mistake. Field names that only the message has are not repeated."""
     mistake = error.errors(include_input=False, include_url=False, include_context=False)[0]
     where = ".".join(str(part) for part in mistake["loc"] if isinstance(part, int) or part in _FIELDS)
     return f"{where or 'the message'}: {mistake['msg'].removeprefix('Value error, ')}"

@@ -1,4 +1,4 @@
-"""An outage of the broker is a few lines of log, however long it lasts and however often it is tried to connect."""
+"""Limits what is logged about an outage of the broker to a few lines, however long the outage lasts."""
 
 import logging
 import time
@@ -7,7 +7,7 @@ from typing import Any
 
 from celery.signals import after_setup_logger
 
-# Those that speak of connections, and of nothing that a person would miss.
+# Loggers that write only about connections: nothing is lost if some of their lines are left out.
 _LOGGERS = (
     "celery.worker.consumer.consumer",
     "celery.worker.consumer.connection",
@@ -19,14 +19,14 @@ _MOST, _SECONDS = 3, 60.0
 
 
 class FewOfEach(logging.Filter):
-    """Lets each kind of line pass so many times in so many seconds."""
+    """Lets each kind of line through only a few times within some minutes."""
 
     def __init__(self) -> None:
         super().__init__()
         self._said: dict[object, deque[float]] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether it is to be said."""
+        """Whether the record is to be logged."""
         said, now = self._said.setdefault(record.msg, deque(maxlen=_MOST)), time.monotonic()
         if len(said) == _MOST and now - said[0] < _SECONDS:
             return False
@@ -35,7 +35,7 @@ class FewOfEach(logging.Filter):
 
 
 def connect() -> None:
-    """Have this process, if it becomes a worker, say little of an outage."""
+    """Install the filter in this process when it becomes a worker."""
     after_setup_logger.connect(_quieten)
 
 

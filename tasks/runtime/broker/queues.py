@@ -16,21 +16,22 @@ def wake_key(queue: str) -> str:
     return f"metabuilder:wake:{queue}"
 
 
-_OTHER_WEIGHT = 1  # of queues that somebody else made
+_OTHER_WEIGHT = 1  # of queues that are not in the registry
 
 
 class WeightedCycle:
     """The order of queues for kombu's Redis transport (its `queue_order_strategy`): smooth weighted round robin.
 
-    A queue that is taken from pays what it and those behind it gain, each its weight. Those before it were empty, and
-    neither gain nor lose.
+    Each queue has a credit. When a message is taken from a queue, that queue and all queues after it in the order
+    gain their weight, and the queue pays the sum of these weights. The queues before it were empty; their credit
+    stays.
     """
 
     def __init__(self) -> None:
         self._credit: dict[str, int] = {}
 
     def update(self, queues: Iterable[str]) -> None:
-        """These are the queues to take from, by now."""
+        """Take from these queues from now on."""
         self._credit = {queue: self._credit.get(queue, _weight(queue)) for queue in queues}
 
     def consume(self, n: int) -> list[str]:
@@ -40,7 +41,7 @@ class WeightedCycle:
         ]
 
     def rotate(self, last_used: str) -> str:
-        """A message was taken from this queue."""
+        """Note that a message was taken from this queue."""
         order = self.consume(len(self._credit))
         if last_used in order:
             waiting = order[order.index(last_used) :]

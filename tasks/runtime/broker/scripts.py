@@ -1,4 +1,4 @@
-"""What is written to a queue and taken from it, each in one step: the scripts that the broker's Redis runs."""
+"""Scripts that the broker's Redis runs, so that putting a message on a queue and taking one are one step each."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -10,7 +10,7 @@ from tasks.runtime.broker.queues import wake_key
 
 _logger = get_logger(__name__)
 
-# KEYS: the queue, its tokens. ARGV: the messages. While there are tokens nobody waits, so more would wake nobody.
+# KEYS: the queue, its tokens. ARGV: the messages. While there are tokens no worker waits, so no more are added.
 _PUT = """
 for _, message in ipairs(ARGV) do
   redis.call('LPUSH', KEYS[1], message)
@@ -23,11 +23,11 @@ end
 
 # KEYS: kombu's table of delivered messages, its index, the three of tasks/runtime/broker/aside.py, as many lists as
 # there are queues and priorities, in the order in which to look, and the tokens. ARGV: the tag, the most bytes that a
-# worker can take, the id of a message that is aside and comes first, for each list its queue as JSON. What the table
-# gets is what kombu would put there for a message to the default exchange, which gives it back to this queue. What
-# removes something comes first: Redis then lets the others follow even when it is full. A key that holds something of
-# another type than it should is renamed, as long as nothing has been taken. Returns the number of the list, the
-# message and the time.
+# worker can take, the id of a message that is aside and comes first, for each list its queue as JSON. The entry
+# written to the table is the one that kombu would write for a message to the default exchange, so that the message
+# can be given back to this queue. Removals come before writes: a script that has begun to write may go on writing
+# even when Redis is full. A key of another type than expected is renamed, as long as nothing has been taken. Returns
+# the number of the list, the message and the time.
 TAKE = """
 for i, type in ipairs({'hash', 'zset', 'hash', 'hash', 'zset'}) do
   local found = redis.call('TYPE', KEYS[i]).ok
@@ -69,14 +69,15 @@ end
 return false
 """
 
-# KEYS: the table, its index. ARGV: the tag. Not MULTI, of which a full Redis 7.0 refuses every command.
+# KEYS: the table, its index. ARGV: the tag. This is a script and not a MULTI, as a full Redis 7.0 refuses all
+# commands in a MULTI.
 FORGET = """
 redis.call('ZREM', KEYS[2], ARGV[1])
 return redis.call('HDEL', KEYS[1], ARGV[1])
 """
 
-# KEYS: the index of delivered messages. What is noted as taken at a time to come was taken while a clock was ahead,
-# and would be held for too long: it counts as taken now. Returns the time.
+# KEYS: the index of delivered messages. A message noted as taken in the future was taken while Redis's clock was
+# ahead, and would be delivered again too late: it now counts as taken at this moment. Returns the time.
 TAKEN_BY_NOW = """
 local time = redis.call('TIME')
 local now = time[1] .. string.format('.%06d', time[2])
@@ -86,12 +87,12 @@ end
 return now
 """
 
-# Bytes. A message with more of them is none of ours: mail travels by its id, and what is sent has a limit of its own.
+# Bytes. No task message of ours is larger: most name mail by its id, and SMTP_MAX_MESSAGE_BYTES bounds the others.
 MAX_MESSAGE_BYTES = 128 * 1024 * 1024
 
 
 def rename_unless(client: Any, key: str, kind: str) -> None:
-    """Have what is at `key` out of the way, with another name, where it is not of this type."""
+    """Rename the key `key` if it does not hold this type, so that it can be used again."""
     if bytes_to_str(client.type(key)) not in (kind, "none"):
         client.rename(key, f"{key}:of-another-type")
         _logger.error("a key of Redis was of another type than it is used as; renamed %s:of-another-type", key)
@@ -100,7 +101,7 @@ def rename_unless(client: Any, key: str, kind: str) -> None:
 def put(client: Any, key: str, queue: str, messages: Iterable[str]) -> None:
     """Append these messages, as JSON, to the list at `key`, and wake a worker for each; all or none.
 
-    Raises ValueError where one is larger than a worker takes.
+    Raises ValueError where a message is larger than a worker takes.
     """
     messages = list(messages)
     if (size := max(map(len, messages), default=0)) > MAX_MESSAGE_BYTES:

@@ -1,19 +1,19 @@
-"""What a worker asks Redis every few seconds takes little of its time, however slowly Redis answers."""
+"""Keeps the questions that a worker asks Redis every few seconds from taking much of its time when Redis is slow."""
 
 from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
 _PAUSE_FOR_EACH_SECOND = 20
-# What takes no longer is no burden.
+# A call that is quicker than this may be repeated at once.
 _QUICK_SECONDS = 0.25
 
 
 class Seldom:
-    """Calls, but not again for twenty times as long as the last call took.
+    """Calls a function, and leaves out further calls for twenty times as long as the last call took.
 
-    The event loop of a worker calls what is due before it looks for messages: with a Redis that answers after some
-    seconds, something would always be due.
+    A worker's event loop runs the timers that are due before it looks for messages. With a Redis that answers only
+    after some seconds, a timer would always be due, and the worker would never take a message.
     """
 
     def __init__(self, call: Callable[..., object]) -> None:

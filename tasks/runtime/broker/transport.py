@@ -1,16 +1,18 @@
 """kombu's Redis transport, made so that no message is lost between the broker and a worker.
 
 kombu takes a message off its queue with BRPOP and then notes it as delivered. A worker that is killed, cut off or
-unplugged between the two takes the message with it (kombu 305, celery 4354); of an idle worker whose machine is gone
-that is the next message for certain. Here one script does both at once, and what a worker waits for is no message:
+unplugged between the two takes the message with it (kombu 305, celery 4354); an idle worker whose machine is gone is
+certain to lose the next message. Here one script does both at once, and an idle worker waits for a token instead of a
+message:
 
     put     message -> queue,  token -> wake:queue                      by whoever publishes
     take    aside or queue -> unacked,  or else delete wake:*           never waits
     wait    wake:* -> nothing                                           until a token comes, or a second has passed
 
-A token that is lost costs a second, as does a message that comes without one: from another transport, or given back.
+A lost token costs a second, because the worker looks for messages each second anyway. So does a message that comes
+without a token: one from another transport, or one that was given back.
 
-Whatever else is found on a queue than what a worker can run (tasks/runtime/broker/envelope.py) is put aside
+A message on a queue that no worker can run (tasks/runtime/broker/envelope.py) is put aside
 (tasks/runtime/broker/aside.py).
 """
 
@@ -44,9 +46,9 @@ _logger = get_logger(__name__)
 
 _BINDING_PARTS = 3  # of kombu's tables: routing key, pattern, queue
 
-# An answer that is longer in coming than this will not come: Redis itself answers after a second at the latest.
+# After these seconds an answer of Redis counts as lost: Redis itself answers within a second.
 _SILENCE_SECONDS, _CLOSING_SECONDS = 5, 2
-# A worker that stops does not ask a silent broker again for so long: it has a dozen things to close.
+# A worker that stops does not ask a silent broker again for this long, as it would wait a dozen times while closing.
 _NOT_ASKED_SECONDS = 15
 
 
@@ -58,17 +60,17 @@ def broker_client(app: Celery) -> Iterator[Any]:
 
 
 class Channel(redis.Channel):  # type: ignore[misc]
-    """Puts, takes and waits as above.
+    """Puts messages, takes them and waits for them as the module says.
 
-    While it consumes what needs no acknowledgement (the answers to `inspect`), it does as kombu does.
+    A channel that consumes messages without acknowledgement (the answers to `inspect`) works as kombu's does.
     """
 
     Message = Message
     QoS = Deliveries
-    is_noted = False  # the message at hand
-    on_answer: Callable[[], None] | None = None  # called once, when Redis has answered what it was asked for messages
+    is_noted = False  # whether the message being delivered is already noted as delivered
+    on_answer: Callable[[], None] | None = None  # called once, after Redis's first answer about messages
     _in_poll: Any = None  # the connection on which an answer is awaited
-    _pending: Literal["take", "wait", "kombu's"] = "take"  # the command to send next, or whose answer is to come
+    _pending: Literal["take", "wait", "kombu's"] = "take"  # the command to send next, or waiting for its answer
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         # The ids of messages that are aside, and that this worker can run (tasks/runtime/consumer.py).
@@ -89,9 +91,10 @@ class Channel(redis.Channel):  # type: ignore[misc]
 
     @contextmanager
     def conn_or_acquire(self, client: Any = None) -> Iterator[Any]:
-        """As kombu's. A worker that stops waits once for a broker that is silent, and not for each message again."""
+        """As kombu's, but a worker that stops waits only once for a broker that does not answer, not once for each
+        message."""
         if self.connection is None:
-            # What was taken over a connection that is closed by now; its messages have been given back.
+            # A message of a connection that is closed by now: all its messages have been given back.
             raise RedisConnectionError("the connection is closed")
         if shutdown.is_requested() and monotonic() < Transport.silent_at + _NOT_ASKED_SECONDS:
             raise RedisConnectionError("it is silent")
@@ -103,11 +106,12 @@ class Channel(redis.Channel):  # type: ignore[misc]
             raise
 
     def is_silent(self) -> bool:
-        """Whether the broker has left a question without an answer since this was opened, here or elsewhere."""
+        """Whether the broker has left a question unanswered, on any connection, since this channel was opened."""
         return Transport.silent_at > self._opened_at
 
     def check_answer(self) -> None:
-        """Raises redis.exceptions.ConnectionError where Redis went silent: of that no event loop is told."""
+        """Raises redis.exceptions.ConnectionError where Redis has stopped answering, which the event loop does not
+        notice."""
         if self.is_silent() and not shutdown.is_requested():
             raise RedisConnectionError("it does not answer")
         is_late = self._in_poll and monotonic() - self._brpop_sent_at > _SILENCE_SECONDS
@@ -115,12 +119,13 @@ class Channel(redis.Channel):  # type: ignore[misc]
             raise RedisConnectionError(f"it has not answered for {_SILENCE_SECONDS} s")
 
     def take_over(self, deliveries: Deliveries) -> None:
-        """Go on with what a worker has in hand, whose connection broke."""
+        """Take over the messages in hand from a channel whose connection broke."""
         self._qos = deliveries
         deliveries.move_to(self)
 
     def close(self) -> None:
-        """As kombu's, which waits longer for the last answer. A message in that is noted, and comes back."""
+        """As kombu's, but waits less long for the last answer. A message in that answer is noted, so it is delivered
+        again."""
         if self._in_poll and not self._is_answered(_CLOSING_SECONDS):
             self._in_poll.disconnect()
             self._in_poll = None
@@ -133,7 +138,7 @@ class Channel(redis.Channel):  # type: ignore[misc]
     def _queue_bind(self, exchange: str, routing_key: str, pattern: str, queue: str) -> None:
         if queue in QUEUES:
             return
-        # Tables that are none would keep each worker from connecting.
+        # A key of another type in the place of these tables would keep every worker from connecting.
         with self.conn_or_acquire() as client:
             for table in (self.keyprefix_queue, self.keyprefix_binding_permanent):
                 rename_unless(client, table % exchange, "set")
@@ -146,27 +151,27 @@ class Channel(redis.Channel):  # type: ignore[misc]
                 raise
 
     def _refresh_bindings(self, queues: list[str]) -> None:
-        """As kombu's, which tries each second where Redis is full, and logs a traceback each time."""
+        """As kombu's, but quiet where Redis is full: kombu's tries each second and logs a traceback each time."""
         with suppress(OutOfMemoryError):
             super()._refresh_bindings(queues)
 
     def _lookup(self, exchange: str, routing_key: str, default: str | None = None) -> Any:
-        """Ours go by their names, without a table in Redis that could hold anything."""
+        """Our queues are found by their names, not by a table in Redis, in which somebody could write anything."""
         return [routing_key] if routing_key in QUEUES else super()._lookup(exchange, routing_key, default)
 
     def _size(self, queue: str) -> int:
-        """How many messages wait; a list that is none, which taking from it mends, holds none."""
+        """How many messages wait in the queue. A key that is no list counts as empty; taking from it renames it."""
         with self.conn_or_acquire() as client, client.pipeline(transaction=False) as pipe:
             for priority in self.priority_steps:
                 pipe.llen(self._q_for_pri(queue, priority))
             return sum(size for size in pipe.execute(raise_on_error=False) if isinstance(size, int))
 
     def get_table(self, exchange: str) -> list[tuple[str, ...]]:
-        """The bindings of queues of answers, without what is none."""
+        """The bindings of the queues for answers, without entries that are no bindings."""
         return [binding for binding in super().get_table(exchange) if len(binding) == _BINDING_PARTS]
 
     def _put(self, queue: str, message: dict[str, Any], **kwargs: Any) -> None:
-        if queue not in QUEUES:  # such as those of answers
+        if queue not in QUEUES:  # such as the queues for answers
             super()._put(queue, message, **kwargs)
             return
         key = self._q_for_pri(queue, self._get_message_priority(message, reverse=False))
@@ -234,7 +239,8 @@ class Channel(redis.Channel):  # type: ignore[misc]
             self._flush_brpop_reauth()
 
     def _deliver(self, found: Any, queue: Any, ahead: float) -> None:
-        """Hand over a message: JSON, or what JSON stands for, or the number of its bytes where they are too many.
+        """Hand a message to its consumer. `found` is JSON, or the decoded value, or the number of bytes if there are
+        too many.
 
         `ahead` is how many seconds the clock of this host is ahead of Redis's.
         """
@@ -260,19 +266,22 @@ class Channel(redis.Channel):  # type: ignore[misc]
     def _do_restore_message(
         self, payload: Any, exchange: Any, routing_key: Any, pipe: Any, leftmost: bool = False
     ) -> None:
-        """kombu's logs what it cannot give back, all of it, and throws it away."""
+        """As kombu's, but raises for a message that cannot be given back: kombu's logs the whole message and drops
+        it."""
         envelope.check_envelope(payload)
         super()._do_restore_message(payload, exchange, routing_key, pipe, leftmost)
 
 
 class Transport(redis.Transport):  # type: ignore[misc]
-    """When a primary becomes a replica, it ends a worker's waiting with an error (UNBLOCKED) and refuses its writes
-    (READONLY). kombu takes these for errors of one command, and the worker ends or waits for ever. They are errors of
-    the connection: the worker is to connect anew, as long as it takes, and finds the primary.
+    """kombu's Redis transport with our channel, for which errors of a failover are errors of the connection.
+
+    A primary that becomes a replica ends a worker's waiting with an error (UNBLOCKED) and refuses its writes
+    (READONLY). kombu takes these for errors of one command, and the worker ends or waits for ever. As errors of the
+    connection, they make the worker connect anew until it finds the new primary.
     """
 
     Channel = Channel
-    # When the broker last left a question without an answer, as far as any channel knows: all connections of a worker
-    # are to one. In seconds of time.monotonic().
+    # When the broker last left a question unanswered, in seconds of time.monotonic(). All channels of a process share
+    # this, as a worker has only one broker.
     silent_at = float("-inf")
     connection_errors = (*redis.Transport.connection_errors, ResponseError)

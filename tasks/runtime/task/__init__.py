@@ -1,9 +1,9 @@
-"""The class of all tasks, put together from what they have in common.
+"""The base class of all tasks, one file a concern:
 
-owned.py      whose a task is; its arguments are checked before it is queued, and shown without anybody's mail
-retried.py    when it comes back
-counted.py    how often its worker died of it
-here          no secret leaves it, and what fails for good becomes a dead letter
+owned.py      the owner of a task; its arguments are checked before it is queued, and shown redacted
+retried.py    when a task runs again
+counted.py    how often a task killed its worker
+here          no error leaves a task with a secret in it, and a task that fails for good becomes a dead letter
 """
 
 import logging
@@ -25,17 +25,17 @@ _MAX_TRACEBACK_LENGTH = 20_000
 
 
 class EmailTask(CountedTask):
-    """A task on somebody's mail. It belongs to a tenant and a user, and says so before it is queued.
+    """A task that works on mail. It belongs to a tenant and a user, whose ids are checked before the task is queued.
 
-    Killed at any instant, it is delivered again; one that keeps killing its worker, and one that fails for good, is
-    kept among the dead letters.
+    A task that is killed at any instant is delivered again. A task that keeps killing its worker, or that fails for
+    good, becomes a dead letter.
     """
 
     abstract = True
     Request = "tasks.runtime.request:CarefulRequest"
-    # Here and not only in the configuration, which a task bound while it is being read does not get: a message is
-    # acknowledged when its effect is durable, and comes back if its worker dies before, or is killed because the task
-    # takes longer than its hard time limit.
+    # A message is acknowledged when its effect is durable, and is redelivered if its worker dies before, or is killed
+    # because the task exceeds its hard time limit. Set here as well as in the configuration, because a task that is
+    # bound while the configuration is being read does not get the value from there.
     acks_late = True
     acks_on_failure = True
     acks_on_timeout = False
@@ -47,7 +47,7 @@ class EmailTask(CountedTask):
             try:
                 return self._call(*args, **kwargs)
             except Exception as error:
-                # Celery writes an error and all that led to it into the log, the result and an event.
+                # Celery writes an error with its causes into the log, the result and an event.
                 without_secrets(error)
                 if tells_secret(error):
                     raise InternalError(f"{type(error).__name__}: {NOT_SHOWN}") from None
@@ -61,18 +61,18 @@ class EmailTask(CountedTask):
             with self.counted(args, kwargs):
                 return super().__call__(*args, **kwargs)
         except MemoryError as error:
-            # Celery would take the whole worker down with it.
+            # Celery would end the whole worker for a MemoryError.
             raise OutOfMemoryError from error
         except StorageUnavailableError as error:
             raise self.retry(exc=error) from error
 
     def on_failure(self, exc: Exception, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
-        """Keep what failed for good among the dead letters."""
+        """Store a task that failed for good as a dead letter."""
         if self.request.is_eager or isinstance(exc, TimeLimitExceeded):
-            return  # a task over its hard time limit comes back, and is counted
+            return  # a task over its hard time limit is redelivered and counted
         tenant_id, user_id = self.owner(args, kwargs)
         shown_args, shown_kwargs = redact_arguments(self.run, args, kwargs)
-        # By the given id: where Celery failed before the task began, there is no request any more.
+        # Uses the given id: where Celery failed before the task began, there is no request with an id.
         failure = dead_letters.Failure(
             task_key=self.key(args, kwargs, task_id),
             task_name=self.name,

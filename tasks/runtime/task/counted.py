@@ -1,4 +1,4 @@
-"""What becomes of a task whose worker dies of it: its redeliveries are counted before it runs, and bounded."""
+"""Tasks that kill their worker: the redeliveries of a task are counted before it runs, and are bounded."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,14 +17,15 @@ class CountedTask(RetriedTask):
     abstract = True
 
     def made_progress(self) -> None:
-        """Something of the task is done for good: what killed its worker so far lies behind it."""
+        """Reset the count of redeliveries: the task stored a part of its work, so it got past what killed its
+        workers."""
         if self.has_killed:
             redeliveries.note_progress(self.app, self._key(self.request.args, self.request.kwargs))
             self.request.redeliveries = 0
 
     @property
     def has_killed(self) -> bool:
-        """Whether workers died in the midst of the task, as far as is known."""
+        """Whether workers are known to have died while they ran the task."""
         return bool(self.request.get("redeliveries"))
 
     def quarantined(self, error: PoisonedTaskError, *args: Any, **kwargs: Any) -> None:
@@ -41,8 +42,9 @@ class CountedTask(RetriedTask):
         try:
             yield
         except Exception:
-            # This very process is alive, so it did not die of the task. (It is dying where SystemExit is raised.)
-            # A task that found somebody else at work has not tried yet: what it dies of may still come.
+            # This process is alive, so the task did not kill it. (SystemExit, which ends the process, is no
+            # Exception.) A task that found another run at work has not done its own work yet, which may still kill
+            # the process.
             if history.redeliveries and not self.request.get("looks_again"):
                 redeliveries.note_survival(self.app, key, self.request.id)
             raise

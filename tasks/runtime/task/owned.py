@@ -1,4 +1,5 @@
-"""Whose a task is, and what it is to do: checked and told before it is queued, without anybody's mail."""
+"""The owner and the arguments of a task: both are checked before the task is queued, and arguments are shown
+redacted."""
 
 import inspect
 from collections.abc import Mapping, Sequence
@@ -22,8 +23,8 @@ class OwnedTask(Task):  # type: ignore[misc]  # celery has no types
     """A task whose arguments name its tenant and user."""
 
     abstract = True
-    # Whether two tasks with the same arguments are two things to do. A second sync of an account does the work of the
-    # first; a second message with the same words is a second message.
+    # Whether two tasks with the same arguments are two pieces of work. Two syncs of an account are the same work; two
+    # messages with the same words are two.
     is_unique_per_call = False
 
     def apply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
@@ -51,8 +52,8 @@ class OwnedTask(Task):  # type: ignore[misc]  # celery has no types
         return given.get("tenant_id", NOBODY), given.get("user_id")
 
     def key(self, args: Sequence[Any], kwargs: Mapping[str, Any], task_id: str) -> str:
-        """What the task with this id is to do, as one value (tasks/runtime/redeliveries.py)."""
-        # Whichever way they were given, and defaults too: a sync from the command line is a sync by schedule.
+        """The key of the work that the task with this id does (tasks/runtime/redeliveries.py)."""
+        # By name and with defaults, so that a sync from the command line has the same key as a sync by schedule.
         given = self._signature.bind_partial(*args, **kwargs)
         given.apply_defaults()
         own = {"": task_id} if self.is_unique_per_call else {}

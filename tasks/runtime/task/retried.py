@@ -1,4 +1,5 @@
-"""When a task comes back: after an error, when somebody else is at work, and for what is left to do."""
+"""When a task runs again under its own id: after a transient error, while another run is at work, and for work that
+is left."""
 
 import random
 from typing import Any, NoReturn
@@ -13,7 +14,7 @@ from tasks.settings import get_settings
 
 CELERY_DEFAULT_RETRY_DELAY = 5
 CELERY_RETRY_BACKOFF_BASE = 2
-# How often a task waits for a database that is away, or for the next login to be due: for days, at 600 s apart.
+# How often a task waits for a database that is away, or until the next login is due. At 600 s apart this lasts days.
 _MAX_WAITS = 1000
 _WAITS_HEADER = "metabuilder_waits"
 _FOLLOWERS = ("task_id", "root_id", "parent_id", "group_id", "group_index", "chord", "chain", "link", "link_error")
@@ -31,7 +32,7 @@ class RetriedTask(OwnedTask):
     def retry_delay(self, tries: int | None = None, why: Exception | None = None) -> float:
         """Seconds until the next try: exponential from the task's first delay, with jitter and a cap.
 
-        Where `why` says when to come back the delay is no shorter than that, unless the cap is.
+        Where the error `why` has a `retry_after`, the delay is at least that long, up to the cap.
         """
         tries = self.request.retries if tries is None else tries
         backoff: float = self.default_retry_delay * CELERY_RETRY_BACKOFF_BASE**tries
@@ -40,8 +41,8 @@ class RetriedTask(OwnedTask):
         return max(min(backoff, longest) * random.uniform(_MIN_JITTER, 1), min(asked_for, longest))
 
     def retry(self, *args: Any, exc: Exception | None = None, **options: Any) -> Any:
-        """As Celery's, but a database that is away and a login that is not due wear out no retries, and a full
-        broker loses no task."""
+        """As Celery's, with two differences: waiting for a database that is away or for a login that is not due does
+        not count as a retry, and no task is lost when the broker is full."""
         is_queued = not (self.request.called_directly or self.request.is_eager)
         if isinstance(exc, StorageUnavailableError | LoginDelayedError) and is_queued:
             waits = self.request.get(_WAITS_HEADER, 0)
@@ -53,36 +54,37 @@ class RetriedTask(OwnedTask):
         try:
             return super().retry(*args, exc=exc, **options)
         except Reject as unpublished:
-            # Celery would have the message thrown away.
+            # Without `requeue` Celery would drop the message.
             raise Reject(unpublished.reason, requeue=True) from unpublished
 
     def on_replace(self, sig: Any) -> Any:
-        """As Celery's, but a message that a full broker does not take is given back: its task goes on from what is
-        stored."""
+        """As Celery's, but where a full broker refuses the new message, this task's message is given back: the task
+        runs again, from what is stored."""
         try:
             return super().on_replace(sig)
         except OperationalError as unpublished:
             raise Reject(unpublished, requeue=True) from unpublished
 
     def reschedule(self, why: Exception, seconds: float = 0, **options: Any) -> NoReturn:
-        """Come back in `seconds`, for what is left to do. This wears out no retries."""
+        """Run again in `seconds`, for the work that is left. This does not count as a retry."""
         self.request.retries -= 1
         raise self.retry(exc=why, countdown=seconds, **options) from why
 
     def snooze(self, why: Exception, seconds: float, **options: Any) -> NoReturn:
-        """Come back in `seconds`, because somebody else is at work on the same. This wears out no retries."""
+        """Run again in `seconds`, because another run is at work on the same. This does not count as a retry."""
         self.request.looks_again = True
         self.reschedule(why, seconds, **options)
 
     def wait(self, why: DeliveryWaitsError) -> NoReturn:
-        """Leave the rest to a later task under the same id. Until then the state WAITING says when that is."""
+        """Leave the rest to a later task under the same id. Until then the state is WAITING, with the time of the
+        next try."""
         if self.request.called_directly or self.request.is_eager:
             raise why
         self.update_state(state=WAITING, meta=dict(why.waiting))
         raise Ignore(str(why))
 
     def followers(self) -> dict[str, Any]:
-        """What a task that does the rest later is queued with (options of `apply_async`): the same id, and the tasks
-        that are to follow this one."""
+        """Options of `apply_async` for a later task that does the rest of the work: the same id, and the tasks that
+        are to follow this task."""
         given = self.request.as_execution_options()
         return {name: given[name] for name in _FOLLOWERS if given[name] is not None} if self.request.id else {}
