@@ -43,22 +43,22 @@ __all__ = [
     *_tasks,
 ]
 
-# Looked for abandoned messages so often; kombu's own default is every 100 s.
+# How often workers look for messages whose visibility timeout has passed; kombu's default is every 100 s.
 _RESTORE_SECONDS = 10
-# A worker or a Redis that dies in the middle of that leaves the lock on it, which keeps everybody else from looking
-# for as long as this; kombu's own is 300 s. The work takes milliseconds.
+# How long the lock on that search lasts. A worker or a Redis that dies during the search leaves the lock behind, and
+# no other worker looks until it expires. The search takes milliseconds; kombu's default is 300 s.
 _RESTORE_LOCK_SECONDS = 30
-# A broker that vanished without closing its connections is noticed.
+# After these seconds a broker that vanished without closing its connections is noticed.
 _CONNECT_SECONDS, _ANSWER_SECONDS = 3, 5
-# Tasks do without the result store, so they wait less for it. One that was idle for longer is asked first whether it
-# is there.
+# Tasks can do without the result store, so they wait less for it. A connection that was idle for longer than
+# _HEALTH_SECONDS is tested before it is used.
 _RESULT_SECONDS, _HEALTH_SECONDS = 5, 25
-# How long a worker that is told to stop by SIGINT or SIGQUIT lets its tasks go on; what is not done by then is given
-# back to the queue. (SIGTERM waits for them.)
+# How long a worker that is told to stop by SIGINT or SIGQUIT lets its tasks go on; then unfinished tasks are given
+# back to their queues. (After SIGTERM the worker waits for all its tasks.)
 _SOFT_SHUTDOWN_SECONDS = 10
 
-# Our own transport (tasks/runtime/broker/transport.py) under a name of its own for each scheme: other applications of
-# the process keep theirs. Where a connection is shown, it shows what it is in the end.
+# Our transport (tasks/runtime/broker/transport.py) has a name of its own for each scheme, so that other Celery
+# applications in the same process keep kombu's. The alias makes a connection show the usual scheme in its URL.
 _TRANSPORTS = {scheme: f"metabuilder-{scheme}" for scheme in ("redis", "rediss")}
 for _scheme, _name in _TRANSPORTS.items():
     TRANSPORT_ALIASES[_name] = "tasks.runtime.broker.transport:Transport"
@@ -66,8 +66,10 @@ for _scheme, _name in _TRANSPORTS.items():
 
 
 class _Application(Celery):  # type: ignore[misc]  # celery has no types
-    """Celery, with our result store at the URL of the configuration: Celery's class takes CELERY_RESULT_BACKEND as it
-    is in the environment, without the options for TLS."""
+    """Celery with our result store at the URL of the configuration.
+
+    Celery's own class would prefer CELERY_RESULT_BACKEND from the environment, which has no options for TLS.
+    """
 
     control_cls = "tasks.runtime.control:Control"
 
@@ -87,18 +89,19 @@ def __getattr__(name: str) -> Any:
 
 def create_celery_app(get: Callable[[], Settings] = get_settings) -> Celery:
     """An application whose configuration is read from `get` when it is first needed."""
-    # The one below is the default; one made for a purpose of its own takes nobody's place.
+    # Only `celery_app` below becomes the current application of the process; others, as for tests, do not replace it.
     app = _Application("email_service", set_as_current=False)
     app.add_defaults(lambda: _configuration(get()))
     return app
 
 
 def _configuration(settings: Settings) -> dict[str, Any]:
-    # Tasks by name: asking a task for anything would need the configuration that is being made here.
+    # Tasks are given by name, because looking at a task object would need the configuration that is being made here.
     worker, broker_url = settings.worker, settings.redis.broker_url
     return {
         "broker_url": broker_url,
-        # These as well: in place of `broker_url` Celery takes CELERY_BROKER_URL, without the options for TLS.
+        # These two are set as well, because Celery prefers CELERY_BROKER_URL, without the options for TLS, to
+        # `broker_url`.
         "broker_read_url": broker_url,
         "broker_write_url": broker_url,
         # For Flower, whose client reads no options in the URL.
@@ -123,7 +126,7 @@ def _configuration(settings: Settings) -> dict[str, Any]:
         "task_create_missing_queues": False,
         "task_routes": {row.name: {"queue": row.queue} for row in TASKS},
         "task_track_started": True,
-        # A task is acknowledged when its effect is durable, and comes back if its worker dies before.
+        # A task is acknowledged when its effect is durable, and redelivered if its worker dies before.
         "task_acks_late": True,
         "task_reject_on_worker_lost": True,
         "task_acks_on_timeout": False,
@@ -136,9 +139,9 @@ def _configuration(settings: Settings) -> dict[str, Any]:
         "worker_max_tasks_per_child": worker.max_tasks_per_child,
         "worker_eta_task_limit": worker.eta_task_limit,
         "worker_soft_shutdown_timeout": _SOFT_SHUTDOWN_SECONDS,
-        # A sync survives a restart of Redis: it goes on, and its redelivery finds nothing left to do.
+        # A sync goes on when Redis restarts. If its message is redelivered, the second run finds nothing left to do.
         "worker_cancel_long_running_tasks_on_connection_loss": False,
-        # What is in hand is counted over the next connection too (tasks/runtime/broker/deliveries.py).
+        # Messages in hand still count after a new connection (tasks/runtime/broker/deliveries.py).
         "worker_enable_prefetch_count_reduction": False,
         "worker_hijack_root_logger": True,
         "beat_scheduler": "tasks.runtime.scheduler:SharedScheduler",
@@ -147,7 +150,7 @@ def _configuration(settings: Settings) -> dict[str, Any]:
 
 
 def _entry(row: TaskRow) -> tuple[str, dict[str, Any]]:
-    """The entry of beat's schedule. A task that was not begun before it is queued again expires."""
+    """A task's entry in beat's schedule. A task that has not begun when beat queues it again expires."""
     assert row.schedule
     entry, seconds = row.schedule
     return entry, {"task": row.name, "schedule": timedelta(seconds=seconds), "options": {"expires": seconds}}
@@ -168,9 +171,10 @@ def _transport_options(visibility_timeout: int) -> dict[str, Any]:
 
 
 def _keepalive_options() -> dict[int, int]:
-    """A connection on which nothing is asked, such as the one for remote control, is given up after about 20 s too.
+    """Options that end a dead connection after about 20 s even if nothing is sent on it, like the one for remote
+    control.
 
-    Linux waits two hours otherwise. Options of TCP that the system does not have are left out: tcp(7).
+    Without them Linux waits two hours. TCP options (tcp(7)) that the system does not have are left out.
     """
     values = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 3, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 10_000}
     return {getattr(socket, name): value for name, value in values.items() if hasattr(socket, name)}

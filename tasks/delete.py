@@ -1,6 +1,8 @@
-"""delete_emails: into Trash or for good; and what has been in Trash for too long (tasks/engine/delete/).
+"""delete_emails, empty_trash and enforce_trash_retention: move messages to Trash, delete them for good, and delete
+what has been in Trash for too long. The work is in tasks/engine/delete/.
 
-Run again at any instant, each finds what is done already: on the server, and in the table `deletion`.
+A task that is run again after it was killed at any instant finds on the server and in the table `deletion` what is
+already done.
 """
 
 import time
@@ -19,10 +21,10 @@ from tasks.runtime.task import EmailTask
 from tasks.settings import get_settings
 from tasks.storage.messages.deletions import accounts_with_expired_trash
 
-# How soon to look again where a sync is at work on the account.
+# How soon the task looks again for the lease while a sync is at work on the account.
 _LOOK_SECONDS = 2
 _ACCOUNTS_AT_A_TIME = 1000
-# What waited for a day is queued anew by the next one.
+# A task that has waited for a day expires; the daily run queues a new one.
 _EXPIRES_SECONDS = 24 * 3600
 
 
@@ -36,12 +38,12 @@ def delete_emails(
 ) -> dict[str, Any]:
     """Move messages to Trash, on their server and here; or delete them for good.
 
-    Returns `status`, deleted_count (those that are in Trash or gone now), and marked_count: those that their server,
-    having neither MOVE nor UIDPLUS, only marked as deleted, or that Gmail's Trash may hold still (then `status` is
-    partial).
+    Returns `status`, deleted_count (messages that are in Trash or gone now) and marked_count: messages that could
+    only be marked as deleted because their server has neither MOVE nor UIDPLUS, or that may still be in Gmail's
+    Trash. If there are any, `status` is partial.
 
-    Raises NotFoundError, and touches nothing, where not all messages are the caller's; PermanentError subclasses,
-    which are not retried; TransientError subclasses once retries are used up.
+    Raises NotFoundError where not all messages are the caller's; in that case no message is deleted. Raises
+    PermanentError subclasses, which are not retried, and TransientError subclasses once retries are used up.
     """
     request = DeleteRequest(tenant_id, user_id, email_ids, permanent)
     key = self._key((email_ids, tenant_id, user_id, permanent), {})
@@ -60,9 +62,9 @@ def delete_emails(
 
 @shared_task(bind=True, base=EmailTask, name=EMPTY_TRASH, max_retries=2, default_retry_delay=5)
 def empty_trash(self: Any, email_client_id: str, tenant_id: str, user_id: str) -> dict[str, Any]:
-    """Delete for good what has been in the account's Trash for longer than TRASH_RETENTION_DAYS.
+    """Delete for good the messages that have been in the account's Trash for longer than TRASH_RETENTION_DAYS.
 
-    Returns `status` and deleted_count (of the run that came to the end). Errors as with delete_emails.
+    Returns `status` and deleted_count (of the last run only). Raises the same errors as delete_emails.
     """
     deadline = time.monotonic() + get_settings().worker.budget_seconds
     deleted = 0
@@ -76,7 +78,7 @@ def empty_trash(self: Any, email_client_id: str, tenant_id: str, user_id: str) -
                 raise CutShortError
     except (CutShortError, SoftTimeLimitExceeded, TransientError) as interruption:
         if deleted:
-            # It moves: the retries are counted anew.
+            # The task made progress, so its retries are counted from zero again.
             self.request.retries = 0
         _go_on_later(self, interruption)
     return {"status": "success", "deleted_count": deleted}
@@ -84,11 +86,12 @@ def empty_trash(self: Any, email_client_id: str, tenant_id: str, user_id: str) -
 
 @shared_task(bind=True, base=EmailTask, name=ENFORCE_TRASH_RETENTION, max_retries=1)
 def enforce_trash_retention(self: Any, after_tenant_id: str = "", after_account_id: str = "") -> dict[str, Any]:
-    """Queue `empty_trash` for each account with something in Trash for longer than TRASH_RETENTION_DAYS.
+    """Queue `empty_trash` for each account with messages that have been in Trash for longer than
+    TRASH_RETENTION_DAYS.
 
-    Begins after that account: accounts are looked at in order, and a fresh task goes on where time ran out.
-    Returns `status` (success; partial where time ran out) and accounts (queued). Queued twice, an account's second
-    task finds nothing to do.
+    Accounts are looked at in the order of their ids, from the first account after the given one; when the time budget
+    is spent, a fresh task goes on from there. Returns `status` (success; partial where time ran out) and accounts
+    (how many were queued). It does no harm if an account is queued twice: the second task finds nothing to do.
     """
     days = get_settings().delete.trash_retention_days
     deadline = time.monotonic() + get_settings().worker.budget_seconds
@@ -108,7 +111,8 @@ def enforce_trash_retention(self: Any, after_tenant_id: str = "", after_account_
 
 
 def _go_on_later(task: Any, interruption: Exception) -> NoReturn:
-    """The same task again: what is done stays done. Only errors of servers and storage wear out retries."""
+    """Queue the same task again; it goes on with what is left. Only errors of servers and storage count as
+    retries."""
     if isinstance(interruption, LeaseHeldError | HostBusyError):
         task.snooze(interruption, _LOOK_SECONDS)
     if isinstance(interruption, CutShortError):

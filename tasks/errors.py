@@ -34,7 +34,8 @@ class EmailError(Exception):
     remedy: ClassVar[Remedy | None] = None
 
     def __init__(self, detail: str = "") -> None:
-        # Often a server's own words, which may hold anything; they go into the database and the result store.
+        # `detail` is often a server's own text, which may hold any characters, and is stored in the database and in
+        # Redis.
         detail = shown(detail.encode("utf-8", "replace").decode().replace("\0", "\ufffd"))
         super().__init__(detail)
         self.detail = detail
@@ -48,7 +49,7 @@ class TransientError(EmailError):
     """A passing condition; the task is retried."""
 
     code = "transient"
-    # In how many seconds whoever was asked wants to be asked again, where they say it.
+    # In how many seconds the server wants to be asked again, if it says so.
     retry_after: float | None = None
 
 
@@ -413,12 +414,12 @@ class InternalError(PermanentError):
 
 
 def remedy_of(code: str | None) -> Remedy | None:
-    """What a person can do about an error of which only the code is stored."""
+    """What a person can do about an error, found by its code; None for an unknown code."""
     return next((kind.remedy for kind in _kinds(EmailError) if kind.code == code), None)
 
 
 def _kinds(kind: type[EmailError]) -> Iterator[type[EmailError]]:
-    """An error and all that derive from it, each class before those that derive from it and may share its code."""
+    """An error class and all its subclasses, each class before its own subclasses, which may share its code."""
     yield kind
     for derived in kind.__subclasses__():
         yield from _kinds(derived)

@@ -1,4 +1,5 @@
-"""cleanup_stale_results: removes what nobody needs any more. Beat runs it once an hour."""
+"""cleanup_stale_results: removes results, leases, blobs and dead letters that nobody needs any more. Queued hourly by
+beat."""
 
 import time
 from typing import Any
@@ -13,7 +14,7 @@ from tasks.runtime.task import EmailTask
 from tasks.settings import get_settings
 from tasks.storage.cleanup import delete_old_dead_letters, delete_unreferenced_blobs, release_expired_leases
 
-# How far the walk over all blobs has come, where one run does not suffice: the tenant and the SHA-256.
+# The key with the place (tenant and SHA-256) at which the walk over all blobs goes on, if one run does not finish it.
 _PLACE = "metabuilder:cleanup:blobs"
 
 
@@ -21,8 +22,8 @@ _PLACE = "metabuilder:cleanup:blobs"
 def cleanup_stale_results(self: Any) -> dict[str, Any]:
     """Remove old results, unread answers, expired leases, blobs without references and old dead letters.
 
-    Returns `status` and how many of each: results_deleted, reply_queues_deleted, leases_released, blobs_deleted,
-    dead_letters_deleted.
+    Returns `status` and how many of each kind were removed: results_deleted, reply_queues_deleted, leases_released,
+    blobs_deleted, dead_letters_deleted.
     """
     worker = get_settings().worker
     deadline = time.monotonic() + worker.budget_seconds
@@ -46,7 +47,8 @@ def _delete_dead_letters(age_days: int, deadline: float) -> int:
 
 
 def _delete_blobs(broker: Any, deadline: float) -> int:
-    """Walk over all blobs from where the last run stopped; one that gets to the end begins again the next time."""
+    """Walk over all blobs from where the last run stopped. After a run that got to the end, the next begins at the
+    start."""
     tenant_id, sha256 = _place(broker)
     deleted = 0
     while time.monotonic() < deadline:
@@ -61,7 +63,7 @@ def _delete_blobs(broker: Any, deadline: float) -> int:
 
 
 def _place(broker: Any) -> tuple[str, str]:
-    """How far the last run came; the beginning where that cannot be read."""
+    """The place at which the last run stopped; the beginning where the stored place cannot be read."""
     try:
         place = broker.hgetall(_PLACE)
         return place.get(b"tenant_id", b"").decode(), place.get(b"sha256", b"").decode()

@@ -19,12 +19,12 @@ from tasks.sync import sync_emails
 logger = logging.getLogger(__name__)
 
 _ACCOUNTS_PER_CLAIM = 5000
-# A claim ends before the next run of the dispatcher looks for it.
+# The share of the interval that a claim lasts: it ends before the next run of `periodic_sync` looks for due accounts.
 _CLAIM_SHARE = 0.9
-# A sync of an account without news takes less: of the accounts of a limited host no more are queued than it can
-# serve in an interval.
+# The seconds that a sync is assumed to take, to work out how many accounts of a limited mail server can be synced
+# within an interval. A sync without changes takes less.
 _SECONDS_PER_SYNC = 1
-# The result is kept in Redis and read by people: with a million accounts it is not a list of all.
+# The result is kept in Redis and read by people, so it does not list the ids of a million tasks.
 _MAX_TASK_IDS = 1000
 
 
@@ -32,9 +32,9 @@ _MAX_TASK_IDS = 1000
 def periodic_sync(self: Any) -> dict[str, Any]:
     """Queue `sync_emails` once for each due account of all tenants.
 
-    Returns `status` (success; partial where the broker did not take all, or time ran out and a fresh task goes on),
-    accounts_synced (queued), accounts_failed (could not be queued; they are due again at once), accounts_deferred
-    (their host has as many as it can serve) and task_ids (of the first 1,000).
+    Returns `status` (success; partial where the broker did not take all tasks, or where time ran out and a fresh task
+    goes on), accounts_synced (how many were queued), accounts_failed (could not be queued and are due again at once),
+    accounts_deferred (their mail server is busy) and task_ids (of the first 1,000).
     """
     round_ = _Round(get_settings().sync.interval_seconds)
     deadline = time.monotonic() + get_settings().worker.budget_seconds
@@ -42,7 +42,7 @@ def periodic_sync(self: Any) -> dict[str, Any]:
         for accounts in claims:
             round_.queue(accounts)
             if round_.failed:
-                break  # the broker refuses: what is not claimed stays due
+                break  # the broker refuses tasks: accounts that are not claimed stay due
             if time.monotonic() > deadline:
                 round_.is_cut_short = True
                 break
@@ -52,7 +52,7 @@ def periodic_sync(self: Any) -> dict[str, Any]:
 
 
 class _Round:
-    """One run of the dispatcher."""
+    """One run of `periodic_sync`."""
 
     def __init__(self, interval_seconds: int) -> None:
         self.claim_seconds = int(interval_seconds * _CLAIM_SHARE)
@@ -63,18 +63,20 @@ class _Round:
         self.is_cut_short = False
 
     def queue(self, accounts: list[DueAccount]) -> None:
-        """Publish the syncs of claimed accounts; what cannot be queued is given back."""
+        """Queue the syncs of claimed accounts, and give up the claims on accounts whose sync cannot be queued."""
         taken: list[DueAccount] = []
         waiting: list[DueAccount] = []
         for account in accounts:
             (taken if self._host_has_room(account.hostname) else waiting).append(account)
         if waiting:
             self.deferred += len(waiting)
-            # Due before those that had their turn, in the next run and not in this one.
+            # Deferred accounts are due in the next run, not in this one, and before the accounts that were queued
+            # now.
             unclaim_accounts(waiting, self.claim_seconds // 2)
         calls = [(account.email_client_id, account.tenant_id, account.user_id) for account in taken]
         try:
-            # A sync that waited longer than its claim is dropped: the account has been claimed anew by then.
+            # A sync that waited longer than its claim expires, because the account may have been claimed again by
+            # then.
             ids = publish_many(sync_emails, calls, expires=self.claim_seconds)
         except OperationalError as error:
             logger.warning("could not queue %s syncs: %s", len(taken), error)

@@ -1,15 +1,15 @@
-"""All tasks, one row each: what is imported, where it is queued and when beat queues it is read from here.
+"""All tasks, one row each. Imports, queues, routes and beat's schedule are read from these rows.
 
-A task that is added gets its name and its row here, and its function in the module that the row names.
+To add a task, add its name and its row here, and its function in the module that the row names.
 """
 
 from typing import NamedTuple
 
-# Each queue and its weight: how many turns of a worker it gets while others have messages, too. A queue of weight 0
-# is served only while all others are empty (tasks/runtime/broker/queues.py).
+# Each queue and its weight: the share of a worker's turns that the queue gets while other queues have messages too. A
+# queue of weight 0 is served only while all others are empty (tasks/runtime/broker/queues.py).
 QUEUES = {"sync": 10, "periodic": 10, "send": 8, "delete": 5, "spam": 3, "reread": 0}
 
-# The names under which messages ask for the tasks. They are on queues and in the databases of every site.
+# The names of the tasks in task messages. They never change, as queues and databases of every site hold them.
 SYNC_EMAILS = "email_service.tasks.sync_emails"
 PERIODIC_SYNC = "email_service.tasks.periodic_sync"
 SEND_EMAIL = "email_service.tasks.send_email"
@@ -24,9 +24,9 @@ REREAD_MESSAGES = "email_service.tasks.reread_messages"
 QUEUE_REREADING = "email_service.tasks.queue_rereading"
 CLEANUP_STALE_RESULTS = "email_service.tasks.cleanup_stale_results"
 
-# What was queued for reading again and was not begun until beat looks again expires: it is queued anew.
+# How often beat looks for accounts with messages to read again. A task that has not begun by the next time expires.
 REREADING_SECONDS = 300
-# Accounts whose sync is due are looked for so often.
+# How often beat looks for accounts that are due.
 DUE_ACCOUNTS_SECONDS = 300
 
 

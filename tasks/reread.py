@@ -1,7 +1,7 @@
 """reread_messages: reads stored messages again that an older parser read. The work is in tasks/engine/reread.py.
 
-Asked for by `./manage.sh reread`, and where REREAD_AUTOMATICALLY says so by the task itself once its parser is newer.
-Run again at any instant, it goes on with what is left.
+Messages are chosen by `./manage.sh reread`, and also by the task itself once its parser is newer, unless
+REREAD_AUTOMATICALLY is false. A task that is run again after it was killed at any instant goes on with what is left.
 """
 
 import logging
@@ -26,7 +26,7 @@ from tasks.storage.messages.rereading import accounts_to_reread
 logger = logging.getLogger(__name__)
 
 
-# How soon a task that was killed looks whether its own lease has run out.
+# How often a redelivered task looks whether the lease of its own killed run has expired.
 _LOOK_AGAIN_SECONDS = 5
 _BUSY_SECONDS = 30
 _ACCOUNTS_AT_A_TIME = 1000
@@ -34,12 +34,12 @@ _ACCOUNTS_AT_A_TIME = 1000
 
 @shared_task(bind=True, base=EmailTask, name=REREAD_MESSAGES, max_retries=0)
 def reread_messages(self: Any, email_client_id: str, tenant_id: str, user_id: str) -> dict[str, Any]:
-    """Read again what waits of an account, as far as its hour allows.
+    """Read the waiting messages of an account again, as many as its hourly limits allow.
 
-    Returns `status` (success: no more for now; handed_on where a fresh task goes on; busy where the account or its
-    server is at work for others; interrupted, with `detail`, by what passes) and how many messages were read again
-    (messages_read), are gone from the server (messages_gone), have another message's UID (messages_other), cannot be
-    read (messages_unreadable) and had to be left for later (messages_left).
+    Returns `status` (success: nothing more for now; handed_on: a fresh task goes on; busy: another run is at work on
+    the account or its server is busy; interrupted: by a transient error, which `detail` names) and how many messages
+    were read again (messages_read), are gone from the server (messages_gone), have another message's UID
+    (messages_other), cannot be read (messages_unreadable) and had to be left for later (messages_left).
 
     Raises PermanentError subclasses, which are kept on the account.
     """
@@ -47,11 +47,12 @@ def reread_messages(self: Any, email_client_id: str, tenant_id: str, user_id: st
     try:
         done = reread_account(request, self.request.id or "", _others_wait)
     except OwnLeaseHeldError as held:
-        # Delivered again after its worker was killed: it is for this task to go on.
+        # The lease is of this task's own killed run: this task is its redelivery and goes on once the lease expires.
         self.snooze(held, min(held.seconds_left + 1, _LOOK_AGAIN_SECONDS))
     except (LeaseHeldError, LeaseLostError, HostBusyError) as error:
         if not self.request.called_directly:
-            # Beat queues it together with the syncs: they are over soon, and it looks again until it expires.
+            # Beat queues this task at the same time as the syncs, which are soon over: look again until the task
+            # expires.
             self.snooze(error, _BUSY_SECONDS)
         return _result("busy", Reread(), str(error))
     except TransientError as error:
@@ -67,11 +68,13 @@ def reread_messages(self: Any, email_client_id: str, tenant_id: str, user_id: st
 
 @shared_task(bind=True, base=EmailTask, name=QUEUE_REREADING, max_retries=0)
 def queue_rereading(self: Any) -> dict[str, Any]:  # noqa: ARG001 - a bound task's own
-    """Queue `reread_messages` for each account with messages that may be (or are not asked for yet, and are to be)
-    read again now. Beat runs it.
+    """Queue `reread_messages` for each account with messages that may be read again now. Queued by beat.
 
-    Returns `status` (success; partial where the broker did not take all or time ran out: the rest is queued by the
-    next run) and accounts (queued). Queued twice, an account's second task finds nothing to do.
+    These are accounts with chosen messages, and accounts whose messages of an older parser are still to be chosen.
+
+    Returns `status` (success; partial where the broker did not take all tasks or time ran out: the next run queues
+    the rest) and accounts (how many were queued). It does no harm if an account is queued twice: the second task
+    finds nothing to do.
     """
     worker, limits, after, accounts = get_settings().worker, get_settings().reread, ("", ""), 0
     deadline = time.monotonic() + worker.budget_seconds

@@ -1,7 +1,7 @@
 """send_email: sends a message once. The work, and its state machine, are in tasks/engine/send/outbox.py.
 
-A message whose server is away waits in its row: queue_waiting_mail, which beat runs, queues send_waiting for it when
-its next try is due. No task waits for that in a worker or in Redis.
+A message whose server is away waits in its row of the outbox, not as a task in a worker or in Redis. When the next
+try of the message is due, queue_waiting_mail, which beat runs, queues send_waiting for it.
 """
 
 import inspect
@@ -39,17 +39,19 @@ logger = logging.getLogger(__name__)
 
 # How many messages whose next try is due are queued at a time, at most.
 _MAX_AT_ONCE = 5000
-# A task that was not begun after so many times the visibility timeout is lost: Redis was emptied, or fell back.
+# A task of waiting mail that has not begun after _LOST_AFTER visibility timeouts counts as lost (Redis was emptied,
+# or lost its latest data), and its message is queued again.
 _LOST_AFTER, _MAX_LOST_SECONDS = 2, 30 * 24 * 3600
 _IDS = {"task_id", "root_id", "parent_id"}
 
-# How often a message is tried is counted in its row (SMTP_RETRIES), where a killed worker cannot lose count. The task
-# itself only waits.
+# How often the task may run again. The tries of a message are counted in its row instead (SMTP_RETRIES), so that a
+# killed worker does not lose the count.
 _WAITS = 1000
 
 
 class SendTask(EmailTask):
-    """A task whose message of the outbox is given up when the task is set aside, as nobody tries it any more."""
+    """A task whose message in the outbox fails when the task is poisoned, because no task would try the message any
+    more."""
 
     abstract = True
 
@@ -79,17 +81,18 @@ def send_email(
 ) -> dict[str, Any]:
     """Send a message from an account, once.
 
-    Recipients are lists, or strings with commas, of `a@b` or `Name <a@b>`; attachments are ids of stored ones, and
-    those the HTML shows by `cid:` go inline. Two calls with the same `idempotency_key` are one message.
+    Recipients are lists, or strings with commas, of `a@b` or `Name <a@b>`. `attachment_ids` are ids of stored
+    attachments; attachments that the HTML shows by `cid:` go inline. Two calls with the same `idempotency_key` send
+    one message.
 
     Returns `status` (success; partial where some recipients were refused), message_id, sent_timestamp (ms),
     recipients_sent (how many), recipients_refused (the server's words by address) and outbox_id.
 
-    While its server is away or does not take it now, its state is RETRY, then WAITING, until one of these; that is
-    told under the id of this task, and what follows it (`link`, a chain) goes on then.
+    While the mail server is away or does not take the message now, the state of the task is RETRY, then WAITING. The
+    final result is stored under the id of this task, and only then do the tasks that follow it (`link`, a chain) run.
 
-    Raises PermanentError subclasses, after which nobody has the message; of them DeliveryUnknownError says that
-    somebody may have it, and a person decides.
+    Raises PermanentError subclasses, after which nobody has the message. The exception is DeliveryUnknownError:
+    somebody may have the message, and a person decides.
     """
     request = SendRequest(
         email_client_id, tenant_id, user_id, to, cc, bcc, subject, body_text, body_html, attachment_ids
@@ -101,14 +104,14 @@ def send_email(
 
 @shared_task(bind=True, base=SendTask, name=SEND_WAITING, max_retries=3, default_retry_delay=5)
 def send_waiting(self: Any, outbox_id: str, tenant_id: str, user_id: str) -> dict[str, Any]:
-    """Try a message that waits in the outbox, whose time has come.
+    """Try a message that waits in the outbox and whose next try is due.
 
     Returns and raises what `send_email` does, and NotFoundError where the account was removed meanwhile.
     """
     run = owner_of(self.request.id or "local")
     result = _sent(self, lambda: resume_waiting(tenant_id, user_id, outbox_id, run))
     if self.request.id:
-        # What failed as another task and was asked for again.
+        # The message may have failed as another task before and was asked for again: clear that task's dead letter.
         dead_letters.clear(tenant_id, "", self.request.id)
     return result
 
@@ -117,8 +120,8 @@ def send_waiting(self: Any, outbox_id: str, tenant_id: str, user_id: str) -> dic
 def queue_waiting_mail(self: Any) -> dict[str, Any]:
     """Queue `send_waiting` for each message of all tenants whose next try is due. Beat runs it.
 
-    Returns `status` (success; partial where the broker did not take all: the rest is queued by the next run) and
-    messages (queued).
+    Returns `status` (success; partial where the broker did not take all tasks: the next run queues the rest) and
+    messages (how many were queued).
     """
     lost_seconds = min(_LOST_AFTER * get_settings().worker.visibility_timeout, _MAX_LOST_SECONDS)
     due = sorted(claim_waiting(_MAX_AT_ONCE, lost_seconds), key=_is_followed)
@@ -141,7 +144,8 @@ def queue_waiting_mail(self: Any) -> dict[str, Any]:
 
 
 def _is_followed(one: Due) -> bool:
-    """Whether something follows its task, so that it cannot be queued with many others."""
+    """Whether other tasks follow the message's task (`link`, a chain), so that the task has to be queued by
+    itself."""
     return bool((one.task or {}).keys() - _IDS)
 
 
@@ -150,7 +154,8 @@ def _key(idempotency_key: str | None, task_id: str | None) -> str:
 
 
 def _sent(task: Any, send_it: Callable[[], Outgoing | None]) -> dict[str, Any]:
-    """What became of the message; while that is nothing yet, the task comes back, or another does its work."""
+    """The result of the task. If the message is neither sent nor failed, the task runs again, or a later task goes
+    on."""
     try:
         outgoing = send_it()
     except DeliveryUnderWayError as error:

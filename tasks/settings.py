@@ -19,9 +19,9 @@ from tasks.errors import PermanentError
 from tasks.secrecy.forms import Known
 from tasks.secrecy.urls import checked_postgresql_url, checked_redis_url, redis_url, secrets_of_url, with_database
 
-# The longest a retry waits; the broker must not think the message lost in the meantime.
+# The longest that a retry waits. The visibility timeout must be longer, or the waiting task would be redelivered.
 MAX_COUNTDOWN_SECONDS = 600
-# Of the soft time limit.
+# The time budget of a task, as a share of its soft time limit.
 _BUDGET_SHARE = 0.6
 
 # imap.example.org=10,*=50
@@ -123,7 +123,7 @@ class RedisSettings(_Group):
         return RedisPlace(self._with_tls_options(url), variable, password_variable or variable)
 
     def _with_tls_options(self, url: str) -> str:
-        # In the URL, not beside it: then whoever connects with it verifies the server.
+        # The TLS options are part of the URL, so that every client that uses the URL verifies the server.
         if not url.startswith("rediss://") or "ssl_cert_reqs=" in url:
             return url
         options = {"ssl_cert_reqs": self.ssl_cert_reqs, "ssl_ca_certs": self.ssl_ca_certs}
@@ -159,14 +159,14 @@ class WorkerSettings(_Group):
     unknown_task_hours: int = Field(24, validation_alias="UNKNOWN_TASK_HOURS", ge=1)
     dead_letter_days: int = Field(30, validation_alias="DEAD_LETTER_RETENTION_DAYS", ge=1, le=3650)
 
-    # Not read by the tasks: `up` takes it, and here it is checked with the rest.
+    # Tasks do not read this: `./manage.sh up` does. It is here to be checked with the other variables.
     flower_port: Port = Field(5556, validation_alias="FLOWER_PORT")
 
     @property
     def budget_seconds(self) -> float:
-        """The time budget: after so many seconds a task begins nothing new.
+        """The time budget: after this many seconds a task begins no new batch.
 
-        The rest of its soft time limit is for the batch at hand, and for what a slow server adds.
+        The rest of the soft time limit is for the batch that is under way, and for delays of a slow server.
         """
         return self.task_soft_time_limit * _BUDGET_SHARE
 
@@ -199,7 +199,7 @@ class SyncSettings(_Group):
 
 
 class RereadSettings(_Group):
-    """Reading again what an older parser read: whether by itself, and the most of each account in an hour."""
+    """Rereading: whether it begins by itself, and the limits of each account in an hour."""
 
     automatically: bool = Field(True, validation_alias="REREAD_AUTOMATICALLY")
     messages_per_hour: int = Field(1000, validation_alias="REREAD_MESSAGES_PER_HOUR", ge=0)
@@ -207,7 +207,8 @@ class RereadSettings(_Group):
 
 
 class AllowedNetwork(NamedTuple):
-    """A network whose servers may be connected to although they are not public: at one port, or at any."""
+    """A network whose servers may be connected to although their addresses are not public: at one port, or at every
+    port."""
 
     network: IPv4Network | IPv6Network
     port: Port | None
@@ -245,7 +246,7 @@ class MailSettings(_Group):
 
 
 class DeleteSettings(_Group):
-    """Deleting. Trash is emptied of what has been in it for so many days; 0 keeps it for ever."""
+    """Deleting. Messages are deleted after `trash_retention_days` in Trash; 0 keeps them for ever."""
 
     batch_size: int = Field(100, validation_alias="DELETE_BATCH_SIZE", ge=1, le=1000)
     trash_retention_days: int = Field(30, validation_alias="TRASH_RETENTION_DAYS", ge=0, le=36_500)
@@ -287,7 +288,7 @@ class SpamSettings(_Group):
             raise ValueError("SPAM_API_URL is missing, and SPAM_API_ENABLED is true")
         try:
             url = urlsplit(self.api_url.get_secret_value())
-        except ValueError:  # its words may repeat a part of the URL
+        except ValueError:  # the error's text may repeat a part of the URL
             raise ValueError("SPAM_API_URL cannot be read as a URL") from None
         if not url.hostname or (url.scheme != "https" and not (url.scheme == "http" and _is_private(url.hostname))):
             raise ValueError(
@@ -298,13 +299,14 @@ class SpamSettings(_Group):
 
     @property
     def has_engine(self) -> bool:
-        """Whether anything besides the rules is asked."""
+        """Whether a spam engine is asked besides the rules."""
         return self.api_enabled or self.spamd_host is not None
 
 
 class SendSettings(_Group):
-    """Sending. Seconds to wait for each answer of an SMTP server; how often a message is tried again at once, before
-    it waits for longer; for how many seconds it is tried, and after how many it is said that it still waits."""
+    """Sending: the seconds to wait for each answer of an SMTP server, how often the task itself tries a message again
+    before the message waits in the outbox, how many seconds a message is tried for, and after how many seconds of
+    waiting `health` warns."""
 
     timeout: int = Field(60, validation_alias="SMTP_TIMEOUT", ge=1)
     retries: int = Field(3, validation_alias="SMTP_RETRIES", ge=0)
@@ -346,9 +348,9 @@ class LogSettings(_Group):
 
 
 class Settings(BaseModel, frozen=True):
-    """All groups. Attribute names are the sections that the code speaks of.
+    """All groups of settings.
 
-    `secrets` are all of theirs, the passwords in URLs among them, to be kept out of what is shown.
+    `secrets` are all secrets in the settings, including the passwords in URLs; they are cut out of whatever is shown.
     """
 
     redis: RedisSettings
@@ -396,7 +398,7 @@ def get_settings() -> Settings:
 
 
 def _split_at_commas(values: dict[str, Any], *names: str) -> dict[str, Any]:
-    """The same values, those of these names as a tuple of what stands between commas."""
+    """A copy of `values` in which the values of these names are split at commas into tuples."""
     lists = {name: values[name] for name in names if isinstance(values.get(name), str)}
     return {**values, **{name: tuple(filter(None, map(str.strip, text.split(",")))) for name, text in lists.items()}}
 

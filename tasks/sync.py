@@ -1,8 +1,8 @@
 """sync_emails: brings a mailbox into PostgreSQL. The work is in tasks/engine/.
 
-A sync longer than its time budget hands on: the same task, under the same id, is queued again and goes on at the
-checkpoint, so whoever waits for the id gets the result of the whole. Killed at any instant, a redelivery does the
-same. What was done so far travels in the message's header.
+A sync that spends its time budget hands on: the same task, under the same id, is queued again and goes on at the
+checkpoint, so a caller that waits for the id gets the result of the whole sync. The redelivery of a task that was
+killed at any instant goes on in the same way. The counts of earlier runs travel in a header of the task message.
 """
 
 import inspect
@@ -29,17 +29,17 @@ from tasks.storage.session import database_now, tenant_transaction
 
 logger = logging.getLogger(__name__)
 
-# How often, in seconds, a sync that found its account being synced looks again. A lease that is still held after as
-# many looks as it lasts is renewed by a sync that is alive, and there is nothing left to do.
+# How often, in seconds, a sync that finds another sync at work on its account looks again. If the lease is still held
+# when the looks have taken as long as a lease lasts, a living run is renewing it, and this sync has nothing to do.
 _LEASE_LOOK_SECONDS = 5
-# A server with as many connections as it may have is tried again after so many seconds, at most.
+# After at most this many seconds a sync tries again a mail server that has all the connections it may have.
 _HOST_LOOK_SECONDS = 15
 _REPORT_SECONDS = 0.5
 _HEADER = "metabuilder_sync"
 
 
 class SyncTask(EmailTask):
-    """A sync that was set aside says so on its account."""
+    """A task that notes on its account when it is poisoned and will not run any more."""
 
     abstract = True
 
@@ -61,11 +61,11 @@ def sync_emails(
 ) -> dict[str, Any]:
     """Sync an account's folders, or one of them, into PostgreSQL.
 
-    By default only what changed is asked for; `force_full_sync` compares every UID and flag with the server and tries
-    quarantined messages again. Returns `status` (success, partial where a folder could not be opened or messages are
-    missing, already_running), messages_synced, messages_updated, messages_deleted, messages_quarantined,
-    sync_duration_seconds, connect_seconds (of it: until logged in), timestamp (ms), folders, failed_folders,
-    messages_missing and incomplete_folders.
+    By default a sync asks the server for changes only; `force_full_sync` compares every UID and flag with the server
+    and tries messages in quarantine again. Returns `status` (success, partial where a folder could not be opened or
+    messages are missing, already_running), messages_synced, messages_updated, messages_deleted, messages_quarantined,
+    sync_duration_seconds, connect_seconds (how much of the duration passed until the login), timestamp (ms), folders,
+    failed_folders, messages_missing and incomplete_folders.
 
     Raises PermanentError subclasses, which are kept on the account and not retried; TransientError subclasses once
     retries are used up.
@@ -85,7 +85,7 @@ def sync_emails(
         )
     except LeaseHeldError as held:
         if isinstance(held, OwnLeaseHeldError):
-            # Delivered again after its worker was killed: it is for this task to finish, however long it waits.
+            # The lease is of this task's own killed run: this task is its redelivery and has to finish the sync.
             so_far.looks = 0
         elif so_far.looks * _LEASE_LOOK_SECONDS > get_settings().sync.lease_seconds:
             return so_far.result("already_running")
@@ -94,16 +94,17 @@ def sync_emails(
     except HostBusyError as busy:
         self.snooze(busy, random.uniform(1, _HOST_LOOK_SECONDS), headers=so_far.options()["headers"])
     except LoginDelayedError:
-        raise  # by schedule, when the next login is due
+        raise  # the schedule queues a sync when the next login is due
     except (SoftTimeLimitExceeded, TransientError) as error:
         logger.warning("sync interrupted: %s", error, extra={"email_client_id": email_client_id})
         if so_far.stored > before:
-            # It moves: the retries are counted anew, so that a flaky server never wears them out.
+            # The sync made progress, so its retries are counted from zero again, and a flaky server never uses them
+            # up.
             self.request.retries = 0
         raise self.retry(exc=error, countdown=self.retry_delay(why=error), **so_far.options()) from error
     if not is_done:
         fresh = self.signature_from_request(retries=0, **so_far.options())
-        del fresh.options["chord"]  # `replace` refuses one and puts the request's own there
+        del fresh.options["chord"]  # `replace` refuses a given chord and sets the request's own
         self.replace(fresh)
     if so_far.stored:
         queue_engines(email_client_id, tenant_id, user_id)
@@ -112,19 +113,19 @@ def sync_emails(
 
 
 class _SoFar:
-    """What earlier runs of the same sync did, and since when it goes on."""
+    """What earlier runs of the same sync did, and when the sync began."""
 
     def __init__(self, header: dict[str, Any] | None, *, force_full_sync: bool) -> None:
-        self.started: float = header["started"] if header else time.time()  # for workers of the release before
+        self.started: float = header["started"] if header else time.time()  # read by workers of the release before
         self._seconds: float = header.get("seconds", 0) if header else 0  # of earlier runs
         self._begun = time.monotonic()
-        # What is compared with it has the time of PostgreSQL.
+        # By PostgreSQL's clock, like the times in the rows that it is compared with.
         self.full_since: float | None = None
         if force_full_sync:
             self.full_since = header.get("full_since", self.started) if header else database_now().timestamp()
         self.tally = Tally.from_json(header["tally"]) if header else Tally()
         self.tally.compared = header.get("compared", {}) if header else {}
-        # How often it found the account being synced by another.
+        # How often this sync found another sync at work on the account.
         self.looks: int = header.get("looks", 0) if header else 0
 
     @property
@@ -132,7 +133,8 @@ class _SoFar:
         return self.tally.total("synced")
 
     def options(self) -> dict[str, Any]:
-        """For the message that goes on. Only a sync that has not begun expires."""
+        """Options for the task message of the next run. They have no expiry: only a sync that has not begun
+        expires."""
         return {"headers": {_HEADER: self._header()}, "expires": None}
 
     def _header(self) -> dict[str, Any]:
@@ -167,7 +169,8 @@ class _SoFar:
 
 
 def _reporter(task: Any, stored_before: int) -> Callable[[Progress], None]:
-    """Shows progress in the task's state, not too often, and never at the cost of the sync."""
+    """A function that stores progress in the task's state, not too often. Errors of the result store do not fail the
+    sync."""
     next_report = 0.0
     moves = False
 
@@ -182,7 +185,7 @@ def _reporter(task: Any, stored_before: int) -> Callable[[Progress], None]:
             task.update_state(state="PROGRESS", meta=asdict(progress))
         except SoftTimeLimitExceeded:
             raise
-        except Exception as error:  # whatever the result store raises
+        except Exception as error:  # of any kind that the result store raises
             logger.warning("progress could not be shown: %s", error)
         next_report = time.monotonic() + _REPORT_SECONDS
 
