@@ -23,16 +23,17 @@ _ENVELOPES_PER_REQUEST = 2_000
 _ALL_UIDS = 2**32
 _NOT_HERE = "the folder is on the server and not here"
 
-# The name of a folder, how many of its messages are compared, and of how many.
+# Called with the name of a folder, how many of its messages were compared so far, and how many there are.
 Report = Callable[[str, int, int], None]
 
 
 class FolderAudit(NamedTuple):
-    """How a folder differs from the server's. Of POP3, whose messages have no UIDs, only the numbers are known.
+    """How a stored folder differs from the folder on the server. For POP3, whose messages have no UIDs, only counts
+    are known.
 
-    UIDs `missing` are on the server and not here, `gone` are here and not on the server, and under those in `differs`
-    the server has another message. `hidden` messages are here and may be outside of the window that the server shows.
-    A `problem` says why no more could be compared.
+    UIDs in `missing` are on the server and not stored, UIDs in `gone` are stored and not on the server, and under
+    UIDs in `differs` the server has another message. `hidden` counts stored messages that may be outside of the
+    window that the server shows. `problem` says why the comparison ended early.
     """
 
     name: str
@@ -48,12 +49,13 @@ class FolderAudit(NamedTuple):
 
     @property
     def agrees(self) -> bool:
-        """Whether all is as on the server, but for what was set aside or is hidden."""
+        """Whether all messages agree with the server's, apart from messages in quarantine and hidden messages."""
         return not (self.missing_count or self.gone.ranges or self.differs.ranges or self.problem)
 
 
 def audit(account: Account, folder_name: str | None, report: Report) -> Iterator[FolderAudit]:
-    """Each folder that is synced, or the one of that name. Raises NotFoundError, and the errors of the server."""
+    """Compare each folder that is synced, or the folder of this name. Raises NotFoundError, and the errors of the
+    server."""
     with tenant_transaction(account.tenant_id) as connection:
         ours = load_folders(connection, account, None)
     if account.protocol == "pop3":

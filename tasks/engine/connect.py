@@ -60,7 +60,7 @@ def endpoint_of(account: Account) -> Endpoint:
 
 
 def smtp_endpoint_of(account: Account) -> Endpoint:
-    """Where the account's SMTP server is. Raises SmtpServerMissingError where it has none."""
+    """Where the account's SMTP server is. Raises SmtpServerMissingError where the account has none."""
     if account.smtp_hostname is None or account.smtp_port is None or account.smtp_encryption is None:
         raise SmtpServerMissingError(account.account_name)
     endpoint = _endpoint(account.smtp_hostname, account.smtp_port, account.smtp_encryption)
@@ -68,10 +68,10 @@ def smtp_endpoint_of(account: Account) -> Endpoint:
 
 
 def login_of(account: Account, side: Side = RECEIVING, refused: str | None = None) -> Login:
-    """How the account logs in on one side (at its SMTP server as at its mailbox, where nothing else is said); with a
-    token other than the one that was `refused`.
+    """How the account logs in on one side (receiving or sending). Without a login of its own, the SMTP server gets
+    the login of the mailbox. An OAuth2 token is another one than the `refused` token.
 
-    Raises CredentialUnreadableError, and of OAuth2 accounts what `tokens.access_token` raises.
+    Raises CredentialUnreadableError, and for OAuth2 accounts what `tokens.access_token` raises.
     """
     username, credential_id = account.username, side.secret_of(account)
     if side is SENDING:
@@ -86,16 +86,17 @@ def login_of(account: Account, side: Side = RECEIVING, refused: str | None = Non
 
 
 def logged_in(account: Account, side: Side, connect: Callable[[Login], C]) -> C:
-    """What `connect` gives. A login that works is noted, and one that is not taken is what pauses the account.
+    """Call `connect` with the account's login, and return its result. Notes on the account whether the login worked;
+    a refused login may pause the account.
 
-    Raises AuthenticationFailedError where that side is paused now, LoginRefusedError or LoginFailedError where it is
-    tried again, and LoginDelayedError where another task tries right now.
+    Raises AuthenticationFailedError if the side is paused now, LoginRefusedError or LoginFailedError if the login
+    will be tried again, and LoginDelayedError while another task tries the login.
     """
     begin_login(account, side)
     try:
         connection = _with_fresh_token(account, side, connect)
     except (AuthenticationFailedError, LoginFailedError) as error:
-        is_by_server = type(error) is AuthenticationFailedError  # and not by the token endpoint
+        is_by_server = type(error) is AuthenticationFailedError  # not by the token endpoint
         raise note_refusal(
             account, side, SmtpLoginRefusedError(error.detail) if is_by_server and side is SENDING else error
         ) from None
@@ -111,8 +112,10 @@ def logged_in(account: Account, side: Side, connect: Callable[[Login], C]) -> C:
 
 
 def _with_fresh_token(account: Account, side: Side, connect: Callable[[Login], C]) -> C:
-    """A token that the server refuses, though it has not expired, is refreshed once, whatever refused it: a provider
-    ends tokens early when a password changes, and clocks differ."""
+    """Call `connect`, and once more with a fresh token if the server refuses a token that has not expired.
+
+    Providers end tokens early when a password changes, and clocks differ.
+    """
     login = login_of(account, side)
     try:
         return connect(login)
@@ -126,7 +129,7 @@ def _with_fresh_token(account: Account, side: Side, connect: Callable[[Login], C
 def connected(account: Account) -> Iterator[ImapConnection]:
     """A connection to the account's IMAP server, closed afterwards. Raises UnsupportedProtocolError for POP3.
 
-    What a server does when the token ends in the middle is raised as TokenExpiredError.
+    If the access token expires during the session, the server's error is raised as TokenExpiredError.
     """
     if account.protocol != "imap":
         raise UnsupportedProtocolError(account.protocol)
@@ -138,9 +141,9 @@ def connected(account: Account) -> Iterator[ImapConnection]:
 
 
 def open_imap(account: Account) -> ImapConnection:
-    """A connection to the account's IMAP server, which is not asked for what it is known to refuse.
+    """A connection to the account's IMAP server, without the extensions that the server is known to refuse.
 
-    Whoever asks it for more hands its `refusals` to `remember`, whether that went well or not.
+    After using the connection, the caller passes its `refusals` to `remember`, also after an error.
     """
     endpoint, max_bytes = endpoint_of(account), get_settings().sync.max_message_bytes
     refusals = Refusals(account.refused_extensions)
@@ -151,7 +154,7 @@ def open_imap(account: Account) -> ImapConnection:
 
 
 def remember(account: Account, refusals: Refusals) -> None:
-    """Keep what a server refuses of what it offers, where anything new was found."""
+    """Store which extensions the server offers and refuses, if the connection found new ones."""
     if refusals.has_changed:
         keep_refusals(account, refusals.known)
         refusals.has_changed = False
@@ -159,7 +162,7 @@ def remember(account: Account, refusals: Refusals) -> None:
 
 @contextmanager
 def connected_pop3(account: Account) -> Iterator[Pop3Connection]:
-    """A connection to the account's POP3 server. What is deleted there is gone when the block ends well, else kept.
+    """A connection to the account's POP3 server. Deletions take effect if the block ends without an error.
 
     Raises UnsupportedProtocolError for IMAP, and TokenExpiredError as `connected` does.
     """

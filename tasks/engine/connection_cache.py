@@ -15,7 +15,7 @@ from tasks.secrecy.secrets import learn, without_secrets
 from tasks.storage.accounts.logins import SENDING
 from tasks.storage.accounts.rows import Account
 
-# Of one process, for all its accounts. Servers allow few connections per account and drop idle ones soon.
+# How many connections a process keeps for all accounts. Servers allow few per account and soon close idle ones.
 _MOST = 8
 _IDLE_SECONDS = 20
 
@@ -43,7 +43,7 @@ def imap_pool() -> Pool[ImapConnection]:
 def lent_smtp(account: Account, *, fresh: bool = False) -> Iterator[SmtpConnection]:
     """A connection to the account's SMTP server, given back afterwards; with `fresh` a new one."""
     endpoint = smtp_endpoint_of(account)
-    # With what it logs in: under another password, nothing of the old one is used any more.
+    # The key has the credential: after a change of the password no connection of the old password is used.
     key = (account.tenant_id, account.id, endpoint, account.smtp_credential_id or account.credential_id)
 
     def connect() -> SmtpConnection:
@@ -69,7 +69,7 @@ def lent_imap(account: Account) -> Iterator[ImapConnection]:
 @contextmanager
 def _lent(pool: Pool[C], key: Hashable, connect: Callable[[], C], *, fresh: bool = False) -> Iterator[C]:
     connection = (None if fresh else pool.take(key)) or connect()
-    learn(connection.login.secret)  # one that was kept was opened by another task
+    learn(connection.login.secret)  # a kept connection was opened by another task, which knew the secret
     try:
         yield connection
     except BaseException as error:

@@ -1,4 +1,5 @@
-"""What identifies messages: read from the server without their bodies, and compared with what is stored."""
+"""Envelopes: what identifies a message (Message-ID, size, date), read from the server without bodies and compared
+with rows."""
 
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -16,17 +17,17 @@ from tasks.storage.session import tenant_transaction
 
 
 def fetch_envelopes(imap: ImapConnection, uids: UidSet) -> Iterator[Envelope]:
-    """The envelopes of `uids`, of those that are still there, their Message-IDs read as the parser reads them."""
+    """The envelopes of those `uids` that the server still has. Message-IDs are read as the parser reads them."""
     return (envelope_of(fetched) for fetched in imap.fetch_envelopes(uids))
 
 
 def envelope_of(fetched: FetchedEnvelope) -> Envelope:
-    """What the server says of a message, as it is stored."""
+    """The envelope that the server gave, in the form in which a row holds it."""
     return Envelope(fetched.uid, message_id_of(fetched.header), fetched.size, fetched.received_at)
 
 
 def message_id_of(header: bytes) -> str | None:
-    """The Message-ID as it is stored."""
+    """The Message-ID in a header, in the form in which a row holds it."""
     message_id = parse(header).message_id
     return message_id and message_id[:MAX_MESSAGE_ID_LENGTH]
 
@@ -34,8 +35,8 @@ def message_id_of(header: bytes) -> str | None:
 def is_same(known: Envelope, seen: Envelope) -> bool:
     """Whether two envelopes are of one message.
 
-    By Message-ID, where both have one, and size or date: the copies of a mail that was sent to oneself have the
-    first in common alone. Without a Message-ID, by size and date.
+    If both have a Message-ID: the same Message-ID, and the same size or date. Message-ID alone is not enough, because
+    the sent and the received copy of a mail to oneself share it. Without a Message-ID: the same size and date.
     """
     same_size, same_date = known.size == seen.size, _second(known) == _second(seen)
     if known.message_id and seen.message_id:
@@ -44,7 +45,7 @@ def is_same(known: Envelope, seen: Envelope) -> bool:
 
 
 def other_messages(run: Run, folder: Folder, seen: Iterable[Envelope]) -> list[int]:
-    """The UIDs under which we have another message than the server."""
+    """The UIDs under which the server has another message than the stored one."""
     by_uid = {envelope.uid: envelope for envelope in seen}
     with tenant_transaction(run.account.tenant_id) as connection:
         known = changes.envelopes(connection, run.account, folder, list(by_uid))
@@ -52,12 +53,12 @@ def other_messages(run: Run, folder: Folder, seen: Iterable[Envelope]) -> list[i
 
 
 def in_parts(imap: ImapConnection, uids: UidSet, size: int) -> Iterator[list[FetchedEnvelope]]:
-    """What identifies `uids` on the server, so many at a time."""
+    """The envelopes of `uids` from the server, `size` UIDs at a time."""
     remaining = uids.uids()
     while part := list(islice(remaining, size)):
         yield list(imap.fetch_envelopes(UidSet.of(part)))
 
 
 def _second(envelope: Envelope) -> float | None:
-    # INTERNALDATE has no fractions; the time at which we filed a message ourselves has.
+    # INTERNALDATE has whole seconds; the stored time of a message that a worker filed itself has fractions.
     return int(envelope.received_at.timestamp()) if envelope.received_at else None

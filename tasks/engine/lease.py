@@ -1,4 +1,4 @@
-"""One run of a task on an account: under its lease, with what goes wrong kept where its owner sees it."""
+"""One run of a task on an account: the run holds the lease, and its errors are stored on the account."""
 
 import logging
 import math
@@ -41,13 +41,14 @@ def leased_run(
 ) -> Iterator[Run]:
     """A run of the task on the caller's account, until `deadline` (time.monotonic()).
 
-    The other parameters are fields of Run. A run that `is_urgent`, because a person waits for it, is let by at the
-    next batch of a run that is not; a run that is `in_background` lets any by. At the soft time limit a run ends in
-    CutShortError if it did anything, else in TooSlowError: it would come back for ever.
+    The other parameters are fields of Run. A run that `is_urgent`, because a person waits for it, gets the lease at
+    the next batch of a run that is not urgent; a run `in_background` gives the lease to any other run. At the soft
+    time limit a run ends in CutShortError if it stored or applied anything. A run that did nothing ends in
+    TooSlowError, as it would be handed on for ever.
 
-    Raises LeaseHeldError while another run is at it, HostBusyError, and NotFoundError for what is not the caller's;
-    and AccountPausedError, AccountSwitchedOffError and LoginDelayedError, which are not kept on the account: it says
-    so already.
+    Raises LeaseHeldError while another run has the lease, HostBusyError, NotFoundError for an account that is not the
+    caller's, and AccountPausedError, AccountSwitchedOffError and LoginDelayedError. The last three are not stored as
+    errors of the account, whose row has these states already.
     """
     settings = get_settings().sync
     owner = owner_of(task_id, in_background=in_background)
@@ -73,7 +74,7 @@ def leased_run(
 
 @contextmanager
 def _leased(run: Run) -> Iterator[None]:
-    """Keeps errors on the account, and gives the lease back whatever happens."""
+    """Stores errors on the account, and gives the lease back in any case."""
     try:
         with _ended_by_its_time(run):
             yield
@@ -104,7 +105,7 @@ def _ended_by_its_time(run: Run) -> Iterator[None]:
 
 @contextmanager
 def _if_storage_lets_us() -> Iterator[None]:
-    # Without PostgreSQL nothing can be noted; the lease runs out by itself, and the error at hand matters more.
+    # Without PostgreSQL nothing can be stored. The lease expires by itself, and the first error is the one to raise.
     try:
         yield
     except StorageUnavailableError as error:

@@ -1,7 +1,9 @@
-"""A process that parses, for a sync of many messages: it does not share the interpreter's lock with who receives.
+"""A process that parses messages for a sync of many, so that parsing does not hold the interpreter lock of the
+process that receives.
 
-It runs this file with an environment of its own, so it inherits no secret and no connection. It ends when its stdin
-does, and with its parent however that ends. What ends it, or keeps it busy, is set aside like what cannot be parsed.
+The process runs this file with an environment of its own, so it inherits no secret and no connection. It ends when
+its standard input ends, and also when its parent is killed. A message that ends the process, or keeps it busy for too
+long, goes into quarantine like a message that cannot be parsed.
 """
 
 import io
@@ -25,17 +27,17 @@ from tasks.storage.messages.arrivals import Arrival, Quarantined
 
 logger = logging.getLogger(__name__)
 
-# Resolved once: a release that goes live later must not lend its files to a process of this one.
+# Resolved once, at import: a process that starts after a deploy must not run the files of the newer release.
 _CODE: Final = Path(__file__).resolve().parents[2]
 _PYTHON: Final = Path(sys.executable).parent.resolve() / Path(sys.executable).name
 _COMMAND: Final = (_PYTHON, "-m", __name__)
 
-# A pipe holds 64 kB unless told otherwise, and each filling of it makes two processes take turns.
+# The size of the pipes. By default a pipe holds 64 kB, and each time it is full the two processes have to switch.
 _PIPE_BYTES: Final = 1024 * 1024
 _SIZE: Final = Struct("!Q")
 _PR_SET_PDEATHSIG: Final = 1
 _END_SECONDS: Final = 5
-# A share takes a second or two; what takes this long never comes to an end.
+# How long to wait for an answer. Messages take a second or two at a time; a parser that takes this long will not end.
 _PATIENCE_SECONDS: Final = 90.0
 
 
@@ -44,7 +46,7 @@ class _EndedError(Exception):
 
 
 class ParserProcess:
-    """One such process, for one thread at a time. `has_failed` says that it cannot be started."""
+    """One parser process, used by one thread at a time. `has_failed` says that the process cannot be started."""
 
     _process: subprocess.Popen[bytes]
 
@@ -64,23 +66,24 @@ class ParserProcess:
 
     @property
     def pid(self) -> int:
-        """Of the process, which another one may have after a restart."""
+        """The id of the process; it changes when the process is started again."""
         return self._process.pid
 
     @property
     def is_ready(self) -> bool:
-        """Whether it has started up; one that cannot never is."""
+        """Whether the process has started up. Always false if it cannot be started."""
         if not self._is_ready and not self.has_failed and self._has_answered(0):
             self._await_start()
         return self._is_ready
 
     def wait_until_ready(self) -> None:
-        """Wait for it to start up, or to fail."""
+        """Wait until the process has started up or failed."""
         if not self._is_ready and not self.has_failed:
             self._await_start()
 
     def to_rows(self, messages: list[FetchedMessage]) -> list[Arrival | Quarantined]:
-        """Each message as `parsing.to_rows` makes it, or set aside where it ended the process or kept it busy."""
+        """The rows for the messages, as `parsing.to_rows` makes them. A message that ended the process, or kept it
+        busy, is quarantined."""
         try:
             return self._ask(messages)
         except _EndedError:
@@ -103,17 +106,17 @@ class ParserProcess:
             items: list[Arrival | Quarantined] = self._answer()
         except (EOFError, OSError) as error:
             raise _EndedError from error
-        # The bytes stayed here.
+        # The process does not send the bytes of a quarantined message back.
         return [item._replace(raw=message.raw or b"") for item, message in zip(items, messages, strict=True)]
 
     def _answer(self) -> Any:
-        """What it answers. Raises EOFError where it has ended, and TimeoutError."""
+        """The answer of the process. Raises EOFError where the process has ended, and TimeoutError."""
         if not self._has_answered(_PATIENCE_SECONDS):
             raise TimeoutError(f"the parser did not come to an end with it in {_PATIENCE_SECONDS:g} s")
         return _receive(self._answers)
 
     def _has_answered(self, seconds: float) -> bool:
-        """Whether there is something to read, or the process has ended, within so many seconds."""
+        """Whether, within these seconds, the process answers or ends."""
         poll = select.poll()
         poll.register(self._answers, select.POLLIN)
         return bool(poll.poll(seconds * 1000))
@@ -155,7 +158,7 @@ class ParserProcess:
         return status
 
     def _end(self) -> int:
-        """The exit status: of its own where it has ended already."""
+        """End the process. Returns its exit status."""
         with suppress(OSError):
             self._questions.close()
         try:
@@ -190,7 +193,7 @@ def _write(pipe: IO[bytes], data: bytes) -> None:
 
 
 def _receive(pipe: IO[bytes]) -> Any:
-    """Raises EOFError where the other side has ended."""
+    """Read one object from the pipe. Raises EOFError where the other process has ended."""
     (size,) = _SIZE.unpack(_read(pipe, _SIZE.size))
     return pickle.loads(_read(pipe, size))  # noqa: S301 - from a process of our own
 
@@ -207,14 +210,14 @@ def _read(pipe: IO[bytes], size: int) -> bytearray:
 
 
 def main() -> None:
-    """Answer what comes by stdin, until it ends."""
+    """Parse the messages that arrive on standard input, and answer on standard output, until the input ends."""
     _end_with_parent()
-    # Whoever stops a worker signals all its processes at once; this one is needed until the worker is done.
+    # A stop of the worker signals all its processes at once, but the parser is needed until the worker is done.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     questions = io.FileIO(sys.stdin.fileno(), "rb", closefd=False)
     answers = io.FileIO(os.dup(sys.stdout.fileno()), "wb")
-    # What a library prints must not be taken for an answer.
+    # Output that a library prints must not be read as an answer.
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     log_visibly()
     with suppress(EOFError, BrokenPipeError):
@@ -226,7 +229,8 @@ def main() -> None:
 
 
 def _end_with_parent() -> None:
-    """Also in the middle of a message; the end of stdin is noticed between two."""
+    """Have the kernel end this process with its parent: at once, also while it parses. The end of the input is only
+    noticed between two messages."""
     if sys.platform == "linux":
         import ctypes
 

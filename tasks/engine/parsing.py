@@ -1,6 +1,7 @@
-"""Messages as they came from the wire to rows: parsed, sanitised, judged. Pure; needs no database and no settings.
+"""Turns fetched messages into rows: parses, sanitises and scores them. Needs no database and no settings.
 
-A function of its arguments alone, so that it may run in this process or in one of its own (parser_process.py).
+The result depends on the arguments alone, so this code can run in the worker or in a process of its own
+(parser_process.py).
 """
 
 import logging
@@ -19,7 +20,8 @@ logger = logging.getLogger(__name__)
 
 
 class Destination(NamedTuple):
-    """Where messages go: their folder, and who got them, or None where they are not checked for spam."""
+    """Where messages are stored: their folder, and for whom they are checked for spam (None: they are not
+    checked)."""
 
     folder_id: str
     folder_type: str
@@ -27,7 +29,8 @@ class Destination(NamedTuple):
 
 
 def to_rows(destination: Destination, message: FetchedMessage) -> Arrival | Quarantined:
-    """The message ready to be stored; what cannot be parsed is set aside with its bytes. Never raises."""
+    """The message ready to be stored. A message that cannot be parsed becomes a Quarantined with its bytes. Never
+    raises."""
     raw = message.raw or b""
     try:
         flags = read_flags(message.flags, destination.folder_type)
@@ -37,7 +40,7 @@ def to_rows(destination: Destination, message: FetchedMessage) -> Arrival | Quar
     except MessageUnparsableError as error:
         return Quarantined(message.uid, "unparsable", error.detail, message.size, raw)
     except Exception as error:
-        # A defect of the parser must not stop a folder; the bytes are kept to find it.
+        # A defect of the parser must not stop a folder. The bytes are kept, so that the defect can be found.
         logger.exception("parser failed", extra={"folder_id": destination.folder_id, "uid": message.uid})
         return Quarantined(message.uid, "parser_failed", type(error).__name__, message.size, raw)
 
@@ -48,6 +51,6 @@ def _judged(recipient: Addressee | None, message: ParsedMessage) -> Verdict | No
     try:
         return judge(message, recipient)
     except Exception:
-        # A defect of a rule must not keep a message from being stored; it counts as not checked.
+        # A defect of a rule must not keep a message from being stored; the message counts as not checked.
         logger.exception("spam rules failed")
         return None

@@ -1,4 +1,5 @@
-"""Tries an account: connects, logs in, and looks at what is there. Mailbox and sending each by itself."""
+"""Tries an account: connects, logs in, and reads what the server offers. Receiving and sending are tried
+separately."""
 
 from typing import NamedTuple
 
@@ -9,7 +10,7 @@ from tasks.storage.accounts.rows import Account, clear_error, record_failure, re
 
 
 class Probe(NamedTuple):
-    """What the server offers. `messages` is None where it does not say without opening each folder."""
+    """What the server offers. `messages` is None where the server gives no counts without opening each folder."""
 
     capabilities: tuple[str, ...]
     folders: int
@@ -17,7 +18,7 @@ class Probe(NamedTuple):
 
 
 def probe(account: Account) -> Probe:
-    """Try the account's IMAP or POP3 server and keep how it went: success ends a pause.
+    """Try the account's IMAP or POP3 server and store the outcome on the account: success ends a pause.
 
     Raises an EmailError that says what is wrong.
     """
@@ -33,7 +34,7 @@ def probe(account: Account) -> Probe:
 def probe_smtp(account: Account) -> None:
     """Try the account's SMTP server: success ends a pause of sending.
 
-    Raises an EmailError that says what is wrong; a refused login is kept.
+    Raises an EmailError that says what is wrong. A refused login is stored on the account.
     """
     with lent_smtp(account, fresh=True) as smtp:
         smtp.reset()

@@ -4,8 +4,8 @@
     fetch, parse and judge it as new mail is          the steps of a sync: fetch, batches, intake
     replace it in place                               each batch and its mark are one transaction
 
-Last among all work: it gives the account back to a sync or a delete within a batch, and ends where other tasks wait
-for a worker. What it had in hand then is fetched again the next time.
+Rereading comes last among all work: a run gives the account to a sync or a delete within a batch, and ends when other
+tasks wait for a worker. Messages that it had fetched and not stored are fetched again the next time.
 """
 
 import time
@@ -37,7 +37,7 @@ from tasks.storage.messages.readings import replace_readings
 from tasks.storage.messages.rereading import Waiting
 from tasks.storage.session import is_about_the_data, tenant_transaction
 
-# A run that other work might wait for is short, and so are its batches.
+# Short, as are the batches, because other work may wait for the run.
 _RUN_SECONDS = 20
 _BATCH = 100
 _MAX_AT_A_TIME = 2_000
@@ -46,7 +46,7 @@ _OTHER = "its UID is another message now"
 
 
 class RereadRequest(NamedTuple):
-    """Whose messages are read again. One that `has_killed` workers parses elsewhere."""
+    """Whose messages are read again. If an earlier run `has_killed` its worker, a process of its own parses."""
 
     email_client_id: str
     tenant_id: str
@@ -56,7 +56,7 @@ class RereadRequest(NamedTuple):
 
 @dataclass
 class Reread:
-    """What one run did, in messages; `is_done` says whether there is nothing more to do for now."""
+    """How many messages one run read again, and so on; `is_done` says whether nothing is left to do for now."""
 
     read: int = 0
     gone: int = 0
@@ -67,15 +67,15 @@ class Reread:
 
 
 def reread_account(request: RereadRequest, task_id: str, others_wait: Callable[[], bool]) -> Reread:
-    """Read again what waits, for some seconds at most, and only while nobody else wants the account.
+    """Read waiting messages again, for some seconds at most, and only while no other run wants the account.
 
-    `others_wait` says whether other tasks wait for a worker. Raises LeaseHeldError while the account is at work or
-    its sync is due, NotFoundError for what is not the caller's, and the other errors of server and storage, which are
-    kept on the account as well.
+    `others_wait` says whether other tasks wait for a worker. Raises LeaseHeldError while another run is at work on
+    the account or its sync is due, NotFoundError for an account that is not the caller's, and the errors of server
+    and storage, which are stored on the account as well.
     """
     done, started = Reread(), time.monotonic()
     if get_settings().reread.automatically:
-        # Before the lease, which a sync may want: it reads all rows of the account's messages.
+        # Done before taking the lease, which a sync may want, because this reads all rows of the account's messages.
         rereading.ask_for_older(request.tenant_id, request.user_id, request.email_client_id)
     try:
         with leased_run(
@@ -96,14 +96,14 @@ def reread_account(request: RereadRequest, task_id: str, others_wait: Callable[[
 
 
 class _Rereader:
-    """One run on one account."""
+    """One run of rereading on one account."""
 
     def __init__(self, run: Run, done: Reread, others_wait: Callable[[], bool]) -> None:
         self._run, self._done, self._others_wait = run, done, others_wait
         self._limits = get_settings().reread
 
     def run(self) -> bool:
-        """Whether all that may be read now has been."""
+        """Read until time or limits are used up. Returns whether all messages that may be read now have been read."""
         with self._run.transaction() as connection:
             chosen = rereading.choose(connection, self._run.account, self._limits, _MAX_AT_A_TIME)
         try:
@@ -115,16 +115,17 @@ class _Rereader:
                     self._from_folders(imap, chosen)
         except EmailError as error:
             if not isinstance(error, StorageUnavailableError | LeaseLostError):
-                # Not before an hour has passed, whatever it was.
+                # After any error the account is left alone for an hour.
                 with tenant_transaction(self._run.account.tenant_id) as connection:
                     rereading.spend(connection, self._run.account)
             raise
-        # Waits for the disk, and with it all batches before: only then is the task acknowledged.
+        # This commit waits for the disk, and so makes all batches before it durable. The task is acknowledged
+        # afterwards.
         with self._run.transaction(durable=True) as connection:
             following = rereading.choose(connection, self._run.account, self._limits, 1)
             can_go_on = any(not message.attempts for message in following)
             if not can_go_on and rereading.is_waiting(connection, self._run.account):
-                # What the hour does not allow, or what had to be left.
+                # The messages that are left exceed the hour's limits, or have to wait for a sync.
                 rereading.spend(connection, self._run.account)
         return not can_go_on
 
@@ -135,7 +136,7 @@ class _Rereader:
             except FetchRefusedError:
                 self._leave(messages)
                 continue
-            # Where UIDVALIDITY changed, the next sync finds out which message has which UID now.
+            # Messages of another UIDVALIDITY are left out: the next sync finds out their new UIDs.
             by_uid = {m.imap_uid: m for m in messages if m.imap_uid and m.uidvalidity == opened.uidvalidity}
             self._leave([message for message in messages if message.imap_uid not in by_uid])
             if by_uid:
@@ -163,7 +164,8 @@ class _Rereader:
     def _replace(
         self, folder: Folder, batches: Generator[Batch], wanted: dict[int, Waiting], interrupt: Callable[[], None]
     ) -> None:
-        """Replace what arrives of the `wanted` messages, by UID or number; what never does is gone."""
+        """Replace the `wanted` messages (by UID or number) as they arrive. Messages that do not arrive count as
+        gone."""
         try:
             with closing(arriving(self._run, folder, batches, interrupt=interrupt)) as stream:
                 for batch in stream:
@@ -180,7 +182,8 @@ class _Rereader:
         self._settle("gone", {message.id: None for message in wanted.values()})
 
     def _store(self, batch: Batch, wanted: dict[int, Waiting]) -> None:
-        """One transaction: what is replaced, what stays as it is and why, and what it takes of the account's hour."""
+        """Store in one transaction the replaced messages, the reasons why others stay as they are, and how much of
+        the account's hourly limits was used."""
         readings = {wanted[arrival.uid].id: arrival for arrival in batch.arrivals if arrival.uid in wanted}
         unreadable = {wanted[q.uid].id: f"{q.reason}: {q.detail}" for q in batch.quarantined if q.uid in wanted}
         account = self._run.account
@@ -202,7 +205,7 @@ class _Rereader:
         self._run.progress.messages_done += len(replaced) + len(others) + len(unreadable)
 
     def _store_narrowed(self, batch: Batch, wanted: dict[int, Waiting], error: DBAPIError) -> None:
-        """The batch in two halves, to find the message that PostgreSQL will never take; it stays as it is."""
+        """Store the batch in two halves, to find the message that PostgreSQL refuses; that message stays as it is."""
         if middle := len(batch.arrivals) // 2:
             self._store(batch._replace(arrivals=batch.arrivals[:middle], quarantined=()), wanted)
             self._store(batch._replace(arrivals=batch.arrivals[middle:]), wanted)
@@ -233,7 +236,8 @@ class _Rereader:
             self._done.left += len(messages)
 
     def _note_break(self, message: Waiting, failure: BrokenOffError) -> None:
-        """Others come before a message at which the connection broke; after some times it stays as it is."""
+        """Note that the connection broke at this message: other messages come first, and after some breaks it stays
+        as it is."""
         if message.attempts + 1 >= MAX_ATTEMPTS:
             self._settle("unreadable", {message.id: str(failure.error)})
         else:

@@ -1,4 +1,4 @@
-"""One run of a sync: who holds the lease, how much time is left, what has been done so far."""
+"""What the steps of one run share: the lease, the time that is left, and what has been done so far."""
 
 import math
 import time
@@ -16,15 +16,16 @@ from tasks.storage.accounts.rows import Account
 from tasks.storage.messages.completeness import Incomplete
 from tasks.storage.session import tenant_transaction
 
-# A run in the background looks so often whether the account is wanted.
+# How often a run in the background looks whether another run wants the account.
 _BACKGROUND_RENEWAL_SECONDS = 2
 
-# Renewed this many times in a lease's life, so that one slow renewal does not lose it.
+# How often a lease is renewed before it would expire, so that one slow renewal does not lose the lease.
 _RENEWALS_PER_LEASE = 3
 
 
 class CutShortError(Exception):
-    """The time of this run is used up; what is committed stays, and a fresh task goes on from there."""
+    """The run ends early: its time is used up, or other work goes first. What is committed stays, and a later task
+    goes on."""
 
 
 @dataclass
@@ -40,16 +41,16 @@ class FolderTally:
 
 @dataclass
 class Tally:
-    """What was done over all runs of one sync. It travels from a task to the one that goes on."""
+    """What was done over all runs of one sync. Each run passes the tally on to the next."""
 
     folders: dict[str, FolderTally] = field(default_factory=dict)
     failed_folders: dict[str, str] = field(default_factory=dict)
     deleted_with_folders: int = 0
     connect_seconds: float = 0.0
-    # By the folder's id: up to which UID a full sync has compared the messages. It travels beside the other fields:
-    # an older worker would not know it.
+    # By folder id: the UID up to which a full sync has compared the messages. Passed on apart from the other fields,
+    # because a worker of an older release would not know this field.
     compared: dict[str, int] = field(default_factory=dict)
-    # Known at the very end, so it travels nowhere.
+    # Only known in the last run, so it is not passed on.
     incomplete: list[Incomplete] = field(default_factory=list)
 
     def of(self, folder_name: str) -> FolderTally:
@@ -62,7 +63,7 @@ class Tally:
 
     @property
     def done(self) -> int:
-        """All that was stored or applied."""
+        """How many messages and changes were stored or applied."""
         return self.deleted_with_folders + sum(map(self.total, ("synced", "updated", "deleted", "quarantined")))
 
     def to_json(self) -> dict[str, Any]:
@@ -89,15 +90,15 @@ class Progress:
 
 
 def report_to_nobody(_: Progress) -> None:
-    """Where nobody looks at the progress of a run."""
+    """Does nothing; for runs whose progress nobody looks at."""
 
 
 @dataclass
 class Run:
     """What the steps of one run share.
 
-    In seconds of time.monotonic(): after `deadline` a run that did something begins nothing new; at `patience_ends` a
-    message that has not arrived is no longer waited for.
+    Both times are in seconds of time.monotonic(). After `deadline` a run that has stored or applied something begins
+    no new batch. At `patience_ends` a run stops waiting for a message that has not arrived.
     """
 
     account: Account
@@ -122,10 +123,10 @@ class Run:
 
     @contextmanager
     def transaction(self, *, durable: bool = False) -> Iterator[Connection]:
-        """A transaction that commits only while the lease is ours. Raises LeaseLostError."""
+        """A transaction that commits only while this run has the lease. Raises LeaseLostError."""
         with tenant_transaction(self.account.tenant_id, durable=durable) as connection:
             yield connection
-            # Last, so that the account's row is locked for as short as can be.
+            # The lease is confirmed last, so that the account's row is locked for a short time only.
             self.confirm_lease(connection)
 
     def confirm_lease(self, connection: Connection) -> None:
@@ -135,11 +136,11 @@ class Run:
 
     @property
     def has_moved(self) -> bool:
-        """Whether anything was stored, applied or compared that the next run will not have to do again."""
+        """Whether this run stored, applied or compared anything that the next run need not do again."""
         return self._has_compared or self.progress.messages_done > 0 or self.tally.done > self._done_before
 
     def note_compared(self, folder_id: str, uid: int) -> None:
-        """All messages up to this UID were compared: the next run goes on behind it."""
+        """Note that all messages up to this UID were compared, so that the next run goes on after this UID."""
         self.tally.compared[folder_id] = uid
         self._has_compared = True
 
@@ -150,16 +151,16 @@ class Run:
         return min(seconds, _BACKGROUND_RENEWAL_SECONDS) if self.in_background else seconds
 
     def keep_lease(self) -> None:
-        """Renew the lease if it is time to."""
+        """Renew the lease if the last renewal was long enough ago."""
         if time.monotonic() - self._lease_renewed >= self.renewal_seconds:
             with self.transaction():
                 pass
 
     def check_deadline(self) -> None:
-        """Raises CutShortError when the time is used up, the worker stops, or a more urgent run is to be let by.
+        """Raises CutShortError when the time is used up, the worker stops, or a more urgent run waits for the lease.
 
-        To be called where all is committed. A run that has done nothing yet is not handed on for its time: the next
-        one would come no further.
+        To be called when everything is committed. A run that has done nothing yet goes on when its time is used up,
+        because the next run would get no further.
         """
         is_late = time.monotonic() >= self.deadline and self.has_moved
         if is_late or shutdown.is_requested() or (self._is_wanted and not self.is_urgent):

@@ -1,13 +1,13 @@
 """Whether the worker stops: long runs then end at their next checkpoint instead of keeping the stop waiting.
 
-The worker's leading process is told to stop, and its children do the work. They are forked from it, so one byte of
-memory that all of them share carries the word.
+The worker's main process is told to stop, but its children do the work. The children are forked from the main
+process, so one byte of shared memory tells them.
 """
 
 import mmap
 from typing import Any
 
-# Made before the fork, or there would be nothing to share. It is set once, in a process that is about to end.
+# Made before the fork, so that it is shared. It is never reset, because a worker that stops ends.
 _requested = mmap.mmap(-1, 1)
 
 

@@ -1,8 +1,8 @@
-"""The spam check of messages as they arrive, of stored ones, and by engines.
+"""The spam check: of new messages, of stored messages, and by spam engines.
 
-On arrival only the rules are asked: they take microseconds and need nobody. Engines take a good part of a second for
-a message, so they are asked later and elsewhere, and a sync never waits for them. A stored message gets the verdict
-of the rules that it got on arrival, since these look at nothing that is not stored.
+New messages are checked by the rules alone, which take microseconds and need no server. Spam engines take a good part
+of a second for a message, so another task asks them later, and a sync never waits for them. When a stored message is
+checked again, the rules come to the same verdict as on arrival, because they look only at stored data.
 """
 
 import logging
@@ -26,18 +26,18 @@ logger = logging.getLogger(__name__)
 
 ENGINE_UNAVAILABLE: Final = "engine_unavailable"
 
-# A first sync brings years of mail: engines are asked about what somebody may still be taken in by.
+# A first sync brings years of mail. Engines are asked only about mail of this many days, which people still act on.
 _DAYS: Final = 7
 # Small, so that a batch ends within the time limits of a task even where each answer takes its whole timeout.
 _BATCH: Final = 8
-# spamd runs five children unless told otherwise, and is there for others too.
+# How many messages an engine is asked about at a time. spamd runs five children by default, and serves others too.
 _AT_ONCE: Final = 4
 
 Ask = Callable[[bytes], Opinion]
 
 
 class Decision(NamedTuple):
-    """What is to be thought of a message. `decided_by` is "user" where a flag or the folder says it, or "score"."""
+    """Whether a message is spam. `decided_by` is "user" where a keyword or the folder decides, else "score"."""
 
     is_spam: bool
     decided_by: str
@@ -45,7 +45,8 @@ class Decision(NamedTuple):
 
 
 def recipient_for(account: Account, folder_type: str) -> Addressee | None:
-    """For whom the new messages of a folder are checked; none are in folders of own mail, or where it is off."""
+    """For whom the new messages of a folder are checked. None in folders of sent mail and drafts, or if the check is
+    off."""
     settings = get_settings().spam
     if not settings.check_enabled or folder_type in OWN_FOLDERS:
         return None
@@ -55,7 +56,7 @@ def recipient_for(account: Account, folder_type: str) -> Addressee | None:
 def check_message(tenant_id: str, user_id: str, email_id: str) -> Decision:
     """Check a stored message by rules and engines, and store the verdict. Raises NotFoundError.
 
-    An engine that cannot be asked leaves the verdict to the others and is named in it.
+    If an engine cannot be asked, the others decide, and the verdict names the engine.
     """
     settings = get_settings().spam
     with tenant_transaction(tenant_id) as connection:
@@ -78,9 +79,9 @@ def check_message(tenant_id: str, user_id: str, email_id: str) -> Decision:
 
 
 def ask_engines(tenant_id: str, user_id: str, account_id: str) -> int:
-    """Ask the engines about a batch of new messages; how many there were. Raises SpamEngineUnavailableError.
+    """Ask the engines about a batch of new messages. Returns how many there were. Raises SpamEngineUnavailableError.
 
-    Whatever an engine says of a message, it is not asked about it again, so this comes to an end.
+    An engine is asked about a message only once, whatever it answers, so that repeated calls come to an end.
     """
     settings = get_settings().spam
     engines = _engines(settings)
@@ -125,7 +126,7 @@ def _asked(engines: dict[str, Ask], settings: SpamSettings, stored: StoredMessag
 
 
 def _with_opinions(rules: Verdict, opinions: list[Opinion], failures: list[Indicator]) -> Verdict:
-    """A message is as suspicious as the most suspicious of those who looked at it says."""
+    """The highest score of rules and engines counts."""
     indicators = [Indicator(opinion.engine, opinion.score or 0.0, opinion.detail) for opinion in opinions]
     score = max([rules.score, *(indicator.weight for indicator in indicators)])
     return Verdict(clamped(score), (*indicators, *failures, *rules.indicators))

@@ -1,8 +1,9 @@
-"""Access tokens of OAuth2 accounts: the cached one while it is good, else a fresh one.
+"""Access tokens of OAuth2 accounts: the stored token while it is good, else a fresh token.
 
-A token is refreshed a while before it expires. Of many workers that need it, one asks the token endpoint, under the
-lock on the grant's row; the others wait and find it there. An endpoint that is throttled or broken is a passing
-condition, and a token that is still good is used meanwhile; only a grant that is refused pauses the account.
+A token is refreshed some minutes before it expires. If many workers need a fresh token, one of them asks the token
+endpoint while it holds the lock on the grant's row; the others wait for the lock and find the new token in the row.
+If the endpoint is throttled or broken, that is a transient error, and a token that is still good is used meanwhile.
+Only a refused grant pauses the account.
 """
 
 from dataclasses import replace
@@ -17,11 +18,11 @@ from tasks.settings import get_settings
 from tasks.storage.accounts.grants import StoredGrant, ask_later, read_grant, store_tokens
 from tasks.storage.session import tenant_transaction
 
-# Refreshed this long before it expires: enough for a retry or two while the old one still works.
+# How long before its expiry a token is refreshed: there is time for a retry or two while the old token still works.
 _REFRESH_AHEAD_SECONDS = 300
-# A token has to last until the server has looked at it.
+# A token must be good for at least this long, until the mail server has checked it.
 _MIN_SECONDS = 5
-# The lock is held meanwhile.
+# The limit for a request to the token endpoint, because the row stays locked meanwhile.
 _MAX_TIMEOUT_SECONDS = 20
 
 
@@ -33,7 +34,7 @@ class AccessToken(NamedTuple):
 
 
 def access_token(tenant_id: str, credential_id: str, refused: str | None = None) -> AccessToken:
-    """A token to log in with; not the one that a server has `refused`.
+    """A token to log in with, other than the token that a server has `refused`.
 
     Raises GrantRevokedError, TokenRequestRefusedError, TokenEndpointUnavailableError, HostNotAllowedError,
     UnknownHostError and CredentialUnreadableError.
@@ -46,7 +47,7 @@ def access_token(tenant_id: str, credential_id: str, refused: str | None = None)
         with tenant_transaction(tenant_id) as connection:
             grant = read_grant(connection, tenant_id, credential_id, lock=True)
             if cached := _cached(grant, refused, _REFRESH_AHEAD_SECONDS):
-                return cached  # another was quicker
+                return cached  # another worker has refreshed the token meanwhile
             if grant.retry_in is None or grant.retry_in <= 0:
                 return _refresh(connection, tenant_id, credential_id, grant)
             raise TokenEndpointUnavailableError(f"it is asked again in {grant.retry_in:.0f} s", grant.retry_in)

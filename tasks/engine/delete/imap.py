@@ -24,12 +24,12 @@ from tasks.storage.messages.folders import Folder, change_folder, load_folder, l
 
 _NEW_TRASH = "Trash"
 
-# Gmail removes for good what it removes from here.
+# Gmail removes a message for good only from these folders; elsewhere it archives the message.
 _LAST_STOPS = ("trash", "spam")
 
 
 class _Opened(NamedTuple):
-    """A folder that is open, the messages to delete in it, and those of them that were there a moment ago."""
+    """An open folder, the messages to delete in it, and those of these messages that the server still has."""
 
     folder: Folder
     batch: list[Target]
@@ -37,10 +37,11 @@ class _Opened(NamedTuple):
 
 
 class ImapDeletion:
-    """Deletes messages of one account. Each method gives the number of messages that could only be marked.
+    """Deletes messages of one account. `move_to_trash` and `remove` return how many messages could only be marked.
 
-    Right before anything is done to a message, what the server has under its UID is compared with it. Where that is
-    another message, the folder is looked for and all its messages are compared; what is another one still is `left`.
+    Right before a message is deleted, it is compared with the message that the server has under its UID. If the
+    server has another message there, the stored folder is looked for on the server and all its messages are compared.
+    A message that cannot be found even then is added to `left`.
     """
 
     def __init__(self, run: Run, imap: ImapConnection) -> None:
@@ -51,9 +52,11 @@ class ImapDeletion:
         self.left: list[Target] = []
 
     def move_to_trash(self, messages: list[Target], *, is_last_stop: bool = True) -> int:
-        """Into the account's Trash, which is made if there is none. Raises NoTrashError where it cannot be made.
+        """Move messages to the account's Trash, which is made if there is none. Raises NoTrashError where it cannot
+        be made.
 
-        Where Trash is not the last stop, messages that cannot be found there again are only marked, here.
+        Unless Trash `is_last_stop`, the caller removes the messages from Trash next; messages that it could not find
+        there again are only marked as deleted in their rows.
         """
         trash = self._trash = self._known_trash() or self._trash_of(*self._imap.list_folders())
         self._is_last_stop = is_last_stop
@@ -61,7 +64,7 @@ class ImapDeletion:
         return self._in_batches(outside, self._into_trash)
 
     def remove(self, messages: list[Target]) -> int:
-        """For good."""
+        """Remove messages for good."""
         if not removal.keeps_what_is_removed(self._imap):
             return self._in_batches(self._as_they_are_now(messages), self._remove)
         elsewhere = [message for message in messages if message.folder_type not in _LAST_STOPS]
@@ -75,7 +78,7 @@ class ImapDeletion:
         for number, batch in enumerate(_batches(messages, size)):
             if number:
                 self._run.check_deadline()
-                # The batch before may have found the folder numbered anew.
+                # While the batch before was deleted, the folder may have been found with other UIDs.
                 batch = self._as_they_are_now(batch)
             if batch:
                 marked += delete(self._folder_of(batch), batch)
@@ -91,12 +94,13 @@ class ImapDeletion:
         try:
             return self._move(folder, batch, self._trash)
         except FetchRefusedError:
-            # Servers need not say by a code that it is the target that is missing ([TRYCREATE]).
+            # Without the code [TRYCREATE], which servers may leave out, the refusal does not say whether Trash is
+            # missing.
             listed, statuses = self._imap.list_folders()
             if self._trash.path in {found.path for found in listed if found.is_selectable}:
                 raise
         self._trash = self._trash_of(listed, statuses)
-        # Folders that are gone have taken their messages along, and others may have new names.
+        # The rows of folders that are gone were removed, and other folders may have new names.
         batch = [message for message in self._as_they_are_now(batch) if message.folder_id == folder.id]
         if not batch or folder.id == self._trash.id:
             return 0
@@ -117,7 +121,7 @@ class ImapDeletion:
             else:
                 told = at_once
         except FolderGoneError:
-            pass  # with its messages; they may be in Trash
+            pass  # the folder and its messages are gone; the messages may be in Trash
         told = self._found.believed(told, trash, batch)
         moved = Moved(told.uidvalidity or copied.uidvalidity, copied.uids | told.uids)
         places = self._found.places(batch, moved, trash)
@@ -126,7 +130,7 @@ class ImapDeletion:
         lost = [] if self._is_last_stop else perhaps_in_trash(strays, moved, places)
         with self._run.transaction(durable=True) as connection:
             if places.uidvalidity and trash.uidvalidity not in (None, places.uidvalidity):
-                # Courier numbers a folder that never had a message anew each time that it is opened.
+                # Courier gives a folder that never had a message a new UIDVALIDITY each time the folder is opened.
                 begin_anew = {"uidvalidity": places.uidvalidity, "uidnext": 1, "highestmodseq": None}
                 change_folder(connection, self._run.account, trash.id, begin_anew)
             move_messages(connection, self._run.account, trash, places.uidvalidity, moving)
@@ -140,13 +144,13 @@ class ImapDeletion:
             if not self._expunge(there):
                 return self._mark(batch)
         except FolderGoneError:
-            pass  # with its messages
+            pass  # the folder and its messages are gone
         with self._run.transaction(durable=True) as connection:
             remove_messages(connection, self._run.account, [message.id for message in batch])
         return 0
 
     def _move_at_once(self, messages: list[Target], trash: Folder) -> Moved | None:
-        """None where the server has no MOVE, or turns out to have none."""
+        """Move the messages with MOVE. None where the server has no MOVE, or offers MOVE and refuses it."""
         if removal.can_move(self._imap):
             try:
                 return removal.move(self._imap, _uids(messages), trash.path)
@@ -155,7 +159,8 @@ class ImapDeletion:
         return None
 
     def _expunge(self, messages: list[Target]) -> bool:
-        """Whether the server could remove these messages and no others; else they are only marked."""
+        """Mark the messages as deleted and remove them. False where they can only be marked, because removing would
+        remove other marked messages too."""
         removal.mark_deleted(self._imap, _uids(messages))
         if removal.can_remove(self._imap):
             try:
@@ -170,22 +175,22 @@ class ImapDeletion:
         return len(batch)
 
     def _copy(self, batch: list[Target], copied: Moved, trash: Folder) -> Moved:
-        """Copy what an earlier run, which did not remove the originals, has not copied already."""
+        """Copy the messages to Trash, except those that an earlier run copied without removing the originals."""
         rest = [message for message in batch if message.imap_uid not in copied.uids]
         return removal.copy(self._imap, _uids(rest), trash.path)
 
     def _opened(self, folder: Folder, batch: list[Target]) -> _Opened:
-        """The folder, and the batch by the UIDs that its messages have now. Raises FolderGoneError."""
+        """Open the folder, and find the UIDs that the messages of the batch have now. Raises FolderGoneError."""
         try:
             opened = self._imap.select(folder.path, writable=True)
         except FetchRefusedError as error:
-            # Few servers say by a code that it is the folder that is missing.
+            # Few servers say with a code that the folder is missing, so LIST is asked.
             if folder.path in {listed.path for listed in self._imap.list_folders()[0]}:
                 raise
             raise FolderGoneError(folder.name) from error
         there, others = self._compared(batch, opened)
         if others or (len(there) < len(batch) and is_another(self._run, self._imap, folder, opened)):
-            # The server numbers the folder anew, or another one has its name: the sync knows how to tell.
+            # The folder has other UIDs now, or another folder has its name: the code of the sync can tell which.
             folder = find_again(self._run, self._imap, folder)
             batch = [message for message in self._as_they_are_now(batch) if message.folder_id == folder.id]
             opened = self._imap.select(folder.path, writable=True)
@@ -194,19 +199,20 @@ class ImapDeletion:
         return _Opened(folder, [message for message in batch if message not in others], there)
 
     def _compared(self, batch: list[Target], opened: FolderStatus) -> tuple[list[Target], list[Target]]:
-        """In the open folder: messages that are there, and those whose UIDs belong to other or unknown messages."""
-        # Outside of what a server with a window shows, and numbered anew since: their UIDs are not known.
+        """In the open folder: the messages that the server has, and the messages whose UID is another message's or
+        unknown."""
+        # Hidden messages outside of the server's window, whose UIDs changed since: their new UIDs are not known.
         unnumbered = [m for m in batch if m.uidvalidity != opened.uidvalidity or (m.imap_uid or 0) < 1]
         batch = [message for message in batch if message not in unnumbered]
         seen = {envelope.uid: envelope for envelope in fetch_envelopes(self._imap, _uids(batch))}
         there = [m for m in batch if m.imap_uid in seen and is_same(m.envelope, seen[m.imap_uid])]
-        # Asked once more: what is not there is gone, and may be forgotten.
+        # Ask once more for messages that did not come: those that the server does not have are gone.
         unknown = self._imap.fetch_sizes(_uids([message for message in batch if message.imap_uid not in seen]))
         others = [m for m in batch if m not in there and (m.imap_uid in seen or m.imap_uid in unknown)]
         return there, others + unnumbered
 
     def _as_they_are_now(self, messages: list[Target]) -> list[Target]:
-        """By the UIDs that they have under the lease: a sync before it may have found folders numbered anew."""
+        """Read the messages' UIDs again, now that this run has the lease: a sync before may have changed them."""
         account = self._run.account
         with self._run.transaction() as connection:
             return find_messages(connection, account.tenant_id, account.user_id, [m.id for m in messages])
@@ -217,13 +223,15 @@ class ImapDeletion:
         return next((one for one in known if one.id == folder.id), folder)
 
     def _known_trash(self) -> Folder | None:
-        """As the last sync knew it."""
+        """The account's Trash as the last sync stored it."""
         with self._run.transaction() as connection:
             return _of_type_trash(load_folders(connection, self._run.account, None).values())
 
     def _trash_of(self, listed: list[ListedFolder], statuses: dict[str, FolderStatus]) -> Folder:
-        """As the server says now, whose folders ours become; made where there is none. Raises NoTrashError."""
-        # First without it: a Trash of the same path that is made anew has none of the old one's messages.
+        """The account's Trash by the server's present list of folders, which is stored; made if there is none. Raises
+        NoTrashError."""
+        # Store the list without Trash first, so that a new Trash at the same path does not keep the old Trash's
+        # messages.
         found = _of_type_trash(reconcile(self._run, self._imap, listed, statuses))
         if not found and "trash" not in classify(listed).values():
             try:
@@ -241,7 +249,7 @@ def _of_type_trash(folders: Iterable[Folder]) -> Folder | None:
 
 
 def _batches(messages: list[Target], size: int) -> Iterator[list[Target]]:
-    """Of one folder each."""
+    """Batches of messages, each of one folder."""
     for _, group in groupby(sorted(messages, key=attrgetter("folder_id")), attrgetter("folder_id")):
         of_folder = list(group)
         for start in range(0, len(of_folder), size):

@@ -1,16 +1,17 @@
 """Deletes messages, on their server and here: into Trash, or for good.
 
-    all ids are the caller's, or none is touched; they are noted under what the task is to do, so that what is gone
-    when it runs again counts as done, also as a dead letter's retry
+    if an id is not the caller's, no message is deleted; the ids are noted under the key of the work, so that a
+    message that is gone when the task runs again counts as done, also when it runs as the retry of a dead letter
     one account after another, under its lease; one folder after another, in batches:
-      the server first, then the rows              killed in between, the next run finds on the server what was done
-      into Trash    the row goes along, to the UID that the message has there; where the server does not tell it, a
-                    message that came into Trash since the last sync is known by Message-ID and size; else the row
+      the server first, then the rows              after a kill in between, the next run asks the server
+      into Trash    the row gets the UID that the message has there; where the server does not tell the UID, a message
+                    that came into Trash since the last sync is recognised by Message-ID and size; else the row
                     goes, and the next sync brings the message as a new one
       for good      the row goes
 
-A message that is gone from the server already is no error. Without UIDPLUS nothing can be removed without touching
-what other clients have marked, so messages are only marked there, and stay here, marked, until somebody expunges.
+A message that is gone from the server already is no error. Without UIDPLUS a server can only remove all marked
+messages, also those that other programs marked. So messages are only marked there; their rows stay, with
+`is_deleted`, until the user's mail program expunges.
 """
 
 import time
@@ -42,12 +43,12 @@ from tasks.storage.session import tenant_transaction
 
 _TRASH = "Trash"
 
-# So many ids are named in an error.
+# How many ids an error names at most.
 _NAMED = 5
 
 
 class DeleteRequest(NamedTuple):
-    """Which messages of whom to delete, into Trash or for good."""
+    """Which messages of which user to delete: into Trash, or for good."""
 
     tenant_id: str
     user_id: str
@@ -62,19 +63,19 @@ def delete_messages(
     budget_seconds: float,
     report: Callable[[Progress], None] | None = None,
 ) -> int:
-    """Delete for about `budget_seconds` at most; how many messages could only be marked as deleted.
+    """Delete for about `budget_seconds` at most. Returns how many messages could only be marked as deleted.
 
-    `task_key` is the same for every id of the same thing to do. `report` is called after each batch.
+    `task_key` is the same for every task that deletes the same messages. `report` is called after each batch.
 
-    Raises NotFoundError, before anything is touched, where not all messages are the caller's; CutShortError when the
-    time is used up; and the errors of servers and storage, after what went well at other accounts.
+    Raises NotFoundError, before any message is deleted, where not all messages are the caller's; CutShortError when
+    the time is used up; and the errors of servers and storage, after the messages of the other accounts were deleted.
     """
     deadline = time.monotonic() + budget_seconds
     return _delete(request, _found(request, task_key, task_id), task_id, deadline, report)
 
 
 def delete_expired(tenant_id: str, user_id: str, account_id: str, task_id: str, budget_seconds: float) -> int:
-    """Delete a batch of what has been in the account's Trash for too long; how many messages that were.
+    """Delete a batch of messages that have been in the account's Trash for too long. Returns how many there were.
 
     Raises NotFoundError for an account that is not the caller's, and what `delete_messages` raises.
     """
@@ -85,7 +86,7 @@ def delete_expired(tenant_id: str, user_id: str, account_id: str, task_id: str, 
         ids = expired_in_trash(
             connection, tenant_id, user_id, account_id, settings.trash_retention_days, settings.batch_size
         )
-        # Not noted: a run after a killed one finds what is there still.
+        # The ids are not noted: after a killed run, the next run finds the messages that are left.
         found = find_messages(connection, tenant_id, user_id, ids)
     _delete(DeleteRequest(tenant_id, user_id, ids, permanent=True), found, task_id, deadline)
     return len(ids)
@@ -109,17 +110,17 @@ def _delete(
                 delete = _delete_from_pop3 if run.account.protocol == "pop3" else _delete_from_imap
                 marked += delete(run, list(messages), request.permanent)
         except TooSlowError:
-            raise  # no time is left for the others
+            raise  # no time is left for the other accounts
         except EmailError as error:
             failures.append(error)
-    # What passes comes first: then the task is tried again, also for the others.
+    # A transient error is raised first, so that the task is retried; the retry also sees to the other accounts.
     for failure in sorted(failures, key=lambda error: not isinstance(error, TransientError)):
         raise failure
     return marked
 
 
 def _found(request: DeleteRequest, task_key: str, task_id: str) -> list[Target]:
-    # Under its id too, which is all that a worker of the release before looks for and notes.
+    # Also noted under the task's id, because a worker of the release before knows only the id.
     keys = {task_key, task_id} - {""}
     remembered_days = get_settings().worker.dead_letter_days + 1
     with tenant_transaction(request.tenant_id) as connection:
@@ -148,7 +149,8 @@ def _delete_from_imap(run: Run, messages: list[Target], permanent: bool) -> int:
 
 
 def _delete_from_pop3(run: Run, messages: list[Target], permanent: bool) -> int:
-    """Folders are ours alone there, so only what is deleted for good is the server's business."""
+    """Delete messages of a POP3 account. Its Trash exists here alone, so the server is told only of permanent
+    deletions."""
     if not permanent:
         with run.transaction(durable=True) as connection:
             trash = local_folder(connection, run.account, _TRASH, "trash")
@@ -163,7 +165,7 @@ def _delete_from_pop3(run: Run, messages: list[Target], permanent: bool) -> int:
         refusals = pop3.delete(there)
     refused = {there[refusal.number] for refusal in refusals}
     with run.transaction(durable=True) as connection:
-        # One whose unique-id is another message's is gone from the server.
+        # A message whose unique-id now belongs to another message is gone from the server.
         removed = [message.id for message in messages if message.uidl not in refused]
         remove_messages(connection, run.account, removed)
     if refusals:

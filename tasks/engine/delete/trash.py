@@ -1,4 +1,5 @@
-"""Where messages are in Trash that were moved or copied there: as the server says, else by what they are."""
+"""Finds the UIDs in Trash of messages that were moved or copied there: told by the server, or recognised by
+Message-ID and size."""
 
 from tasks.engine.envelopes import fetch_envelopes, is_same
 from tasks.engine.run import Run
@@ -22,22 +23,25 @@ class Trash:
         self._run, self._imap = run, imap
 
     def places(self, batch: list[Target], moved: Moved, trash: Folder) -> Moved:
-        """Where the messages are in Trash: as the server said, else by what they are. No UIDVALIDITY: not known."""
+        """The messages' UIDs in Trash: as the server said, else recognised by Message-ID and size.
+
+        The result has no UIDVALIDITY where the place of no message is known.
+        """
         lost = [message for message in batch if message.imap_uid not in moved.uids]
         if lost:
             found = self.recognised(lost, trash)
             if moved.uidvalidity in (None, found.uidvalidity):
                 moved = Moved(found.uidvalidity, moved.uids | found.uids)
         if not _is_unknown(trash, moved) and trash.uidvalidity != moved.uidvalidity:
-            # Told nothing, or Trash has been numbered anew; the next sync brings the messages.
+            # Nothing is known, or Trash has another UIDVALIDITY now; the next sync brings the messages.
             return Moved(None, {})
         return moved
 
     def recognised(self, batch: list[Target], trash: Folder, *, with_stored: bool = False) -> Moved:
-        """Messages that are in Trash, known by Message-ID and size, and not stored there yet.
+        """Messages of the batch that are in Trash, recognised by Message-ID and size, and not stored there yet.
 
-        `with_stored` also those that are, for messages that are marked as deleted: where they cannot be removed, they
-        are there and in Trash, and a sync stores both.
+        With `with_stored` also messages that are stored there. A message that could only be marked as deleted is in
+        its folder and in Trash, and a sync stores both.
         """
         try:
             opened = self._imap.select(trash.path)
@@ -68,10 +72,10 @@ class Trash:
         return UidSet.of([*stored, *list(new.uids())[-_NEWEST:]])
 
     def believed(self, moved: Moved, trash: Folder, batch: list[Target]) -> Moved:
-        """What the server said of the new UIDs in Trash, unless it cannot be true: then nothing.
+        """The new UIDs in Trash as the server told them, or nothing if they cannot be true.
 
-        They are above all that we know there, and of the UIDVALIDITY that Trash has. In a Trash that we do not know,
-        the messages themselves are looked at.
+        True UIDs are above all UIDs stored for Trash, and have Trash's UIDVALIDITY. If Trash was never synced, the
+        messages under these UIDs are compared instead.
         """
         if not moved.uids:
             return moved
@@ -95,14 +99,16 @@ class Trash:
 
 
 def perhaps_in_trash(strays: list[Target], told: Moved, places: Moved) -> list[Target]:
-    """Of messages without a known place in Trash, those that may be there; the others were gone before."""
+    """Those messages without a known place in Trash that may be in Trash all the same; the others were gone
+    before."""
     if places.uidvalidity is None:
         return strays
     return [message for message in strays if message.message_id is None] if told.uidvalidity is None else []
 
 
 def _is_unknown(trash: Folder, moved: Moved) -> bool:
-    """Whether Trash was never synced, or is numbered anew and had no messages, as Courier does at each opening."""
+    """Whether Trash was never synced, or is empty and has a new UIDVALIDITY (Courier gives an empty folder a new one
+    at each opening)."""
     is_empty = not trash.total_count + trash.quarantined_count
     return trash.uidvalidity is None or (
         is_empty and moved.uidvalidity is not None and moved.uidvalidity != trash.uidvalidity

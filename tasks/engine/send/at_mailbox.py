@@ -1,4 +1,4 @@
-"""What is done in the Sent folder for the outbox: a message whose answer was lost is looked for, a copy is filed."""
+"""Work in the Sent folder for the outbox: looks for a message when the server's answer was lost, and files copies."""
 
 import logging
 from collections.abc import Iterator
@@ -30,7 +30,8 @@ logger = logging.getLogger(__name__)
 
 
 def find_out(account: Account, outgoing: Outgoing) -> Outgoing:
-    """Whether a message whose answer never came was sent: it was, if it is in the Sent folder.
+    """Find out whether a message was sent although the server's answer never came: it was, if it is in the Sent
+    folder.
 
     Raises DeliveryInterruptedError to look again, and DeliveryUnknownError when it is for a person to decide.
     """
@@ -49,7 +50,7 @@ def find_out(account: Account, outgoing: Outgoing) -> Outgoing:
     if is_there:
         reply = Reply(250, "found in the Sent folder")
         return settle(account, outgoing, after_answer(outgoing.recipients, reply), None)
-    # A provider that files copies by itself may still be about to.
+    # A provider that files copies by itself may not have filed this copy yet.
     if not wants_copy(account) and may_look_again:
         note(outgoing, {"attempts": attempts})
         raise DeliveryInterruptedError(f"{outgoing.message_id} is not in the Sent folder yet")
@@ -62,7 +63,7 @@ def _leave_to_a_person(outgoing: Outgoing) -> None:
 
 
 def file(account: Account, outgoing: Outgoing, raw: bytes) -> Outgoing:
-    """See to the copy in the Sent folder, now or later. Without one the message is sent all the same."""
+    """File the copy in the Sent folder, now or later. The message counts as sent even if there is no copy."""
     try:
         with _at_the_mailbox(account):
             file_copy(account, outgoing, raw)
@@ -81,7 +82,8 @@ def file(account: Account, outgoing: Outgoing, raw: bytes) -> Outgoing:
 
 
 def _copy_later(outgoing: Outgoing, error: EmailError) -> dict[str, Any]:
-    """No run holds it until the next try, which is nobody's but its own: what followed the message has begun."""
+    """The changes that make the copy wait: no run holds the row until the next try. The next try is a task of its
+    own, with no tasks to follow it, as the tasks that followed the message have begun."""
     pause = pause_before(outgoing.asked_seconds, error, is_quick=False)
     return {
         "attempts": outgoing.attempts + 1,
@@ -94,9 +96,10 @@ def _copy_later(outgoing: Outgoing, error: EmailError) -> dict[str, Any]:
 
 @contextmanager
 def _at_the_mailbox(account: Account) -> Iterator[None]:
-    """What is done in the Sent folder: not while the mailbox is paused or off, or its next login is not due.
+    """For work in the Sent folder. Raises without connecting while the mailbox is paused or switched off, or its next
+    login is not due.
 
-    A mail server that uses up the time of the task is counted like one that breaks off.
+    A mail server that uses up the task's time counts as a server that broke the connection.
     """
     require_mailbox(account)
     try:

@@ -1,4 +1,4 @@
-"""One try to send a message to all who do not have it yet, and what is noted of the server's answers."""
+"""One try to send a message to all recipients who do not have it yet, and noting the server's answers."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -33,7 +33,7 @@ from tasks.storage.session import tenant_transaction
 
 
 def attempt(account: Account, outgoing: Outgoing, raw: bytes) -> Outgoing:
-    """One try to send it to all that are pending."""
+    """Try once to send the message to all pending recipients."""
     try:
         require_sending(account)
         recipients = _transmit(account, outgoing, raw)
@@ -42,7 +42,7 @@ def attempt(account: Account, outgoing: Outgoing, raw: bytes) -> Outgoing:
     except EmailError as error:
         return settle(account, outgoing, outgoing.recipients, error)
     except SoftTimeLimitExceeded:
-        # Wherever it struck: the row says whether the end of the data may have gone out.
+        # The time limit may strike at any point: the row says whether the end of the data may have been sent.
         with tenant_transaction(outgoing.tenant_id) as connection:
             current = lock_outgoing(connection, outgoing.tenant_id, outgoing.id)
         if current.state != "sending" or current.data_seconds is not None:
@@ -61,7 +61,7 @@ def _transmit(account: Account, outgoing: Outgoing, raw: bytes) -> Sequence[Reci
             try:
                 offer = smtp.offer(outgoing.sender, pending, len(raw), utf8=utf8)
             except (MailServerUnavailableError, MailServerBusyError, MessageRefusedError) as error:
-                # One that was open may have come to its end: so many messages, or so many minutes.
+                # A server may end a kept connection after some messages or minutes: try again on a fresh connection.
                 if fresh or smtp.is_usable or (isinstance(error, MessageRefusedError) and not smtp.is_kept):
                     raise
                 continue
@@ -78,7 +78,7 @@ def _transmit(account: Account, outgoing: Outgoing, raw: bytes) -> Sequence[Reci
 
 
 def _complete(smtp: SmtpConnection, outgoing: Outgoing, recipients: Sequence[Recipient], raw: bytes) -> Reply:
-    """Send the content, note that its end follows, send that, and the answer."""
+    """Send the content, note that the end of the data follows, send the end, and return the server's answer."""
     smtp.send_content(raw)
     _note_data(outgoing, recipients)
     smtp.require_open()
@@ -92,7 +92,8 @@ def _complete(smtp: SmtpConnection, outgoing: Outgoing, recipients: Sequence[Rec
 
 
 def _note_data(outgoing: Outgoing, recipients: Sequence[Recipient]) -> None:
-    """Commit that the message is about to be complete. Raises DeliveryUnderWayError where another run took it."""
+    """Commit that the end of the data is about to be sent. Raises DeliveryUnderWayError where another run has the
+    row."""
     with tenant_transaction(outgoing.tenant_id) as connection:
         noted = change_outgoing(
             connection,
@@ -107,12 +108,13 @@ def _note_data(outgoing: Outgoing, recipients: Sequence[Recipient]) -> None:
 def settle(
     account: Account, outgoing: Outgoing, recipients: Sequence[Recipient], error: EmailError | None
 ) -> Outgoing:
-    """Note how a try ended, and raise what is still to be done. `error` is why it ended early."""
+    """Note the outcome of a try, and raise unless the message was accepted. `error` is the reason if the try ended
+    early."""
     accepted = [recipient for recipient in recipients if recipient.state == "accepted"]
     is_new = len(accepted) > len(outgoing.addresses("accepted"))
     attempts = 0 if is_new else outgoing.attempts
     if isinstance(error, TokenEndpointUnavailableError | LoginDelayedError | LoginBusyError):
-        attempts -= 1  # the mail server was not asked to take it, so it was no try
+        attempts -= 1  # the mail server was not asked to take the message, so this was no try
     pending = [recipient for recipient in recipients if recipient.state == "pending"]
     error = error or unhappy(recipients)
     changes: dict[str, Any] = {"data_at": None, "attempts": attempts, **error_columns(error)}
@@ -133,5 +135,6 @@ def settle(
 
 
 def after_acceptance(account: Account) -> Mapping[str, Any]:
-    """`asked_at` is of the copy from here on."""
+    """The changes for an accepted message. From now on `asked_at` is the time from which the age of the copy
+    counts."""
     return {"state": "accepted", "attempts": 0, "asked_at": NOW} if wants_copy(account) else SENT

@@ -1,4 +1,4 @@
-"""What a caller asks to be sent, checked, and made into a message."""
+"""Drafts: what a caller asks to send is checked and made into a message."""
 
 import hashlib
 import json
@@ -22,7 +22,8 @@ _MAX_KEY_LENGTH = 255
 
 
 class SendRequest(NamedTuple):
-    """A message to be sent, and whose. Recipients are lists, or strings with commas, of `a@b` or `Name <a@b>`."""
+    """A draft and the account that sends it. Recipients are lists, or strings with commas, of `a@b` or `Name
+    <a@b>`."""
 
     email_client_id: str
     tenant_id: str
@@ -36,17 +37,17 @@ class SendRequest(NamedTuple):
     attachment_ids: Sequence[str] | None = None
 
     def digest(self) -> str:
-        """SHA-256 of what is asked for, as it is written. All that the release before knows of a message."""
+        """SHA-256 of the draft as the caller wrote it. The release before compares drafts by this digest alone."""
         return _sha256(self)
 
     def content_digest(self) -> str:
-        """SHA-256 of what is asked for, however it is written. Raises MessageInvalidError."""
+        """SHA-256 of the draft, the same for every way of writing the same content. Raises MessageInvalidError."""
         to, cc, bcc = self.mailboxes()
         text, html = self.body_text or "", self.body_html or None
         return _sha256([*self[:3], to, cc, bcc, self.subject or "", text, html, list(self.attachment_ids or ())])
 
     def asks_for(self, outgoing: Outgoing) -> bool:
-        """Whether the message in the outbox is the one that is asked for. Raises MessageInvalidError."""
+        """Whether the message in the outbox was made from the same draft. Raises MessageInvalidError."""
         return outgoing.digest == self.digest() or outgoing.content_digest == self.content_digest()
 
     def mailboxes(self) -> tuple[tuple[Address, ...], ...]:
@@ -66,7 +67,7 @@ def make_message(connection: Connection, account: Account, request: SendRequest,
         raise MessageInvalidError(f"idempotency_key: not a text of at most {_MAX_KEY_LENGTH} printable characters")
     if not recipients:
         raise MessageInvalidError("it has no recipient")
-    # Before they are loaded: there is no limit to what a caller may name.
+    # The size is checked before the attachments are loaded, because a caller may name any number of them.
     _require_size(encoded_size(connection, account, request.attachment_ids or ()), "with its attachments at least ")
     attachments = load_attachments(connection, account, request.attachment_ids or ())
     draft = Draft(
@@ -79,7 +80,7 @@ def make_message(connection: Connection, account: Account, request: SendRequest,
         attachments=attachments,
     )
     message_id = f"{new_id()}@{sender.rpartition('@')[2]}"
-    # As exact as a Date field, and by the clock by which it will have been sent.
+    # In whole seconds like a Date field, and by PostgreSQL's clock, like the other times of the message.
     now = connection.execute(select(func.now())).scalar_one().astimezone(UTC).replace(microsecond=0)
     raw = compose(draft, message_id, now)
     _require_size(len(raw))

@@ -1,4 +1,4 @@
-"""What runs write into a row of the outbox: each step is committed by the run that holds the row, or not at all."""
+"""Writes the steps of a run into a row of the outbox. Only the run that holds the row can commit a step."""
 
 import logging
 import time
@@ -18,17 +18,17 @@ from tasks.storage.waiting import release_waiting
 
 logger = logging.getLogger(__name__)
 
-# A message that another task is sending is looked at again this often.
+# How soon to look again at a message that another run is sending.
 LOOK_AGAIN_SECONDS = 5
-# What the server said must not be lost to a database that restarts at that moment.
+# How long to wait for a database that restarts, because the server's answer cannot be had again.
 _NOTE_SECONDS = 20
 SENT: Mapping[str, Any] = {"state": "sent", "raw": None}
 
 
 def note(outgoing: Outgoing, changes: Mapping[str, Any]) -> Outgoing:
-    """Commit a step of the run that holds the message. Raises DeliveryUnderWayError where another run does now.
+    """Commit a step of the run that holds the message. Raises DeliveryUnderWayError where another run holds it now.
 
-    A database that is away for a moment is waited for: what the server answered is not to be had again.
+    Waits for a database that is away for a moment, because the server's answer cannot be had again.
     """
     deadline = time.monotonic() + _NOTE_SECONDS
     while True:
@@ -57,7 +57,7 @@ def no_copy(error: EmailError) -> dict[str, Any]:
 
 
 def unhappy(recipients: Sequence[Recipient]) -> EmailError | None:
-    """What the server said of those who do not have the message."""
+    """The server's answer about recipients who do not have the message, as an error; None if all have it."""
     unhappy = [recipient for recipient in recipients if recipient.state in ("pending", "refused")]
     if not unhappy:
         return None
@@ -66,7 +66,8 @@ def unhappy(recipients: Sequence[Recipient]) -> EmailError | None:
 
 
 def release(outgoing: Outgoing) -> None:
-    """The server, or the mailbox, works again: what else waits for it is due. If that fails, each has its time."""
+    """Make all other mail (or copies) due that waits for the same server (or mailbox), because it works again. If
+    this fails, each message is tried at its own time."""
     try:
         release_waiting(outgoing)
     except StorageUnavailableError as error:

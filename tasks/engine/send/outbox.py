@@ -20,10 +20,11 @@
     (new) -> sending -> accepted -> sent      sending -> queued -> sending      sending -> failed -> sending
                      -> unknown -> accepted                             a person: unknown -> sent, unknown -> queued
 
-What makes it idempotent: the row is found by its key, which a redelivered or retried task has too; a step is taken
-only by the run that owns the row; and `data_at` is set at most once for one `sending`, by an UPDATE that fails for
-all but the owner. A run that lost the row before that drops its connection, and the server forgets what it has. So no
-clock and no lease decides whether a message is sent twice, only whether one waits too long.
+What makes sending idempotent: the row is found by its key, which a redelivered or retried task has too; a step is
+taken only by the run that owns the row; and `data_at` is set at most once for each `sending`, by an UPDATE that fails
+for all but the owner. A run that loses the row before it sets `data_at` drops its connection, and the server discards
+the unfinished message. So no clock and no lease decides whether a message is sent twice; they only decide how long a
+message waits.
 """
 
 from collections.abc import Mapping
@@ -60,29 +61,31 @@ from tasks.storage.outbox import (
 )
 from tasks.storage.session import tenant_transaction
 
-# What a run may need from setting `data_at` to the last answer, beyond the wait for that answer.
+# Seconds that a run may need after setting `data_at`, besides the wait for the server's answer.
 _MARGIN_SECONDS = 5
 
 
 def send(request: SendRequest, key: str, run: str, task: Mapping[str, Any] | None = None) -> Outgoing:
-    """Send the message, or bring what earlier runs left of it to its end. `run` is `task id:` and a name of its own;
-    `task` is what a task that is queued for it later goes on as (options of `apply_async`).
+    """Send the message, or finish what earlier runs began.
 
-    Raises TransientError subclasses for what is to be tried again (of them DeliveryWaitsError where that is not for
-    the caller to see to), PermanentError subclasses for what is not.
+    `run` is the task's id, a colon, and a unique name. `task` are the options of `apply_async` with which a later
+    task for this message is queued.
+
+    Raises TransientError subclasses if the caller is to try again, except DeliveryWaitsError: the message then waits
+    in the outbox, and beat queues its next try. Raises PermanentError subclasses if the message is not tried again.
     """
     return _proceed(*_enter(request, key, run, task))
 
 
 def resume(account: Account, outbox_id: str, run: str) -> Outgoing:
-    """Bring a message that is in the outbox to its end now, as a person wants it. Raises what `send` raises."""
+    """Try a message of the outbox now, because a person asks for that. Raises what `send` raises."""
     with tenant_transaction(account.tenant_id, durable=False) as connection:
         claimed = _claim(connection, lock_outgoing(connection, account.tenant_id, outbox_id), run)
     return _proceed(account, claimed, None)
 
 
 def resume_waiting(tenant_id: str, user_id: str, outbox_id: str, run: str) -> Outgoing | None:
-    """Try a message whose time has come; None where it has been given up meanwhile.
+    """Try a message whose next try is due. None where the message has failed meanwhile.
 
     Raises what `send` raises, and NotFoundError where the account was removed.
     """
@@ -90,7 +93,7 @@ def resume_waiting(tenant_id: str, user_id: str, outbox_id: str, run: str) -> Ou
         found = lock_outgoing(connection, tenant_id, outbox_id)
         try:
             account = get_account(connection, tenant_id, user_id, found.email_client_id)
-        except NotFoundError:  # another user's: said as of one that is not there
+        except NotFoundError:  # a message of another user: the same error as for an unknown id
             raise NotFoundError(f"outbox message {outbox_id}") from None
         if found.state == "failed":
             return None
@@ -99,13 +102,13 @@ def resume_waiting(tenant_id: str, user_id: str, outbox_id: str, run: str) -> Ou
 
 
 def give_up(tenant_id: str, outbox_id: str, error: EmailError) -> None:
-    """A message that no run brings to an end, as each dies of it, is tried no more; `outbox retry` tries it again."""
+    """Stop trying a message that is poisoned (each run dies of it). `outbox retry` tries it again."""
     with tenant_transaction(tenant_id) as connection:
         _give_up(connection, lock_outgoing(connection, tenant_id, outbox_id), error)
 
 
 def give_up_key(tenant_id: str, account_id: str, key: str, error: EmailError) -> None:
-    """The same of the message with that key, if there is one."""
+    """Stop trying the message with this key, if there is such a message."""
     with tenant_transaction(tenant_id) as connection:
         if found := find_outgoing(connection, tenant_id, account_id, key):
             _give_up(connection, found, error)
@@ -123,7 +126,7 @@ def _give_up(connection: Connection, found: Outgoing, error: EmailError) -> None
 
 
 def decide(account: Account, outbox_id: str, *, was_sent: bool) -> None:
-    """A person's word on a message that is unknown: it counts as sent, or it is sent again when it is resumed.
+    """Store a person's decision about an `unknown` message: it counts as sent, or is sent again by `resume`.
 
     Raises NotUnknownError for any other message.
     """
@@ -159,10 +162,10 @@ def _proceed(account: Account, outgoing: Outgoing, raw: bytes | None) -> Outgoin
 def _enter(
     request: SendRequest, key: str, run: str, task: Mapping[str, Any] | None
 ) -> tuple[Account, Outgoing, bytes | None]:
-    """The message as this run holds it: made now, or found and claimed.
+    """The message in the outbox, held by this run: either made now, or found and claimed.
 
-    Not durable by itself: what a crash of PostgreSQL takes was on no server yet, and the next commit that matters,
-    that of `data_at`, makes this one durable too.
+    This commit does not wait for the disk. If PostgreSQL crashes and loses it, no server has the message yet; and the
+    commit of `data_at`, which comes before any server has it, makes this commit durable too.
     """
     with tenant_transaction(request.tenant_id, durable=False) as connection:
         account = get_account(connection, request.tenant_id, request.user_id, request.email_client_id)
@@ -178,7 +181,7 @@ def _enter(
         if found.waits and found.state == "accepted":
             return account, found, None
         if found.waits:
-            # Whoever asked last is told what becomes of it.
+            # The task that asked last gets the result.
             waiting = change_outgoing(connection, found, {"task": task})
             assert waiting is not None
             return account, waiting, None
@@ -186,10 +189,10 @@ def _enter(
 
 
 def _claim(connection: Connection, found: Outgoing, run: str, task: Mapping[str, Any] | None = None) -> Outgoing:
-    """Take over the message, if nobody else is at it. Raises DeliveryUnderWayError."""
+    """Take over the message for this run. Raises DeliveryUnderWayError while another run holds it."""
     if found.state == "sent":
         return found
-    # A task that is lost with the broker is missed after a while.
+    # `dispatched_at` lets queue_waiting_mail notice a task that was lost with the broker.
     claim: dict[str, Any] = {"owner": run, "claimed_at": NOW, "next_try_at": NOW, "dispatched_at": NOW}
     if task is not None:
         claim["task"] = task

@@ -1,4 +1,4 @@
-"""What the answers of an SMTP server make of the recipients of a message. Pure.
+"""The state of each recipient after the answers of an SMTP server. Functions without side effects.
 
 pending -> offered (RCPT was taken) -> accepted (the message was); refused by any 5xx, pending again after any 4xx and
 after a 5xx that says no more than that the recipients are too many for one transaction.
@@ -11,12 +11,13 @@ from tasks.mail.smtp.commands import Offer
 from tasks.mail.smtp.session import Reply
 from tasks.storage.outbox import Recipient
 
-# 552 without a code of its own, or 5.5.3 of RFC 3463 with any; 552 is a full mailbox as well, and that is 5.2.2.
+# Too many recipients: 552 without an enhanced code, or any 5xx with the enhanced code 5.5.3 (RFC 3463). A full
+# mailbox is 552 as well, but with the enhanced code 5.2.2.
 _TOO_MANY = re.compile(r"552 (?!5\.\d{1,3}\.\d{1,3}\b)|5\d\d 5\.5\.3\b")
 
 
 def after_offer(recipients: Sequence[Recipient], offer: Offer) -> list[Recipient]:
-    """What the answers to RCPT make of those that were pending."""
+    """The recipients after the server's answers to RCPT for the pending recipients."""
     is_begun = any(reply.is_positive for reply in offer.recipients.values())
     return [
         recipient
@@ -27,7 +28,7 @@ def after_offer(recipients: Sequence[Recipient], offer: Offer) -> list[Recipient
 
 
 def after_answer(recipients: Sequence[Recipient], reply: Reply) -> list[Recipient]:
-    """What the answer to DATA, or to the whole message, makes of those that it was for."""
+    """The recipients after the server's answer to DATA, or to the whole message."""
     return [
         Recipient(recipient.address, _new_state(reply, "accepted"), str(reply))
         if recipient.state == "offered"
@@ -37,8 +38,8 @@ def after_answer(recipients: Sequence[Recipient], reply: Reply) -> list[Recipien
 
 
 def _after_rcpt(reply: Reply, *, is_begun: bool) -> str:
-    # Those beyond the limit go in a transaction of their own (RFC 5321 section 4.5.3.1.10). With nobody taken before
-    # them it was not the number.
+    # Recipients beyond the server's limit get a transaction of their own (RFC 5321 section 4.5.3.1.10). If no
+    # recipient was taken before, the number cannot be the reason.
     return "pending" if is_begun and _TOO_MANY.match(str(reply)) else _new_state(reply, "offered")
 
 

@@ -1,4 +1,5 @@
-"""When what was not sent, or not filed, is tried next: by the task itself soon, or later from the outbox."""
+"""When a message that was not sent, or a copy that was not filed, is tried next: soon by the same task, or later from
+the outbox."""
 
 import logging
 import random
@@ -23,21 +24,21 @@ from tasks.storage.waiting import others_wait
 
 logger = logging.getLogger(__name__)
 
-# A pause is as long as the message has been tried for, within these limits, in seconds. What is tried for longer than
-# the time of quick tries, or is to be asked for later than that, waits in the outbox.
+# A pause is as long as the message has been tried for, within these limits, in seconds. A message that needs longer
+# pauses than the quick tries have, or whose server asks for one, waits in the outbox.
 _FIRST_PAUSE, _FIRST_LONG_PAUSE, _MAX_PAUSE_SECONDS = 5, 60, 3600
 _QUICK_SECONDS = 120
-# Of each pause at least this share, so that many do not come back at once.
+# A pause is shortened at random, to this share at least, so that many messages are not tried at the same moment.
 _MIN_JITTER = 0.5
-# No server refused the message. These are mended by others, in time: names and certificates, too.
+# Errors with which no server refused the message, and which may pass. Names and certificates are mended by others.
 PASSING = (TransientError, UnknownHostError, CertificateInvalidError, EncryptionUnavailableError)
 
 
 def try_later(outgoing: Outgoing, changes: dict[str, Any], error: EmailError) -> None:
-    """Note when it is tried next, and raise why, unless it has been tried for as long as SMTP_MAX_AGE says.
+    """Note the time of the next try and raise the reason. Returns if the message has been tried for SMTP_MAX_AGE.
 
-    Raises DeliveryWaitsError where the message is to wait in the outbox, and else a TransientError whose
-    `retry_after` is when the task is to come back.
+    Raises DeliveryWaitsError if the message is to wait in the outbox, else a TransientError whose `retry_after` says
+    in how many seconds the task is to run again.
     """
     limits, age = get_settings().send, outgoing.asked_seconds
     if age >= limits.max_age:
@@ -58,11 +59,11 @@ def try_later(outgoing: Outgoing, changes: dict[str, Any], error: EmailError) ->
 
 
 def pause_before(age: float, error: EmailError, *, is_quick: bool) -> float:
-    """Seconds until the next try of what has been tried for `age` seconds."""
+    """Seconds until the next try of a message or copy that has been tried for `age` seconds."""
     pause = max(age, _FIRST_PAUSE if is_quick else _FIRST_LONG_PAUSE) * random.uniform(_MIN_JITTER, 1)
     asked_for = _asked_for(error)
     if isinstance(error, LoginDelayedError) and asked_for:
-        pause = asked_for  # it is tried as late as a password may be, and no later
+        pause = asked_for  # the next login is tried when it is due, and no later
     longest = get_settings().worker.retry_max_delay if is_quick else _MAX_PAUSE_SECONDS
     return min(max(pause, asked_for), longest)
 

@@ -1,10 +1,10 @@
-"""The copy of a sent message in the account's Sent folder: looked for, filed where nobody else does, and stored.
+"""The Sent copy of a message: looked for in the Sent folder, filed there unless the provider does so, and stored.
 
-A provider that files copies by itself is left to do so. Anywhere else the folder is searched for the Message-ID
-before anything is put there, so a copy that is there already, whoever made it, is never joined by a second one.
+A provider that files copies by itself is left to do so. At other providers the folder is searched for the Message-ID
+first, so that a copy is filed only if there is none yet, whoever made it.
 
-One row: where the server says which UID the copy got (UIDPLUS), it is stored under that UID at once, and a sync finds
-it there; where it does not, the sync brings it like any other message.
+The copy becomes one row. If the server says which UID the copy got (UIDPLUS), the copy is stored under that UID at
+once, where a sync finds it; if not, the next sync brings the copy like any other message.
 """
 
 from datetime import timedelta
@@ -28,24 +28,24 @@ from tasks.storage.messages.folders import load_folders
 from tasks.storage.outbox import Outgoing
 from tasks.storage.session import tenant_transaction
 
-# Where people submit mail at Google and Microsoft: these put a copy of it into the Sent folder. Their relays, such as
-# smtp-relay.gmail.com and *.mail.protection.outlook.com, know no mailbox and file none.
+# The submission servers of Google and Microsoft, which put a copy into the Sent folder themselves. Their relays, such
+# as smtp-relay.gmail.com and *.mail.protection.outlook.com, have no mailboxes and file no copies.
 _FILES_BY_ITSELF = {
     "smtp.gmail.com", "smtp.googlemail.com",
     "smtp.office365.com", "smtp-legacy.office365.com", "outlook.office365.com", "smtp.office365.us",
     "smtp.partner.outlook.cn", "smtp-mail.outlook.com", "smtp.live.com",
 }  # fmt: skip
 
-# A server's clock and time zone may put a message on another day than ours.
+# How many days before the message to search from: by the server's clock and time zone the date may be another.
 _MARGIN = timedelta(days=2)
-# A sync that comes in between waits no longer than this.
+# How long the lease for storing the copy lasts; a sync that comes meanwhile waits no longer than this.
 _LEASE_SECONDS = 5
 _SEEN = "\\Seen"
 _NEW_FOLDER = "Sent"
 
 
 def wants_copy(account: Account) -> bool:
-    """Whether it is for us to file a copy. A POP3 account has no folder to file it in."""
+    """Whether the worker has to file a copy. A POP3 account has no folder for copies."""
     if account.protocol != "imap" or account.sent_copies != "auto":
         return account.protocol == "imap" and account.sent_copies == "append"
     return (account.smtp_hostname or "").lower() not in _FILES_BY_ITSELF
@@ -58,7 +58,8 @@ def has_copy(account: Account, outgoing: Outgoing) -> bool:
 
 
 def file_copy(account: Account, outgoing: Outgoing, raw: bytes) -> None:
-    """Make sure that a copy is in the Sent folder, which is made if there is none; twice does no harm."""
+    """Make sure that a copy is in the Sent folder, which is made if there is none. Calling this again makes no second
+    copy."""
     with lent_imap(account) as imap:
         path = _open_folder(account, imap)
         if path is None:
@@ -76,7 +77,7 @@ def _is_there(imap: ImapConnection, outgoing: Outgoing) -> bool:
 
 
 def _open_folder(account: Account, imap: ImapConnection) -> str | None:
-    """The path of the Sent folder, which is open then: as the last sync knew it, else as the server says now."""
+    """Open the Sent folder and return its path: as the last sync stored it, else as the server lists it now."""
     with tenant_transaction(account.tenant_id) as connection:
         folders = load_folders(connection, account, None).values()
     known = next((folder.path for folder in folders if folder.type == "sent" and folder.is_selectable), None)
@@ -99,7 +100,7 @@ def _open_folder(account: Account, imap: ImapConnection) -> str | None:
 
 
 def _store(account: Account, outgoing: Outgoing, raw: bytes, path: str, appended: AppendedUid) -> None:
-    """Store what was filed, unless a sync of the account is under way: then it is for that one or the next."""
+    """Store the filed copy, unless a sync of the account is under way: then that sync or the next brings the copy."""
     run = owner_of(f"copy of {outgoing.id}")
     try:
         take_lease(account.tenant_id, account.user_id, account.id, run, _LEASE_SECONDS)
@@ -112,10 +113,11 @@ def _store(account: Account, outgoing: Outgoing, raw: bytes, path: str, appended
         with tenant_transaction(account.tenant_id) as connection:
             folder = load_folders(connection, account, None).get(path)
             if folder is None or folder.uidvalidity != appended.uidvalidity or appended.uid < folder.uidnext:
-                # Never synced, numbered anew, or the UID of a message that we know: the sync will bring the copy.
+                # The folder was never synced, or has another UIDVALIDITY, or the UID is stored already: a sync brings
+                # the copy.
                 return
             if missing_uids(connection, account, folder, UidSet.of([appended.uid]), appended.uid).ranges:
-                # The checkpoint stays: there may be others below that are not stored yet.
+                # The checkpoint stays: messages with lower UIDs may not be stored yet.
                 store_batch(
                     connection, account, folder.id, UidNumbering(appended.uidvalidity), Batch((arrival,), (), 1)
                 )

@@ -18,15 +18,17 @@ logger = logging.getLogger(__name__)
 
 _MAX_COMPLAINT_LENGTH = 500
 
-# A message may arrive for half the budget beyond it. What came by then is stored before the task's time is over.
+# A run waits for a message until this many times its budget. What has arrived by then is stored before the soft time
+# limit.
 _PATIENCE = 1.5
 
 
 class SyncRequest(NamedTuple):
-    """Whose mail to sync: all folders, or one.
+    """Which account to sync: all its folders, or one.
 
-    With `full_since` (Unix time by PostgreSQL's clock), each folder that was not compared UID by UID and flag by flag
-    since then is. One that `has_killed` workers parses elsewhere, so that a message which did it is set aside.
+    With `full_since` (Unix time by PostgreSQL's clock), each folder that was not fully compared since that time gets
+    a full sync. If an earlier run `has_killed` its worker, a process of its own parses, so that a message that kills
+    the parser goes into quarantine.
     """
 
     email_client_id: str
@@ -40,10 +42,11 @@ class SyncRequest(NamedTuple):
 def sync_account(
     request: SyncRequest, task_id: str, tally: Tally, budget_seconds: float, report: Callable[[Progress], None]
 ) -> bool:
-    """Sync for about `budget_seconds` at most, adding what is done to `tally`; whether all is done.
+    """Sync for about `budget_seconds` at most, and add what was done to `tally`. Returns whether the sync is
+    complete.
 
-    Raises LeaseHeldError while another run is at it, NotFoundError for what is not the caller's, and the other errors
-    of server and storage, which are kept on the account as well.
+    Raises LeaseHeldError while another run has the lease, NotFoundError for an account or folder that is not the
+    caller's, and the errors of server and storage, which are stored on the account as well.
     """
     started = time.monotonic()
     try:
@@ -62,7 +65,7 @@ def sync_account(
             try:
                 _sync(run, request.folder_id)
             except TokenExpiredError:
-                # All that was done is committed: the next session begins there, with a fresh token.
+                # All that was done is committed: the next session goes on from there, with a fresh token.
                 run.check_deadline()
                 _sync(run, request.folder_id)
     except CutShortError:
@@ -81,7 +84,7 @@ def _sync(run: Run, folder_id: str | None) -> None:
             run.tally.connect_seconds += time.monotonic() - started
             sync_mailbox(run, imap, folder_id)
     tally = run.tally
-    # Waits for the disk, and with it all batches before: only then is the task acknowledged.
+    # This commit waits for the disk, and so makes all batches before it durable. The task is acknowledged afterwards.
     with run.transaction(durable=True) as connection:
         record_success(connection, run.account, whole_account=folder_id is None)
         incomplete = incomplete_folders(connection, run.account)

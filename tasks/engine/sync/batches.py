@@ -1,4 +1,4 @@
-"""Turns messages as they arrive into batches ready to be stored, whatever protocol they come by.
+"""Turns arriving messages into batches ready to be stored, for IMAP and POP3.
 
 Three things go on at once: one batch arrives, the one before is parsed, the one before that is stored.
 """
@@ -25,15 +25,15 @@ from tasks.storage.messages.folders import Folder
 # Sanitising HTML and digesting attachments, a good part of the work, run outside the interpreter's lock.
 _PARSERS = 2
 
-# From so many messages on, a process saves more time than its start takes.
+# From this many messages on, a parser process saves more time than its start takes.
 _MANY = 2_000
 
-# So many are parsed at a time: whoever is done first takes the next ones.
+# How many messages a parser takes at a time; the parser that is done first takes the next messages.
 _SHARE = 32
 
 
 class BrokenOffError(Exception):
-    """The connection broke when message `uid` was to come."""
+    """The connection broke when the message with this UID was to arrive."""
 
     def __init__(self, uid: int, error: TransientError) -> None:
         super().__init__(uid, error)
@@ -41,7 +41,7 @@ class BrokenOffError(Exception):
 
 
 class Received:
-    """Messages that will be one batch. After it, all UIDs below `uidnext` are accounted for."""
+    """Fetched messages that become one batch. Once it is stored, all messages with UIDs below `uidnext` are known."""
 
     def __init__(self, settings: SyncSettings) -> None:
         self._settings = settings
@@ -64,9 +64,10 @@ class Received:
 
 
 def in_batches(run: Run, folder: Folder, arriving: Iterator[Received], expected: int) -> Generator[Batch]:
-    """What arrives, parsed and checked for spam. An error of `arriving` is raised after what came before it.
+    """The arriving messages in batches, parsed and checked for spam. An error of `arriving` is raised after the
+    batches of the messages that arrived before the error.
 
-    `expected` is about how many messages there will be.
+    `expected` is roughly the number of messages.
     """
     destination = Destination(folder.id, folder.type, recipient_for(run.account, folder.type))
     process = ParserProcess(destination) if run.has_killed or expected >= _MANY else None
@@ -87,9 +88,10 @@ def in_batches(run: Run, folder: Folder, arriving: Iterator[Received], expected:
 
 
 class _Parsers:
-    """Parse in the background: in threads, and for many messages one of them in a process of its own.
+    """Parses in the background in threads; for many messages, one of the threads hands its work to a parser process.
 
-    With `in_process_only` nothing is parsed here: what ends the process is set aside, and ends no worker.
+    With `in_process_only` all messages are parsed in the parser process: a message that ends the process goes into
+    quarantine and does not end the worker.
     """
 
     def __init__(self, destination: Destination, process: ParserProcess | None, *, in_process_only: bool) -> None:
@@ -112,7 +114,7 @@ class _Parsers:
         self._open.close()
 
     def start(self, received: Received) -> Callable[[], Batch]:
-        """Begin to parse messages in threads. The function that is returned waits for the batch and returns it."""
+        """Begin to parse messages in threads. Returns a function that waits for the batch and returns the batch."""
         messages = received.messages
         shares = [messages[start : start + _SHARE] for start in range(0, len(messages), _SHARE)]
         parsed = self._threads.map(self._parse, shares)

@@ -1,4 +1,4 @@
-"""What happened on the server to messages we have: flags, removals, new numbers."""
+"""Brings stored messages in line with the server: their flags, removals, and new UIDs."""
 
 import logging
 from collections.abc import Iterable
@@ -20,27 +20,30 @@ from tasks.storage.session import tenant_transaction
 
 logger = logging.getLogger(__name__)
 
-# How much is asked for at a time: answers are held in memory, a line a message.
+# How many UIDs are asked about at a time: the answers, a line for each message, are held in memory.
 _UIDS_PER_CHANGE_REQUEST = 50_000
 _FLAGS_PER_REQUEST = 5_000
 _ENVELOPES_PER_REQUEST = 2_000
 
 
 def apply_changes(run: Run, imap: ImapConnection, folder: Folder, opened: FolderStatus, tally: FolderTally) -> None:
-    """Flags and removals since the last sync, by CONDSTORE and QRESYNC, or by comparison where there is neither."""
+    """Apply changes of flags and removals since the last sync: by CONDSTORE and QRESYNC, else by comparing all
+    messages."""
     if folder.uidnext <= 1 and not folder.total_count:
         return
     known, current = folder.highestmodseq, opened.highestmodseq
     if known is None or current is None or current < known:
-        # They only ever grow (RFC 7162 section 3.1): one that shrank is of a server restored from a backup.
+        # HIGHESTMODSEQ only ever grows (RFC 7162 section 3.1). If it shrank, the server was restored from a backup.
         compare_all(run, imap, folder, opened, tally)
     elif current != known:
-        # Also above the checkpoint: what we filed or moved there ourselves is stored already.
+        # The range includes UIDs above the checkpoint, because messages that a worker filed or moved are stored
+        # already.
         end = max(folder.uidnext, opened.uidnext or 0)
         for first in range(1, end, _UIDS_PER_CHANGE_REQUEST):
             changed = imap.fetch_changes(UidSet(((first, min(first + _UIDS_PER_CHANGE_REQUEST, end) - 1),)), known)
             if not changed.is_whole:
-                # What could not be read is not told again once HIGHESTMODSEQ is remembered.
+                # The server does not tell a change again once its HIGHESTMODSEQ is stored, so unread lines need a
+                # comparison.
                 compare_all(run, imap, folder, opened, tally)
                 return
             removed = _removed(run, imap, folder, opened, changed.vanished)
@@ -64,7 +67,7 @@ def compare_all(run: Run, imap: ImapConnection, folder: Folder, opened: FolderSt
 
 
 class Compared(NamedTuple):
-    """The UIDs that the server names, and how many messages it says there are."""
+    """The UIDs that the server names, and the number of messages that the server states."""
 
     present: UidSet
     messages: int
@@ -73,13 +76,13 @@ class Compared(NamedTuple):
 def compare_uids(
     run: Run, imap: ImapConnection, folder: Folder, opened: FolderStatus, tally: FolderTally
 ) -> Compared:
-    """Remove what the server no longer has, by the rule of `engine.sync.completeness`.
+    """Remove messages that the server no longer has, by the rule in `engine.sync.completeness`.
 
-    A SEARCH that names fewer messages than the server says there are is not believed: nothing is removed by it.
+    If SEARCH names fewer messages than the server counts (EXISTS), its answer is not used, and nothing is removed.
     """
     present = imap.search(1, opened)
     if present.size() < opened.messages:
-        # Some may have gone since the folder was opened.
+        # Some messages may have been removed since the folder was opened.
         opened = imap.select(folder.path)
         present = imap.search(1, opened)
     if present.size() < opened.messages:
@@ -108,13 +111,15 @@ def compare_uids(
 def has_other_messages(
     run: Run, imap: ImapConnection, folder: Folder, opened: FolderStatus, present: UidSet, tally: FolderTally
 ) -> bool:
-    """Compare what identifies each message we have, and its flags; whether another message has the UID of one.
+    """Compare the envelope and the flags of each stored message. Returns whether the server has another message under
+    a UID.
 
-    Raises CutShortError when the time of the run is used up: the next one goes on behind what was compared.
+    Raises CutShortError when the time of the run is used up; the next run goes on after the compared messages.
     """
     compared = run.tally.compared.get(folder.id, 0)
     if compared and opened.highestmodseq is not None:
-        # Flags that changed since an earlier run compared them: this run will remember the server's state of now.
+        # Apply flags that changed since an earlier run compared these messages: this run will store the server's
+        # present HIGHESTMODSEQ, so no later sync would ask for them.
         apply_changes(run, imap, folder, opened, tally)
     with tenant_transaction(run.account.tenant_id) as connection:
         stored = changes.stored_uids(connection, run.account, folder, present)
@@ -131,11 +136,12 @@ def has_other_messages(
 
 
 def renumber(run: Run, imap: ImapConnection, folder: Folder, opened: FolderStatus, tally: FolderTally) -> Folder:
-    """UIDVALIDITY changed, or UIDs are other messages': match what we have by Message-ID, size and date.
+    """Find the new UIDs of the stored messages by Message-ID, size and date, after UIDVALIDITY changed or UIDs went
+    to other messages.
 
-    No body is downloaded again. What the server has no more is removed, unless it may be outside of a window; what is
-    new will be found missing. Raises FetchRefusedError where the server does not tell all: what it leaves out would
-    be removed.
+    No body is downloaded again. Messages that the server no longer has are removed, unless they may be outside of a
+    window; new messages are fetched later as missing ones. Raises FetchRefusedError where the server does not name
+    all its messages, because the others would be removed.
     """
     run.tally.compared.pop(folder.id, None)
     state: dict[str, Any] = {"uidvalidity": opened.uidvalidity, "uidnext": 1, "highestmodseq": None}
@@ -161,7 +167,7 @@ def renumber(run: Run, imap: ImapConnection, folder: Folder, opened: FolderStatu
         changes.forget_quarantined(connection, run.account, folder)
         change_folder(connection, run.account, folder.id, state)
         run.confirm_lease(connection)
-    # What is above the server's UIDNEXT is absent as well.
+    # Stored UIDs at or above the server's UIDNEXT are absent as well.
     is_the_same = folder.uidvalidity == opened.uidvalidity
     return folder._replace(**state)._replace(uidnext=folder.uidnext if is_the_same else 1)
 
@@ -172,7 +178,8 @@ def _require_all(told: int, messages: int) -> None:
 
 
 def _removed(run: Run, imap: ImapConnection, folder: Folder, opened: FolderStatus, vanished: UidSet) -> UidSet:
-    """Of what has VANISHED, the messages that we have and the server has not (see `engine.sync.completeness`)."""
+    """The stored messages among the `vanished` UIDs that the server really has no more (see
+    `engine.sync.completeness`)."""
     if not vanished.ranges or is_known_window(folder, opened.messages):
         return UidSet()
     with run.transaction() as connection:
@@ -181,6 +188,6 @@ def _removed(run: Run, imap: ImapConnection, folder: Folder, opened: FolderStatu
 
 
 def _states(folder: Folder, fetched: Iterable[FetchedFlags | FetchedEnvelope]) -> list[tuple[int, Flags]]:
-    # By UID, so that a message the server tells of twice is set once.
+    # A dict by UID, so that a message about which the server tells twice is updated once.
     by_uid = {one.uid: read_flags(one.flags, folder.type) for one in fetched if one.flags is not None}
     return list(by_uid.items())

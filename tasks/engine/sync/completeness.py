@@ -1,21 +1,23 @@
-"""When a message is believed to be gone from the server, and what of a folder is missing here.
+"""Decides when a message counts as gone from the server, and which messages of a folder are missing here.
 
-A stored message is removed on the word of the server only if all of this holds:
+A stored message is removed only if all of this holds:
 
     it is not named       by a SEARCH that names as many messages as the server says there are (EXISTS)
     it is not there       when asked for by its UID: UID FETCH n (UID) gives nothing
     it has not slid out   of the window of a server that shows only its newest messages
 
-Such a window is the hard case: EXISTS is that of the window, so a full window which slid by one looks complete, and
-the oldest message looks expunged. But of a window this is known: its size is a round number; EXISTS stays there while
-mail arrives, so it has not fallen since the last sync; and what leaves it has the lowest UIDs of all. Where all three
-fit, the messages below the lowest UID that the server shows are kept, and counted as hidden. The folder remembers the
-size, and keeps them for as long as EXISTS stays at it, or less than a tenth below, which a provider may take a while
-to fill up. Any other EXISTS says that there is no window: then what was kept is gone. The price: a message that its
-owner removed may stay here until the number of messages changes. What is lost otherwise never comes back.
+Such a window is the hard case. EXISTS counts only the messages in the window, so when a full window slides by one
+message, the folder looks complete and the oldest message looks expunged. But three things are known about windows:
+the size is a round number; EXISTS stays at the size while mail arrives, so it has not fallen since the last sync; and
+messages that leave the window have the lowest UIDs of all. If all three hold, stored messages below the lowest UID
+that the server shows are kept and counted as hidden. The folder's row remembers the size, and hidden messages are
+kept while EXISTS is at the size or less than a tenth below it, as a provider may take a while to fill the window up.
+Any other EXISTS proves that there is no window; then the hidden messages are removed. The price is that a message
+which its owner removed may stay here until the number of messages changes. A message that was removed wrongly would
+never come back.
 
-What QRESYNC says has VANISHED was removed by name. It is asked for by its UID, too, and left to the comparison of all
-UIDs only in a folder with a known window.
+With QRESYNC a server names removed messages itself (VANISHED). Each of these is asked for by its UID, too. Only in a
+folder with a known window they are left to the comparison of all UIDs.
 """
 
 from datetime import timedelta
@@ -30,28 +32,30 @@ from tasks.mail.imap.uidset import UidSet
 from tasks.storage.messages import changes
 from tasks.storage.messages.folders import Folder
 
-# What is missing is looked for again by the next sync, and then this often.
+# Missing messages are looked for again by the next sync, and after that this often.
 _LOOK_AGAIN = timedelta(hours=1)
 
-# Of its size, what the number of messages in a window may fall short of it.
+# The share of a window's size by which the number of messages may fall below the size.
 _SLACK = 0.1
 _SMALLEST_WINDOW = 10
 
 
 def is_window(folder: Folder, messages: int) -> bool:
-    """Whether the `messages` that a server says there are may be no more than it shows."""
+    """Whether `messages`, the number that the server states, may be the size of a window."""
     if folder.window_size is not None:
         return folder.window_size * (1 - _SLACK) <= messages <= folder.window_size
     return _is_round(messages) and (folder.server_count is None or messages >= folder.server_count)
 
 
 def is_known_window(folder: Folder, messages: int) -> bool:
-    """The same, of the sizes that providers are known for, and of what this folder has shown to be one."""
+    """Whether `messages` is the size of a window that the folder has shown before, or that providers are known to
+    use."""
     return (folder.window_size is not None or messages in KNOWN_WINDOWS) and is_window(folder, messages)
 
 
 def gone(imap: ImapConnection, folder: Folder, opened: FolderStatus, present: UidSet, absent: UidSet) -> UidSet:
-    """Which of the UIDs that are stored, and `absent` from all that the server shows, the server has no more."""
+    """Which messages are gone from the server, of the stored UIDs that are `absent` from the UIDs that the server
+    shows."""
     if not absent.ranges:
         return absent
     gone = absent.minus(imap.existing(absent))
@@ -59,14 +63,16 @@ def gone(imap: ImapConnection, folder: Folder, opened: FolderStatus, present: Ui
 
 
 def accounted_for(folder: Folder) -> int:
-    """How many of the messages that the server shows are here."""
+    """How many of the messages that the server shows are stored or in quarantine."""
     return folder.total_count + folder.quarantined_count - folder.hidden_count
 
 
 def is_as_known(folder: Folder, messages: int) -> bool:
-    """Whether nothing is to be compared: all `messages` are here, or those that are not need no other look yet.
+    """Whether UIDs need not be compared: all `messages` are accounted for, or the missing ones are not due for a new
+    look.
 
-    Where some were missing, as many as are here need not be the same: some of them may be gone, and those there.
+    If messages were missing, an equal number proves nothing once a new look is due: some stored messages may be gone,
+    and the missing ones may be there.
     """
     if folder.hidden_count and not is_window(folder, messages):
         return False
@@ -77,9 +83,10 @@ def is_as_known(folder: Folder, messages: int) -> bool:
 def standing(
     run: Run, connection: Connection, before: Folder, now: Folder, messages: int, named: int | None
 ) -> dict[str, object]:
-    """The columns that say how complete the folder is: `before` the sync, and `now` that it is over.
+    """The columns that say how complete the folder is, from the folder `before` the sync and `now` after it.
 
-    Of the `messages` that the server says there are, it has `named` so many, if they have been compared.
+    `messages` is the number that the server states. `named` is how many of them it named, None if UIDs were not
+    compared.
     """
     state: dict[str, object] = {"server_count": messages}
     missing = max(messages - accounted_for(now), 0)
@@ -87,7 +94,7 @@ def standing(
         return state | {"missing_count": missing}
     window = now.window_size if is_window(now, messages) else None
     if before.server_count is None and messages in KNOWN_WINDOWS:
-        # Full at first sight; if it has its first message, it is no window.
+        # At the first sync the number is that of a known window. If the message with UID 1 is there, it is no window.
         window = messages if changes.lowest_uid(connection, run.account, now) > 1 else None
     state |= {"window_size": window, "missing_count": missing, "missing_again_at": None, "missing_reason": None}
     if missing:
@@ -100,7 +107,8 @@ def standing(
 
 
 def refused(folder: Folder, status: FolderStatus | None) -> dict[str, object]:
-    """The same columns of a folder that could not be synced; `status` is what LIST said of it, where it did."""
+    """The columns that say how complete a folder is that could not be synced; `status` is the state that LIST gave,
+    if any."""
     missing = max(status.messages - accounted_for(folder), 0) if status else folder.missing_count
     return {"missing_count": missing, "missing_reason": "refused", "missing_again_at": None}
 
@@ -108,7 +116,8 @@ def refused(folder: Folder, status: FolderStatus | None) -> dict[str, object]:
 def _may_have_others(before: Folder, now: Folder, messages: int) -> bool:
     """Whether a folder with a window may have messages that were never seen.
 
-    Not if it was seen before it was full, and since then at least once before all that was seen had slid out.
+    It has none if it was synced before the window was full, and since then often enough that never all known messages
+    had left the window between two syncs.
     """
     if now.hidden_count and now.hidden_count >= before.total_count + before.quarantined_count:
         return True
@@ -118,5 +127,5 @@ def _may_have_others(before: Folder, now: Folder, messages: int) -> bool:
 
 
 def _is_round(number: int) -> bool:
-    """A multiple of ten with two significant digits at most."""
+    """Whether the number is a multiple of ten with two significant digits at most."""
     return number >= _SMALLEST_WINDOW and number % 10 ** max(len(str(number)) - 2, 1) == 0

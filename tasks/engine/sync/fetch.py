@@ -13,25 +13,25 @@ from tasks.storage.messages.arrivals import Quarantined
 from tasks.storage.messages.batch import Batch
 from tasks.storage.messages.folders import Folder
 
-# So many are asked for with one command: enough to make the pause between two rare.
+# How many messages one FETCH asks for: so many that the pauses between commands are rare.
 _MESSAGES_PER_COMMAND = 5_000
 
-# A server that refuses so many messages in a row, and gave none, has a problem of its own.
+# If the server refuses this many messages in a row and gives none, the fault is the server's and not the messages'.
 _REFUSALS_IN_A_ROW = 10
 
 
 def fetch_batches(run: Run, imap: ImapConnection, folder: Folder, uids: UidSet) -> Generator[Batch]:
     """The messages `uids` in batches ready to be stored.
 
-    Raises BrokenOffError for a connection that breaks, after what arrived before, and MailServerBusyError for a
-    server that refuses all.
+    Raises BrokenOffError when the connection breaks, after the messages that arrived before, and MailServerBusyError
+    when the server refuses all messages.
     """
     arriving = _Receiver(run, imap, folder).receive(uids)
     return in_batches(run, folder, arriving, uids.size())
 
 
 class _Receiver:
-    """Receives messages, and asks singly for those that a server refuses among others."""
+    """Receives messages, and asks one by one for messages that the server refuses together with others."""
 
     def __init__(self, run: Run, imap: ImapConnection, folder: Folder) -> None:
         self._settings, self._imap, self._folder = run.settings, imap, folder
@@ -39,9 +39,10 @@ class _Receiver:
         self._refusals = 0
 
     def receive(self, uids: UidSet) -> Iterator[Received]:
-        """All but a message that broke the connection before, then that one.
+        """Receive the messages, last of all a message at which the connection broke before.
 
-        If the others come, it is the message; if they break the connection as well, it is the server.
+        If the other messages arrive, that message is the cause; if the connection breaks at others as well, the
+        server is.
         """
         suspect = self._folder.suspect_uid
         others = uids if suspect is None else uids.minus(UidSet.of([suspect]))
@@ -53,8 +54,9 @@ class _Receiver:
             yield from self._receive_part(UidSet.of([suspect]), None)
 
     def _receive_part(self, part: UidSet, outstanding: int | None) -> Generator[Received, None, UidSet]:
-        """What the server gives of `part`; the rest, where it gave only some of it and is to be asked for more."""
-        # The checkpoint never passes a message that is still outstanding.
+        """Receive the messages `part`. Returns those that the server did not give and that are to be asked for
+        again."""
+        # The checkpoint never passes a message that has not arrived.
         highest = part.ranges[-1][1] + 1
         end = min(highest, outstanding or highest)
         waiting = dict.fromkeys(part.uids())
@@ -64,12 +66,12 @@ class _Receiver:
         try:
             for message in self._imap.stream_messages(part):
                 if message.uid not in waiting:
-                    continue  # a server may tell of any message at any time
+                    continue  # a server may send data about any message at any time
                 del waiting[message.uid]
                 self._delivered, last = True, message.uid
                 received.add(message)
                 if received.is_full:
-                    # The first that is still to come; a dict keeps its order, and messages come in theirs.
+                    # The first message that has not arrived: a dict keeps the order of the UIDs that were asked for.
                     received.uidnext = min(next(iter(waiting), end), end)
                     yield received
                     received = Received(self._settings)
@@ -80,7 +82,7 @@ class _Receiver:
             following = (uid for uid in waiting if uid > last)
             raise BrokenOffError(next(following, None) or next(iter(waiting), last), error) from error
         else:
-            # Gone in the meantime, without content, or more than the server gives at a time.
+            # The other messages are gone meanwhile, have no content, or are more than the server gives at a time.
             there = [uid for uid in self._imap.fetch_sizes(UidSet.of(waiting)) if uid in waiting] if waiting else []
             if there and last:
                 rest = UidSet.of(waiting)
@@ -114,7 +116,8 @@ class _Receiver:
         received.quarantined += refused
 
     def _doubt(self, uid: int, refusal: FetchRefusedError) -> None:
-        # Nothing has been delivered yet, so it may be the server and not the message: give it a few tries.
+        # Nothing has arrived yet, so the fault may be the server's and not the message's: the message gets a few
+        # tries.
         attempts = self._folder.suspect_attempts if self._folder.suspect_uid == uid else 0
         if attempts + 1 < MAX_ATTEMPTS:
             raise BrokenOffError(uid, refusal)

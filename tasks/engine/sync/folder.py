@@ -8,14 +8,14 @@ State machine, by UIDVALIDITY, UIDNEXT and HIGHESTMODSEQ (RFC 9051 section 2.3.1
     and ours has no other name             ->  renumber: give the messages we have their new UIDs
     same UIDVALIDITY                       ->  apply flags and removals, then fetch what is missing
 
-Another folder has another UIDVALIDITY or MAILBOXID (RFC 8474). Where a server has no MAILBOXID, UIDVALIDITY may be of
-the second in which a folder was made, or the same for all: then the newest messages we have are compared, and by a
-full sync all of them.
+Another folder has another UIDVALIDITY or MAILBOXID (RFC 8474). But on a server without MAILBOXID two folders may
+share a UIDVALIDITY, because it is the second in which they were made, or the same for all folders. So there the
+newest stored messages are compared, and a full sync compares all.
 
-HIGHESTMODSEQ is the one of the moment the folder was opened, and is remembered only when all is done: what changed
-in between is asked for again next time, and applying a change twice changes nothing. Each batch of messages and its
-checkpoint (`uidnext`) are one transaction; what is fetched is what the server has and we have not, so a run that was
-killed anywhere is simply continued.
+HIGHESTMODSEQ is read when the folder is opened, and stored only when everything is done. So changes made in between
+are asked for again by the next sync, and applying a change twice does no harm. Each batch of messages and its
+checkpoint (`uidnext`) are stored in one transaction. Only messages that the server has and that are not stored are
+fetched, so the next run simply continues a run that was killed.
 """
 
 import time
@@ -38,12 +38,12 @@ from tasks.storage.messages.batch import UidNumbering
 from tasks.storage.messages.folders import Folder, change_folder, load_folder
 from tasks.storage.session import tenant_transaction
 
-# So many messages tell whether it is the folder that we know.
+# How many messages are compared to tell whether a folder on the server is the stored folder.
 _SAMPLE = 3
 
 
 class AnotherFolderError(Exception):
-    """What the server has under this path is not the folder that we know by it."""
+    """The folder that the server has under this path is not the stored folder of this path."""
 
     def __init__(self, path: str) -> None:
         super().__init__(path)
@@ -59,10 +59,11 @@ def sync_folder(
     is_identified: bool = False,
     full: bool = False,
 ) -> None:
-    """Sync one folder. `status` is what LIST said of it, where it did; `full` compares every message.
+    """Sync one folder. `status` is the state that LIST gave, if any; `full` compares every message.
 
-    Raises AnotherFolderError, unless the folder `is_identified`: then its rows become what is there. Raises
-    CutShortError when the time of the run is used up, and the transient errors of server and storage.
+    Raises AnotherFolderError if the server has another folder under the path. If the folder `is_identified`, its rows
+    are brought in line with whatever folder is there instead. Raises CutShortError when the time of the run is used
+    up, and the transient errors of server and storage.
     """
     full = full or (run.full_since is not None and not folder.is_verified)
     if status and not full and is_unchanged(folder, status):
@@ -76,7 +77,8 @@ def sync_folder(
 
 
 def is_unchanged(folder: Folder, status: FolderStatus) -> bool:
-    """Whether the folder is as we know it; without CONDSTORE nothing tells that no flag changed."""
+    """Whether the server's state of the folder is the stored one. Always false without CONDSTORE, as flags may have
+    changed."""
     return (
         status.highestmodseq is not None
         and status.highestmodseq == folder.highestmodseq
@@ -88,7 +90,7 @@ def is_unchanged(folder: Folder, status: FolderStatus) -> bool:
 
 
 def is_another(run: Run, imap: ImapConnection, folder: Folder, opened: FolderStatus) -> bool:
-    """Whether the folder that is open is not the one that we know."""
+    """Whether the open folder is another one than the stored folder."""
     if folder.uidvalidity != opened.uidvalidity:
         return True
     if folder.mailbox_id and opened.mailbox_id:
@@ -98,7 +100,7 @@ def is_another(run: Run, imap: ImapConnection, folder: Folder, opened: FolderSta
     if not known:
         return False
     seen = [envelope for envelope in fetch_envelopes(imap, UidSet.of(known)) if envelope.uid in known]
-    # Numbers that went back are those of a folder made anew, or restored from a backup.
+    # A UIDNEXT that went back means that the folder was made anew, or restored from a backup.
     made_anew = not seen and opened.uidnext is not None and opened.uidnext < folder.uidnext
     return made_anew or not all(is_same(known[envelope.uid], envelope) for envelope in seen)
 
@@ -117,7 +119,8 @@ def _sync(
         folder, full = renumber(run, imap, folder, opened, tally), True
     if full:
         if run.full_since is not None:
-            # Only what was there before: what this very sync sets aside, over several runs, stays aside.
+            # Only messages that were in quarantine before: what this sync itself quarantined, in any of its runs,
+            # stays there.
             with run.transaction() as connection:
                 changes.forget_quarantined(connection, run.account, folder, run.full_since)
         present = compare_uids(run, imap, folder, opened, tally).present
@@ -158,13 +161,13 @@ def _fetch(
 def _finish(
     run: Run, imap: ImapConnection, folder: Folder, opened: FolderStatus, tally: FolderTally, *, full: bool
 ) -> None:
-    """Make sure the number of messages agrees, and remember the server's state."""
+    """Compare the number of messages with the server's, and store the server's state."""
     with run.transaction() as connection:
         if full:
             changes.recount(connection, run.account, folder)
         current = load_folder(connection, run.account, folder.id)
     messages, named = opened.messages, None
-    # In a window, what was removed and what is shown again in its place are as many.
+    # In a window, a removed message makes room for an older one, so the number alone does not show a removal.
     if current.hidden_count or not is_as_known(current, messages):
         compared = compare_uids(run, imap, current, opened, tally)
         messages, named = compared.messages, compared.present.size()

@@ -1,8 +1,8 @@
 """Gmail, whose folders are labels (X-GM-EXT-1, https://developers.google.com/workspace/gmail/imap/imap-extensions).
 
-Every message is once in All Mail, or else in Spam or Trash, and a second time in the folder of each of its labels. So
-messages are fetched from these three only, and stored once with their labels; the other folders are listed with the
-counts that the server gives.
+Every message is in one of All Mail, Spam and Trash, and is shown a second time in the folder of each of its labels.
+So messages are fetched from these three folders only, and each is stored once, with its labels. The other folders are
+listed with the counts that the server gives.
 """
 
 import logging
@@ -24,9 +24,10 @@ ALL_MAIL = "\\all"
 
 
 def label_folders(imap: ImapConnection, listed: Collection[ListedFolder]) -> frozenset[str]:
-    """The paths of the folders that only show messages of others; none on any other server.
+    """The paths of folders that are labels: they only show messages of other folders. Empty on servers other than
+    Gmail.
 
-    None either where All Mail is hidden from IMAP, which Gmail's settings allow: then each label is a folder.
+    Empty too where All Mail is hidden from IMAP, which Gmail's settings allow: then each label is an ordinary folder.
     """
     if not imap.has_gmail_labels:
         return frozenset()
@@ -42,9 +43,9 @@ def label_folders(imap: ImapConnection, listed: Collection[ListedFolder]) -> fro
 
 
 def hold_no_messages(run: Run, folders: Collection[Folder], statuses: dict[str, FolderStatus]) -> None:
-    """Give folders of labels the counts of the server, where it says them.
+    """Store the server's counts for the folders of labels, where the server gives counts.
 
-    One that held messages of its own, because All Mail was hidden, holds them no longer.
+    Rows of messages in such a folder, stored while All Mail was hidden, are removed.
     """
     with run.transaction() as connection:
         for folder in folders:

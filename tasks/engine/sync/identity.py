@@ -1,14 +1,14 @@
-"""Finds the stored folders on the server again, whatever they are called now. IMAP does not tell of a rename.
+"""Finds stored folders on the server again after they were renamed, which IMAP does not tell.
 
-A folder of ours is looked for where its path is gone, and where what is under its path may be another folder. It is,
-in this order, the one
+A stored folder is looked for if its path is gone, or if there may be another folder under its path. It is recognised,
+in this order,
 
-    with its MAILBOXID                        (RFC 8474), where the server gives folders one: nothing else counts then
-    with its UIDVALIDITY and its messages     under the same UIDs
-    with its messages                         under any UIDs, where the server numbers a renamed folder anew
+    by its MAILBOXID                        (RFC 8474): where both have one, nothing else counts
+    by its UIDVALIDITY and its messages     under the same UIDs
+    by its messages                         under any UIDs, where the server numbers a renamed folder anew
 
-Many servers give the same UIDVALIDITY to many folders, so messages are compared: the newest of ours, by Message-ID,
-size and date. Where several folders could be it, it is the one with its old name.
+Many servers give the same UIDVALIDITY to many folders, so messages are compared: the newest stored messages, by
+Message-ID, size and date. If several folders on the server match, the one with the old name is taken.
 """
 
 from collections import Counter
@@ -28,12 +28,12 @@ from tasks.storage.messages.folders import Folder
 from tasks.storage.session import tenant_transaction
 
 _SAMPLE = 20
-# Some may have come since.
+# How many of the newest messages on the server are looked at: twice the sample, as new ones may have arrived.
 _NEWEST_THERE = 2 * _SAMPLE
 
 
 class _Found(NamedTuple):
-    """What is on the server under a path."""
+    """The folder that the server has under a path."""
 
     state: FolderStatus
     messages: dict[int, Envelope]
@@ -42,10 +42,10 @@ class _Found(NamedTuple):
 def dubious_paths(
     ours: Mapping[str, Folder], statuses: Mapping[str, FolderStatus], *, is_moving: bool
 ) -> frozenset[str]:
-    """Paths whose state says that another folder than ours may be there now.
+    """Paths under which, by their state, the server may now have another folder than the stored one.
 
-    `is_moving` says that a folder is known to have another name. Where one has, each that shares its UIDVALIDITY with
-    another, and has changed or is like another, may have another name as well.
+    `is_moving` says that some folder is known to have a new name. In that case every folder that shares its
+    UIDVALIDITY with another one, and has changed or has the same state as another one, may have a new name too.
     """
     known = [
         (folder, status)
@@ -64,7 +64,7 @@ def dubious_paths(
 
 
 def twins(folders: Iterable[Folder]) -> set[str]:
-    """The ids of folders that, by their states, could have changed names with one another unseen."""
+    """The ids of folders whose states are so alike that two of them could have swapped names unnoticed."""
     by_state: dict[tuple[int | None, int, int | None, int], set[str]] = {}
     for folder in folders:
         if folder.total_count:
@@ -74,7 +74,7 @@ def twins(folders: Iterable[Folder]) -> set[str]:
 
 
 def find_places(run: Run, imap: ImapConnection, homeless: list[Folder], free: Iterable[str]) -> dict[str, str]:
-    """The path of each of the `homeless` that is found under one of the `free` paths, by its id."""
+    """By folder id, the path of each of the `homeless` stored folders that is found under one of the `free` paths."""
     samples = _samples(run, homeless)
     wanted = [folder for folder in homeless if folder.id in samples or folder.mailbox_id]
     if not wanted:
@@ -83,7 +83,7 @@ def find_places(run: Run, imap: ImapConnection, homeless: list[Folder], free: It
     places: dict[str, str] = {}
     for matches in (_has_its_id, _has_its_uids, _has_its_messages):
         for folder in wanted:
-            # Its own path first.
+            # Look at the folder's old path first.
             paths = sorted(found.keys() - set(places.values()), key=lambda path: (path != folder.path, path))
             fitting = [path for path in paths if matches(folder, found[path], samples.get(folder.id, []))]
             if folder.id not in places and fitting:
@@ -100,7 +100,7 @@ def _samples(run: Run, folders: list[Folder]) -> dict[str, list[Envelope]]:
 def _look(
     imap: ImapConnection, paths: Iterable[str], wanted: list[Folder], samples: dict[str, list[Envelope]]
 ) -> dict[str, _Found]:
-    """What is under each path, as far as it takes to tell: no messages of a folder that is known by its MAILBOXID."""
+    """The folder under each path, with its newest messages only where no MAILBOXID identifies the folder."""
     found: dict[str, _Found] = {}
     for path in paths:
         state = _opened(imap, path)
@@ -117,7 +117,8 @@ def _look(
 
 
 def _opened(imap: ImapConnection, path: str) -> FolderStatus | None:
-    """Asked twice, since a folder that is not found again loses its messages here."""
+    """Open a folder; after a refusal try a second time, because the rows of a folder that is not found are
+    removed."""
     for _ in range(2):
         try:
             return imap.select(path)
@@ -147,7 +148,7 @@ def _has_its_uids(folder: Folder, found: _Found, sample: list[Envelope]) -> bool
 
 
 def _has_its_messages(folder: Folder, found: _Found, sample: list[Envelope]) -> bool:
-    """Whether at least half of the messages are the same; messages without a Message-ID prove nothing."""
+    """Whether at least half of the sample is in the found folder. Messages without a Message-ID do not count."""
     known = [envelope for envelope in sample if envelope.message_id]
     there = {(envelope.message_id, envelope.size) for envelope in found.messages.values()}
     same = sum((envelope.message_id, envelope.size) in there for envelope in known)

@@ -1,4 +1,4 @@
-"""Stores batches as they become ready, whatever protocol they come by, and counts how often one breaks off."""
+"""Stores batches as they become ready, for IMAP and POP3, and counts how often the connection broke at a message."""
 
 import logging
 import time
@@ -18,10 +18,10 @@ from tasks.storage.session import is_about_the_data
 
 logger = logging.getLogger(__name__)
 
-# A message that broke the connection this often in a row is set aside.
+# A message at which the connection broke this often in a row goes into quarantine.
 MAX_ATTEMPTS = 3
 
-# How often to look up from waiting for a message.
+# How often a wait for a message is interrupted to look at lease and time.
 _LOOK_UP_SECONDS = 0.2
 
 
@@ -34,7 +34,7 @@ def store_arriving(
     *,
     interrupt: Callable[[], None],
 ) -> None:
-    """Store `batches`, each in a transaction of its own; `interrupt` frees a source that waits for the server.
+    """Store `batches`, each in a transaction of its own. `interrupt` ends the wait of a source for the server.
 
     Raises CutShortError after a batch when the time is used up, and the transient errors of server and storage.
     """
@@ -51,10 +51,11 @@ def store_arriving(
 def arriving(
     run: Run, folder: Folder, batches: Generator[Batch], *, interrupt: Callable[[], None]
 ) -> Generator[Batch]:
-    """`batches` as they become ready, with the lease kept meanwhile; to be closed.
+    """Yield `batches` as they become ready, and renew the lease meanwhile. The caller has to close this.
 
-    A message that does not arrive while the run has patience counts as one at which the connection broke, if the run
-    did nothing else: otherwise it would be begun again for ever. A run in the background gives way at any moment.
+    If a message has not arrived when `patience_ends` and the run did nothing else, the connection counts as broken at
+    this message: otherwise runs would wait for it again and again. A run in the background ends at any moment when
+    another run wants the account.
 
     Raises BrokenOffError and CutShortError.
     """
@@ -66,7 +67,7 @@ def arriving(
         if run.in_background:
             run.check_deadline()
         if not is_out_of_patience and time.monotonic() >= run.patience_ends:
-            # The source breaks off after what arrived before.
+            # The source raises after it has given what arrived before.
             is_out_of_patience = True
             interrupt()
 
@@ -101,12 +102,12 @@ def _store(run: Run, folder: Folder, numbering: Numbering, batch: Batch, tally: 
 
 
 def _narrowed(batch: Batch, error: DBAPIError) -> tuple[Batch, ...]:
-    """The batch in two halves, to find the message that PostgreSQL will never take; a single one is set aside."""
+    """The batch in two halves, to find the message that PostgreSQL refuses. A single message goes into quarantine."""
     if not batch.arrivals:
         raise error
     middle = len(batch.arrivals) // 2
     if middle:
-        # The checkpoint moves with the second half.
+        # Only the second half moves the checkpoint.
         first, second = batch.arrivals[:middle], batch.arrivals[middle:]
         return Batch(first, (), 1), Batch(second, batch.quarantined, batch.uidnext)
     arrival = batch.arrivals[0]
@@ -119,7 +120,8 @@ def _narrowed(batch: Batch, error: DBAPIError) -> tuple[Batch, ...]:
 def _remember_failure(
     run: Run, folder: Folder, numbering: Numbering, failure: BrokenOffError, tally: FolderTally
 ) -> None:
-    """Count how often in a row the connection broke at the same message; at last that one is set aside."""
+    """Count how often in a row the connection broke at the same message. After MAX_ATTEMPTS the message goes into
+    quarantine."""
     with run.transaction() as connection:
         current = load_folder(connection, run.account, folder.id)
         suspect = numbering.suspect(failure.uid)

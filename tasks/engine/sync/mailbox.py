@@ -29,28 +29,30 @@ from tasks.storage.messages.folders import (
 
 logger = logging.getLogger(__name__)
 
-# Stands among the folders that failed for those whose names could not be read.
+# The key in `failed_folders` for folders whose names could not be read.
 _UNREAD_NAMES = "folders"
 _MAX_SHOWN_LENGTH = 100
 
-# What a person looks at first is there first.
+# The order in which types of folders are synced: those that a person looks at first come first.
 _ORDER = ("inbox", "sent", "drafts", "custom", "archive", "spam", "trash")
 
-# What a server would not give is asked for again this often: it may have been the server's bad day.
+# How often messages that the server refused to give are asked for again; the reason may have been temporary.
 TRY_AGAIN_HOURS = 6
 
 
 def sync_mailbox(run: Run, imap: ImapConnection, folder_id: str | None) -> None:
-    """Sync all folders, or one. Raises CutShortError when its time is used up, and what server and storage raise."""
+    """Sync all folders, or one. Raises CutShortError when the run's time is used up, and errors of server and
+    storage."""
     try:
         _sync_folders(run, imap, folder_id, None)
     except AnotherFolderError as error:
-        # What LIST says did not show it: the folders are told apart by what is in them, and all are looked at again.
+        # The states in LIST did not show that this is another folder. So all folders are looked at again, and are
+        # told apart by their messages.
         _sync_folders(run, imap, folder_id, error.path)
 
 
 def find_again(run: Run, imap: ImapConnection, folder: Folder) -> Folder:
-    """Sync a folder that may have another name, or whose messages may have other UIDs, every message compared.
+    """Sync a folder that may have another name, or whose messages may have other UIDs, comparing every message.
 
     Raises FolderGoneError, and what `sync_folder` raises.
     """
@@ -63,7 +65,11 @@ def find_again(run: Run, imap: ImapConnection, folder: Folder) -> Folder:
 
 
 def _sync_folders(run: Run, imap: ImapConnection, folder_id: str | None, another: str | None) -> None:
-    """With `another`, the path of a folder that is not the one we know, nothing that is found to be so is doubted."""
+    """List the folders and sync them.
+
+    `another` is the path under which the server was found to have another folder than the stored one. With it,
+    folders are identified by their messages first and not doubted a second time.
+    """
     listed, statuses = imap.list_folders()
     _note_unread_names(run, imap.unread_names)
     labels = label_folders(imap, listed)
@@ -88,7 +94,7 @@ def _sync_folders(run: Run, imap: ImapConnection, folder_id: str | None, another
                 with run.transaction() as connection:
                     run.tally.deleted_with_folders += remove_folders(connection, run.account, [folder.id])
                 continue
-            # One folder that cannot be opened keeps no other from its mail.
+            # A folder that cannot be opened does not keep the other folders from being synced.
             run.tally.failed_folders[folder.name] = error.detail
             with run.transaction() as connection:
                 change_folder(connection, run.account, folder.id, refused(folder, statuses.get(folder.path)))
@@ -96,7 +102,7 @@ def _sync_folders(run: Run, imap: ImapConnection, folder_id: str | None, another
 
 
 def _is_gone_again(imap: ImapConnection, path: str) -> bool:
-    """Whether a folder that is listed, and was said not to exist when it was opened, is said so a second time."""
+    """Whether the server says a second time that a folder does not exist, which it lists."""
     try:
         imap.select(path)
     except FetchRefusedError as error:
@@ -113,11 +119,12 @@ def _note_unread_names(run: Run, lines: Sequence[bytes]) -> None:
 
 
 def make_folder(imap: ImapConnection, name: str) -> str:
-    """Make a folder at the top, or where that is refused below INBOX, and give its path. Raises FetchRefusedError."""
+    """Make a folder at the top level, or below INBOX if the server refuses that. Returns its path. Raises
+    FetchRefusedError."""
     try:
         imap.create_folder(name)
     except FetchRefusedError:
-        # A server that has everything below INBOX.
+        # The server may want all folders below INBOX.
         listed, _ = imap.list_folders()
         delimiter = next((folder.delimiter for folder in listed if folder.path.upper() == "INBOX"), None)
         if delimiter is None:
@@ -136,8 +143,9 @@ def _chosen(folders: list[Folder], folder_id: str | None, labels: frozenset[str]
             raise NotFoundError("folder")
         if chosen[0].path not in labels:
             return chosen
-        # What it shows is kept elsewhere.
-    # New ones last: before anything is fetched, it shows whether a folder that we know has got that name.
+        # The folder only shows messages of other folders, so the other folders are synced.
+    # New folders come last, so that a stored folder that was renamed is recognised before its messages are fetched as
+    # new.
     return sorted(selectable, key=lambda folder: (folder.uidvalidity is None, _ORDER.index(folder.type), folder.name))
 
 
@@ -148,11 +156,13 @@ def reconcile(
     statuses: Mapping[str, FolderStatus],
     another: Collection[str] = (),
 ) -> list[Folder]:
-    """Add, rename, change and remove our folders until they are the server's. Raises ProtocolError for no folder.
+    """Bring the stored folders in line with the server's list. Raises ProtocolError if the list is empty.
 
-    A folder that LIST does not name is removed only when the server, asked for it by name, says that it is not there.
+    A folder that LIST does not name is removed only if the server, asked for the folder by its name, says that it
+    does not exist.
 
-    Under the paths `another` there may be other folders than ours, which may have other names.
+    Under the paths `another` the server may have other folders than the stored ones, whose folders may have new
+    names.
     """
     if not listed:
         raise ProtocolError("LIST named no folder, not even INBOX")
@@ -171,18 +181,19 @@ def reconcile(
     with run.transaction() as connection:
         release_quarantined(connection, run.account, TRY_AGAIN_HOURS)
         ours = load_folders(connection, run.account, run.full_since)
-    # A folder that can no longer be opened holds no messages any more: it starts anew, empty.
+    # A folder that can no longer be opened has no messages any more, so its row is replaced by an empty one.
     emptied = {p for p, f in ours.items() if p in on_server and f.total_count and not on_server[p].is_selectable}
     places = _places(run, imap, ours, {p: f for p, f in on_server.items() if p not in emptied}, statuses, another)
     homeless = [folder for folder in ours.values() if folder.id not in places]
-    # A folder that LIST does not name may be there all the same.
+    # A folder that LIST does not name may exist all the same, so the server is asked.
     removed = [folder.id for folder in homeless if folder.path in on_server or imap.is_gone(folder.path)]
     moving = [folder for folder in ours.values() if places.get(folder.id, folder.path) != folder.path]
     taken = set(places.values())
     with run.transaction() as connection:
         run.tally.deleted_with_folders += remove_folders(connection, run.account, removed)
         for folder in moving:
-            # The path that it is to have may still be another's.
+            # Each path is unique, and a new path may still belong to another row: use a path that no folder has
+            # meanwhile.
             change_folder(connection, run.account, folder.id, {"path": f"\n{folder.id}"})
         for folder in ours.values():
             path = places.get(folder.id)
@@ -200,7 +211,8 @@ def _places(
     statuses: Mapping[str, FolderStatus],
     another: Collection[str],
 ) -> dict[str, str]:
-    """The path that each stored folder has now, by its id; folders without a path are left out."""
+    """By folder id, the path that each stored folder has on the server now. Folders that were not found are left
+    out."""
     there = {path: folder for path, folder in ours.items() if path in on_server}
     opened = {path: folder for path, folder in there.items() if on_server[path].is_selectable}
     is_moving = bool(another) or any(f.total_count or f.mailbox_id for p, f in ours.items() if p not in there)
@@ -208,30 +220,31 @@ def _places(
         statuses = {**statuses, **_states(imap, opened.keys() - statuses.keys())}
     dubious = dubious_paths(opened, statuses, is_moving=is_moving) | (opened.keys() & set(another))
     if is_moving:
-        # The one that is looked for may have been added under its new name, which is not synced yet.
+        # The folder may already have a second row under its new name, added but not synced yet.
         dubious |= {path for path, folder in opened.items() if folder.uidvalidity is None}
     searched = [folder for path, folder in ours.items() if path not in there or path in dubious]
-    # What only shows messages of others holds those of any.
+    # Views are left out: they show messages of every folder, so they would match any of them.
     holding = {path for path, folder in on_server.items() if folder.is_selectable and not folder.is_view}
     free = [path for path in holding if (path not in ours or path in dubious)]
     places = find_places(run, imap, searched, free)
     taken = set(places.values())
-    # What is found nowhere stays where it was, if no other has that place: its messages may be there, or be gone.
+    # A folder that was not found keeps its path if no other folder has taken the path: its messages may be there or
+    # gone.
     stay = {f.id: p for p, f in there.items() if f.id not in places and (p not in dubious or p not in taken)}
     return places | stay
 
 
 def _states(imap: ImapConnection, paths: Collection[str]) -> dict[str, FolderStatus]:
-    """What the server says of folders by themselves, where it says anything."""
+    """The states of folders from STATUS, where the server gives them."""
     states = {path: imap.status(path) for path in paths}
     return {path: state for path, state in states.items() if state}
 
 
 def _adopt(connection: Connection, run: Run, folder: Folder, listed: NewFolder) -> None:
-    """Have a folder be what the server says that it is."""
+    """Change a folder's row to what the server lists."""
     change_folder(connection, run.account, folder.id, listed._asdict())
     if listed.type == "trash" and folder.type != "trash":
-        # What is in it has been in Trash since now, as far as TRASH_RETENTION_DAYS goes.
+        # For TRASH_RETENTION_DAYS, the messages in this folder count as moved to Trash now.
         file_now(connection, run.account, folder.id)
 
 

@@ -5,9 +5,9 @@
     fetch what is neither stored nor quarantined            each batch is one transaction
     wait for the disk, then delete from the server          only if the account says so, only what is stored
 
-POP3 has no state to compare: what is on the server and not here is fetched, so a run that was killed anywhere is
-simply continued. A message that is gone from the server stays here, as with every POP3 client; read or not, and in
-Trash or not, is known here alone.
+POP3 has no states to compare. Messages that are on the server and not stored are fetched, so the next run simply
+continues a run that was killed. A message that is gone from the server stays stored, as in every POP3 client. Whether
+a message is read, or in Trash, is known here alone.
 """
 
 import logging
@@ -37,7 +37,7 @@ _INBOX = "INBOX"
 
 
 def sync_maildrop(run: Run, pop3: Pop3Connection, folder_id: str | None) -> None:
-    """Fetch what is new. Raises CutShortError when the time is used up, and the errors of server and storage."""
+    """Fetch new messages. Raises CutShortError when the time is used up, and the errors of server and storage."""
     with run.transaction() as connection:
         inbox = local_folder(connection, run.account, _INBOX, "inbox")
         ours = load_folders(connection, run.account, run.full_since)
@@ -48,7 +48,7 @@ def sync_maildrop(run: Run, pop3: Pop3Connection, folder_id: str | None) -> None
     if folder_id not in (None, inbox.id):
         if folder_id not in {folder.id for folder in ours.values()}:
             raise NotFoundError("folder")
-        return  # a folder that only we have
+        return  # the Trash, which the server does not have
     run.show(folder=_INBOX, folders_total=1)
     tally = run.tally.of(_INBOX)
     started = time.monotonic()
@@ -71,7 +71,8 @@ def identify(run: Run, pop3: Pop3Connection) -> dict[UidlEntry, str]:
     if not messages:
         return {}
     if not has_unique_ids:
-        # By their content all of them would look new, today or as soon as it gives their unique-ids again.
+        # The server offers UIDL and gave no unique-ids. Keys made of the contents would make all messages look new,
+        # now or when the server gives unique-ids again.
         if "UIDL" in pop3.capabilities:
             raise MailServerBusyError("it refuses to give unique-ids, which it says it has")
         with run.transaction() as connection:
@@ -95,13 +96,14 @@ def _keys_by_content(run: Run, pop3: Pop3Connection, messages: list[UidlEntry]) 
         yield number, key_of_size(remaining.pop(number))
     for message in pop3.stream_messages(list(remaining)):
         run.keep_lease()
-        # One that is refused has no key, and is asked for again by the next sync.
+        # A message that the server refuses gets no key; the next sync asks for it again.
         if isinstance(message, FetchedMessage):
             yield message.uid, key_of_message(message.raw) if message.raw is not None else key_of_size(message.size)
 
 
 def _part_from_reused(run: Run, pop3: Pop3Connection, keys: dict[UidlEntry, str]) -> None:
-    """Have messages fetched that have the unique-ids of others, which stay as all that is gone from the server."""
+    """Have messages fetched that got the unique-ids of stored messages. The stored ones stay, like all messages that
+    are gone from the server."""
     with run.transaction() as connection:
         known = stored(connection, run.account, set(keys.values()))
     odd = {m: known[key] for m, key in keys.items() if key in known and m.size != known[key].size}
@@ -115,7 +117,7 @@ def _part_from_reused(run: Run, pop3: Pop3Connection, keys: dict[UidlEntry, str]
 def _fetch(run: Run, pop3: Pop3Connection, inbox: Folder, keys: dict[UidlEntry, str], tally: FolderTally) -> None:
     with run.transaction() as connection:
         missing = missing_keys(connection, run.account, keys.values())
-    # Copies of one message have one key.
+    # Copies of the same message have the same key, so this fetches one of them.
     wanted = {key: message for message, key in keys.items() if key in missing}
     if not wanted:
         return
@@ -127,19 +129,23 @@ def _fetch(run: Run, pop3: Pop3Connection, inbox: Folder, keys: dict[UidlEntry, 
 
 
 def fetch_again(run: Run, pop3: Pop3Connection, folder: Folder, wanted: dict[str, UidlEntry]) -> Generator[Batch]:
-    """Messages that are stored, by their keys, in batches as new ones come."""
+    """Fetch stored messages again, by their keys. They come in batches like new messages."""
     return in_batches(run, folder, _Receiver(run, pop3, folder).receive(wanted), len(wanted))
 
 
 class _Receiver:
-    """Receives messages; one that broke the connection before comes last, and alone."""
+    """Receives messages. A message at which the connection broke before comes last, in a batch of its own."""
 
     def __init__(self, run: Run, pop3: Pop3Connection, inbox: Folder) -> None:
         self._settings, self._pop3, self._inbox = run.settings, pop3, inbox
         self._delivered = False
 
     def receive(self, wanted: dict[str, UidlEntry]) -> Iterator[Received]:
-        """If the others come, it is the message; if they break the connection as well, it is the server."""
+        """Receive the messages, last of all one at which the connection broke before.
+
+        If the other messages arrive, that message is the cause; if the connection breaks at others as well, the
+        server is.
+        """
         suspect = wanted.get(self._inbox.suspect_uidl or "")
         others = [message for message in wanted.values() if message is not suspect]
         yield from self._receive(others, attempts=0)
@@ -162,7 +168,7 @@ class _Receiver:
                 elif self._delivered or attempts + 1 >= MAX_ATTEMPTS:
                     received.quarantined.append(Quarantined(answer.number, "refused", answer.words, 0, None))
                 else:
-                    # It may be the server and not the message: give it a few tries.
+                    # The fault may be the server's and not the message's: the message gets a few tries.
                     raise BrokenOffError(answer.number, ProtocolError(f"it refuses a message: {answer.words}"))
                 if received.is_full:
                     yield received
@@ -174,11 +180,12 @@ class _Receiver:
 
 
 def _finish(run: Run, inbox: Folder, keys: dict[UidlEntry, str], count: int) -> None:
-    """Remember how it went. Of the `count` messages (STAT), LIST may name fewer, and some may have no key."""
+    """Store the folder's counts. LIST may name fewer messages than STAT counts (`count`), and some may have no
+    key."""
     state: dict[str, object] = {"suspect_uidl": None, "suspect_attempts": 0, "synced_at": func.now()}
     if run.full_since is not None:
         state["verified_at"] = func.now()
-    # Waits for the disk: what the server is told to delete next must be safe here.
+    # This commit waits for the disk, because the next step deletes messages on the server, which must be safe here.
     with run.transaction(durable=True) as connection:
         if run.full_since is not None:
             changes.recount(connection, run.account, inbox)

@@ -10,7 +10,7 @@ from typing import Generic, NamedTuple, Self, TypeVar
 
 T = TypeVar("T")
 
-# How often a producer whose consumer has gone looks up from a full queue.
+# How often a producer with a full queue looks whether its consumer has ended.
 _GIVE_UP_POLL_SECONDS = 0.1
 _JOIN_SECONDS = 30
 
@@ -26,9 +26,9 @@ class _End:
 class Prefetch(Generic[T]):
     """Iterate over `source` while a thread works `depth` items ahead.
 
-    An error of the source is raised where its item would have come. While waiting, `idle` is called every
-    `idle_seconds`. Left early, `interrupt` is called to free a source that waits on something, and the thread has
-    ended when the `with` block has.
+    An error of the source is raised in the place of the item. While the consumer waits, `idle` is called every
+    `idle_seconds`. If the `with` block is left early, `interrupt` is called to end the source's wait. When the block
+    has ended, the thread has ended too.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Prefetch(Generic[T]):
         self._idle_seconds = idle_seconds
         self._items: queue.Queue[T | _Failure | _End] = queue.Queue(maxsize=depth)
         self._left = threading.Event()
-        # In a context as ours: what secrets are known is part of it.
+        # The thread gets a copy of this context, because the known secrets are part of the context.
         self._thread = threading.Thread(
             target=copy_context().run, args=(self._produce,), name="prefetch", daemon=True
         )

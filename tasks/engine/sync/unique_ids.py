@@ -1,8 +1,8 @@
-"""Whether a unique-id of POP3 still is the message that we know by it.
+"""Finds out whether a POP3 unique-id still belongs to the message that is stored under it.
 
-It is to be one message's for ever (RFC 1939 section 7), and some servers give it to another one, such as those that
-number the messages of a maildrop anew. So before a message is deleted there, it is compared; and a full sync compares
-those whose size is another one than that of the message we know.
+A unique-id must belong to one message for ever (RFC 1939 section 7). But some servers give it to another message, for
+example when they number the messages of a maildrop anew. So a message is compared before it is deleted on the server,
+and a full sync compares the messages whose size differs from the stored size.
 """
 
 from collections.abc import Mapping
@@ -15,13 +15,13 @@ from tasks.storage.messages.changes import Envelope
 
 
 def other_messages(pop3: Pop3Connection, known: Mapping[UidlEntry, Envelope]) -> set[UidlEntry]:
-    """The messages on the server that are other messages than those stored under their unique-ids.
+    """The messages on the server whose unique-id is stored for another message.
 
-    By Message-ID (TOP), else by size; the size that LIST gives need not be right, so one that differs is measured.
+    Compares by Message-ID (with TOP), else by size. Sizes in LIST may be wrong, so a size that differs is measured.
     """
     by_number = {
         message.number: message for message in known if message.unique_id
-    }  # others have keys of their content
+    }  # keys without a unique-id are made of the content
     headers: dict[int, bytes | None] = {}
     if not pop3.capabilities or "TOP" in pop3.capabilities:
         headers = dict(pop3.headers(by_number))

@@ -1,8 +1,9 @@
-"""Folders that show messages of others a second time: \\All, \\Flagged and \\Important outside Gmail (RFC 6154).
+"""Views: folders that show messages of other folders a second time. \\All, \\Flagged and \\Important, except at Gmail
+(RFC 6154).
 
-Synced, each message in them is one more row and one more download. They are left out unless the account's `all_mail`
-is `sync`. One that was synced by an older release goes on being synced, since rows that nobody keeps up to date would
-show mail that is gone, until a person has its doubles dropped.
+If a view is synced, each message in it is one more row and one more download. So views are left out unless the
+account's `all_mail` is `sync`. A view that an older release synced is still synced until a person drops its rows with
+`account all-mail ACCOUNT skip`, because rows that are not kept up to date would show mail that is gone.
 """
 
 import logging
@@ -20,7 +21,7 @@ _LEASE_SECONDS = 60
 
 
 def left_out(account: Account, folders: Iterable[Folder]) -> frozenset[str]:
-    """The paths of the folders whose messages are not brought."""
+    """The paths of the views that are not synced."""
     if account.all_mail == "sync":
         return frozenset()
     views = [folder for folder in folders if folder.is_view and folder.is_selectable]
@@ -34,7 +35,7 @@ def left_out(account: Account, folders: Iterable[Folder]) -> frozenset[str]:
 
 
 def skip_views(account: Account) -> int:
-    """Leave them out from now on, and drop what was stored of them; how many messages that were.
+    """Leave views out from now on, and drop their stored messages. Returns how many messages were dropped.
 
     Nothing changes on the server. Raises LeaseHeldError while the account is synced, and what `take_lease` raises.
     """
@@ -44,7 +45,7 @@ def skip_views(account: Account) -> int:
         choose_all_mail(account, "skip")
         with tenant_transaction(account.tenant_id) as connection:
             doubled = doubled_folders(connection, account)
-            # The next sync lists them anew, empty.
+            # The next sync adds these folders again, without messages.
             dropped = remove_folders(connection, account, [folder.id for folder in doubled])
             renew_lease(connection, account, run, _LEASE_SECONDS)
     finally:
