@@ -1,7 +1,7 @@
-"""Flower's one door: nothing that it serves answers without the login (RFC 7617), and wrong logins are slowed down.
+"""Access to Flower: every request needs the login (RFC 7617), and wrong logins are slowed down.
 
-Flower asks for the login page by page, and some of its pages ask nobody (/metrics among them). Here every request is
-looked at before it is known which page it is for. Whoever starts Flower with this application gets it so.
+Flower itself asks for the login page by page, and some pages (/metrics among them) do not ask. Here every request is
+checked before it is matched to a page. This holds for every Flower that is started with this application.
 """
 
 import hashlib
@@ -25,21 +25,21 @@ _UNAUTHORIZED, _TOO_MANY_REQUESTS = 401, 429
 
 
 def connect() -> None:
-    """Close the door of the Flower that this process may be about to run."""
+    """Have the Flower that this process may be about to run check every request."""
     import_modules.connect(_close)
 
 
 def judge(authorization: str | None, address: str, logins: Sequence[str], throttle: Throttle) -> tuple[int, float]:
-    """What becomes of a request with this header field: a status, 0 for "let in", and seconds to wait first.
+    """Decide about a request with this header field. Returns a status (0: let in) and how many seconds to wait first.
 
-    `logins` are those that are right, each `user:password`; without any, nobody is let in.
+    `logins` are the right logins, each `user:password`. If there are none, nobody is let in.
     """
     login = _login(authorization or "")
     if login is None:
         return _UNAUTHORIZED, 0
     if (wait := throttle.wait(address)) > 0:
         return _TOO_MANY_REQUESTS, wait
-    # All are compared, by digests of one length: how long it takes tells nothing.
+    # All logins are compared, by digests of equal length, so that the time taken tells nothing about them.
     if sum(hmac.compare_digest(_digest(login), _digest(right.encode())) for right in logins):
         throttle.right(address)
         return 0, 0
@@ -49,9 +49,9 @@ def judge(authorization: str | None, address: str, logins: Sequence[str], thrott
 
 
 def _close(**_: Any) -> None:
-    # Called once the command line has loaded what it is to run.
+    # Called when the command line has loaded the program that it is to run.
     flower = sys.modules.get("flower.app")
-    if flower is None or flower.Flower.find_handler.__module__ == __name__:  # none, or closed already
+    if flower is None or flower.Flower.find_handler.__module__ == __name__:  # no Flower, or done already
         return
     find_handler, refusal, throttle = flower.Flower.find_handler, _make_refusal(), Throttle()
 
@@ -70,7 +70,7 @@ def _close(**_: Any) -> None:
 
 
 def _make_refusal() -> Any:
-    """The handler of requests that are refused. Made here: only Flower needs Tornado."""
+    """The handler of refused requests. The class is made in this function because only Flower needs Tornado."""
     from tornado.web import RequestHandler, stream_request_body
 
     @stream_request_body  # type: ignore[untyped-decorator, unused-ignore]
@@ -83,19 +83,19 @@ def _make_refusal() -> Any:
                 self.set_header("Retry-After", str(math.ceil(wait)))
 
         def check_xsrf_cookie(self) -> None:
-            """Refused anyway."""
+            """Do not check the cookie: the request is refused anyway."""
 
         def prepare(self) -> None:
             self.finish("Access denied\n")
 
         def data_received(self, chunk: bytes) -> None:
-            """What a stranger uploads is kept nowhere."""
+            """Drop what a stranger uploads."""
 
     return Refusal
 
 
 def _login(authorization: str) -> bytes | None:
-    """`user:password` of a header field; None where it has none."""
+    """The `user:password` in a header field; None where the field has none."""
     scheme, _, encoded = authorization.strip().partition(" ")
     if scheme.lower() != "basic":
         return None

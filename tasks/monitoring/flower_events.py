@@ -1,8 +1,10 @@
-"""How Flower hears what the workers do, and what it tells systemd of that: started means that its pages answer.
+"""How Flower receives the workers' events, and reports its state to systemd: it counts as started when its pages
+answer.
 
-Flower waits twice as long after each failure to hear the broker, hours after a long night, and waits for ever where
-the broker went silent. Here it asks every two seconds whether the broker still answers, and connects anew each second
-where it does not. Whoever starts Flower with this application gets it so.
+Flower itself doubles its pause after each failed try to reach the broker, up to hours after a long outage, and waits
+for ever if the broker stops answering without closing the connection. Here Flower asks every two seconds whether the
+broker still answers, and if not, connects anew each second. This holds for every Flower that is started with this
+application.
 """
 
 import logging
@@ -23,12 +25,12 @@ _LOOK_SECONDS, _RETRY_SECONDS = 2, 1
 
 
 def connect() -> None:
-    """Have the Flower that this process may be about to run hear its broker like this."""
+    """Have the Flower that this process may be about to run use these events."""
     import_modules.connect(_replace)
 
 
 class _Broker:
-    """Whether the broker is heard. systemd is told all along, the log once."""
+    """Whether the broker answers. Each look is reported to systemd; the log gets one line for each change."""
 
     is_heard: bool | None = None
 
@@ -48,28 +50,28 @@ class _Broker:
 
 
 class _Receiver(EventReceiver):  # type: ignore[misc]  # celery has no types
-    """Hears the workers until the broker fails, and raises what the broker failed with."""
+    """Receives events until the broker fails, and raises the broker's error."""
 
     connect_max_retries = 0
 
     def __init__(self, connection: Any, app: Celery, on_event: Callable[[Any], None], broker: _Broker) -> None:
         super().__init__(connection, {"*": on_event}, app=app)
         self._broker = broker
-        self._next_look = 0.0  # in seconds of time.monotonic()
+        self._next_look = 0.0  # when to ask the broker again, in seconds of time.monotonic()
 
     def on_consume_ready(self, connection: Any, channel: Any, consumers: Any, **kwargs: Any) -> None:
         self._subscribed = channel
         super().on_consume_ready(connection, channel, consumers, **kwargs)
 
     def on_iteration(self) -> None:
-        """Called before each event is waited for, for a second at most."""
+        """Called before each wait for an event, which lasts a second at most."""
         if time.monotonic() < self._next_look:
             return
         try:
             with self._subscribed.conn_or_acquire() as client:
                 client.ping()
         except Exception as error:
-            # Before the connection is closed, which takes seconds where the broker is silent.
+            # Report first: closing the connection takes seconds if the broker does not answer.
             self._broker.fails(error)
             raise
         self._next_look = time.monotonic() + _LOOK_SECONDS
@@ -77,14 +79,14 @@ class _Receiver(EventReceiver):  # type: ignore[misc]  # celery has no types
 
 
 def _replace(**_: Any) -> None:
-    # Called while Flower is being made, before it makes its own.
+    # Called while Flower is being set up, before it makes its own events.
     flower: Any = sys.modules.get("flower.app")
     if flower is not None and flower.Events.__module__ != __name__:
         flower.Events = _make_events()
 
 
 def _make_events() -> Any:
-    """The class in place of Flower's. Made here: only Flower needs its packages."""
+    """The class that replaces Flower's. It is made in this function because only Flower needs the packages."""
     from flower.events import Events
 
     class HeardEvents(Events):  # type: ignore[misc, unused-ignore]
@@ -94,7 +96,7 @@ def _make_events() -> Any:
 
         def start(self) -> None:
             super().start()
-            # Once its event loop turns, which serves the pages.
+            # Run when the event loop runs, which serves the pages.
             self.io_loop.add_callback(systemd.notify, "READY=1")
 
         def run(self) -> None:
@@ -102,7 +104,7 @@ def _make_events() -> Any:
                 try:
                     with self.capp.connection_for_read() as connection:
                         _Receiver(connection, self.capp, self.on_event, self._broker).capture()
-                except Exception as error:  # whatever it is, it is said, and tried again
+                except Exception as error:  # of any kind: report it, and try again
                     self._broker.fails(error)
                 time.sleep(_RETRY_SECONDS)
 

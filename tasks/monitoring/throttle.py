@@ -1,8 +1,8 @@
-"""How many wrong logins are borne: some at once, then one every so often, from each address and from all together.
+"""Limits wrong logins, from each address and from all addresses together: some at once, then one in each interval.
 
-Each limit is a bucket that leaks, kept as the moment at which it will be empty (GCRA, as in ITU-T I.371). Right
-logins fill nothing. While a bucket is full no login is looked at, not even the right one: guessing would go on as
-quickly. It is looked at as soon as there is room for one more, a second later.
+Each limit is a leaky bucket, stored as the time at which the bucket will be empty (GCRA, as in ITU-T I.371). Only
+wrong logins fill it. While a bucket is full no login is checked, not even a right one, as otherwise guessing would go
+on unhindered. Waiting logins are checked as soon as the bucket has room for one more.
 """
 
 import time
@@ -12,21 +12,21 @@ from typing import NamedTuple
 
 
 class Limit(NamedTuple):
-    """So many at once, and one more in each interval (seconds)."""
+    """How many wrong logins are allowed at once, and the interval in seconds after which one more is."""
 
     at_once: int
     interval: float
 
     def wait(self, empty_at: float, now: float) -> float:
-        """Seconds until one more has room; 0 or less: now."""
+        """Seconds until the bucket has room for one more; 0 or less: it has room now."""
         return empty_at - now - (self.at_once - 1) * self.interval
 
 
 OF_ADDRESS = Limit(10, 1)
 OF_ALL = Limit(50, 0.25)
-# Addresses from which somebody logged in, the last ones: what others do does not keep them out.
+# How many addresses with right logins are remembered: wrong logins from other addresses do not keep these out.
 _MAX_KNOWN = 1000
-# One customer of a provider has at least so much of IPv6 (RFC 6177).
+# Limits count by IPv6 network of this size: one customer of a provider has at least so many addresses (RFC 6177).
 _IPV6_PREFIX = 64
 
 
@@ -40,7 +40,7 @@ class Throttle:
         self._known: dict[str, None] = {}
 
     def wait(self, address: str) -> float:
-        """Seconds until a login from this address is looked at; 0: now."""
+        """Seconds until a login from this address is checked; 0: now."""
         source, now = _source(address), self._clock()
         own = OF_ADDRESS.wait(self._empty_at.get(source, 0), now)
         others = 0.0 if source in self._known else OF_ALL.wait(self._all, now)
@@ -49,7 +49,7 @@ class Throttle:
     def wrong(self, address: str) -> None:
         """Note a wrong login."""
         source, now = _source(address), self._clock()
-        # What is empty by now need not be kept; so there are never more than all together may fill in that time.
+        # Empty buckets are dropped, so there are never more buckets than the limit for all addresses can fill.
         self._empty_at = {key: moment for key, moment in self._empty_at.items() if moment > now}
         self._empty_at[source] = max(self._empty_at.get(source, 0), now) + OF_ADDRESS.interval
         self._all = max(self._all, now) + OF_ALL.interval
@@ -64,9 +64,9 @@ class Throttle:
 
 
 def _source(address: str) -> str:
-    """An address, or of IPv6 the network that its owner can choose addresses from."""
+    """What a limit counts by: an IPv4 address, or the IPv6 network from which its owner can choose addresses."""
     try:
         found = ip_address(address)
-    except ValueError:  # a socket of Unix, or what a proxy calls it
+    except ValueError:  # a Unix socket, or a name that a proxy gave
         return address
     return address if found.version == 4 else str(ip_network((found, _IPV6_PREFIX), strict=False))

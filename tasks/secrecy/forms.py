@@ -1,8 +1,10 @@
-"""Finds secrets in a text, in whatever form they come back: escaped, encoded, in another case, broken into lines.
+"""Finds secrets in a text, in any form in which they may be repeated: escaped, encoded, in another case, broken into
+lines.
 
-The text is read in all the ways that programs write one text into another, one within another too; a secret is looked
-for in each reading. So it is found in URL encoding (RFC 3986), base64 and hex at any alignment (RFC 4648),
-quoted-printable (RFC 2045 section 6.7), HTML and JSON, as Python and IMAP quote it, and in what is made of those.
+The text is decoded in all the ways in which programs encode one text within another, also several times, and a secret
+is looked for in each reading. So a secret is found in URL encoding (RFC 3986), base64 and hex at any alignment (RFC
+4648), quoted-printable (RFC 2045 section 6.7), HTML and JSON, in the quoting of Python and IMAP, and in encodings of
+these encodings.
 """
 
 import binascii
@@ -16,21 +18,21 @@ from dataclasses import dataclass
 from functools import cached_property
 from urllib.parse import unquote_to_bytes
 
-# So much of a secret, or of a form of it, is no accident.
+# A part of a secret (or of an encoded secret) with this many characters is no coincidence.
 _TELLING_LENGTH = 12
-# A shorter secret may be a part of any word, so only the whole word tells it.
+# A shorter secret may be a part of an ordinary word, so it counts only as a whole word.
 _SHORT = 8
-# What is left of a secret without the characters that get lost on the way still tells it.
+# If a secret loses its characters beyond ASCII on the way, a rest of this length still reveals it.
 _MIN_ASCII = 6
-# One form within another within a third, and not so many readings that it takes long.
+# How many encodings within each other are decoded, and how many readings at most, so that this takes little time.
 _DEPTH = 3
 _MAX_READINGS = 60
 
-# Blanks and what stands for them or for nothing.
+# White space, and characters that stand for white space or for nothing.
 _LOST = re.compile(r"[\s\\+]+")
 # The end of a line, and the codes that begin the next line of an SMTP reply (RFC 5321 section 4.2.1, RFC 2034).
 _LINE_END = re.compile(r"[ \t]*[\r\n]+[ \t]*(?:[2-5]\d\d[ -])?")
-# As quoted-printable has it, also where lines were put into one.
+# The soft line break of quoted-printable, also where lines were joined.
 _SOFT_LINE_END = re.compile(r"=\s+")
 _CODES = re.compile(r"\s+(?:[2-5]\d\d[ -])?[245]\.\d{1,3}\.\d{1,3}\s")
 _ESCAPE = re.compile(
@@ -47,7 +49,8 @@ _HEX = re.compile(r"(?:[0-9a-f]{2}[\s:,-]?){4,}", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Known:
-    """Secrets to look for. `public` is what may be said though a secret is a part of it, such as a host name."""
+    """Secrets to look for. `public` are texts, such as host names, that may be shown although a secret is a part of
+    them."""
 
     secrets: tuple[str, ...] = ()
     public: tuple[str, ...] = ()
@@ -56,7 +59,8 @@ class Known:
         return f"<{len(self.secrets)} secrets>"
 
     def are_told_by(self, text: str, *, short: bool = True) -> bool:
-        """Whether the text holds a secret, or a telling part of one; without `short`, none that may be a word."""
+        """Whether the text holds a secret, or a revealing part of a secret. Without `short`, short secrets are left
+        out, which may be ordinary words."""
         if not self._pieces and not self._wholes and not (short and self._words):
             return False
         for name in self._unrelated:
@@ -76,9 +80,9 @@ class Known:
     def _forms(self) -> tuple[str, ...]:
         plain = {_bare(secret) for secret in self.secrets}
         ascii_only = {"".join(filter(str.isascii, form)) for form in plain}
-        # Each character that is not ASCII may have become any other, or some.
+        # Each character beyond ASCII may have become one or several other characters.
         plain |= {form for form in ascii_only if len(form) >= _MIN_ASCII}
-        # In base64 whose case was changed: nobody could decode that.
+        # Also look for base64 whose case was changed, which cannot be decoded any more.
         changed = {form for secret in self.secrets for form in _in_base64(secret) if len(form) >= _TELLING_LENGTH}
         return tuple(plain | changed)
 
@@ -105,7 +109,7 @@ class Known:
 
 
 def _bare(text: str) -> str:
-    """Without case, and without what is lost or added on the way."""
+    """The text in one case, and without characters that get lost or added on the way."""
     return _LOST.sub("", _plain(text))
 
 
@@ -114,7 +118,7 @@ def _plain(text: str) -> str:
 
 
 def _in_base64(secret: str) -> Iterator[str]:
-    """What is the same in base64 wherever the secret begins, at each alignment."""
+    """For each alignment, the part of the secret's base64 that does not depend on the text around it."""
     data = secret.encode("utf-8", "replace")
     for before in range(3):
         first, last = -(-before * 8 // 6), (before + len(data)) * 8 // 6
@@ -122,7 +126,7 @@ def _in_base64(secret: str) -> Iterator[str]:
 
 
 def _readings(text: str) -> Iterator[str]:
-    """The text in all ways in which it can be read, as it is first."""
+    """All readings of the text, first the text itself."""
     seen = {text}
     level = [text]
     for depth in range(_DEPTH + 1):
@@ -191,7 +195,7 @@ def _from_hex(text: str) -> Iterator[str]:
 
 
 def _readable(decoded: Iterable[bytes]) -> str:
-    """What is text of it. Ordinary words are base64 as well, of what is none."""
+    """The decoded pieces that are text. Ordinary words are valid base64 too, but of bytes that are no text."""
     return "\0".join(data.decode("utf-8", "replace") for data in decoded if _TEXT.search(data))
 
 
@@ -202,7 +206,7 @@ def _from_wrong_charset(text: str) -> Iterator[str]:
 
 
 def _decoded(data: bytes) -> Iterator[str]:
-    """As UTF-8, and as the charset that takes any bytes."""
+    """The bytes as UTF-8, and as Latin-1, which takes any bytes."""
     try:
         yield data.decode()
     except UnicodeDecodeError:

@@ -1,18 +1,19 @@
-"""Keeps secrets out of the logs of workers, beat and Flower, whoever writes them: the last line of defence."""
+"""Keeps secrets out of the logs of workers, beat and Flower, whichever library writes a line: the last line of
+defence."""
 
 import logging
 
 from tasks.secrecy.secrets import SecretFilter
 
-# Two lines for each task, of nothing but what we give them (tasks/runtime/redaction.py): not looked at, for there are
-# many.
+# Loggers that write two lines for each task, made only of redacted arguments (tasks/runtime/redaction.py). These
+# lines are not searched, because there are so many.
 _OURS_ALONE = ("celery.worker.strategy", "celery.app.trace")
 
 
 class LogFilter(SecretFilter):
-    """Looks at each line of a log but for those of every task."""
+    """Searches all lines of a log for secrets, except the two that each task writes."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Let every line through, one that tells a secret without its words."""
+        """Let every line through; the text of a line that holds a secret is left out."""
         is_of_each_task = record.levelno <= logging.INFO and record.name in _OURS_ALONE
         return is_of_each_task or super().filter(record)

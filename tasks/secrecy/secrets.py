@@ -1,12 +1,13 @@
-"""The one place that decides what may be said of a server's answer, and of whatever else may hold a secret.
+"""Decides what may be shown of a server's answer, and of any other text that may hold a secret.
 
-Who takes a secret into use says so by `learn`: the password or token of an account, what its grant holds. The secrets
-of the settings are known in every task. From then on to the end of the block of `secrets_kept` (a task, a command) no
-EmailError holds any of them, nor does what `said` gives, what led to an error (`without_secrets`), or the log
-(`SecretFilter`). What is known is bound to that block, so that one account's errors depend on no other's password.
+Code that begins to use a secret (the password or token of an account, the secrets of its grant) calls `learn`. The
+secrets of the settings are known in every task. From then on, until the block of `secrets_kept` ends (a task, a
+command), no EmailError holds a known secret, nor does the result of `said`, a cause of an error (`without_secrets`),
+or the log (`SecretFilter`). Known secrets are bound to the block, so that one account's errors do not depend on
+another account's password.
 
-Of an answer that holds a secret nothing is shown: who repeats it in one form may repeat it in another beside that.
-Every other answer is shown as it is.
+Nothing is shown of an answer that holds a secret: a server that repeats a secret in one form may repeat it in another
+form as well. Every other answer is shown unchanged.
 """
 
 import logging
@@ -17,10 +18,10 @@ from contextvars import ContextVar
 from tasks.secrecy.forms import Known
 
 NOT_SHOWN = "its answer repeats a secret, so it is not shown"
-# Of a longer text no more is looked at, nor shown.
+# How much of a text is searched. No more than this is shown.
 _LOOKED_AT = 4096
 _LOOKED_AT_OF_OURS = 64 * 1024
-# A bound for who never leaves a block.
+# How many secrets are known at most, for code that never leaves its block.
 _MAX_KNOWN = 64
 
 _NOTHING = Known()
@@ -29,7 +30,7 @@ _known: ContextVar[Known] = ContextVar("_known", default=_NOTHING)
 
 @contextmanager
 def secrets_kept(known: Known) -> Iterator[None]:
-    """A block in which these secrets are known, and those that are learned in it."""
+    """A block in which these secrets are known, as well as the secrets that are learned in it."""
     token = _known.set(known)
     try:
         yield
@@ -38,7 +39,7 @@ def secrets_kept(known: Known) -> Iterator[None]:
 
 
 def learn(*secrets: str | None, public: Iterable[str] = ()) -> None:
-    """These secrets are in use from now on. `public` texts may be said although a secret is a part of them."""
+    """Add secrets that are in use from now on. `public` texts may be shown although a secret is a part of them."""
     before = _known.get()
     new = tuple(secret for secret in secrets if secret and secret not in before.secrets)
     names = tuple(name for name in public if name not in before.public)
@@ -48,28 +49,30 @@ def learn(*secrets: str | None, public: Iterable[str] = ()) -> None:
 
 
 def said(words: str, longest: int | None = None) -> str:
-    """A server's words, cut to `longest` characters, or that they are not shown because a secret is in them.
+    """A server's words, cut to `longest` characters; or, if they hold a secret, a note that they are not shown.
 
-    To be given whole: cut off, a secret would not be known again.
+    `words` must be the whole text: a secret that was cut off would not be recognised.
     """
     looked_at = words[:_LOOKED_AT]
     return NOT_SHOWN if _known.get().are_told_by(looked_at) else looked_at[:longest]
 
 
 def shown(text: str) -> str:
-    """A text of ours, into which words of others may have got. Short secrets are words that we use as well."""
+    """A text of our own that may repeat words of others. Short secrets are not looked for, as our texts use such
+    words too."""
     looked_at = text[:_LOOKED_AT_OF_OURS]
     return NOT_SHOWN if _known.get().are_told_by(looked_at, short=False) else looked_at
 
 
 def tells_secret(error: BaseException) -> bool:
-    """Whether an error itself holds a secret, whatever led to it."""
+    """Whether the text of an error holds a secret, apart from its causes."""
     words = " ".join((str(error), str(error.args), *getattr(error, "__notes__", ())))
     return _known.get().are_told_by(words[:_LOOKED_AT_OF_OURS])
 
 
 def without_secrets(error: BaseException) -> None:
-    """Cut off what led to an error, from where that tells a secret: libraries keep in theirs what a server said."""
+    """Cut off the causes of an error from the first one that holds a secret: errors of libraries repeat what a server
+    said."""
     left, seen = [error], {id(error)}
     while left:
         current = left.pop()
@@ -85,14 +88,14 @@ def without_secrets(error: BaseException) -> None:
 
 
 class SecretFilter(logging.Filter):
-    """Keeps secrets out of a log: those that are known where the line is written, and the ones given."""
+    """Keeps secrets out of a log: secrets that are known where the line is written, and the given secrets."""
 
     def __init__(self, always: Known) -> None:
         super().__init__()
         self._always = always
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Let every line through, one that tells a secret without its words."""
+        """Let every line through; the text of a line that holds a secret is left out."""
         before = _known.get()
         learned = tuple(secret for secret in before.secrets if secret not in self._always.secrets)
         with secrets_kept(Known((*self._always.secrets, *learned), before.public) if learned else self._always):

@@ -1,20 +1,21 @@
-"""URLs of Redis, PostgreSQL and other services: how they are made, if they can be read, and what in them is secret.
+"""URLs of Redis, PostgreSQL and other services: makes them, checks that clients read them right, and finds secrets in
+them.
 
-A password often has a sign that means something in a URL, and is written as it is. Libraries that read such a URL
-fail with a piece of the password in their words, or connect to another host; so each URL is judged here first.
+A password often has a character that has a meaning in a URL and should have been escaped. Libraries that read such a
+URL fail with a piece of the password in the error, or connect to another host; so each URL is checked here first.
 """
 
 import re
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 _SECRET_NAME = re.compile(r"pass|pwd|secret|token|key", re.IGNORECASE)
-# No word of a path is as long that was not made by a machine.
+# Only a machine makes words of this length in a path, so they may be secret.
 _LONG_WORD = 16
 
 _HOST = r"(?:\[[0-9a-fA-F:.]+(?:%\w+)?\]|[\w.-]*)(?::\d{1,5})?"
-# As redis-py and kombu take it apart (urlsplit): the last @ before a / ? or # ends the login.
+# URLs that redis-py and kombu read right. They split with urlsplit: the last @ before a / ? or # ends the login.
 _REDIS = re.compile(rf"rediss?://(?:[^/?#\[\]]*@)?{_HOST}(?:/[^@#?]*)?(?:\?[^@#]*)?")
-# As SQLAlchemy does: the first @ ends the login, and a password may have a /.
+# URLs that SQLAlchemy reads right: the first @ ends the login, and a password may have a /.
 _POSTGRESQL = re.compile(rf"postgres(?:ql)?(?:\+psycopg2)?://(?:[^@:/]*(?::[^@]*)?@)?{_HOST}(?:/[^@?]*)?(?:\?[^@]*)?")
 
 _WRITE_AS_CODES = (
@@ -24,7 +25,8 @@ _WRITE_AS_CODES = (
 
 
 def checked_redis_url(url: str) -> str:
-    """The URL itself. Raises ValueError, without a part of the URL, where the clients of Redis would misread it."""
+    """Return the URL. Raises ValueError, which repeats no part of the URL, if clients of Redis would misread the
+    URL."""
     if not re.match(r"rediss?://[^;]*$", url):
         raise ValueError("must be one URL that begins with redis:// or rediss://")
     if not _REDIS.fullmatch(url):
@@ -33,9 +35,10 @@ def checked_redis_url(url: str) -> str:
 
 
 def checked_postgresql_url(url: str) -> str:
-    """The URL with the driver's name, whose place SQLAlchemy else fills by its version: postgresql+psycopg2://.
+    """The URL with the name of the driver (postgresql+psycopg2://), which SQLAlchemy would otherwise choose by its
+    version.
 
-    Raises ValueError, without a part of the URL, where SQLAlchemy would misread it.
+    Raises ValueError, which repeats no part of the URL, if SQLAlchemy would misread the URL.
     """
     if not re.match(r"postgres(ql)?(\+psycopg2)?://", url):
         raise ValueError("must begin with postgresql:// or postgresql+psycopg2://")
@@ -59,8 +62,9 @@ def with_database(url: str, database: int) -> str:
 
 
 def secrets_of_url(url: str, *, is_secret: bool = False) -> tuple[str, ...]:
-    """What is secret in a URL: the password, and what is named so; with `is_secret` all but the host and words."""
-    # Also of one with signs in the password that another reader takes for the end of it.
+    """The secrets in a URL: the password, and parameters with a name like "password". With `is_secret` (the whole URL
+    is secret) everything but the host and ordinary words."""
+    # Also find a password with characters at which another reader would end the password.
     between = unquote(url.partition("://")[2].rpartition("@")[0].partition(":")[2])
     try:
         parts = urlsplit(url)

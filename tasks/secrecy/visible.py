@@ -1,7 +1,7 @@
-"""Text of others on a terminal and in a log: control characters are shown, not sent.
+"""Writes out control characters in text of others, on a terminal and in a log, so that they have no effect.
 
-What servers, mail and callers say may move the cursor, set the title of a window, answer in the operator's name, turn
-the direction of a line, or begin a line that looks like one of ours.
+Words of servers, mail and callers could otherwise move the cursor, set the title of a window, make the terminal send
+input in the operator's name, turn the direction of a line, or forge a line of our own.
 """
 
 import json
@@ -14,9 +14,9 @@ from types import TracebackType
 from tasks.secrecy.forms import Known
 from tasks.secrecy.secrets import SecretFilter
 
-# By category of Unicode: Cc (C0, DEL, C1), Cf (bidirectional, zero width, tags), Cs (halves of characters), Zl and Zp
-# (line separators); and others that nothing is seen of (Default_Ignorable_Code_Point, PropList.txt), variation
-# selectors apart, which emoji are written with.
+# By category of Unicode: Cc (C0, DEL, C1), Cf (bidirectional, zero width, tags), Cs (surrogates), Zl and Zp (line
+# separators); and other invisible characters (Default_Ignorable_Code_Point, PropList.txt), except variation
+# selectors, which emoji need.
 _UNSEEN = (
     "\x00-\x1f\x7f-\x9f\u00ad\u034f\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u115f\u1160\u17b4\u17b5"
     "\u180b-\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164\ud800-\udfff\ufeff\uffa0\ufff0-\ufffb"
@@ -25,12 +25,12 @@ _UNSEEN = (
 )
 _HIDDEN = re.compile(f"[{_UNSEEN}]")
 _HIDDEN_IN_LINES = re.compile(f"(?!\n)[{_UNSEEN}]")
-# Before the lines of a text of several but its first: none of them begins as a line of its own does.
+# The indentation of all lines of a text but the first, so that none of them looks like a new record.
 CONTINUED = "    "
 
 
 class VisibleFormatter(logging.Formatter):
-    """Of each record only the first line begins as the format says."""
+    """Formats records so that only the first line of each begins as the format says."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The record as lines."""
@@ -38,7 +38,7 @@ class VisibleFormatter(logging.Formatter):
 
 
 def log_visibly() -> None:
-    """Have warnings, what is logged of them, and errors that nobody catches written so by this process."""
+    """Have warnings, logged warnings and uncaught errors of this process written with visible characters."""
     handler = logging.StreamHandler()
     handler.setFormatter(VisibleFormatter())
     handler.addFilter(SecretFilter(Known()))
@@ -53,17 +53,18 @@ def _write_error(kind: type[BaseException], error: BaseException, where: Traceba
 
 
 def visible(text: str) -> str:
-    r"""The text as one line, what cannot be seen written as in Python: \x1b, \n, \u202e."""
+    r"""The text as one line, with invisible characters written as in Python: \x1b, \n, \u202e."""
     return text if text.isascii() and text.isprintable() else _HIDDEN.sub(_shown, text)
 
 
 def visible_lines(text: str) -> str:
-    """The text with its line ends (LF), and all else unseen written as in Python; later lines are indented."""
+    """The text with its line ends (LF), and other invisible characters written as in Python. Later lines are
+    indented."""
     return _HIDDEN_IN_LINES.sub(_shown, text).replace("\n", f"\n{CONTINUED}")
 
 
 def visible_json(text: str) -> str:
-    """JSON in which all that cannot be seen is escaped; between its values there may be line ends."""
+    """JSON in which all invisible characters are escaped; only between its values there may be line ends."""
     return _HIDDEN_IN_LINES.sub(lambda found: json.dumps(found[0])[1:-1], text)
 
 

@@ -22,7 +22,7 @@ _LETTERS = text("SELECT delete_old_dead_letters(:max_letters, :age_seconds)")
 
 
 class BlobStep(NamedTuple):
-    """How far a walk over all blobs has come (None: to the end), and how many it deleted on the way."""
+    """How far a walk over all blobs has come (None: to the end), and how many blobs this step deleted."""
 
     tenant_id: str | None
     sha256: str | None
@@ -30,13 +30,14 @@ class BlobStep(NamedTuple):
 
 
 def release_expired_leases() -> int:
-    """Clear the leases of workers that were killed; how many. They are worth nothing since they ran out."""
+    """Clear expired leases, which killed workers left behind. Returns how many."""
     with unbound_transaction() as connection:
         return int(connection.execute(_LEASES).scalar_one())
 
 
 def delete_unreferenced_blobs(tenant_id: str, sha256: str) -> BlobStep:
-    """Look at the next few thousand blobs after that one, and delete those that no attachment carries any more."""
+    """Look at the next few thousand blobs after this tenant and SHA-256, and delete blobs that no attachment refers
+    to."""
     values = {"tenant_id": tenant_id, "sha256": sha256}
     limits = {"max_blobs": _BLOBS_PER_STEP, "age_seconds": _BLOB_AGE_SECONDS}
     with unbound_transaction() as connection:
@@ -44,7 +45,8 @@ def delete_unreferenced_blobs(tenant_id: str, sha256: str) -> BlobStep:
 
 
 def delete_old_dead_letters(age_days: int) -> int:
-    """Delete some of the dead letters that failed last so long ago, with their arguments; how many, 0 at the end."""
+    """Delete some dead letters that failed last more than `age_days` ago, with their arguments. Returns how many; 0:
+    no more."""
     values = {"max_letters": _LETTERS_PER_STEP, "age_seconds": age_days * 24 * 3600}
     with unbound_transaction() as connection:
         return int(connection.execute(_LETTERS, values).scalar_one())

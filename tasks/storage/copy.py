@@ -19,7 +19,7 @@ _columns = struct.Struct("!h").pack
 def bulk_insert(connection: Connection, table: str, columns: Sequence[str], rows: Iterable[Sequence[bytes]]) -> None:
     """Insert `rows` into a table with row-level security.
 
-    They go through the table's intake view (see the migrations), since COPY into the table itself is refused.
+    The rows go through the table's intake view (see the migrations), because PostgreSQL refuses COPY into the table.
     """
     copy_into(connection, f"intake_{table}", columns, rows)
 
@@ -35,9 +35,9 @@ def copy_into(connection: Connection, table: str, columns: Sequence[str], rows: 
     statement = f"COPY {table} ({', '.join(columns)}) FROM STDIN (FORMAT binary)"
     try:
         with driver_connection.cursor() as cursor:
-            # One read of it all: each further read would wait for the interpreter's lock.
+            # psycopg2 reads all data at once, because each further read would wait for the interpreter lock.
             cursor.copy_expert(statement, io.BytesIO(data), size=len(data))
     except psycopg2.Error as error:
         without_values(error)
-        # As SQLAlchemy raises it, for those who tell what passes from what does not.
+        # Raise the error as SQLAlchemy would, for code that tells transient from permanent errors.
         raise DBAPIError.instance(statement, None, error, psycopg2.Error, dialect=connection.dialect) from error

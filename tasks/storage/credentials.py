@@ -1,7 +1,8 @@
 """Secrets at rest: Fernet (authenticated, AES-128-CBC with HMAC-SHA256) under one or several keys.
 
 The first key of CREDENTIAL_ENCRYPTION_KEY encrypts, every key decrypts, so that keys can be rotated
-(`storage.rotation`). What is encrypted names its tenant and row: a ciphertext copied to another row is refused.
+(`storage.rotation`). The encrypted text includes the tenant and the id of its row, so a ciphertext that was copied to
+another row is refused.
 """
 
 import hashlib
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 PASSWORD = "password"  # noqa: S105  # a kind of secret
 OAUTH2 = "oauth2_refresh_token"
-TASK_ARGUMENTS = "task_arguments"  # of a dead letter
+TASK_ARGUMENTS = "task_arguments"  # the arguments of a dead letter
 
 
 class Sealed(NamedTuple):
@@ -46,7 +47,8 @@ def read_credential(connection: Connection, tenant_id: str, credential_id: str) 
 
 
 def read_credential_of_kind(connection: Connection, tenant_id: str, credential_id: str) -> tuple[str, str]:
-    """Its kind and the secret. Raises NotFoundError, or CredentialUnreadableError where no key opens it."""
+    """The kind of a credential and its secret. Raises NotFoundError, or CredentialUnreadableError where no key opens
+    it."""
     row = connection.execute(
         select(Credential.kind, Credential.ciphertext, Credential.key_id).where(
             Credential.tenant_id == tenant_id, Credential.id == credential_id
@@ -58,7 +60,7 @@ def read_credential_of_kind(connection: Connection, tenant_id: str, credential_i
 
 
 def kind_of(connection: Connection, tenant_id: str, credential_id: str) -> str | None:
-    """PASSWORD or OAUTH2."""
+    """The kind of a credential, such as PASSWORD or OAUTH2; None where there is no such credential."""
     return connection.scalar(
         select(Credential.kind).where(Credential.tenant_id == tenant_id, Credential.id == credential_id)
     )
@@ -74,7 +76,7 @@ def replace_secret(connection: Connection, tenant_id: str, credential_id: str, s
 
 
 def remove_credential(connection: Connection, tenant_id: str, credential_id: str) -> None:
-    """Forget the secret; nothing may refer to it any more."""
+    """Delete a secret. No row may refer to it any more."""
     connection.execute(delete(Credential).where(Credential.tenant_id == tenant_id, Credential.id == credential_id))
 
 
@@ -99,7 +101,8 @@ def unseal(tenant_id: str, credential_id: str, sealed: Sealed) -> str:
 
 
 def key_ids() -> list[str]:
-    """A name for each key, the one that encrypts first: the beginning of its SHA-256, which tells nothing of it."""
+    """A name for each key, first that of the encrypting key: the beginning of its SHA-256, which does not reveal the
+    key."""
     return [hashlib.sha256(key.encode()).hexdigest()[:8] for key in _keys()]
 
 

@@ -1,7 +1,7 @@
-"""Tasks that failed for good, until a retry succeeds or a person drops them.
+"""Dead letters: tasks that failed for good, kept until a retry succeeds or a person drops them.
 
-One row per thing to do, however often it failed. Arguments are shown redacted; the whole of them, which a retry
-needs, is kept encrypted like a password, in `credential`.
+The same work is one row, however often it failed. Arguments are shown redacted; the complete arguments, which a retry
+needs, are encrypted like a password, in `credential`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ from tasks.storage.ids import new_id
 from tasks.storage.models import DeadLetter
 from tasks.storage.session import tenant_transaction, unbound_transaction
 
-# Whose the tasks are that belong to no tenant: the dispatcher, cleanup.
+# The tenant of tasks that belong to no tenant, such as `periodic_sync` and the cleanup.
 NOBODY = "metabuilder:system"
 
 
@@ -57,7 +57,7 @@ class Letter(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """What an operator sees of a dead letter in a list of all tenants'."""
+    """What the list of the dead letters of all tenants shows of each."""
 
     tenant_id: str
     id: str
@@ -75,7 +75,7 @@ _LIST = text(f"SELECT {', '.join(Summary._fields)} FROM list_dead_letters() ORDE
 
 
 def bury(tenant_id: str, failure: Failure, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-    """Keep a failure; one of the same thing to do is brought up to date."""
+    """Store a dead letter, or update the dead letter of the same work."""
     with tenant_transaction(tenant_id) as connection:
         known = connection.execute(
             select(DeadLetter.id)
@@ -93,13 +93,13 @@ def bury(tenant_id: str, failure: Failure, args: Sequence[Any], kwargs: Mapping[
         arguments = orjson.dumps({"args": list(args), "kwargs": dict(kwargs)}).decode()
         sealed = add_credential(connection, tenant_id, arguments, kind=TASK_ARGUMENTS)
         added = insert(DeadLetter).values(tenant_id=tenant_id, id=new_id(), credential_id=sealed, **failure._asdict())
-        # Of two that come at once, the second changes nothing that matters.
+        # If two failures of the same work come at once, the second changes nothing that matters.
         if not connection.execute(added.on_conflict_do_nothing()).rowcount:
             remove_credential(connection, tenant_id, sealed)
 
 
 def list_letters() -> list[Summary]:
-    """All tenants' dead letters, those that failed last at the end."""
+    """The dead letters of all tenants, the latest failures last."""
     with unbound_transaction() as connection:
         return [Summary._make(row) for row in connection.execute(_LIST)]
 
@@ -124,22 +124,22 @@ def open_arguments(letter: Letter) -> tuple[list[Any], dict[str, Any]]:
 
 
 def mark_retried(letter: Letter) -> None:
-    """The task has been queued again."""
+    """Note that the task has been queued again."""
     with tenant_transaction(letter.tenant_id) as connection:
         connection.execute(update(DeadLetter).where(*_is(letter)).values(retried_at=func.clock_timestamp()))
 
 
 def drop_letter(letter: Letter) -> None:
-    """Forget a dead letter with its arguments."""
+    """Delete a dead letter with its arguments."""
     with tenant_transaction(letter.tenant_id) as connection:
         connection.execute(delete(DeadLetter).where(*_is(letter)))
         remove_credential(connection, letter.tenant_id, letter.credential_id)
 
 
 def clear(tenant_id: str, task_key: str, task_id: str) -> None:
-    """What failed has succeeded.
+    """Delete the dead letter of work that has now succeeded.
 
-    Cleared by the task's id too: earlier releases kept some letters under another key.
+    Also looks for the task's id, because earlier releases stored some dead letters under another key.
     """
     with tenant_transaction(tenant_id) as connection:
         cleared = connection.scalars(

@@ -1,7 +1,7 @@
 """Brings the schema to the newest revision, as the owner's role.
 
 `python -m tasks.storage.migrate` reads the owner's URL from standard input, where no process list shows it, and
-prints what it did. With `--finish` it is for the time after a deploy, when no worker of the release before is left.
+prints what it did. `--finish` is run after a deploy, when no worker of the release before is left.
 """
 
 import sys
@@ -28,7 +28,7 @@ _WORKERS_ROLE = text(
       AND pg_has_role(worker.oid, application.oid, 'USAGE')
     """
 )
-# Of the owner's functions those that the application's role itself, and not only one of its members, may call.
+# The owner's functions that the application's role itself may call, and not only a member of that role.
 _STILL_ALLOWED = text(
     """
     SELECT CAST(function.oid AS regprocedure)::text
@@ -46,7 +46,7 @@ class ReleaseTooOldError(PermanentError):
 
 
 def upgrade(owner_url: str, revision: str = "head") -> None:
-    """Run what is missing, in one transaction under a lock: two at once do the work once.
+    """Run the migrations that are missing, in one transaction under a lock, so that two calls at once run them once.
 
     Raises StorageUnavailableError, and ConfigurationError where a role is missing.
     """
@@ -64,10 +64,10 @@ def upgrade(owner_url: str, revision: str = "head") -> None:
 
 
 def finish(owner_url: str) -> list[str]:
-    """Take from the application's role the functions that only workers of earlier releases call as that role.
+    """Revoke from the application's role the functions that only workers of earlier releases call as that role.
 
-    For when there are none any more; those of this release log in as a role of their own. Done again, it does
-    nothing. Returns the functions. Raises StorageUnavailableError.
+    To be called when no such workers are left; workers of this release log in as a role of their own. A second call
+    does nothing. Returns the functions. Raises StorageUnavailableError.
     """
     with _connection(owner_url) as connection, connection.begin():
         functions = list(connection.scalars(_STILL_ALLOWED))
@@ -77,7 +77,7 @@ def finish(owner_url: str) -> list[str]:
 
 
 def downgrade(owner_url: str, revision: str) -> None:
-    """Take back revisions down to `revision`, or to "base" all of them, with their data."""
+    """Undo revisions down to `revision` ("base": all), with their data."""
     command.downgrade(_config(owner_url), revision)
 
 
@@ -107,13 +107,13 @@ def _first_line(error: OperationalError) -> str:
 def _config(owner_url: str) -> Config:
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
-    # As an attribute, not an option: a password may hold the % that options interpolate.
+    # An attribute and not an option, because options interpolate the %, which a password may hold.
     config.attributes["owner_url"] = owner_url
     return config
 
 
 def main() -> None:
-    """Migrate the database whose URL is on standard input, or with `--finish` end its migration."""
+    """Migrate the database whose URL is on standard input, or call `finish` with `--finish`."""
     owner_url = sys.stdin.readline().strip()
     try:
         said = _finish(owner_url) if sys.argv[1:] == ["--finish"] else _migrate(owner_url)
@@ -135,7 +135,7 @@ def _migrate(owner_url: str) -> str:
 
 
 def _is_known(revision: str | None) -> bool:
-    """Whether this release has the migration that leads there."""
+    """Whether this release has the migration with this revision."""
     known = {script.revision for script in ScriptDirectory(str(MIGRATIONS)).walk_revisions()}
     return revision is None or revision in known
 

@@ -35,7 +35,7 @@ SENT_COPIES = ("auto", "append", "none")
 ALL_MAIL = ("skip", "sync")
 OUTBOX_STATES = ("queued", "sending", "accepted", "sent", "failed", "unknown")
 OAUTH2_PROVIDERS = ("google", "microsoft", "other")
-# Why messages of a folder may be missing here; in words in `storage.messages.completeness`.
+# Why messages of a folder may be missing; `storage.messages.completeness` has words for people.
 MISSING_REASONS = ("search", "withheld", "window", "listing", "refused")
 REREAD_OUTCOMES = ("gone", "other", "unreadable")
 FOLDER_TYPES = ("inbox", "sent", "drafts", "trash", "spam", "archive", "custom")
@@ -53,7 +53,7 @@ _NUMBERED = (
 
 
 def _one_uidl_an_account(table: str) -> Index:
-    # Partial: no planner takes it for anything else (see the first migration).
+    # A partial index, so that the planner uses it for look-ups by unique-id only (see the first migration).
     columns = ("tenant_id", "email_client_id", "uidl")
     return Index(f"{table}_uidl_key", *columns, unique=True, postgresql_where=text("uidl IS NOT NULL"))
 
@@ -90,7 +90,7 @@ _empty_list = text("'[]'::jsonb")
 class Credential(Base):
     """A secret, encrypted with the application's keys and bound to its tenant and id.
 
-    `key_id` tells with which key; of an OAuth2 grant the secret is a JSON object (`storage.accounts.grants`).
+    `key_id` names the key. The secret of an OAuth2 grant is a JSON object (`storage.accounts.grants`).
     """
 
     __tablename__ = "credential"
@@ -111,7 +111,7 @@ class Credential(Base):
 class OAuth2Grant(Base):
     """What a refresh token was granted for and where it is used; the tokens themselves are the credential's secret.
 
-    The cached access token is good until `expires_at`; the token endpoint is not asked again before `retry_at`.
+    The stored access token is good until `expires_at`; the token endpoint is not asked again before `retry_at`.
     """
 
     __tablename__ = "oauth2_grant"
@@ -137,22 +137,23 @@ class OAuth2Grant(Base):
 class EmailClient(Base):
     """A mailbox account. `lease_owner` is the one run of a task that may write to it until `lease_until`.
 
-    `pop3_keep_days` is how long a stored message is left on a POP3 server; without it, for ever.
+    `pop3_keep_days` is how long a stored message is left on a POP3 server; NULL: for ever.
 
-    A login that was refused by the IMAP or POP3 server sets `paused_at` and `last_error`, one by the SMTP server
-    `smtp_paused_at` and `smtp_last_error`: either side works without the other. By `login_mechanism` the account
-    logged in last; without it no login has worked yet with this secret. Since then `login_failures` did not, and
-    those since `login_refused_since` were refused in clear words; before `login_retry_at` none is tried
-    (`storage/accounts/logins.py`).
+    A login refused by the IMAP or POP3 server sets `paused_at` and `last_error`, a login refused by the SMTP server
+    sets `smtp_paused_at` and `smtp_last_error`: either side works without the other. `login_mechanism` is the
+    mechanism of the last login that worked; NULL means that no login has worked with this secret. `login_failures`
+    counts the logins since then that did not work. `login_refused_since` is since when they were refused in clear
+    words. No login is tried before `login_retry_at` (`storage/accounts/logins.py`).
 
-    `all_mail` is whether folders that show messages of others a second time are synced too. `refused_extensions` is
-    what the server offers and refuses (`mail.imap.extensions`).
+    `all_mail` says whether views (folders that show messages of other folders a second time) are synced too.
+    `refused_extensions` are extensions that the server offers and refuses (`mail.imap.extensions`).
 
-    It is due at `next_sync_at`; from `sync_queued_at` until a worker takes it, its sync waits in the queue.
+    The account is due at `next_sync_at`. From `sync_queued_at` until a worker takes it, the account's sync waits in
+    the queue.
 
-    `reread_share` is the part, 0 to 1, of what may be read again in an hour that was read; it counts until an hour
-    after `reread_at`, when the last of it was. All that parsers before `reread_version` read was asked for by itself,
-    and is once more at `reread_again_at`.
+    `reread_share` is the used part, 0 to 1, of the hourly limits for rereading. It counts until an hour after
+    `reread_at`, the time of the last rereading. All messages that parsers before `reread_version` read were asked for
+    automatically, and are asked for once more at `reread_again_at`.
     """
 
     __tablename__ = "email_client"
@@ -222,7 +223,7 @@ class EmailClient(Base):
         CheckConstraint(_one_of("all_mail", ALL_MAIL), "all_mail"),
         CheckConstraint("sync_interval > 0", "sync_interval"),
         CheckConstraint("pop3_keep_days >= 0", "pop3_keep_days"),
-        # The dispatcher looks for due accounts, tenant by tenant.
+        # For `periodic_sync`, which looks for due accounts tenant by tenant.
         Index(
             "email_client_due_idx",
             "tenant_id",
@@ -237,18 +238,18 @@ class EmailClient(Base):
 class EmailFolder(Base):
     """A folder and its sync state (RFC 9051 section 2.3.1, RFC 7162).
 
-    One that `is_view` shows messages of other folders a second time. `path` is the name exactly as the server
-    writes it, `name` the same for people. Every message with a UID below `uidnext` is stored or quarantined;
+    A folder that `is_view` shows messages of other folders a second time. `path` is the name exactly as the server
+    writes it, `name` is the name for people. Every message with a UID below `uidnext` is stored or quarantined;
     `highestmodseq` is the state up to which flags and removals are known; `verified_at` is when all UIDs and flags
-    were last compared one by one. `mailbox_id` is the folder's identifier on the server, which outlives its name
-    (RFC 8474), where there is one. `suspect_uid` (on POP3 `suspect_uidl`) is the message at which the connection
-    broke last, `suspect_attempts` how often in a row it did. The folders of a POP3 account are known here alone,
-    and have no UIDVALIDITY.
+    were last compared one by one. `mailbox_id` is the folder's identifier on the server, which outlives its name (RFC
+    8474), where there is one. `suspect_uid` (on POP3 `suspect_uidl`) is the message at which the connection broke
+    last, and `suspect_attempts` how often in a row the connection broke there. The folders of a POP3 account are
+    known here alone, and have no UIDVALIDITY.
 
     At the end of its last sync the server said that it has `server_count` messages. `missing_count` of them are
     neither stored nor quarantined, because of `missing_reason`, and are looked for again at `missing_again_at`. A
-    reason without a count means that nobody can tell how many. A server that shows no more than `window_size` of its
-    newest messages (`engine.sync.completeness`) hides the others: `hidden_count` of them are kept here.
+    reason without a count means that nobody can tell how many. Some servers show only the `window_size` newest
+    messages (`engine.sync.completeness`); `hidden_count` stored messages are outside of that window.
     """
 
     __tablename__ = "email_folder"
@@ -293,13 +294,13 @@ class EmailFolder(Base):
 class EmailMessage(Base):
     """One message in one folder: one row per (folder, uidvalidity, uid), or on POP3 per (account, uidl).
 
-    `received_at` is the server's INTERNALDATE, `sent_at` the Date header, `size` RFC822.SIZE, `filed_at` when the
-    message came into its folder as far as we know. Addresses are lists of {name, address}; `headers` maps a name to
-    all its values.
+    `received_at` is the server's INTERNALDATE, `sent_at` the Date header, `size` RFC822.SIZE, `filed_at` the time at
+    which the workers first saw the message in its folder. Addresses are lists of {name, address}; `headers` maps a
+    name to all its values.
 
     `is_spam` and `is_not_spam` are the word of the user or the server (a keyword, or the folder). `spam_score` (0 to
-    1, NULL where it was not checked) and `spam_indicators`, a list of {rule, weight, detail}, are what the spam check
-    finds; neither ever changes the other. `parser_version` is that of the parser that read the message
+    1, NULL: not checked) and `spam_indicators` (a list of {rule, weight, detail}) are the result of the spam check.
+    The two pairs never change each other. `parser_version` is the version of the parser that read the message
     (`mail.message.PARSER_VERSION`).
     """
 
@@ -337,7 +338,7 @@ class EmailMessage(Base):
     filed_at: Mapped[datetime] = mapped_column(server_default=_now)
     spam_score: Mapped[float | None] = mapped_column(REAL)
     spam_indicators: Mapped[list[dict[str, Any]]] = mapped_column(JSONB(), server_default=_empty_list)
-    # By default that of the first parser: a worker of the release before this column leaves it out.
+    # The default is the first parser, because a worker of a release without this column leaves it out.
     parser_version: Mapped[int] = mapped_column(SmallInteger, server_default=text("1"))
     __table_args__ = (
         PrimaryKeyConstraint("tenant_id", "id"),
@@ -357,11 +358,12 @@ class EmailMessage(Base):
 
 
 class Rereading(Base):
-    """A message that is to be read again by the parser `parser_version` or a later one; the row goes when it was.
+    """A message that is to be read again by the parser `parser_version` or a later one. Afterwards the row is
+    deleted.
 
-    Where it cannot be, `outcome` says why, and it is not asked for again: `gone` from the server, `other` (its UID is
-    another message now), `unreadable` (the server refuses it, or the parser does); `detail` is for people. `attempts`
-    counts the runs that had to leave it.
+    If the message cannot be read again, `outcome` says why, and the message is not asked for again: `gone` from the
+    server, `other` (its UID belongs to another message now) or `unreadable` (the server refuses the message, or the
+    parser cannot read it). `detail` is for people. `attempts` counts the runs that could not fetch the message.
     """
 
     __tablename__ = "rereading"
@@ -379,7 +381,7 @@ class Rereading(Base):
             ["tenant_id", "email_message_id"], ["email_message.tenant_id", "email_message.id"], ondelete="CASCADE"
         ),
         CheckConstraint(_one_of("outcome", REREAD_OUTCOMES), "outcome"),
-        # What waits, an account's newest first, and after it what had to be left.
+        # Waiting messages of an account: the newest first, and after them those that runs could not fetch.
         Index(
             "rereading_waiting_idx",
             "tenant_id",
@@ -434,7 +436,7 @@ class EmailAttachment(Base):
 class RawQuarantine(Base):
     """A message that could not be stored, with its bytes where the server gave any and the reason.
 
-    It counts as seen, so it never blocks its folder; a full sync tries it again.
+    A quarantined message is not missing, so it never blocks its folder; a full sync tries it again.
     """
 
     __tablename__ = "raw_quarantine"
@@ -464,16 +466,15 @@ class RawQuarantine(Base):
 
 
 class OutboxMessage(Base):
-    """A message on its way out; engine/send/outbox.py says what its states mean and what moves it.
+    """A message on its way out. engine/send/outbox.py explains its states and what changes them.
 
-    `key` is what makes one message of two calls: `key:` and the caller's idempotency key, or `task:` and the id of
-    the task; `digest` is the SHA-256 of what was asked for as it was written, `content_digest` of what it means.
-    `raw` is the message as it goes over the wire, kept until it is sent. `recipients` are {address, state, reply}.
-    `owner` is the run that holds it since `claimed_at`; `data_at` is when that run was about to say that the message
-    is complete.
-    `asked_at` is since when it is tried; once it is accepted, since when its copy is. It is tried next at
-    `next_try_at`, by a task that was queued at `dispatched_at`, or is to be; `task` is that one's id, and what is to
-    follow it.
+    Two calls with the same `key` are one message: the key is `key:` and the caller's idempotency key, or `task:` and
+    the id of the task. `digest` is the SHA-256 of the draft as the caller wrote it, `content_digest` that of its
+    content, however written. `raw` are the bytes to send, kept until the message is sent. `recipients` are {address,
+    state, reply}. `owner` is the run that has held the row since `claimed_at`. `data_at` is when that run was about
+    to send the end of the data. `asked_at` is the time from which SMTP_MAX_AGE counts: for the message, and once it
+    is accepted, for its Sent copy. The next try is at `next_try_at`. `dispatched_at` is when the task for that try
+    was queued, NULL if it is still to be queued. `task` has the id of that task and the tasks that are to follow it.
     """
 
     __tablename__ = "outbox_message"
@@ -509,7 +510,7 @@ class OutboxMessage(Base):
             ["tenant_id", "email_client_id"], ["email_client.tenant_id", "email_client.id"], ondelete="CASCADE"
         ),
         CheckConstraint(_one_of("state", OUTBOX_STATES), "state"),
-        # What is not sent is little among much, and is what people look for.
+        # For the few messages that are not sent, among many that are.
         Index("outbox_message_open_idx", "tenant_id", "created_at", postgresql_where=text("state <> 'sent'")),
         Index("outbox_message_next_try_idx", "next_try_at", postgresql_where=text("state NOT IN ('sent', 'failed')")),
         Index(
@@ -522,9 +523,9 @@ class OutboxMessage(Base):
 
 
 class DeadLetter(Base):
-    """A task that failed for good, once per thing to do (`task_key`).
+    """A task that failed for good. The same work (`task_key`) has one row.
 
-    `shown_arguments` are redacted; the whole of them is in the credential, encrypted.
+    `shown_arguments` are redacted; the complete arguments are encrypted, in the credential.
     """
 
     __tablename__ = "dead_letter"
@@ -553,11 +554,12 @@ class DeadLetter(Base):
 
 
 class Deletion(Base):
-    """A message that a task is to delete, so that the task finds it done when it runs again."""
+    """A message that a task is to delete. When the task runs again, it knows from this row that the message was the
+    caller's."""
 
     __tablename__ = "deletion"
     tenant_id: Mapped[str]
-    # What the task is to do, as in dead_letter: under another id it is the same.
+    # The key of the task's work, as in dead_letter: another task with the same work has the same key.
     task_key: Mapped[str] = mapped_column("task_id")
     email_message_id: Mapped[str]
     created_at: Mapped[datetime] = mapped_column(server_default=_now)

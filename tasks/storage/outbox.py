@@ -1,4 +1,4 @@
-"""Rows of outbox_message, each moved by the one run that holds it (see engine/send/outbox.py)."""
+"""Rows of outbox_message. Only the run that holds a row changes it (see engine/send/outbox.py)."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -13,13 +13,17 @@ from tasks.storage.ids import new_id
 from tasks.storage.models import EmailClient, OutboxMessage
 from tasks.storage.session import tenant_transaction
 
-# In these a message may wait for its next try: for its server, or, in the second two, for the mailbox with its copy.
+# The states in which a message may wait for its next try: of the message (queued), or, in the other two, of looking
+# for it in the Sent folder (unknown) or filing its copy there (accepted).
 WAITING_STATES = ("queued", "unknown", "accepted")
 
 
 class Recipient(NamedTuple):
-    """`state` is pending, offered (the server took the address, and the message may have followed), accepted or
-    refused; `reply` is the server's last word on it."""
+    """A recipient of a message.
+
+    `state` is pending, offered (the server took the address, and perhaps the message), accepted or refused. `reply`
+    is the server's last answer about this recipient.
+    """
 
     address: str
     state: str = "pending"
@@ -27,7 +31,7 @@ class Recipient(NamedTuple):
 
 
 class NewOutgoing(NamedTuple):
-    """A message as it is when it enters the outbox, already held by the run that made it."""
+    """A new message for the outbox, held by the run that made it."""
 
     email_client_id: str
     key: str
@@ -43,8 +47,8 @@ class NewOutgoing(NamedTuple):
 
 
 class Outgoing(NamedTuple):
-    """A row of outbox_message without its bytes. `claimed_seconds`, `data_seconds` and `asked_seconds` are ages;
-    `seconds_left` is the time until the next try, where it waits for that in the outbox."""
+    """A row of outbox_message without its bytes. `claimed_seconds`, `data_seconds` and `asked_seconds` are ages.
+    `seconds_left` is the time until the next try, or None unless the message waits for that in the outbox."""
 
     tenant_id: str
     id: str
@@ -71,7 +75,7 @@ class Outgoing(NamedTuple):
 
     @classmethod
     def of_row(cls, row: Any) -> Self:
-        """From a row of `_COLUMNS`."""
+        """Make this value from a row with the columns `_COLUMNS`."""
         return cls._make(row)._replace(recipients=tuple(Recipient(**found) for found in row.recipients))
 
     def addresses(self, *states: str) -> list[str]:
@@ -80,12 +84,12 @@ class Outgoing(NamedTuple):
 
     @property
     def waits(self) -> bool:
-        """Whether it is not to be tried yet: nobody is at it, and the time of its next try has not come."""
+        """Whether the message waits: no run is at work on it, and its next try is not due."""
         return self.state in WAITING_STATES and (self.seconds_left or 0) > 0
 
 
 class OutboxRow(NamedTuple):
-    """What a person wants to see of an outgoing message."""
+    """What lists show of a message in the outbox."""
 
     id: str
     tenant: str
@@ -104,7 +108,7 @@ class OutboxRow(NamedTuple):
 
 
 _OVER = ("sent", "failed")
-# Ages by the clock of the database, which all workers share.
+# Ages are by PostgreSQL's clock, which all workers share.
 _COLUMNS = """
     tenant_id, id, email_client_id, digest, content_digest, state, message_id, sender, recipients, size, attempts,
     owner, accepted_at, last_error_code, last_error, created_at, next_try_at, asked_at,
@@ -112,7 +116,7 @@ _COLUMNS = """
     extract(epoch FROM clock_timestamp() - asked_at)::float,
     CASE WHEN dispatched_at IS NULL THEN extract(epoch FROM next_try_at - clock_timestamp())::float END
 """
-# Named, so that what a row looks like is worked out once and not with each.
+# The result columns are declared, so that SQLAlchemy works out the form of a row once and not for each row.
 _RESULT: list[ColumnClause[Any]] = [column(name) for name in Outgoing._fields]
 
 _ADD = text(
@@ -140,7 +144,7 @@ _RAW = text("SELECT raw FROM outbox_message WHERE tenant_id = :tenant_id AND id 
 
 
 class In(NamedTuple):
-    """So many seconds after the change, by the clock of the database."""
+    """A time that is so many seconds after the change, by PostgreSQL's clock."""
 
     seconds: float
 
@@ -180,7 +184,8 @@ def read_raw(tenant_id: str, outbox_id: str) -> bytes:
 def change_outgoing(
     connection: Connection, outgoing: Outgoing, changes: Mapping[str, Any], expected: Mapping[str, Any] | None = None
 ) -> Outgoing | None:
-    """Set columns (NOW: to this moment) where others are as expected; the row afterwards, None where they are not."""
+    """Set columns (NOW: this moment) if the `expected` columns have these values. Returns the new row, or None if
+    they do not."""
     expected = expected or {}
     values: dict[str, Any] = {
         name: value.seconds if isinstance(value, In) else value for name, value in changes.items()
@@ -199,7 +204,7 @@ def change_outgoing(
 
 @lru_cache(maxsize=64)
 def _change_statement(names: tuple[str, ...], moments: tuple[str, ...], expected: tuple[str, ...]) -> TextualSelect:
-    """Names are those of columns, and come from this program only."""
+    """The SQL for a change. Names of columns go into the SQL, so they must come from this program only."""
     written = {name: f"CAST(:{name} AS jsonb)" for name in ("recipients", "task")}
     written |= {name: f"clock_timestamp() + make_interval(secs => :{name})" for name in moments}
     settings = [f"{name} = {written.get(name, f':{name}')}" for name in names] + ["updated_at = clock_timestamp()"]
@@ -211,7 +216,8 @@ def _change_statement(names: tuple[str, ...], moments: tuple[str, ...], expected
 
 
 def list_outgoing(tenant_id: str, states: Sequence[str], limit: int, late_seconds: int) -> list[OutboxRow]:
-    """Messages of all accounts in one of these states, the newest first; late are those that wait for longer."""
+    """Messages of all accounts in one of these states, the newest first. A message that has waited for `late_seconds`
+    is late."""
     waiting = func.extract("epoch", func.now() - OutboxMessage.asked_at).cast(Double)
     columns = (
         OutboxMessage.id, OutboxMessage.tenant_id, EmailClient.account_name, EmailClient.user_id, OutboxMessage.state,

@@ -1,7 +1,7 @@
-"""Gives every stored secret the first key of CREDENTIAL_ENCRYPTION_KEY, while workers go on reading and writing them.
+"""Encrypts every stored secret with the first key of CREDENTIAL_ENCRYPTION_KEY, while workers read and write secrets.
 
-A secret is read and written again under its row's lock, a batch a transaction, tenant by tenant. It can be repeated
-and interrupted at any time: what is left is what still carries another key.
+Secrets are read and written again under the locks of their rows, a batch in each transaction, tenant by tenant. A
+rotation can be interrupted and repeated at any time: it goes on with the secrets that still have another key.
 """
 
 from typing import NamedTuple
@@ -39,7 +39,8 @@ _COUNT = text("SELECT tenant_id, key_id, credentials FROM count_credentials() OR
 
 
 class KeyUse(NamedTuple):
-    """How many secrets of a tenant are encrypted with a key; an empty `key_id` is one from before keys had names."""
+    """How many secrets of a tenant are encrypted with a key. An empty `key_id` means a key from before keys had
+    names."""
 
     tenant_id: str
     key_id: str
@@ -62,13 +63,13 @@ class Rotation(NamedTuple):
 
 
 def count_by_key() -> list[KeyUse]:
-    """Of all tenants, how many secrets are under which key."""
+    """How many secrets are encrypted with which key, of all tenants."""
     with unbound_transaction() as connection:
         return [KeyUse(*row) for row in connection.execute(_COUNT)]
 
 
 def rotate() -> Rotation:
-    """Encrypt anew whatever is under another than the first key. Raises ConfigurationError without a key."""
+    """Encrypt secrets of other keys anew with the first key. Raises ConfigurationError without a key."""
     current = key_ids()[0]
     rewritten, lost = 0, []
     for tenant_id in sorted({use.tenant_id for use in count_by_key() if use.key_id != current}):

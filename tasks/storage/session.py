@@ -18,7 +18,7 @@ from sqlalchemy.exc import DBAPIError, DisconnectionError, InterfaceError, Opera
 from tasks.errors import StorageUnavailableError
 from tasks.settings import get_settings
 
-# Two per process: the transaction at work, and one to spare for a lease renewed from another thread.
+# Two connections a process: for the transaction at work, and for a lease that another thread renews meanwhile.
 POOL_SIZE = 2
 CONNECT_TIMEOUT_SECONDS = 10
 
@@ -34,30 +34,30 @@ _BEGIN = text(
 _PASSING_SQLSTATES = ("08", "53", "57", "58", "40")
 
 
-# Of a primary that became a standby or read-only, and of a server that ends its connections: all of them lead to
-# where nothing can be written any more, and new ones to the new primary.
+# Errors of a primary that became a standby or read-only, and of a server that ends its connections. All connections
+# of the pool lead to a server that cannot write any more; new connections lead to the new primary.
 _LOST_SQLSTATES = ("25006", "57P01", "57P02", "57P03")
 
-# Data exceptions and exceeded limits: the same rows will never be taken.
+# Data exceptions and exceeded limits: PostgreSQL will never take the same rows.
 _DATA_SQLSTATES = ("22", "54")
 
 
-# Within a minute, and not when the hard time limit kills the process that waits for an answer.
+# A host that vanished is noticed within a minute, before the hard time limit kills the process that waits for it.
 _NOTICE_A_HOST_THAT_VANISHED = {
     "keepalives_idle": 30,
     "keepalives_interval": 10,
     "keepalives_count": 3,
-    "tcp_user_timeout": 60_000,  # ms, of what was sent and not acknowledged
+    "tcp_user_timeout": 60_000,  # ms that sent data may stay unacknowledged
 }
 
 
 @lru_cache(maxsize=1)
 def get_engine() -> Engine:
-    """The pool of this process."""
+    """The pool of connections of this process."""
     engine = create_engine(
         get_settings().database.url.get_secret_value(),
         pool_size=POOL_SIZE,
-        hide_parameters=True,  # they are people's mail, and errors go into logs and results
+        hide_parameters=True,  # parameters are people's mail, and errors go into logs and results
         connect_args={
             "connect_timeout": CONNECT_TIMEOUT_SECONDS,
             "application_name": "metabuilder",
@@ -70,7 +70,8 @@ def get_engine() -> Engine:
 
 
 def without_values(error: BaseException) -> None:
-    """Keep the first line of an error's words: DETAIL and CONTEXT after it quote rows, which are people's mail."""
+    """Keep only the first line of an error's text: the lines DETAIL and CONTEXT quote rows, which are people's
+    mail."""
     if error.args and isinstance(error.args[0], str):
         error.args = (error.args[0].strip().partition("\n")[0], *error.args[1:])
 
@@ -82,8 +83,8 @@ def _leave_out_values(context: ExceptionContext) -> None:
 
 
 def _refuse_closed(connection: Any, record: Any, _proxy: Any) -> None:
-    # PostgreSQL restarted while the connection was idle: the socket says so, and a round trip to ask is saved with
-    # each transaction. A new one is let through, for its error says more.
+    # If PostgreSQL restarted while the connection was idle, the socket shows it, which saves each transaction a round
+    # trip to test the connection. A new connection is let through, because its own error says more.
     if record.info.setdefault("is_new", True):
         record.info["is_new"] = False
         return
@@ -94,7 +95,7 @@ def _refuse_closed(connection: Any, record: Any, _proxy: Any) -> None:
 
 
 def _forget_inherited_connections() -> None:
-    # The parent's sockets must be neither used nor closed here: closing says goodbye on the parent's behalf.
+    # A child must neither use nor close the parent's sockets: closing would end the parent's sessions.
     if get_engine.cache_info().currsize:
         get_engine().dispose(close=False)
 
@@ -110,7 +111,7 @@ def tenant_transaction(tenant_id: str, *, durable: bool = True) -> Iterator[Conn
     transactions may be missing, whole and from the end, which a checkpoint committed along with its data allows.
     The next durable commit makes all earlier ones durable too.
 
-    Raises StorageUnavailableError for what passes by itself.
+    Raises StorageUnavailableError for errors that pass by themselves.
     """
     with _translated(), get_engine().begin() as connection:
         connection.execute(_BEGIN, {"tenant_id": tenant_id, "synchronous_commit": "on" if durable else "off"})
@@ -150,10 +151,10 @@ def _is_passing(error: DBAPIError) -> bool:
 
 
 def is_about_the_data(error: DBAPIError) -> bool:
-    """Whether PostgreSQL refuses what one of the rows holds, rather than what we do."""
+    """Whether PostgreSQL refuses the data in one of the rows, and not the statement."""
     return _sqlstate(error).startswith(_DATA_SQLSTATES)
 
 
 def _sqlstate(error: DBAPIError) -> str:
-    """Empty where the server did not answer."""
+    """The SQLSTATE of an error; empty where the server did not answer."""
     return getattr(error.orig, "pgcode", None) or ""

@@ -1,7 +1,7 @@
-"""Messages of the outbox whose next try is to come, of all tenants: which are due, and what makes them due.
+"""Waiting mail of all tenants: which messages are due for their next try, and what makes messages due.
 
-While a mail server is away, few of those that wait for it are tried; what goes out in the end makes the others due.
-All times are of the clock of the database.
+While a mail server is away, few of the messages that wait for it are tried; the first success makes the others due.
+All times are by PostgreSQL's clock.
 """
 
 from collections.abc import Sequence
@@ -13,12 +13,13 @@ from tasks.storage.accounts.rows import Account
 from tasks.storage.outbox import Outgoing
 from tasks.storage.session import tenant_transaction, unbound_transaction
 
-# While a server is away, so many accounts try it at once; and so many messages are queued for one that is back.
+# How many accounts try a server at once that is away, and how many messages are queued at once for one that is back.
 _PROBES_PER_HOST, _RELEASED_PER_HOST = 5, 500
 
 
 class Due(NamedTuple):
-    """A message whose next try is due. `task` is what `Outgoing.task` is."""
+    """A message whose next try is due. `task` has the id of the task for that try, and the tasks that are to follow
+    it."""
 
     tenant_id: str
     outbox_id: str
@@ -62,7 +63,7 @@ _CHOSEN = """
       AND (CAST(:account_id AS text) IS NULL OR email_client_id = :account_id)
 """
 _FIND_AGAIN = text(f"SELECT id {_CHOSEN} ORDER BY created_at")
-# Recipients that the server took are not asked about again, the others are.
+# Recipients who have the message are left out of the new try.
 _ASK_AGAIN = text(
     f"""
     WITH chosen AS (SELECT tenant_id, id {_CHOSEN} FOR UPDATE)
@@ -93,24 +94,26 @@ def others_wait(connection: Connection, outgoing: Outgoing) -> bool:
 
 
 def claim_waiting(limit: int, lost_seconds: int) -> list[Due]:
-    """Claim messages of all tenants that are due, for tasks that are to be queued; a task that has not begun after
-    `lost_seconds` is taken for lost. While a server is away, few are due at once, and of each account one."""
+    """Claim due messages of all tenants, for which the caller queues tasks. A message whose task has not begun after
+    `lost_seconds` is claimed again. While a server is away, few messages are claimed at once, and one of each
+    account."""
     values = {"limit": limit, "probes": _PROBES_PER_HOST, "released": _RELEASED_PER_HOST, "lost": lost_seconds}
     with unbound_transaction() as connection:
         return [Due._make(row) for row in connection.execute(_CLAIM, values)]
 
 
 def unclaim_waiting(due: Sequence[Due]) -> None:
-    """What could not be queued is due again."""
+    """Make messages due again whose tasks could not be queued."""
     for one in due:
         with tenant_transaction(one.tenant_id) as connection:
             connection.execute(_UNCLAIM, {"tenant_id": one.tenant_id, "id": one.outbox_id})
 
 
 def release_waiting(outgoing: Outgoing) -> None:
-    """What had to wait, and was in this state, had success: others that wait for the same server or login are due.
+    """Make other messages due that wait for the same server or login, because a message that had waited in this state
+    succeeded.
 
-    Of the SMTP server where it was sent, of the mailbox where its copy was filed or it was found there.
+    If the message was sent, that means its SMTP server; if its copy was filed or found, the server of its mailbox.
     """
     statement = _RELEASE_MAIL if outgoing.state == "sending" else _RELEASE_COPIES
     with unbound_transaction() as connection:
@@ -118,20 +121,20 @@ def release_waiting(outgoing: Outgoing) -> None:
 
 
 def count_waiting(late_seconds: int) -> Waiting:
-    """The messages of all tenants that are not sent and not given up."""
+    """Count the messages of all tenants that are neither sent nor failed."""
     with unbound_transaction() as connection:
         return Waiting._make(connection.execute(_COUNT, {"late_seconds": late_seconds}).one())
 
 
 def count_unsent(account: Account) -> int:
-    """The account's messages that nobody may have yet and that are not given up."""
+    """How many messages of the account are still to be sent (queued, sending or unknown)."""
     with tenant_transaction(account.tenant_id) as connection:
         values = {"tenant_id": account.tenant_id, "account_id": account.id}
         return int(connection.execute(_COUNT_UNSENT, values).scalar_one())
 
 
 def ask_again(tenant_id: str, states: Sequence[str], account_id: str | None, *, only_looks: bool) -> list[str]:
-    """Make the tenant's messages in these states due now, failed ones as if they were new; their ids.
+    """Make the tenant's messages in these states due now; failed messages begin anew. Returns their ids.
 
     With `only_looks` nothing is changed.
     """

@@ -1,4 +1,4 @@
-"""What is noted on an account about its server, and what its owner chose."""
+"""Notes on an account which extensions its server refuses, and what its owner chose about views."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,12 +11,12 @@ from tasks.storage.session import tenant_transaction
 
 
 def keep_refusals(account: Account, refused: Mapping[str, Mapping[str, Any]]) -> None:
-    """Note the extensions that the account's server offers and refuses, as `mail.imap.extensions` has them."""
+    """Note the extensions that the account's server offers and refuses, in the form of `mail.imap.extensions`."""
     _set(account, refused_extensions=dict(refused))
 
 
 def choose_all_mail(account: Account, choice: str) -> None:
-    """Whether folders that show all messages a second time are left out: `skip` or `sync`."""
+    """Store whether views (folders that show messages a second time) are left out: `skip` or `sync`."""
     _set(account, all_mail=choice)
 
 

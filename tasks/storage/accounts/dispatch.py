@@ -1,8 +1,8 @@
 """Claims accounts whose sync is due, of all tenants.
 
-A claimed account is neither due again nor claimed again before its sync ran or its place in the queue expired, so a
-dispatcher that dies after a claim loses the account for one interval at most. Rows that another dispatcher has locked
-are skipped: two at once share the work.
+A claimed account is not due and not claimed again before its sync ran or its task message expired, so if
+`periodic_sync` is killed after a claim, the account waits for one interval at most. Rows that another run has locked
+are skipped, so two runs at once share the work.
 """
 
 from collections.abc import Generator, Sequence
@@ -14,8 +14,8 @@ from sqlalchemy import text
 
 from tasks.storage.session import unbound_transaction
 
-# Of each tenant so many in the first round, and more in each that follows: the few accounts of a small tenant do not
-# wait behind the many of a large one, and the large one's still are claimed in few rounds.
+# How many accounts of each tenant the first round claims, and by how much each further round claims more. So the few
+# accounts of a small tenant do not wait behind the many of a large tenant, whose accounts still need few rounds.
 _FIRST_SHARE, _GROWTH = 8, 4
 
 _CLAIM = text(
@@ -28,7 +28,7 @@ _UNCLAIM = text("SELECT unclaim_accounts(:tenant_ids, :account_ids, :wait_second
 
 
 class DueAccount(NamedTuple):
-    """An account whose sync is due, claimed for one dispatcher."""
+    """A due account, claimed by this run of `periodic_sync`."""
 
     tenant_id: str
     email_client_id: str
@@ -37,10 +37,11 @@ class DueAccount(NamedTuple):
 
 
 def claim_due_accounts(batch: int, queue_seconds: int) -> Generator[list[DueAccount], None, None]:
-    """Claim all accounts that are due, in batches, fair between tenants; of each tenant those due longest come first.
+    """Claim all due accounts in batches, fairly between tenants. Accounts of a tenant that have been due longest come
+    first.
 
-    Each batch is a transaction of its own, made while the one before it is worked on. Closed early, the generator
-    gives back the batch that nobody asked for. Raises StorageUnavailableError.
+    Each batch is claimed in a transaction of its own, while the caller works on the batch before. If the generator is
+    closed early, it gives up the claims of the batch that was not taken. Raises StorageUnavailableError.
     """
     with ThreadPoolExecutor(1, thread_name_prefix="claim") as ahead, closing(_claims(batch, queue_seconds)) as claims:
         coming = ahead.submit(next, claims, None)
@@ -61,7 +62,7 @@ def _claims(batch: int, queue_seconds: int) -> Generator[list[DueAccount], None,
 
 
 def _claim_of_each(share: int, batch: int, queue_seconds: int) -> Generator[list[DueAccount], None, bool]:
-    """Claim up to `share` accounts of each tenant in turn, or all where that is a whole batch; whether any."""
+    """Claim up to `share` accounts of each tenant in turn, a batch at a time. Returns whether there were any."""
     claim: dict[str, Any] = {"max_accounts": batch, "max_per_tenant": share, "queue_seconds": queue_seconds}
     claim |= {"after_tenant": "", "is_inclusive": share >= batch}
     while due := _claim(claim):
@@ -71,7 +72,7 @@ def _claim_of_each(share: int, batch: int, queue_seconds: int) -> Generator[list
 
 
 def unclaim_accounts(accounts: Sequence[DueAccount], wait_seconds: int = 0) -> None:
-    """Give back what could not be queued: due again in `wait_seconds`."""
+    """Give up the claims on accounts whose sync could not be queued: they are due again in `wait_seconds`."""
     with unbound_transaction() as connection:
         connection.execute(
             _UNCLAIM,

@@ -1,8 +1,9 @@
-"""OAuth2 grants: what a token endpoint is asked with, and the tokens it gave.
+"""OAuth2 grants: refresh token, client and endpoint, with which an access token is requested, and the tokens
+received.
 
-Refresh token, client secret and the cached access token are one encrypted secret, the credential's. A grant is
-refreshed under a lock on its row: of many workers that need a token one asks for it, and a refresh token that is good
-for one use is used once.
+Refresh token, client secret and the stored access token are encrypted together, as the secret of the credential. A
+grant is refreshed under a lock on its row, so that only one of many workers asks for a new token, and a refresh token
+that may be used only once is used only once.
 """
 
 import json
@@ -18,7 +19,7 @@ from tasks.storage.models import OAuth2Grant
 
 @dataclass(frozen=True, slots=True)
 class Secrets:
-    """The part that is encrypted."""
+    """The part of a grant that is encrypted."""
 
     refresh_token: str = field(repr=False)
     client_secret: str | None = field(default=None, repr=False)
@@ -27,7 +28,7 @@ class Secrets:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """A refresh token and what goes with it. `scope` is empty for all that was granted."""
+    """A refresh token with its client and endpoint. An empty `scope` asks for everything that was granted."""
 
     provider: str
     token_endpoint: str
@@ -38,7 +39,7 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class StoredGrant(Grant):
-    """A grant with its times, in seconds from now; None where there is none."""
+    """A grant with its times, in seconds from now (None: no such time)."""
 
     expires_in: float | None
     retry_in: float | None
@@ -61,7 +62,8 @@ def add_grant(connection: Connection, tenant_id: str, grant: Grant) -> str:
 
 
 def read_grant(connection: Connection, tenant_id: str, credential_id: str, *, lock: bool = False) -> StoredGrant:
-    """The grant, with `lock` for this transaction alone. Raises NotFoundError and CredentialUnreadableError."""
+    """Read a grant; `lock` locks its row until the transaction ends. Raises NotFoundError and
+    CredentialUnreadableError."""
     query = select(
         OAuth2Grant.provider,
         OAuth2Grant.token_endpoint,
@@ -73,7 +75,7 @@ def read_grant(connection: Connection, tenant_id: str, credential_id: str, *, lo
     row = connection.execute(query.with_for_update() if lock else query).mappings().one_or_none()
     if row is None:
         raise NotFoundError("OAuth2 grant")
-    # After the lock, so that what another transaction just wrote is seen.
+    # Read after locking, so that tokens which another transaction has just written are seen.
     secrets = Secrets(**json.loads(read_credential(connection, tenant_id, credential_id)))
     return StoredGrant(**row, secrets=secrets)
 
@@ -92,16 +94,17 @@ def store_tokens(
 
 
 def ask_later(connection: Connection, tenant_id: str, credential_id: str, seconds: float) -> None:
-    """The token endpoint wants to be left alone for so long."""
+    """Note that the token endpoint is not to be asked again for so many seconds."""
     _change(connection, tenant_id, credential_id, retry_at=_in(seconds))
 
 
 def replace_refresh_token(
     connection: Connection, tenant_id: str, credential_id: str, refresh_token: str, client_secret: str | None
 ) -> None:
-    """After its owner has consented anew; the cached access token is forgotten.
+    """Store a new refresh token after the owner has consented anew. The stored access token is deleted.
 
-    Without a client secret the old one stays. Raises CredentialUnreadableError where that one cannot be read.
+    Without a client secret the old client secret stays. Raises CredentialUnreadableError if the old one cannot be
+    read.
     """
     if client_secret is None:
         client_secret = read_grant(connection, tenant_id, credential_id, lock=True).secrets.client_secret
@@ -118,7 +121,7 @@ def _change(connection: Connection, tenant_id: str, credential_id: str, **values
 
 
 def _seconds_until(moment: Any) -> Any:
-    # By the database's clock, which all hosts share.
+    # By PostgreSQL's clock, because clocks of hosts differ.
     return cast(func.extract("epoch", moment - func.clock_timestamp()), Float)
 
 

@@ -1,12 +1,12 @@
 """The lease on an account: one sync at a time, and none for ever.
 
 A lease is held by one run of a task, not by a task id: a task delivered twice has the same id both times. The
-holder's name is `task id:run`, so that a task can tell its own earlier runs. A lease is renewed in every batch's own
-transaction, so a run whose lease was taken by another cannot commit anything more. A killed worker's lease runs out
+holder's name is `task id:run`, so that a task can recognise its own earlier runs. Each batch renews the lease in its
+transaction, so a run whose lease another run took cannot commit anything more. The lease of a killed worker expires
 by itself.
 
-A run in the background (reading again) has an account only while nothing else wants it: it gets no lease while the
-account's sync is due or waits in its queue, and is told of both whenever it renews.
+A run in the background (rereading) has an account only while no other run wants the account: it gets no lease while
+the account's sync is due or waits in its queue, and learns of either when it renews its lease.
 """
 
 import uuid
@@ -18,13 +18,13 @@ from tasks.settings import get_settings
 from tasks.storage.accounts.rows import Account, get_account, require_mailbox
 from tasks.storage.session import tenant_transaction
 
-# A place in the queue that is older than the account's interval was lost with the message.
+# A sync that was queued longer ago than the account's interval does not count: its task message was lost.
 _SYNC_WAITS = """
     (next_sync_at <= clock_timestamp()
      OR coalesce(sync_queued_at + make_interval(secs => sync_interval) > clock_timestamp(), false))
     """
 
-# Locks the row, so that of two runs that come at once one sees the other's lease.
+# Locks the row, so that if two runs come at once, the second sees the first one's lease.
 _HOLDER = text(
     f"""
     SELECT coalesce(extract(epoch FROM lease_until - clock_timestamp()), 0)::float, lease_owner,
@@ -33,7 +33,7 @@ _HOLDER = text(
     """
 )
 _HOST_HAS_ROOM = text("SELECT host_has_room(:hostname, :limit)")
-# Its queue entry is spent with this: from here on the lease keeps the account from being queued again.
+# Clears `sync_queued_at` too: the lease now keeps the account from being queued again.
 _TAKE = text(
     """
     UPDATE email_client
@@ -64,18 +64,18 @@ _RELEASE = text(
 )
 
 
-# Whoever waits urgently looks again within seconds; if it does not come, others may go on.
+# How long the lease is kept for an urgent run, which looks again within seconds. After that, others may take it.
 _WANTED_SECONDS = 15
 
 _BACKGROUND = "background/"
 
 
 class OwnLeaseHeldError(LeaseHeldError):
-    """An earlier run of this very task has not given the account back; it was killed, or it is still at work."""
+    """An earlier run of the same task still has the lease: it was killed, or is still at work."""
 
 
 class SyncComesFirstError(LeaseHeldError):
-    """A sync of this account is due or waits in its queue, and comes before what is done in the background."""
+    """A sync of this account is due or waits in its queue, and comes before a run in the background."""
 
     def __init__(self) -> None:
         EmailError.__init__(self)
@@ -83,20 +83,22 @@ class SyncComesFirstError(LeaseHeldError):
 
 
 def owner_of(task_id: str, *, in_background: bool = False) -> str:
-    """A name for one run of a task."""
+    """The unique name of one run of a task."""
     return f"{_BACKGROUND if in_background else ''}{task_id}:{uuid.uuid4()}"
 
 
 def take_lease(
     tenant_id: str, user_id: str, account_id: str, owner: str, seconds: int, *, is_urgent: bool = False
 ) -> Account:
-    """Lease the caller's own account. One that `is_urgent` and finds it leased is the next to get it; any that finds
-    a run in the background there gets it as soon as that has ended its batch.
+    """Take the lease on the caller's account.
 
-    Raises NotFoundError, AccountSwitchedOffError and AccountPausedError; LeaseHeldError while another run holds it or
-    is the next (OwnLeaseHeldError for a run of the same task, SyncComesFirstError for one in the background);
-    HostBusyError while its server has as many connections
-    as it may.
+    If another run has the lease, a run that `is_urgent` gets it next. If a run in the background has the lease, any
+    other run gets it as soon as the batch at work is stored.
+
+    Raises NotFoundError, AccountSwitchedOffError, AccountPausedError and LoginDelayedError; LeaseHeldError while
+    another run has the lease or is the next to get it (OwnLeaseHeldError: a run of the same task has it;
+    SyncComesFirstError: this run is in the background and a sync comes first); HostBusyError while the mail server
+    has all the connections it may have.
     """
     with tenant_transaction(tenant_id) as connection:
         account = get_account(connection, tenant_id, user_id, account_id)
@@ -126,10 +128,10 @@ def take_lease(
 
 
 def renew_lease(connection: Connection, account: Account, owner: str, seconds: int) -> bool:
-    """Hold the lease for `seconds` more, in the caller's transaction; whether somebody waits for it urgently, or for
-    one in the background at all.
+    """Renew the lease for `seconds` in the caller's transaction. Returns whether an urgent run waits for the lease;
+    for a run in the background, whether any run does.
 
-    Raises LeaseLostError if another took it.
+    Raises LeaseLostError if another run took the lease.
     """
     values = {"seconds": seconds, "in_background": owner.startswith(_BACKGROUND)}
     is_wanted = connection.scalar(_RENEW, {**_key(account, owner), **values})
@@ -139,7 +141,7 @@ def renew_lease(connection: Connection, account: Account, owner: str, seconds: i
 
 
 def release_lease(account: Account, owner: str) -> None:
-    """Give the lease back, if it is still held."""
+    """Give the lease back, if this run still has it."""
     with tenant_transaction(account.tenant_id) as connection:
         connection.execute(_RELEASE, _key(account, owner))
 

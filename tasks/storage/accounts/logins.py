@@ -1,4 +1,4 @@
-"""What becomes of an account whose login a server does not take. Receiving and sending each by itself.
+"""What happens to an account after its login worked, failed or was refused; separately for receiving and sending.
 
     works     nothing is written, unless it is the first login, the first after others that failed, or by another
               mechanism than the last.
@@ -9,8 +9,8 @@
               pauses the side. Providers refuse right passwords while they are in trouble.
     paused    nobody logs in until a person stored another secret or tried the account.
 
-Before `login_retry_at` no task logs in, so that no provider locks the account for too many tries; and when that has
-passed, one task alone does first.
+Before `login_retry_at` no task logs in, so that no provider locks the account for too many tries. After that time one
+task alone tries first.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -31,31 +31,31 @@ from tasks.storage.models import EmailClient
 from tasks.storage.session import tenant_transaction
 
 _FIRST_WAIT = timedelta(minutes=5)
-# Of a refusal, which pauses the account only when it is repeated; and of a failure that never does.
+# The longest wait after a refusal, which pauses the account if repeated, and after a failure, which never does.
 _MAX_WAIT_REFUSED_SECONDS = timedelta(hours=1)
 _MAX_WAIT_FAILED_SECONDS = timedelta(hours=6)
-# Longer than a login takes.
+# How long other tasks leave the first try to one task: longer than a login takes.
 _ONE_TRY = timedelta(minutes=2)
-# Two to more than this power is longer than any wait.
+# Waits are not doubled more often than this, as they have reached their maximum by then.
 _MAX_DOUBLINGS = 10
 
 
 class Side(NamedTuple):
-    """One of the two at which an account logs in; `prefix` is that of its columns."""
+    """One of the two sides of an account, receiving or sending. Its columns begin with `prefix`."""
 
     prefix: str
     used_secret: ColumnElement[str]
 
     def column(self, name: str) -> ColumnElement[Any]:
-        """That of its columns."""
+        """The column of this side with this name."""
         return EmailClient.__table__.c[self.prefix + name]
 
     def of(self, account: Account, name: str) -> object:
-        """What the account's column of this name held when it was read."""
+        """The value of this side's column when the account was read."""
         return getattr(account, self.prefix + name)
 
     def secret_of(self, account: Account) -> str:
-        """The id of the credential."""
+        """The id of the credential with which this side logs in."""
         return (account.smtp_credential_id if self.prefix else None) or account.credential_id
 
 
@@ -64,20 +64,20 @@ SENDING = Side("smtp_", func.coalesce(EmailClient.smtp_credential_id, EmailClien
 
 
 def mechanism_of(account: Account, side: Side) -> str | None:
-    """By which mechanism the account logged in last; None where it never did."""
+    """The mechanism of the account's last login that worked; None where no login has worked."""
     mechanism = side.of(account, "login_mechanism")
     return str(mechanism) if mechanism is not None else None
 
 
 def begin_login(account: Account, side: Side) -> None:
-    """A login is about to be tried. Costs a statement only where the one before failed.
+    """Note that a login is about to be tried. Costs a statement only if the login before failed.
 
     Raises LoginDelayedError where another task is trying, or tried meanwhile.
     """
     if not side.of(account, "login_failures"):
         return
     retry_at = side.column("login_retry_at")
-    # A person who tries the account at once has seen when the next login is due.
+    # A try that a person asks for goes ahead although the next login is not due, if no task tried meanwhile.
     is_first = func.coalesce(retry_at <= func.now(), True) | (retry_at == side.of(account, "login_retry_at"))
     until = _prefixed(side, {"login_retry_at": func.greatest(retry_at, func.now() + _ONE_TRY)})
     with tenant_transaction(account.tenant_id) as connection:
@@ -87,7 +87,7 @@ def begin_login(account: Account, side: Side) -> None:
 
 
 def note_login(account: Account, side: Side, mechanism: str) -> None:
-    """A login worked. Costs a statement only where that is news."""
+    """Note that a login worked. Costs a statement only if the account's row changes."""
     if mechanism == mechanism_of(account, side) and not side.of(account, "login_failures"):
         return
     values: dict[str, object] = {
@@ -103,10 +103,12 @@ def note_login(account: Account, side: Side, mechanism: str) -> None:
 
 
 def note_refusal(account: Account, side: Side, error: EmailError) -> EmailError:
-    """A login was not taken; the error to raise, which says whether the side is paused or tried again, and when.
+    """Note that a login was refused or failed. Returns the error to raise, which says whether the side is paused or
+    the login is tried again, and when.
 
-    AuthenticationFailedError says that the server refuses user name or password; any other, that it does not say so.
-    A secret that was changed meanwhile has not been refused: nothing is kept of it.
+    `error` is an AuthenticationFailedError if the server said that user name or password are wrong; any other error
+    means that it did not say so. If the secret was changed meanwhile, the refusal was of the old secret, and nothing
+    is noted.
     """
     with tenant_transaction(account.tenant_id) as connection:
         row = connection.execute(
@@ -159,7 +161,7 @@ def _shown(side: Side, error: EmailError) -> dict[str, object]:
 
 
 def _schedule(side: Side, retry_at: datetime) -> dict[str, object]:
-    """The next sync comes with the next login."""
+    """Columns that make the next sync due at the time of the next login."""
     if side is SENDING:
         return {}
     failing_since = func.coalesce(EmailClient.failing_since, func.now())

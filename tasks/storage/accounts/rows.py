@@ -33,10 +33,10 @@ class AccountExistsError(PermanentError):
 
 
 class NewAccount(NamedTuple):
-    """What a person gives to register an account; `password` is one, or an OAuth2 grant.
+    """What a person gives to register an account. `password` is a password or an OAuth2 grant.
 
-    A POP3 server keeps its messages for `pop3_keep_days` after they were stored, or for ever. Without `smtp_username`
-    and `smtp_password` the account logs in at its SMTP server as at its mailbox.
+    Messages are left on a POP3 server for `pop3_keep_days` after they were stored; None: for ever. Without
+    `smtp_username` and `smtp_password` the SMTP server gets the login of the mailbox.
     """
 
     account_name: str
@@ -60,8 +60,8 @@ class NewAccount(NamedTuple):
 class Account(NamedTuple):
     """A row of email_client, without its lease and its secret, as it was at `read_at` by PostgreSQL's clock.
 
-    Times until which a login waits are in the future. It `is_overdue` where nothing is known to be wrong with it, and
-    the sync that should have begun by now did not.
+    Times until which a login waits are None once they have passed. The account `is_overdue` if no error of it is
+    known, but a sync that should have begun by now did not.
     """
 
     tenant_id: str
@@ -124,18 +124,18 @@ _SENDS_AGAIN = {
     "smtp_login_failures": 0,
     "smtp_login_retry_at": None,
 }
-# Another secret has not worked yet.
+# Columns for a new secret, with which no login has worked yet.
 _NEW_SECRET = {**_NO_ERROR, "login_mechanism": None}
 _NEW_SMTP_SECRET = {**_SENDS_AGAIN, "smtp_login_mechanism": None}
-# Where the mailbox's secret is the SMTP server's too.
+# Columns for a new mailbox secret, for accounts whose SMTP server gets the same secret.
 _NEW_SMTP_SECRET_WITH_IT = {
     name: case((EmailClient.smtp_credential_id.is_(None), value), else_=EmailClient.__table__.c[name])
     for name, value in _NEW_SMTP_SECRET.items()
 }
-# Early by as much as a claim is, see the migration 0004.
+# As early as the function for claims sets it, see migration 0004.
 _NEXT_BY_SCHEDULE = func.now() + EmailClient.sync_interval * timedelta(seconds=0.9)
-# An account that fails is tried again after as long as it has been failing: each wait is twice the one before. The
-# random part keeps all accounts of a server that was down from coming back at once.
+# A failing account is tried again after as long as it has been failing, so each wait is twice the wait before. The
+# random part keeps the accounts of a server that was down from being synced all at once.
 _MAX_WAIT_SECONDS = timedelta(hours=6)
 _NEXT_AFTER_FAILURE = func.now() + (0.75 + 0.25 * func.random()) * func.least(
     func.greatest(
@@ -144,12 +144,12 @@ _NEXT_AFTER_FAILURE = func.now() + (0.75 + 0.25 * func.random()) * func.least(
     ),
     _MAX_WAIT_SECONDS,
 )
-# By the database's clock, which all hosts share.
+# By PostgreSQL's clock, because clocks of hosts differ.
 _WAITING = {
     name: case((EmailClient.__table__.c[name] > func.now(), EmailClient.__table__.c[name])).label(name)
     for name in ("login_retry_at", "smtp_login_retry_at")
 }
-# Due accounts are looked for every DUE_ACCOUNTS_SECONDS, so a sync begins at the next multiple of that.
+# Beat looks for due accounts every DUE_ACCOUNTS_SECONDS, so a sync begins at the next multiple of that time.
 _LATEST_SECONDS = (func.ceil(EmailClient.sync_interval / float(DUE_ACCOUNTS_SECONDS)) + 0.5) * DUE_ACCOUNTS_SECONDS
 _LATEST = func.make_interval(0, 0, 0, 0, 0, 0, _LATEST_SECONDS)
 _IS_OVERDUE = and_(
@@ -165,7 +165,7 @@ _IS_OVERDUE = and_(
 )
 _COMPUTED = {**_WAITING, "is_overdue": _IS_OVERDUE.label("is_overdue"), "read_at": func.now().label("read_at")}
 _COLUMNS = [_COMPUTED[name] if name in _COMPUTED else EmailClient.__table__.c[name] for name in Account._fields]
-# Made once: every task begins with it.
+# The statement is made once, because every task begins with it.
 _GET = select(*_COLUMNS).where(
     EmailClient.tenant_id == bindparam("tenant_id"),
     EmailClient.user_id == bindparam("user_id"),
@@ -179,7 +179,7 @@ def add_account(tenant_id: str, user_id: str, new: NewAccount) -> str:
     try:
         with tenant_transaction(tenant_id) as connection:
             columns = new._asdict()
-            # Names of hosts are the same in any case (RFC 4343), and their connections are counted by name.
+            # Host names ignore case (RFC 4343), and connections to a host are counted by its name.
             columns |= {name: columns[name] and columns[name].lower() for name in ("hostname", "smtp_hostname")}
             password, smtp_password = columns.pop("password"), columns.pop("smtp_password")
             if isinstance(password, Grant):
@@ -195,7 +195,7 @@ def add_account(tenant_id: str, user_id: str, new: NewAccount) -> str:
                     user_id=user_id,
                     sync_interval=get_settings().sync.interval_seconds,
                     reread_version=PARSER_VERSION,
-                    # Its first sync may be by a worker of the release before.
+                    # A worker of the release before, with an older parser, may make the first sync.
                     reread_again_at=func.now() + timedelta(days=1),
                     **columns,
                 )
@@ -223,7 +223,7 @@ def list_accounts(tenant_id: str) -> list[Account]:
 
 
 def find_account(tenant_id: str, name_or_id: str) -> Account:
-    """The account of that id, else of that name. Raises NotFoundError, also where several have the name."""
+    """The account with this id, else with this name. Raises NotFoundError, also if several accounts have the name."""
     accounts = list_accounts(tenant_id)
     found = [account for account in accounts if account.id == name_or_id] or [
         account for account in accounts if account.account_name == name_or_id
@@ -234,7 +234,8 @@ def find_account(tenant_id: str, name_or_id: str) -> Account:
 
 
 def get_account(connection: Connection, tenant_id: str, user_id: str, account_id: str) -> Account:
-    """The caller's own account. Raises NotFoundError for one that is not, whether or not it exists."""
+    """The caller's account. Raises NotFoundError for an account that is not the caller's, whether or not it
+    exists."""
     own = {"tenant_id": tenant_id, "user_id": user_id, "account_id": account_id}
     row = connection.execute(_GET, own).one_or_none()
     if row is None:
@@ -243,7 +244,8 @@ def get_account(connection: Connection, tenant_id: str, user_id: str, account_id
 
 
 def require_mailbox(account: Account) -> None:
-    """Raises AccountPausedError where nobody is to log in at the IMAP or POP3 server until a person did something.
+    """Raises AccountPausedError if receiving is paused: nothing logs in at the IMAP or POP3 server until a person
+    acts.
 
     Raises LoginDelayedError where the next login is not due yet, and AccountSwitchedOffError, too.
     """
@@ -254,7 +256,7 @@ def require_mailbox(account: Account) -> None:
 
 
 def require_sending(account: Account) -> None:
-    """Raises SendingPausedError where nobody is to log in at the SMTP server until a person did something.
+    """Raises SendingPausedError if sending is paused: nothing logs in at the SMTP server until a person acts.
 
     Raises LoginDelayedError where the next login is not due yet, and AccountSwitchedOffError, too.
     """
@@ -277,7 +279,7 @@ def uses_oauth2(account: Account) -> bool:
 
 
 def change_password(account: Account, password: str) -> None:
-    """Store a new password instead of the old secret; errors and pauses that came of it are forgotten.
+    """Store a new password instead of the old secret. Errors and pauses of the old secret are cleared.
 
     Raises NotFoundError.
     """
@@ -293,7 +295,7 @@ def change_password(account: Account, password: str) -> None:
 
 
 def change_smtp_password(account: Account, password: str) -> None:
-    """Store a password for the SMTP server alone, from now on or instead of the old one; a pause of sending ends.
+    """Store a password for the SMTP server alone, or replace it. A pause of sending ends.
 
     Raises SmtpServerMissingError where the account has no SMTP server, and NotFoundError.
     """
@@ -310,9 +312,9 @@ def change_smtp_password(account: Account, password: str) -> None:
 
 
 def change_refresh_token(account: Account, refresh_token: str, client_secret: str | None) -> None:
-    """Store a new refresh token after its owner has consented anew; errors and pauses that came of it are forgotten.
+    """Store a new refresh token after its owner has consented anew. Errors and pauses of the old secret are cleared.
 
-    Without a client secret the old one stays. Raises NotFoundError and CredentialUnreadableError.
+    Without a client secret the old client secret stays. Raises NotFoundError and CredentialUnreadableError.
     """
     with tenant_transaction(account.tenant_id) as connection:
         credential_id = _locked(connection, account).credential_id
@@ -327,7 +329,7 @@ def change_refresh_token(account: Account, refresh_token: str, client_secret: st
 def remove_account(account: Account) -> None:
     """Remove the account with its folders, messages and secrets."""
     with tenant_transaction(account.tenant_id) as connection:
-        # Not what `account` says: its password may have been changed since.
+        # The row is read again, because the account may have got other secrets since `account` was read.
         secrets = connection.execute(
             delete(EmailClient)
             .where(*is_row_of(account))
@@ -338,7 +340,8 @@ def remove_account(account: Account) -> None:
 
 
 def record_success(connection: Connection, account: Account, *, whole_account: bool) -> None:
-    """The mailbox works: errors and a pause are forgotten; with `whole_account` it counts as synced now."""
+    """Note that the mailbox works: errors and a pause are cleared. With `whole_account` the account counts as synced
+    now."""
     values = {"last_sync_at": func.now()} if whole_account else {}
     connection.execute(
         update(EmailClient)
@@ -348,13 +351,14 @@ def record_success(connection: Connection, account: Account, *, whole_account: b
 
 
 def record_incomplete(connection: Connection, account: Account, error: EmailError) -> None:
-    """The mailbox works, and not all of it can be had: shown like an error, and synced by schedule all the same."""
+    """Note that the mailbox works but messages are missing: shown like an error, but the account is synced at its
+    interval."""
     values = {"last_error_code": error.code, "last_error": str(error), "last_error_at": func.now()}
     connection.execute(update(EmailClient).where(*is_row_of(account)).values(**values))
 
 
 def clear_error(account: Account) -> None:
-    """The mailbox works again: forget its error and its pause, so that its next sync is due."""
+    """Note that the mailbox works again: clear its error and its pause, so that its next sync is due."""
     with tenant_transaction(account.tenant_id) as connection:
         connection.execute(
             update(EmailClient).where(*is_row_of(account)).values(**_NO_ERROR, next_sync_at=func.now())
@@ -362,7 +366,7 @@ def clear_error(account: Account) -> None:
 
 
 def record_failure(account: Account, error: EmailError) -> None:
-    """Keep what went wrong where the account's owner sees it. What pauses it is in `storage.accounts.logins`."""
+    """Store an error on the account, where its owner sees it. Pauses are set in `storage.accounts.logins`."""
     with tenant_transaction(account.tenant_id) as connection:
         connection.execute(
             update(EmailClient)
@@ -379,7 +383,7 @@ def record_failure(account: Account, error: EmailError) -> None:
 
 
 def resume_sending(account: Account) -> None:
-    """The SMTP server takes the login again."""
+    """Note that the SMTP server takes the login again: a pause of sending ends."""
     with tenant_transaction(account.tenant_id) as connection:
         connection.execute(update(EmailClient).where(*is_row_of(account)).values(**_SENDS_AGAIN))
 
@@ -396,7 +400,7 @@ def _require_enabled(account: Account) -> None:
 
 
 def _locked(connection: Connection, account: Account) -> Account:
-    # Not `account` itself: somebody else may have changed it since.
+    # The row is read again, because another transaction may have changed it since `account` was read.
     row = connection.execute(select(*_COLUMNS).where(*is_row_of(account)).with_for_update()).one_or_none()
     if row is None:
         raise NotFoundError("account")

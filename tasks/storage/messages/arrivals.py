@@ -1,4 +1,4 @@
-"""A parsed message as rows of PostgreSQL's wire format, made anywhere and without a connection."""
+"""Turns a parsed message into rows in PostgreSQL's wire format, in any process and without a connection."""
 
 import hashlib
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from tasks.mail.spam.verdict import Verdict
 from tasks.storage import wire
 from tasks.storage.ids import new_id
 
-# An index entry of PostgreSQL holds about 2,700 bytes; Message-IDs beyond this length are nobody's but a fuzzer's.
+# PostgreSQL's index entries hold about 2,700 bytes. Only broken or hostile mail has longer Message-IDs.
 MAX_MESSAGE_ID_LENGTH = 500
 
 # The columns of `Arrival.row`, and of its `attachment_rows`, in their order.
@@ -31,8 +31,9 @@ _PARSER_VERSION = wire.smallint(PARSER_VERSION)
 class Arrival(NamedTuple):
     """A new message, ready to be stored: `row` and `attachment_rows` are fields in their wire form.
 
-    `raw` is kept until it is stored, in case PostgreSQL refuses it. `message_id`, `in_reply_to` and `references`
-    decide its conversation, unless the server does (`thread_id`); `blobs` are contents by their digest.
+    `raw` is kept until the message is stored, in case PostgreSQL refuses it. `message_id`, `in_reply_to` and
+    `references` decide the conversation, unless the server does (`thread_id`). `blobs` are contents of attachments by
+    their digest.
     """
 
     uid: int
@@ -68,10 +69,10 @@ def prepare(
     verdict: Verdict | None,
     thread_id: str | None = None,
 ) -> Arrival:
-    """A message as rows. `received_at` is INTERNALDATE, `size` RFC822.SIZE,
-    `verdict` None for what was not checked.
+    """A message as rows. `received_at` is INTERNALDATE, `size` RFC822.SIZE, and `verdict` None for a message that was
+    not checked for spam.
 
-    Raises ValueError or TypeError for a string that is not storable, which the parser lets none be.
+    Raises ValueError or TypeError for a string that PostgreSQL cannot store; the parser returns no such strings.
     """
     row_id = wire.text(new_id())
     digests = [hashlib.sha256(attachment.content).hexdigest() for attachment in message.attachments]

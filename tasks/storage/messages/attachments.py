@@ -1,4 +1,4 @@
-"""Attachments that are stored, with their content."""
+"""Reads stored attachments with their content."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from tasks.errors import NotFoundError
 from tasks.mail.message import Attachment
 from tasks.storage.accounts.rows import Account
 
-# Of the user, not only of the tenant: another user's mail is none of the caller's.
+# Attachments of the user, not only of the tenant: users of a tenant do not see each other's mail.
 _FILES = """
     email_attachment AS file
     JOIN email_message AS message ON message.tenant_id = file.tenant_id AND message.id = file.email_message_id
@@ -16,7 +16,7 @@ _FILES = """
 """
 _OWN = "file.tenant_id = :tenant_id AND client.user_id = :user_id"
 
-# Three bytes become four, but those of a message, which may go as they are.
+# Base64 makes four bytes of three, except for attached messages, which may go unencoded.
 _MEASURE = text(
     f"""
     SELECT coalesce(sum(CASE lower(file.mime_type) WHEN 'message/rfc822' THEN file.size
@@ -35,16 +35,18 @@ _LOAD = text(
 
 
 def encoded_size(connection: Connection, account: Account, ids: Sequence[str]) -> int:
-    """What attachments of these ids take in a message at least, each as often as it is named, without loading them.
+    """How many bytes these attachments take in a message at least, without loading them. An id given twice counts
+    twice.
 
-    One that is not of the account's user takes nothing.
+    An attachment of another user counts as nothing.
     """
     values = {"tenant_id": account.tenant_id, "user_id": account.user_id, "ids": list(ids)}
     return int(connection.execute(_MEASURE, values).scalar_one()) if ids else 0
 
 
 def load_attachments(connection: Connection, account: Account, ids: Sequence[str]) -> tuple[Attachment, ...]:
-    """The attachments of these ids, in their order. Raises NotFoundError if one is not of the account's user."""
+    """The attachments with these ids, in this order. Raises NotFoundError if an attachment is not of the account's
+    user."""
     if not ids:
         return ()
     values = {"tenant_id": account.tenant_id, "user_id": account.user_id, "ids": list(ids)}

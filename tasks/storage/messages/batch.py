@@ -17,7 +17,7 @@ from tasks.storage.session import tenant_transaction
 
 
 class UidNumbering(NamedTuple):
-    """Messages are told apart by their UIDs, which are theirs as long as UIDVALIDITY stays the same."""
+    """The messages of a batch have UIDs, which hold as long as UIDVALIDITY stays the same."""
 
     uidvalidity: int
 
@@ -31,7 +31,8 @@ class UidNumbering(NamedTuple):
 
 
 class UidlNumbering(NamedTuple):
-    """On POP3 messages have their numbers in one session only, and lasting keys; these are the keys."""
+    """The messages of a POP3 batch have numbers, which hold for one session only, and lasting keys, which this maps
+    them to."""
 
     uidls: Mapping[int, str]
 
@@ -48,7 +49,8 @@ Numbering = UidNumbering | UidlNumbering
 
 
 class Batch(NamedTuple):
-    """Messages that are committed together; afterwards all UIDs below `uidnext` are accounted for."""
+    """Messages that are committed together. Afterwards all messages with UIDs below `uidnext` are stored or in
+    quarantine."""
 
     arrivals: Sequence[Arrival]
     quarantined: Sequence[Quarantined]
@@ -61,7 +63,7 @@ _ATTACHMENT_COLUMNS = ("tenant_id", *ATTACHMENT_COLUMNS)
 _BLOB_COLUMNS = ("tenant_id", "sha256", "size", "content")
 _QUARANTINE_COLUMNS = (*_PLACE_COLUMNS, "id", "reason", "detail", "size", "raw")
 
-# Held until the transaction ends, so that cleanup takes none of them away before an attachment refers to it.
+# The locks last until the transaction ends, so that cleanup deletes no blob before an attachment refers to it.
 _KNOWN_BLOBS = text("SELECT sha256 FROM blob WHERE tenant_id = :tenant_id AND sha256 = ANY(:digests) FOR KEY SHARE")
 _CHECKPOINT = text(
     """
@@ -85,7 +87,7 @@ _FIND = text(
 
 
 def find_message(account: Account, folder_type: str, message_id: str) -> str | None:
-    """The id of the newest message of that Message-ID in a folder of that type."""
+    """The id of the newest message with this Message-ID in a folder of this type."""
     key = {"tenant_id": account.tenant_id, "account_id": account.id}
     with tenant_transaction(account.tenant_id) as connection:
         found: str | None = connection.scalar(_FIND, {**key, "folder_type": folder_type, "message_id": message_id})
@@ -136,7 +138,8 @@ def store_batch(connection: Connection, account: Account, folder_id: str, number
 
 
 def store_blobs(connection: Connection, tenant_id: str, arrivals: Sequence[Arrival]) -> None:
-    """Store what the attachments of the messages hold, in the caller's transaction; what is known stays as it is."""
+    """Store the contents of the messages' attachments, in the caller's transaction. Contents that are stored already
+    stay."""
     contents = {key: content for arrival in arrivals for key, content in arrival.blobs.items()}
     if not contents:
         return
@@ -144,7 +147,7 @@ def store_blobs(connection: Connection, tenant_id: str, arrivals: Sequence[Arriv
     for key in known:
         del contents[key]
     tenant = wire.text(tenant_id)
-    # In order, so that two workers storing the same content wait for each other instead of deadlocking.
+    # Sorted, so that two workers that store the same content wait for each other instead of deadlocking.
     copy.bulk_insert(
         connection,
         "blob",

@@ -1,4 +1,4 @@
-"""What changed on the server since the last sync, applied to the messages we have: flags, removals, new UIDs.
+"""Applies changes on the server to stored messages: flags, removals, new UIDs.
 
 Each function is one statement or two for any number of messages, in the caller's transaction, and keeps the
 folder's counts right.
@@ -94,7 +94,7 @@ _ACCOUNTED_FOR = """
 _ACCOUNTED_RANGES = f"""
     SELECT coalesce(range_agg(int8range(imap_uid, imap_uid, '[]')), '{{}}') FROM ({_ACCOUNTED_FOR}) AS accounted_for
     """
-# As text: the driver knows no multiranges.
+# Multiranges are passed as text, because the driver does not know them.
 _MISSING = text(f"SELECT CAST(CAST(:uids AS int8multirange) - ({_ACCOUNTED_RANGES}) AS text)")
 _STORED = text(f"SELECT CAST(CAST(:uids AS int8multirange) * ({_ACCOUNTED_RANGES}) AS text)")
 _NOT_NAMED = text(
@@ -140,8 +140,8 @@ _STAGE_ENVELOPES = """
       uid bigint NOT NULL, message_id text, size bigint NOT NULL, received_at timestamptz
     ) ON COMMIT DROP
     """
-# Their UIDs are other messages' now; as negative numbers they are in nobody's way until their own are found. Below
-# those of messages that were set apart before, and may be outside of a window.
+# The UIDs of these messages belong to other messages now. They get negative UIDs until their own are found, which
+# collide with nothing: below the negative UIDs of messages that were set apart before and may be outside of a window.
 _SET_APART = text(
     """
     UPDATE email_message SET imap_uid = least(0, (
@@ -152,8 +152,8 @@ _SET_APART = text(
       AND imap_uid = ANY(CAST(:uids AS bigint[]))
     """
 )
-# Messages with the same Message-ID, size and date are the same mail twice, and pair up in order. Without a
-# Message-ID, size and date must be unique on both sides: two messages without one are two messages.
+# Messages with the same Message-ID, size and date are copies of one mail, and are paired in order. Without a
+# Message-ID, size and date must be unique on both sides, because two such messages may be different mails.
 _MOVE_TO_NEW_UIDS = text(
     """
     WITH old AS (
@@ -193,13 +193,13 @@ class Envelope(NamedTuple):
 
 
 def update_flags(connection: Connection, account: Account, folder: Folder, flags: Sequence[tuple[int, Flags]]) -> int:
-    """Set the flags of messages by UID; how many rows differed."""
+    """Set the flags of messages by UID. Returns how many rows differed."""
     if not flags:
         return 0
     columns = zip(*(state for _, state in flags), strict=True)
     names = ("is_read", "is_starred", "is_spam", "is_not_spam", "is_draft", "is_sent", "is_deleted")
     values: dict[str, object] = dict(zip((*names, "labels"), map(list, columns), strict=True))
-    # Joined by what no label holds: arrays of arrays would have to be rectangular.
+    # Labels are joined by a character that no label has, because PostgreSQL's arrays of arrays must be rectangular.
     values["labels"] = ["\x1f".join(state.labels) for _, state in flags]
     key = _key(account, folder)
     changed, unread = connection.execute(_UPDATE_FLAGS, {**key, **values, "uids": [uid for uid, _ in flags]}).one()
@@ -208,79 +208,80 @@ def update_flags(connection: Connection, account: Account, folder: Folder, flags
 
 
 def remove_uids(connection: Connection, account: Account, folder: Folder, uids: UidSet) -> int:
-    """Messages the server says are gone; how many of them we had."""
+    """Remove messages that are gone from the server. Returns how many were stored."""
     if not uids.ranges:
         return 0
     return _remove(connection, _REMOVE_NAMED, _key(account, folder), {"uids": uids.to_multirange()})
 
 
 def remove_absent(connection: Connection, account: Account, folder: Folder, present: UidSet, below: int) -> int:
-    """Messages with a UID below `below` that are not among those `present`; how many."""
+    """Remove messages whose UID is below `below` and not in `present`. Returns how many."""
     values = {"uids": present.to_multirange(), "below": below}
     return _remove(connection, _REMOVE_ABSENT, _key(account, folder), values)
 
 
 def missing_uids(connection: Connection, account: Account, folder: Folder, on_server: UidSet, first: int) -> UidSet:
-    """Which UIDs `on_server`, all of them `first` or above, are neither stored nor in quarantine."""
+    """The UIDs in `on_server` (all at or above `first`) that are neither stored nor in quarantine."""
     values = {"uids": on_server.to_multirange(), "first": first}
     return UidSet.from_multirange(str(connection.scalar(_MISSING, {**_key(account, folder), **values})))
 
 
 def stored_uids(connection: Connection, account: Account, folder: Folder, on_server: UidSet) -> UidSet:
-    """Which UIDs `on_server` are stored or in quarantine."""
+    """The UIDs in `on_server` that are stored or in quarantine."""
     values = {"uids": on_server.to_multirange(), "first": 0}
     return UidSet.from_multirange(str(connection.scalar(_STORED, {**_key(account, folder), **values})))
 
 
 def envelopes(connection: Connection, account: Account, folder: Folder, uids: Sequence[int]) -> list[Envelope]:
-    """What identifies the messages that are stored under these UIDs."""
+    """The envelopes of the messages that are stored under these UIDs."""
     rows = connection.execute(_ENVELOPES, {**_key(account, folder), "uids": list(uids)})
     return [Envelope._make(row) for row in rows]
 
 
 def absent_uids(connection: Connection, account: Account, folder: Folder, on_server: UidSet, below: int) -> UidSet:
-    """The UIDs below `below`, stored or quarantined, that are not among those `on_server`."""
+    """The stored or quarantined UIDs below `below` that are not in `on_server`."""
     values = {"uids": on_server.to_multirange(), "below": below, "first": 0}
     return UidSet.from_multirange(str(connection.scalar(_NOT_NAMED, {**_key(account, folder), **values})))
 
 
 def lowest_uid(connection: Connection, account: Account, folder: Folder) -> int:
-    """The lowest UID that is stored or quarantined; 0 where none is."""
+    """The lowest UID that is stored or quarantined; 0 where there is none."""
     return int(connection.scalar(_LOWEST, {**_key(account, folder), "first": 0}) or 0)
 
 
 def newest(connection: Connection, account: Account, folder: Folder, number: int) -> list[Envelope]:
-    """The messages with the highest UIDs."""
+    """The envelopes of the messages with the highest UIDs."""
     rows = connection.execute(_NEWEST, {**_key(account, folder), "number": number})
     return [Envelope._make(row) for row in rows]
 
 
 def forget_quarantined(connection: Connection, account: Account, folder: Folder, before: float | None = None) -> None:
-    """Let messages quarantined before that Unix time by PostgreSQL's clock, by default all, count as missing, so that
-    they are fetched and tried again."""
+    """Remove messages from quarantine, so that they count as missing and are fetched again: those quarantined before
+    that Unix time by PostgreSQL's clock, or all."""
     values = {"tenant_id": account.tenant_id, "folder_id": folder.id, "before": before}
     connection.execute(_FORGET_QUARANTINED, values)
 
 
 def recount(connection: Connection, account: Account, folder: Folder) -> None:
-    """Set the folder's counts to what they should be anyway."""
+    """Count the folder's messages anew and store the counts."""
     connection.execute(_RECOUNT, {"tenant_id": account.tenant_id, "folder_id": folder.id})
 
 
 def release_quarantined(connection: Connection, account: Account, hours: int) -> None:
-    """Let what the server would not give count as missing after so many hours, so that it is asked for again."""
+    """Remove messages that the server refused to give from quarantine after so many hours, so that they are asked for
+    again."""
     connection.execute(
         _RELEASE_QUARANTINED, {"tenant_id": account.tenant_id, "account_id": account.id, "hours": hours}
     )
 
 
 def begin_renumbering(connection: Connection) -> None:
-    """Make room for the envelopes of a folder whose UIDs are to be compared, for this transaction."""
+    """Prepare the temporary table for the envelopes of a folder, for this transaction."""
     connection.exec_driver_sql(_STAGE_ENVELOPES)
 
 
 def add_envelopes(connection: Connection, envelopes: Sequence[Envelope]) -> None:
-    """Messages as the server numbers them now."""
+    """Add envelopes of messages with the UIDs that they have on the server now."""
     rows = [
         (
             wire.bigint(envelope.uid),
@@ -294,7 +295,8 @@ def add_envelopes(connection: Connection, envelopes: Sequence[Envelope]) -> None
 
 
 def set_apart(connection: Connection, account: Account, folder: Folder, uids: Sequence[int]) -> None:
-    """The messages that are stored under these UIDs have other ones, which `finish_renumbering` looks for."""
+    """Take their UIDs from the messages that are stored under these UIDs; `finish_renumbering` looks for the right
+    ones."""
     connection.execute(_SET_APART, {**_key(account, folder), "uids": list(uids)})
 
 
@@ -304,12 +306,12 @@ def finish_renumbering(connection: Connection, account: Account, folder: Folder,
 
 
 def remove_unnumbered(connection: Connection, account: Account, folder: Folder, uidvalidity: int) -> int:
-    """The messages that `finish_renumbering` found no UID for; how many."""
+    """Remove the messages for which `finish_renumbering` found no UID. Returns how many."""
     return _remove(connection, _REMOVE_UNNUMBERED, {**_key(account, folder), "uidvalidity": uidvalidity}, {})
 
 
 def count_unnumbered(connection: Connection, account: Account, folder: Folder) -> int:
-    """How many of them there are, where they were not removed."""
+    """How many messages have no UID because `finish_renumbering` found none and they were not removed."""
     return int(connection.scalar(_COUNT_UNNUMBERED, _key(account, folder)) or 0)
 
 

@@ -27,10 +27,10 @@ _WORDS: Mapping[str, str] = dict(
 
 
 class Standing(NamedTuple):
-    """A folder, and of how many of its messages we know what. `on_server` is None where the server has not said it.
+    """The counts of a folder. `on_server` is None where the server has not said how many messages it has.
 
-    Of those `stored`, `hidden` ones are not among those that the server shows. `missing_reason` is set where messages
-    are missing, also where nobody can tell how many.
+    `hidden` of the `stored` messages are not shown by the server. `missing_reason` is set where messages are missing,
+    also where nobody can tell how many.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Standing(NamedTuple):
 
     @property
     def why(self) -> str:
-        """What a person wants to know of it, or nothing."""
+        """Why messages are missing, hidden or left out, for people; empty where none are."""
         if self.is_left_out:
             return "left out: it shows messages of other folders a second time"
         reasons = [_WORDS[self.missing_reason]] if self.missing_reason else []
@@ -78,7 +78,7 @@ _INCOMPLETE = text(
 
 
 class Incomplete(NamedTuple):
-    """A folder of which messages are missing; with `missing` 0 nobody can tell how many."""
+    """A folder with missing messages. A `missing` of 0 means that nobody can tell how many."""
 
     folder_id: str
     name: str
@@ -94,7 +94,7 @@ def standings(account: Account) -> list[Standing]:
 
 
 def incomplete_folders(connection: Connection, account: Account) -> list[Incomplete]:
-    """The folders that could be opened and are not complete here."""
+    """The folders that could be opened and have missing messages."""
     rows = connection.execute(_INCOMPLETE, {"tenant_id": account.tenant_id, "account_id": account.id})
     return [
         Incomplete(folder_id, name, missing, f"{missing} of {on_server} missing: {why}" if missing else why)

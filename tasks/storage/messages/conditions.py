@@ -1,7 +1,7 @@
 """Conditions on stored messages that a person writes: FIELD OPERATOR VALUE, as in `subject ~ Ã`.
 
-They are read here and never handed to PostgreSQL as SQL: fields and operators are those of the tables below, and the
-value is always a parameter.
+Conditions are parsed here and never handed to PostgreSQL as SQL: fields and operators come from the tables below, and
+the value is always a parameter.
 """
 
 import re
@@ -28,7 +28,7 @@ _COMPARISONS: dict[str, Test] = {
     ">": lambda column, value: column > value,
     ">=": lambda column, value: column >= value,
 }
-# Small and capital letters are the same; what is not there contains nothing.
+# Case does not matter. A missing text contains nothing.
 _TEXT_TESTS: dict[str, Test] = {
     "=": _COMPARISONS["="],
     "!=": _COMPARISONS["!="],
@@ -41,7 +41,7 @@ _TEXTS = {
     "html": EmailMessage.html_body,
     "message_id": EmailMessage.message_id,
 }
-# Names and addresses alike, as JSON.
+# Columns with addresses, which are compared as JSON text, so names and addresses are searched alike.
 _ADDRESSES = {
     "from": EmailMessage.from_addresses,
     "to": EmailMessage.to_addresses,
@@ -66,7 +66,7 @@ class ConditionInvalidError(PermanentError):
 
 
 def read_condition(words: str) -> ColumnElement[bool]:
-    """What the condition says of an EmailMessage. Raises ConditionInvalidError that says what is wrong with it."""
+    """The condition on an EmailMessage in SQLAlchemy's form. Raises ConditionInvalidError that says what is wrong."""
     match = _CONDITION.fullmatch(words)
     if not match or not match[3] or not _is_storable(words):
         raise ConditionInvalidError(repr(words))
@@ -75,7 +75,7 @@ def read_condition(words: str) -> ColumnElement[bool]:
     if name in _TEXTS:
         return _text(field, _TEXTS[name], operator, value)
     if name in _ADDRESSES:
-        # "[]" is nobody.
+        # An empty list counts as no value.
         written = func.nullif(cast(_ADDRESSES[name], Text), "[]")
         return _text(field, written, operator, value)
     if name == "folder":
@@ -90,7 +90,7 @@ def read_condition(words: str) -> ColumnElement[bool]:
 
 
 def _is_storable(words: str) -> bool:
-    """Whether PostgreSQL takes them as text."""
+    """Whether PostgreSQL can store these words as text."""
     return "\0" not in words and not any("\ud800" <= character <= "\udfff" for character in words)
 
 
@@ -111,7 +111,7 @@ def _in_folder(operator: str, value: str) -> ColumnElement[bool]:
 
 
 def _header(field: str, operator: str, value: str) -> ColumnElement[bool]:
-    """The values of all fields of that name, in whatever case it is written, as JSON."""
+    """A condition on the values, as JSON, of all header fields of this name in any case."""
     name = field.partition(".")[2].lower()
     entries = func.jsonb_each_text(EmailMessage.headers).table_valued("key", "value")
     found = select(func.string_agg(entries.c.value, "\n")).where(func.lower(entries.c.key) == name).scalar_subquery()

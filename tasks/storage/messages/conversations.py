@@ -1,9 +1,10 @@
 """Which conversation a message belongs to.
 
-Where the server names the thread (Gmail), that is the conversation. Else it is named after the Message-ID at its
-root. A reply joins the conversation of the ancestor we know, else the one that its first reference would have
-started, so a reply that arrives before its parent is found by it later. Only references decide (RFC 5322 section
-3.6.4): a subject never does, and a message that names no other and has no Message-ID belongs to none.
+Where the server names the thread (Gmail), the thread is the conversation. Elsewhere a conversation is named after the
+Message-ID of its first message. A reply joins the conversation of its nearest stored ancestor. If no ancestor is
+stored, it joins the conversation that its first reference would have started, so that a parent which arrives later
+finds the reply there. Only references decide (RFC 5322 section 3.6.4), never the subject. A message without
+references and without a Message-ID belongs to no conversation.
 """
 
 import hashlib
@@ -14,8 +15,8 @@ from sqlalchemy import Connection, text
 
 from tasks.storage.accounts.rows import Account
 
-# Each identifier is looked up by itself (a LATERAL with LIMIT or OFFSET is not merged into one scan): a planner
-# without statistics would rather read the whole account once.
+# Each identifier is looked up by itself, because a planner without statistics would read the whole account instead.
+# (A LATERAL with LIMIT or OFFSET is not merged into one scan.)
 _KNOWN = text(
     """
     SELECT ancestor.message_id, message.conversation_id
@@ -49,7 +50,8 @@ _MERGE = text(
 
 
 class Threaded(Protocol):
-    """What says where a message belongs: identifiers without angle brackets, References from root to parent."""
+    """The fields that decide a message's conversation: identifiers without angle brackets, References from root to
+    parent."""
 
     @property
     def message_id(self) -> str | None: ...
@@ -62,14 +64,14 @@ class Threaded(Protocol):
 
 
 class Assignment(NamedTuple):
-    """The conversation of each message, in order, and which conversations became part of which others."""
+    """The conversation of each message, in order, and which conversations are to be merged into which."""
 
     conversations: list[str | None]
     merges: dict[str, str]
 
 
 def assign_conversations(connection: Connection, account: Account, messages: Sequence[Threaded]) -> list[str | None]:
-    """The conversation of each message; conversations that turn out to be one are joined in the database."""
+    """The conversation of each message. Conversations that turn out to be the same are merged in the database."""
     key = {"tenant_id": account.tenant_id, "account_id": account.id}
     ancestors = {ancestor for message in messages for ancestor in ancestors_of(message)}
     known: dict[str, str] = {}
@@ -83,7 +85,7 @@ def assign_conversations(connection: Connection, account: Account, messages: Seq
 
 
 def _merge(connection: Connection, key: dict[str, str], merges: dict[str, str]) -> None:
-    """A parent arrived after its replies: what they started is part of its own conversation. Seldom finds any."""
+    """Merge conversations that replies started before their parent arrived into the parent's. Rarely finds any."""
     names = {"old_ids": list(merges), "new_ids": list(merges.values())}
     found = connection.execute(_OF_CONVERSATIONS, {**key, **names}).all()
     if found:
@@ -92,13 +94,13 @@ def _merge(connection: Connection, key: dict[str, str], merges: dict[str, str]) 
 
 
 def assign(messages: Sequence[Threaded], known: dict[str, str]) -> Assignment:
-    """Pure: `known` maps Message-IDs that are stored to their conversations."""
+    """Assign conversations without the database. `known` maps stored Message-IDs to their conversations."""
     conversation_of = dict(known)
     merges: dict[str, str] = {}
     conversations: list[str | None] = []
     for message in messages:
         if message.thread_id:
-            # The server decides, and it alone.
+            # The server alone decides.
             conversations.append(message.thread_id)
             continue
         ancestors = ancestors_of(message)
@@ -116,7 +118,8 @@ def assign(messages: Sequence[Threaded], known: dict[str, str]) -> Assignment:
 
 
 def ancestors_of(message: Threaded) -> tuple[str, ...]:
-    """From the root to the parent. In-Reply-To counts only where it names one message and References none."""
+    """The Message-IDs of the ancestors, from the root to the parent. In-Reply-To counts only if it names exactly one
+    message and there are no References."""
     if message.references:
         return message.references
     return message.in_reply_to if len(message.in_reply_to) == 1 else ()

@@ -1,8 +1,9 @@
-"""Messages that are to be deleted, and what becomes of their rows: moved to Trash, removed, or marked.
+"""Messages that are to be deleted, and the changes of their rows: moved to Trash, removed, or marked.
 
 Each change is one statement or two for any number of messages, in the caller's transaction, and keeps the counts of
-the folders right. What a task is to delete is noted before it begins, by what it is to do, as dead letters are: so a
-run after a killed one, and a dead letter's after weeks, know what was the caller's and is gone.
+the folders right. The ids that a task is to delete are noted before the task begins, under the key of its work, the
+same key that a dead letter has. So the run after a killed run, and the retry of a dead letter after weeks, know which
+messages were the caller's although they are gone.
 """
 
 from collections.abc import Collection, Mapping
@@ -66,7 +67,7 @@ _TWINS = text(
       AND imap_uid = ANY(CAST(:uids AS bigint[])) AND id <> ALL(CAST(:ids AS text[]))
     """
 )
-# What a message was by being in its old folder, and not by itself, it is no more.
+# Flags that a message had only because of its old folder are cleared.
 _FILE = text(
     """
     UPDATE email_message AS message
@@ -106,7 +107,7 @@ _WITH_EXPIRED_TRASH = text(
 
 
 class Target(NamedTuple):
-    """A message that is to be deleted, and where it is."""
+    """A message that is to be deleted, and its place on the server."""
 
     id: str
     email_client_id: str
@@ -121,32 +122,32 @@ class Target(NamedTuple):
 
     @property
     def envelope(self) -> Envelope:
-        """What identifies it."""
+        """The envelope that identifies the message."""
         return Envelope(self.imap_uid or 0, self.message_id, self.size, self.received_at)
 
 
 def find_messages(connection: Connection, tenant_id: str, user_id: str, ids: Collection[str]) -> list[Target]:
-    """Which of `ids` are the caller's."""
+    """The messages with these `ids` that are the caller's."""
     rows = connection.execute(_FIND, {"tenant_id": tenant_id, "user_id": user_id, "ids": list(ids)})
     return [Target._make(row) for row in rows]
 
 
 def noted_messages(connection: Connection, tenant_id: str, keys: Collection[str], days: int) -> set[str]:
-    """What `note_messages` was given under one of these keys before.
+    """The ids that `note_messages` stored under one of these keys.
 
-    Forgotten is what is older than `days`, unless there is a dead letter that needs it.
+    Deletes notes that are older than `days`, unless there is a dead letter that needs them.
     """
     connection.execute(_FORGET, {"tenant_id": tenant_id, "days": days})
     return set(connection.scalars(_NOTED, {"tenant_id": tenant_id, "keys": list(keys)}))
 
 
 def note_messages(connection: Connection, tenant_id: str, keys: Collection[str], ids: Collection[str]) -> None:
-    """The task of these keys is to delete these."""
+    """Note under these keys that the task is to delete the messages with these ids."""
     connection.execute(_NOTE, {"tenant_id": tenant_id, "keys": list(keys), "ids": list(set(ids))})
 
 
 def filed_uids(connection: Connection, account: Account, trash: Folder, ids: Collection[str]) -> list[int]:
-    """Where messages of `ids` that are marked as deleted may be in Trash: rows there of the same mail."""
+    """UIDs in Trash of rows with the same mail as those messages of `ids` that are marked as deleted."""
     place = {"trash_id": trash.id, "uidvalidity": trash.uidvalidity}
     return list(connection.scalars(_FILED, {"tenant_id": account.tenant_id, "ids": list(ids), **place}))
 
@@ -154,12 +155,12 @@ def filed_uids(connection: Connection, account: Account, trash: Folder, ids: Col
 def move_messages(
     connection: Connection, account: Account, target: Folder, uidvalidity: int | None, uids: Mapping[str, int | None]
 ) -> None:
-    """Give messages their places in another folder: UIDs by message id, or None for each on POP3."""
+    """Move messages to another folder. `uids` maps message ids to the UIDs there, or to None on POP3."""
     if not uids:
         return
     key = {"tenant_id": account.tenant_id, "ids": list(uids)}
     place = {"target_id": target.id, "uidvalidity": uidvalidity, "uids": list(uids.values())}
-    # A row that a sync has made of the message in its new place gives way to the one that callers know.
+    # If a sync has made a second row for the message in its new place, that row is removed: callers know the old id.
     remove_messages(connection, account, connection.scalars(_TWINS, {**key, **place}).all())
     connection.execute(_COUNT, {**key, "sign": -1})
     connection.execute(_FILE, {**key, **place})
@@ -167,7 +168,8 @@ def move_messages(
 
 
 def remove_messages(connection: Connection, account: Account, ids: Collection[str]) -> None:
-    """Remove messages for good, attachments and all; contents that nobody refers to any more go with a cleanup."""
+    """Remove messages with their attachments for good. Contents that no attachment refers to are removed by the
+    cleanup."""
     key = {"tenant_id": account.tenant_id, "ids": list(ids)}
     if ids:
         connection.execute(_COUNT, {**key, "sign": -1})
@@ -175,7 +177,7 @@ def remove_messages(connection: Connection, account: Account, ids: Collection[st
 
 
 def mark_messages(connection: Connection, account: Account, ids: Collection[str]) -> None:
-    """As the server does: marked as deleted, and there until somebody expunges."""
+    """Mark messages as deleted, as they are on the server; they stay until a mail program expunges."""
     connection.execute(_MARK, {"tenant_id": account.tenant_id, "ids": list(ids)})
 
 
@@ -188,7 +190,8 @@ def expired_in_trash(
 
 
 def accounts_with_expired_trash(days: int, after: tuple[str, str], most: int) -> list[tuple[str, str, str]]:
-    """(tenant_id, email_client_id, user_id) of accounts of all tenants, in order, those after `after`."""
+    """(tenant_id, email_client_id, user_id) of the next accounts after `after`, in order and of all tenants, with
+    messages that have been in Trash for longer than `days`."""
     with unbound_transaction() as connection:
         rows = connection.execute(
             _WITH_EXPIRED_TRASH, {"days": days, "tenant": after[0], "account": after[1], "most": most}

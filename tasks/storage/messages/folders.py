@@ -1,4 +1,4 @@
-"""Folders of an account and how far each is synced."""
+"""The folders of an account, and how far each is synced."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -99,9 +99,10 @@ def folder_summaries(tenant_id: str, account_id: str) -> list[FolderSummary]:
 
 
 def load_folders(connection: Connection, account: Account, verified_since: float | None) -> dict[str, Folder]:
-    """The account's folders by path. `is_verified` says whether all of one was compared since that Unix time.
+    """The account's folders by path. `is_verified` says whether all messages were compared since `verified_since`
+    (Unix time).
 
-    `is_missing_due` says whether it is time to look again for what is missing.
+    `is_missing_due` says whether it is time to look again for missing messages.
     """
     is_verified = (
         EmailFolder.verified_at >= func.to_timestamp(verified_since) if verified_since is not None else text("true")
@@ -113,7 +114,7 @@ def load_folders(connection: Connection, account: Account, verified_since: float
 
 
 def doubled_folders(connection: Connection, account: Account) -> list[Folder]:
-    """The folders that show messages of others, and were synced all the same."""
+    """The views (folders that show messages of other folders) that were synced all the same."""
     folders = load_folders(connection, account, None).values()
     return [folder for folder in folders if folder.is_view and folder.uidvalidity is not None]
 
@@ -125,7 +126,7 @@ def load_folder(connection: Connection, account: Account, folder_id: str) -> Fol
 
 
 def add_folders(connection: Connection, account: Account, folders: list[NewFolder]) -> None:
-    """Folders that the server has and we do not."""
+    """Add rows for folders that the server has and that are not stored yet."""
     if folders:
         connection.execute(
             insert(EmailFolder),
@@ -144,13 +145,13 @@ def change_folder(connection: Connection, account: Account, folder_id: str, chan
 
 
 def file_now(connection: Connection, account: Account, folder_id: str) -> None:
-    """The messages of a folder count as having come into it at this moment."""
+    """Let the messages of a folder count as moved into the folder at this moment."""
     where = (EmailMessage.tenant_id == account.tenant_id, EmailMessage.folder_id == folder_id)
     connection.execute(update(EmailMessage).where(*where).values(filed_at=func.now()))
 
 
 def remove_folders(connection: Connection, account: Account, folder_ids: list[str]) -> int:
-    """Folders that the server has no more, with their messages; how many messages that were."""
+    """Remove folders that the server no longer has, with their messages. Returns how many messages were removed."""
     if not folder_ids:
         return 0
     where = (*_of(account), EmailFolder.id.in_(folder_ids))

@@ -1,4 +1,4 @@
-"""What of a POP3 maildrop is stored, by the keys that its messages are known by (`tasks.mail.pop3.uidl`)."""
+"""Which messages of a POP3 maildrop are stored, by their keys (`tasks.mail.pop3.uidl`)."""
 
 from collections.abc import Collection
 
@@ -25,7 +25,7 @@ _IS_KNOWN_BY_UNIQUE_IDS = text(
     """
 )
 
-# What was set aside stays on the server: there it is whole.
+# Quarantined messages do not count as stored, so they are never deleted from the server, which has them whole.
 _STORED = text(
     """
     SELECT listed.key, message.message_id, message.size, message.received_at
@@ -55,18 +55,18 @@ def is_known_by_unique_ids(connection: Connection, account: Account) -> bool:
 
 
 def stored(connection: Connection, account: Account, keys: Collection[str], days: int = 0) -> dict[str, Envelope]:
-    """Which of `keys` have messages that were stored so many days ago, each with what identifies its message."""
+    """The envelopes of messages with these `keys` that were stored at least so many days ago, by key."""
     rows = connection.execute(_STORED, {**_of(account), "keys": list(keys), "days": days})
     return {key: Envelope(0, *identity) for key, *identity in rows}
 
 
 def part_from(connection: Connection, account: Account, keys: Collection[str]) -> None:
-    """The messages that are stored by these keys stay without them: the keys are other messages' now."""
+    """Take these keys from the messages that are stored under them, because the keys are other messages' now."""
     connection.execute(_PART, {**_of(account), "keys": list(keys)})
 
 
 def local_folder(connection: Connection, account: Account, name: str, kind: str) -> Folder:
-    """The account's folder of that name, made if there is none: POP3 knows no folders, so they are ours."""
+    """The account's folder of this name, made if there is none. POP3 has no folders, so they exist here alone."""
     if name not in load_folders(connection, account, None):
         add_folders(connection, account, [NewFolder(name, name, None, kind, is_selectable=True)])
     return load_folders(connection, account, None)[name]

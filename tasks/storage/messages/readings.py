@@ -1,9 +1,9 @@
-"""Replaces what an older parser made of stored messages with what the parser makes of them now, in place.
+"""Rereading: replaces in place what an older parser read from messages with what this parser reads.
 
-What is derived from the bytes is replaced. The row keeps its id, place, flags, labels and times of arrival, and its
-conversation where it has one. An attachment keeps its id where its content is the same (and its name, where several
-have the same content). Everything happens in the caller's transaction, with a few statements for any number of
-messages.
+Everything that is derived from the bytes of a message is replaced. The row keeps its id, place, flags, labels and
+times of arrival, and its conversation if it has one. An attachment keeps its id where its content is the same (and
+its name, where several have the same content). Everything happens in the caller's transaction, with a few statements
+for any number of messages.
 """
 
 from collections.abc import Mapping
@@ -31,9 +31,10 @@ _STAGE_ATTACHMENTS = f"""
     SELECT CAST(NULL AS text) AS kept_id, {", ".join(ATTACHMENT_COLUMNS)} FROM email_attachment WHERE false
     """
 
-# What a sync takes for the same message (engine/envelopes.py): by Message-ID where both readings have one, and size
-# or date; else by size and date. A date that was not read before is not compared, and a copy in Sent has one of our
-# own with fractions of a second. On POP3 the unique-id names the message, and size and date are not the server's.
+# The rule by which a sync recognises a message (engine/envelopes.py): Message-ID where both readings have one, and
+# size or date; else size and date. A date that was not read before is not compared, and the date of a Sent copy,
+# which a worker wrote, has fractions of a second. On POP3 the unique-id identifies the message, and size and date are
+# not the server's.
 _REMOVE_OTHERS = text(
     """
     DELETE FROM stage_reading AS stage USING email_message AS message
@@ -49,7 +50,7 @@ _REMOVE_OTHERS = text(
     RETURNING stage.target_id
     """
 )
-# Nobody relies on the conversation of a message that has none: it gets the one that it would have had on arrival.
+# A message without a conversation gets the conversation that it would have had on arrival.
 _WITHOUT_CONVERSATION = text(
     """
     SELECT message.id FROM email_message AS message JOIN stage_reading AS stage ON message.id = stage.target_id
@@ -63,7 +64,7 @@ _ASSIGN = text(
     WHERE message.tenant_id = :tenant_id AND message.id = assigned.id
     """
 )
-# What was checked for spam keeps its score where the check is switched off by now.
+# A message that was checked for spam keeps its score if the check is switched off now.
 _REPLACE = text(
     f"""
     UPDATE email_message AS message
@@ -84,7 +85,7 @@ _ATTACH = text(
     FROM stage_reading AS stage WHERE attachment.email_message_id = stage.id
     """
 )
-# Equal ones pair up in order.
+# Attachments with equal content and name are paired in order.
 _KEEP_IDS = """
     WITH old AS (
       SELECT id, email_message_id, storage_key, filename, row_number() OVER (
@@ -123,14 +124,14 @@ _INSERT_ATTACHMENTS = text(
 
 
 class Replaced(NamedTuple):
-    """The ids of the messages whose reading was replaced, and of those whose UID is another message now."""
+    """The ids of messages whose row was replaced, and of messages whose UID belongs to another message now."""
 
     replaced: list[str]
     others: list[str]
 
 
 def replace_readings(connection: Connection, account: Account, readings: Mapping[str, Arrival]) -> Replaced:
-    """Replace what is stored of messages, by their ids, with new readings of them."""
+    """Replace the rows of messages, by id, with new readings."""
     if not readings:
         return Replaced([], [])
     key = {"tenant_id": account.tenant_id}

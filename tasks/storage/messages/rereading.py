@@ -1,9 +1,11 @@
-"""Messages that are to be read again, because an older parser read them: which, how far that is, what came of it.
+"""Messages that are to be read again because an older parser read them: which messages, how far rereading is, and its
+outcomes.
 
     asked for -> waiting (`outcome` NULL) -> read again: the row goes
                                           -> gone | other | unreadable: stays, and is not asked for again by itself
 
-What is read again and that it was are one transaction, so a run that was killed anywhere is simply continued.
+A message's new reading and the removal of its row here are one transaction, so the next run simply continues a run
+that was killed.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +21,7 @@ from tasks.storage.models import EmailMessage, RawQuarantine
 from tasks.storage.models import Rereading as Row
 from tasks.storage.session import tenant_transaction, unbound_transaction
 
-# Left aside by the parser, or for its reading: another parser may do better. A sync fetches it again.
+# Reasons for quarantine that a newer parser may mend. A sync fetches these messages again.
 _UNREAD_REASONS = ("unparsable", "parser_failed", "unstorable")
 
 _ALLOWANCE = text(
@@ -88,7 +90,8 @@ _OLDER_IS_DUE = text(
     FROM email_client WHERE tenant_id = :tenant_id AND id = :account_id
     """
 )
-# Until all hosts have this release, workers of the one before store what their parser reads: a day later is the last.
+# During a deploy, workers of the release before still store what their older parser reads. So all older messages are
+# asked for once more a day later.
 _OLDER_WAS_ASKED = text(
     """
     UPDATE email_client
@@ -122,7 +125,8 @@ class Waiting(NamedTuple):
 
 
 class Counts(NamedTuple):
-    """Of an account's messages: how many an older parser read; and of those that were asked for, what became."""
+    """Counts of an account's messages: read by an older parser, waiting to be read again, and not readable again, by
+    reason."""
 
     old: int
     waiting: int
@@ -132,7 +136,7 @@ class Counts(NamedTuple):
 
 
 class Asked(NamedTuple):
-    """How many messages are (or would be) read again, and how many that were set aside are fetched again."""
+    """How many messages are (or would be) read again, and how many quarantined messages are fetched again."""
 
     messages: int
     set_aside: int
@@ -143,8 +147,9 @@ def ask(
 ) -> Asked:
     """Ask for the account's messages that a parser before `older_than` read and that meet all `conditions`.
 
-    What is known to be gone from the server is not asked for again. Without conditions, what the parser could not
-    read, or PostgreSQL not store, is let go as well, so that the next sync fetches it.
+    Messages that are known to be gone from the server are left out. Without conditions, messages that the parser
+    could not read or PostgreSQL could not store are removed from quarantine as well, so that the next sync fetches
+    them.
     """
     found = _found(account, older_than, conditions)
     unread = (
@@ -174,9 +179,11 @@ def ask(
 
 
 def ask_for_older(tenant_id: str, user_id: str, account_id: str) -> None:
-    """Ask for all that older parsers read, once an account and parser, and once more a day later.
+    """Ask for all messages of the account that older parsers read: once for each parser version, and once more a day
+    later.
 
-    Killed in the midst, it is done anew. Raises NotFoundError for what is not the caller's.
+    If the call is interrupted, the next call does it anew. Raises NotFoundError for an account that is not the
+    caller's.
     """
     with tenant_transaction(tenant_id) as connection:
         account = get_account(connection, tenant_id, user_id, account_id)
@@ -212,9 +219,9 @@ def _found(
 
 
 def choose(connection: Connection, account: Account, limits: RereadSettings, most: int) -> list[Waiting]:
-    """The messages to be read next: as many as the account's hour still allows, and no more than `most`.
+    """The messages to be read next: as many as the account's hourly limits still allow, and no more than `most`.
 
-    One that alone is larger than an hour allows has an hour of its own.
+    A message that is larger than the hourly limit is read alone, and uses up the whole hour.
     """
     allowed = float(connection.execute(_ALLOWANCE, _of(account)).scalar_one())
     number = min(round(allowed * limits.messages_per_hour), most)
@@ -235,24 +242,24 @@ def is_waiting(connection: Connection, account: Account) -> bool:
 
 
 def spend(connection: Connection, account: Account, share: float = 1) -> None:
-    """So much of what the account's hour allows (1: all of it) has been read."""
+    """Note how much of the account's hourly limits has been used (1: all)."""
     connection.execute(_SPEND, {**_of(account), "share": share})
 
 
 def note_read(connection: Connection, account: Account, ids: Sequence[str]) -> None:
-    """These messages have been read again."""
+    """Note that these messages have been read again: their rows are deleted."""
     connection.execute(_DONE, {"tenant_id": account.tenant_id, "ids": list(ids)})
 
 
 def settle(connection: Connection, account: Account, outcome: str, details: Mapping[str, str | None]) -> None:
-    """These messages (by id, with words for people) stay as they are: gone, other or unreadable."""
+    """Note why these messages stay as they are: gone, other or unreadable. `details` has words for people by id."""
     if details:
         values = {"ids": list(details), "details": list(details.values()), "outcome": outcome}
         connection.execute(_SETTLE, {"tenant_id": account.tenant_id, **values})
 
 
 def leave(connection: Connection, account: Account, ids: Sequence[str]) -> None:
-    """These messages could not be asked for now: others come first from here on."""
+    """Note that these messages could not be fetched now; other messages come first from now on."""
     connection.execute(_LEAVE, {"tenant_id": account.tenant_id, "ids": list(ids)})
 
 
@@ -263,7 +270,7 @@ def number_waiting(account: Account) -> int:
 
 
 def counts(account: Account) -> Counts:
-    """How far reading again is."""
+    """How far rereading is."""
     with tenant_transaction(account.tenant_id) as connection:
         row = connection.execute(_COUNTS, {**_of(account), "known_version": PARSER_VERSION}).one()
     return Counts._make(row)
@@ -272,9 +279,10 @@ def counts(account: Account) -> Counts:
 def accounts_to_reread(
     after: tuple[str, str], limit: int, *, automatically: bool = False
 ) -> list[tuple[str, str, str]]:
-    """Accounts of all tenants, after that (tenant, account) in order, with messages that may be read again now.
+    """The next accounts of all tenants, in order, after this (tenant, account), with messages that may be read again
+    now.
 
-    With `automatically` those as well for which `ask_for_older` is due. Each as its tenant, its id and its user.
+    With `automatically` also accounts for which `ask_for_older` is due. Each is (tenant, account, user).
     """
     values = {
         "after_tenant": after[0],

@@ -1,4 +1,4 @@
-"""Stored messages as the spam check sees them, and what it finds."""
+"""Reads stored messages for the spam check, and stores verdicts."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -11,14 +11,15 @@ from tasks.mail.message import Address, Attachment, ParsedMessage
 from tasks.mail.spam.evidence import CONTENT_LIMIT
 from tasks.mail.spam.verdict import Verdict
 
-# Own mail is not checked, neither what was sent nor what is being written.
+# Folders with the account's own mail, sent or being written, which is not checked.
 OWN_FOLDERS = ("sent", "drafts")
 
 
 class StoredMessage(NamedTuple):
-    """A message with what decides about it: the account it came to, and what user or server say.
+    """A stored message, the account that it came to, and whether user or server called it spam.
 
-    `message` is what the parser made of it, but for threading; the content of files is cut at CONTENT_LIMIT.
+    `message` is like the parser's result, without the fields for threading; contents of files are cut at
+    CONTENT_LIMIT.
     """
 
     id: str
@@ -59,7 +60,7 @@ _SAVE = text(
     WHERE message.tenant_id = :tenant_id AND message.id = checked.id
     """
 )
-# Those of the last days that not all engines have been asked about, the newest first.
+# Messages of the last days about which not all engines have been asked, the newest first.
 _WITHOUT_OPINION = text(
     """
     SELECT message.id
@@ -77,7 +78,7 @@ _WITHOUT_OPINION = text(
 
 
 def load_messages(connection: Connection, tenant_id: str, user_id: str, ids: Sequence[str]) -> list[StoredMessage]:
-    """The messages that are the caller's, in no order."""
+    """Those messages with these ids that are the caller's, in no order."""
     rows = connection.execute(_MESSAGES, {"tenant_id": tenant_id, "user_id": user_id, "ids": list(ids)}).all()
     found = {"tenant_id": tenant_id, "ids": [row.id for row in rows], "limit": CONTENT_LIMIT}
     attachments: dict[str, list[Attachment]] = {}
@@ -104,7 +105,7 @@ def save_verdicts(connection: Connection, tenant_id: str, verdicts: Sequence[tup
 def without_opinion(
     connection: Connection, tenant_id: str, account_id: str, engines: Sequence[str], days: int, limit: int
 ) -> list[str]:
-    """Messages of the last `days` that came to the account and that not all `engines` were asked about."""
+    """Messages of the account's last `days` about which not all `engines` were asked."""
     asked = orjson.dumps([{"rule": engine} for engine in engines]).decode()
     values = {"tenant_id": tenant_id, "account_id": account_id, "own": list(OWN_FOLDERS), "asked": asked}
     return list(connection.scalars(_WITHOUT_OPINION, {**values, "days": days, "limit": limit}))

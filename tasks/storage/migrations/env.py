@@ -5,7 +5,7 @@ from sqlalchemy import create_engine, text
 
 from tasks.storage.models import Base
 
-# Any constant: whoever holds it is migrating.
+# The number of the lock that a migrator holds; any constant would do.
 _MIGRATION_LOCK = 0x6D657461
 
 engine = create_engine(context.config.attributes["owner_url"])

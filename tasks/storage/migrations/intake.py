@@ -1,8 +1,9 @@
-"""Intake views: the way of bulk inserts into tables with row-level security (docs/decisions/0004).
+"""Intake views, through which rows are bulk-inserted into tables with row-level security (docs/decisions/0004).
 
-PostgreSQL refuses COPY into such a table. It takes COPY into a view whose trigger inserts each row, and there the
-policy of the table applies to the role that copies. The view shows nothing and may only be inserted into. It has the
-columns that its table had when it was made, so a migration that adds one drops it before and creates it after.
+PostgreSQL refuses COPY into such a table. But it takes COPY into a view whose trigger inserts each row, and the
+policy of the table then applies to the role that copies. The view shows no rows and may only be inserted into. It has
+the columns that its table had when the view was made, so a migration that adds a column drops the view before and
+creates it after.
 """
 
 from alembic import op
@@ -29,6 +30,6 @@ def create_intake(table: str, on_conflict: str = "", **defaults: str) -> None:
 
 
 def drop_intake(table: str) -> None:
-    """Drop it, with its function."""
+    """Drop the intake view of a table, with its function."""
     op.execute(f"DROP VIEW intake_{table}")
     op.execute(f"DROP FUNCTION intake_{table}")

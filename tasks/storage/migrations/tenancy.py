@@ -1,4 +1,4 @@
-"""What every migration that makes a table does to keep tenants apart."""
+"""What every migration that makes a table has to do to keep tenants apart."""
 
 from alembic import op
 
@@ -8,7 +8,7 @@ OF_THIS_TENANT = "tenant_id = (SELECT current_setting('metabuilder.tenant_id', t
 
 
 def isolate_tenants(table: str) -> None:
-    """The application's role sees and writes the rows of its transaction's tenant, and no others."""
+    """Let the application's role see and write only the rows of its transaction's tenant."""
     op.execute(f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY")
     op.execute(f"ALTER TABLE {table} FORCE ROW LEVEL SECURITY")
     op.execute(
@@ -20,7 +20,7 @@ def isolate_tenants(table: str) -> None:
 
 
 def create_definer_function(signature: str, definition: str) -> None:
-    """A function that looks across tenants: it runs as the owner, and only the workers' role may call it."""
+    """Create a function that looks across tenants: it runs as the owner, and only the workers' role may call it."""
     op.execute(f"CREATE FUNCTION {signature} {definition}")
     name = signature.partition("(")[0]
     op.execute(f"REVOKE ALL ON FUNCTION {name} FROM PUBLIC")

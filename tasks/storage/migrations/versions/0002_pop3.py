@@ -1,4 +1,4 @@
-"""What messages of POP3 accounts are known by, how long they stay there, and when a message came into its folder."""
+"""Unique-ids of POP3 messages, how long messages stay on the server, and when a message came into its folder."""
 
 import sqlalchemy as sa
 from alembic import op

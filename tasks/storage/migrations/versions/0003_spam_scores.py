@@ -1,4 +1,4 @@
-"""What the spam check says of a message, and that the user says it is no spam."""
+"""The result of the spam check, and the user's word that a message is no spam."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -12,7 +12,7 @@ branch_labels = None
 depends_on = None
 
 INTAKE_BEFORE = {"filed_at": "now()"}
-# So that a worker from before this migration can go on storing mail.
+# Defaults, so that a worker of the release before can go on storing mail.
 INTAKE_AFTER = {**INTAKE_BEFORE, "is_not_spam": "false", "spam_indicators": "'[]'::jsonb"}
 
 

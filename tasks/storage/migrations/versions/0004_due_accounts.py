@@ -12,10 +12,9 @@ depends_on = None
 
 # Walks the tenants in order, those after `after_tenant` (or from it on, where that is inclusive), and takes of each a
 # few of the accounts that have been due longest. Both steps are look-ups in the index of due accounts, however many
-# accounts there are.
-# The next time is up to a fifth of the interval early: a dispatcher that runs once per interval would otherwise find
-# an account, claimed a moment after its last run, not quite due, and sync it every second time only. The part that is
-# random keeps accounts that were added together from being due together for ever.
+# accounts there are. Accounts become due up to a fifth of the interval early. Otherwise `periodic_sync`, which runs
+# once per interval, would find an account that was claimed a moment after its last run not quite due, and would sync
+# it only every second time. The random part spreads accounts that were added together.
 CLAIM = """
 RETURNS TABLE (tenant_id text, email_client_id text, user_id text, hostname text)
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp
@@ -72,7 +71,7 @@ AS $$
 $$
 """
 
-# The lock, held to the end of the caller's transaction, keeps two that come at once from taking the same last place.
+# The lock lasts until the caller's transaction ends, so that two callers at once do not take the same last place.
 HOST_HAS_ROOM = """
 RETURNS boolean
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp

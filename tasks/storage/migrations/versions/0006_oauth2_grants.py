@@ -10,7 +10,7 @@ down_revision = "0005"
 branch_labels = None
 depends_on = None
 
-# Only whose, how many, and with which key: the secrets themselves are read and written tenant by tenant.
+# Returns only tenants, keys and counts: the secrets themselves are read and written tenant by tenant.
 COUNT_CREDENTIALS = """
 RETURNS TABLE (tenant_id text, key_id text, credentials bigint)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp

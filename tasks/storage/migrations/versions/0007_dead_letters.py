@@ -11,7 +11,7 @@ down_revision = "0006"
 branch_labels = None
 depends_on = None
 
-# For the operator's list: what it shows of each, and nothing of the arguments.
+# For the operator's list of dead letters: only what the list shows, without the arguments.
 LIST = """
 RETURNS TABLE (tenant_id text, id text, task_name text, error_code text, error text, attempts integer,
                first_failed_at timestamptz, last_failed_at timestamptz, retried_at timestamptz)

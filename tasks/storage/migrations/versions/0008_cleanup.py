@@ -22,8 +22,8 @@ AS $$
 $$
 """
 
-# Walks the primary key. A blob that gets a reference at this moment is not deleted: the foreign key sees to it, and
-# this step is then undone as a whole.
+# Walks the primary key. A blob that gets a reference at this moment is not deleted: the foreign key makes the whole
+# step fail, and it is rolled back.
 BLOBS = """
 RETURNS TABLE (next_tenant_id text, next_sha256 text, deleted bigint)
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp

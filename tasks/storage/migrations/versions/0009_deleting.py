@@ -1,4 +1,4 @@
-"""What delete tasks have removed, and which accounts have mail in their Trash that is to go."""
+"""What delete tasks have removed, and the function that finds accounts with expired mail in Trash."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -10,7 +10,7 @@ down_revision = "0008"
 branch_labels = None
 depends_on = None
 
-# No more than is needed to queue a task for each account; which messages it is, the task finds out for itself.
+# Returns no more than is needed to queue a task for each account; the task finds the messages itself.
 WITH_EXPIRED_TRASH = """
 RETURNS TABLE (tenant_id text, email_client_id text, user_id text)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp

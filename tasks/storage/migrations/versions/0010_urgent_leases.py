@@ -1,4 +1,4 @@
-"""Until when somebody waits urgently for the lease on an account."""
+"""Until when the lease on an account is kept for an urgent run that waits."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,5 @@
-"""What an outgoing message asks for however it is written, and what a tenant noted first of what it deletes."""
+"""A digest of an outgoing message's content that does not depend on its writing, and an index for notes of
+deletions."""
 
 import sqlalchemy as sa
 from alembic import op

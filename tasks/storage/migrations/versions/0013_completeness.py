@@ -1,4 +1,4 @@
-"""What the server says a folder has, what of it is missing here, and why."""
+"""How many messages the server says a folder has, how many are missing here, and why."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""What a folder is on its server, whatever its name (MAILBOXID, RFC 8474)."""
+"""The identifier of a folder on its server, which stays when the name changes (MAILBOXID, RFC 8474)."""
 
 import sqlalchemy as sa
 from alembic import op

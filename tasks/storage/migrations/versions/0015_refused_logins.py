@@ -18,7 +18,7 @@ def upgrade() -> None:
             op.add_column("email_client", sa.Column(f"{side}{moment}", sa.DateTime(timezone=True), nullable=True))
         failures = sa.Column(f"{side}login_failures", sa.Integer(), server_default=sa.text("0"), nullable=False)
         op.add_column("email_client", failures)
-    # Accounts that worked are not new; the name of the mechanism follows with the next login.
+    # A side that has worked counts as logged in before; the next login stores the real name of the mechanism.
     op.execute(
         "UPDATE email_client SET login_mechanism = 'unknown' WHERE last_sync_at IS NOT NULL AND paused_at IS NULL"
     )

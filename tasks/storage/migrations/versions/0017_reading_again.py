@@ -1,4 +1,5 @@
-"""Which parser read a message, which messages are to be read again, and how much of an account was in this hour."""
+"""Which parser read a message, which messages are to be read again, and how much of an account was reread within the
+hour."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -12,7 +13,7 @@ branch_labels = None
 depends_on = None
 
 INTAKE_BEFORE = {"filed_at": "now()", "is_not_spam": "false", "spam_indicators": "'[]'::jsonb"}
-# What a worker from before this migration stores was read by the parser from before it.
+# A worker of the release before stores messages that the first parser read.
 INTAKE_AFTER = {**INTAKE_BEFORE, "parser_version": "1"}
 
 # An account whose last sync failed is left to its syncs; one that came to its end has its errors noted right after.

@@ -1,4 +1,4 @@
-"""For which parser all that older ones read was asked for in an account, and when it is once more."""
+"""For which parser version an account's older messages were asked for by themselves, and when they are once more."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -42,7 +42,7 @@ def upgrade() -> None:
     )
     op.add_column("email_client", sa.Column("reread_again_at", sa.DateTime(timezone=True), nullable=True))
     op.execute("DROP FUNCTION accounts_with_rereading")
-    # Workers from before this migration name four arguments.
+    # Workers of the release before call this with four arguments.
     create_definer_function(
         f"{SIGNATURE}, automatically boolean DEFAULT false)", WITH_REREADING.format(is_due=IS_DUE)
     )

@@ -1,4 +1,4 @@
-"""The functions that look across tenants are the workers', and take no arguments out of bounds."""
+"""Only the workers' role may call the functions that look across tenants, and arguments out of bounds are refused."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -8,7 +8,7 @@ down_revision = "0019"
 branch_labels = None
 depends_on = None
 
-# SQLSTATE 22023, invalid_parameter_value. Anything but true is refused, so NULL is, too.
+# Raises SQLSTATE 22023, invalid_parameter_value, unless the condition is true, so NULL is refused too.
 REFUSE_UNLESS = """
 CREATE FUNCTION refuse_unless(is_fine boolean, message text) RETURNS void
 LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, public, pg_temp
@@ -21,8 +21,8 @@ END
 $$
 """
 
-# Generous for what the workers ask for, and too little to do harm by one call. The settings that such a number comes
-# from have the same limits (tasks/settings.py).
+# More than the workers ask for, and too little to do harm with one call. The settings behind these numbers have the
+# same limits (tasks/settings.py).
 ROWS = "from 1 to 10,000 rows", "{} BETWEEN 1 AND 10000"
 WAIT = "from 0 seconds to 30 days", "{} BETWEEN 0 AND 2592000"
 PLACE = "a text, empty for the first", "{} IS NOT NULL"
@@ -74,7 +74,7 @@ _BODY = "AS $function$\n"
 
 
 def checks(function: str) -> str:
-    """What stands before the body of the function."""
+    """The checks that stand before the body of the function."""
     return "".join(
         f"  SELECT public.refuse_unless({fine.format(argument)}, '{function}: {argument} is not {words}');\n"
         for argument, (words, fine) in BOUNDS[function].items()
@@ -87,8 +87,8 @@ def upgrade() -> None:
     for function in BOUNDS:
         head, body = _definition(function)
         _define(f"{head}{_BODY}{checks(function)}{body}")
-    # Workers of the release before go on as the application's role: `finish` in tasks/storage/migrate.py takes what
-    # they need from it once there are none.
+    # Workers of the release before still log in as the application's role. Once none are left, `finish` in
+    # tasks/storage/migrate.py revokes these functions from that role.
     for function in (*BOUNDS, *WITHOUT_ARGUMENTS):
         op.execute(f"GRANT EXECUTE ON FUNCTION {function} TO metabuilder_worker")
     for table in INTAKES:
@@ -105,7 +105,7 @@ def downgrade() -> None:
 
 
 def _definition(function: str) -> tuple[str, str]:
-    """The statement that makes the function, up to its body, and from there."""
+    """The statement that makes the function, split where its body begins."""
     statement = sa.text("SELECT pg_get_functiondef(CAST(:name AS regproc))")
     found = str(op.get_bind().scalar(statement, {"name": f"public.{function}"}))
     head, _, body = found.partition(_BODY)
@@ -113,5 +113,5 @@ def _definition(function: str) -> tuple[str, str]:
 
 
 def _define(statement: str) -> None:
-    # As it is: a colon in it is no parameter.
+    # Executed without parameters, because a colon in the statement is no parameter.
     op.get_bind().exec_driver_sql(statement)

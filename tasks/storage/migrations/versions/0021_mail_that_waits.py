@@ -11,9 +11,9 @@ down_revision = "0020"
 branch_labels = None
 depends_on = None
 
-# Of each account one message alone is tried while its server is away, and of each server few accounts at once: those
-# that are queued already take these places. A message whose server was seen to work since it failed (its
-# dispatched_at is -infinity) waits for no other. One that is on its way for the first time takes nobody's place.
+# While a server is away, one message of each account is tried, and few accounts of each server at once; messages that
+# are queued already count. A message whose server has worked since the message failed (its dispatched_at is
+# -infinity) does not wait for others. A message that is being sent for the first time does not count.
 CLAIM = """
 RETURNS TABLE (tenant_id text, outbox_id text, user_id text, task jsonb)
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp
@@ -58,8 +58,9 @@ AS $$
 $$
 """
 
-# What went out proves that the server is there, to all that could not reach it; and that the account may log in, to
-# its own messages. What a server did not take of a message for now says nothing about others, and waits its time.
+# A message that was sent proves that the server works, so messages that could not reach the server become due; and
+# that the account may log in, so its own messages become due. A message that the server did not take for now says
+# nothing about other messages, and is tried at its own time.
 RELEASE = """
 RETURNS void
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp

@@ -1,6 +1,7 @@
-"""A copy for the Sent folder waits like mail, for the mailbox's server and never in the place of mail.
+"""Sent copies wait like mail, for the mailbox's server, and never take the place of mail.
 
-And letting go what waits for a server is quick among much that waits, bounded, and nothing that others wait for.
+Making the mail due that waits for a server is quick when much mail waits, is bounded, and blocks no other
+transaction.
 """
 
 import importlib
@@ -15,11 +16,11 @@ down_revision = "0021"
 branch_labels = None
 depends_on = None
 
-# Of each account one message and one copy alone are tried while the server of each is away, and of each server few at
-# once: those that are queued already take these places. What waits for a server that was seen to work since (its
-# dispatched_at is -infinity) waits for no other. What is on its way for the first time takes nobody's place.
-# What is due is read first, by its index: of sent mail too the last try was due once, so PostgreSQL overestimates how
-# much is due, and would read the mail of each account instead.
+# While a server is away, one message and one copy of each account are tried, and few of each server at once; those
+# that are queued already count. A message or copy whose server has worked since (its dispatched_at is -infinity) does
+# not wait for others. A message that is being sent for the first time does not count. Due rows are read first, by
+# their index. Sent mail has a next_try_at in the past too, so PostgreSQL overestimates how many rows are due, and
+# would read all mail of each account instead.
 CLAIM = """
 RETURNS TABLE (tenant_id text, outbox_id text, user_id text, task jsonb)
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp
@@ -69,9 +70,10 @@ AS $$
 $$
 """
 
-# What had success proves that the server is there, to all that could not reach it; and that the account may log in,
-# to its own messages. What a server did not take of a message for now says nothing about others, and waits its time.
-# For one server, one success at a time lets go a thousand; the next success goes on.
+# A success proves that the server works, so messages that could not reach the server become due; and that the account
+# may log in, so its own messages become due. A message that the server did not take for now says nothing about other
+# messages, and is tried at its own time. One success makes a thousand messages of a server due; the next success goes
+# on with the others.
 RELEASE = """
 RETURNS void
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp
@@ -105,7 +107,7 @@ $$
 MAIL = RELEASE.format(name="release_waiting_mail", hostname="smtp_hostname", states="'queued'")
 COPIES = RELEASE.format(name="release_waiting_copies", hostname="hostname", states="'accepted', 'unknown'")
 
-# Mail alone: what waits for its copy is sent.
+# Counts mail only: a message that waits for its copy is sent.
 COUNT = """
 RETURNS TABLE (messages bigint, late bigint, oldest_seconds double precision)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp
