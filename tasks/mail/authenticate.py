@@ -1,4 +1,4 @@
-"""Logs in by one mechanism, and where that one may be to blame for a refusal by one other."""
+"""Logs in with one mechanism, and with a second one if the first may be the reason for a refusal."""
 
 from base64 import b64encode
 from collections.abc import Callable, Sequence
@@ -21,11 +21,11 @@ _ERRORS: dict[Meaning, type[EmailError]] = {
 
 
 def log_in(exchanges: Sequence[Sasl], attempt: Callable[[Sasl], str | None], endpoint: Endpoint, login: Login) -> str:
-    """Log in, and by which mechanism. `attempt` gives the server's words where it is refused.
+    """Log in, and return the name of the mechanism that worked. `attempt` returns the server's words if it refuses.
 
-    Each refusal counts at the provider, so the second mechanism is tried only where the first may be to blame: after
-    a refusal without a code for a wrong password and without words of load, limits or locks; and after clear words
-    only where no login has worked before, for they may be all that the server has to say of the mechanism.
+    Each refusal counts at the provider, so the second mechanism is tried only if the first may be the reason: after a
+    refusal without a code for a wrong password and without words of load, limits or locks. After clear words for a
+    wrong password, it is tried only if no login has worked before, because some servers say the same of a mechanism.
 
     Raises AuthenticationFailedError, LoginBusyError or LoginFailedError: of two refusals the clearer one.
     """
@@ -48,10 +48,10 @@ def log_in(exchanges: Sequence[Sasl], attempt: Callable[[Sasl], str | None], end
 
 
 def learn_login(login: Login, endpoint: Endpoint) -> None:
-    """Keep a login out of what is shown: the secret, and each line that may be sent with it.
+    """Register a login as secret: the password or token, and each line that may be sent with it.
 
-    The lines by themselves, for of one that is cut off the rest may hold too little of the secret to be known by. A
-    digest (CRAM-MD5) is of no use a second time.
+    The lines are registered too, because the rest of a line that was cut off may hold too little of the secret to be
+    recognised. A digest (CRAM-MD5) needs no registering, as it is of no use a second time.
     """
     secret = login.secret.encode()
     exchanges = (sasl_for(login, endpoint, mechanism) for mechanism in _FIXED[login.method])
@@ -61,7 +61,7 @@ def learn_login(login: Login, endpoint: Endpoint) -> None:
 
 
 def login_refusal(words: str, endpoint: Endpoint, login: Login) -> EmailError:
-    """What a refused login means, by the server's words. They are shown, unless the secret is in them."""
+    """The error for a refused login, by the server's words, which are shown unless they hold the secret."""
     return _ERRORS[meaning_of(words)](f"{login.username} at {endpoint}: {said(words, _MAX_WORDS_LENGTH)}")
 
 

@@ -1,7 +1,7 @@
-"""What IMAP, POP3 and SMTP have in common before the first command: the connection, TLS, and what goes wrong there.
+"""What IMAP, POP3 and SMTP share before the first command: the connection, TLS, and the errors of both.
 
-The libraries are subclassed to take their sockets from `open_socket`, which connects to a checked address
-(`tasks.mail.hosts`), while TLS goes on verifying the name that the account gives.
+The libraries' classes are subclassed to take their sockets from `open_socket`, which connects to a checked address
+(`tasks.mail.hosts`). TLS still verifies the host name of the account.
 """
 
 import socket
@@ -22,7 +22,7 @@ _MAX_WORDS_LENGTH = 200
 class Endpoint(NamedTuple):
     """Where to connect. `encryption` is none, tls or starttls; `timeout` is in seconds, for each read.
 
-    A host that is not public is connected to only where `allowed_networks` holds its address.
+    A host without a public address is connected to only if its address is in `allowed_networks`.
     """
 
     hostname: str
@@ -39,15 +39,17 @@ class Endpoint(NamedTuple):
 def open_socket(endpoint: Endpoint) -> socket.socket:
     """A TCP connection without TLS. Raises what `hosts.connect` raises."""
     connected = connect(endpoint.hostname, endpoint.port, endpoint.timeout, endpoint.allowed_networks)
-    # What is written in two parts, such as a message and its end, must not wait for the first one's acknowledgement.
+    # If data is written in two parts, such as a message and its end, the second must not wait for the acknowledgement
+    # of the first.
     connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return connected
 
 
 def tls_context(endpoint: Endpoint) -> ssl.SSLContext:
-    """Verifies certificate and name unless the endpoint says otherwise. To be used with the endpoint's host name.
+    """The TLS context of an endpoint. It verifies certificate and host name unless the endpoint says otherwise.
 
-    It is shared by connections, and must not be changed: reading the authorities takes 20 ms of CPU each time.
+    Contexts are shared by connections, because reading the authorities takes 20 ms of CPU each time, so they must not
+    be changed.
     """
     trusted = ssl.get_default_verify_paths().cafile
     return _tls_context(endpoint.ssl_verify, trusted, Path(trusted).stat().st_mtime_ns if trusted else None)
@@ -64,9 +66,10 @@ def _tls_context(verify: bool, _trusted: str | None, _changed_at: int | None) ->
 
 @contextmanager
 def translated(endpoint: Endpoint, doing: str) -> Iterator[None]:
-    """Whatever the network or TLS raises, as one of our errors.
+    """Translate errors of the network and of TLS into EmailErrors.
 
-    What a protocol's library raises by itself is for its module to translate, inside of this.
+    Errors that a protocol's library raises itself are translated by the session of that protocol, inside of this
+    block.
     """
     where = f"{doing}, {endpoint}"
     try:

@@ -1,9 +1,9 @@
-"""Which addresses a server's name may stand for, and the connection to one of them.
+"""Checks the addresses of a mail server's name, and connects to one of them.
 
-Accounts are entered by people outside: without a check, a name like `redis.internal` or `169.254.169.254` would make
-a worker speak to what only it can reach, and so would a public address of its own machine. So a name is resolved
-once, each address is checked, and the connection is made to an address that passed: a name that resolves otherwise a
-moment later (DNS rebinding) changes nothing.
+Anybody may enter an account: without a check, a name like `redis.internal` or `169.254.169.254` would make a worker
+connect to servers that only the worker can reach, and so would a public address of its own machine. So a name is
+resolved once, each address is checked, and the connection is made to an address that passed. A name that resolves to
+another address a moment later (DNS rebinding) changes nothing.
 
 Addresses are judged as the resolver gives them, so every way of writing one (decimal, octal, hexadecimal, mapped into
 IPv6) is the same address here. The tables are those of IANA's special-purpose registries (RFC 6890), and not Python's
@@ -46,9 +46,9 @@ _NOT_PUBLIC: tuple[Network, ...] = tuple(
         "3fff::/20",  # documentation
     )
 )
-# All of IPv6 that is handed out to the public; loopback, link-local, unique local and multicast lie outside.
+# The public part of IPv6; loopback, link-local, unique local and multicast addresses lie outside.
 _PUBLIC_IPV6 = IPv6Network("2000::/3")
-# What a name server says of a name; all else that getaddrinfo(3) says is of the name server, or of this host.
+# Errors of getaddrinfo(3) that are about the name; its other errors are about the name server or this host.
 _NO_SUCH_NAME = (socket.EAI_NONAME, socket.EAI_NODATA, socket.EAI_ADDRFAMILY, socket.EAI_FAMILY, socket.EAI_SERVICE)
 _NAT64 = IPv6Network("64:ff9b::/96")  # RFC 6052: the IPv4 address is in the last 32 bits
 
@@ -56,8 +56,8 @@ _NAT64 = IPv6Network("64:ff9b::/96")  # RFC 6052: the IPv4 address is in the las
 def connect(hostname: str, port: int, timeout: float, allowed: tuple[Network, ...]) -> socket.socket:
     """A TCP connection to an address of `hostname` that is public or in an allowed network. `timeout` is in seconds.
 
-    Raises HostNotAllowedError where there is none, UnknownHostError, MailServerUnavailableError where the name server
-    does not answer, and OSError where no address takes the connection.
+    Raises HostNotAllowedError where no address may be connected to, UnknownHostError, MailServerUnavailableError
+    where the name server does not answer, and OSError where no address takes the connection.
     """
     failure: OSError | None = None
     for address in resolve(hostname, allowed):
@@ -74,7 +74,8 @@ def resolve(hostname: str, allowed: tuple[Network, ...]) -> list[Address]:
     found = _look_up(hostname)
     permitted = [address for address in found if is_permitted(address, allowed)]
     if not permitted:
-        # The addresses stay in the log: whoever entered the name need not learn the inside of our network.
+        # The addresses are only logged: the person who entered the name must not learn about our network from the
+        # error.
         logger.warning("%s is not connected to: it resolves to %s", hostname, ", ".join(map(str, found)))
         raise HostNotAllowedError(hostname)
     return permitted
@@ -91,12 +92,12 @@ def is_permitted(address: Address, allowed: tuple[Network, ...]) -> bool:
 
 
 def _is_own(address: Address) -> bool:
-    """Whether it is one of this machine: what is sent there leaves from that very address."""
+    """Whether the address is this machine's own: packets to it would leave from the same address."""
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
     with socket.socket(family, socket.SOCK_DGRAM) as probe:
         try:
-            probe.connect((str(address), 9))  # of UDP: nothing is sent
-        except OSError:  # no way leads there
+            probe.connect((str(address), 9))  # a UDP socket: this sends nothing
+        except OSError:  # no route to the address
             return False
         return ip_address(probe.getsockname()[0]) == address
 
@@ -108,13 +109,13 @@ def _look_up(hostname: str) -> list[Address]:
         if error.errno in _NO_SUCH_NAME:
             raise UnknownHostError(hostname) from error
         raise MailServerUnavailableError(f"{hostname}: the name server does not answer ({error.strerror})") from error
-    except ValueError as error:  # a label too long or empty, a NUL
+    except ValueError as error:  # a label is too long or empty, or there is a NUL
         raise UnknownHostError(hostname) from error
     return list(dict.fromkeys(ip_address(cast(str, answer[4][0])) for answer in answers))
 
 
 def _unwrapped(address: Address) -> Address:
-    """The IPv4 address that an IPv6 address leads to, if it does."""
+    """The IPv4 address to which an IPv6 address leads (mapped, NAT64), else the address itself."""
     if isinstance(address, IPv4Address):
         return address
     if address.ipv4_mapped:

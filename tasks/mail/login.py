@@ -1,4 +1,4 @@
-"""Who logs in at a mail server, with what (a password, or an OAuth2 access token), and in which ways.
+"""Logins at mail servers: user name and secret (a password, or an OAuth2 access token), and the mechanisms to use.
 
 SASL exchanges as values (RFC 4422), for IMAP, POP3 and SMTP alike: PLAIN (RFC 4616), LOGIN, which nobody has
 standardised, CRAM-MD5 (RFC 2195), OAUTHBEARER (RFC 7628), and XOAUTH2 of Google and Microsoft.
@@ -14,7 +14,8 @@ from typing import Literal
 from tasks.errors import LoginMethodUnavailableError, PermanentError
 from tasks.mail.connection import Endpoint
 
-# The protocol's own: LOGIN of IMAP (RFC 9051 section 6.2.3), USER and PASS of POP3 (RFC 1939 section 7).
+# The name for the protocol's own command: LOGIN of IMAP (RFC 9051 section 6.2.3), USER and PASS of POP3 (RFC 1939
+# section 7).
 OWN_COMMAND = "own command"
 
 Response = Callable[[bytes], bytes]
@@ -24,8 +25,8 @@ Response = Callable[[bytes], bytes]
 class Login:
     """A user name with its secret, which is a password or an access token that expires.
 
-    `expires_at` is in seconds of time.monotonic(). `mechanism` is by which it logged in at this server last; None
-    where it never did.
+    `expires_at` is in seconds of time.monotonic(). `mechanism` is the mechanism of the last login at this server that
+    worked; None where none has worked.
     """
 
     username: str
@@ -36,15 +37,16 @@ class Login:
 
     @property
     def has_expired(self) -> bool:
-        """Whether the server may have ended the session for this reason."""
+        """Whether the access token has expired, so that the server may have ended the session for that reason."""
         return self.expires_at is not None and monotonic() >= self.expires_at
 
 
 @dataclass(frozen=True, slots=True)
 class Sasl:
-    """One exchange: what to answer to each challenge in turn.
+    """One SASL exchange: the answers to the server's challenges in turn.
 
-    Where the client speaks first, the first challenge says nothing, and what later ones say is what went wrong.
+    In mechanisms where the client speaks first, the first challenge is empty, and a further challenge describes an
+    error.
     """
 
     mechanism: str
@@ -52,19 +54,20 @@ class Sasl:
     client_first: bool = True
 
     def response(self, number: int, challenge: bytes = b"") -> bytes | None:
-        """The answer to challenge number `number`, from 0; None to one that was not expected."""
+        """The answer to challenge number `number`, counted from 0. None for a challenge that was not expected."""
         return self.responses[number](challenge) if number < len(self.responses) else None
 
 
 def exchanges_for(
     login: Login, endpoint: Endpoint, offered: Collection[str], *, has_command: bool = False
 ) -> list[Sasl]:
-    """In which ways to log in, the best first, of the mechanisms the server offers (without AUTH=, in upper case).
+    """The exchanges to try, the best first, for the mechanisms that the server offers (without AUTH=, in upper case).
 
-    Two at most, because each one that is refused counts at the provider; the one that worked last comes first.
-    `has_command` says whether a password may go by the protocol's own command. CRAM-MD5 only where no other mechanism
-    that we know is offered: a server that knows it keeps passwords readable. Raises LoginMethodUnavailableError for a
-    token that the server cannot take, and PermanentError for what cannot be sent.
+    These are two at most, because each refusal counts at the provider; the mechanism that worked last comes first.
+    `has_command` says whether a password may be sent with the protocol's own command. CRAM-MD5 is used only if no
+    other known mechanism is offered, because a server with CRAM-MD5 has to store passwords readable. Raises
+    LoginMethodUnavailableError for a token if the server does not take tokens, and PermanentError for a login that
+    cannot be sent.
     """
     if re.search(r"[\0\r\n\x01]", login.username + login.secret):
         raise PermanentError("a user name or password cannot hold a line break or control character")

@@ -1,14 +1,14 @@
 """The frozen values that travel from the parser to storage.
 
-Named tuples rather than dataclasses: as frozen, and several times cheaper to make, which counts at
-thousands of messages a second.
+They are named tuples and not dataclasses, because these are frozen too and several times cheaper to make, which
+matters at thousands of messages a second.
 """
 
 from datetime import datetime
 from typing import NamedTuple
 
-# Which parser reads messages now. Raise it with every change after which `tasks.mail.parse.message.parse` reads some
-# message differently: what earlier ones read can then be read again (`./manage.sh reread`).
+# The version of the parser. Raise it with every change after which `tasks.mail.parse.message.parse` reads some
+# message differently, so that messages which earlier versions read can be read again (`./manage.sh reread`).
 PARSER_VERSION = 3
 
 
@@ -33,7 +33,7 @@ class FetchedMessage(NamedTuple):
     """One message from the wire. `uid` is its UID, or on POP3 its number in the session.
 
     `received_at` is INTERNALDATE, None where unreadable; `size` is RFC822.SIZE. `raw` is None where the message was
-    larger than what is read. `thread_id` is the server's own name for the conversation, where it has one (Gmail).
+    larger than the limit. `thread_id` is the server's own name for the conversation, where it has one (Gmail).
     """
 
     uid: int

@@ -21,20 +21,21 @@ from tasks.secrecy.secrets import learn, said
 _HTTPS_PORT, _HIGHEST_PORT = 443, 65_535
 _MAX_ANSWER_BYTES = 64 * 1024
 _MAX_WORDS_LENGTH = 200
-# For an answer that does not say how long its token is good for (RFC 6749 section 5.1 recommends that it does).
+# The lifetime of a token if the answer does not give one (RFC 6749 section 5.1 only recommends to give it).
 _DEFAULT_LIFETIME_SECONDS = 600
 _MAX_LIFETIME_SECONDS = 24 * 3600
 _MAX_WAIT_SECONDS = 3600
 
-# RFC 6749 section 5.2, and what OpenID Connect and Microsoft add: only the mailbox's owner can do something.
+# Errors after which only the mailbox's owner can help (RFC 6749 section 5.2, OpenID Connect, Microsoft).
 _NEEDS_A_PERSON = {"invalid_grant", "interaction_required", "consent_required", "login_required"}
 _PASSING = {"temporarily_unavailable", "server_error", "slow_down", "rate_limit_exceeded", "internal_failure"}
-# Microsoft's own numbers, which come with invalid_grant as well: a loop was detected, a transient error.
+# Microsoft's numbers for transient errors that also come with invalid_grant: a loop was detected, a transient error.
 _PASSING_NUMBERS = {50196, 90033}
 
 
 class Provider(NamedTuple):
-    """Where a provider's servers are. `scope` is what a token is asked for; empty asks for all that was granted."""
+    """The servers of a provider. `scope` is the scope that tokens are requested with; empty: everything that was
+    granted."""
 
     token_endpoint: str
     scope: str
@@ -63,7 +64,7 @@ PROVIDERS = {
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """What a token endpoint gave. `refresh_token` is None where the one that was used stays good."""
+    """The answer of a token endpoint. `refresh_token` is None where the present refresh token stays good."""
 
     access_token: str = field(repr=False)
     refresh_token: str | None = field(repr=False)
@@ -78,8 +79,9 @@ def refresh(
     The certificate is always verified, and the endpoint's address obeys the same rule as a mail server's: where it is
     not public, it must be in one of the networks that `networks_at` gives for its port.
 
-    Raises GrantRevokedError, TokenRequestRefusedError (where the URL is none, too), TokenEndpointUnavailableError
-    (with the seconds to wait where the endpoint says), HostNotAllowedError and UnknownHostError.
+    Raises GrantRevokedError, TokenRequestRefusedError (also for an endpoint that is no URL),
+    TokenEndpointUnavailableError (with the seconds to wait where the endpoint says), HostNotAllowedError and
+    UnknownHostError.
     """
     import httpx
 
@@ -111,7 +113,8 @@ def _post(target: Any, addresses: list[Address], form: dict[str, str], timeout: 
 
     import httpx
 
-    # No proxy: it would resolve the name once more. No redirect: the form holds secrets.
+    # A proxy is not used, because it would resolve the name again. Redirects are not followed: the form holds
+    # secrets.
     with httpx.Client(verify=ssl.create_default_context(), trust_env=False, timeout=timeout) as client:
         for number, address in enumerate(addresses, start=1):
             try:
@@ -127,7 +130,7 @@ def _post(target: Any, addresses: list[Address], form: dict[str, str], timeout: 
                 if number == len(addresses):
                     raise TokenEndpointUnavailableError(f"{target.host}: {_reason(error)}") from None
             except httpx.HTTPError as error:
-                # Without its cause: the request it carries holds the secrets.
+                # `from None`, because the cause has the request with the secrets.
                 raise TokenEndpointUnavailableError(f"{target.host}: {_reason(error)}") from None
     raise AssertionError("a name resolves to at least one address")
 
@@ -141,14 +144,14 @@ def _bounded(response: Any, timeout: float) -> bytes:
     for chunk in response.iter_bytes():
         body += chunk
         if len(body) > _MAX_ANSWER_BYTES or time.monotonic() > deadline:
-            break  # cut short it is no JSON, and says so
+            break  # an answer that is cut short is no JSON, which raises an error
     return body
 
 
 def _json(body: bytes) -> dict[str, Any]:
     try:
         answer = json.loads(body)
-        json.dumps(answer, ensure_ascii=False).encode()  # without half a character (a lone surrogate) anywhere
+        json.dumps(answer, ensure_ascii=False).encode()  # fails for half a character (a lone surrogate)
     except (ValueError, RecursionError):
         return {}
     return answer if isinstance(answer, dict) else {}
@@ -191,7 +194,7 @@ def _wait(retry_after: str | None, date: str | None) -> float | None:
 
 
 def _lifetime(seconds: object) -> int:
-    """As a number or in quotes, as some write it."""
+    """The lifetime of a token, which some endpoints write as a string."""
     try:
         return max(int(str(seconds)), 0)
     except ValueError:

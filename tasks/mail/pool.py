@@ -1,4 +1,5 @@
-"""Connections kept open between two uses, by whose they are: few, not for long, and never across a fork."""
+"""A pool of connections that are kept open between two uses, by account: few, not for long, and never across a
+fork."""
 
 import os
 import threading
@@ -8,7 +9,7 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 
 
 class Closable(Protocol):
-    """A connection, as far as a pool knows it."""
+    """What a pool needs of a connection."""
 
     @property
     def is_stale(self) -> bool: ...
@@ -26,7 +27,7 @@ class _Idle(NamedTuple, Generic[C]):
 
 
 class Pool(Generic[C]):
-    """Who takes a connection has it alone until it is given back. Safe for threads."""
+    """A connection that was taken belongs to the caller alone until it is given back. Safe for threads."""
 
     def __init__(self, most: int, idle_seconds: float) -> None:
         self._most, self._idle_seconds = most, idle_seconds
@@ -36,7 +37,7 @@ class Pool(Generic[C]):
         os.register_at_fork(after_in_child=self._forget)
 
     def take(self, key: Hashable) -> C | None:
-        """The connection that was used last, if one is open."""
+        """Take the connection for this key that was used last, if one is open."""
         while True:
             with self._lock:
                 found = next((idle for idle in reversed(self._idle) if idle.key == key), None)
@@ -48,7 +49,7 @@ class Pool(Generic[C]):
             found.connection.abandon()
 
     def give(self, key: Hashable, connection: C) -> None:
-        """Keep it for the next use. Where there are too many, the one that waits longest is closed."""
+        """Keep a connection for the next use. If there are too many, the one that has been idle longest is closed."""
         with self._lock:
             self._idle.append(_Idle(key, connection, time.monotonic()))
             surplus = self._idle[: -self._most]
@@ -59,14 +60,14 @@ class Pool(Generic[C]):
             idle.connection.close()
 
     def close(self) -> None:
-        """Close all that are open."""
+        """Close all connections of the pool."""
         with self._lock:
             idle, self._idle = self._idle, []
         for one in idle:
             one.connection.close()
 
     def _forget(self) -> None:
-        # In a forked child: the parent's connections must be neither used nor said goodbye to here.
+        # A forked child forgets the parent's connections: it must neither use them nor log out on them.
         self._lock, self._idle, self._reaper = threading.Lock(), [], None
 
     def _start_reaper(self, seconds: float) -> None:

@@ -1,8 +1,8 @@
-"""What a server means that does not let somebody in: by its codes, and where it gives none by its words.
+"""The meaning of a refused login, by the server's codes, and without a code by its words.
 
-A refusal says that user name or password are wrong only by a code that says so or by clear words, and only without
-words of load, limits, outages or locks beside them: servers send the codes of wrong passwords for all of these.
-Whatever says neither is unclear. The rules follow from what real servers say (tests/unit/mail/test_refusal.py).
+A refusal means a wrong user name or password only if a code or clear words say so, and if there are no words of load,
+limits, outages or locks: servers send the codes of wrong passwords for all of these. Any other refusal is unclear.
+The rules are made from what real servers say (tests/unit/mail/test_refusal.py).
 """
 
 import re
@@ -21,20 +21,20 @@ _BUSY_FOR_SURE = _any(
     r"\[(?:UNAVAILABLE|IN-?USE|LIMIT|SERVERBUG|CONTACTADMIN|OVERQUOTA|LOGIN-DELAY|SYS/TEMP)\]",
     r"^4\d\d\b",
     r"^5\d\d 4\.\d{1,3}\.\d{1,3}\b",
-    # And of POP3, where only one session at a time has the mail (RFC 1939 section 4), in words.
+    # Words of POP3 servers, where only one session at a time may open the maildrop (RFC 1939 section 4).
     r"(?:mail ?box|mail ?drop|spool|inbox|lock)[\w ]{0,30} (?:locked|in use|busy)",
     r"(?:locked|in use|opened) by another",
     r"(?:unable|failed|cannot|could not)(?: to)? (?:get |obtain |acquire )?(?:\w+ ){0,2}lock",
 )
-# Codes that say the password is wrong, no longer good, or not the one to log in with: of the same, 5.7.8 of RFC 4954
-# section 6, and of Microsoft (5.7.139) and Google (534 with 5.7.14).
+# Codes that say that the password is wrong, expired, or of the wrong kind: of IMAP, POP3 and SMTP as above, 5.7.8 of
+# RFC 4954 section 6, and codes of Microsoft (5.7.139) and Google (534 with 5.7.14).
 _WRONG_CODE = _any(
     r"\[(?:AUTH|AUTHENTICATIONFAILED|AUTHORIZATIONFAILED|EXPIRED)\]",
     r"^5\d\d #?5\.7\.(?:8|139)\b",
     r"^534 5\.7\.14\b",
 )
 _CLIENTS = r"(?:connections|sessions|users|clients)"
-# Too many logins, or an account that is locked for a while: the next try too soon makes it worse.
+# Words for too many logins, or for an account that is locked for a while: trying again too soon makes things worse.
 _LIMIT_WORDS = _any(
     rf"too many (?!(?:\w+ ){{0,2}}{_CLIENTS})",
     r"\blimit(?:s|ed)?\b",
@@ -42,7 +42,7 @@ _LIMIT_WORDS = _any(
     r"\block(?:ed|out)\b(?! by your)|blocked|blacklist|banned|frozen|suspended",
     r"(?:login|account|user)(?: is| has been)? disabled|频|锁定|冻结",
 )
-# The server, or what it depends on, is in trouble, or has as many clients as it takes.
+# Words for a server that is in trouble, or has all the clients that it takes.
 _BUSY_WORDS = _any(
     rf"too many|maximum (?:number of )?(?:\w+ )?{_CLIENTS}",
     r"again (?:later|in)\b",
@@ -66,13 +66,13 @@ _CLEAR_WORDS = _any(
     r"(?:failed|unable|not able|could not) (?:to )?(?:log ?(?:in|on)|authenticate)\b",
     r"application[- ]specific password|(?:app|app?lication) password|authori[sz]ation code",
     r"web login required|log in (?:via|with) your web",
-    # What is said of a refused token (RFC 7628 section 3.2.2, and XOAUTH2).
+    # How servers refuse a token (RFC 7628 section 3.2.2, and XOAUTH2).
     r'"status" ?: ?"(?:40[0-3]|invalid_\w+)"',
     r"密码错误|授权码",
 )
-# It is the mechanism that the server does not want, whatever code it sends: Dovecot sends that of a wrong password.
+# Words that refuse the mechanism, whatever the code: Dovecot sends the code of a wrong password with them.
 _MECHANISM_WORDS = _any(r"\bmechanism\b", r"\bauth(?:entication)? (?:type|method)\b")
-# A command that was not understood says nothing of what was in it.
+# Answers to a command that was not understood, which tell nothing about the password.
 _NOT_UNDERSTOOD = _any(r"command error: BAD\b", r"\[CLIENTBUG\]", r"^50[0-4]\b")
 
 
@@ -87,7 +87,7 @@ class Meaning(Enum):
 
 
 def meaning_of(words: str) -> Meaning:
-    """What a refused login means; `words` begin with the code where they are an SMTP reply."""
+    """The meaning of a refused login. The `words` of an SMTP reply must begin with its code."""
     if _BUSY_FOR_SURE.search(words):
         return Meaning.BUSY
     if _LIMIT_WORDS.search(words):
@@ -106,7 +106,8 @@ def meaning_of(words: str) -> Meaning:
 def readable(said: bytes) -> str:
     """A server's words as text: UTF-8, or Chinese as QQ and 163 send it, else Western European.
 
-    Chinese in GB 18030 is known by its pairs of bytes: between ASCII there is always an even number of others.
+    Chinese in GB 18030 is recognised by its pairs of bytes: there is always an even number of bytes beyond ASCII in a
+    row.
     """
     is_chinese = all(len(run) % 2 == 0 for run in re.findall(rb"[\x80-\xff]+", said))
     return decode(said, "gb18030" if is_chinese else "windows-1252")

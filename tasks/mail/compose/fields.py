@@ -20,7 +20,7 @@ _MAX_WORD_LENGTH = 900
 _ENCODED_WORD = _LINE - len("Subject: ")
 
 _ATOMS = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?: [A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*")
-# What may stand as it is in a Q-encoded word, in any header (RFC 2047 section 5).
+# Characters that need no encoding in a Q-encoded word, in any header (RFC 2047 section 5).
 _Q_SAFE = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789!*+-/")
 # A parameter longer than this is continued (RFC 2231 section 3).
 _PARAMETER = 60
@@ -38,7 +38,7 @@ def unstructured(name: str, value: str) -> bytes:
 
 
 def address_list(name: str, addresses: Sequence[Address]) -> bytes:
-    """A field of mailboxes. Their addresses have been checked."""
+    """A field of mailboxes, whose addresses must have been checked."""
     pieces: list[str] = []
     for number, (display_name, address) in enumerate(addresses, start=1):
         phrase = _phrase(one_line(storable(display_name)))
@@ -50,12 +50,12 @@ def address_list(name: str, addresses: Sequence[Address]) -> bytes:
 
 
 def with_parameter(value: str, parameter: str, text: str) -> str:
-    """A field's value with one parameter more, each on a line of its own."""
+    """A field's value with another parameter, on a line of its own."""
     return "".join([value, *(f";\r\n {piece}" for piece in _parameter(parameter, one_line(storable(text))))])
 
 
 def _folded(head: str, pieces: Sequence[str]) -> bytes:
-    """The field: before each piece, which begins with its space, a line may end."""
+    """The field, folded. Each piece begins with its space, and a line may end before each piece."""
     lines, length = [head], len(head)
     for piece in pieces:
         if length + len(piece) > _LINE and length > len(head):
@@ -77,7 +77,7 @@ def _phrase(name: str) -> list[str]:
 
 
 def _encoded_words(text: str) -> Iterator[str]:
-    """RFC 2047: short enough for any line, and no character of the text cut in two."""
+    """The text as encoded words (RFC 2047): each is short enough for any line, and no character is cut in two."""
     high = sum(not char.isascii() for char in text)
     encode = _b_word if 3 * high > len(text) else _q_word
     word = ""

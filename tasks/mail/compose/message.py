@@ -1,8 +1,9 @@
-"""A message to be sent, as bytes (RFC 5322, RFC 2045 to 2047). Pure: the same draft, id and date give the same mail.
+"""Makes the bytes of a message to be sent (RFC 5322, RFC 2045 to 2047). The same draft, id and date give the same
+bytes.
 
-The bytes are made once, before it is known which server will take them, so they fit any: seven bits, lines within
-998 characters, CRLF. Only an address with a local part beyond ASCII needs SMTPUTF8 (RFC 6531), since nothing else
-can say it. Bcc is nowhere in them.
+The bytes are made once, before the abilities of the SMTP server are known, so they suit every server: seven bits,
+lines within 998 characters, CRLF. Only an address with a local part beyond ASCII needs SMTPUTF8 (RFC 6531), as there
+is no other way to write it. The bytes never contain Bcc.
 """
 
 import hashlib
@@ -25,12 +26,12 @@ _CONTROLS = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 # RFC 6838 section 4.2: each of the two names has at most 127 characters.
 _MIME_TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}/[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}")
 _ANY_TYPE = "application/octet-stream"
-# It cannot be folded, and its line has at most 998 characters.
+# A Content-ID cannot be folded, and its line has at most 998 characters.
 _CONTENT_ID = re.compile(r"[\x21-\x3b\x3d\x3f-\x7e]{1,900}")
 
 
 class Draft(NamedTuple):
-    """What a message says. Addresses have been checked; Bcc is the envelope's, so it is not here."""
+    """The content of a message. Addresses must have been checked. Bcc is only in the envelope, so it is not here."""
 
     sender: Address
     to: tuple[Address, ...]
@@ -86,7 +87,7 @@ def _content(draft: Draft, token: str) -> _Part:
 
 
 def _multipart(subtype: str, parts: Sequence[_Part], token: str, parameters: str = "") -> _Part:
-    # "=_" is in no quoted-printable and no base64 (RFC 2045 section 6.7), the rest is nobody's to guess.
+    # "=_" occurs in no quoted-printable and no base64 (RFC 2045 section 6.7), and the rest cannot be guessed.
     boundary = f"=_{token}"
     delimiter = f"--{boundary}".encode()
     body = b"".join(line for part in parts for line in (delimiter, _CRLF, part.to_bytes(), _CRLF))
@@ -103,7 +104,7 @@ def _text(subtype: str, text: str) -> _Part:
 
 
 def _encoded(data: bytes) -> tuple[str, bytes]:
-    """Text readable as it is where that can be, else in the shorter encoding."""
+    """The name of an encoding and the encoded text: unencoded if possible, else in the shorter encoding."""
     if data.isascii() and _fits(data):
         return "7bit", data
     if 4 * sum(byte > 127 for byte in data) > len(data):
@@ -129,14 +130,15 @@ def _file(attachment: Attachment, *, is_inline: bool = False) -> _Part:
 
 
 def _is_named(attachment: Attachment) -> bool:
-    """Whether it has a Content-ID that can stand in a header."""
+    """Whether the attachment has a Content-ID that is valid in a header."""
     return attachment.content_id is not None and _CONTENT_ID.fullmatch(attachment.content_id) is not None
 
 
 def _file_content(attachment: Attachment) -> tuple[str, str, bytes]:
     content, mime_type = attachment.content, attachment.mime_type.lower()
     if mime_type == "message/rfc822":
-        # It may not be encoded (RFC 2046 section 5.2.1), so one that does not fit as it is travels as a file.
+        # An attached message must not be encoded (RFC 2046 section 5.2.1). If it does not fit unencoded, it goes as a
+        # file.
         mail = re.sub(rb"\r\n|\r|\n", _CRLF, content)
         if mail.isascii() and _fits(mail):
             return mime_type, "7bit", mail

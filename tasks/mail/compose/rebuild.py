@@ -1,7 +1,7 @@
-"""A message made again from what is stored of it, for programs that want bytes.
+"""Makes the bytes of a message again from its stored fields, for spam engines.
 
-The bytes that the server gave are not kept. Header fields are the decoded ones, without those of MIME, Received
-first and else in no order; signatures no longer fit. Bodies are the text and the sanitised HTML.
+The bytes that the server gave are not kept. The header has the decoded fields without the MIME fields, Received first
+and the others in no order; so signatures no longer fit. The bodies are the text and the sanitised HTML.
 """
 
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ _FIRST = ("return-path", "received")
 
 
 def rebuild(message: ParsedMessage) -> bytes:
-    """A message of the same fields, bodies and files (RFC 5322), lines ending in CRLF."""
+    """A message with the same fields, bodies and files (RFC 5322). Lines end in CRLF."""
     mime = EmailMessage()
     if message.text_body is not None or message.html_body is None:
         mime.set_content(message.text_body or "", cte="base64")

@@ -1,10 +1,11 @@
-"""Addresses that mail is sent to, as callers give them: read kindly, checked strictly (RFC 5321 section 4.1.2).
+"""Reads the recipients that callers give: accepts many ways of writing, and checks addresses strictly (RFC 5321
+section 4.1.2).
 
-What arrives here ends in SMTP commands and header fields, so nothing passes that could end either.
+Addresses go into SMTP commands and header fields, so no character passes that could end a command or a field.
 
-A local part that has no dot-string's form, such as the `try..this` and `abc.` of Japanese carriers, leaves here as a
-quoted string: that is the standard's form for it, in the envelope as in a header, and what Postfix sends
-(smtp_quote_rfc821_envelope). A server compares what is inside the quotes.
+A local part that is no dot-string, such as `try..this` and `abc.` of Japanese carriers, becomes a quoted string. That
+is the standard's form for such a local part, in the envelope and in a header, and Postfix sends it too
+(smtp_quote_rfc821_envelope). Servers compare the text inside the quotes.
 """
 
 import re
@@ -16,7 +17,7 @@ import idna
 from tasks.errors import MessageInvalidError
 from tasks.mail.message import Address
 
-# White space, and what comes along unseen when an address is copied: marks of width zero, of direction, of order.
+# White space, and invisible characters that are copied along with an address: zero width, direction, order.
 _UNSEEN = [0xAD, 0x61C, 0x180E, *range(0x200B, 0x2010), *range(0x202A, 0x202F), *range(0x2060, 0x2070), 0xFEFF]
 _BLANKS = "".join(map(chr, [*range(0x09, 0x0E), 0x20, 0x85, 0xA0, *range(0x2000, 0x200B), *_UNSEEN])) + (
     "\u1680\u2028\u2029\u202f\u205f\u3000"
@@ -68,8 +69,8 @@ def mailboxes(given: str | Sequence[str] | None, field: str) -> tuple[Address, .
 
 
 def checked(address: str, field: str) -> str:
-    """The address, if mail can be sent to it, without blanks around it, its domain in ASCII and its local part quoted
-    where it must be. Raises MessageInvalidError.
+    """The address in the form in which mail is sent to it: without blanks around, the domain in ASCII, the local part
+    quoted if necessary. Raises MessageInvalidError.
     """
     address = address.strip(_BLANKS)
     local, at, domain = address.rpartition("@")
@@ -85,7 +86,7 @@ def checked(address: str, field: str) -> str:
 
 
 def unique(lists: Iterable[Sequence[Address]]) -> tuple[str, ...]:
-    """The addresses of all lists, each once, in order; only a domain's letter case makes no difference."""
+    """The addresses of all lists in order, each once. Domains are compared without case, local parts with case."""
     found: dict[tuple[str, str], str] = {}
     for boxes in lists:
         for _, address in boxes:
@@ -95,7 +96,8 @@ def unique(lists: Iterable[Sequence[Address]]) -> tuple[str, ...]:
 
 
 def _local_part(local: str) -> str:
-    """As a dot-string where it can be, else as a quoted string. Raises ValueError, which says what is wrong."""
+    """The local part as a dot-string if possible, else as a quoted string. Raises ValueError that says what is
+    wrong."""
     text = _QUOTED_PAIR.sub(r"\1", quoted[1]) if (quoted := _QUOTED.fullmatch(local)) else local
     if not text:
         raise ValueError("nothing stands before the @")
@@ -112,7 +114,7 @@ def _local_part(local: str) -> str:
 
 
 def _ascii_domain(domain: str) -> str:
-    """Raises ValueError, which says what is wrong."""
+    """The domain in ASCII. Raises ValueError that says what is wrong."""
     if _LITERAL.fullmatch(domain):
         return domain
     if not domain.isascii():

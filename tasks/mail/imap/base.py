@@ -1,4 +1,4 @@
-"""An IMAP connection after the login: what the server offers, and what it bears of that."""
+"""An IMAP connection after the login: the extensions that the server offers, without those that it refuses."""
 
 import select
 from collections.abc import Callable, Iterable
@@ -24,13 +24,14 @@ T = TypeVar("T")
 
 
 class ImapBase:
-    """An authenticated connection. Every method raises an EmailError that says what happened to what.
+    """An authenticated connection. Every method raises an EmailError that says what was done and what went wrong.
 
-    `capabilities` are those that the server offers and bears.
+    `capabilities` are those that the server offers and does not refuse.
     """
 
     def __init__(self, endpoint: Endpoint, login: Login, max_literal: int, refusals: Refusals | None = None) -> None:
-        """Of a literal longer than `max_literal` bytes nothing is kept. `refusals`: what the server is known for."""
+        """Log in. Literals longer than `max_literal` bytes are not kept. `refusals` are extensions known to be
+        refused."""
         self._endpoint = endpoint
         self.login = login
         self.refusals = refusals or Refusals()
@@ -45,19 +46,19 @@ class ImapBase:
                 self.abandon()
                 if self.refusals.names == known:
                     raise
-                # It broke over a question that nobody depends on, which is not put again.
+                # The connection broke over an optional command, which is left out on the second connection.
             except BaseException:
                 self.close()
                 raise
 
     @property
     def mechanism(self) -> str:
-        """By which mechanism it logged in."""
+        """The mechanism with which the connection logged in."""
         return str(self._imap.mechanism)
 
     @property
     def is_stale(self) -> bool:
-        """Whether the server hung up or spoke while nothing was asked, or may not know our token any more."""
+        """Whether the server hung up or sent something without being asked, or the token may have expired."""
         if self.login.has_expired:
             return True
         poll = select.poll()
@@ -85,7 +86,7 @@ class ImapBase:
         return "QRESYNC" in self.capabilities
 
     def refuse(self, extension: str) -> None:
-        """The server refuses what it offers: it is not asked for any more."""
+        """Note that the server refuses an extension that it offers, and do not use the extension any more."""
         self.refusals.refuse(extension)
         self.capabilities -= {extension}
 
@@ -103,13 +104,13 @@ class ImapBase:
             self._ask_anyway("ID", "ID", '("name" "metabuilder-email-workers")')
             self._untagged("ID")
         if "ENABLE" not in self.capabilities:
-            # QRESYNC cannot be used before it is enabled (RFC 7162 section 3.2.3).
+            # QRESYNC was not enabled, so it cannot be used (RFC 7162 section 3.2.3).
             self.capabilities -= {"QRESYNC"}
         elif self.has_qresync:
             self._ask_anyway("QRESYNC", "ENABLE", "QRESYNC")
 
     def _read_capabilities(self) -> frozenset[str]:
-        """Of a server that does not say, what it said before the login."""
+        """The capabilities after the login; if the server does not give them, those from before the login."""
         try:
             outcome, lines = self._imap.capability()
             self._require_ok(outcome, lines)
@@ -119,7 +120,7 @@ class ImapBase:
         return frozenset(words or self._imap.capabilities)
 
     def _ask_anyway(self, extension: str, *command: str) -> None:
-        """A command that nobody depends on."""
+        """Send an optional command, whose refusal does not matter."""
         try:
             self._require_ok(*self._imap.xatom(*command))
         except FetchRefusedError as refusal:
@@ -131,9 +132,10 @@ class ImapBase:
             self.refusals.works(extension)
 
     def _without_refused(self, extensions: Iterable[str], ask: Callable[[str | None], T]) -> T:
-        """What `ask` gives with the first of the extensions that the server bears, else with None.
+        """Call `ask` with the first of the extensions that the server does not refuse, else with None.
 
-        One is refused when the server takes the question without it: else the question was at fault.
+        An extension counts as refused if the server takes the same command without it; otherwise the command was at
+        fault.
         """
         refused: list[tuple[str, FetchRefusedError]] = []
         for extension in [name for name in extensions if name in self.capabilities]:
@@ -154,7 +156,8 @@ class ImapBase:
         return answer
 
     def _leave_out(self, extension: str, refusal: FetchRefusedError) -> None:
-        # NO may be the answer of a server in trouble, or about the folder.
+        # A NO may come from a server in trouble, or be about the folder, so it is not sure that the extension is
+        # refused.
         self.refusals.refuse(extension, is_sure=isinstance(refusal, NotUnderstoodError))
         self.capabilities -= {extension}
 

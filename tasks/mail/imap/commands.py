@@ -1,8 +1,9 @@
 """The commands of an IMAP connection (RFC 3501, RFC 9051).
 
-Works on a server that offers nothing beyond IMAP4rev1, and uses ID, ENABLE, CONDSTORE, QRESYNC, ESEARCH,
-LIST-EXTENDED, SPECIAL-USE, LIST-STATUS and Gmail's X-GM-EXT-1 where they are offered. A server that offers one of
-them and refuses it is asked without it (`imap_base`); only X-GM-EXT-1 decides what the mailbox is, and has to work.
+Works on servers that offer nothing beyond IMAP4rev1, and uses ID, ENABLE, CONDSTORE, QRESYNC, ESEARCH, LIST-EXTENDED,
+SPECIAL-USE, LIST-STATUS and Gmail's X-GM-EXT-1 where they are offered. If a server offers an extension and refuses
+it, the command is sent again without the extension (`tasks/mail/imap/base.py`). Only X-GM-EXT-1 has to work where it
+is offered, because it decides how the mailbox is synced.
 """
 
 from collections.abc import Generator, Iterator
@@ -43,7 +44,7 @@ from tasks.secrecy.secrets import said
 _MESSAGE_ITEMS = "(UID RFC822.SIZE FLAGS INTERNALDATE BODY.PEEK[])"
 _GMAIL_MESSAGE_ITEMS = "(UID RFC822.SIZE FLAGS INTERNALDATE X-GM-LABELS X-GM-THRID BODY.PEEK[])"
 
-# Codes of a refusal that says nothing about whether a folder is there (RFC 5530 section 3).
+# Codes of refusals that do not tell whether a folder exists (RFC 5530 section 3).
 _ABOUT_THE_SERVER = (
     "[UNAVAILABLE]", "[INUSE]", "[LIMIT]", "[OVERQUOTA]", "[SERVERBUG]", "[CLIENTBUG]", "[CONTACTADMIN]", "[NOPERM]",
 )  # fmt: skip
@@ -56,7 +57,7 @@ class FolderGoneError(FetchRefusedError):
 
 
 class Changes(NamedTuple):
-    """Flags that changed and UIDs that were removed: all of them only if `is_whole`, each line having been read."""
+    """Changed flags and removed UIDs. They are complete only if `is_whole`, that is if every line could be read."""
 
     flags: list[FetchedFlags]
     vanished: UidSet
@@ -64,13 +65,13 @@ class Changes(NamedTuple):
 
 
 class ImapConnection(ImapSearch):
-    """The commands. Every method raises an EmailError that says what happened to what."""
+    """The commands. Every method raises an EmailError that says what was done and what went wrong."""
 
     # Lines of the last LIST that could not be read: each may have been a folder.
     unread_names: tuple[bytes, ...] = ()
 
     def list_folders(self) -> tuple[list[ListedFolder], dict[str, FolderStatus]]:
-        """All folders, and where the server offers LIST-STATUS (RFC 5819) their states by path."""
+        """All folders; and their states by path, if the server offers LIST-STATUS (RFC 5819)."""
         with self._imap_errors("listing the folders"):
             folders, unread = self._without_refused(("LIST-STATUS", "LIST-EXTENDED"), self._list)
             self.unread_names = tuple(unread)
@@ -79,7 +80,7 @@ class ImapConnection(ImapSearch):
     def select(self, path: str, *, writable: bool = False) -> FolderStatus:
         """Open a folder, read-only unless `writable` (EXAMINE or SELECT, RFC 9051 sections 6.3.2 and 6.3.3).
 
-        Raises FetchRefusedError if it cannot be.
+        Raises FetchRefusedError if the folder cannot be opened.
         """
         with self._imap_errors(f"opening {path}"):
             try:
@@ -107,12 +108,13 @@ class ImapConnection(ImapSearch):
             return next((status for _, status in read_status(lines)), None) if outcome == "OK" else None
 
     def is_gone(self, path: str) -> bool:
-        """Whether the server says, asked for the folder itself, that there is none: LIST may have left it out."""
+        """Ask the server for one folder by its name: whether it says that the folder does not exist. LIST may have
+        left it out."""
         with self._imap_errors(f"asking for the state of {path}"):
             try:
                 outcome, lines = self._imap.status(wire_path(path), f"({_STATUS_ITEMS})")
             except ValueError:
-                return True  # never opened either
+                return True  # a folder with such a name was never opened either
             except NotUnderstoodError:
                 return False
             words = first_words(lines)
@@ -129,17 +131,18 @@ class ImapConnection(ImapSearch):
             return UidSet.of(read_only_uids(lines))
 
     def fetch_sizes(self, uids: UidSet) -> dict[int, int]:
-        """RFC822.SIZE in bytes by UID, of those that are still there."""
+        """RFC822.SIZE in bytes by UID, of the messages that are still there."""
         with self._imap_errors("fetching sizes"):
             return read_sizes(self._fetch(uids, "(UID RFC822.SIZE)"))
 
     def fetch_flags(self, uids: UidSet) -> Iterator[FetchedFlags]:
-        """The flags of `uids`, of those that are still there."""
+        """The flags of those `uids` that are still there."""
         with self._imap_errors("fetching flags"):
             yield from self._fetch_each(uids, self._flag_items, read_flag_answers)
 
     def fetch_changes(self, uids: UidSet, since: int) -> Changes:
-        """What changed since mod-sequence `since`, with QRESYNC also the UIDs removed since (RFC 7162 section 3)."""
+        """Flags that changed since mod-sequence `since`; with QRESYNC also the UIDs removed since then (RFC 7162
+        section 3)."""
         with self._imap_errors("fetching changes"):
             self._untagged("VANISHED")
             unread = self._imap.unread_lines
@@ -153,16 +156,16 @@ class ImapConnection(ImapSearch):
             return Changes(list(read_flag_answers(lines)), _vanished(self._untagged("VANISHED")), is_whole)
 
     def fetch_envelopes(self, uids: UidSet) -> Iterator[FetchedEnvelope]:
-        """What identifies each message, without its body."""
+        """The envelope of each message: what identifies it, without its body."""
         labels = " X-GM-LABELS" if self.has_gmail_labels else ""
         items = f"(UID FLAGS{labels} INTERNALDATE RFC822.SIZE BODY.PEEK[HEADER.FIELDS (MESSAGE-ID)])"
         with self._imap_errors("fetching envelopes"):
             yield from self._fetch_each(uids, items, read_envelopes)
 
     def stream_messages(self, uids: UidSet) -> Iterator[FetchedMessage]:
-        """Whole messages one by one as they arrive, of those that are still there; the server decides the order.
+        """Whole messages one by one as they arrive, in the server's order. Messages that are gone are left out.
 
-        Raises FetchRefusedError after the last one where the server answers NO or BAD.
+        Raises FetchRefusedError after the last message if the server answers NO or BAD.
         """
         items = _GMAIL_MESSAGE_ITEMS if self.has_gmail_labels else _MESSAGE_ITEMS
         with self._imap_errors("fetching messages"):
@@ -172,25 +175,26 @@ class ImapConnection(ImapSearch):
                     rest = yield from self._stream_part(rest, items)
 
     def append(self, path: str, flags: str, received_at: datetime, raw: bytes) -> AppendedUid | None:
-        """Put a message into a folder; where it is, if the server says so (UIDPLUS, RFC 4315 section 3)."""
+        """Put a message into a folder. Returns the message's UID, if the server tells it (UIDPLUS, RFC 4315 section
+        3)."""
         with self._imap_errors(f"filing a message in {path}"):
             when = f'"{imap_date(received_at)} {received_at:%H:%M:%S %z}"'
             message = (wire_path(path), f"({flags})", when, raw)
             outcome, lines = self._imap.append(*message)
             if outcome == "NO" and self._leave():
-                # Courier takes nothing into the folder that is open read-only.
+                # Courier refuses to append to a folder that is open read-only.
                 outcome, lines = self._imap.append(*message)
             self._require_ok(outcome, lines)
             return read_appended_uid(lines)
 
     def _leave(self) -> bool:
-        """Have no folder open, if it can be done without an EXPUNGE; whether one was left."""
+        """Close the open folder, if that is possible without an EXPUNGE. Returns whether a folder was closed."""
         if self._imap.state != "SELECTED":
             return False
         if "UNSELECT" in self.capabilities:
             left = self._imap.unselect()[0] == "OK"
         else:
-            # Removes nothing where the folder is open read-only (RFC 9051 section 6.4.1), and else would.
+            # CLOSE removes nothing if the folder is open read-only (RFC 9051 section 6.4.1); otherwise it would.
             left = self._imap.is_readonly and self._imap.close()[0] == "OK"
         return bool(left)
 
@@ -202,20 +206,20 @@ class ImapConnection(ImapSearch):
                 self._imap.subscribe(wire_path(path))
 
     def ask(self, doing: str, *words: str | bytes) -> None:
-        """A command that changes something, where OK is all there is to know. Raises FetchRefusedError."""
+        """Send a command that changes something and has no other answer than OK. Raises FetchRefusedError."""
         with self._imap_errors(doing):
             self._untagged("COPYUID")
             self._require_ok(*self._imap.xatom(*words))
-            # What the server tells of its own accord belongs to no later answer.
+            # Drop what the server sent unasked, so that it is not taken for a later answer.
             self._untagged("FETCH")
             self._untagged("VANISHED")
 
     def copied_uids(self) -> list[bytes]:
-        """What the last command said about the new UIDs of messages (COPYUID, RFC 4315 section 3)."""
+        """The last command's answer about the new UIDs of messages (COPYUID, RFC 4315 section 3)."""
         return [line for line in self._untagged("COPYUID") if isinstance(line, bytes)]
 
     def _stream_part(self, uids: str, items: str) -> Generator[FetchedMessage, None, str]:
-        """What the server gives of `uids`, and those that it left out."""
+        """The messages that the server gives of `uids`. Returns the UIDs that it left out."""
         assembly = Assembly()
         self._limit()
         gone = self._imap.untagged_responses
@@ -243,7 +247,7 @@ class ImapConnection(ImapSearch):
                 uidvalidity=_number(self._untagged("UIDVALIDITY")) or 0,
                 uidnext=_number(self._untagged("UIDNEXT")),
                 highestmodseq=_number(self._untagged("HIGHESTMODSEQ")) if self.has_condstore else None,
-                # Only here: Cyrus 3.6 answers STATUS (MAILBOXID) with bytes of something else.
+                # Read from SELECT only: Cyrus 3.6 answers STATUS (MAILBOXID) with wrong bytes.
                 mailbox_id=read_mailbox_id(self._untagged("MAILBOXID")) if self.has_mailbox_ids else None,
             )
         except ProtocolError as error:
@@ -271,7 +275,8 @@ class ImapConnection(ImapSearch):
 
 
 def _vanished(lines: list[Line]) -> UidSet:
-    """`(EARLIER) 1:5,7` or `1:5` (RFC 7162 section 3.2.10); a line that names no UIDs is passed over."""
+    """The UIDs in lines such as `(EARLIER) 1:5,7` or `1:5` (RFC 7162 section 3.2.10). Lines without UIDs are
+    skipped."""
     found = []
     for line in lines:
         if isinstance(line, bytes) and line.split():
@@ -281,7 +286,7 @@ def _vanished(lines: list[Line]) -> UidSet:
 
 
 def _number(lines: list[Line]) -> int | None:
-    """The last of the answers, if it is a number."""
+    """The last line, if it is a number."""
     for line in reversed(lines):
         if isinstance(line, bytes) and line.strip().isdigit():
             return read_number(line.strip())

@@ -1,8 +1,8 @@
-"""Extensions that a server offers and does not bear, and how to ask without them (docs/decisions/0015).
+"""Extensions that a server offers and refuses, which are then left out of commands (docs/decisions/0015).
 
-A server that answers BAD to a question and takes the same question without an extension does not bear that extension.
-So does one whose connection broke twice in a row over it; once may have been the network. Either is remembered for a
-day, since servers are mended, too.
+An extension counts as refused if the server answers BAD to a command and takes the same command without the
+extension, or if the connection broke twice in a row over it (once may have been the network). This is remembered for
+a day only, because servers are mended.
 """
 
 import time
@@ -13,11 +13,12 @@ _REMEMBERED_SECONDS = 24 * 60 * 60
 
 
 class Refusals:
-    """What one server refuses of its extensions. `known` is JSON by extension: since when, and how sure that is."""
+    """The extensions that one server refuses. `known` is JSON by extension: since when it is refused, and how sure
+    that is."""
 
     def __init__(self, known: Mapping[str, Mapping[str, Any]] | None = None) -> None:
         now = time.time()
-        # What a host noted whose clock was far ahead is forgotten as well.
+        # Entries of a host whose clock was far ahead are dropped as well.
         self.known = {
             name: dict(what) for name, what in (known or {}).items() if abs(now - what["since"]) < _REMEMBERED_SECONDS
         }
@@ -26,22 +27,23 @@ class Refusals:
 
     @property
     def names(self) -> frozenset[str]:
-        """What is not to be asked for."""
+        """The extensions that are not to be used."""
         return frozenset(self._of_this_connection.union(name for name, what in self.known.items() if what["is_sure"]))
 
     def refuse(self, extension: str, *, is_sure: bool = True) -> None:
-        """The server refuses it; what is not sure may be a passing trouble, and holds for this connection only."""
+        """Note that the server refuses the extension. If that is not sure, it may pass, and holds for this connection
+        only."""
         self._of_this_connection.add(extension)
         if is_sure:
             self._remember(extension, is_sure=True)
 
     def broke(self, extension: str) -> None:
-        """The connection broke over it: for the second time, it is believed."""
+        """Note that the connection broke over the extension. The second time, the extension counts as refused."""
         self._of_this_connection.add(extension)
         self._remember(extension, is_sure=extension in self.known)
 
     def works(self, extension: str) -> None:
-        """The server bears it after all."""
+        """Note that the extension works after all."""
         if self.known.pop(extension, None):
             self.has_changed = True
 

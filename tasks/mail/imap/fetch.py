@@ -1,6 +1,6 @@
-"""Answers to FETCH, read into values (RFC 9051 section 7.5.2). Pure: no connection here.
+"""Reads answers to FETCH into values (RFC 9051 section 7.5.2). Needs no connection.
 
-Items come in any order and any case, and a server may tell of one message in several lines.
+Items come in any order and any case, and the items of one message may come in several lines.
 """
 
 import logging
@@ -22,7 +22,7 @@ _LABEL = re.compile(rb'"(?:[^"\\]|\\.)*"|[^\s"]+', re.DOTALL)
 
 
 class _Item:
-    """A pattern whose words come in any case (RFC 9051 section 9); found fastest in capitals, the usual case."""
+    """A pattern that matches in any case (RFC 9051 section 9), fastest in capitals, which is the usual case."""
 
     def __init__(self, pattern: bytes) -> None:
         self._usual, self._any_case = re.compile(pattern), re.compile(pattern, re.IGNORECASE)
@@ -42,13 +42,13 @@ _GMAIL_THREAD = re.compile(rb"\bX-GM-THRID (\d+)")
 _BODY_QUOTED = re.compile(rb'\bBODY\[[^]]*\] +(?:NIL|"((?:[^"\\]|\\.)*)")', re.IGNORECASE | re.DOTALL)
 _NUMBER = re.compile(rb" *(\d+)")
 _ANNOUNCED = re.compile(rb"\{(\d+)\+?\}")
-# What may follow a literal: more items and the closing parenthesis, with blanks or an empty line before them, as some
-# servers write.
+# What may follow a literal: more items and the closing parenthesis. Some servers write blanks or an empty line
+# before.
 _AFTER_LITERAL = re.compile(
     rb"(?:\s+(?:[A-Z][A-Z0-9.\[\]-]*|(?i:uid|flags|internaldate|rfc822\.size|modseq|x-gm-\w+)) .*)?\s*\)\s*",
     re.DOTALL,
 )
-# Flags that come before their message are kept for so many messages, and so many messages wait for their flags.
+# For how many messages flags are kept that came before the message, and how many messages wait for their flags.
 _MAX_EARLY = 10_000
 _MAX_HELD = 100
 _MONTHS = {
@@ -60,7 +60,7 @@ _MONTHS = {
 
 
 class FetchedFlags(NamedTuple):
-    """The flags of a message, as the server writes them; on Gmail with its labels."""
+    """The flags of a message as the server writes them; on Gmail also its labels."""
 
     uid: int
     flags: tuple[str, ...]
@@ -80,7 +80,7 @@ class FetchedEnvelope(NamedTuple):
 
 
 def read_sizes(lines: Iterable[Line]) -> dict[int, int]:
-    """RFC822.SIZE by UID; an answer without both is of another command and is passed over."""
+    """RFC822.SIZE by UID. An answer without both belongs to another command and is skipped."""
     sizes = {}
     for text, _, _ in _joined(lines):
         uid, _, items = _identified(text)
@@ -90,7 +90,7 @@ def read_sizes(lines: Iterable[Line]) -> dict[int, int]:
 
 
 def read_flag_answers(lines: Iterable[Line]) -> Iterator[FetchedFlags]:
-    """FLAGS by UID."""
+    """The flags in each answer that has a UID."""
     for text, _, _ in _joined(lines):
         uid, flags, _ = _identified(text)
         if uid and flags is not None:
@@ -98,22 +98,22 @@ def read_flag_answers(lines: Iterable[Line]) -> Iterator[FetchedFlags]:
 
 
 def are_flags_of_known(lines: Iterable[Line]) -> bool:
-    """Whether each answer tells the flags of a message, and of which by its UID."""
+    """Whether each answer has flags and a UID."""
     answers = (_identified(text) for text, _, _ in _joined(lines))
     return all(uid and flags is not None for uid, flags, _ in answers)
 
 
 def read_messages(lines: Iterable[Line]) -> Iterator[FetchedMessage]:
-    """UID RFC822.SIZE FLAGS INTERNALDATE BODY[], in whatever order the server writes them."""
+    """Messages from answers with UID, RFC822.SIZE, FLAGS, INTERNALDATE and BODY[], in any order."""
     assembly = Assembly()
     yield from assembly.take(lines)
     yield from assembly.held()
 
 
 class Assembly:
-    """Puts messages together whose flags come in a line of their own, before the message or after it.
+    """Puts messages together whose flags come in a line of their own, before or after the message.
 
-    One for each command: lines without a UID are known by the number of their message.
+    Each command needs an Assembly of its own, because lines without a UID are matched by message number.
     """
 
     def __init__(self) -> None:
@@ -122,7 +122,7 @@ class Assembly:
         self._numbers: dict[bytes, int] = {}
 
     def take(self, lines: Iterable[Line]) -> Iterator[FetchedMessage]:
-        """The messages that are complete with these lines."""
+        """Read more lines, and yield the messages that are complete with them."""
         for text, literal, blank in _joined(lines):
             uid, flags, items = _identified(text)
             raw = literal if literal is not None else _quoted_body(text)
@@ -136,11 +136,11 @@ class Assembly:
                 yield from self._add_flags(uid, flags, text)
 
     def held(self) -> list[FetchedMessage]:
-        """The messages whose flags have not come."""
+        """The messages whose flags have not arrived."""
         return list(self._held.values())
 
     def forget_numbers(self) -> None:
-        """Messages have gone, so that others have their numbers."""
+        """Forget message numbers, because messages were removed and other messages have their numbers now."""
         self._numbers.clear()
         self._early = {key: flags for key, flags in self._early.items() if isinstance(key, int)}
 
@@ -169,12 +169,13 @@ class Assembly:
 def _message(
     uid: int, flags: tuple[str, ...], text: bytes, items: bytes, raw: bytes, blank: int, *, is_literal: bool
 ) -> FetchedMessage:
-    """Raises ProtocolError where the blanks after the literal make up for what is missing of the message's size."""
+    """Make a message. Raises ProtocolError where the literal is too short and the blanks after it are the rest of the
+    message."""
     announced = _ANNOUNCED.search(items) if is_literal and raw == b"" else None
     skipped = read_number(announced[1]) if announced else 0
     found = _SIZE.search(items)
     size = read_number(found[1]) if found else skipped or len(raw)
-    # Not exactly: a line that ends in LF alone counts as one that ends in CRLF.
+    # Sizes are not compared exactly, as some servers count a line end of LF as CRLF.
     if 0 < size - (skipped or len(raw)) <= blank:
         raise ProtocolError(f"the literal of message {uid} ended {blank} bytes early; its length was wrong")
     return FetchedMessage(
@@ -188,7 +189,7 @@ def _message(
 
 
 def read_envelopes(lines: Iterable[Line]) -> Iterator[FetchedEnvelope]:
-    """UID FLAGS INTERNALDATE RFC822.SIZE BODY[HEADER.FIELDS (MESSAGE-ID)]."""
+    """Envelopes from answers with UID, FLAGS, INTERNALDATE, RFC822.SIZE and BODY[HEADER.FIELDS (MESSAGE-ID)]."""
     for text, literal, _ in _joined(lines):
         uid, flags, items = _identified(text)
         if uid and (size := _SIZE.search(items)):
@@ -236,7 +237,7 @@ def _zone(sign: bytes, hours: bytes, minutes: bytes) -> timezone:
     return timezone(-offset if sign == b"-" else offset)
 
 
-# Few: a server can make each as long as it likes.
+# The cache is small, because a server can make each text as long as it likes.
 @lru_cache(maxsize=64)
 def _split_flags(flags: bytes) -> tuple[str, ...]:
     return tuple(flags.decode("utf-8", "replace").split())
@@ -245,7 +246,7 @@ def _split_flags(flags: bytes) -> tuple[str, ...]:
 def _identified(text: bytes) -> tuple[int | None, tuple[str, ...] | None, bytes]:
     """The UID, the flags with Gmail's labels, and the other items of an answer to FETCH.
 
-    A word counts as an item only where it is one: a body in quotes or a keyword may well read `UID 7`.
+    `UID 7` inside of a quoted body or of a keyword is not taken for the item UID.
     """
     items = _QUOTED.sub(b'""', text) if b'"' in text else text
     labels = _gmail_labels(text) if b"X-GM-LABELS" in items else ()
@@ -261,8 +262,8 @@ def _identified(text: bytes) -> tuple[int | None, tuple[str, ...] | None, bytes]
 
 
 def _gmail_labels(text: bytes) -> tuple[str, ...]:
-    """X-GM-LABELS as they are read by people; Gmail's own begin with a backslash, as flags do."""
-    # Quoted text is blotted out without moving what follows: a label may well hold a parenthesis.
+    """The labels of X-GM-LABELS, decoded for people. Gmail's own labels begin with a backslash, as flags do."""
+    # Quoted text is replaced by text of the same length, because a label may hold a parenthesis.
     blotted = _QUOTED.sub(lambda quoted: b'"' + b"_" * (len(quoted[0]) - 2) + b'"', text)
     found = _GMAIL_LABELS.search(blotted)
     if not found:
@@ -279,8 +280,8 @@ def _gmail_thread(items: bytes) -> str | None:
 def _joined(lines: Iterable[Line]) -> Iterator[tuple[bytes, bytes | None, int]]:
     """Each answer as its text without the literal, its literal, and the bytes of blank space after that.
 
-    Raises ProtocolError where the text after a literal does not end the answer: then the server gave a wrong
-    length, and nothing it says can be trusted.
+    Raises ProtocolError where the text after a literal does not end the answer: then the server gave a wrong length,
+    and nothing that follows can be trusted.
     """
     pending: tuple[bytes, bytes] | None = None
     for line in lines:
@@ -300,7 +301,7 @@ def _joined(lines: Iterable[Line]) -> Iterator[tuple[bytes, bytes | None, int]]:
                 raise ProtocolError(f"after a literal came {shown(line)}; its length was wrong")
             items = line.lstrip()
             between = line[: len(line) - len(items)]
-            # The blank before an item is the item's.
+            # One blank before an item is no blank after the literal.
             yield before + line, literal, len(between if items.startswith(b")") else between.removesuffix(b" "))
         else:
             yield line, None, 0

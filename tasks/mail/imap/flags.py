@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 
 class Flags(NamedTuple):
-    """State of a message that changes over its life; `labels` are keywords and Gmail's labels that have no column."""
+    """The changing state of a message. `labels` are keywords and Gmail's labels that have no column of their own."""
 
     is_read: bool
     is_starred: bool
@@ -24,14 +24,14 @@ _GMAIL_LABELS = {"\\inbox", "\\important", "\\muted"}
 _KNOWN_KEYWORDS = _SPAM_KEYWORDS | _NO_SPAM_KEYWORDS
 
 
-# Few: a server can make each as long as it likes.
+# The cache is small, because a server can make each flag as long as it likes.
 @lru_cache(maxsize=64)
 def read_flags(flags: tuple[str, ...], folder_type: str) -> Flags:
-    """What the flags, and the folder the message is in, say about it."""
+    """The state of a message, from its flags and the type of its folder."""
     lowered = {flag.lower() for flag in flags}
     is_spam, is_not_spam = bool(lowered & _SPAM_KEYWORDS), bool(lowered & _NO_SPAM_KEYWORDS)
     if is_spam and is_not_spam:
-        # As if there were neither.
+        # Both keywords at once count as none.
         is_spam = is_not_spam = False
     return Flags(
         is_read="\\seen" in lowered,

@@ -17,7 +17,7 @@ _SPECIAL_USE = {
     "\\archive": "archive",
 }
 
-# What the common providers and clients call them, for servers that do not say; compared without case.
+# Names that common providers and clients give such folders, for servers without special use; compared without case.
 _COMMON_NAMES = {
     "sent": (
         "sent", "sent items", "sent messages", "sent mail", "gesendet", "gesendete objekte", "gesendete elemente",
@@ -44,13 +44,13 @@ _COMMON_NAMES = {
 }  # fmt: skip
 _TYPE_BY_NAME = {name: kind for kind, names in _COMMON_NAMES.items() for name in names}
 
-# Where the providers and servers keep them: at the top, below INBOX, or below [Gmail].
+# The parents of such folders: the top level, INBOX, or [Gmail].
 _SPECIAL_PARENTS = ("", "inbox", "[gmail]", "[google mail]")
 
 _ENCODED = re.compile(r"&([A-Za-z0-9+,]*)-")
 _NOT_PLAIN = re.compile(r"[^\x20-\x7e]+|&")
-# For the bytes 80 to FF of a name that is no UTF-8, so that no two names become one: characters for private use, as
-# PostgreSQL takes no lone surrogates.
+# In a name that is no UTF-8, the bytes 80 to FF become characters for private use from here on, so that different
+# names stay different. (PostgreSQL takes no lone surrogates.)
 _FIRST_RAW = 0xEF00
 _RAW = re.compile("[\uef80-\uefff]")
 _UNREADABLE = re.compile("[\udc80-\udcff\uef80-\uefff]")
@@ -75,14 +75,14 @@ class ListedFolder(NamedTuple):
 
     @property
     def is_view(self) -> bool:
-        """Whether it shows messages of other folders a second time, outside Gmail."""
+        """Whether the folder is a view: it shows messages of other folders a second time. Not for Gmail."""
         return bool(self.attributes & _VIEWS) and _type_by_attribute(self) == "custom"
 
 
 def classify(folders: Iterable[ListedFolder]) -> dict[str, str]:
-    """The type of each folder by its path; what the server says goes before what a name suggests.
+    """The type of each folder by its path: by special use, else by its name.
 
-    At most one folder gets a type by its name, and only where the server named none for that purpose.
+    At most one folder gets a type by its name, and only if the server gave this special use to no folder.
     """
     folders = list(folders)
     types = {folder.path: _type_by_attribute(folder) for folder in folders}
@@ -96,7 +96,7 @@ def classify(folders: Iterable[ListedFolder]) -> dict[str, str]:
 
 
 def decode_name(path: str) -> str:
-    """Read modified UTF-7. A name that is not the canonical form of anything is shown as it is."""
+    """Read modified UTF-7. A name that is not canonical modified UTF-7 is returned unchanged."""
     try:
         name = _ENCODED.sub(_decode_run, path)
     except (UnicodeDecodeError, binascii.Error):
@@ -111,7 +111,8 @@ def encode_name(name: str) -> str:
 
 
 def read_path(wire: bytes) -> str:
-    """A name from the wire: UTF-8 as it is, with a character for private use for each byte that is not."""
+    """A name from the wire: read as UTF-8, with a character for private use in place of each byte that is no
+    UTF-8."""
     text = wire.decode("utf-8", "surrogateescape")
     return text if text.isascii() else _UNREADABLE.sub(_keep_bytes, text)
 

@@ -1,7 +1,7 @@
-"""Takes messages out of the folder that is open: moved to another one, or removed for good.
+"""Moves messages of the open folder to another folder, or removes them for good.
 
-No other client's messages are touched: a plain EXPUNGE would remove all that anybody has marked \\Deleted, so it is
-never sent. Without MOVE (RFC 6851) and UIDPLUS (RFC 4315), messages can only be copied and marked.
+A plain EXPUNGE is never sent, because it would also remove messages that other programs have marked \\Deleted.
+Without MOVE (RFC 6851) and UIDPLUS (RFC 4315), messages can only be copied and marked.
 """
 
 from typing import NamedTuple
@@ -11,35 +11,35 @@ from tasks.mail.imap.folders import wire_path
 from tasks.mail.imap.responses import HIGHEST_UID
 from tasks.mail.imap.uidset import UidSet
 
-# Servers have to take lines of 8,192 bytes (RFC 7162 section 4); beside the UIDs there is a folder's name.
+# Servers have to take lines of 8,192 bytes (RFC 7162 section 4). A line holds these UIDs and the name of a folder.
 _MAX_UID_SET_LENGTH = 6_000
 _MAX_DIGITS = 10
 
 
 class Moved(NamedTuple):
-    """New UIDs by old ones, as far as the server tells, and the UIDVALIDITY of the folder that they are in now."""
+    """New UIDs by old UIDs, as far as the server tells them, and the UIDVALIDITY of the messages' new folder."""
 
     uidvalidity: int | None
     uids: dict[int, int]
 
 
 def can_move(imap: ImapConnection) -> bool:
-    """Whether messages move in one step; else they are copied and removed."""
+    """Whether the server can move messages in one step; if not, they are copied and removed."""
     return "MOVE" in imap.capabilities
 
 
 def can_remove(imap: ImapConnection) -> bool:
-    """Whether the server can remove these messages and no others."""
+    """Whether the server can remove given messages without removing other marked messages."""
     return "UIDPLUS" in imap.capabilities
 
 
 def keeps_what_is_removed(imap: ImapConnection) -> bool:
-    """Whether a message is gone only when it is removed from Trash: Gmail archives what is removed elsewhere."""
+    """Whether removing works only in Trash: Gmail archives messages that are removed elsewhere."""
     return "X-GM-EXT-1" in imap.capabilities
 
 
 def move(imap: ImapConnection, uids: UidSet, path: str) -> Moved:
-    """Move messages to another folder; those that are not there any more are left out silently."""
+    """Move messages to another folder. Messages that are gone are left out silently."""
     return _transfer(imap, "MOVE", uids, path)
 
 
@@ -55,7 +55,7 @@ def mark_deleted(imap: ImapConnection, uids: UidSet) -> None:
 
 
 def remove(imap: ImapConnection, uids: UidSet) -> None:
-    """Remove these messages for good (UID EXPUNGE), if they are marked."""
+    """Remove those of these messages for good that are marked as deleted (UID EXPUNGE)."""
     for part in imap.parts(uids, _MAX_UID_SET_LENGTH):
         imap.ask("removing messages", "UID", "EXPUNGE", part)
 
@@ -78,14 +78,14 @@ def read_copied_uids(lines: list[bytes], asked_for: UidSet) -> Moved:
         if len(old) == len(new) == len(set(new)) and asked.issuperset(old):
             validities.add(uidvalidity)
             pairs.update(zip(old, new, strict=True))
-    # The messages are in one folder, each in a place of its own.
+    # All messages must be in the same folder, each under a UID of its own.
     is_possible = len(validities) == 1 and len(set(pairs.values())) == len(pairs)
     return Moved(validities.pop(), pairs) if is_possible else Moved(None, {})
 
 
 def _transfer(imap: ImapConnection, command: str, uids: UidSet, path: str) -> Moved:
     lines: list[bytes] = []
-    # Of other commands a server with a limit does a part; a COPY of more it refuses (RFC 9738 section 3.1).
+    # A server with a limit does other commands in part, but refuses a COPY of more messages (RFC 9738 section 3.1).
     for some in uids.split(imap.message_limit or uids.size()):
         for part in imap.parts(some, _MAX_UID_SET_LENGTH):
             imap.ask(f"moving messages to {path}", "UID", command, part, wire_path(path))
@@ -101,7 +101,8 @@ def _number(digits: str) -> int:
 
 
 def _in_order(sequence_set: str, most: int) -> list[int]:
-    """The numbers of a set as they are written. Raises ValueError for more than `most`, which nobody asked about."""
+    """The numbers of a set in the order written. Raises ValueError for more than `most`, the number of messages asked
+    about."""
     numbers: list[int] = []
     for part in sequence_set.split(","):
         first, _, last = part.partition(":")

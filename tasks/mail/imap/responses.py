@@ -1,8 +1,8 @@
-"""What an IMAP server answers about folders and in general, read into values (RFC 9051 section 7). Pure.
+"""Reads an IMAP server's answers about folders, and answers in general, into values (RFC 9051 section 7).
 
 An answer arrives as imaplib collects it: a list of lines, where a line with a literal is a pair (text before the
-literal, literal), followed by the text after it. Each line is judged by itself: one that cannot be read costs itself
-alone. Answers to FETCH are read in `imap_fetch`.
+literal, literal), followed by the text after it. Each line is read by itself: a line that cannot be read is skipped,
+and the others count. Answers to FETCH are read in `tasks/mail/imap/fetch.py`.
 """
 
 import re
@@ -28,7 +28,8 @@ _STATUS = re.compile(
     rb"\s*\((?P<items>[^()]*(?:\([^()]*\)[^()]*)*)\)\s*",
     re.DOTALL,
 )
-# No name is longer, and the time that the patterns take grows with the square of the length.
+# No folder's name is longer. Longer lines are not read, because the time of the patterns grows with the square of the
+# length.
 _MAX_LINE_LENGTH = 8192
 _QUOTED = re.compile(rb'"((?:[^"\\]|\\.)*)"', re.DOTALL)
 _STATUS_ITEM = re.compile(rb"([A-Z]+) +(\d+)", re.IGNORECASE)
@@ -36,7 +37,7 @@ _MAILBOX_ID = re.compile(rb"\(([A-Za-z0-9_-]{1,255})\)")
 _APPENDUID = re.compile(rb"\[APPENDUID (\d+) (\d+)\]", re.IGNORECASE)
 
 HIGHEST_UID = 2**32 - 1
-# What a column holds; mod-sequences end there too (RFC 7162 section 3.1.1).
+# The highest number that a column can hold, and the highest mod-sequence (RFC 7162 section 3.1.1).
 _HIGHEST_NUMBER = 2**63 - 1
 
 
@@ -52,16 +53,16 @@ class FolderStatus(NamedTuple):
 
 
 class AppendedUid(NamedTuple):
-    """Where a message is that was put into a folder."""
+    """The place of a message that was put into a folder (APPENDUID)."""
 
     uidvalidity: int
     uid: int
 
 
 def read_list(lines: Iterable[Line]) -> tuple[list[ListedFolder], list[bytes]]:
-    """Answers to LIST (RFC 9051 section 7.3.1), and those that cannot be read.
+    """The folders in answers to LIST (RFC 9051 section 7.3.1), and the lines that cannot be read.
 
-    A name may come quoted, bare or as a literal. The empty name, which some servers list, is no folder's.
+    A name may come quoted, bare or as a literal. The empty name, which some servers list, is skipped.
     """
     folders: list[ListedFolder] = []
     unreadable: list[bytes] = []
@@ -83,7 +84,7 @@ def read_list(lines: Iterable[Line]) -> tuple[list[ListedFolder], list[bytes]]:
 
 
 def read_status(lines: Iterable[Line]) -> Iterator[tuple[str, FolderStatus]]:
-    """Answers to STATUS, each with the path of its folder; one that cannot be true is passed over."""
+    """The states in answers to STATUS, each with the path of its folder. An answer that cannot be true is skipped."""
     for text, literals in answers(lines):
         match = _STATUS.fullmatch(text) if len(text) <= _MAX_LINE_LENGTH else None
         if not match:
@@ -106,13 +107,15 @@ def read_status(lines: Iterable[Line]) -> Iterator[tuple[str, FolderStatus]]:
 
 
 def read_mailbox_id(lines: Iterable[Line]) -> str | None:
-    """`(F2212ea87-6097-4256-9d51-71338625)` (RFC 8474 section 4.1); None for what is no identifier."""
+    """The identifier in `(F2212ea87-6097-4256-9d51-71338625)` (RFC 8474 section 4.1); None where there is no
+    identifier."""
     found = (_MAILBOX_ID.fullmatch(line) for line in lines if isinstance(line, bytes))
     return next((match[1].decode() for match in found if match), None)
 
 
 def read_appended_uid(lines: Iterable[Line]) -> AppendedUid | None:
-    """`[APPENDUID 38505 3955] APPEND completed`, where the server says so. Numbers that cannot be are none."""
+    """The UID in `[APPENDUID 38505 3955] APPEND completed`. None where the server gives none, or impossible
+    numbers."""
     for line in lines:
         if isinstance(line, bytes) and (match := _APPENDUID.search(line)):
             uidvalidity, uid = (int(number) if len(number) < 11 else 0 for number in match.groups())
@@ -127,7 +130,7 @@ def read_uids(words: Iterable[bytes]) -> list[int]:
 
 
 def read_uid_set(sequence_set: bytes) -> UidSet:
-    """`1:5,7`, without `*`."""
+    """The UIDs in a set such as `1:5,7`, without `*`."""
     try:
         uids = UidSet.from_imap(sequence_set.decode("ascii"))
     except ValueError:
@@ -138,7 +141,7 @@ def read_uid_set(sequence_set: bytes) -> UidSet:
 
 
 def read_number(digits: bytes, highest: int = _HIGHEST_NUMBER) -> int:
-    """Raises ProtocolError for a number that none of the protocol's can be."""
+    """A number. Raises ProtocolError for a number that is larger than any number of the protocol."""
     number = int(digits) if len(digits) < 20 else highest + 1
     if number > highest:
         raise ProtocolError(f"the number {shown(digits)} is too high")
@@ -169,10 +172,10 @@ def string(text: bytes) -> bytes:
 
 
 def unescaped(text: bytes) -> bytes:
-    """What stands between the quotes, without its backslashes."""
+    """The text between the quotes, without the escaping backslashes."""
     return re.sub(rb"\\(.)", rb"\1", text, flags=re.DOTALL)
 
 
 def shown(text: bytes) -> str:
-    """For messages to people."""
+    """The text of an answer for messages to people."""
     return repr(text[:80])

@@ -1,8 +1,9 @@
-"""Which messages the open folder has, and what is known of them, asked of servers that answer a part at a time.
+"""SEARCH, and FETCH of many messages, on servers that answer only for a part of them at a time.
 
-A server may work on only so many messages a command: on those with the highest UIDs, telling the lowest that it has
-worked on (MESSAGELIMIT, RFC 9738 section 3.1). Others name fewer messages than they say there are, and say nothing.
-Either is asked again, for what lies below what it named, and in the end by message numbers instead of by SEARCH.
+A server may limit the number of messages that one command works on: it then works on the messages with the highest
+UIDs, and tells the lowest UID that it has worked on (MESSAGELIMIT, RFC 9738 section 3.1). Other servers name fewer
+messages than they count, without telling. Both are asked again for the UIDs below the lowest one named, and in the
+end by message numbers instead of SEARCH.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -23,10 +24,10 @@ Fetched = TypeVar("Fetched", FetchedFlags, FetchedEnvelope)
 # imaplib refuses lines above 1,000,000 bytes; this many UIDs of at most eleven bytes fit.
 _UIDS_PER_SEARCH = 80_000
 
-# Servers have to take lines of 8,192 bytes (RFC 7162 section 4), and some take no more; this is for the UIDs alone.
+# Servers have to take lines of 8,192 bytes (RFC 7162 section 4), and some take no more. This part is for the UIDs.
 MAX_UID_SET_LENGTH = 7_900
 
-# strftime would write them in the language of the machine.
+# Not strftime, which would write the names in the language of the machine.
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 # Providers show no more than so many messages of a folder, the newest: Yahoo and AOL 10,000
@@ -34,28 +35,28 @@ _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct",
 # limits"). The number of messages that they say there are (EXISTS) is then that of the window.
 KNOWN_WINDOWS = frozenset((1_000, 2_000, 5_000, 10_000))
 
-# More commands than this are not sent to find out what one folder has.
+# How many commands are sent at most to find out which messages one folder has.
 _MAX_COMMANDS = 2_000
 # Message numbers that are asked for at a time: each answer is a line in memory.
 _NUMBERS_PER_FETCH = 50_000
 
 
 class Limit(NamedTuple):
-    """A command was cut short: no more than `most` messages at a time; those below `lowest` were not looked at."""
+    """A command was cut short: it works on `most` messages at a time, and did not look at UIDs below `lowest`."""
 
     most: int
     lowest: int | None
 
 
 class Named(NamedTuple):
-    """The UIDs that an answer names, and where the server cut it short."""
+    """The UIDs that an answer names, and the limit at which the server cut the answer short."""
 
     uids: UidSet
     limit: Limit | None = None
 
 
 def read_limit(lines: Iterable[Line]) -> Limit | None:
-    """`1000 23221`, from `[MESSAGELIMIT 1000 23221]` in a tagged OK or an untagged NO; the last one counts."""
+    """The limit in `[MESSAGELIMIT 1000 23221]`, from a tagged OK or an untagged NO. The last line counts."""
     limit = None
     for line in lines:
         words = line.split() if isinstance(line, bytes) else []
@@ -69,7 +70,7 @@ def downwards(
 ) -> Iterator[UidSet]:
     """The UIDs from `first` to `last` (None: the highest), asking again below where the server cut its answer short.
 
-    `to_the_end` asks again also where the server does not say so, until it names nothing more.
+    With `to_the_end`, asks again even if the server does not tell a limit, until it names no more messages.
     """
     for _ in range(_MAX_COMMANDS):
         named = ask(first, last)
@@ -101,13 +102,13 @@ def imap_date(day: date) -> str:
 
 
 class ImapSearch(ImapBase):
-    """SEARCH, and FETCH of any number of messages."""
+    """SEARCH, and FETCH of any number of messages, also on servers that limit what one command works on."""
 
     def search(self, first: int, status: FolderStatus) -> UidSet:
         """The UIDs from `first` up in the open folder. Raises FetchRefusedError where the server does not say.
 
-        From 1 up, whoever asks has to compare their number with that of `status`: a server may name fewer, however
-        it is asked.
+        With `first` 1, the caller has to compare the number of UIDs with the messages in `status`, because a server
+        may name fewer whatever is asked.
 
         `n:*` always names the last message, also when its UID is below n (RFC 9051 section 9), so what is below is
         taken out again.
@@ -123,7 +124,8 @@ class ImapSearch(ImapBase):
 
                 found = UidSet.union(uids for window in windows for uids in downwards(named, *window))
                 if first == 1 and status.messages and not found.ranges:
-                    # Not an empty folder, or all that we have of it would be removed.
+                    # An answer without a result must not count as an empty folder, or all stored messages would be
+                    # removed.
                     kind = NotUnderstoodError if extension else FetchRefusedError
                     raise kind(f"SEARCH names none of the {status.messages} messages")
                 return self._completed(found, status.messages, named) if first == 1 else found
@@ -131,15 +133,16 @@ class ImapSearch(ImapBase):
             return self._without_refused(("ESEARCH",), ask).from_uid(first)
 
     def existing(self, uids: UidSet) -> UidSet:
-        """Which of `uids` the open folder has, each asked for by itself and not by SEARCH."""
+        """Which of `uids` the open folder has, asked for with FETCH and not with SEARCH."""
         with self._imap_errors("fetching UIDs"):
             there = UidSet.of(read_only_uids(self._fetch(uids, "(UID)")))
             return uids.minus(uids.minus(there))
 
     def find_by_message_id(self, message_id: str, since: date) -> bool:
-        """Whether the open folder has a message of that Message-ID, among those that came in since that day.
+        """Whether the open folder has a message with this Message-ID that arrived since this day.
 
-        The day bounds what a server has to look at. Raises FetchRefusedError where it does not say.
+        The day limits the messages that the server has to search. Raises FetchRefusedError where the server gives no
+        result.
         """
         criteria = f"SINCE {imap_date(since)} HEADER Message-ID {quote(message_id)}"
 
@@ -155,15 +158,15 @@ class ImapSearch(ImapBase):
 
     @property
     def message_limit(self) -> int | None:
-        """On how many messages a command works at most, as the server announces it (RFC 9738 section 3)."""
+        """On how many messages a command works at most, if the server announces a limit (RFC 9738 section 3)."""
         limits = [name.partition("=")[2] for name in self.capabilities if name.startswith("MESSAGELIMIT=")]
         return next((int(digits) for digits in limits if digits.isdigit() and int(digits)), None)
 
     def parts(self, uids: UidSet, longest: int) -> Iterator[str]:
         """`uids` as sets of at most `longest` characters, one for each command that works on them.
 
-        What a server left out of a command, having a limit (RFC 9738), is in the next one. Raises FetchRefusedError
-        where it does not say what it left out.
+        UIDs that a server with a limit (RFC 9738) left out of a command are in the next set. Raises FetchRefusedError
+        if the server does not tell which UIDs it left out.
         """
         for part in uids.to_imap_parts(longest):
             self._limit()
@@ -183,7 +186,8 @@ class ImapSearch(ImapBase):
     def _fetch_each(
         self, uids: UidSet, items: str, read: Callable[[list[Line]], Iterable[Fetched]]
     ) -> Iterator[Fetched]:
-        """An answer for each of `uids` that is there, also from a server that answers for some at a time unsaid."""
+        """An answer for each of `uids` that is there, also from servers that answer for only some at a time without
+        telling."""
         while uids.ranges:
             fetched = list(read(self._fetch(uids, items)))
             yield from fetched
@@ -193,11 +197,11 @@ class ImapSearch(ImapBase):
             uids = rest
 
     def _limit(self) -> Limit | None:
-        """Where the last command was cut short, told once."""
+        """The limit at which the last command was cut short. Returned only once."""
         return read_limit(self._untagged("MESSAGELIMIT"))
 
     def _left_out(self, part: str) -> str:
-        """Of a set that the last command worked on, what it left out."""
+        """The UIDs of a set that the last command left out."""
         limit = self._limit()
         if not limit:
             return ""
@@ -208,7 +212,7 @@ class ImapSearch(ImapBase):
         return rest.to_imap()
 
     def _completed(self, found: UidSet, messages: int, ask: Callable[[int, int | None], Named]) -> UidSet:
-        """What was found, and where that is fewer than there are, what is found in other ways."""
+        """The found UIDs; if they are fewer than the folder's messages, also UIDs that are found in other ways."""
         lowest = found.ranges[0][0] if found.ranges else 1
         if lowest > 1 and (found.size() < messages or messages in KNOWN_WINDOWS):
             found = UidSet.union([found, *downwards(ask, 1, lowest - 1, to_the_end=True)])
@@ -226,7 +230,8 @@ class ImapSearch(ImapBase):
         """Ranges of UIDs that each hold no more messages than one answer can name."""
         if status.messages <= _UIDS_PER_SEARCH:
             return [(first, None)]
-        # Cut by UIDs, which do not move when messages go in the meantime, at the messages of these numbers.
+        # Ranges begin at the UIDs of the messages with these numbers: UIDs stay when messages are removed meanwhile,
+        # numbers do not.
         numbers = range(_UIDS_PER_SEARCH, status.messages, _UIDS_PER_SEARCH)
         outcome, lines = self._imap.fetch(",".join(map(str, numbers)), "(UID)")
         self._require_ok(outcome, lines)
@@ -244,9 +249,9 @@ class ImapSearch(ImapBase):
 
 
 def _esearch_result(lines: list[Line]) -> UidSet:
-    """`(TAG "A1") UID ALL 1:5,7` (RFC 4731 section 3.1); without ALL nothing was found.
+    """The UIDs in `(TAG "A1") UID ALL 1:5,7` (RFC 4731 section 3.1). Without ALL nothing was found.
 
-    Raises NotUnderstoodError where that is not the answer.
+    Raises NotUnderstoodError where there is no such answer.
     """
     if not lines:
         raise NotUnderstoodError("no answer to SEARCH RETURN")

@@ -1,8 +1,8 @@
 """An IMAP connection up to the login; the only module that imports the IMAP library.
 
-imaplib, because it reads several times as fast as the libraries on top of it (docs/decisions/0001). What is added to
-it: answers to a FETCH are handed out as they arrive, nothing too large is kept, sockets come from
-`tasks.mail.connection`, and its errors become ours.
+The library is imaplib, because it reads several times as fast as libraries that are built on it
+(docs/decisions/0001). This module adds to imaplib: answers to a FETCH are handed out as they arrive, literals that
+are too large are not kept, sockets come from `tasks.mail.connection`, and errors are translated into EmailErrors.
 """
 
 import imaplib
@@ -31,28 +31,28 @@ from tasks.secrecy.secrets import said
 
 _READ_BUFFER_BYTES = 256 * 1024
 
-# Nobody sends mail of this size; a server that announces it has lost its way.
+# No message has this size. A server that announces a literal of this size is out of step.
 _ABSURD_LITERAL = 2**31
 
-# What imaplib may collect of one answer, beside a message: a list of 100,000 folders with their states is as long.
+# How many bytes imaplib may collect for one answer, besides messages: enough for 100,000 folders with their states.
 _MAX_ANSWER_BYTES = 16 * 1024 * 1024
 
 MAX_WORDS_LENGTH = 200
 _MAX_SHOWN_LENGTH = 40
 
-# Nobody waits for the answer to LOGOUT.
+# How long to wait for the answer to LOGOUT, which nobody needs.
 _GOODBYE_SECONDS = 5
 
-# An answer that nobody asked for or that belongs to a command (RFC 9051 section 7), its words in any case.
+# An untagged answer (RFC 9051 section 7), with words in any case.
 _UNTAGGED = re.compile(rb"\* +(?:(\d+) +)?([a-z][a-z0-9-]*)(?: +(.*))?", re.IGNORECASE | re.DOTALL)
 _TAGGED = re.compile(rb"([A-Z0-9.]+) +(OK|NO|BAD)(?: (.*))?", re.IGNORECASE | re.DOTALL)
-# What stands in brackets before the words of an OK, NO or BAD; only in parentheses may it hold a bracket itself.
+# The code in brackets before the words of an OK, NO or BAD. It holds a bracket itself only within parentheses.
 _CODE = re.compile(rb" *\[([a-z][a-z0-9.-]*)(?: ((?:\([^)]*\)|[^]])*))?\]", re.IGNORECASE)
 _LITERAL = re.compile(rb"\{(\d+)\+?\}\Z")
-# So many digits are no length of anything, and so many lines that are no answer are of a server out of step.
+# A number of more digits is no length, and more lines in a row that are no answers mean a server that is out of step.
 _MAX_DIGITS = 20
 _MAX_UNREAD_LINES = 100
-# Empty lines that some servers write after a message.
+# How many empty lines may follow a message, as some servers write them.
 _MAX_EMPTY_LINES = 4
 
 logger = logging.getLogger(__name__)
@@ -81,7 +81,7 @@ def open_session(endpoint: Endpoint, login: Login, max_literal: int) -> "Session
 
 @contextmanager
 def translated(endpoint: Endpoint, doing: str) -> Iterator[None]:
-    """Whatever the library or the network raises, as one of our errors."""
+    """Translate errors of the library and the network into EmailErrors."""
     where = f"{doing}, {endpoint}"
     with connection.translated(endpoint, doing):
         try:
@@ -98,7 +98,7 @@ def translated(endpoint: Endpoint, doing: str) -> Iterator[None]:
 
 
 def first_words(lines: list[Line]) -> str:
-    """What the server says about an outcome, unchanged: code that shows these words uses `secrecy.said`."""
+    """The server's words about an outcome, unchanged. Code that shows them must use `secrecy.secrets.said`."""
     for line in lines:
         if isinstance(line, bytes):
             return readable(line)
@@ -106,9 +106,10 @@ def first_words(lines: list[Line]) -> str:
 
 
 class Session(imaplib.IMAP4):
-    """Hands out the answers to a UID FETCH as they arrive, and keeps no literal that is too large."""
+    """An imaplib session that hands out the answers to a UID FETCH as they arrive, and keeps no literal that is too
+    large."""
 
-    # Of imaplib; they have no types there.
+    # Attributes of imaplib, where they have no types.
     sock: socket.socket
     tagpre: Any
     tagged_commands: Any
@@ -124,7 +125,7 @@ class Session(imaplib.IMAP4):
         self._max_literal = max_literal
         self._answer_bytes = 0
         self.unread_lines = 0
-        self.mechanism = ""  # by which it logged in
+        self.mechanism = ""  # with which this session logged in
         super().__init__(endpoint.hostname, endpoint.port, timeout=endpoint.timeout)
 
     def _create_socket(self, _timeout: float | None) -> socket.socket:
@@ -137,7 +138,7 @@ class Session(imaplib.IMAP4):
         setattr(self, name, self.sock.makefile("rb", buffering=_READ_BUFFER_BYTES))
 
     def stream_uid_fetch(self, uids: str, items: str) -> Iterator[list[Line]]:
-        """What imaplib does for a command, except that it collects all answers first."""
+        """Send a UID FETCH and yield the answers as they arrive. (imaplib would collect all of them first.)"""
         tag = self._command("UID", "FETCH", uids, items)
         while self.tagged_commands[tag] is None:
             self._check_bye()
@@ -150,7 +151,8 @@ class Session(imaplib.IMAP4):
             raise FetchRefusedError(said(first_words(answer), MAX_WORDS_LENGTH))
 
     def _get_capabilities(self) -> None:
-        """What the server offers. One that does not say, or says IMAP4rev2 alone, is asked as IMAP4rev1 is."""
+        """Read what the server offers. A server that offers nothing, or IMAP4rev2 alone, is used like one with
+        IMAP4rev1."""
         try:
             _, lines = self.capability()
         except imaplib.IMAP4.abort:
@@ -163,8 +165,8 @@ class Session(imaplib.IMAP4):
     def _get_response(self, *_: object) -> bytes | None:
         """Read one answer; None for a request to go on.
 
-        In place of imaplib's own, for which a word in lower case or a line that is no answer ends the connection.
-        Here such a line costs itself alone, and is counted in `unread_lines`.
+        Replaces imaplib's method, which ends the connection at a word in lower case or at a line that is no answer.
+        Here such a line is skipped and counted in `unread_lines`.
         """
         line = self._get_line()
         if line.startswith(b"*") and (match := _UNTAGGED.fullmatch(line)):
@@ -193,7 +195,7 @@ class Session(imaplib.IMAP4):
         if self.unread_lines > _MAX_UNREAD_LINES:
             raise imaplib.IMAP4.abort(f"more than {_MAX_UNREAD_LINES} lines that are no answer")
         is_untagged = line.startswith(b"* ")
-        # Anything else may be of somebody's mail, which belongs into no log.
+        # Lines that are no untagged answer may be a piece of somebody's mail, so only their length is logged.
         shown = said(repr(line), _MAX_SHOWN_LENGTH) if is_untagged else f"{len(line)} bytes"
         logger.warning("%s sent a line that is no answer: %s", self._endpoint, shown)
         if is_untagged:
@@ -211,7 +213,8 @@ class Session(imaplib.IMAP4):
         return completed
 
     def _with_literals(self, kind: str, data: bytes) -> bytes:
-        """Read the literals of an answer, kept where it has a kind; the text after the last one."""
+        """Read the literals of an answer, and keep them if the answer has a kind. Returns the text after the last
+        literal."""
         while match := _LITERAL.search(data):
             if len(match[1]) > _MAX_DIGITS:
                 raise imaplib.IMAP4.abort(f"a literal of {len(match[1])} digits was announced")
@@ -245,11 +248,12 @@ class Session(imaplib.IMAP4):
         line = super().readline()
         self._count(len(line))
         if not line.endswith(b"\r\n") and line.endswith(b"\n"):
-            return line[:-1] + b"\r\n"  # mailutils ends some lines so, and imaplib takes no other end
+            return line[:-1] + b"\r\n"  # mailutils ends some lines with LF alone, which imaplib does not take
         return line
 
     def _count(self, size: int) -> None:
-        """imaplib keeps what comes for as long as it comes: a server could fill the memory of the worker."""
+        """Count the bytes of an answer and end the connection if there are too many. imaplib collects answers without
+        a limit, so a server could fill the worker's memory."""
         self._answer_bytes += size
         if self._answer_bytes > _MAX_ANSWER_BYTES + self._max_literal:
             raise imaplib.IMAP4.abort(f"more than {self._answer_bytes} bytes in one answer")
@@ -276,8 +280,8 @@ class Session(imaplib.IMAP4):
     def abandon(self) -> None:
         """Close at once; never raises."""
         with suppress(OSError):
-            # The socket first: closing the buffer would wait for a thread that reads from it. Not by the TLS
-            # socket's own method, which would pull the TLS layer from under that thread.
+            # Shut the socket down first, because closing the buffer would wait for a thread that reads from it. The
+            # TLS socket's own method is not used, as it would remove the TLS layer while that thread uses it.
             socket.socket.shutdown(self.sock, socket.SHUT_RDWR)
         with suppress(OSError):
             self.shutdown()
@@ -300,7 +304,7 @@ def _connect(endpoint: Endpoint, max_literal: int) -> Session:
         try:
             session.starttls(tls_context(endpoint))
         except BaseException as error:
-            with suppress(OSError):  # a failed handshake has taken the socket away
+            with suppress(OSError):  # there is no socket any more after a failed handshake
                 session.shutdown()
             if isinstance(error, imaplib.IMAP4.error) and not isinstance(error, imaplib.IMAP4.abort):
                 raise EncryptionUnavailableError(f"{endpoint} refuses STARTTLS") from error
@@ -310,7 +314,7 @@ def _connect(endpoint: Endpoint, max_literal: int) -> Session:
 
 @contextmanager
 def _greeted(endpoint: Endpoint) -> Iterator[None]:
-    """A server that greets with BYE or with nonsense cannot be used now."""
+    """Translate a greeting that is BYE or nonsense into MailServerUnavailableError or MailServerBusyError."""
     try:
         yield
     except imaplib.IMAP4.abort:
@@ -322,30 +326,30 @@ def _greeted(endpoint: Endpoint) -> Iterator[None]:
 
 
 def _log_in(session: Session, endpoint: Endpoint, login: Login) -> str:
-    """Log in, and by which mechanism; none where the server greeted as if we were."""
+    """Log in and return the mechanism. Returns none if the server's greeting says that we are logged in already."""
     if session.state != "NONAUTH":
         return "none"
     offered = {name.removeprefix("AUTH=") for name in session.capabilities if name.startswith("AUTH=")}
     is_disabled = "LOGINDISABLED" in session.capabilities
     if is_disabled and endpoint.encryption == "none":
-        offered &= {"CRAM-MD5"}  # which sends no password
+        offered &= {"CRAM-MD5"}  # CRAM-MD5 sends no password
         if not offered or login.method == "oauth2":
             raise EncryptionUnavailableError(f"{endpoint} allows no login without encryption")
-    # Where nothing is offered and LOGIN disabled all the same, it is tried.
+    # If the server offers nothing and says LOGINDISABLED all the same, LOGIN is tried.
     exchanges = exchanges_for(login, endpoint, offered, has_command=not is_disabled)
     exchanges = exchanges or exchanges_for(login, endpoint, offered, has_command=True)
     return log_in(exchanges, lambda sasl: _attempt(session, endpoint, login, sasl), endpoint, login)
 
 
 def _attempt(session: Session, endpoint: Endpoint, login: Login, sasl: Sasl) -> str | None:
-    """One exchange; the server's words where it refuses."""
+    """Make one exchange. Returns the server's words if it refuses, else None."""
     challenges: list[bytes] = []
 
     def answer(challenge: bytes) -> bytes | None:
         if len(challenges) > len(sasl.responses):
             raise imaplib.IMAP4.abort("unexpected challenges")
         challenges.append(challenge)
-        return sasl.response(len(challenges) - 1, challenge)  # None gives up
+        return sasl.response(len(challenges) - 1, challenge)  # None cancels the exchange
 
     with translated(endpoint, "logging in"):
         try:

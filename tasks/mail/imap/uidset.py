@@ -22,7 +22,7 @@ class UidSet(NamedTuple):
 
     @classmethod
     def union(cls, sets: Iterable["UidSet"]) -> Self:
-        """What is in any of `sets`."""
+        """The UIDs that are in any of `sets`."""
         return cls(_joined(sorted(part for uids in sets for part in uids.ranges)))
 
     @classmethod
@@ -41,7 +41,7 @@ class UidSet(NamedTuple):
         return cls(tuple((int(low), int(high) - 1) for low, high in _MULTIRANGE_PART.findall(multirange)))
 
     def to_imap(self) -> str:
-        """`1:5,7`. Not for an empty set, which IMAP cannot write."""
+        """The set as IMAP writes it, such as `1:5,7`. Not for an empty set, which IMAP cannot write."""
         return ",".join(str(low) if low == high else f"{low}:{high}" for low, high in self.ranges)
 
     def to_imap_parts(self, longest: int) -> Iterator[str]:

@@ -11,7 +11,7 @@ from tasks.mail.message import Address
 from tasks.mail.parse.charset import storable
 from tasks.mail.parse.headers import decode_raw, decode_words, one_line
 
-# `Name <local@domain>` and `local@domain`, alone or in a list, nothing in need of a second look.
+# `Name <local@domain>` and `local@domain`, alone or in a list, without anything that needs the scanner.
 _SIMPLE = re.compile(
     r'[ \t]*+(?:(?:"([^"\\]*+)"[ \t]*+|([^"<>(),:;@\\\[\]]*+))<([^"<>(),:;@\\\s]++@[^"<>(),:;@\\\s]++)>'
     r'|([^"<>(),:;@\\\s]++@[^"<>(),:;@\\\s]++))[ \t]*+(?:,|$)'
@@ -27,7 +27,7 @@ _TOKEN = re.compile(
 _QUOTED_PAIR = re.compile(r"\\(.)", re.DOTALL)
 _COMMENT = re.compile(r"\([^()]*\)")
 _PARENTHESIS = re.compile(r"\\.|[()]", re.DOTALL)
-# Words longer than this are not joined any more: an address has at most 254 characters.
+# Words longer than this are not joined, because an address has at most 254 characters.
 _MAX_WORD_LENGTH = 1000
 
 
@@ -63,13 +63,13 @@ def _address(name: str, address: str, charset: str | None) -> Address:
 
 
 class _Scanner:
-    """One pass over an address list that is not simple, with what has been read of the mailbox at hand."""
+    """One pass over an address list that is not simple, with the parts of the present mailbox that have been read."""
 
     def __init__(self, charset: str | None) -> None:
         self.charset = charset
         self.found: list[Address] = []
-        # After one that is never closed, the next ones are taken for ordinary characters: nothing that follows
-        # is swallowed, and the rest of the header is not searched again for each.
+        # After a quotation mark or parenthesis that is never closed, the next ones count as ordinary characters. So
+        # no address that follows is lost, and the rest of the header is not searched once for each.
         self.quotes = self.parentheses = True
         self._reset()
 
@@ -136,11 +136,12 @@ class _Scanner:
         if character in ",;":
             self._flush()
         elif character == ":" and self.angle is None and not self.has_at:
-            # What came before is a group's name.
+            # The words before are the name of a group.
             self._reset()
 
     def _begin_next(self) -> None:
-        """A comma is missing: of the words after `<a@b>`, those that stand before the next address are its name."""
+        """Begin the next mailbox where a comma is missing: the words after `<a@b>` are the name of the next
+        address."""
         waiting, self.trailing = self.trailing, []
         self._flush()
         self.words = waiting
@@ -181,7 +182,7 @@ class _Scanner:
 
 
 def _join_dotted(words: list[str]) -> None:
-    """The last words as one where a dot begins any of them but the first: `bo . smith` of `bo . smith @ two`."""
+    """Join the last words if dots connect them: `bo . smith` in `bo . smith @ two`."""
     while len(words) > 1 and len(words[-1]) < _MAX_WORD_LENGTH and (words[-1].startswith(".") or words[-2] == "."):
         words[-2:] = [words[-2] + words[-1]]
 

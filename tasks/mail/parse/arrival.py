@@ -1,4 +1,4 @@
-"""When a message arrived, for protocols that do not say."""
+"""When a message arrived, for protocols that do not tell (POP3)."""
 
 import re
 from datetime import UTC, datetime
@@ -13,7 +13,7 @@ _FIELD = re.compile(rb"^(Received|Date)[ \t]*:(.*\n?(?:[ \t].*\n?)*)", re.IGNORE
 def arrived_at(raw: bytes, now: datetime) -> datetime:
     """When the last server on the way took the message (RFC 5321 section 4.4), else its Date, else now.
 
-    A time to come is a broken clock, and counts as now.
+    A time in the future comes from a wrong clock, and counts as now.
     """
     header = _END_OF_HEADER.split(raw, maxsplit=1)[0]
     dates: dict[bytes, datetime] = {}

@@ -29,7 +29,7 @@ class Bodies(NamedTuple):
 
 
 class _Chosen:
-    """The lists that section 4.1.4 builds; what is in neither body is a file."""
+    """The lists that RFC 8621 section 4.1.4 builds. A part that is in neither body is a file."""
 
     def __init__(self) -> None:
         self.text: list[Part] = []
@@ -37,7 +37,7 @@ class _Chosen:
         self.files: list[Part] = []
 
     def container(self, parts: list[Part], subtype: str, to_text: bool, to_html: bool, alternative: bool) -> None:
-        """Section 4.1.4's parseStructure(); `to_text` and `to_html` are False where it makes a list null."""
+        """parseStructure() of section 4.1.4. `to_text` and `to_html` are False where the RFC sets a list to null."""
         text_before, html_before = len(self.text), len(self.html)
         for index, part in enumerate(parts):
             if part.parts is not None:
@@ -95,14 +95,14 @@ def _html_of(part: Part) -> str:
     if part.mime_type == _TEXT:
         return f'<div style="white-space:pre-wrap">{escape(_text_of(part), quote=False)}</div>'
     charset = part.charset
-    # "us-ascii" says no more than nothing does of bytes beyond ASCII.
+    # For bytes beyond ASCII, "us-ascii" tells as little as no charset at all.
     if codec_for(charset or "") in (None, "ascii") and (match := _META_CHARSET.search(part.content, 0, 2048)):
         charset = match[1].decode("ascii", "replace")
     return sanitise(_lf(decode(part.content, charset)))
 
 
 def _lf(text: str) -> str:
-    # In one pass, which takes less than half of the time of two replacements.
+    # The decoder needs one pass, which takes less than half of the time of two replacements.
     return IncrementalNewlineDecoder(None, translate=True).decode(text, final=True) if "\r" in text else text
 
 

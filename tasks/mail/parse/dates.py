@@ -1,7 +1,7 @@
-"""The instant that a Date field means (RFC 5322 section 3.3), however it is written.
+"""Reads the instant from a Date field (RFC 5322 section 3.3), in many ways of writing.
 
-Where a date is not written as the standard has it, its pieces are looked for one by one: the time, the zone, then the
-day in what is left. An hour too many is worse than no date, so what can mean two instants is none.
+If a date does not follow the standard, its pieces are looked for one by one: the time, the zone, then the day in the
+rest. A wrong hour is worse than no date, so text that could mean two instants counts as no date.
 """
 
 import re
@@ -11,14 +11,15 @@ _MONTHS = {
     "jan": 1, "feb": 2, "mar": 3, "apr": 4, "may": 5, "jun": 6,
     "jul": 7, "aug": 8, "sep": 9, "oct": 10, "nov": 11, "dec": 12,
 }  # fmt: skip
-# As programs write them that ask the system for names: German, French, Spanish, Italian, Portuguese, Dutch.
+# Months in other languages, from programs that ask the system for names: German, French, Spanish, Italian,
+# Portuguese, Dutch.
 _LOCAL_MONTHS = {
     "jän": 1, "ene": 1, "gen": 1, "fev": 2, "fév": 2, "mär": 3, "mrz": 3, "mrt": 3, "maa": 3, "avr": 4, "abr": 4,
     "mai": 5, "mei": 5, "mag": 5, "juin": 6, "giu": 6, "juil": 7, "lug": 7, "aoû": 8, "aou": 8, "ago": 8, "set": 9,
     "okt": 10, "ott": 10, "out": 10, "dez": 12, "dic": 12, "déc": 12,
 }  # fmt: skip
-# Hours from UTC. The American ones are RFC 5322's (section 4.3); BST is British in mail. Names of two meanings, such
-# as IST and AST, are not here.
+# Time zones in hours from UTC. The American ones are from RFC 5322 section 4.3; BST means British time in mail. Names
+# with two meanings, such as IST and AST, are left out.
 _ZONES = {
     "UT": 0, "UTC": 0, "GMT": 0, "Z": 0, "WET": 0, "EGST": 0,
     "EST": -5, "EDT": -4, "CST": -6, "CDT": -5, "MST": -7, "MDT": -6, "PST": -8, "PDT": -7,
@@ -35,12 +36,12 @@ _DATE = re.compile(
     r"([+-])(\d\d)([0-5]\d)(?:[ \t]\([^()]{0,60}\))?"
 )
 _MAX_DATE_LENGTH = 200
-# Mail is older than this, its clocks are not: a date outside is a broken clock or a broken program.
+# The years that a date may have: other years come from a wrong clock or a broken program.
 _FIRST_YEAR, _LAST_YEAR = 1970, 2199
 
 _PLAIN = str.maketrans({"\u2212": "-", "\u2013": "-", "\u2010": "-", "\u2011": "-", "_": " "})
 _HALF = r"(?:\s?([ap])\.?\s?m\b\.?)?"
-# With colons, with dots where there is none with colons, and ISO 8601's form without either.
+# Ways of writing a time: with colons; with dots, if there is no time with colons; ISO 8601's form without either.
 _TIMES = (
     re.compile(rf"(?<![\d:])(\d{{1,2}})\s?:\s?(\d\d)(?:\s?:\s?(\d\d)(?:[.,]\d+)?)?(?![\d]){_HALF}", re.IGNORECASE),
     re.compile(rf"(?<![\d.])(\d{{1,2}})\.(\d\d)(?:\.(\d\d))?(?![\d.]\d){_HALF}", re.IGNORECASE),
@@ -111,7 +112,8 @@ def _without_comments(text: str) -> tuple[str, str]:
 
 
 def _seconds(sign: str, digits: str) -> int | None:
-    """`+1`, `+01`, `+0100`, `+100`, `+01:00` or `+01:00:00` as seconds east of UTC; None where it is neither."""
+    """A zone such as `+1`, `+01`, `+0100`, `+100`, `+01:00` or `+01:00:00` as seconds east of UTC; None for anything
+    else."""
     if ":" in digits:
         hours, minutes = digits.split(":")[:2]
     elif len(digits) > 6 or len(digits) == 5:
@@ -126,7 +128,7 @@ def _seconds(sign: str, digits: str) -> int | None:
 
 
 def _named_zone(after: str, comments: str) -> int | None:
-    """Seconds east of UTC by the zone's name, or by what a comment says; None where that may mean anything.
+    """Seconds east of UTC by the zone's name, or by a comment; None if the name is not clear.
 
     A single letter means UTC (RFC 5322 section 4.3).
     """
@@ -149,7 +151,7 @@ def _names(text: str) -> list[str]:
 
 
 def _day(text: str) -> tuple[int, int, int] | None:
-    """Year, month and day; None where day and month might be the other way round."""
+    """Year, month and day; None if day and month could be swapped."""
     for pattern, order in _DAYS:
         for match in pattern.finditer(text):
             found = dict(zip(order if order != "either" else "dmy", match.groups(), strict=True))
@@ -171,14 +173,14 @@ def _month(name: str) -> int:
 
 
 def _full_year(year: int) -> int:
-    """RFC 5322 section 4.3, on years of two and three digits."""
+    """A year of two or three digits as a full year (RFC 5322 section 4.3)."""
     if year < 50:
         return year + 2000
     return year + 1900 if year < 1000 else year
 
 
 def _hour(hour: int, half: str | None) -> int:
-    """Of 24. 12 AM is midnight; a clock that says 22 PM has 24 hours already."""
+    """The hour of 24. 12 AM is midnight; 22 PM is taken for an hour of 24 already."""
     if not half or hour > 12:
         return hour
     return hour % 12 + (12 if half in "pP" else 0)

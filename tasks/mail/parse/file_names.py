@@ -1,8 +1,8 @@
 """Names of files, as anybody may have written them, made safe to show and to store.
 
-What a name says stays: letters of any script, emoji, combining characters. What it may not do is lead to another
-folder, hide or turn a part of itself (with U+202E in it, `invoice.gpj.exe` is shown as `invoice.exe.jpg`), name a
-device of Windows, or be too long for a file system.
+Letters of any script, emoji and combining characters stay. But a name must not lead to another folder, hide or
+reverse a part of itself (with U+202E in it, `invoice.gpj.exe` is shown as `invoice.exe.jpg`), name a device of
+Windows, or be too long for a file system.
 """
 
 import re
@@ -12,16 +12,17 @@ from tasks.mail.parse.charset import storable
 MAX_NAME_LENGTH = 255  # bytes of UTF-8, as the common file systems have it
 _MAX_EXTENSION_LENGTH = 16
 _SEPARATORS = re.compile(r"[/\\]|^[A-Za-z]:")
-# Control characters and line ends, and a run of blanks so long that what follows is out of sight.
+# Control characters, line ends, and runs of blanks, which would push the rest of the name out of sight.
 _BLANK = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+|[\s\u2800]{4,}")
-# Nothing is seen of these, or they turn what is: soft hyphens, joiners, marks, overrides and isolates of direction,
-# fillers, annotations, tags. The flags of England, Scotland and Wales are written with tags (UTS 51).
+# Invisible characters, and characters that reverse the text: soft hyphens, joiners, marks, overrides and isolates of
+# direction, fillers, annotations, tags. Not the tags in the flags of England, Scotland and Wales (UTS 51).
 _UNSEEN = re.compile(
     "(?P<flag>\U0001f3f4[\U000e0020-\U000e007e]{1,8}\U000e007f)|"
     "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\u3164\ufeff\uffa0"
     "\ufff9-\ufffb\U0001d173-\U0001d17a\U000e0000-\U000e007f]"
 )
-# The joiners write Persian, Hindi and families of emoji; beside a Latin letter, or twice, they hide something.
+# Joiners are needed in Persian, Hindi and groups of emoji. Beside a Latin letter, or twice in a row, they are
+# removed.
 _JOINERS = re.compile(r"(?<![^\x00-\u024f\u200c\u200d])[\u200c\u200d]+|[\u200c\u200d](?![^\x00-\u024f\u200c\u200d])")
 # Windows drops dots and blanks at the end of a name.
 _ENDS = re.compile(r"^[\s\u2800]+|[\s\u2800.]+$")
@@ -43,7 +44,7 @@ def file_name(name: str | None) -> str | None:
 
 
 def _cut(name: str) -> str:
-    """At most 255 bytes of it, with its extension."""
+    """The name cut to 255 bytes, keeping its extension."""
     if len(name.encode()) <= MAX_NAME_LENGTH:
         return name
     stem, dot, extension = name.rpartition(".")

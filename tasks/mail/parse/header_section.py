@@ -1,9 +1,9 @@
 """The header section of a message or of a part: where it begins and ends, and its fields (RFC 5322 section 2.2).
 
 Saved, forwarded and gatewayed mail has lines there that are no fields: notes, lines of mailbox files, folded lines
-that lost their fold, lines of spaces, and at the end sometimes no empty line. One rule for all: such lines are
-skipped where the header goes on behind them, and that is where a field follows that headers have; else the body
-has begun. A header without such lines, as nearly all are, is read without looking at its lines one by one.
+that lost their fold, lines of spaces, and at the end sometimes no empty line. One rule holds for all: such lines are
+skipped if the header goes on after them, that is, if a known field follows; otherwise the body has begun. Nearly all
+headers have no such lines, and are read without looking at each line.
 """
 
 import re
@@ -21,16 +21,16 @@ _FOLDED = re.compile(rb"[ \t]")
 _FIELD_LINE = re.compile(rb"([!-9;-~]+)[ \t]*:")
 _NAMELESS = re.compile(rb":[^\n]*+(?:\n[ \t][^\n]*+)*+(?:\n|\Z)")
 _FIRST_FIELD_LINE = re.compile(rb"(?:\xef\xbb\xbf)?[ \t]*([!-9;-~]+[ \t]*:)")
-# The line before each message of a mailbox file ("mbox"), which is no text of anybody.
+# The line before each message in a mailbox file ("mbox"), which belongs to no message.
 _MBOX_FROM = re.compile(rb">?From (?![ \t]*:)[^\r\n]{0,500}\d\d:\d\d[^\r\n]{0,500}\r*(?:\n|\Z)")
 
-# Once a message; again, it is a field of a message that somebody quotes.
+# Fields that occur once in a message. A second one belongs to a message that is quoted in the text.
 _ONCE = frozenset(
     {b"from", b"sender", b"reply-to", b"to", b"cc", b"subject", b"date", b"message-id", b"mime-version"}
 )
 
 
-# What people write at the beginning of a line of text ("Note:", "Tel:", "E-mail:") is not among these.
+# Names of header fields, without words that people write at the beginning of a line ("Note:", "Tel:", "E-mail:").
 _NAMES_OF_MESSAGE = (
     "from|sender|reply-to|to|cc|bcc|subject|date|message-id|in-reply-to|references|keywords|comments|received"
     "|return-path|return-receipt-to|delivered-to|envelope-to|apparently-to|errors-to|mail-followup-to|followup-to"
@@ -39,7 +39,7 @@ _NAMES_OF_MESSAGE = (
     "|(?:x|list|content|mime|resent|dkim|arc|received|authentication|auto|disposition|original|delivery|thread"
     "|feedback|old)-[a-z0-9-]+"
 )
-# Written by machines: nobody who quotes a message in a text copies these.
+# Fields that programs write, and that people who quote a message in a text do not copy.
 _NAMES_BY_MACHINES = "message-id|received|return-path|delivered-to|mime-version|content-type|dkim-signature"
 
 
@@ -59,7 +59,7 @@ Field = tuple[str, str]
 def split_headers(data: bytes, start: int, end: int, *, of_part: bool = False) -> tuple[list[Field], int]:
     """The fields, unfolded but not decoded, of the entity at `data[start:end]`, and where its body starts.
 
-    `of_part`: the entity is a part of a multipart, which may well have no header, and where text is text.
+    `of_part`: the entity is a part of a multipart. A part may have no header, so text at its beginning is text.
     """
     if data.startswith((b"\n", b"\r\n"), start, end):
         if of_part:
@@ -76,7 +76,7 @@ def split_headers(data: bytes, start: int, end: int, *, of_part: bool = False) -
 
 
 def _fields(block: bytes) -> list[Field] | None:
-    """The fields of a header block, or None where a line of it is no field."""
+    """The fields of a header block, or None if one of its lines is no field."""
     text = block.decode("latin-1").rstrip(" \t\r\n")
     if "\r" in text:
         text = text.replace("\r\n", "\n")
@@ -150,7 +150,7 @@ class _Damaged:
         return False
 
     def _is_header(self, line: int, field: int, past_empty: bool) -> bool:
-        """Whether the field at `line` begins a header, not a paragraph of a text that has none."""
+        """Whether the field at `line` begins a header, and not a paragraph of a text without a header."""
         if field == self.position:
             return True
         if past_empty and self.of_part:
@@ -180,19 +180,20 @@ class _Damaged:
         ):
             self.position = position
             return True
-        # Somebody, or some program, took it for the empty line.
+        # The line of spaces stands for the empty line after the header.
         self.position = spaces.end()
         return False
 
     def _ends_gap(self, position: int, after_spaces: bool) -> bool:
-        """Whether what is no field ends before this line: lines of spaces, or other lines with their folds."""
+        """Whether a gap in the header (lines of spaces, or other lines with their folds) ends before this line."""
         is_spaces = _SPACES.match(self.data, position, self.end) is not None
         if after_spaces:
             return not is_spaces
         return is_spaces or any(pattern.match(self.data, position, self.end) for pattern in (_EMPTY, _FIELD_LINE))
 
     def _has_end(self) -> bool:
-        """Whether an empty line follows at all. Asked once: all of the header lies before that line."""
+        """Whether an empty line follows at all. Looked for only once, because the whole header lies before that
+        line."""
         if self.has_end is None:
             self.has_end = _END_OF_HEADER.search(self.data, self.position, self.end) is not None
         return self.has_end

@@ -1,4 +1,4 @@
-"""What field bodies say: encoded words, 8-bit characters (RFC 2047, RFC 6532).
+"""Decodes field bodies: encoded words and 8-bit characters (RFC 2047, RFC 6532).
 
 Field bodies travel as latin-1 text, one character a byte, until `decode_value` makes real text of them: an
 address or a parameter must be taken apart before its encoded words are decoded, or a comma in a name would
@@ -11,14 +11,15 @@ from binascii import a2b_base64, a2b_qp
 
 from tasks.mail.parse.charset import codec_for, decode, storable
 
-# Senders leave "?" unencoded in a Q word; how many are read is bounded, for the search to stay linear.
+# Some senders leave "?" unencoded in a Q word. Their number is bounded, so that the search stays linear.
 _ENCODED_WORD = re.compile(r"=\?([^?\s]{0,60})\?([BbQq])\?([^?]*(?:\?(?!=)[^?]*){0,3})\?=")
 _NOT_BASE64 = re.compile(rb"[^A-Za-z0-9+/]")
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f]+")
 
 
 def decode_value(value: str, charset: str | None = None) -> str:
-    """A field body as text: encoded words decoded; raw characters beyond ASCII are in `charset`, the message's."""
+    """A field body as text, with encoded words decoded. Raw characters beyond ASCII are read in the message's
+    `charset`."""
     value = decode_raw(value, charset)
     if "=?" in value:
         value = decode_words(value, charset)
@@ -31,15 +32,16 @@ def has_raw(value: str) -> bool:
 
 
 def decode_raw(value: str, charset: str | None) -> str:
-    """A field body that may hold raw characters; RFC 6532 makes them UTF-8."""
+    """A field body with raw characters as text; by RFC 6532 they are UTF-8."""
     return decode(value.encode("latin-1"), charset, guess=charset is None) if has_raw(value) else value
 
 
 def decode_words(text: str, charset: str | None = None) -> str:
-    """RFC 2047 section 6.2, also inside quoted strings and next to other text, where many senders put them.
+    """Decode encoded words (RFC 2047 section 6.2), also inside quoted strings and next to other text, where many
+    senders put them.
 
-    Neighbours in one charset are decoded together: senders cut a character in two. A word whose charset nobody knows
-    is in `charset`, the message's.
+    Neighbouring words of one charset are decoded together, because some senders cut a character in two. A word of an
+    unknown charset is read in the message's `charset`.
     """
     out: list[str] = []
     run: list[bytes] = []
@@ -71,12 +73,12 @@ def one_line(text: str) -> str:
 
 
 def base64_bytes(data: bytes | memoryview) -> bytes:
-    """RFC 2045 section 6.8, as much of it as can be decoded."""
+    """The bytes of base64 (RFC 2045 section 6.8), as far as it can be decoded."""
     try:
         return a2b_base64(data)
     except BinasciiError:
         symbols = _NOT_BASE64.sub(b"", data)
-        # One symbol alone is no byte.
+        # A single symbol at the end is not enough for a byte.
         symbols = symbols[: len(symbols) - (len(symbols) % 4 == 1)]
         return a2b_base64(symbols + b"=" * (-len(symbols) % 4))
 

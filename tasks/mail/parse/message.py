@@ -1,9 +1,11 @@
-"""A message as bytes (RFC 5322, MIME) to what a mail client would show of it; pure, and any bytes parse.
+"""Parses a message (RFC 5322, MIME) into what a mail client would show. Any bytes can be parsed; there are no side
+effects.
 
 bytes -> mime.read: header fields and tree of parts -> bodies.bodies: text, HTML, attachments
                     headers, addresses, dates, identifiers: what the header fields mean
 
-Where any of these comes to read a message differently, raise PARSER_VERSION (`tasks.mail.message`).
+After a change with which any of these modules reads some message differently, raise PARSER_VERSION
+(`tasks.mail.message`).
 """
 
 import re
@@ -17,16 +19,16 @@ from tasks.mail.parse.headers import decode_value, one_line
 from tasks.mail.parse.identifiers import identifiers
 from tasks.mail.parse.mime import read
 
-# A line end where the first line that ends in LF has such a CR inside: who wrote that header knew no LF.
+# A CR that is a line end of its own: it counts as one if the first line that ends in LF has such a CR inside.
 _LONE_CR = re.compile(rb"\r(?!\r*\n)")
 _MAILBOX_FIELDS = ("from", "to", "cc", "bcc", "reply-to")
 _UTF8_BOM = b"\xef\xbb\xbf"
 
 
 def parse(raw: bytes) -> ParsedMessage:
-    """The message in `raw`. What is broken is read as far as it can be.
+    """Parse the message in `raw`. Broken messages are read as far as possible.
 
-    Raises MessageUnparsableError where a defect of this parser shows, so that one message never stops a folder.
+    Raises MessageUnparsableError for any defect of this parser, so that one message never stops a folder.
     """
     try:
         return _parse(raw)
@@ -48,7 +50,7 @@ def _parse(raw: bytes) -> ParsedMessage:
         else:
             names[key] = name
             headers[name] = [text]
-        # A second From is not the sender's: what follows it is up to whoever put it there.
+        # Only the first From counts: a second one may have been added by somebody else.
         if key in mailboxes and not (key == "from" and mailboxes[key]):
             mailboxes[key].extend(addresses(value, charset))
 
@@ -75,7 +77,7 @@ def _parse(raw: bytes) -> ParsedMessage:
 
 
 def without_envelope(raw: bytes) -> bytes:
-    """`raw` without what editors put before a message, and with line ends that a header can be read by."""
+    """`raw` without lines that editors put before a message, and with line ends by which the header can be read."""
     if raw.startswith(_UTF8_BOM):
         raw = raw[len(_UTF8_BOM) :]
     first_line_end = raw.find(b"\n")

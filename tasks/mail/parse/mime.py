@@ -17,22 +17,23 @@ from tasks.mail.parse.headers import decode_value, has_raw, one_line
 from tasks.mail.parse.parameters import Parameters, media_type, text_parameter, with_parameters
 from tasks.mail.parse.transfer import decoded
 
-# A part nested more deeply, or beyond this many, stays in one piece as a file of its container.
+# Limits of depth and number: a part beyond them is not taken apart, and counts as one file of its container.
 MAX_DEPTH = 64
 MAX_PARTS = 10_000
-# Of a part, where its Content-Type is looked for before its header is read.
+# How much of a part is searched for its Content-Type before its header is read.
 _MAX_HEAD_LENGTH = 2000
 
 _SOME_BOUNDARY = re.compile(rb"\n--([^\s][^\r\n]{0,199})\r?\n")
 _BOUNDARY_OF_PART = re.compile(rb"\n--([^\s][^\r\n]{0,199})\r?\n(?=content-[a-z-]{1,40}[ \t]*:)", re.IGNORECASE)
 _DECLARED_BOUNDARY = re.compile(rb"boundary\s*=\s*(?:\"([^\"\r\n]{0,200})\"|\"?([^\s;\"]{1,200}))", re.IGNORECASE)
 _END_OF_DELIMITER = re.compile(rb"(--)?[ \t]*+\r*+(?:\n|\Z)")
-# Lays out a multimedia message of a phone (MMS): pictures and texts, one after the other.
+# The layout of a multimedia message from a phone (MMS), which is no file.
 _SMIL = frozenset({"application/smil", "application/smil+xml"})
 
 
 class _Segment(NamedTuple):
-    """What lies between two delimiter lines, where the second one ends, and whether it is a closing one."""
+    """The place of a part between two delimiter lines, where the second line ends, and whether that is the closing
+    delimiter."""
 
     start: int
     stop: int
@@ -56,8 +57,8 @@ class Part(NamedTuple):
 
 
 def read(data: bytes) -> tuple[list[Field], Part, str | None]:
-    """The header fields of a message, unfolded but not decoded, its tree of parts, and the charset of what stands raw
-    in either where it should be encoded. Never raises.
+    """The header fields of a message, unfolded but not decoded, its tree of parts, and the charset of raw characters
+    that should have been encoded. Never raises.
     """
     fields, body = split_headers(data, 0, len(data))
     reader = _Reader(data, "windows-1252")
@@ -65,7 +66,8 @@ def read(data: bytes) -> tuple[list[Field], Part, str | None]:
     raw = "\n".join([*(value for _, value in fields), *reader.raw_names])
     charset = charset_of(raw.encode("latin-1"), _declared_charset(root)) if has_raw(raw) else _declared_charset(root)
     if reader.raw_names:
-        # A name may come before the text that says what it is in.
+        # Read again with the charset of the text, because a raw file name may come before the text that names the
+        # charset.
         root = _Reader(data, charset).entity(fields, body, len(data), "text/plain", 0)
     return fields, root, charset
 
@@ -95,7 +97,8 @@ class _Reader:
 
     @cached_property
     def declared(self) -> dict[bytes, list[int]]:
-        """Where each boundary is declared, in ascending order; found once, since levels may be many."""
+        """The positions at which each boundary is declared, ascending. Found once, because there may be many
+        levels."""
         places: dict[bytes, list[int]] = {}
         for match in _DECLARED_BOUNDARY.finditer(self.data):
             boundary = match[1] if match[1] is not None else match[2]
@@ -111,7 +114,7 @@ class _Reader:
             parts = self._parts(value, parameters, body, end, depth)
             if parts is not None:
                 return _container(value, parameters, parts)
-            # Without its delimiters it is text (and so says RFC 2045 section 5.2 of what makes no sense).
+            # A multipart without its delimiters is read as text, as RFC 2045 section 5.2 says of invalid types.
             value = "text/plain"
         disposition, filename = "", None
         if "content-disposition" in content:
@@ -142,7 +145,7 @@ class _Reader:
         delimiter = boundary.encode("latin-1") or self._guessed_boundary(_SOME_BOUNDARY, body, end)
         segments = self._segments(b"--" + delimiter, body, end) if delimiter else None
         if segments is None and boundary:
-            # A program on the way wrote the header or the delimiters again.
+            # A program on the way has changed the boundary in the header or in the delimiters.
             delimiter = self._guessed_boundary(_BOUNDARY_OF_PART, body, end)
             segments = self._segments(b"--" + delimiter, body, end) if delimiter else None
         if segments is None:
@@ -157,8 +160,8 @@ class _Reader:
     def _without_shared(self, segments: list[_Segment], delimiter: bytes, end: int) -> Iterator[tuple[int, int]]:
         """Where the parts lie, up to the closing delimiter.
 
-        A container inside, at any depth, that uses the same boundary has its own parts among `segments`, up to its
-        own closing delimiter: they are left to it, and what follows is ours again.
+        If a container inside, at any depth, uses the same boundary, its parts are among `segments` too, up to its own
+        closing delimiter. They are skipped; the segments after them belong to this container again.
         """
         number = 0
         while number < len(segments):
@@ -182,7 +185,7 @@ class _Reader:
                 yield start, end if levels > 0 else after
 
     def _declarations(self, delimiter: bytes, start: int, stop: int) -> int:
-        """How many containers inside the part at `data[start:stop]` say that their boundary is this one."""
+        """How many containers inside the part at `data[start:stop]` declare the same boundary."""
         head = self.data[start : start + _MAX_HEAD_LENGTH].lower()
         if b"multipart" not in head and b"message" not in head:
             return 0
@@ -192,7 +195,7 @@ class _Reader:
         return bisect_left(places, stop) - bisect_left(places, start)
 
     def _segments(self, delimiter: bytes, start: int, end: int) -> list[_Segment] | None:
-        """What lies between delimiter lines (RFC 2046 section 5.1.1), or None without such a line."""
+        """The segments between delimiter lines (RFC 2046 section 5.1.1), or None without such a line."""
         data = self.data
         segments: list[_Segment] = []
         opened: int | None = None
@@ -223,14 +226,14 @@ class _Reader:
 
 
 def _content_fields(fields: list[Field]) -> dict[str, str]:
-    """The fields of MIME by lower-case name; of several the first."""
+    """The MIME fields by lower-case name. If a field occurs several times, the first counts."""
     return {
         name.lower(): value for name, value in reversed(fields) if name[0] in "Cc" and name[:8].lower() == "content-"
     }
 
 
 def _container(value: str, parameters: Parameters, parts: list[Part]) -> Part:
-    """A container; the part that it is about is its first, wherever the sender put that."""
+    """A container. The root of a multipart/related becomes its first part, wherever the sender put it."""
     if any(part.mime_type in _SMIL for part in parts):
         value = "multipart/mixed"
         parts = [part._replace(filename=None) if _shows_text(part) else part for part in parts]
@@ -252,7 +255,7 @@ def _root(parameters: Parameters, parts: list[Part]) -> int:
 
 
 def _shows_text(part: Part, kind: str = "") -> bool:
-    """Whether a mail program shows text of this part, or HTML; where `kind` is given, of that type."""
+    """Whether a mail program shows this part as text or HTML; with `kind`, only parts of that type count."""
     if part.parts is not None:
         return part.mime_type == kind or any(_shows_text(child, kind) for child in part.parts)
     if kind and part.mime_type != kind:
@@ -261,7 +264,7 @@ def _shows_text(part: Part, kind: str = "") -> bool:
 
 
 def _before_line_end(data: bytes, position: int) -> int:
-    """The line end before a delimiter belongs to the delimiter."""
+    """The position before the line end that precedes a delimiter, because that line end belongs to the delimiter."""
     position -= 1
     return position - 1 if data[position - 1 : position] == b"\r" else position
 

@@ -7,7 +7,7 @@ from urllib.parse import unquote_to_bytes
 from tasks.mail.parse.charset import decode
 from tasks.mail.parse.headers import decode_value
 
-# Many senders forget a semicolon: a name that is known begins a parameter after a blank or a comma, too.
+# Many senders forget a semicolon, so one of these names begins a parameter after a blank or a comma too.
 _KNOWN = (
     r"(?:charset|boundary|name|filename|format|delsp|type|start|start-info|method|protocol|micalg|report-type|size"
     r"|access-type|creation-date|modification-date|x-[a-z-]{1,40})(?:\*\d{1,3})?\*?[ \t]*=(?!\?)"
@@ -45,7 +45,8 @@ def _with_parameters(field: str) -> tuple[str, Parameters]:
 
 
 def _bare(value: str) -> str:
-    """The value alone: without blanks around its slash, quotes, or what follows where a semicolon was forgotten."""
+    """The value without blanks around its slash, without quotes, and without the rest if a semicolon was
+    forgotten."""
     value = value.strip(" \t").lower()
     if " " in value or "\t" in value:
         value, *others = value.split(maxsplit=3)
@@ -54,21 +55,22 @@ def _bare(value: str) -> str:
     return value.strip(",:\"'")
 
 
-# The values are shared: nobody writes to them.
+# Cached values are shared, so callers must not change them.
 _cached = lru_cache(maxsize=1024)(_with_parameters)
 
 
 def media_type(value: str) -> str | None:
-    """`value` where it is a type and a subtype, else None; RFC 2045 section 5.2 says what to take instead."""
+    """`value` if it has a type and a subtype, else None (RFC 2045 section 5.2 says which type to assume)."""
     return value if _MEDIA_TYPE.fullmatch(value) else None
 
 
 def text_parameter(parameters: Parameters, name: str, charset: str | None = None) -> str | None:
-    """A parameter as text: RFC 2231 (charset, continuations), RFC 2047 words, which many send here, or raw.
+    """A parameter as text. It may be written as in RFC 2231 (charset, continuations), as encoded words of RFC 2047,
+    which many senders use here, or raw.
 
-    What names no charset of its own is in `charset`, the message's.
+    Text without a charset of its own is read in the message's `charset`.
     """
-    # With both forms, the one that can hold any character is the better (RFC 6266 section 4.3).
+    # If both forms are there, the form that can hold any character is better (RFC 6266 section 4.3).
     if f"{name}*" in parameters:
         return _extended(parameters[f"{name}*"], charset)
     if name in parameters:
@@ -82,7 +84,7 @@ def _unquoted(text: str) -> str:
     if not text.startswith('"'):
         return text.rstrip(" \t")
     text = text[1:-1] if len(text) > 1 and text.endswith('"') else text[1:]
-    # A backslash of a Windows path is no quoted pair.
+    # Single backslashes stay, because they may come from a Windows path.
     return _QUOTED_PAIR.sub(r"\1", text) if '\\"' in text or "\\\\" in text else text
 
 

@@ -8,14 +8,15 @@ from contextlib import suppress
 from tasks.mail.parse.headers import base64_bytes
 
 _SOFT_BREAK_WITH_SPACE = re.compile(rb"=[ \t]++(?=\r?\n)")
-# The first line of what somebody labelled base64 and did not encode: no encoder puts blanks into a line.
+# The beginning of text that is labelled base64 but not encoded: no encoder puts blanks into a line.
 _WORDS = re.compile(rb"\s*+[^\s]++[ \t]++[^\s]")
 _END_OF_TOKEN = re.compile(r"[;(\s]")
 _UUENCODE = frozenset({"x-uuencode", "uuencode", "x-uue", "uue"})
 
 
 def decoded(data: bytes, start: int, end: int, encoding: str) -> bytes:
-    """`data[start:end]` without its Content-Transfer-Encoding; one unknown or wrong leaves what can be read."""
+    """`data[start:end]` decoded from its Content-Transfer-Encoding. With an unknown or wrong encoding, whatever can
+    be read is returned."""
     encoding = encoding.lower()
     if encoding not in ("quoted-printable", "base64"):
         encoding = _END_OF_TOKEN.split(encoding.strip(), maxsplit=1)[0]
@@ -41,7 +42,7 @@ def _uudecoded(body: bytes) -> bytes:
         try:
             out.append(a2b_uu(line))
         except BinasciiError:
-            # Trailing junk: the first character says how much of the line counts.
+            # The line has trailing junk: its first character says how many characters count.
             size = (((line[0] - 32) & 63) * 4 + 5) // 3
             with suppress(BinasciiError):
                 out.append(a2b_uu(line[:size]))

@@ -1,4 +1,4 @@
-"""What is said on a POP3 connection (RFC 1939): which messages there are, their content, and which to delete.
+"""The commands of a POP3 connection (RFC 1939): list, fetch and delete messages.
 
 Many commands are sent without waiting for each answer where the server offers PIPELINING (RFC 2449 section 6.8).
 """
@@ -18,22 +18,22 @@ from tasks.mail.pop3.session import RefusedError, open_session, translated
 from tasks.mail.pop3.uidl import UidlEntry, read_unique_id
 from tasks.secrecy.secrets import said
 
-# So many commands are on their way at most; the answers are taken one by one.
+# How many commands are sent at most before their answers are read.
 _PIPELINED = 64
 _MAX_SHOWN_LENGTH = 80
 
 
 class Refused(NamedTuple):
-    """A message that the server would not give, and its words."""
+    """A message that the server refused to give or delete, and the server's words."""
 
     number: int
     words: str
 
 
 class Pop3Connection:
-    """An authenticated connection. Every method raises an EmailError that says what happened to what.
+    """An authenticated connection. Every method raises an EmailError that says what was done and what went wrong.
 
-    Messages have their numbers for as long as the connection lasts, and only as long.
+    The numbers of messages hold only as long as the connection.
     """
 
     def __init__(self, endpoint: Endpoint, login: Login, max_message_bytes: int) -> None:
@@ -44,12 +44,13 @@ class Pop3Connection:
 
     @property
     def mechanism(self) -> str:
-        """By which mechanism it logged in."""
+        """The mechanism with which the connection logged in."""
         return self._session.mechanism
 
     @property
     def capabilities(self) -> frozenset[str]:
-        """What the server offers beyond the commands that every server has; empty where it does not say."""
+        """What the server offers beyond the commands that every server has (CAPA); empty where the server does not
+        tell."""
         return frozenset(self._offered)
 
     def count(self) -> int:
@@ -65,7 +66,7 @@ class Pop3Connection:
         except RefusedError:
             if self.count():
                 raise
-            return [], True  # servers refuse to list nothing
+            return [], True  # for an empty maildrop, which some servers refuse to list
         with translated(self._endpoint, "listing the messages"):
             unique_ids = self._unique_ids()
             known = unique_ids or {}
@@ -73,13 +74,14 @@ class Pop3Connection:
             return messages, unique_ids is not None
 
     def headers(self, numbers: Iterable[int]) -> Iterator[tuple[int, bytes | None]]:
-        """The header of each message by TOP, or None where the server would not give it."""
+        """The header of each message, read with TOP, or None where the server refuses."""
         with translated(self._endpoint, "reading headers"):
             for number, refusal in self._ask_for_each("TOP {} 0", numbers):
                 yield number, self._content()[0] if refusal is None else None
 
     def stream_messages(self, numbers: Iterable[int]) -> Iterator[FetchedMessage | Refused]:
-        """Whole messages in the order asked for, each as it arrives; nothing is kept of what is too large."""
+        """Whole messages in the order asked for, each as it arrives. Bytes of messages that are too large are not
+        kept."""
         with translated(self._endpoint, "fetching messages"):
             for number, refusal in self._ask_for_each("RETR {}", numbers):
                 if refusal is not None:
@@ -90,14 +92,15 @@ class Pop3Connection:
                 yield FetchedMessage(number, (), received_at, size, raw)
 
     def delete(self, numbers: Iterable[int]) -> list[Refused]:
-        """Mark messages to be deleted by `close`; those that the server refuses to."""
+        """Mark messages that `close` will delete. Returns those that the server refuses to mark."""
         with translated(self._endpoint, "deleting messages"):
             self._has_deleted = True
             answers = self._ask_for_each("DELE {}", numbers)
             return [Refused(number, words) for number, words in answers if words is not None]
 
     def close(self) -> None:
-        """Say QUIT, which is what deletes messages. Raises only where there were some to delete."""
+        """Send QUIT, with which the server deletes marked messages. Raises errors only if messages were to be
+        deleted."""
         if not self._has_deleted:
             self._session.say_goodbye()
             return
@@ -108,18 +111,20 @@ class Pop3Connection:
             self._session.abandon()
 
     def abandon(self) -> None:
-        """Close without QUIT: nothing is deleted. For when the server may be in an answer; never raises."""
+        """Close without QUIT, so that nothing is deleted; for when the server may be in the middle of an answer.
+        Never raises."""
         self._session.abandon()
 
     def _unique_ids(self) -> dict[int, str | None] | None:
         lines = self._session.listing_if_known("UIDL")
         if lines is None:
             return None
-        # A line without a unique-id is that of a message which has none.
+        # A line without a unique-id belongs to a message that has none.
         return {_number(words): read_unique_id(b" ".join(words[1:])) for words in lines}
 
     def _ask_for_each(self, command: str, numbers: Iterable[int]) -> Iterator[tuple[int, str | None]]:
-        """Each number with the server's refusal, or None. What follows an answer is to be read before the next."""
+        """Send the command for each number. Yields each number with the server's refusal, or None. The caller has to
+        read the lines of an answer before it asks for the next."""
         window = _PIPELINED if "PIPELINING" in self._offered else 1
         remaining = iter(numbers)
         waiting: deque[int] = deque()
@@ -132,7 +137,7 @@ class Pop3Connection:
             yield waiting.popleft(), self._session.refusal()
 
     def _content(self) -> tuple[bytes | None, int]:
-        """What follows the answer at hand, None where it is too large; and its size."""
+        """The lines that follow the present answer (None where they are too large), and their size."""
         lines: list[bytes] = []
         size = 0
         for line in self._session.lines():

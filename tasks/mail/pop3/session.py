@@ -1,7 +1,7 @@
 """A POP3 connection up to the login (RFC 1939, 2449, 2595, 5034); the only module that imports the POP3 library.
 
-What is added to poplib: lines of any length, which mail has; sockets come from `tasks.mail.connection`; its errors
-become ours.
+This module adds to poplib: lines may have any length, as in mail; sockets come from `tasks.mail.connection`; errors
+are translated into EmailErrors.
 """
 
 import base64
@@ -27,7 +27,7 @@ from tasks.secrecy.secrets import said
 
 _READ_BUFFER_BYTES = 256 * 1024
 _MAX_WORDS_LENGTH = 200
-# Of some 400,000 messages.
+# Enough for the list of some 400,000 messages.
 _MAX_LISTING_BYTES = 32 * 1024 * 1024
 
 Capabilities = dict[str, frozenset[str]]
@@ -38,14 +38,14 @@ class RefusedError(ProtocolError):
 
 
 def open_session(endpoint: Endpoint, login: Login) -> tuple["Session", Capabilities]:
-    """Connect, encrypt as the endpoint says, and log in; the session, and what the server can do for it."""
+    """Connect, encrypt as the endpoint says, and log in. Returns the session, and the server's capabilities."""
     with translated(endpoint, "connecting"), _greeted(endpoint):
         session = _connect(endpoint)
     try:
         learn_login(login, endpoint)
         session.mechanism = _log_in(session, endpoint, login)
         with translated(endpoint, "logging in"):
-            # What is offered may be more after the login (RFC 2449 section 5).
+            # The server may offer more after the login (RFC 2449 section 5).
             return session, session.capabilities()
     except BaseException:
         session.abandon()
@@ -54,7 +54,7 @@ def open_session(endpoint: Endpoint, login: Login) -> tuple["Session", Capabilit
 
 @contextmanager
 def translated(endpoint: Endpoint, doing: str) -> Iterator[None]:
-    """Whatever the library or the network raises, as one of our errors."""
+    """Translate errors of the library and the network into EmailErrors."""
     where = f"{doing}, {endpoint}"
     with connection.translated(endpoint, doing):
         try:
@@ -65,14 +65,14 @@ def translated(endpoint: Endpoint, doing: str) -> Iterator[None]:
 
 
 class Session(poplib.POP3):
-    """Reads answers of any size line by line."""
+    """A poplib session that reads answers of any size line by line."""
 
     sock: Any
     file: BufferedReader
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
-        self.mechanism = ""  # by which it logged in
+        self.mechanism = ""  # with which this session logged in
         super().__init__(endpoint.hostname, endpoint.port, timeout=endpoint.timeout)
         self._enlarge_buffer()
 
@@ -80,7 +80,8 @@ class Session(poplib.POP3):
         return open_socket(self._endpoint)
 
     def encrypt(self) -> None:
-        """STLS (RFC 2595). What was sent before the encryption began is forgotten, as it may be anybody's."""
+        """Begin TLS (STLS, RFC 2595). Bytes that arrived before the encryption are dropped, as anybody may have sent
+        them."""
         self.ask("STLS")
         context = tls_context(self._endpoint)
         self.sock = context.wrap_socket(self.sock, server_hostname=self._endpoint.hostname)
@@ -95,15 +96,15 @@ class Session(poplib.POP3):
         self.sock.sendall("".join(f"{command}\r\n" for command in commands).encode())
 
     def answer(self) -> str:
-        """The rest of the next answer's first line. Raises poplib.error_proto for -ERR."""
+        """Read the first line of the next answer, and return it without +OK. Raises poplib.error_proto for -ERR."""
         return self._next_answer(b"+OK")[1]
 
     def challenge(self) -> bytes | None:
-        """The challenge of SASL that is the next answer, or None for +OK. Raises poplib.error_proto for -ERR."""
+        """Read the next answer: the SASL challenge in it, or None for +OK. Raises poplib.error_proto for -ERR."""
         kind, words = self._next_answer(b"+OK", b"+")
         with suppress(ValueError):
             return None if kind == b"+OK" else base64.b64decode(words)
-        return b""  # one that is no base64 says nothing
+        return b""  # a challenge that is no base64 counts as empty
 
     def _next_answer(self, *expected: bytes) -> tuple[bytes, str]:
         line = self.file.readline(_READ_BUFFER_BYTES)
@@ -117,7 +118,7 @@ class Session(poplib.POP3):
         return kind, _readable(words)
 
     def refusal(self) -> str | None:
-        """The next answer: None for +OK, else the server's words."""
+        """Read the next answer: None for +OK, else the server's words."""
         try:
             self.answer()
         except poplib.error_proto as error:
@@ -127,7 +128,8 @@ class Session(poplib.POP3):
     def lines(self) -> Iterator[bytes]:
         """The lines that follow an answer, with their ends, up to the one that ends it (RFC 1939 section 3).
 
-        A line longer than the buffer comes in pieces. All are to be taken before anything else is asked for.
+        A line longer than the buffer comes in pieces. The caller has to read all lines before it sends another
+        command.
         """
         begins = True
         while True:
@@ -142,7 +144,7 @@ class Session(poplib.POP3):
             begins = line.endswith(b"\n")
 
     def ask(self, command: str) -> str:
-        """Send one command; the rest of its answer's first line. Raises poplib.error_proto for -ERR."""
+        """Send one command. Returns the first line of the answer without +OK. Raises poplib.error_proto for -ERR."""
         self.send(command)
         return self.answer()
 
@@ -159,20 +161,21 @@ class Session(poplib.POP3):
         return listed
 
     def listing_if_known(self, command: str) -> list[list[bytes]] | None:
-        """The same, or None where the server refuses the command."""
+        """As `listing`, but None where the server refuses the command."""
         try:
             return self.listing(command)
         except poplib.error_proto:
             return None
 
     def capabilities(self) -> Capabilities:
-        """What CAPA names (RFC 2449), in upper case with its arguments; nothing where the server does not know it."""
+        """The capabilities that CAPA names (RFC 2449), in upper case, with arguments; empty where the server does not
+        know CAPA."""
         words = self.listing_if_known("CAPA") or ()
         upper = (b" ".join(line).decode("latin-1").upper().split() for line in words)
         return {name: frozenset(rest) for name, *rest in filter(None, upper)}
 
     def say_goodbye(self) -> None:
-        """QUIT, whatever the server says to it, and close; never raises."""
+        """Send QUIT, ignore the answer, and close. Never raises."""
         with suppress(poplib.error_proto, OSError, ValueError):
             self.ask("QUIT")
         self.abandon()
@@ -182,7 +185,7 @@ class Session(poplib.POP3):
         if self.sock is None:
             return
         with suppress(OSError):
-            # See imap_session: the socket first, and not by the TLS socket's own method.
+            # Shut the socket down first, and not with the TLS socket's own method (see tasks/mail/imap/session.py).
             socket.socket.shutdown(self.sock, socket.SHUT_RDWR)
         with suppress(OSError):
             self.close()
@@ -200,7 +203,7 @@ def _connect(endpoint: Endpoint) -> Session:
     session = Session(endpoint)
     if endpoint.encryption == "starttls":
         try:
-            # Asked for whether or not CAPA names it: a server that does not know it refuses.
+            # STLS is sent whether or not CAPA names it: a server without STLS refuses.
             session.encrypt()
         except BaseException as error:
             session.abandon()
@@ -212,7 +215,7 @@ def _connect(endpoint: Endpoint) -> Session:
 
 @contextmanager
 def _greeted(endpoint: Endpoint) -> Iterator[None]:
-    """A server that greets with -ERR or with nonsense cannot be used now."""
+    """Translate a greeting that is -ERR or nonsense into MailServerUnavailableError."""
     try:
         yield
     except poplib.error_proto as error:
@@ -221,25 +224,25 @@ def _greeted(endpoint: Endpoint) -> Iterator[None]:
 
 
 def _log_in(session: Session, endpoint: Endpoint, login: Login) -> str:
-    """Log in, and by which mechanism."""
+    """Log in and return the mechanism."""
     with translated(endpoint, "logging in"):
         offered = session.capabilities()
         if "UTF8" in offered:
-            # Else mail with addresses or headers beyond ASCII comes as a notice that it cannot be shown (RFC 6856
-            # section 2; before the login). Where it is refused, it is done without.
+            # Without UTF8, mail with addresses or headers beyond ASCII arrives as a notice that it cannot be shown.
+            # The command must come before the login (RFC 6856 section 2). A refusal does not matter.
             session.send("UTF8")
             session.refusal()
     mechanisms = offered.get("SASL", frozenset())
     exchanges = exchanges_for(login, endpoint, mechanisms, has_command=not offered or "USER" in offered)
     if not exchanges and endpoint.encryption == "none":
         raise EncryptionUnavailableError(f"{endpoint} allows no login without encryption")
-    # Servers leave USER out and take it all the same.
+    # Some servers do not offer USER and take it all the same.
     exchanges = exchanges or exchanges_for(login, endpoint, mechanisms, has_command=True)
     return log_in(exchanges, lambda sasl: _attempt(session, endpoint, login, sasl), endpoint, login)
 
 
 def _attempt(session: Session, endpoint: Endpoint, login: Login, sasl: Sasl) -> str | None:
-    """One exchange; the server's words where it refuses."""
+    """Make one exchange. Returns the server's words if it refuses, else None."""
     with translated(endpoint, "logging in"):
         try:
             if sasl.mechanism == OWN_COMMAND:
@@ -253,7 +256,8 @@ def _attempt(session: Session, endpoint: Endpoint, login: Login, sasl: Sasl) -> 
 
 
 def _authenticate(session: Session, sasl: Sasl) -> None:
-    """AUTH (RFC 5034). The response waits for its challenge: it may be too long for the command's line."""
+    """Send AUTH (RFC 5034). The response waits for the server's challenge, because it may be too long for the
+    command's line."""
     session.send(f"AUTH {sasl.mechanism}")
     number = 0
     while (challenge := session.challenge()) is not None:
@@ -265,17 +269,17 @@ def _authenticate(session: Session, sasl: Sasl) -> None:
 
 
 def _words(error: poplib.error_proto) -> str:
-    """What the server said, for a person."""
+    """The server's words, as they may be shown to a person."""
     return said(_said(error), _MAX_WORDS_LENGTH)
 
 
 def _said(error: poplib.error_proto) -> str:
-    """The whole of it; poplib keeps it as bytes."""
+    """The complete words of the server, which poplib keeps as bytes."""
     kept = error.args[0] if error.args else b""
     text = _readable(kept) if isinstance(kept, bytes) else str(kept)
     return text.removeprefix("-ERR").strip() or "no reason given"
 
 
 def _readable(words: bytes) -> str:
-    # A NUL is what no database takes.
+    # NUL is replaced, because PostgreSQL does not take it.
     return readable(words).replace("\0", "\ufffd").strip()

@@ -1,10 +1,10 @@
-"""What a POP3 message is known by: its unique-id (RFC 1939, UIDL), or a key made of its content.
+"""The keys of POP3 messages: the unique-id (RFC 1939, UIDL), or a digest of the content.
 
-A unique-id is the same in every session; a message's number is not, and is never kept. Two messages of one
-unique-id are copies of each other, which the standard allows, unless their sizes differ.
+A unique-id is the same in every session. The number of a message is not, so numbers are never stored. Two messages
+with the same unique-id and size are copies of each other, which the standard allows.
 
-Where a server gives no unique-id, the key is a digest of the header. Fields that servers add or change while a
-message lies there are left out; a header without a Message-ID says too little, so the whole message is digested.
+Where a server gives no unique-id, the key is a digest of the header. The digest leaves out fields that servers add or
+change later. A header without a Message-ID does not identify a message, so there the whole message is digested.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
-# 1 to 70 characters, says the standard; some servers take more, and an index takes much more.
+# The standard says 1 to 70 characters. Some servers use more, and an index could hold many more.
 _UNIQUE_ID = re.compile(r"[!-~]{1,200}")
 _FIELD = re.compile(rb"^([!-9;-~]+)[ \t]*:.*\n?(?:[ \t].*\n?)*", re.MULTILINE)
 _END_OF_HEADER = re.compile(rb"\r?\n\r?\n")
@@ -28,13 +28,13 @@ class UidlEntry(NamedTuple):
 
 
 def read_unique_id(word: bytes) -> str | None:
-    """The unique-id in an answer to UIDL, or None for what is none."""
+    """The unique-id in an answer to UIDL, or None for a word that is no unique-id."""
     text = word.decode("latin-1")
     return text if _UNIQUE_ID.fullmatch(text) else None
 
 
 def keys_by_unique_id(messages: Iterable[UidlEntry]) -> dict[int, str]:
-    """The key of each message, by its number; the others are known by their content only."""
+    """By number, the key of each message that has a unique-id. The other messages need keys made of their content."""
     sizes: dict[str, int] = {}
     return {
         message.number: message.unique_id
@@ -59,7 +59,7 @@ def key_of_message(raw: bytes) -> str:
 
 
 def key_of_size(size: int) -> str:
-    """The key of a message that is too large to be looked at."""
+    """The key of a message that is too large to be digested."""
     return f"size:{size}"
 
 

@@ -1,8 +1,9 @@
 """One SMTP connection for any number of messages (RFC 5321, RFC 6409).
 
-A message goes in three steps, so that whoever sends it can note in between what must never be done twice: `offer`
-(MAIL, RCPT and DATA, in one write where the server offers PIPELINING), `send_content`, and `end_data`, after which
-the server has taken the message or not. SIZE, 8BITMIME and SMTPUTF8 are used where they are offered.
+A message is sent in three steps: `offer` (MAIL, RCPT and DATA, in one write where the server offers PIPELINING),
+`send_content`, and `end_data`, after which the server has taken the message or not. So the caller can note between
+the steps that the end of the data is about to be sent, which must never happen twice. SIZE, 8BITMIME and SMTPUTF8 are
+used where they are offered.
 """
 
 import re
@@ -16,11 +17,12 @@ from tasks.mail.connection import Endpoint
 from tasks.mail.login import Login
 from tasks.mail.smtp.session import Reply, line, open_session, translated
 
-# So many commands at once: their answers fit into any socket's buffer while nobody reads (RFC 2920 section 3.1).
+# How many commands are written at once: their answers fit into any socket's buffer until they are read (RFC 2920
+# section 3.1).
 _COMMANDS_PER_WRITE = 100
 
-# The answer to a whole message takes servers longest, and giving up on it leaves open whether it was sent
-# (RFC 5321 section 4.5.3.2.6): so many times the timeout of any other answer.
+# How many times the usual timeout to wait for the answer to a whole message. That answer takes servers longest, and
+# giving up leaves open whether the message was sent (RFC 5321 section 4.5.3.2.6).
 ANSWER_PATIENCE = 3
 
 _GOODBYE_SECONDS = 1
@@ -28,7 +30,7 @@ _START_DATA = 354
 
 
 class Offer(NamedTuple):
-    """What the server said to each recipient, and to DATA if it was asked that with a recipient to send to."""
+    """The server's answer for each recipient, and to DATA (None if DATA was not sent, or no recipient was taken)."""
 
     recipients: dict[str, Reply]
     data: Reply | None
@@ -40,8 +42,8 @@ class Offer(NamedTuple):
 
     @property
     def may_be_the_connection(self) -> bool:
-        """Whether what was refused may be this connection, whose server forgot it, and not the message: nobody was
-        taken, or DATA was not, and not for what the addresses are (X.1.X and X.2.X of RFC 3463)."""
+        """Whether a refusal may be about this connection and not about the message: DATA was refused for good, or all
+        recipients were, and not for their addresses (X.1.X and X.2.X of RFC 3463)."""
         if self.data is not None:
             return self.data.is_final
         replies = self.recipients.values()
@@ -49,7 +51,7 @@ class Offer(NamedTuple):
 
 
 class SmtpConnection:
-    """An authenticated connection. Every method raises an EmailError that says what happened to what."""
+    """An authenticated connection. Every method raises an EmailError that says what was done and what went wrong."""
 
     def __init__(self, endpoint: Endpoint, login: Login) -> None:
         self._endpoint = endpoint
@@ -59,22 +61,22 @@ class SmtpConnection:
 
     @property
     def mechanism(self) -> str:
-        """By which mechanism it logged in."""
+        """The mechanism with which the connection logged in."""
         return self._session.mechanism
 
     @property
     def is_kept(self) -> bool:
-        """Whether the message at hand is not the first on this connection."""
+        """Whether the connection was kept from an earlier message."""
         return self._messages > 1
 
     @property
     def is_usable(self) -> bool:
-        """Whether another message may go this way."""
+        """Whether another message can be sent on this connection."""
         return self._session.is_usable
 
     @property
     def is_stale(self) -> bool:
-        """Whether it is of no use any more: broken off, or the server said goodbye while nothing was sent."""
+        """Whether the connection cannot be used any more: it broke, or the server closed it while it was idle."""
         if not self.is_usable or self.login.has_expired:
             return True
         poll = select.poll()
@@ -83,14 +85,14 @@ class SmtpConnection:
 
     @property
     def extensions(self) -> dict[str, str]:
-        """What the server offers, in lower case, with parameters."""
+        """The extensions that the server offers, in lower case, with their parameters."""
         return self._session.esmtp_features
 
     def offer(self, sender: str, recipients: Sequence[str], size: int, *, utf8: bool = False) -> Offer:
-        """Begin a message of `size` bytes; with `utf8` its addresses go beyond ASCII.
+        """Begin a message of `size` bytes. With `utf8` its addresses have characters beyond ASCII.
 
-        Raises MessageRefusedError where the server never takes it from this sender or at this size, and
-        MailServerBusyError where it does not now.
+        Raises MessageRefusedError if the server will never take a message from this sender or of this size, and
+        MailServerBusyError if it does not take the message now.
         """
         first = self._mail_command(sender, size, utf8=utf8)
         self._messages += 1
@@ -103,7 +105,7 @@ class SmtpConnection:
                 self._withdraw(data)
                 data = None
         if not replies[0].is_positive:
-            # It may mean this connection: so many messages, and no more.
+            # The refusal may be about this connection, on which the server takes no more messages.
             self.close()
             raise _refusal(replies[0], self._endpoint)
         if data is not None and data.code != _START_DATA:
@@ -112,7 +114,8 @@ class SmtpConnection:
         return Offer(said, data)
 
     def send_content(self, raw: bytes) -> None:
-        """The message but for the end that makes it one; until then the server must forget it (section 4.1.1.4).
+        """Send the message without the end of the data. Until the end is sent, the server must not keep the message
+        (section 4.1.1.4).
 
         Lines of `raw` end in CRLF, the last one too.
         """
@@ -120,13 +123,15 @@ class SmtpConnection:
             self._session.send(re.sub(rb"(?m)^\.", b"..", raw))
 
     def require_open(self) -> None:
-        """Raises MailServerUnavailableError where the server is gone already, so that its absence leaves no doubt."""
+        """Raises MailServerUnavailableError if the server has closed the connection already: then the message was
+        certainly not sent."""
         if self.is_stale:
             self.abandon()
             raise MailServerUnavailableError(f"sending, {self._endpoint}: it closed the connection")
 
     def end_data(self) -> Reply:
-        """Complete the message, and the server's answer. An error leaves open whether the message was taken."""
+        """Send the end of the data and return the server's answer. After an error nobody knows whether the message
+        was taken."""
         with translated(self._endpoint, "waiting for the answer to the message"), self._abandoned_on_failure():
             self._session.sock.settimeout(self._endpoint.timeout * ANSWER_PATIENCE)
             self._session.send(b".\r\n")
@@ -136,7 +141,7 @@ class SmtpConnection:
             return reply
 
     def reset(self) -> None:
-        """Forget a message that was begun."""
+        """Have the server discard a message that was begun."""
         if self.is_usable:
             with translated(self._endpoint, "sending"), self._abandoned_on_failure():
                 self._one_by_one(["RSET"])
@@ -165,7 +170,8 @@ class SmtpConnection:
         return f"MAIL FROM:<{sender}>{''.join(parameters)}"
 
     def _pipeline(self, commands: Sequence[str]) -> list[Reply]:
-        """RFC 2920. Where MAIL is refused all else is too, so it does not matter how much went out with it."""
+        """Send commands in groups (RFC 2920). If MAIL is refused, the server refuses the others too, so sending them
+        does no harm."""
         replies: list[Reply] = []
         for start in range(0, len(commands), _COMMANDS_PER_WRITE):
             written = commands[start : start + _COMMANDS_PER_WRITE]
@@ -174,7 +180,8 @@ class SmtpConnection:
         return replies
 
     def _one_by_one(self, commands: Sequence[str]) -> list[Reply]:
-        """Ends where MAIL is refused, and leaves out DATA where every recipient is."""
+        """Send the commands one by one. Stops if MAIL is refused, and leaves DATA out if every recipient is
+        refused."""
         replies: list[Reply] = []
         for command in commands:
             if command == "DATA" and not any(reply.is_positive for reply in replies[1:]):
@@ -185,7 +192,8 @@ class SmtpConnection:
         return replies
 
     def _withdraw(self, data: Reply | None) -> None:
-        """Nobody to send to: a server that waits for the message all the same gets an empty one for nobody."""
+        """Withdraw a message without recipients. A server that took DATA all the same gets an empty message for
+        nobody."""
         if data is not None and data.code == _START_DATA:
             self._session.command(".")
         if self.is_usable:
@@ -193,7 +201,7 @@ class SmtpConnection:
 
     @contextmanager
     def _abandoned_on_failure(self) -> Iterator[None]:
-        # Where a step broke off, the next answer could be the last one's.
+        # After a broken step, the next answer could belong to the last command, so the connection is closed.
         try:
             yield
         except BaseException:

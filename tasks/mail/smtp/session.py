@@ -1,7 +1,7 @@
 """An SMTP connection up to the login; the only module that imports the SMTP library.
 
-What is added to it: sockets come from `tasks.mail.connection`, a password or token of any characters logs in, its
-errors become ours, and after an answer that cannot be understood nothing more is asked.
+This module adds to smtplib: sockets come from `tasks.mail.connection`, passwords and tokens may have any characters,
+errors are translated into EmailErrors, and after an answer that cannot be understood no more commands are sent.
 """
 
 import smtplib
@@ -34,24 +34,24 @@ _CLOSING = 421
 
 
 class Reply(NamedTuple):
-    """What the server says (RFC 5321 section 4.2); as a string what of that may be shown."""
+    """A server's reply (RFC 5321 section 4.2). As a string it has only what may be shown."""
 
     code: int
     text: str
 
     @property
     def is_positive(self) -> bool:
-        """Done."""
+        """Whether the server did what the command asked."""
         return 200 <= self.code < 300
 
     @property
     def is_passing(self) -> bool:
-        """Not now, but perhaps later."""
+        """Whether the server refused for now, but may do it later."""
         return 400 <= self.code < 500
 
     @property
     def is_final(self) -> bool:
-        """Never."""
+        """Whether the server refused for good."""
         return 500 <= self.code < 600
 
     def __str__(self) -> str:
@@ -75,7 +75,7 @@ def open_session(endpoint: Endpoint, login: Login) -> "Session":
 
 @contextmanager
 def translated(endpoint: Endpoint, doing: str) -> Iterator[None]:
-    """Whatever the library or the network raises, as one of our errors."""
+    """Translate errors of the library and the network into EmailErrors."""
     with connection.translated(endpoint, doing):
         try:
             yield
@@ -90,14 +90,15 @@ def translated(endpoint: Endpoint, doing: str) -> Iterator[None]:
 
 
 class Session(smtplib.SMTP):
-    """Takes its socket from `tasks.mail.connection`, and asks no name server for its own name."""
+    """An smtplib session that takes its socket from `tasks.mail.connection` and asks no name server for the host's
+    own name."""
 
-    sock: socket.socket  # None only before it connects
+    sock: socket.socket  # None only before the session connects
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
         self.is_usable = True
-        self.mechanism = ""  # by which it logged in
+        self.mechanism = ""  # with which this session logged in
         super().__init__(endpoint.hostname, endpoint.port, local_hostname="localhost", timeout=endpoint.timeout)
         address = self.sock.getsockname()[0]
         self.local_hostname = f"[IPv6:{address}]" if ":" in address else f"[{address}]"
@@ -106,19 +107,19 @@ class Session(smtplib.SMTP):
         return open_socket(self._endpoint)
 
     def getreply(self) -> tuple[int, bytes]:
-        """smtplib's, of an answer that comes to an end."""
+        """As smtplib's, but with a limit to the length of an answer."""
         if self.file is None:
             self.file = _Lines(self._endpoint, self.sock)
         self.file.begin_answer()
         return super().getreply()
 
     def command(self, command: str) -> Reply:
-        """Ask, and the answer."""
+        """Send a command and return the reply."""
         self.send(line(command))
         return self.reply()
 
     def reply(self) -> Reply:
-        """The next answer. Raises ProtocolError for one that is none."""
+        """Read the next reply. Raises ProtocolError for lines that are no reply."""
         reply = _as_reply(*self.getreply())
         if reply.code == _CLOSING:
             self.is_usable = False
@@ -126,7 +127,7 @@ class Session(smtplib.SMTP):
         return reply
 
     def require(self, reply: Reply, is_sound: bool) -> None:
-        """Raises ProtocolError: whatever was meant, it is not what can be answered here."""
+        """Raises ProtocolError unless `is_sound`: the reply is none that can follow this command."""
         if not is_sound:
             self.abandon()
             raise ProtocolError(f"{self._endpoint} answered {reply}")
@@ -139,7 +140,7 @@ class Session(smtplib.SMTP):
 
 
 class _Lines:
-    """What smtplib reads answers from. It collects their lines for as long as they come: here not for ever."""
+    """The file from which smtplib reads replies. It limits their lines, which smtplib would collect without end."""
 
     def __init__(self, endpoint: Endpoint, sock: socket.socket) -> None:
         self._endpoint = endpoint
@@ -167,14 +168,15 @@ class _TlsSession(Session):
 
 
 def line(command: str) -> bytes:
-    """A command as it goes over the wire; one, whatever it holds."""
+    """A command as bytes. It is always one line, whatever text the command holds."""
     if "\r" in command or "\n" in command:
         raise ValueError("a command holds a line break")
     return f"{command}\r\n".encode()
 
 
 def _greet(session: Session, endpoint: Endpoint) -> None:
-    """Up to the point where a password may be sent. Raises MailServerBusyError where the server cannot now."""
+    """Greet the server, and encrypt as the endpoint says, so that a password may be sent. Raises MailServerBusyError
+    if the server cannot do that now."""
     _hello(session, endpoint)
     if endpoint.encryption != "starttls":
         return
@@ -191,9 +193,9 @@ def _greet(session: Session, endpoint: Endpoint) -> None:
 
 
 def _hello(session: Session, endpoint: Endpoint) -> None:
-    """EHLO, and HELO only where the server does not know that (RFC 5321 section 3.2): it offers nothing, not even a
-    login. Raises MailServerBusyError for a refusal that passes, and MailServerUnavailableError for one that does not:
-    it is of all messages, and of none."""
+    """Send EHLO, or HELO if the server does not know EHLO (RFC 5321 section 3.2); after HELO it offers nothing, not
+    even a login. Raises MailServerBusyError for a temporary refusal, and MailServerUnavailableError for a permanent
+    one, which says nothing about a single message."""
     reply = _as_reply(*session.ehlo())
     if reply.is_final:
         reply = _as_reply(*session.helo())
@@ -204,7 +206,8 @@ def _hello(session: Session, endpoint: Endpoint) -> None:
 
 
 def _log_in(session: Session, endpoint: Endpoint, login: Login) -> str:
-    """Log in, and by which mechanism; none at a relay that trusts our network: one that does not says so at MAIL."""
+    """Log in and return the mechanism. Returns none at a server that offers no login: a relay may trust our network,
+    and if it does not, it will refuse MAIL."""
     offered = session.esmtp_features.get("auth", "").upper().split()
     if not offered:
         return "none"
@@ -215,7 +218,7 @@ def _log_in(session: Session, endpoint: Endpoint, login: Login) -> str:
 
 
 def _attempt(session: Session, endpoint: Endpoint, sasl: Sasl) -> str | None:
-    """One exchange (RFC 4954 section 4); the server's words where it refuses."""
+    """Make one exchange (RFC 4954 section 4). Returns the server's words if it refuses, else None."""
     with translated(endpoint, "logging in"):
         number, reasons = 0, ""
         command = f"AUTH {sasl.mechanism}"
@@ -232,7 +235,7 @@ def _attempt(session: Session, endpoint: Endpoint, sasl: Sasl) -> str | None:
 
 
 def _challenge(reply: Reply) -> bytes:
-    """What a challenge says; nothing where it is not base64."""
+    """The decoded challenge; empty where it is no base64."""
     try:
         return b64decode(reply.text)
     except ValueError:
@@ -240,7 +243,7 @@ def _challenge(reply: Reply) -> bytes:
 
 
 def _base64(response: bytes | None) -> str:
-    """As it goes over the wire; None gives up."""
+    """A response as it is sent. None becomes the `*` that cancels the exchange."""
     return "*" if response is None else b64encode(response).decode()
 
 

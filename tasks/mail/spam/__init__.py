@@ -1,4 +1,5 @@
-"""How much a message looks like spam, and why: named rules over what is stored of it. Pure, and the same every time.
+"""Judges how much a message looks like spam, and why, by named rules on its stored fields. The same fields always
+give the same verdict.
 
 evidence.gather: a parsed message to what the rules look at  ->  rules/: findings  ->  weights.py: the score
 """
@@ -11,7 +12,7 @@ from tasks.mail.spam.rules import CHECKS
 from tasks.mail.spam.verdict import Indicator, Verdict, clamped
 from tasks.mail.spam.weights import WEIGHTS
 
-# What a sender wrote may be of any length.
+# Details are cut, because a sender's text may have any length.
 _MAX_DETAIL_LENGTH = 200
 
 
@@ -26,7 +27,7 @@ def judge(message: ParsedMessage, recipient: Addressee) -> Verdict:
 
 
 def verdict_of(found: dict[str, str]) -> Verdict:
-    """The score that findings, details by rule, come to."""
+    """The verdict that the findings add up to; `found` has the detail of each by rule."""
     if not found:
         return NOTHING_FOUND
     indicators = [Indicator(rule, WEIGHTS[rule], detail[:_MAX_DETAIL_LENGTH]) for rule, detail in found.items()]

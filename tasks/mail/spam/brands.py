@@ -1,10 +1,10 @@
-"""Brands whose name is borrowed most, and where else their mail comes from."""
+"""Brands whose names are misused most, and the other domains that their mail comes from."""
 
 from typing import Final
 
 from tasks.mail.spam.lookalikes import skeleton
 
-# Name, and the sites besides name.com, name.de, name.co.uk and the like.
+# The name of each brand, and its domains besides name.com, name.de, name.co.uk and the like.
 _BRANDS: Final[dict[str, tuple[str, ...]]] = {
     "adobe": ("adobesign.com", "behance.net"),
     "aliexpress": (),
@@ -63,10 +63,10 @@ _OWNERS: Final = {site: name for name, sites in _BRANDS.items() for site in site
 
 
 def owner_of(site: str) -> str | None:
-    """The brand that a registered domain belongs to, where its name does not tell."""
+    """The brand that a registered domain belongs to, for domains whose names do not tell."""
     return _OWNERS.get(site)
 
 
 def may_come_from(brand: str, site: str) -> bool:
-    """Whether mail of `brand` comes from `site` too."""
+    """Whether `site` is one of the further domains that mail of `brand` comes from."""
     return site in _BRANDS[brand]

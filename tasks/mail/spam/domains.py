@@ -1,4 +1,4 @@
-"""What a domain name tells: whose it is, and whose it only looks like.
+"""What a domain name tells: which brand it belongs to, and which brand it only imitates.
 
 Each name is examined once and remembered: mail comes from, and links to, the same few again and again.
 """
@@ -11,7 +11,7 @@ from typing import NamedTuple
 from tasks.mail.spam.brands import BY_SKELETON, NAMES, PLAIN_WORDS, owner_of
 from tasks.mail.spam.lookalikes import is_typo_of, mixes_scripts, skeleton
 
-# Second-level names under which a registry sells (co.uk, com.br, ...): short, and enough for what is asked here.
+# Second-level names under which registries sell domains (co.uk, com.br, ...). A short list, which is enough here.
 _SHARED_SECOND_LEVEL = frozenset({"ac", "co", "com", "edu", "gob", "gov", "gv", "ne", "net", "or", "org"})
 _GENERIC = frozenset({"com", "net", "org"})
 _ODD = frozenset({
@@ -29,9 +29,10 @@ _MAX_NAME_LENGTH = 253
 
 
 class Domain(NamedTuple):
-    """What is known of a host name. `site` is the part that somebody registered, in Unicode.
+    """What is known of a host name. `site` is the registered domain, in Unicode.
 
-    `brand` is whose it is, `imitates` whose it looks like, `mentions` whose name it contains.
+    `brand` owns the domain, `imitates` is a brand that the domain looks like, `mentions` a brand whose name it
+    contains.
     """
 
     site: str
@@ -78,17 +79,17 @@ def examine(host: str) -> Domain:
 
 @lru_cache(maxsize=4096)
 def resembles(site: str, own: str) -> bool:
-    """Whether `site` could be taken for `own`, and is another."""
+    """Whether `site` is another domain that people could take for `own`."""
     if not site or not own or site == own:
         return False
     ours, theirs = own.partition("."), site.partition(".")
     if theirs[0] == ours[0]:
-        return False  # example.net beside example.org is often the same owner's
+        return False  # example.net and example.org often have the same owner
     return skeleton(theirs[0]) == skeleton(ours[0]) or is_typo_of(theirs[0], ours[0])
 
 
 def _is_ip(host: str) -> bool:
-    """Also in the forms that browsers take: one number, or numbers in hexadecimal."""
+    """Whether the host is an IP address, also in forms that browsers accept: one number, or hexadecimal numbers."""
     if all(_NUMBER.fullmatch(part) for part in host.split(".")):
         return True
     try:

@@ -1,7 +1,7 @@
-"""Spam engines that may be asked beside the rules: SpamAssassin's spamd, and HTTP services as Rspamd is one.
+"""Spam engines that may be asked besides the rules: SpamAssassin's spamd, and HTTP services with Rspamd's protocol.
 
-Both get a whole message and say how many points it has of how many that make it spam. An engine that is down, slow
-or makes no sense raises SpamEngineUnavailableError, and one that has no opinion on a message gives none.
+Both get a whole message and answer with its points and with the limit from which a message is spam. If an engine is
+down, slow or answers nonsense, SpamEngineUnavailableError is raised. An engine may also have no opinion on a message.
 """
 
 import json
@@ -19,7 +19,7 @@ from tasks.secrecy.urls import secrets_of_url
 SPAMD: Final = "spamassassin"
 HTTP_API: Final = "spam_api"
 
-# spamc sends no more than this either (its option -s); spam is small.
+# The same limit as spamc's (its option -s); spam is small.
 MAX_MESSAGE_BYTES: Final = 500_000
 
 _MAX_ANSWER_LENGTH: Final = 256 * 1024
@@ -30,7 +30,8 @@ _SPAM: Final = re.compile(rb"^Spam: *\w+ *; *(-?[\d.]+) */ *(-?[\d.]+)", re.IGNO
 
 
 class Opinion(NamedTuple):
-    """What an engine says. `score` is 0 to 1, where 0.5 is its own limit, and None where it has no opinion."""
+    """An engine's opinion. `score` is 0 to 1, where 0.5 is the engine's own limit; None: the engine has no
+    opinion."""
 
     engine: str
     score: float | None

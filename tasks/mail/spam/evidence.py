@@ -1,8 +1,7 @@
-"""What the rules look at, taken once from a parsed message.
+"""Evidence: what the rules look at, collected once from a parsed message.
 
-Everything here is kept in the database as well, so a stored message gives the same evidence as a new one: header
-fields by name (their order among each other is not kept), the sanitised HTML, and files, whose content is looked at
-up to CONTENT_LIMIT.
+All evidence is stored in the database as well, so a stored message gives the same evidence as a new message: header
+fields by name (the order of different fields is not stored), the sanitised HTML, and files up to CONTENT_LIMIT.
 """
 
 from typing import Final, NamedTuple
@@ -17,7 +16,8 @@ _NOBODY: Final = Address("", "")
 
 
 class Addressee(NamedTuple):
-    """The account that got a message: its address, and whose Authentication-Results its server can be trusted with.
+    """The account that got a message: its address, and the names under which its own server writes
+    Authentication-Results.
 
     `authserv_ids` are in lower case (RFC 8601 section 2.5).
     """

@@ -4,12 +4,12 @@ import re
 from html import unescape
 from typing import Final, NamedTuple
 
-# So many different places are looked at: a message with more tells nothing new, and time stays bounded.
+# How many different places are looked at, so that the time stays bounded; more links tell nothing new.
 _MAX_PLACES: Final = 60
 _MAX_AUTHORITY_LENGTH: Final = 300
 _MAX_TEXT_LENGTH: Final = 2000
 
-# Of the sanitised HTML, where attributes stand in double quotes (see tasks/mail/parse/html/sanitize.py).
+# Patterns for sanitised HTML, where attributes are in double quotes (see tasks/mail/parse/html/sanitize.py).
 _AUTHORITY: Final = re.compile(r"[^\s/?#\\\"'<>()\[\]{}|^`]+|\[[0-9a-f:.]+\](?::\d+)?")
 _TAGS: Final = re.compile(r"<[^>]*>")
 _SHOWN: Final = re.compile(
@@ -26,13 +26,13 @@ class Link(NamedTuple):
 
 
 def links_of(text: str | None, html: str | None) -> list[Link]:
-    """The links of both bodies, each place once."""
+    """The links in text and HTML, each place once."""
     found: dict[Link, None] = {}
     seen: set[str] = set()
     if html:
         for piece in html.split('href="')[1:]:
             shown = _shown_host(piece)
-            # Most links of a message lead to one place: up to the third slash is enough to know it again.
+            # Many links of a message lead to the same place, which is recognised by the text up to the third slash.
             place = piece[: piece.find("/", 8)]
             if shown is None and place in seen:
                 continue
@@ -57,7 +57,7 @@ def _add(found: dict[Link, None], url: str, shown: str | None) -> None:
 
 
 def _shown_host(piece: str) -> str | None:
-    """The host that the text of a link shows: `piece` begins with its address and goes on with the rest."""
+    """The host that the text of a link shows. `piece` begins with the link's address, and the text follows."""
     start = piece.find(">") + 1
     end = piece.find("</a", start, start + _MAX_TEXT_LENGTH)
     if "." not in (text := piece[start:end] if end >= 0 else ""):

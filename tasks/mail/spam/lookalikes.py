@@ -4,7 +4,8 @@ import re
 import unicodedata
 from typing import Final
 
-# Letters and digits by the Latin letter that they are mistaken for (of Unicode TS 39, what mail is forged with).
+# Letters and digits, and the Latin letters that they are mistaken for: those of Unicode TS 39 that occur in forged
+# mail.
 _LOOKS_LIKE: Final = str.maketrans(
     {
         character: letter
@@ -16,20 +17,20 @@ _LOOKS_LIKE: Final = str.maketrans(
         for character in characters
     }
 )  # fmt: skip
-# Latin letters and pairs that look alike become the same on both sides of a comparison.
+# Latin letters and pairs that look alike; they are replaced on both sides of a comparison.
 _PAIRS: Final = (("rn", "m"), ("vv", "w"), ("i", "l"))
-# With Latin letters in one word these are a forgery; Japanese next to Latin is ordinary.
+# Alphabets that mean a forgery if they are mixed with Latin letters in one word; Japanese next to Latin is ordinary.
 _CONFUSABLE_SCRIPTS: Final = frozenset({"CYRILLIC", "GREEK", "ARMENIAN", "CHEROKEE"})
 _OTHER_ALPHABET: Final = re.compile(
     "[\u0370-\u03ff\u0400-\u058f\u13a0-\u13ff\u1c80-\u1c8f\u1f00-\u1fff\ua640-\ua69f\uab70-\uabbf]"
 )
 _WORD: Final = re.compile(r"\w+")
-# A name with one wrong letter is taken for another's only where the name is this long.
+# One wrong letter counts as an imitation only in names that are at least this long.
 _MIN_LENGTH_FOR_TYPOS: Final = 6
 
 
 def skeleton(word: str) -> str:
-    """What is left of a word when letters that look alike are the same."""
+    """A word with letters that look alike replaced by one of them, for comparison."""
     plain = unicodedata.normalize("NFKD", word.casefold())
     plain = "".join(letter for letter in plain if not unicodedata.combining(letter)).translate(_LOOKS_LIKE)
     for pair, letter in _PAIRS:

@@ -1,4 +1,4 @@
-"""Phrases that spam is made of, by kind; in lower case, several words each, so that single words convict nobody."""
+"""Phrases of spam, by kind, in lower case. Each has several words, so that a single word never counts."""
 
 from typing import Final
 

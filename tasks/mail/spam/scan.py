@@ -18,14 +18,15 @@ _WITHOUT_WIDTH: Final = ("\u200b", "\u200c", "\u200d", "\u2060", "\ufeff", "\u00
 _AROUND_NOTHING: Final = ("<b></b>", "<i></i>", "<em></em>", "<strong></strong>", "<span></span>", "<font></font>")
 CUTTING: Final = tuple(mark.encode() for mark in (*_WITHOUT_WIDTH, *_AROUND_NOTHING))
 
-# Of each body: whoever has something to say says it before.
+# How many characters of each body are scanned; spam does not begin later.
 _LIMIT: Final = 256 * 1024
 
 
 class Scan(NamedTuple):
-    """`phrases` are the known ones that occur, by kind; `hides` and `cuts` are where the HTML or text does so.
+    """`phrases` are the known phrases that occur, by kind. `hides` are the positions where HTML hides text, `cuts`
+    those where words may be cut.
 
-    `data` is what positions count in: subject, text and HTML in lower case.
+    `data` is the text that positions refer to: subject, text and HTML in lower case.
     """
 
     phrases: dict[str, list[str]]

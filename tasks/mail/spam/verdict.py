@@ -1,10 +1,10 @@
-"""What is found in a message, and what it comes to."""
+"""Findings of the spam check, and the verdict that they add up to."""
 
 from typing import NamedTuple
 
 
 class Finding(NamedTuple):
-    """A rule that a message meets; `detail` says by what, for people."""
+    """A rule that a message meets. `detail` names what met it, for people."""
 
     rule: str
     detail: str
@@ -19,12 +19,12 @@ class Indicator(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """`score` is from 0 (nothing speaks against it) to 1, and explained by `indicators`, the heaviest first."""
+    """`score` is from 0 (nothing speaks against the message) to 1. `indicators` explain it, the heaviest first."""
 
     score: float
     indicators: tuple[Indicator, ...]
 
 
 def clamped(score: float) -> float:
-    """`score` held between 0 and 1, with as many digits as mean something."""
+    """`score` limited to 0 to 1, and rounded to the digits that matter."""
     return round(min(max(score, 0.0), 1.0), 3)

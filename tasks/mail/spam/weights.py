@@ -1,7 +1,7 @@
-"""Every rule with its weight: the one table to read, and to change.
+"""The table of all rules with their weights.
 
-The weights of the rules that a message meets add up, and the sum held between 0 and 1 is its score; each rule counts
-once. At SPAM_SCORE_THRESHOLD (0.5 unless set) a message is taken for spam, so what weighs less than that is never
+The weights of the rules that a message meets are added; each rule counts once; the sum, limited to 0 to 1, is the
+score. From SPAM_SCORE_THRESHOLD (0.5 by default) on a message counts as spam, so a rule that weighs less is never
 enough alone. docs/tasks.md shows this table, and a test holds the two together.
 """
 
@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 
 class Rule(NamedTuple):
-    """A rule: what it is called in indicators, its part in the score, and what meets it."""
+    """A rule: its name in indicators, its weight, and what it looks for."""
 
     name: str
     weight: float

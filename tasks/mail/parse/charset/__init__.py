@@ -1,5 +1,5 @@
-"""Bytes to text, whatever the message claims about its charset: one decision, for bodies, encoded words, raw header
-fields and file names alike (docs/decisions/0012 has the reasons).
+"""Decodes bytes to text, whatever the message claims about its charset. The rules are the same for bodies, encoded
+words, raw header fields and file names (docs/decisions/0012 has the reasons).
 
 1. Valid UTF-8 that is not all ASCII is UTF-8: hardly any other text is valid there. Only where there are so few
    characters that chance may have made them valid does the declared charset win, if its reading is clearly the
@@ -33,10 +33,10 @@ _BOMS = (
     (BOM_UTF16_BE, "utf-16"),
 )
 _WIDE = frozenset({"utf-16", "utf_16_le", "utf_16_be", "utf-32", "utf_32_le", "utf_32_be"})
-# What ASCII's label means is that nothing is declared, where there are bytes beyond ASCII.
+# A declared ASCII counts as no declaration if there are bytes beyond ASCII.
 _AS_UTF_8 = frozenset({None, UTF_8, ASCII})
 _EAST_ASIAN = frozenset({"gb18030", "big5hkscs", "cp932", "cp949", EUC_JP, "johab"})
-# Seven-bit charsets, and what their text is in where it has eight bits after all.
+# Seven-bit charsets, and the charset of their text if it has eight-bit bytes after all.
 _SEVEN_BIT = {
     ISO_2022_JP: ("cp932", EUC_JP),
     ISO_2022_KR: ("cp949",),
@@ -46,7 +46,7 @@ _SEVEN_BIT = {
 }
 _HZ = re.compile(rb"~\{(?:[!-w][!-~])+~\}")
 _NOT_TEXT = re.compile(rb"[^\t\n\r -~]")
-# With more characters, that they are valid UTF-8 is no chance.
+# More characters than this are not valid UTF-8 by chance.
 _CHANCE = 8
 _HIGH_BYTE = re.compile(rb"[\x80-\xff]")
 _SAMPLE_BYTES = 256
@@ -57,7 +57,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 def decode(data: bytes, charset: str | None = None, *, guess: bool = True) -> str:
     """The text that `data` means, free of NUL and of lone surrogates. Never raises.
 
-    Without `guess`, which takes up to milliseconds, what nothing explains is read as windows-1252.
+    Without `guess`, which may take milliseconds, bytes of an unknown charset are read as windows-1252.
     """
     codec = codec_for(charset) if charset else None
     if codec in _AS_UTF_8 and b"\x1b" not in data and (text := _strict_utf8(data)) is not None:
@@ -69,13 +69,13 @@ def decode(data: bytes, charset: str | None = None, *, guess: bool = True) -> st
 
 
 def charset_of(data: bytes, declared: str | None) -> str:
-    """The charset of pieces of text, put together, of which each alone may be too short to tell."""
+    """The charset of several pieces of text together, each of which may be too short to tell."""
     codec = codec_for(declared) if declared else None
     if declared and codec not in (None, UTF_8, ASCII):
         return declared
     if is_iso2022(data):
         return ISO_2022_JP
-    # A sender's own U+FFFD is no damage.
+    # A U+FFFD that the sender wrote is no damage.
     if _strict_utf8(data) is not None or _is_utf8(data.decode("utf-8", "replace"), codec):
         return UTF_8
     return guess_charset(data) or "windows-1252"
@@ -100,7 +100,7 @@ def _seven_bit(data: bytes, codec: str | None) -> str:
         return read(data, codec or ASCII)
     if codec == "gb18030" and _HZ.search(data):
         return read(data, "hz")
-    # All else agrees on these bytes.
+    # All other charsets read these bytes as ASCII does.
     return data.decode("ascii")
 
 
@@ -112,7 +112,7 @@ def _eight_bit(data: bytes, codec: str | None, guess: bool) -> str:
         return _undeclared(data, codec, guess)
     utf8 = _strict_utf8(data)
     if utf8 is not None and "\ufffd" in utf8:
-        # A sender's own mark of damage: its three bytes are text in no other charset.
+        # A U+FFFD that the sender wrote: its three bytes are no text in another charset.
         return utf8
     declared = _declared(data, codec)
     sample = _sample(data).decode("utf-8", "replace") if utf8 is None else utf8
@@ -137,7 +137,7 @@ def _undeclared(data: bytes, codec: str | None, guess: bool) -> str:
 
 
 def _declared(data: bytes, codec: str) -> str | None:
-    """The reading in the declared charset, or None where that is none."""
+    """The reading in the declared charset, or None where the bytes make no sense in it."""
     if codec not in _SEVEN_BIT:
         return read(data, codec)
     if is_iso2022(data):
@@ -147,7 +147,8 @@ def _declared(data: bytes, codec: str) -> str | None:
 
 
 def _by_chance(utf8: str, declared: str | None, codec: str) -> bool:
-    """Whether so little text is valid UTF-8 by chance, and the declared charset makes more sense of it."""
+    """Whether the text is so short that it may be valid UTF-8 by chance, and the declared charset gives a better
+    reading."""
     if declared is None or _sound_and_broken(utf8)[0] > _CHANCE or _BROKEN.search(declared):
         return False
     odd, odd_declared = oddity(utf8), oddity(declared)
@@ -157,7 +158,7 @@ def _by_chance(utf8: str, declared: str | None, codec: str) -> bool:
 
 
 def _less_odd(kept: str, other: str) -> str:
-    """Of two readings the second only if it is the better one."""
+    """The second of two readings if it is better, else the first."""
     return other if oddity(other) < oddity(kept) else kept
 
 
@@ -181,7 +182,7 @@ def _strict_utf8(data: bytes) -> str | None:
 
 
 def _is_utf8(text: str, codec: str | None) -> bool:
-    """Whether `text` has so much sound in it that it is UTF-8 with damage, and nothing else read as UTF-8."""
+    """Whether so much of `text` is sound that it is damaged UTF-8, and not another charset read as UTF-8."""
     sound, broken = _sound_and_broken(text)
     return sound > 0 and sound >= (broken if codec == UTF_8 else 3 * broken)
 
@@ -192,6 +193,6 @@ def _sample(data: bytes) -> bytes:
 
 
 def _sound_and_broken(text: str) -> tuple[int, int]:
-    """How many characters beyond ASCII there are that can be meant, and how many that cannot."""
+    """How many characters beyond ASCII are plausible text, and how many cannot be."""
     broken = len(_BROKEN.findall(text))
     return len(text) - len(text.encode("ascii", "ignore")) - broken, broken

@@ -12,8 +12,8 @@ from functools import lru_cache
 
 from tasks.mail.parse.charset.labels import EUC_JP
 
-# A character set that is switched to: what decodes its bytes once they have the high bit, and what goes before each
-# of its characters there.
+# A character set of ISO 2022: the codec that decodes its bytes with the high bit set, and the bytes that this codec
+# needs before each character.
 _Set = tuple[str, bytes]
 _JIS, _KATAKANA, _ASCII, _ROMAN = (EUC_JP, b""), ("cp932", b""), ("ascii", b""), ("roman", b"")
 _UNKNOWN = ("unknown", b"")
@@ -47,14 +47,15 @@ _EUC_RUN = re.compile(rb"(?:[\xa1-\xfe]{2})+|(?:\x8e[\xa1-\xdf])+|(?:\x8f[\xa1-\
 
 
 def is_iso2022(data: bytes) -> bool:
-    """Whether seven-bit `data` switches to a set of two bytes a character, as nothing but ISO 2022 does."""
+    """Whether seven-bit `data` switches to a character set with two bytes a character, which only ISO 2022 does."""
     return b"\x1b" in data and _DESIGNATION.search(data) is not None
 
 
 def decode_iso2022(data: bytes) -> str:
     """ISO-2022-JP to -JP-2004, -KR and -CN (RFC 1468, RFC 1554, RFC 1557, RFC 1922), whichever it is. Never raises.
 
-    Bytes above 127 between the escapes are what Japanese senders put there: half-width katakana or Shift_JIS.
+    Bytes above 127 between the escapes are read as half-width katakana or Shift_JIS, which Japanese senders put
+    there.
     """
     out: list[str] = []
     g0, g1, shifted = _ASCII, _KATAKANA, False
@@ -87,10 +88,11 @@ def decode_euc_jp(data: bytes) -> str:
 
 
 def _lines(data: bytes, charset: _Set, *, goes_on: bool) -> str:
-    """What stands between two switches.
+    """The text between two switches.
 
-    A line ends in ASCII (RFC 1468), so a forgotten escape costs a line; but where the switch back comes only after
-    the line end, somebody broke a line in two, and it `goes_on`.
+    A line must end in ASCII (RFC 1468), so after a forgotten escape only the rest of the line is misread. But if the
+    switch back to ASCII follows after the line end, some program broke a line in two, and the character set
+    `goes_on`.
     """
     if charset in _SINGLE_BYTE or goes_on or b"\n" not in data:
         return _text(data, charset)

@@ -1,8 +1,8 @@
 """A charset's name, as found in a message, to the decoder that mail programs mean by it.
 
 Names are those of WHATWG's Encoding standard (section 4.2), of IANA's registry with its aliases, of Windows' code
-pages, and of Python. What decodes them is what browsers take (ibid.): "iso-8859-1" is windows-1252, "gb2312" is
-GB18030, "shift_jis" is Windows' code page 932.
+pages, and of Python. They are decoded as browsers decode them (same section): "iso-8859-1" is windows-1252, "gb2312"
+is GB18030, "shift_jis" is Windows' code page 932.
 """
 
 import re
@@ -13,7 +13,7 @@ from functools import lru_cache
 EUC_JP, ISO_2022_JP, ISO_2022_KR, ISO_2022_CN = "euc-jp", "iso-2022-jp", "iso-2022-kr", "iso-2022-cn"
 UTF_8, ASCII = "utf-8", "ascii"
 
-# What senders write, read as what they use: mostly a superset of the charset named.
+# Charsets that senders name, and what they really use: mostly a superset.
 _SUPERSETS = {
     "iso8859_1": "cp1252",
     "latin_1": "cp1252",
@@ -140,8 +140,8 @@ _NOT_CHARSETS = frozenset(
     {"idna", "punycode", "unicode_escape", "raw_unicode_escape", "undefined", "mbcs", "oem", "rot_13"}
     | {"base64_codec", "bz2_codec", "hex_codec", "quopri_codec", "uu_codec", "zlib_codec"}
 )
-# Python's own table, keyed like _NAMES: an unknown name is never passed to codecs.lookup(), which keeps
-# every name it was ever asked for.
+# Python's own table, with keys like those of _NAMES. An unknown name is never passed to codecs.lookup(), which would
+# keep every name in memory.
 _PYTHON_NAMES = {
     _PUNCTUATION.sub("", spelling): codec
     for codec in sorted({*aliases.values(), "cp720", "cp874", "cp875", "cp1006", "koi8_t", "koi8_u", "mac_croatian"})
@@ -151,7 +151,7 @@ _PYTHON_NAMES = {
 
 
 def codec_for(name: str) -> str | None:
-    """The decoder for a charset's name, or None where nobody knows it. A comment is no part of the name."""
+    """The decoder for a charset's name, or None for an unknown name. A comment is no part of the name."""
     return _codec_for(name[:_MAX_NAME_LENGTH])
 
 

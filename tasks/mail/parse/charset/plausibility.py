@@ -1,7 +1,7 @@
-"""How much a text looks like text, and the charset that makes most of it.
+"""How plausible a decoded text is, and the charset that gives the most plausible text.
 
-Two readings of the same bytes are compared by what is out of place in each: a symbol that grows on a word, letters
-of two alphabets in one word, a capital after a small letter, an ideograph that hardly anybody writes.
+Two readings of the same bytes are compared by the number of characters that are out of place: a symbol attached to a
+word, letters of two alphabets in one word, a capital after a small letter, a rare ideograph.
 """
 
 import re
@@ -10,9 +10,9 @@ from functools import lru_cache
 
 from charset_normalizer import from_bytes
 
-# charset-normalizer takes about a millisecond a kilobyte and a candidate.
+# charset-normalizer takes about a millisecond for each kilobyte and candidate, so it gets no more bytes than this.
 _GUESS_BYTES = 2048
-# Of equals the first wins: hardly any text in another charset is valid in a multi-byte one.
+# Multi-byte charsets come first, and the first of equals wins: hardly any text in another charset is valid in these.
 _GUESS_CANDIDATES = [
     "euc_jp", "cp949", "gb18030", "big5", "cp932",
     "cp1252", "cp1251", "koi8_u", "cp1250", "cp1253", "cp1254", "cp1255", "cp1256", "cp874",
@@ -27,14 +27,15 @@ _USUAL = frozenset(
     {"LATIN", "GREEK", "CYRILLIC", "ARMENIAN", "HEBREW", "ARABIC", "THAI", "GEORGIAN", "EAST ASIAN"}
     | {"DEVANAGARI", "BENGALI", "GURMUKHI", "GUJARATI", "TAMIL", "TELUGU", "KANNADA", "MALAYALAM", "SINHALA"}
 )
-# Symbols that stand before a number or by themselves; on a word they are no more usual than the rest.
+# Symbols that are usual before a number or alone; attached to a word they are as odd as other symbols.
 _USUAL_SYMBOLS = frozenset("€£¥§°©®™№•·¡¿¶")
-# The ideographs of daily use are the first in each national charset: where these begin and end, by lead byte.
+# The lead bytes at which the ideographs of daily use begin and end in each national charset.
 _DAILY = (("gb2312", 0xB0, 0xD7), ("big5", 0xA4, 0xC6), ("shift_jis", 0x88, 0x97))
 
 
 def oddity(text: str) -> int:
-    """How many characters are out of place, of those from the first beyond ASCII on (bounded)."""
+    """How many characters are out of place, counted from the first character beyond ASCII, in a bounded part of the
+    text."""
     first = _HIGH_CHARACTER.search(text)
     if first is None:
         return 0
@@ -43,7 +44,7 @@ def oddity(text: str) -> int:
 
 
 def east_asian(text: str) -> int:
-    """How many characters of Chinese, Japanese or Korean script."""
+    """How many characters of the text are of Chinese, Japanese or Korean script."""
     return sum(_script(char) in ("EAST ASIAN", "HALFWIDTH") for char in text)
 
 
@@ -99,7 +100,7 @@ def _script(char: str) -> str:
 
 def _is_daily(char: str) -> bool:
     if "\uac00" <= char <= "\ud7a3":
-        # The 2,350 syllables of KS X 1001; Python spells out any other in several.
+        # Usual syllables are the 2,350 of KS X 1001, which take two bytes; Python writes any other in several.
         return len(char.encode("euc_kr", "ignore")) == 2
     if not "\u3400" <= char <= "\u9fff" and char < "\U00020000":
         return True

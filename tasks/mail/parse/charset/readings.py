@@ -1,7 +1,7 @@
-"""Bytes read in one charset, as browsers read it: what cannot be decoded is U+FFFD, and what follows is not lost.
+"""Decodes bytes in a given charset as browsers do: bytes that cannot be decoded become U+FFFD, and the text goes on.
 
-Where Python's codecs differ from WHATWG's Encoding standard, the standard is followed. Single bytes that a windows
-charset does not define stay U+FFFD rather than become control characters, which no text holds.
+Where Python's codecs differ from WHATWG's Encoding standard, the standard is followed. Bytes that a windows charset
+does not define become U+FFFD and not control characters, which no text holds.
 """
 
 import re
@@ -28,7 +28,7 @@ _WINDOWS = {
     "iso8859_15": "cp1252",
 }
 _C1 = re.compile(rb"[\x80-\x9f]")
-# What Python makes of bytes that are nothing in Shift_JIS.
+# Characters that Python returns for bytes which are undefined in Shift_JIS.
 _NOT_SHIFT_JIS = re.compile("[\x80\uf8f0-\uf8f3]")
 # A euro sign in code page 936, which GB18030 has elsewhere.
 _GB_CHARACTER = re.compile(rb"[\x81-\xfe][0-9][\x81-\xfe][0-9]|[\x81-\xfe][@-~\x80-\xfe]|\x80")
@@ -77,7 +77,7 @@ def _big5(data: bytes) -> str:
         text = data.decode("big5hkscs")
     except UnicodeDecodeError:
         try:
-            # Taiwan's has a euro sign.
+            # Taiwan's code page has a euro sign.
             return data.decode("cp950")
         except UnicodeDecodeError:
             text = data.decode("big5hkscs", "replace")

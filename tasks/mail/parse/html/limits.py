@@ -1,4 +1,4 @@
-"""HTML that would take the sanitiser more than linear time, written again so that it does not.
+"""Rewrites HTML for which the sanitiser would need more than linear time.
 
 html5ever's time grows with tags times depth, with the square of one tag's attributes, and with the square of
 one text's character references. Small HTML cannot do harm and is left alone.
@@ -9,7 +9,7 @@ from collections import Counter
 from html import unescape
 from typing import Final
 
-# Under these the worst case stays below 50 ms.
+# Below these limits the sanitiser takes less than 50 ms in the worst case.
 _SMALL_SIZE: Final = 200_000
 _FEW_TAGS: Final = 5_000
 _FEW_REFERENCES: Final = 20_000
@@ -33,9 +33,9 @@ _TOKEN = re.compile(
     rf"|<(?P<close>/?)(?P<name>[a-zA-Z][^\s/>]*+)(?P<attributes>(?:{ATTRIBUTE})*+)[\s/]*+>?",
     re.DOTALL | re.IGNORECASE,
 )
-# Their content is text, whose end the tokens here would not see.
+# The content of these elements is text to a parser, so the tokens here would miss where the elements end.
 _TEXT_ELEMENTS = frozenset({"textarea", "plaintext", "noscript", "template"})
-# Elements that hold nothing, and those that a neighbour of their kind ends.
+# Elements without content, and elements that end when the next one of their kind begins.
 _NOT_NESTING = frozenset({
     "area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "param", "source", "track", "wbr",
     "dd", "dt", "li", "option", "p", "tbody", "td", "th", "tr",
@@ -43,14 +43,15 @@ _NOT_NESTING = frozenset({
 
 
 def bounded(html: str) -> str:
-    """`html`, or where it could take long, a simpler HTML of the same text. Linear in its size."""
+    """Return `html`, or, if sanitising it could take long, simpler HTML with the same text. Takes linear time."""
     if len(html) <= _SMALL_SIZE and html.count("<") <= _FEW_TAGS and html.count("&") <= _FEW_REFERENCES:
         return html
     return _Writer().write(html)
 
 
 class _Writer:
-    """Writes well-nested tags, so that every "<" begins one: what the sanitiser sees is what was counted here."""
+    """Writes well-nested tags, so that every "<" begins a tag, and the sanitiser sees exactly the tags that were
+    counted here."""
 
     def __init__(self) -> None:
         self.out: list[str] = []
@@ -72,7 +73,7 @@ class _Writer:
         text = text.replace("<", "&lt;")
         self.references += text.count("&")
         if self.references > _MAX_REFERENCES:
-            # Look-alikes, which need no reference.
+            # Replace & and < by characters that look alike and need no references.
             text = unescape(text).replace("&", "\uff06").replace("<", "\uff1c")
         self.out.append(text)
 
@@ -100,7 +101,8 @@ class _Writer:
         if element in _NOT_NESTING:
             self.out.append(f"</{element}>")
         elif self.open_count[element]:
-            # With all that is open inside it: an end tag that the sanitiser ignores would hide how deep it is.
+            # Close everything that is open inside too: if the sanitiser ignored an end tag, the depth counted here
+            # would be wrong.
             closed = ""
             while closed != element:
                 if len(self.open) <= _MAX_DEPTH:

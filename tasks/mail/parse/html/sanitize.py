@@ -1,9 +1,9 @@
-"""HTML of a message made safe to store and to show (nh3, Rust's ammonia).
+"""Makes the HTML of a message safe to store and to show, with nh3 (Rust's ammonia).
 
-Kept is what mail is laid out with: tables, inline styles from a list of harmless properties and values, images
-by `cid:`, `http(s):` and as `data:image`. Remote images stay: whether to load them is the mail client's to
-decide. Relative URLs go: in a message they would point into the application that shows it. So does what would meet
-the application's own styles and scripts: classes, ids, names, roles, and elements such as <header>.
+The layout of mail is kept: tables, inline styles from a list of harmless properties and values, images by `cid:`,
+`http(s):` and as `data:image`. Remote images are kept; the mail client decides whether to load them. Relative URLs
+are removed, because they would point into the application that shows the message. Everything that the application's
+own styles and scripts could match is removed too: classes, ids, names, roles, and elements such as <header>.
 """
 
 import re
@@ -14,14 +14,14 @@ import nh3
 from tasks.mail.parse.html.limits import ATTRIBUTE, bounded
 from tasks.mail.parse.html.values import STYLES, judged
 
-# Shown to nobody, or only by running something.
+# Elements whose content is never shown, or only by running code.
 _DROPPED_WITH_CONTENT = {
     "applet", "embed", "frameset", "iframe", "math", "noembed", "noframes", "object", "script", "style", "svg",
     "template", "title", "xml",
 }  # fmt: skip
 _TAGS = (set(nh3.ALLOWED_TAGS) - {"area", "map"}) | {"address", "big", "font", "main", "section", "tfoot"}
 _ATTRIBUTES = {
-    # `cite` is a URL that nh3 does not look at, `headers` names elements that may be the application's.
+    # `cite` is a URL that nh3 does not check, `headers` refers to elements that may be the application's.
     **{tag: names - {"cite", "headers"} for tag, names in nh3.ALLOWED_ATTRIBUTES.items()},
     "*": {
         "align", "bgcolor", "border", "color", "dir", "height", "lang", "nowrap", "style", "title", "valign", "width",
@@ -40,13 +40,13 @@ _MARKS = {
 }  # fmt: skip
 _ATTRIBUTE_VALUES = {
     **{tag: {"class": _MARKS} for tag in ("blockquote", "div", "pre")},
-    # Tables that are no tables to who listens to them.
+    # Roles that tell screen readers that a table is used for layout only.
     **{tag: {"role": {"none", "presentation"}} for tag in ("table", "tbody", "tr", "td")},
 }
 _URL_SCHEMES = {"http", "https", "mailto", "tel", "cid", "data"}
-# Elements that are nothing but a block under a name by which pages style and find their own parts.
+# Elements that are shown like <div>, but by whose names pages style and find their own parts.
 _PARTS_OF_A_PAGE = re.compile(r"<(/?)(?:article|aside|footer|header|hgroup|main|nav|section)(?=[ >])")
-# To an HTML parser their content is text, so that markup in it would be shown as source.
+# Elements whose content is text to an HTML parser, so that markup in it would be shown as source.
 _TEXT_ELEMENT = re.compile(
     rf"<(/?)(?:noscript|textarea|(xmp|plaintext))(?=[\s/>])(?:{ATTRIBUTE})*+[\s/]*+>", re.IGNORECASE
 )
@@ -55,8 +55,8 @@ _TEXT_ELEMENT = re.compile(
 def _without_text_elements(html: str) -> str:
     """`html` with the content of <noscript>, <textarea>, <xmp> and <plaintext> as HTML, the latter two as <pre>.
 
-    Goes before the sanitiser, which sees what came of it. A blank takes a tag's place, so that what stood around
-    it does not become a tag of its own.
+    Must be called before the sanitiser, which then checks the result. Each removed tag is replaced by a blank, so
+    that the text around it cannot form a new tag.
     """
     return _TEXT_ELEMENT.sub(lambda tag: f"<{tag[1]}pre>" if tag[2] else " ", html)
 
@@ -79,7 +79,8 @@ def sanitise(html: str) -> str:
     """
     try:
         safe = _CLEANER.clean(bounded(html))
-        # Only escaped text can be somebody's source: to look for it here is cheaper than for elements in all HTML.
+        # Markup shown as source is escaped. To look for escaped text here is cheaper than to look for these elements
+        # in all HTML.
         if "&" in safe and ("&lt;" in safe or "&amp;" in safe) and _TEXT_ELEMENT.search(html):
             safe = _CLEANER.clean(bounded(_without_text_elements(html)))
     except BaseException as error:

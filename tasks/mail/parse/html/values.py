@@ -1,8 +1,9 @@
-"""The URLs and styles in HTML that nh3 has written, judged as a browser reads them.
+"""Checks URLs and styles in the HTML that nh3 has written, reading them as a browser does.
 
-nh3 takes URLs and styles apart as a browser does (WHATWG URL; CSS Syntax Module Level 3) and judges the scheme of
-URLs and the names of properties. What follows these is judged here, in the form in which nh3 writes it: attributes
-in double quotes, with `"`, `<` and `>` as references; declarations as `name:value;name:value`, without comments.
+nh3 parses URLs and styles as a browser does (WHATWG URL; CSS Syntax Module Level 3) and checks the scheme of URLs and
+the names of properties. This module checks the rest of URLs and the values of properties. It relies on how nh3 writes
+HTML: attributes in double quotes, with `"`, `<` and `>` as references; declarations as `name:value;name:value`,
+without comments.
 """
 
 import re
@@ -16,15 +17,17 @@ _WEB: Final = "https?://"
 _IMAGE: Final = rf"(?:{_WEB}|cid:|data:image/(?:png|gif|jpe?g|webp|bmp|x-icon|avif);base64,)"
 _LINK: Final = rf"(?:{_WEB}|cid:|mailto:|tel:)"
 _URLS: Final = {"href": re.compile(f"(?i:{_LINK})"), "src": re.compile(f"(?i:{_IMAGE})")}
-# How nearly all of them begin; the others are looked at more closely.
+# The beginnings of nearly all links; other links are checked more closely.
 _USUAL_LINKS: Final = ("https://", "http://", "mailto:")
 _USUAL_IMAGES: Final = ("https://", "http://", "cid:")
-# What a browser leaves out of a URL (WHATWG URL section 4.4): blanks and controls around, tabs and line ends inside.
+# Characters that a browser removes from a URL (WHATWG URL section 4.4): blanks and controls around, tabs and line
+# ends inside.
 _AROUND_URLS: Final = "".join(map(chr, range(0x21)))
 _INSIDE_URLS: Final = str.maketrans("", "", "\t\n\r")
 
-# Values are made of these alone. Not among them are variables (`var()` takes the application's), units of the window,
-# escapes, and functions that load. No number is negative: even small ones add up to what leaves its place.
+# Values may consist of the following pieces only. These exclude variables (`var()` reads the application's), units of
+# the window, escapes, and functions that load. Negative numbers are excluded, because even small ones add up and move
+# content out of its place.
 _LENGTH: Final = r"\+?\d{1,4}(?:\.\d+)?(?:%|(?i:px|pt|pc|in|cm|mm|q|em|rem|ex|ch))?"
 _PLAIN: Final = rf"-?[^\W\d][\w-]*|{_LENGTH}|#[0-9a-fA-F]{{3,8}}|(?:rgb|hsl)a?\([\w %.,/+-]*\)"
 _CALCULATED: Final = rf"calc\((?:{_LENGTH}(?![\w.])|[-+*/ ])*+\)"
@@ -39,7 +42,8 @@ def _made_of(*tokens: str) -> re.Pattern[str]:
 
 
 _SIDES: Final = ("", "-top", "-right", "-bottom", "-left")
-# Nothing that leaves its place in the page or covers what the client shows (position, transform, z-index, ...).
+# Properties that cannot move content out of its place or over the client's own (no position, transform, z-index,
+# ...).
 _PLAIN_STYLES: Final = {
     *("background-color", "background-repeat", "background-size", "color", "opacity", "direction", "display"),
     *("float", "clear", "overflow", "visibility", "font-size", "font-style", "font-variant", "font-weight"),
@@ -70,8 +74,9 @@ _ATTRIBUTE: Final = re.compile(r' ([^\s="<>]++)="([^"]*+)"')
 
 def judged(html: str) -> str:
     """`html`, as nh3 wrote it, without the URLs and declarations that are not known to be harmless."""
-    # Most HTML is left as it is. Text is looked at as well: it may cost a look at every tag, but hides nothing,
-    # because what begins in text or in another attribute and goes on into this one is no value that would be kept.
+    # Most HTML needs no change, which a search of the whole text finds out. A match in text only costs a look at
+    # every tag. It cannot hide an attribute, because a value that begins in text or in another attribute is never one
+    # that is kept.
     styles = {style: _style(style) for style in {piece.partition('"')[0] for piece in html.split(' style="')[1:]}}
     if (
         all(style == kept for style, kept in styles.items())

@@ -1,4 +1,4 @@
-"""Files that run when they are opened, and files that hide that they do."""
+"""Rules on files that run code when they are opened, and on files that hide that they do."""
 
 import re
 from collections.abc import Iterator
@@ -62,7 +62,7 @@ def _check_content(attachment: Attachment) -> Iterator[Finding]:
 
 
 def _is_program(content: bytes) -> bool:
-    # "MZ" may begin a text; a program says where its newer header is, or is ELF.
+    # "MZ" alone may begin a text; a program also has a PE header or a DOS message, or is ELF.
     return content.startswith(b"\x7fELF") or b"PE\0\0" in content[:4096] or b"DOS mode" in content[:4096]
 
 

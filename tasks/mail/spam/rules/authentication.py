@@ -1,8 +1,8 @@
-"""SPF, DKIM, DMARC and ARC as a server that can be trusted with it has checked them (RFC 8601).
+"""Rules on SPF, DKIM, DMARC and ARC, as the account's own server has checked them (RFC 8601).
 
-Anybody can write an Authentication-Results field into a message. Only one whose authserv-id is the account's own
-server's counts, since such a server removes those that claim its name (RFC 8601 section 5); any other counts for
-nothing, neither for the message nor against it.
+Anybody can write an Authentication-Results field into a message. A field counts only if its authserv-id is that of
+the account's own server, because such a server removes incoming fields with its own name (RFC 8601 section 5). Any
+other field counts neither for the message nor against it.
 """
 
 import re
@@ -21,13 +21,13 @@ Results = tuple[tuple[str, str, str], ...]
 
 
 def check(evidence: Evidence) -> Iterator[Finding]:
-    """Rules on the results of a trusted server; without one, none."""
+    """Findings from the results of a trusted server; none without such results."""
     results = _trusted_results(evidence)
     if not results:
         return
     outcome: dict[str, str] = {}
     for method, result, _ in results:
-        # The topmost field is the last server's. One valid signature of several is enough.
+        # The topmost field is from the last server. Of several DKIM signatures one valid signature is enough.
         if method not in outcome or (method == "dkim" and result == "pass"):
             outcome[method] = result
     dmarc = outcome.get("dmarc")
@@ -64,7 +64,7 @@ def _trusted_results(evidence: Evidence) -> Results:
 
 
 def authserv_id(field: str) -> str:
-    """Who says so, in lower case (RFC 8601 section 2.2)."""
+    """The authserv-id of a field, in lower case (RFC 8601 section 2.2)."""
     said = _COMMENT.sub("", field.partition(";")[0]).split()
     return said[0].lower() if said else ""
 

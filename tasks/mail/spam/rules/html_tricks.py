@@ -1,4 +1,4 @@
-"""Text that is there for filters and not for people, and words written so that filters miss them."""
+"""Rules on text that is hidden from people, and on words that are cut so that filters miss them."""
 
 import re
 from collections.abc import Iterator
@@ -49,7 +49,7 @@ def _hidden_letters(data: bytes, marks: list[int]) -> int:
 
 
 def _cuts_within_words(data: bytes, cuts: list[tuple[int, int]]) -> int:
-    """How many of the places have a letter of the Latin alphabet on both sides.
+    """How many of the cuts have a Latin letter on both sides.
 
     Other writing systems need such characters, and words of many syllables have soft hyphens.
     """

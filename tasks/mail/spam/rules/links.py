@@ -1,4 +1,4 @@
-"""Links that lead elsewhere than they say, or where nobody honest leads."""
+"""Rules on links that lead elsewhere than they show, or to suspicious places."""
 
 from collections.abc import Iterator
 
@@ -45,7 +45,7 @@ def _check_name(link: Link, target: Domain, own: str) -> Iterator[Finding]:
 
 def _check_shown(host: str, target: Domain, sender: str) -> Iterator[Finding]:
     shown = examine(host)
-    # What leads to the sender's own site is how newsletters count clicks.
+    # Links to the sender's own site are left out: newsletters count clicks that way.
     if shown.site and shown.site not in (target.site, sender) and target.site != sender:
         detail = f"shows {shown.site}, leads to {target.site}"
         yield Finding("link_shows_other_site", detail)

@@ -1,4 +1,4 @@
-"""What a message says in so many words."""
+"""Rules on the phrases that a message contains."""
 
 from collections.abc import Iterator
 from typing import Final

@@ -1,4 +1,4 @@
-"""Who a message says it is from, against where it is from."""
+"""Rules on whom a message claims to be from, compared with its real address."""
 
 import re
 from collections.abc import Iterator
@@ -42,7 +42,7 @@ def _check_name(name: str, evidence: Evidence) -> Iterator[Finding]:
     domain = evidence.sender_domain
     if "@" in name and (match := _ADDRESS.search(name)):
         shown = domain_of(f"@{match[1]}").site
-        # A list that writes for its members shows their addresses: "ada@example.org via Discuss".
+        # A mailing list that sends for its members shows their addresses in the name: "ada@example.org via Discuss".
         via_list = " via " in name and "list-id" in evidence.headers
         if shown != domain.site and not via_list:
             yield Finding("name_shows_other_address", f"{match[0]}, from {domain.site}")
