@@ -25,7 +25,7 @@ _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 @dataclass(frozen=True)
 class _Options:
-    """What the command line says."""
+    """The options of `account add`."""
 
     email: str
     hostname: str | None

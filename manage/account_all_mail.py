@@ -1,4 +1,4 @@
-"""`account all-mail`: whether folders that show messages of others a second time are synced."""
+"""`account all-mail`: whether views (folders that show messages of other folders a second time) are synced."""
 
 import shlex
 from typing import TYPE_CHECKING
@@ -38,7 +38,7 @@ def all_mail(account_name: str, choice: str, yes: bool, tenant: str) -> None:
 
 
 def doubled(found: "Account") -> dict[str, int]:
-    """The number of messages by folder that are stored a second time though they are to be left out."""
+    """By folder, the number of messages that are stored a second time although their folder is to be left out."""
     from tasks.storage.messages.folders import doubled_folders
     from tasks.storage.session import tenant_transaction
 
@@ -49,7 +49,7 @@ def doubled(found: "Account") -> dict[str, int]:
 
 
 def advice(found: "Account") -> str | None:
-    """How to drop the doubles, where there are any."""
+    """How to drop messages that are stored a second time; None if there are none."""
     doubles = doubled(found)
     if not doubles:
         return None

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _COLUMNS = ("folder", "on the server", "stored", "set aside", "missing here", "gone there", "differ", "")
 _MAX_LINE_LENGTH = 400
-# Progress is told of folders beyond so many messages, each time so many are compared.
+# Progress is shown for folders with more messages than this, each time this many are compared.
 _MANY = 20_000
 
 

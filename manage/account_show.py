@@ -1,4 +1,4 @@
-"""`account show`: all that is known of an account. To show more of it, add a function to `_SECTIONS`."""
+"""`account show`: everything that is known about an account. To show more, add a function to `_SECTIONS`."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -65,7 +65,7 @@ def state(found: "Account") -> Cell:
 
 
 def remedies(found: "Account") -> list[str]:
-    """What a person can do about what is wrong with an account, side by side once."""
+    """What a person can do about the errors of an account; the same advice for both sides is given once."""
     from tasks.errors import Remedy
 
     sending = Remedy.STORE_SMTP_PASSWORD if found.smtp_paused_at else Remedy.TRY_LOGIN

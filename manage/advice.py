@@ -27,7 +27,7 @@ _SENTENCES = {
 _PLACEHOLDER = re.compile(r"\b(?:COMMAND|ACCOUNT|ID)\b")
 
 _VARIABLE = re.compile(r"\b[A-Z]+(?:_[A-Z]+)+\b")
-# Of the variables that hosts have, those that are not called application_ and the name in small letters.
+# Variables of the inventory whose names are not `application_` and the environment variable's name in small letters.
 _OTHER_NAMES = {
     "REDIS_USERNAME": "redis_user",
     "REDIS_PASSWORD": "redis_password",
@@ -49,19 +49,20 @@ _BY_GROUPS = re.compile(r"REDIS_|DATABASE_|CELERY_BROKER_URL|CELERY_RESULT_BACKE
 
 
 def explained(error: BaseException, account: str | None = None) -> str:
-    """An error and what can be done about it. `account` is the name of the account that it is about, where known."""
+    """An error and what can be done about it. `account` is the name of the account that has the error, if known."""
     found = error if isinstance(error, EmailError) else error.__cause__
     remedy = advice(found.remedy, account) if isinstance(found, EmailError) else None
     return said_here(str(error)) + (f" {remedy}" if remedy else "")
 
 
 def advice_for_code(code: str | None, account: str | None = None, item_id: str | None = None) -> str | None:
-    """What can be done about an error of which the code is stored: see `advice`."""
+    """What can be done about an error of which only the code is stored: see `advice`."""
     return advice(remedy_of(code), account, item_id)
 
 
 def advice(remedy: Remedy | None, account: str | None = None, item_id: str | None = None) -> str | None:
-    """What can be done, with the command of this place. `item_id` is of a message of the outbox or a dead letter."""
+    """What can be done, with the command of this place. `item_id` is the id of a message of the outbox or of a dead
+    letter."""
     if remedy is None:
         return None
     values = {"COMMAND": place.COMMAND, "ACCOUNT": account and shlex.quote(account), "ID": item_id}
@@ -69,7 +70,8 @@ def advice(remedy: Remedy | None, account: str | None = None, item_id: str | Non
 
 
 def said_here(text: str) -> str:
-    """A text in which variables of the environment are followed, on a host, by the variables of the inventory."""
+    """A text for this place: on a host, each variable of the environment is followed by its variable of the
+    inventory."""
     if not place.IS_HOST:
         return text
     return _VARIABLE.sub(_with_name_in_inventory, text)

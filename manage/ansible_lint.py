@@ -1,4 +1,5 @@
-"""ansible-lint for `test`: beside the other linters, and only where what it looks at has changed since it passed.
+"""ansible-lint for `test`: runs beside the other linters, and only if a file that it checks has changed since it last
+passed.
 
 It takes a minute of processor time.
 """
@@ -9,13 +10,13 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-# Its configuration, the versions of it and of Ansible, and what it looks at.
+# The configuration of ansible-lint, the locked versions of it and of Ansible, and files that it checks.
 _FILES = (".ansible-lint", "ansible.cfg", "requirements-dev.txt", "site.yml")
 _FOLDERS = ("roles", "playbooks", "inventories", "plugins")
 
 
 class AnsibleLint:
-    """A run of it in the background, if one is needed."""
+    """A run of ansible-lint in the background, if a run is needed."""
 
     def __init__(self, root: Path) -> None:
         self._passed, self._fingerprint = root / ".venv" / ".ansible-lint-passed", _fingerprint(root)
@@ -27,7 +28,7 @@ class AnsibleLint:
             )
 
     def finish(self) -> tuple[bool, str]:
-        """Wait for it; whether all is well, and otherwise what it said."""
+        """Wait for the run. Returns whether it passed, and its output if not."""
         if self._process is None:
             return True, ""
         said, _ = self._process.communicate()

@@ -12,7 +12,7 @@ import click
 from manage.ansible_lint import AnsibleLint
 from manage.output import complain, say
 
-# What the tests start that pip does not install: the program, and the Debian package that brings it.
+# Programs that the tests start and pip does not install, each with the Debian package that has it.
 _PACKAGES = {
     "dovecot": "dovecot-imapd",
     "pop3-login": "dovecot-pop3d",
@@ -22,7 +22,7 @@ _PACKAGES = {
     "rspamd": "rspamd",
     # Shows hostile HTML, sanitised and not.
     "chromium": "chromium",
-    # Is redis-server under another name, and runs nothing by itself.
+    # Debian's package with redis-check-rdb has redis-server too, and starts no service by itself.
     "redis-check-rdb": "redis-tools",
     "faketime": "faketime",
     # The test hosts of the Molecule scenarios.
@@ -32,7 +32,8 @@ _PACKAGES = {
     "nft": "nftables",
     "ssh": "openssh-client",
 }
-# All tests go on in two processes, as most of them wait: whole files, the long ones of tests/integration first.
+# All tests run in two processes, as most of their time is waiting: whole files, the long ones of tests/integration
+# first.
 _SIDE_BY_SIDE = ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder")
 _SYSTEM_PATH = "/usr/local/sbin:/usr/sbin:/sbin:/usr/lib/dovecot"
 
@@ -60,7 +61,7 @@ def test(pytest_arguments: tuple[str, ...]) -> None:
     if failed:
         complain(f"failed so far: {', '.join(failed)}")
     say("── pytest")
-    # Last, so that its summary is the last line whatever came before.
+    # pytest runs last, so that its summary is always the last line.
     pytest = [sys.executable, "-m", "pytest", *(pytest_arguments or _SIDE_BY_SIDE)]
     tests = subprocess.run(pytest, cwd=ROOT, check=False)
     sys.exit(1 if failed or tests.returncode else 0)
@@ -77,13 +78,14 @@ def _steps() -> list[tuple[str, list[str]]]:
 
 
 def missing_packages() -> list[str]:
-    """The Debian packages whose programs are not here."""
+    """The Debian packages whose programs are missing on this machine."""
     path = f"{os.environ.get('PATH', os.defpath)}:{_SYSTEM_PATH}"
     return [package for program, package in _PACKAGES.items() if shutil.which(program, path=path) is None]
 
 
 def install_missing(wanted: Collection[str] | None = None) -> list[str]:
-    """Install those of the wanted packages (all, where none are named) that are missing, as root; which still are."""
+    """Install missing packages, if this is root: those of `wanted`, or all. Returns the packages that are still
+    missing."""
     missing = _wanted(wanted)
     if missing and os.geteuid() == 0 and shutil.which("apt-get"):
         _install(missing)
@@ -92,7 +94,7 @@ def install_missing(wanted: Collection[str] | None = None) -> list[str]:
 
 
 def how_to_install(packages: Collection[str]) -> str:
-    """What to run as root."""
+    """The command that root has to run to install these packages."""
     return f"As root, run: apt-get update && apt-get install -y {' '.join(packages)}"
 
 
@@ -101,7 +103,7 @@ def _wanted(wanted: Collection[str] | None) -> list[str]:
 
 
 def _packages_are_there() -> bool:
-    """Install what is missing, or say how; whether it is no error that something is missing still."""
+    """Install missing packages, or say how. Returns whether the tests may go on."""
     missing = install_missing()
     if not missing:
         return True

@@ -1,7 +1,7 @@
 """The verbs of ./manage.sh.
 
-Exit codes: 0 it worked, 1 it did not, 2 the command line is wrong. Errors that can happen in ordinary life are one
-line on stderr; a traceback means a bug. Modules import what is slow only when their verb runs.
+Exit codes: 0 the verb worked, 1 it failed, 2 the command line is wrong. Expected errors are one line on stderr; a
+traceback means a bug. Modules that are slow to import are imported only when their verb runs.
 """
 
 import sys
@@ -74,7 +74,7 @@ def main() -> None:
     """MetaBuilder email workers: run, look at and test them."""
 
 
-# What only makes sense in a clone.
+# Verbs that exist only in a clone.
 _IN_A_CLONE = (
     demo.demo,
     info.setup,

@@ -53,7 +53,7 @@ def rotate() -> None:
     keep the old one behind it, restart the workers, and run this; it says when the old one can go.
     """
     stack = _stack_with_its_own_keys()
-    # What is to be restarted with a new key must be able to start.
+    # Check first that the programs, which are restarted with the new key, can start.
     connect(broker=stack is not None)
     if stack is None:
         _rotate_to_first()
@@ -61,7 +61,7 @@ def rotate() -> None:
     from native.environment import encryption_keys
 
     keys = encryption_keys(stack.state)
-    if len(keys) == 1:  # else a rotation was interrupted, and goes on
+    if len(keys) == 1:  # with two keys, this goes on with an interrupted rotation
         keys = [_new_key(), *keys]
         say("A new key is made. The workers learn it, and keep the old one until nothing needs it")
         _use(stack, keys)
@@ -77,7 +77,7 @@ def _rotate_to_first() -> None:
     current, *others = key_ids()
     done = 0
     lost: list[Lost] = []
-    # Until nothing is left: a worker that has not been restarted yet may write under the old key meanwhile.
+    # Repeat until no secret has the old key: a worker that is not restarted yet may still write with it.
     while any(use.key_id != current for use in count_by_key()):
         rotation = rotate()
         done, lost = done + rotation.rewritten, rotation.lost
@@ -104,7 +104,7 @@ def _use(stack: "Stack", keys: list[str]) -> None:
 
 
 def _fail_if_lost(lost: "list[Lost]") -> None:
-    """Raises an error that says what cannot be read, and what to do."""
+    """Raises an error that names the accounts whose secrets cannot be read, and says what to do."""
     if not lost:
         return
     from tasks.errors import CredentialUnreadableError
@@ -132,7 +132,7 @@ def _new_key() -> str:
 
 
 def _stack_with_its_own_keys() -> "Stack | None":
-    """The native stack, where it made the key and so can make another. To be asked before `connect`."""
+    """The native stack, if it made the key itself, so that it can make another one. To be called before `connect`."""
     if IS_HOST:
         return None
     from native.environment import given

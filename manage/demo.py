@@ -1,4 +1,4 @@
-"""`demo`: the main job in one command, with a mailbox that is made up."""
+"""`demo`: the main job in one command, with an invented mailbox."""
 
 import click
 

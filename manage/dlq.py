@@ -1,4 +1,4 @@
-"""`dlq`: the dead letters, which are tasks that failed for good, and messages that no worker could run."""
+"""`dlq`: dead letters (tasks that failed for good), and task messages that no worker could run."""
 
 import sys
 from collections.abc import Callable
@@ -156,7 +156,7 @@ def drop(
 
 
 def _find(tenant: str | None, task: str | None, code: str | None, *, with_messages: bool = True) -> list["Summary"]:
-    """The dead letters, and with them the messages that were put aside, which are in Redis."""
+    """The dead letters in PostgreSQL, and the messages that were put aside, which are in Redis."""
     import tasks.celery_app  # noqa: F401 - becomes the application that deadletter asks
     from tasks.runtime.dead_letters import list_aside
     from tasks.storage.dead_letters import list_letters
@@ -171,7 +171,8 @@ def _find(tenant: str | None, task: str | None, code: str | None, *, with_messag
 
 
 def _find_what_can_be_had(tenant: str | None, task: str | None, code: str | None) -> tuple[list["Summary"], bool]:
-    """The dead letters, and whether these are all: where Redis fails, that is said, and PostgreSQL's remain."""
+    """The dead letters, and whether the list is complete: if Redis fails, this says so, and lists only those in
+    PostgreSQL."""
     from kombu.exceptions import OperationalError
     from redis import RedisError
 

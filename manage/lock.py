@@ -1,4 +1,4 @@
-"""`lock`: the three files of locked requirements from the lists in pyproject.toml, and what is newer than those."""
+"""`lock`: makes the three files of locked requirements from the lists in pyproject.toml, and finds newer versions."""
 
 import re
 import subprocess
@@ -17,10 +17,10 @@ _FILES = (
     ("requirements-native.txt", ("native",)),
     ("requirements-dev.txt", ("native", "dev")),
 )
-# What a package is for, by the first of the files that has it: runtime is what the hosts install.
+# What a package is for, by the first of these files that lists it. Hosts install the packages for runtime.
 _KINDS = {"requirements.txt": "runtime", "requirements-native.txt": "native", "requirements-dev.txt": "dev"}
 _LOCKED = re.compile(r"^([a-z0-9][a-z0-9._-]*)==([^\s;\\]+)", re.MULTILINE)
-# For all supported versions of Python at once, from the oldest on.
+# The command that locks for all supported versions of Python at once.
 _COMPILE = (
     *(sys.executable, "-m", "uv", "pip", "compile", "--quiet"),
     *("--universal", "--python-version", "3.11", "--no-annotate", "--no-header"),
@@ -28,7 +28,8 @@ _COMPILE = (
 
 
 class Outdated(NamedTuple):
-    """A locked package of which the index has a newer version, and what it is for: runtime, native or dev."""
+    """A locked package with a newer version on the index; `kind` says what the package is for: runtime, native or
+    dev."""
 
     name: str
     locked: str
@@ -58,7 +59,7 @@ def lock(upgrade: bool, packages: tuple[str, ...], outdated: bool, as_json: bool
 def find_outdated(root: Path) -> list[Outdated]:
     """Compare the lock files of `root` with the newest releases of their packages on the package index.
 
-    The newest that run on every supported Python, whether or not the other packages allow them. Pre-releases do not
+    A newest release must run on every supported Python; the other packages need not allow it. Pre-releases do not
     count. Raises StackError where the index does not answer.
     """
     kinds: dict[str, str] = {}
@@ -91,7 +92,8 @@ def _lock(root: Path, upgrades: Sequence[str]) -> None:
 
 
 def _versions(requirements: str) -> dict[str, list[str]]:
-    """The versions of each package, ascending: one, or several where it depends on the version of Python."""
+    """The locked versions of each package, ascending. There are several where they depend on the version of
+    Python."""
     from packaging.version import Version
 
     found: dict[str, list[str]] = {}
@@ -101,10 +103,10 @@ def _versions(requirements: str) -> dict[str, list[str]]:
 
 
 def _newest(root: Path, names: Sequence[str]) -> str:
-    """Each of the packages at its newest version, as a file of requirements."""
+    """The newest version of each package, as the text of a requirements file."""
     from native.errors import StackError
 
-    # Without dependencies, so that none holds another back.
+    # Without dependencies, so that no package holds another one back.
     command = [*_COMPILE, "--no-deps", "-"]
     asked = subprocess.run(command, cwd=root, input="\n".join(names), capture_output=True, text=True, check=False)
     if asked.returncode:
@@ -119,7 +121,7 @@ def _newest(root: Path, names: Sequence[str]) -> str:
 def _is_newer(newest: Sequence[str], locked: Sequence[str]) -> bool:
     from packaging.version import Version
 
-    # For old and new versions of Python apart where both have as many; else what the newest Python gets.
+    # If both lists have as many versions, old and new Pythons are compared separately; else only the newest Python's.
     pairs = zip(newest, locked, strict=True) if len(newest) == len(locked) else [(newest[-1], locked[-1])]
     return any(Version(new) > Version(old) for new, old in pairs)
 

@@ -1,4 +1,4 @@
-"""`outbox`: messages on their way out, and those that wait for a person."""
+"""`outbox`: messages on their way out, and messages that wait for a person's decision."""
 
 import heapq
 import uuid

@@ -1,7 +1,7 @@
 """How the command line speaks: progress and errors on stderr, results on stdout.
 
-All that it says goes through here, and what servers and mail say in it is made visible here: no control character of
-theirs comes to the terminal. Only what is `Coloured` has colours.
+All output goes through this module, which writes out invisible characters in words of servers and mail, so that none
+of their control characters reaches the terminal. Only a `Coloured` text has colours.
 """
 
 import json
@@ -30,17 +30,17 @@ T = TypeVar("T")
 
 
 def say(text: str) -> None:
-    """A line of progress."""
+    """Print a line of progress on stderr."""
     click.echo(visible(text), err=True)
 
 
 def complain(text: str) -> None:
-    """An error, as one line."""
+    """Print an error as one line on stderr."""
     click.echo(f"{click.style('error:', fg='red')} {visible(' '.join(text.split()))}", err=True)
 
 
 def tell(*cells: Cell) -> None:
-    """A line of a result."""
+    """Print a line of a result."""
     shown = (
         visible(cell) if isinstance(cell, str) else click.style(visible(cell.text), fg=cell.colour) for cell in cells
     )
@@ -48,7 +48,7 @@ def tell(*cells: Cell) -> None:
 
 
 def tell_lines(text: str) -> None:
-    """A result of several lines."""
+    """Print a result of several lines."""
     for line in text.split("\n"):
         tell(line)
 
@@ -59,7 +59,7 @@ def confirm(question: str) -> None:
 
 
 def print_json(value: Any) -> None:
-    """A result for machines."""
+    """Print a result as JSON, for programs."""
     click.echo(visible_json(json.dumps(value, indent=2, default=str, ensure_ascii=False)))
 
 
@@ -68,7 +68,7 @@ def progress(*, quiet: bool) -> "Progress":
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    # No markup: a folder's name in square brackets is none.
+    # No markup, because a folder's name may be in square brackets.
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
     console = Console(stderr=True)
     return Progress(*columns, TextColumn("messages"), TimeElapsedColumn(), console=console, disable=quiet)
@@ -83,7 +83,7 @@ def track(values: Sequence[T], what: str, *, quiet: bool) -> Iterable[T]:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Cell]], *, right: Sequence[str] = ()) -> None:
-    """A result for people. Columns named in `right` are aligned to the right."""
+    """Print a result as a table for people. Columns named in `right` are aligned to the right."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -94,9 +94,9 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Cell]], *, right: Sequ
         drawn.add_column(column, justify="right" if column in right else "left", overflow="fold")
     for row in rows:
         coloured = (cell if isinstance(cell, Coloured) else Coloured(cell, "") for cell in row)
-        # As Text: a subject or folder name in square brackets is not markup.
+        # As Text, so that a subject or folder name in square brackets is not read as markup.
         drawn.add_row(*(Text(visible(text), style=colour) for text, colour in coloured))
-    # Piped into a file there is no terminal whose width could cut lines.
+    # Output into a file must not be cut to the width of a terminal.
     Console(width=None if sys.stdout.isatty() else 140).print(drawn)
 
 

@@ -1,6 +1,6 @@
 """Where the command line runs: in a clone, as ./manage.sh beside the native stack, or on a host, as `metabuilder`.
 
-On a host the environment is that of the units, and what runs is looked at with systemctl and journalctl.
+On a host the environment comes from the units, whose state is shown by systemctl and journalctl.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""A sync as it is seen from outside: queued through the broker, followed by the state of its task, and reported."""
+"""Queues a sync as a caller does, follows the state of its task, and reports the result."""
 
 import time
 from collections.abc import Mapping
@@ -23,10 +23,10 @@ _PATIENCE_SECONDS = 10
 
 
 def queue_sync(account: "Account", *, full: bool = False) -> str:
-    """Queue a sync as any caller does; the id of its task. Raises BrokerUnavailableError.
+    """Queue a sync as any caller does. Returns the id of its task. Raises BrokerUnavailableError.
 
-    A task leaves an account alone that is paused or whose next login is not due. Here a person asks, so it is tried
-    once: raises the EmailError that says what is wrong with it.
+    A task does not log in to an account that is paused or whose next login is not due. But here a person asks, so the
+    login is tried once before. Raises an EmailError that says what is wrong with the account.
     """
     from tasks.celery_app import sync_emails
     from tasks.engine.probe import probe
@@ -38,9 +38,9 @@ def queue_sync(account: "Account", *, full: bool = False) -> str:
 
 
 def watch(task_id: str, *, quiet: bool = False) -> dict[str, Any]:
-    """Draw the progress of a sync until it ends; its result.
+    """Draw the progress of a sync until it ends. Returns its result.
 
-    Raises StackError when it fails, and ResultsUnavailableError where Redis does not say how it stands.
+    Raises StackError when the sync fails, and ResultsUnavailableError when Redis does not tell its state.
     """
     from tasks.errors import EmailError
 
@@ -69,7 +69,7 @@ def watch(task_id: str, *, quiet: bool = False) -> dict[str, Any]:
 
 
 def report(account: "Account", result: Mapping[str, Any]) -> None:
-    """A table of what is there now, by folder, and what this sync did."""
+    """Print a table of the stored messages by folder, and what this sync did."""
     from tasks.storage.messages.folders import folder_summaries
 
     by_folder: Mapping[str, Mapping[str, Any]] = result.get("folders", {})
@@ -110,7 +110,7 @@ def summarise(account: "Account", result: Mapping[str, Any]) -> str:
 
 
 class _Teller:
-    """Says once what makes the watcher wait."""
+    """Prints once for what reason the sync waits."""
 
     def __init__(self) -> None:
         self._started = time.monotonic()
@@ -119,7 +119,7 @@ class _Teller:
     def tell(self, state: str, info: object) -> None:
         waited = time.monotonic() - self._started
         if state == "RETRY":
-            # A retry that gives no reason found the account taken.
+            # A retry without a reason means that another run is at work on the account.
             self._once(
                 "Another sync of this account is at work; waiting"
                 if info is None

@@ -24,10 +24,10 @@ import click
 from manage.output import print_json, say
 
 HOME = "/opt/metabuilder"
-# The command line too, for `metabuilder account` on a host. Of the native stack a host gets what the command line
-# needs there, and neither its servers nor its demo mailbox.
+# The files of a release. The command line is one of them, for `metabuilder` on a host. From native/ a host gets only
+# the modules that the command line needs there, without servers and demo mailbox.
 _CODE = ("tasks", "manage", "native/__init__.py", "native/errors.py", "native/redis_trouble.py")
-# What a release depends on beside the code itself.
+# Files besides the code on which the content of a release depends.
 _INPUTS = ("requirements.txt", "manage/release.py")
 _ARCHIVES_KEPT = 8
 _START_CELERY = """import sys
@@ -85,7 +85,7 @@ def build(targets: tuple[str, ...]) -> None:
 
 
 def current_version() -> str:
-    """The version of the code as it lies here, committed or not: the project's and a digest of the content."""
+    """The version of the present code, committed or not: the project's version and a digest of the content."""
     from native.state import ROOT
 
     digest = hashlib.sha256()
@@ -96,7 +96,7 @@ def current_version() -> str:
 
 
 def archive(version: str, target: Target) -> Path:
-    """The archive of a release for a target, built if it is not there yet."""
+    """The archive of a release for a target, which is built if necessary."""
     cache = _cache()
     cache.mkdir(parents=True, exist_ok=True)
     path = cache / f"{version}-python{target.python}-{target.machine}.tar.gz"
@@ -117,7 +117,7 @@ def _cache() -> Path:
 
 @contextmanager
 def _unfinished(cache: Path) -> Iterator[Path]:
-    """A folder for what is being made, on the file system of the cache. What a killed build left there goes first."""
+    """A temporary folder for a build, on the file system of the cache. Deletes what killed builds left there."""
     folder = cache / "unfinished"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
@@ -128,7 +128,8 @@ def _unfinished(cache: Path) -> Iterator[Path]:
 
 
 def _packages(cache: Path, folder: Path, target: Target) -> Path:
-    """The part of an archive that only depends on the requirements: all but the code, and most of the work."""
+    """The part of an archive that depends only on the requirements: everything but the code. It takes most of the
+    time."""
     from native.state import ROOT
 
     requirements = ROOT / "requirements.txt"
@@ -144,12 +145,12 @@ def _packages(cache: Path, folder: Path, target: Target) -> Path:
         (site / ".lock").unlink(missing_ok=True)
         _compile(folder / "packages", target)
         _pack(folder / "packages", is_last=False).replace(path)
-    path.touch()  # in use: the last to be pruned
+    path.touch()  # marks the archive as in use, so that it is pruned last
     return path
 
 
 def _make_code(folder: Path, version: str, target: Target) -> None:
-    """The code, and what `python -m venv` makes, for the folder's place on the hosts."""
+    """Write the code and the files that `python -m venv` would make, for the folder's path on the hosts."""
     from native.state import ROOT
 
     for source in code(ROOT):
@@ -165,14 +166,15 @@ def _make_code(folder: Path, version: str, target: Target) -> None:
     programs.mkdir()
     for name in ("python", "python3", f"python{target.minor}"):
         (programs / name).symlink_to(f"/usr/bin/python{target.minor}")
-    # By the release's own path and not through `current`: a process goes on with the release that it started with.
+    # With the release's own path and not the link `current`, so that a process stays with the release it started
+    # with.
     celery = programs / "celery"
     celery.write_text(f"#!{HOME}/releases/{version}/bin/python\n{_START_CELERY}")
     celery.chmod(0o755)
 
 
 def _compile(folder: Path, target: Target) -> None:
-    """Byte code, where this Python makes what the target's reads; the hosts make what is missing."""
+    """Make byte code if the target's Python can read that of this Python. Otherwise the hosts make it."""
     if target.minor != "{}.{}".format(*sys.version_info):
         return
     command = [sys.executable, "-m", "compileall", "-q", "-j", "0", "-s", str(folder), "-p", f"{HOME}/current"]
@@ -180,20 +182,20 @@ def _compile(folder: Path, target: Target) -> None:
 
 
 def _pack(folder: Path, *, is_last: bool = True) -> Path:
-    """The archive of a folder, beside it."""
+    """Make the archive of a folder, next to the folder."""
     path = folder.with_suffix(".tar.gz")
-    # Little compression: it is sent over a local network once, and time is what matters.
+    # Little compression, because the archive is sent once over a local network, and time matters more.
     with gzip.open(path, "wb", compresslevel=1) as compressed:
         tar = tarfile.TarFile(fileobj=compressed, mode="w")
         for member in sorted(folder.iterdir()):
             tar.add(member, arcname=member.name, filter=_readable_by_all)
         if is_last:
-            tar.close()  # writes the mark of the end, after which `tar` would read no other part
+            tar.close()  # only the last part gets the end mark, after which `tar` reads no further part
     return path
 
 
 def _join(parts: list[Path], path: Path) -> Path:
-    """One archive of several: gzip's members and tar's, written one after the other, are read as one."""
+    """Join archives into one. Programs read members of gzip and of tar that follow each other as one file."""
     with path.open("wb") as whole:
         for part in parts:
             with part.open("rb") as source:
@@ -202,7 +204,7 @@ def _join(parts: list[Path], path: Path) -> Path:
 
 
 def _readable_by_all(member: tarfile.TarInfo) -> tarfile.TarInfo:
-    # Whatever the umask and the user here.
+    # The archive must not depend on the umask and the user of this machine.
     member.uid = member.gid = 0
     member.uname = member.gname = "root"
     is_program = member.isdir() or member.mode & 0o100

@@ -1,4 +1,4 @@
-"""`reread`: have messages that an older parser read wrong be read again."""
+"""`reread`: has messages read again that an older parser read."""
 
 import sys
 import time
@@ -86,7 +86,7 @@ def reread(
 
 
 def _is_read(account: "Account") -> bool:
-    """Whether its messages can be read again now; says so where they wait for a person."""
+    """Whether messages of the account can be read again now. Prints it if a person has to act first."""
     if account.is_enabled and account.is_sync_enabled and account.paused_at is None:
         return True
     why = "receiving is paused" if account.is_enabled and account.is_sync_enabled else "it is switched off"
@@ -120,9 +120,10 @@ def _name(account: "Account") -> dict[str, str]:
 
 
 def _begin(*, waits: bool) -> None:
-    """Do not wait for beat. Where the broker takes nothing, beat does it within five minutes once it does.
+    """Queue the rereading now instead of waiting for beat. If the broker takes no tasks now, beat queues it within
+    five minutes once the broker does.
 
-    Who waits until all are read is not left waiting for that.
+    With `waits`, raises an error of the broker, because the caller would wait in vain.
     """
     from kombu.exceptions import OperationalError
 

@@ -1,4 +1,4 @@
-"""The way round that `demo` shows: a message is sent, received, checked for spam and deleted, each by its task."""
+"""The round that `demo` shows: messages are sent, received, checked for spam and deleted, each step by its task."""
 
 import time
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from native.errors import StackError
 if TYPE_CHECKING:
     from tasks.storage.accounts.rows import Account
 
-# For each task of the round; each takes well under a second on an idle machine.
+# How long to wait for each task of the round. Each takes well under a second on an idle machine.
 _PATIENCE_SECONDS = 60
 _GREETING = (
     "Hello from the demo",
@@ -18,7 +18,7 @@ _GREETING = (
     "<p>Dear Dana,</p><p>this message went through the <b>queue</b>, SMTP, the mailbox, IMAP and the parser into "
     "PostgreSQL.</p>",
 )
-# As it arrives every day; the links lead nowhere.
+# A phishing mail as it arrives every day; its links lead nowhere.
 _PHISHING = (
     "Vеrify your account!!",
     "Your account has been suspended. Verify your account within 24 hours: http://192.0.2.7/login\n",
@@ -36,12 +36,13 @@ class Step(NamedTuple):
     seconds: float
 
     def as_row(self) -> tuple[str, str, str, str]:
-        """For a table."""
+        """The cells of this row."""
         return self.what, self.task, self.result, f"{self.seconds:.2f}"
 
 
 def go_round(account: "Account") -> list[Step]:
-    """Send two messages to the account itself, receive them, check both for spam, and delete the one that is.
+    """Send two messages to the account itself, receive them, check both for spam, and delete the second, which is
+    spam.
 
     Raises StackError for a step that does not succeed.
     """
@@ -102,7 +103,7 @@ def _result_of(task: Any, arguments: tuple[object, ...]) -> dict[str, Any]:
 
 
 def _received(account: "Account", message_id: str) -> str:
-    """The id of the message in INBOX. Raises StackError where it is not."""
+    """The id of the message in INBOX. Raises StackError if it has not arrived."""
     from tasks.storage.messages.batch import find_message
 
     found = find_message(account, "inbox", message_id)

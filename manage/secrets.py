@@ -9,7 +9,7 @@ import click
 
 from manage.output import say
 
-# What the roles need, and how it is made. Token-like values need quoting nowhere.
+# The secrets that the roles need, and how each is made. Token-like values never need quoting.
 _BYTES = 30
 PASSWORDS = (
     "redis_password",
@@ -21,8 +21,8 @@ PASSWORDS = (
     "tls_ca_passphrase",
 )
 ENCRYPTION_KEY = "application_credential_encryption_key"
-# A new value of any of these is in use everywhere after one run of site.yml. Not so of the key that stored passwords
-# are encrypted with, and of the passphrase, which the authority's key is.
+# Secrets that `renew` may replace: a new value is in use everywhere after one run of site.yml. That does not hold for
+# the key that encrypts stored passwords, and for the passphrase with which the authority's key is encrypted.
 _RENEWABLE = tuple(name for name in PASSWORDS if name != "tls_ca_passphrase")
 _HEADER = "---\n# Made by ./manage.sh secrets init. Edit with ansible-vault edit; see with ansible-vault view.\n"
 
@@ -149,7 +149,7 @@ def _yaml(values: dict[str, Any]) -> str:
 
 
 def _write(file: Path, content: bytes) -> None:
-    """Under another name first: an interrupted run leaves the old file whole."""
+    """Write under another name first, so that an interrupted run leaves the old file whole."""
     file.parent.mkdir(parents=True, exist_ok=True)
     fresh = file.with_suffix(".new")
     fresh.unlink(missing_ok=True)

@@ -42,7 +42,7 @@ def send(
 
     account = find_account(tenant, account_name)
     arguments = (account.id, tenant, account.user_id, list(to), list(cc), list(bcc))
-    # Once: with a second try it would not be known whether Redis took the first.
+    # Without a second try, because nobody would know whether Redis took the first.
     task = send_email.apply_async(arguments, {"subject": subject, "body_text": text}, retry=False)
     try:
         result = task.get(timeout=_PATIENCE_SECONDS, interval=0.1)

@@ -1,4 +1,5 @@
-"""What the verbs that work on accounts have in common: the environment of the running stack, and whose accounts."""
+"""What verbs that work on accounts share: the environment of the running stack, and the options for tenant and
+account."""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,7 +20,7 @@ def tenant_option(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def account_argument(command: Callable[..., Any]) -> Callable[..., Any]:
-    """`ACCOUNT`, the account that a verb is about; what is said of an error names it."""
+    """The argument `ACCOUNT`, the account that a verb is about. Errors then name the account."""
     argument = click.argument("account_name", metavar="ACCOUNT", callback=_remember)
     return argument(command)
 
@@ -30,9 +31,9 @@ def _remember(context: click.Context, _: click.Parameter, account_name: str) -> 
 
 
 def connect(*, broker: bool = False) -> None:
-    """Configure this process as the running stack is. Raises StackError when what is needed does not answer.
+    """Configure this process like the running stack. Raises StackError when a server that is needed does not answer.
 
-    On a host it is configured already, as its units are.
+    On a host the process is configured already, like the units.
     """
     if not IS_HOST:
         _use_the_stack(broker=broker)

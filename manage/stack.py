@@ -126,7 +126,7 @@ def health(as_json: bool) -> None:
 
 
 def announce(stack: "Stack", started: "Started") -> None:
-    """Say where things are."""
+    """Print the addresses of the programs that started."""
     if not started.changed:
         say("The native stack is already up")
     say(f"Flower   http://127.0.0.1:{started.ports['flower']}  (user and password: FLOWER_BASIC_AUTH in")

@@ -1,10 +1,10 @@
-"""What the command line says when Redis fails: one line, the same from every verb."""
+"""The line that every verb prints when Redis fails."""
 
 
 def redis_words(error: BaseException) -> str | None:
     """What is wrong with Redis, what to do, and whether a task may be queued all the same.
 
-    None where it was not Redis that failed.
+    None if the error is not about Redis.
     """
     from native.redis_trouble import explain, of_redis, sentence
     from tasks.errors import BrokerUnavailableError, ResultsUnavailableError

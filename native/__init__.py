@@ -1,4 +1,4 @@
 """The stack on one machine without root."""
 
-# Whose accounts the command line speaks of, unless told otherwise.
+# The tenant that the command line uses by default.
 TENANT = "default"

@@ -1,4 +1,4 @@
-"""What `health` finds out about one component."""
+"""The result of `health` for one component."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -9,7 +9,7 @@ from typing import Any
 class Check:
     """One component: whether it works, what was seen, and what to do if it does not.
 
-    `warns` is that a person should look though all components work; `figures` are what was counted, for machines.
+    `warns` means that a person should look although the component works. `figures` are numbers for programs.
     """
 
     component: str
@@ -25,10 +25,10 @@ class Check:
 
 
 def not_asked(component: str, why: str) -> Check:
-    """For a component that nobody can be asked about, as another one is down."""
+    """The check of a component that cannot be asked because another one is down."""
     return Check(component, False, f"not asked: {why}", "Mend that first")
 
 
 def one_line(error: Exception) -> str:
-    """What an error says, without the lines that say more."""
+    """The first line of an error's text."""
     return str(error).strip().partition("\n")[0].rstrip(".")

@@ -13,7 +13,7 @@ from native.state import State
 USER = "demo"
 ACCOUNT = "demo"
 ADDRESS = "demo@example.org"
-# Those of the stack's programs that an account may name.
+# The stack's programs whose ports accounts may name.
 SERVERS = ("demo-imap", "demo-smtp")
 _PYMAP = "pymap"
 
@@ -29,7 +29,8 @@ def exists(state: State) -> bool:
 
 
 def make(state: State) -> int:
-    """Make the mailbox unless it is there; how many messages were written. Of two at once, one makes it."""
+    """Make the mailbox unless it exists. Returns how many messages were written. If two calls run at once, one makes
+    it."""
     from native import maildir
     from native.demo_mail import demo_messages, folders
 
@@ -38,7 +39,8 @@ def make(state: State) -> int:
         if exists(state):
             return 0
         mail_root(state).mkdir(parents=True, exist_ok=True, mode=0o700)
-        # The two servers name folders differently on disk: a mailbox stays with the one that it was made for.
+        # Dovecot and pymap name folders differently on disk, so a mailbox stays with the server for which it was
+        # made.
         with_dovecot = dovecot.is_usable()
         (state.demo / "server").write_text("dovecot" if with_dovecot else _PYMAP)
         return maildir.write(mail_root(state) / USER, folders(), demo_messages(), utf7=with_dovecot)
@@ -57,7 +59,8 @@ def smtp_command(state: State, port: int) -> list[str]:
 
 
 def register(tenant_id: str, user_id: str, password: str, port: int, smtp_port: int) -> None:
-    """Make the account of the demo mailbox unless it is there; give it its password again if no key opens it."""
+    """Make the account of the demo mailbox unless it exists. Store its password again if no key opens the stored
+    one."""
     from tasks.errors import CredentialUnreadableError, NotFoundError
     from tasks.storage.accounts.rows import (
         AccountExistsError,

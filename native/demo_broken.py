@@ -1,11 +1,11 @@
-"""Mail that breaks the rules, as every mailbox has some: a sync must neither stop at it nor lose it."""
+"""Mail that breaks the rules, as every mailbox has some. A sync must neither stop at such mail nor lose it."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
 
 
 class Broken(NamedTuple):
-    """What is wrong, and the bytes."""
+    """A broken message: what is wrong with it, and its bytes."""
 
     subject: str
     raw: bytes

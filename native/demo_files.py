@@ -1,4 +1,4 @@
-"""Files as people attach them, made from nothing and the same every time: PDF, PNG, iCalendar, ZIP, CSV."""
+"""Generates files as people attach them (PDF, PNG, iCalendar, ZIP, CSV), the same every time."""
 
 import io
 import struct

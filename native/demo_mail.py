@@ -1,4 +1,4 @@
-"""The mail of the demo mailbox: a few hundred messages that look like those of a real one, the same for a seed."""
+"""The mail of the demo mailbox: a few hundred messages as in a real mailbox, the same for each seed."""
 
 import random
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ SEED = 20260301
 _FIRST_DAY = datetime(2025, 9, 1, 7, 0, tzinfo=UTC)
 _DAYS = 180
 
-# Where the threads end up, with how many there are; answers of the mailbox's owner are in Sent.
+# The folders of the threads and how many threads each has; answers of the mailbox's owner are in Sent.
 _THREADS = {
     "INBOX": 34,
     "Archive": 20,
@@ -34,7 +34,7 @@ _EMPTY_FOLDERS = ("Projects/Someday",)
 
 
 class DemoMessage(NamedTuple):
-    """A message where it lies. `flags` are those of Maildir: D(raft) F(lagged) R(eplied) S(een) T(rashed)."""
+    """A message and its folder. `flags` are those of Maildir: D(raft) F(lagged) R(eplied) S(een) T(rashed)."""
 
     folder: str
     raw: bytes
@@ -109,7 +109,7 @@ class _Writer:
             date += timedelta(minutes=dice.randrange(7, 3000))
 
     def newsletter(self, number: int) -> DemoMessage:
-        """HTML with pictures from far away, and a way out (RFC 2369)."""
+        """An HTML newsletter with remote pictures and List-Unsubscribe (RFC 2369)."""
         name, address, subject = NEWSLETTERS[number % len(NEWSLETTERS)]
         letter = self._letter((name, address), ME, f"{subject} (No. {100 + number})", ENGLISH, self.moment())
         letter.html = _newsletter_html(name, letter.text)
@@ -118,14 +118,14 @@ class _Writer:
         return DemoMessage("Newsletters", _render(letter, self._dice), flags, letter.date)
 
     def spam(self, number: int) -> DemoMessage:
-        """What nobody asked for."""
+        """A spam message."""
         name, address, subject = SPAM[number % len(SPAM)]
         letter = self._letter((name, address), ME, subject, ENGLISH, self.moment())
         letter.html = f'<p><a href="http://click.example/{number}">{subject}</a><script>alert(1)</script></p>'
         return DemoMessage("Junk", _render(letter, self._dice), "", letter.date)
 
     def draft(self, folder: str) -> DemoMessage:
-        """Something that was begun."""
+        """An unfinished message."""
         tongue = self._dice.choice(TONGUES)
         letter = self._letter(ME, tongue.people[0], tongue.subjects[0], tongue, self.moment())
         return DemoMessage(folder, _render(letter, self._dice), "DS", letter.date)

@@ -1,4 +1,4 @@
-"""A Dovecot of its own (2.3), without root: one password for every user, mail as Maildir under `mail_root/USER`."""
+"""Runs a Dovecot (2.3) without root: one password for every user, mail as Maildir under `mail_root/USER`."""
 
 import imaplib
 import os
@@ -83,7 +83,7 @@ service imap-login {{
 {extra}
 """
 
-# Unlike by default, what POP3 has fetched does not count as read in IMAP.
+# Unlike Dovecot's default, messages that POP3 has fetched do not count as read in IMAP.
 _POP3 = """\
 service pop3-login {{
   chroot =
@@ -116,7 +116,8 @@ class Dovecot(Server):
     """
 
     name = "dovecot"
-    # It waits seconds for its idle children; mail on disk is complete at any moment, so nothing is lost by haste.
+    # Dovecot would wait seconds for idle children. Mail on disk is complete at any moment, so it may be stopped
+    # quickly.
     stop_seconds = 0.5
     children_seconds = 0.1
     host = LOOPBACK
@@ -152,7 +153,7 @@ class Dovecot(Server):
         if len(str(self._base)) > _MAX_BASE_LENGTH:
             self._base = self._made_base = Path(tempfile.mkdtemp(prefix="dovecot"))
         self._base.mkdir(exist_ok=True)
-        self._base.chmod(0o755)  # what Dovecot sets itself, with a warning; `root` above it is closed
+        self._base.chmod(0o755)  # Dovecot would set this itself, with a warning; `root` is closed
         config = self.root / "dovecot.conf"
         config.touch(mode=0o600)
         config.write_text(self._config(identity()))

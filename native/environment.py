@@ -1,7 +1,7 @@
-"""What the worker, beat, Flower and the command line are configured with.
+"""The environment of the worker, beat, Flower and the command line.
 
-Variables of the real environment win over `.env`, and `.env` over what the native stack makes up by itself. A server
-that is named there (REDIS_URL, DATABASE_URL …) is used instead of an embedded one.
+Variables of the real environment win over `.env`, and `.env` wins over the values that the native stack makes itself.
+A server that is named in either (REDIS_URL, DATABASE_URL …) is used instead of an embedded server.
 """
 
 import os
@@ -19,7 +19,7 @@ from native.postgres import OWNER, WORKER, Passwords, Postgres
 from native.redis import Redis
 from native.state import ROOT, State, read_json, write_private
 
-# Any one of these says where a server is, so that none is embedded.
+# If any of these variables names a server, no server is embedded.
 REDIS_VARIABLES = ("REDIS_URL", "REDIS_HOST", "CELERY_BROKER_URL")
 DATABASE_VARIABLES = ("DATABASE_URL",)
 FLOWER_USER = "admin"
@@ -29,8 +29,8 @@ _KEYS = "CREDENTIAL_ENCRYPTION_KEY"
 def given(dotenv: Path = ROOT / ".env", real: Mapping[str, str] = os.environ) -> dict[str, str]:
     """What the operator has set: `.env`, then the real environment, without empty values.
 
-    Of the real environment only what the settings know of, or what `.env` names as well, so that the rest of a
-    shell's variables is not written into the state folder.
+    From the real environment only variables are taken that the settings know or that `.env` names too, so that the
+    shell's other variables are not written into the state folder.
     """
     from_file = _read(dotenv)
     known = variables() | set(from_file)
@@ -38,7 +38,8 @@ def given(dotenv: Path = ROOT / ".env", real: Mapping[str, str] = os.environ) ->
 
 
 def _read(dotenv: Path) -> dict[str, str]:
-    """What the file sets, as it is: a `$` in a password is a `$`. Raises StackError that quotes nothing of it."""
+    """The variables in the file, without expansion: a `$` in a password stays a `$`. Raises StackError that quotes
+    nothing of the file."""
     try:
         with dotenv.open(encoding="utf-8") as file:
             found = list(parse_stream(file))
@@ -91,7 +92,7 @@ def make_secrets(state: State) -> dict[str, str]:
 
 
 def encryption_keys(state: State) -> list[str]:
-    """The keys that were made here, the one that encrypts first."""
+    """The encryption keys that the native stack made; the first one encrypts."""
     return make_secrets(state)[_KEYS].split(",")
 
 
@@ -138,14 +139,15 @@ def effective(state: State, operator: Mapping[str, str], ports: Mapping[str, int
             "DATABASE_URL is set, DATABASE_OWNER_URL is not: the migrations need the role that owns the tables. "
             "Set DATABASE_OWNER_URL in .env, beside DATABASE_URL"
         )
-    # The demo mailbox is served here. Nothing else is: accounts must not lead to Redis, PostgreSQL or Flower.
+    # Only the ports of the demo mailbox are allowed on loopback: accounts must not lead to Redis, PostgreSQL or
+    # Flower.
     demo_servers = [f"{LOOPBACK}={ports[name]}" for name in demo.SERVERS] if demo.exists(state) else []
     networks = ",".join(filter(None, (*demo_servers, operator.get("MAIL_ALLOWED_NETWORKS"))))
     return {**values, **operator, "MAIL_ALLOWED_NETWORKS": networks, "FLOWER_PORT": str(ports["flower"])}
 
 
 def apply(state: State) -> dict[str, str]:
-    """Put the environment of the running stack, and over it what is set now, into this process."""
+    """Put the environment of the running stack into this process, overridden by what the operator sets now."""
     started_with = {str(name): str(value) for name, value in read_json(state.environment).items()}
     if not started_with:
         raise StackError("the native stack has not been started yet: ./manage.sh up")

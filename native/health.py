@@ -1,7 +1,7 @@
 """Whether each part of the stack does its work, and what to do when it does not.
 
-Everything is asked as its users ask it: Redis and PostgreSQL as the workers do (native/stores.py), the worker for the
-result of a task that does nothing. The environment must be in effect.
+Each part is asked in the way in which it is used: Redis and PostgreSQL as by workers (native/stores.py), the worker
+for the result of a task that does nothing. The environment must be in effect.
 """
 
 import base64
@@ -21,12 +21,12 @@ from native.supervisor import Supervisor
 # Beat looks at its schedule every few seconds, and notes in Redis that it did.
 _BEAT_SILENCE_SECONDS = 30
 _PROBE_SECONDS = 10
-# A page, the API, and what Flower by itself shows to everybody.
+# A page, the API, and the paths that Flower itself would show to everybody.
 _FLOWER_PATHS = ("/workers", "/api/workers", "/metrics", "/healthcheck")
 
 
 def check_all(state: State) -> list[Check]:
-    """Every component, in the order in which they need each other."""
+    """The checks of all components; a component comes after those that it needs."""
     checks = [stores.redis_answers(), stores.postgres_answers()]
     missing = [name for name, check in zip(("Redis", "PostgreSQL"), checks, strict=True) if not check.ok]
     checks.append(not_asked("clocks", f"{' and '.join(missing)} is down") if missing else stores.clocks_agree())
@@ -42,9 +42,9 @@ def check_all(state: State) -> list[Check]:
 
 
 def configuration_is_valid() -> Check:
-    """What the operator has set by now, in `.env` too, would start.
+    """Check that the programs could start with the present settings of the operator, those in `.env` included.
 
-    To be asked before the environment of the running stack is in effect, which would win over the file.
+    To be called before the environment of the running stack is in effect, which would win over the file.
     """
     from tasks.settings import ConfigurationError, load
 
@@ -61,9 +61,10 @@ def configuration_is_valid() -> Check:
 
 
 def worker_consumes(patience: float = _PROBE_SECONDS) -> Check:
-    """A worker takes a task that does nothing from the queue, and its result comes back.
+    """Check that a worker takes a task that does nothing from the queue, and that its result arrives.
 
-    A worker whose processes are all at work on long tasks cannot take it; it proves that it lives by saying so.
+    If all processes of the worker are at work on long tasks, it cannot take that task; then its answer to `inspect`
+    shows that it lives.
     """
     from kombu.exceptions import OperationalError
     from redis import RedisError
@@ -82,7 +83,8 @@ def worker_consumes(patience: float = _PROBE_SECONDS) -> Check:
 
 
 def _probe_worker(patience: float) -> float | None:
-    """Seconds until a worker had run a task that every Celery worker has, and that gives back its argument."""
+    """How many seconds a worker took to run a task that every Celery worker has and that returns its argument; None
+    if none did."""
     from celery.exceptions import TimeoutError as NoResultError
 
     from tasks.celery_app import celery_app
@@ -91,7 +93,7 @@ def _probe_worker(patience: float) -> float | None:
     started = time.monotonic()
     probe = celery_app.send_task(PROBE, ("ok",), {"index": 0}, queue="sync", expires=patience)
     try:
-        # One that expired in the queue comes back as revoked: a worker is there, but it is late.
+        # A task that expired in the queue has the state REVOKED: there is a worker, but it is late.
         probe.get(timeout=patience, propagate=False)
         return time.monotonic() - started if probe.successful() else None
     except NoResultError:
@@ -108,7 +110,7 @@ def _count_active_tasks() -> int:
 
 
 def beat_is_alive(state: State, *, may_ask: bool = True) -> Check:
-    """Beat runs and has looked at its schedule lately, which Redis knows if it may be asked."""
+    """Check that beat runs, and (if Redis may be asked) that it has looked at its schedule lately."""
     from kombu.exceptions import OperationalError
     from redis import RedisError
 
@@ -131,7 +133,7 @@ def beat_is_alive(state: State, *, may_ask: bool = True) -> Check:
 
 
 def flower_answers(port: int) -> Check:
-    """Flower refuses a stranger, whatever is asked for, and lets in who has the password."""
+    """Check that Flower refuses every request without the password, and takes the password."""
     advice = "See ./manage.sh logs flower, then ./manage.sh up"
     for path in _FLOWER_PATHS:
         stranger = _status(port, path, None)

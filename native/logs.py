@@ -1,4 +1,4 @@
-"""The end of the log files, and what is added to them."""
+"""Prints the end of the log files, and the lines that are added."""
 
 import contextlib
 import sys
@@ -10,7 +10,7 @@ from typing import TextIO
 from tasks.secrecy.visible import visible
 
 _WAIT_SECONDS = 0.2
-# More than fifty long lines, so that the end of a log need not be looked for from its start.
+# How much of the end of a log is read: more than fifty long lines.
 _TAIL_BYTES = 1_000_000
 
 
@@ -49,7 +49,7 @@ class _Tail:
         self._print(text.removesuffix("\n").split("\n")[-lines:] if text and lines > 0 else [], out)
 
     def print_new(self, out: TextIO) -> bool:
-        """Print the whole lines that were added; whether there were any."""
+        """Print the complete lines that were added. Returns whether there were any."""
         try:
             found = self._path.stat()
         except FileNotFoundError:

@@ -27,13 +27,13 @@ class Stored(Protocol):
 
 
 class Moment(Protocol):
-    """What datetime is of."""
+    """The part of datetime that is needed here."""
 
     def timestamp(self) -> float: ...
 
 
 def write(folder: Path, names: Iterable[str], messages: Iterable[Stored], *, utf7: bool) -> int:
-    """Make the mailbox at `folder`; how many messages it has. It is there whole or not at all.
+    """Make the mailbox at `folder`, completely or not at all. Returns how many messages it has.
 
     Dovecot keeps folder names in modified UTF-7 on disk, pymap as they are.
     """
@@ -47,7 +47,7 @@ def write(folder: Path, names: Iterable[str], messages: Iterable[Stored], *, utf
         seconds = int(message.received.timestamp())
         file = _folder(unfinished, message.folder, utf7) / "cur" / f"{seconds}.M{count}.demo:2,{message.flags}"
         file.write_bytes(_LINE_END.sub(b"\r\n", message.raw))
-        os.utime(file, (seconds, seconds))  # what IMAP gives as INTERNALDATE
+        os.utime(file, (seconds, seconds))  # the server gives this time as INTERNALDATE
     unfinished.rename(folder)
     return count
 

@@ -14,7 +14,7 @@ _CANDIDATES = range(15_000, 32_000)
 def is_free(port: int, host: str = LOOPBACK) -> bool:
     """Whether a server could listen on `port` now."""
     with socket.socket() as probe:
-        # As servers do, so that connections in TIME_WAIT do not make a port look taken.
+        # Servers set this option too, so connections in TIME_WAIT do not make a port look taken.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))

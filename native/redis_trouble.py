@@ -1,4 +1,4 @@
-"""What is wrong with a Redis that failed, in words for its operator: what happened, and what to do."""
+"""Explains a failure of Redis to the operator: what happened, and what to do."""
 
 import socket
 from collections.abc import Iterator
@@ -10,9 +10,9 @@ if TYPE_CHECKING:
 
 
 class Trouble(NamedTuple):
-    """What happened to Redis, what to do about that, and whether it may have done what it was asked.
+    """What happened to Redis, what to do, and whether Redis may have carried out the command.
 
-    The advice names the fields of a RedisPlace for the variables that are to be looked at.
+    The advice has the names of RedisPlace's fields in the place of the variables to look at.
     """
 
     what: str
@@ -30,7 +30,7 @@ _AWAY = Trouble(
 )
 _REFUSES = Trouble("refuses the user or password", "Check the password in {password_variable}")
 _OTHER = Trouble("fails", "Look at its log")
-# By what is in the answer: redis-py takes the first word off some of them, and puts words of its own before others.
+# Found by a part of the answer, because redis-py removes the first word of some answers, and adds words to others.
 _ANSWERS = {
     ("OOM", "command not allowed when used memory"): Trouble(
         "is full: it has reached maxmemory and takes nothing new",
@@ -49,7 +49,7 @@ _ANSWERS = {
 
 
 def of_redis(error: BaseException) -> BaseException | None:
-    """The error of Redis or of a connection to it that led to this one; None where there is none."""
+    """The error of Redis, or of a connection to Redis, that led to this error; None if none did."""
     from kombu.exceptions import OperationalError
     from redis import RedisError
 
@@ -81,7 +81,7 @@ def _trouble(error: BaseException) -> Trouble:
 
 
 def sentence(error: BaseException, place: "RedisPlace") -> str:
-    """All of it: what happened, to which Redis, in whose words, and what to do."""
+    """The whole explanation: what happened, to which Redis, the error's own words, and what to do."""
     what, advice, _ = explain(error, place)
     said = str(error).strip().partition("\n")[0].rstrip(".")
     return f"Redis at {address(place.url)} {what} ({said}). {advice}"
@@ -94,7 +94,7 @@ def address(url: str) -> str:
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """The error, and what led to it."""
+    """The error and its causes."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__

@@ -29,7 +29,7 @@ def main(program: str, folder: Path, pids: Path) -> None:
         settings = json.loads((folder / "environment.json").read_text())
         environment |= {name: value for name, value in settings.items() if name not in command["withheld"]}
     (pids / f"{program}.pid").write_text(f"{os.getpid()} {started_at(os.getpid())}\n")
-    # A core file would hold secrets and mail.
+    # No core files, because they would hold secrets and mail.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.execvpe(command["command"][0], command["command"], environment)  # noqa: S606 - no shell is wanted
 

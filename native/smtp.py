@@ -1,4 +1,5 @@
-"""The SMTP server of the demo: takes mail for the demo mailbox, from who knows its password, and delivers it.
+"""The SMTP server of the demo: takes mail for the demo mailbox after a login with its password, and delivers the
+mail.
 
 Run as `python -m native.smtp STATE PORT`. A message is delivered into the Maildir of INBOX before it is accepted; the
 mailbox's IMAP server shows it from then on.
@@ -24,7 +25,7 @@ _LARGEST = 32 * 1024 * 1024
 
 
 class Deliverer:
-    """aiosmtpd's handler: one mailbox, everything in it goes to INBOX."""
+    """aiosmtpd's handler, which delivers all mail into the INBOX of one mailbox."""
 
     def __init__(self, inbox: Path) -> None:
         self._inbox = inbox
@@ -40,7 +41,7 @@ class Deliverer:
         return "250 2.1.5 OK"
 
     async def handle_DATA(self, _server: SMTP, _session: Session, envelope: Envelope) -> str:  # noqa: N802 - aiosmtpd's
-        """Accepted when it is on disk."""
+        """Store a message on disk, then accept it."""
         content = envelope.content
         assert isinstance(content, bytes)
         head = f"Return-Path: <{envelope.mail_from}>\r\nDelivered-To: {demo.ADDRESS}\r\n".encode()
@@ -55,14 +56,14 @@ class Deliverer:
             file.write(raw)
             file.flush()
             os.fsync(file.fileno())
-        # It belongs to whom the mailbox belongs, who may be another user than root.
+        # The message gets the owner of the mailbox, who may be another user than root.
         owner = self._inbox.stat()
         os.chown(unfinished, owner.st_uid, owner.st_gid)
         unfinished.rename(self._inbox / "new" / name)
 
 
 def authenticator(password: str) -> Callable[[SMTP, Session, Envelope, str, object], AuthResult]:
-    """What aiosmtpd asks about a login."""
+    """The function with which aiosmtpd checks a login."""
 
     def check(_server: SMTP, _session: Session, _envelope: Envelope, _mechanism: str, login: object) -> AuthResult:
         known = isinstance(login, LoginPassword) and login.login == demo.USER.encode()

@@ -3,8 +3,8 @@
     down → (up) → configured → servers ready → schema migrated → application running and consuming
 
 `up` may be repeated at any time: it starts what is missing, restarts the application when its configuration has
-changed, and leaves the rest alone. A supervisor that was killed leaves programs behind; they are found by the ids
-they noted themselves (see native/run.py) and stopped before new ones start.
+changed, and leaves the rest alone. Programs of a killed supervisor are found by the process ids that they noted
+(native/run.py), and are stopped before new programs start.
 """
 
 import os
@@ -38,7 +38,7 @@ from native.supervisor import Program, Supervisor, noted_pid
 Say = Callable[[str], None]
 _SERVER_SECONDS = 30
 _APPLICATION_SECONDS = 90
-# What is asked of a server that the operator has named.
+# How servers that the operator has named are checked.
 _EXTERNAL = ((REDIS_VARIABLES, stores.redis_answers), (DATABASE_VARIABLES, stores.postgres_answers))
 
 
@@ -51,19 +51,21 @@ class Started:
 
 
 class Stack:
-    """The native stack of one state folder. Make one per process: it reads the environment as it finds it."""
+    """The native stack of one state folder. Make only one Stack in a process, because it reads the process's
+    environment."""
 
     def __init__(self, state: State, say: Say) -> None:
         self.state = state
         self.supervisor = Supervisor(state)
         self._say = say
         self._operator = given()
-        # What the programs inherit: settings reach them through environment.json only, so that one that is taken
-        # out of .env is gone at the next `up`.
+        # The variables that programs inherit. Settings reach programs only through environment.json, so that a
+        # setting that is taken out of .env is gone after the next `up`.
         self._inherited = {name: value for name, value in os.environ.items() if name not in self._operator}
 
     def up(self) -> Started:
-        """Start what is down and wait until all of it works. Raises what `check` raises, StackError or EmailError."""
+        """Start the programs that are down, and wait until all work. Raises what `check` raises, StackError or
+        EmailError."""
         self.check()
         self.state.create()
         with self.state.locked():
@@ -107,7 +109,7 @@ class Stack:
         return True
 
     def check(self) -> None:
-        """Look at what the operator has set, before anything is made or started.
+        """Check what the operator has set, before anything is made or started.
 
         Raises ConfigurationError that names every variable that is wrong, and StackError for a server that is named
         and does not do its work.
@@ -119,7 +121,7 @@ class Stack:
         _require(*(check() for variables, check in _EXTERNAL if is_external(variables, self._operator)))
 
     def _configure(self, wanted: list[Program], environment: Mapping[str, str], ports: Mapping[str, int]) -> bool:
-        """Write the files that programs are started from; whether those of the application have changed."""
+        """Write the files from which programs are started. Returns whether the application's files have changed."""
         commands = {
             program.name: {
                 "command": program.command,
@@ -222,7 +224,7 @@ class Stack:
         return " | ".join(said) + f" (all of it: ./manage.sh logs {name})"
 
     def _stop_orphans(self) -> bool:
-        """Stop what a supervisor that was killed has left behind; whether there was anything."""
+        """Stop programs that a killed supervisor left behind. Returns whether there were any."""
         found = [(name, pid) for name in (*APPLICATION, *SERVERS) if (pid := noted_pid(self.state, name)) is not None]
         for group in (APPLICATION, SERVERS):
             self._end({name: pid for name, pid in found if name in group})

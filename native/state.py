@@ -24,7 +24,7 @@ from typing import Any
 from native.errors import StackError
 
 ROOT = Path(__file__).resolve().parent.parent
-# The paths of sockets must fit into 107 bytes.
+# Limit for the path of the folder with sockets: the path of a socket must fit into 107 bytes.
 _MAX_RUN_SECONDS = 107 - len("/.s.PGSQL.65535.lock")
 
 
@@ -45,7 +45,7 @@ class State:
 
     @classmethod
     def default(cls) -> "State":
-        """METABUILDER_STATE, otherwise `.state` in the clone."""
+        """The state folder that METABUILDER_STATE names, otherwise `.state` in the clone."""
         return cls(Path(os.environ.get("METABUILDER_STATE") or ROOT / ".state"))
 
     @property
@@ -85,7 +85,7 @@ class State:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """One `up`, `down` or `restart` at a time."""
+        """A lock, so that only one `up`, `down` or `restart` runs at a time."""
         with (self.folder / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
@@ -109,7 +109,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_private(path: Path, text: str) -> None:
-    """Replace a file by one that only its owner may read; a reader sees the old one or the new one, never half."""
+    """Replace a file by one that only its owner may read. A reader sees the old or the new content, never a part."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # 0600 from the start
     with os.fdopen(handle, "w") as file:
         file.write(text)

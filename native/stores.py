@@ -1,6 +1,6 @@
-"""Whether Redis and PostgreSQL do their work, and what they know of the rest: clocks, the schema, mail that waits.
+"""Checks of Redis and PostgreSQL, and of what these two know: clocks, the schema, waiting mail.
 
-Each is asked as the workers ask it. The environment must be in effect.
+Both are asked in the way in which workers use them. The environment must be in effect.
 """
 
 import contextlib
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 _SILENCE_SECONDS = 5
 _LOG_OF_REDIS = "See ./manage.sh logs redis"
-# Written by who asks whether Redis takes anything, and gone after a second.
+# The key that the check writes to find out whether Redis takes writes; it expires after a second.
 _WRITTEN = "metabuilder:health"
 
 
 def redis_answers() -> Check:
-    """Redis takes what is written, as the broker and as the result store."""
+    """Check that Redis takes writes, as the broker and as the result store."""
     import redis
 
     from tasks.settings import load
@@ -42,7 +42,7 @@ def redis_answers() -> Check:
 
 
 def _client(url: str) -> "Redis":
-    """A client that says soon that there is no answer."""
+    """A client with short timeouts."""
     from redis import Redis
     from redis.backoff import NoBackoff
     from redis.retry import Retry
@@ -55,14 +55,15 @@ _IS_A_WORKERS_ROLE = """
     SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = 'metabuilder_worker' AND pg_has_role(oid, 'USAGE')),
            current_user, current_setting('transaction_read_only')::boolean
 """
-# In the transaction alone: a pooler gives the connection to others afterwards.
+# Set for the transaction alone, because a pooler gives the connection to others afterwards.
 _WITH_LITTLE_MEMORY = "SELECT set_config('work_mem', '64kB', true), set_config('statement_timeout', %s, true)"
-# Sorts more than fits into its memory, so that a megabyte of disk is used for a moment.
+# Sorts more rows than fit into work_mem, so that PostgreSQL uses a megabyte of disk for a moment.
 _HAS_DISK = "SELECT count(*) FROM (SELECT n FROM generate_series(1, 30000) AS n ORDER BY md5(n::text)) AS sorted"
 
 
 def postgres_answers() -> Check:
-    """PostgreSQL lets the worker in, as a role that may call the functions that look across tenants; it can write."""
+    """Check that the worker can log in to PostgreSQL, with a role that may call the functions across tenants, and can
+    write."""
     import psycopg2
 
     from tasks.settings import load
@@ -90,7 +91,8 @@ def postgres_answers() -> Check:
 
 
 def clocks_agree() -> Check:
-    """The clocks of this host, Redis and PostgreSQL agree; one that is off stops nothing, and is warned of."""
+    """Check that the clocks of this host, Redis and PostgreSQL agree. A clock that is off stops nothing and gives a
+    warning."""
     from redis import RedisError
 
     from tasks.errors import StorageUnavailableError
@@ -111,7 +113,7 @@ def clocks_agree() -> Check:
 
 
 def migrations_are_at_head() -> Check:
-    """The schema is the newest one."""
+    """Check that the schema is at the newest revision."""
     from tasks.errors import EmailError
     from tasks.storage.migrate import current_and_head
 
@@ -125,9 +127,9 @@ def migrations_are_at_head() -> Check:
 
 
 def mail_goes_out() -> Check:
-    """How much mail of all tenants waits for its server; a warning where some has for more than SMTP_DELAY_WARNING.
+    """Count the waiting mail of all tenants, with a warning if a message has waited for more than SMTP_DELAY_WARNING.
 
-    Not a fault of the stack: mail servers of others are away at times.
+    Waiting mail is no fault of the stack, because mail servers are away at times.
     """
     from tasks.errors import EmailError
     from tasks.settings import get_settings

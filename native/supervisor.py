@@ -30,12 +30,12 @@ class Program:
     stop_signal: str = "TERM"
     stop_seconds: int = 30
     needs_environment: bool = True
-    withheld: tuple[str, ...] = ()  # secrets of the environment that are not its business
+    withheld: tuple[str, ...] = ()  # secrets of the environment that the program does not get
 
 
 @dataclass(frozen=True)
 class Status:
-    """What the supervisor knows of a program. `started` is in seconds since 1970."""
+    """The supervisor's state of a program. `started` is in Unix seconds."""
 
     name: str
     state: str
@@ -59,14 +59,15 @@ class Supervisor:
         write_private(self.state.supervisor_config, _config(self.state, programs))
 
     def is_alive(self) -> bool:
-        """Whether it answers on its socket."""
+        """Whether the supervisor answers on its socket."""
         try:
             return bool(self._call("supervisor.getState"))
         except StackError:
             return False
 
     def start(self, environment: Mapping[str, str]) -> None:
-        """Start it. Files of one that was killed do not matter. Raises StackError when it does not answer."""
+        """Start the supervisor. Files of a killed supervisor do no harm. Raises StackError when it does not
+        answer."""
         self.state.socket.unlink(missing_ok=True)
         command = [sys.executable, "-m", "supervisor.supervisord", "--nodaemon"]
         log = self.state.logs / "supervisord-start.log"
@@ -88,7 +89,7 @@ class Supervisor:
             time.sleep(0.05)
 
     def shut_down(self) -> None:
-        """Stop it, with whatever still runs."""
+        """Stop the supervisor and all programs that still run."""
         pid = noted_pid(self.state, "supervisord")
         self._call("supervisor.shutdown")
         deadline = time.monotonic() + 60
@@ -96,7 +97,7 @@ class Supervisor:
             time.sleep(0.05)
 
     def reload(self) -> set[str]:
-        """Take in a changed configuration; the names of the programs that were added, changed or removed."""
+        """Read a changed configuration. Returns the names of the programs that were added, changed or removed."""
         [[added, changed, removed]] = self._call("supervisor.reloadConfig")
         for name in [*removed, *changed]:
             self.stop([name])
@@ -122,7 +123,7 @@ class Supervisor:
             self._call("supervisor.startProcess", name, False)
 
     def stop(self, names: Iterable[str]) -> None:
-        """Stop programs side by side and wait until they have stopped, each for as long as it may take."""
+        """Stop programs at the same time and wait until all have stopped, each for at most its own `stop_seconds`."""
         running = [name for name in names if (known := self.status().get(name)) and known.state in UP]
         for name in running:
             self._call("supervisor.stopProcess", name, False)
@@ -130,7 +131,7 @@ class Supervisor:
             time.sleep(0.05)
 
     def _call(self, method: str, *arguments: object) -> Any:
-        # Imported late: it takes a tenth of a second, which `help` and `version` do not have.
+        # Imported here, because the import takes a tenth of a second, which `help` and `version` need not wait for.
         from supervisor.xmlrpc import SupervisorTransport
 
         transport = SupervisorTransport(None, None, f"unix://{self.state.socket}")
@@ -198,7 +199,7 @@ def _section(state: State, program: Program) -> str:
         f"stopsignal = {program.stop_signal}\n"
         f"stopwaitsecs = {program.stop_seconds}\n"
         "killasgroup = true\n"
-        # The one value that supervisor expands twice.
+        # supervisor expands this value twice.
         f"stdout_logfile = {_plain(_plain(state.logs / f'{program.name}.log'))}\n"
         "stdout_logfile_maxbytes = 20MB\n"
         "stdout_logfile_backups = 3\n"
@@ -207,5 +208,5 @@ def _section(state: State, program: Program) -> str:
 
 
 def _plain(value: Path | str) -> str:
-    """A value in which the supervisor expands nothing."""
+    """A value, escaped so that supervisor expands nothing in it."""
     return str(value).replace("%", "%%")

@@ -1,9 +1,10 @@
-"""Servers that refuse to run as root, started by root all the same.
+"""Starts servers that refuse to run as root, also when root starts the stack.
 
-PostgreSQL never runs as root, and Dovecot as root wants system users of its own. An ordinary user starts them as
-they are. Root starts them in a user namespace in which root's own files belong to `nobody`: nothing changes owner,
-no system user is added, and a signal from outside reaches them. Where the machine permits no namespaces (most
-containers), they run as the real `nobody`, who then has to own their folders and reach them.
+PostgreSQL never runs as root, and Dovecot as root wants system users of its own. An ordinary user starts these
+servers without ado. Root starts them in a user namespace in which root's own files belong to `nobody`: nothing
+changes owner, no system user is added, and a signal from outside reaches them. Where the machine permits no
+namespaces (most containers), the servers run as the real `nobody`, who then has to own their folders and be able to
+reach these.
 """
 
 import grp
@@ -23,7 +24,8 @@ _NOBODY = 65534
 
 @dataclass(frozen=True)
 class Identity:
-    """Who a server runs as: what to put before its command, and what it sees itself as."""
+    """The identity that a server runs with: the command to put before the server's own, and the ids that the server
+    sees."""
 
     prefix: tuple[str, ...]
     uid: int
@@ -32,7 +34,7 @@ class Identity:
 
     @property
     def user(self) -> str:
-        """The name of `uid`, or the number where it has none."""
+        """The name of the user `uid`, or the number if there is no name."""
         try:
             return pwd.getpwuid(self.uid).pw_name
         except KeyError:
@@ -40,14 +42,15 @@ class Identity:
 
     @property
     def group(self) -> str:
-        """The name of `gid`, or the number where it has none."""
+        """The name of the group `gid`, or the number if there is no name."""
         try:
             return grp.getgrgid(self.gid).gr_name
         except KeyError:
             return str(self.gid)
 
     def hand_over(self, folder: Path) -> None:
-        """Make `folder` and all in it usable by this identity. Raises StackError when it cannot reach the folder."""
+        """Make `folder` and everything in it usable by this identity. Raises StackError if the identity cannot reach
+        the folder."""
         owner = self.uid if self.must_own_files else os.geteuid()
         if self.must_own_files or folder.stat().st_uid != owner:
             for path in (folder, *folder.rglob("*")):
@@ -56,7 +59,7 @@ class Identity:
             self._let_pass(folder)
 
     def _let_pass(self, folder: Path) -> None:
-        # The folder above stays root's; this identity may pass through it, but not look into it.
+        # The parent folder stays root's; this identity may pass through the parent, but not list it.
         os.chown(folder.parent, -1, self.gid)
         folder.parent.chmod(folder.parent.stat().st_mode & 0o777 | 0o010)
         if subprocess.run([*self.prefix, "test", "-w", str(folder)], check=False).returncode:
@@ -69,7 +72,7 @@ class Identity:
 
 @lru_cache(maxsize=1)
 def identity() -> Identity:
-    """The identity for servers that refuse root. Raises StackError when root has no way to give itself up."""
+    """The identity for servers that refuse root. Raises StackError if root cannot run them as another user."""
     if os.geteuid() != 0:
         return Identity((), os.geteuid(), os.getegid())
     namespace = Identity(
@@ -92,7 +95,8 @@ def identity() -> Identity:
 
 
 def _require_reach(found: Identity) -> None:
-    """Without its privileges root is a stranger in the private folders of others, such as a home."""
+    """Check that the identity can reach the folders: without its privileges, root cannot enter private folders such
+    as a home."""
     if not _works(found.prefix, "test", "-x", sys.prefix):
         raise StackError(
             f"{sys.prefix} is in a folder that is closed to others, and PostgreSQL refuses to run as root: "
