@@ -147,7 +147,7 @@ class Dovecot(Server):
         self._made_base: Path | None = None
 
     def init(self) -> None:
-        """Write the configuration; it holds the password and is for its owner only."""
+        """Write the configuration, which holds the password, so only its owner may read the file."""
         for folder in (self.root, self.mail_root):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         if len(str(self._base)) > _MAX_BASE_LENGTH:
@@ -164,14 +164,14 @@ class Dovecot(Server):
         return [*identity().prefix, str(server_binary()), "-F", "-c", str(self.root / "dovecot.conf")]
 
     def start(self) -> None:
-        """Start it and wait until it greets. Raises StackError when Dovecot 2.3 is not installed."""
+        """Start Dovecot and wait until it greets. Raises StackError if Dovecot 2.3 is not installed."""
         if self.pop3_port and not (_PROGRAMS / "pop3-login").exists():
             raise StackError("Dovecot's POP3 server is not installed: apt-get install dovecot-pop3d")
         self.init()
         super().start()
 
     def stop(self) -> None:
-        """Stop it and remove the sockets that had to live elsewhere."""
+        """Stop Dovecot and remove the sockets that are outside of `root` because of the length of its path."""
         super().stop()
         if self._made_base:
             shutil.rmtree(self._made_base, ignore_errors=True)

@@ -14,7 +14,7 @@ _LINE_END = re.compile(rb"\r?\n")
 
 
 class Stored(Protocol):
-    """A message and where it lies."""
+    """A message and its folder."""
 
     @property
     def folder(self) -> str: ...

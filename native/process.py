@@ -36,7 +36,7 @@ class Server:
         raise NotImplementedError
 
     def is_ready(self) -> bool:
-        """Whether it serves clients now."""
+        """Whether the server serves clients now."""
         raise NotImplementedError
 
     @property
@@ -47,7 +47,7 @@ class Server:
         return self._process.pid
 
     def start(self) -> None:
-        """Start it and wait until it serves. Raises StackError with the end of its log when it does not."""
+        """Start the server and wait until it serves. Raises StackError with the end of its log if it does not."""
         if self._process is not None:
             return
         with self.log.open("ab") as log:
@@ -71,11 +71,11 @@ class Server:
         self._end(self.stop_signal)
 
     def kill(self) -> None:
-        """End it as a crash would (SIGKILL to the server, whose children follow)."""
+        """End the server as a crash would (SIGKILL to the server, whose children follow)."""
         self._end(signal.SIGKILL)
 
     def restart(self) -> None:
-        """Stop it and start it again on the same port with the same data."""
+        """Stop the server and start it again on the same port with the same data."""
         self.stop()
         self.start()
 

@@ -41,7 +41,7 @@ class Pymap(Server):
         return [sys.executable, "-c", _MAIN, *listen, "maildir", str(self.mail_root)]
 
     def start(self) -> None:
-        """Start it and wait until it listens."""
+        """Start pymap and wait until it listens."""
         self.init()
         super().start()
 

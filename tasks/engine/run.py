@@ -67,12 +67,12 @@ class Tally:
         return self.deleted_with_folders + sum(map(self.total, ("synced", "updated", "deleted", "quarantined")))
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON; `from_json` reads it back."""
+        """The tally as JSON, which `from_json` reads back."""
         return {name: value for name, value in asdict(self).items() if name not in ("compared", "incomplete")}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
-        """What `to_json` wrote."""
+        """The tally that `to_json` wrote."""
         folders = {name: FolderTally(**tally) for name, tally in data["folders"].items()}
         return cls(**{**data, "folders": folders})
 

@@ -118,7 +118,7 @@ def read_path(wire: bytes) -> str:
 
 
 def wire_path(path: str) -> bytes:
-    """The name that `read_path` read, as a quoted string. Raises ValueError where none can hold it."""
+    """The name that `read_path` read, as a quoted string. Raises ValueError where no quoted string can hold it."""
     quoted = quote(path)
     if not _RAW.search(quoted):
         return quoted.encode()
@@ -128,7 +128,7 @@ def wire_path(path: str) -> bytes:
 
 
 def quote(path: str) -> str:
-    """`path` as a quoted string (RFC 9051 section 4.3). Raises ValueError where none can hold it."""
+    """`path` as a quoted string (RFC 9051 section 4.3). Raises ValueError where no quoted string can hold it."""
     if any(character in path for character in "\r\n\0"):
         raise ValueError(f"a folder name with a line break or NUL cannot be quoted: {path!r}")
     return '"' + path.replace("\\", "\\\\").replace('"', '\\"') + '"'

@@ -61,7 +61,8 @@ def remove(imap: ImapConnection, uids: UidSet) -> None:
 
 
 def read_copied_uids(lines: list[bytes], asked_for: UidSet) -> Moved:
-    """`38505 304,319:320 3956:3958`, whose two sets pair up one by one. A line that cannot be true counts as none."""
+    """New UIDs from `38505 304,319:320 3956:3958`, whose two sets are paired in order. Lines that cannot be true are
+    ignored."""
     asked = set(asked_for.uids())
     pairs: dict[int, int] = {}
     validities: set[int] = set()

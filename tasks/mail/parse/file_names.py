@@ -30,7 +30,7 @@ _DEVICE = re.compile(r"(?:con|prn|aux|nul|conin\$|conout\$|clock\$|(?:com|lpt)[0
 
 
 def file_name(name: str | None) -> str | None:
-    """`name` as a bare file name of at most 255 bytes; None where nothing is left of it."""
+    """`name` as a bare file name of at most 255 bytes; None where nothing is left of the name."""
     if not name:
         return None
     name = _UNSEEN.sub(lambda found: found["flag"] or "", storable(name))

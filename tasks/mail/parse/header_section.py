@@ -128,7 +128,8 @@ class _Damaged:
         return _fields(b"".join(self.good)) or [], self.position
 
     def _find_first_field(self) -> bool:
-        """Go to the first field, past what mailbox files, gateways and editors put before it; False without one."""
+        """Go to the first field, past lines that mailbox files, gateways and editors put before it. False if there is
+        no field."""
         if not self.of_part and (match := self._match(_MBOX_FROM)):
             self.position = match.end()
         position, past_empty = self.position, False

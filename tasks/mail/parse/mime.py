@@ -73,7 +73,7 @@ def read(data: bytes) -> tuple[list[Field], Part, str | None]:
 
 
 def _declared_charset(root: Part) -> str | None:
-    """The charset of the first text that names one beyond ASCII."""
+    """The charset of the first text whose charset is beyond ASCII."""
     texts = (part for part in _leaves(root) if part.charset and part.mime_type.startswith("text/"))
     return next((part.charset for part in texts if codec_for(part.charset or "") not in (None, "ascii")), None)
 

@@ -71,11 +71,11 @@ _BACKGROUND = "background/"
 
 
 class OwnLeaseHeldError(LeaseHeldError):
-    """An earlier run of the same task still has the lease: it was killed, or is still at work."""
+    """An earlier run of this very task has not given the account back; it was killed, or it is still at work."""
 
 
 class SyncComesFirstError(LeaseHeldError):
-    """A sync of this account is due or waits in its queue, and comes before a run in the background."""
+    """A sync of this account is due or waits in its queue, and comes before what is done in the background."""
 
     def __init__(self) -> None:
         EmailError.__init__(self)
