@@ -61,8 +61,10 @@ def advice_for_code(code: str | None, account: str | None = None, item_id: str |
 
 
 def advice(remedy: Remedy | None, account: str | None = None, item_id: str | None = None) -> str | None:
-    """What can be done, with the command of this place. `item_id` is the id of a message of the outbox or of a dead
-    letter."""
+    """What can be done, with the command of this place.
+
+    `item_id` is the id of a message of the outbox or of a dead letter.
+    """
     if remedy is None:
         return None
     values = {"COMMAND": place.COMMAND, "ACCOUNT": account and shlex.quote(account), "ID": item_id}
@@ -70,8 +72,8 @@ def advice(remedy: Remedy | None, account: str | None = None, item_id: str | Non
 
 
 def said_here(text: str) -> str:
-    """A text for this place: on a host, each variable of the environment is followed by its variable of the
-    inventory."""
+    """A text for this place: on a host, each variable of the
+    environment is followed by its variable of the inventory."""
     if not place.IS_HOST:
         return text
     return _VARIABLE.sub(_with_name_in_inventory, text)

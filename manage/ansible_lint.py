@@ -1,5 +1,5 @@
-"""ansible-lint for `test`: runs beside the other linters, and only if a file that it checks has changed since it last
-passed.
+"""ansible-lint for `test`: runs beside the other linters, and
+only if a file that it checks has changed since it last passed.
 
 It takes a minute of processor time.
 """

@@ -8,8 +8,8 @@ import click
 from manage.checks import how_to_install, install_missing
 from manage.output import say, tell_lines
 
-# The Debian packages that a benchmark needs, and the packages of its peers, which are left out of the figures if they
-# are not installed.
+# The Debian packages that a benchmark needs, and the packages of its
+# peers, which are left out of the figures if they are not installed.
 _NEEDED = {"sync": ("dovecot-imapd",), "send": ("dovecot-imapd",), "dispatch": ("dovecot-imapd",)}
 _PEERS = {"sync": ("isync", "offlineimap3"), "spam": ("spamd",)}
 
@@ -33,8 +33,10 @@ def bench(name: str | None, arguments: tuple[str, ...]) -> None:
 
 
 def _require_packages(name: str) -> None:
-    """Install the packages that the benchmark needs, as `test` does. Raises StackError with the command where it
-    cannot."""
+    """Install the packages that the benchmark needs, as `test` does.
+
+    Raises StackError with the command where it cannot.
+    """
     from native.errors import StackError
 
     needed, peers = _NEEDED.get(name, ()), _PEERS.get(name, ())

@@ -32,8 +32,8 @@ _PACKAGES = {
     "nft": "nftables",
     "ssh": "openssh-client",
 }
-# All tests run in two processes, as most of their time is waiting: whole files, the long ones of tests/integration
-# first.
+# All tests run in two processes, as most of their time is
+# waiting: whole files, the long ones of tests/integration first.
 _SIDE_BY_SIDE = ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder")
 _SYSTEM_PATH = "/usr/local/sbin:/usr/sbin:/sbin:/usr/lib/dovecot"
 
@@ -84,8 +84,10 @@ def missing_packages() -> list[str]:
 
 
 def install_missing(wanted: Collection[str] | None = None) -> list[str]:
-    """Install missing packages, if this is root: those of `wanted`, or all. Returns the packages that are still
-    missing."""
+    """Install missing packages, if this is root: those of `wanted`, or all.
+
+    Returns the packages that are still missing.
+    """
     missing = _wanted(wanted)
     if missing and os.geteuid() == 0 and shutil.which("apt-get"):
         _install(missing)

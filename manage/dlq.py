@@ -171,8 +171,8 @@ def _find(tenant: str | None, task: str | None, code: str | None, *, with_messag
 
 
 def _find_what_can_be_had(tenant: str | None, task: str | None, code: str | None) -> tuple[list["Summary"], bool]:
-    """The dead letters, and whether the list is complete: if Redis fails, this says so, and lists only those in
-    PostgreSQL."""
+    """The dead letters, and whether the list is complete: if Redis
+    fails, this says so, and lists only those in PostgreSQL."""
     from kombu.exceptions import OperationalError
     from redis import RedisError
 

@@ -1,5 +1,5 @@
-"""`docs`: writes the parts of the documentation that are made from the code: the tables of variables in
-roles/*/README.md."""
+"""`docs`: writes the parts of the documentation that are made
+from the code: the tables of variables in roles/*/README.md."""
 
 from pathlib import Path
 from typing import Any

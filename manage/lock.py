@@ -28,8 +28,8 @@ _COMPILE = (
 
 
 class Outdated(NamedTuple):
-    """A locked package with a newer version on the index; `kind` says what the package is for: runtime, native or
-    dev."""
+    """A locked package with a newer version on the index; `kind`
+    says what the package is for: runtime, native or dev."""
 
     name: str
     locked: str
@@ -92,8 +92,10 @@ def _lock(root: Path, upgrades: Sequence[str]) -> None:
 
 
 def _versions(requirements: str) -> dict[str, list[str]]:
-    """The locked versions of each package, ascending. There are several where they depend on the version of
-    Python."""
+    """The locked versions of each package, ascending.
+
+    There are several where they depend on the version of Python.
+    """
     from packaging.version import Version
 
     found: dict[str, list[str]] = {}

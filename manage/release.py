@@ -128,8 +128,10 @@ def _unfinished(cache: Path) -> Iterator[Path]:
 
 
 def _packages(cache: Path, folder: Path, target: Target) -> Path:
-    """The part of an archive that depends only on the requirements: everything but the code. It takes most of the
-    time."""
+    """The part of an archive that depends only on the requirements: everything but the code.
+
+    It takes most of the time.
+    """
     from native.state import ROOT
 
     requirements = ROOT / "requirements.txt"
@@ -166,8 +168,8 @@ def _make_code(folder: Path, version: str, target: Target) -> None:
     programs.mkdir()
     for name in ("python", "python3", f"python{target.minor}"):
         (programs / name).symlink_to(f"/usr/bin/python{target.minor}")
-    # With the release's own path and not the link `current`, so that a process stays with the release it started
-    # with.
+    # With the release's own path and not the link `current`,
+    # so that a process stays with the release it started with.
     celery = programs / "celery"
     celery.write_text(f"#!{HOME}/releases/{version}/bin/python\n{_START_CELERY}")
     celery.chmod(0o755)

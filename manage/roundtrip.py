@@ -41,8 +41,8 @@ class Step(NamedTuple):
 
 
 def go_round(account: "Account") -> list[Step]:
-    """Send two messages to the account itself, receive them, check both for spam, and delete the second, which is
-    spam.
+    """Send two messages to the account itself, receive them,
+    check both for spam, and delete the second, which is spam.
 
     Raises StackError for a step that does not succeed.
     """

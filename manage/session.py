@@ -1,5 +1,5 @@
-"""What verbs that work on accounts share: the environment of the running stack, and the options for tenant and
-account."""
+"""What verbs that work on accounts share: the environment of
+the running stack, and the options for tenant and account."""
 
 from collections.abc import Callable
 from typing import Any

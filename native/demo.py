@@ -29,8 +29,10 @@ def exists(state: State) -> bool:
 
 
 def make(state: State) -> int:
-    """Make the mailbox unless it exists. Returns how many messages were written. If two calls run at once, one makes
-    it."""
+    """Make the mailbox unless it exists.
+
+    Returns how many messages were written. If two calls run at once, one makes it.
+    """
     from native import maildir
     from native.demo_mail import demo_messages, folders
 
@@ -39,8 +41,8 @@ def make(state: State) -> int:
         if exists(state):
             return 0
         mail_root(state).mkdir(parents=True, exist_ok=True, mode=0o700)
-        # Dovecot and pymap name folders differently on disk, so a mailbox stays with the server for which it was
-        # made.
+        # Dovecot and pymap name folders differently on disk, so
+        # a mailbox stays with the server for which it was made.
         with_dovecot = dovecot.is_usable()
         (state.demo / "server").write_text("dovecot" if with_dovecot else _PYMAP)
         return maildir.write(mail_root(state) / USER, folders(), demo_messages(), utf7=with_dovecot)
@@ -59,8 +61,10 @@ def smtp_command(state: State, port: int) -> list[str]:
 
 
 def register(tenant_id: str, user_id: str, password: str, port: int, smtp_port: int) -> None:
-    """Make the account of the demo mailbox unless it exists. Store its password again if no key opens the stored
-    one."""
+    """Make the account of the demo mailbox unless it exists.
+
+    Store its password again if no key opens the stored one.
+    """
     from tasks.errors import CredentialUnreadableError, NotFoundError
     from tasks.storage.accounts.rows import (
         AccountExistsError,

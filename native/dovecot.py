@@ -116,8 +116,8 @@ class Dovecot(Server):
     """
 
     name = "dovecot"
-    # Dovecot would wait seconds for idle children. Mail on disk is complete at any moment, so it may be stopped
-    # quickly.
+    # Dovecot would wait seconds for idle children. Mail on disk
+    # is complete at any moment, so it may be stopped quickly.
     stop_seconds = 0.5
     children_seconds = 0.1
     host = LOOPBACK

@@ -38,8 +38,10 @@ def given(dotenv: Path = ROOT / ".env", real: Mapping[str, str] = os.environ) ->
 
 
 def _read(dotenv: Path) -> dict[str, str]:
-    """The variables in the file, without expansion: a `$` in a password stays a `$`. Raises StackError that quotes
-    nothing of the file."""
+    """The variables in the file, without expansion: a `$` in a password stays a `$`.
+
+    Raises StackError that quotes nothing of the file.
+    """
     try:
         with dotenv.open(encoding="utf-8") as file:
             found = list(parse_stream(file))
@@ -139,8 +141,8 @@ def effective(state: State, operator: Mapping[str, str], ports: Mapping[str, int
             "DATABASE_URL is set, DATABASE_OWNER_URL is not: the migrations need the role that owns the tables. "
             "Set DATABASE_OWNER_URL in .env, beside DATABASE_URL"
         )
-    # Only the ports of the demo mailbox are allowed on loopback: accounts must not lead to Redis, PostgreSQL or
-    # Flower.
+    # Only the ports of the demo mailbox are allowed on loopback:
+    # accounts must not lead to Redis, PostgreSQL or Flower.
     demo_servers = [f"{LOOPBACK}={ports[name]}" for name in demo.SERVERS] if demo.exists(state) else []
     networks = ",".join(filter(None, (*demo_servers, operator.get("MAIL_ALLOWED_NETWORKS"))))
     return {**values, **operator, "MAIL_ALLOWED_NETWORKS": networks, "FLOWER_PORT": str(ports["flower"])}

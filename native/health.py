@@ -63,8 +63,8 @@ def configuration_is_valid() -> Check:
 def worker_consumes(patience: float = _PROBE_SECONDS) -> Check:
     """Check that a worker takes a task that does nothing from the queue, and that its result arrives.
 
-    If all processes of the worker are at work on long tasks, it cannot take that task; then its answer to `inspect`
-    shows that it lives.
+    If all processes of the worker are at work on long tasks, it cannot
+    take that task; then its answer to `inspect` shows that it lives.
     """
     from kombu.exceptions import OperationalError
     from redis import RedisError
@@ -83,8 +83,8 @@ def worker_consumes(patience: float = _PROBE_SECONDS) -> Check:
 
 
 def _probe_worker(patience: float) -> float | None:
-    """How many seconds a worker took to run a task that every Celery worker has and that returns its argument; None
-    if none did."""
+    """How many seconds a worker took to run a task that every Celery
+    worker has and that returns its argument; None if none did."""
     from celery.exceptions import TimeoutError as NoResultError
 
     from tasks.celery_app import celery_app

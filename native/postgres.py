@@ -144,8 +144,8 @@ class Postgres:
         return (self.bin_dir or wheel_binaries()) / name
 
     def _initdb(self) -> None:
-        """Make the data folder under another name first, so that an incomplete folder is never taken for a whole
-        one."""
+        """Make the data folder under another name first, so that
+        an incomplete folder is never taken for a whole one."""
         unfinished = self.data.with_name(f"{self.data.name}.unfinished")
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True, mode=0o700)

@@ -107,8 +107,8 @@ class Server:
         process, self._process = self._process, None
         if process is None:
             return
-        # The server's children are waited for too: they outlive a killed server for a moment and hold its port and
-        # memory.
+        # The server's children are waited for too: they outlive a
+        # killed server for a moment and hold its port and memory.
         children: list[psutil.Process] = []
         with contextlib.suppress(psutil.NoSuchProcess):
             children = psutil.Process(process.pid).children(recursive=True)

@@ -71,8 +71,8 @@ class Redis:
     def advice(self, log_end: str) -> str:
         """What to do about a server that ended with these last lines of its log; empty where the lines say it all.
 
-        Valkey's own advice is replaced: it names a program that is not in the wheel and that takes the base file for
-        damaged.
+        Valkey's own advice is replaced: it names a program that is
+        not in the wheel and that takes the base file for damaged.
         """
         files = sorted((self.folder / "appendonlydir").glob("*.incr.aof"), key=lambda path: path.stat().st_mtime)
         if "Bad file format" not in log_end or not files:

@@ -1,5 +1,5 @@
-"""The SMTP server of the demo: takes mail for the demo mailbox after a login with its password, and delivers the
-mail.
+"""The SMTP server of the demo: takes mail for the demo mailbox
+after a login with its password, and delivers the mail.
 
 Run as `python -m native.smtp STATE PORT`. A message is delivered into the Maildir of INBOX before it is accepted; the
 mailbox's IMAP server shows it from then on.

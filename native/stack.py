@@ -51,8 +51,10 @@ class Started:
 
 
 class Stack:
-    """The native stack of one state folder. Make only one Stack in a process, because it reads the process's
-    environment."""
+    """The native stack of one state folder.
+
+    Make only one Stack in a process, because it reads the process's environment.
+    """
 
     def __init__(self, state: State, say: Say) -> None:
         self.state = state
@@ -64,8 +66,10 @@ class Stack:
         self._inherited = {name: value for name, value in os.environ.items() if name not in self._operator}
 
     def up(self) -> Started:
-        """Start the programs that are down, and wait until all work. Raises what `check` raises, StackError or
-        EmailError."""
+        """Start the programs that are down, and wait until all work.
+
+        Raises what `check` raises, StackError or EmailError.
+        """
         self.check()
         self.state.create()
         with self.state.locked():

@@ -62,8 +62,8 @@ _HAS_DISK = "SELECT count(*) FROM (SELECT n FROM generate_series(1, 30000) AS n 
 
 
 def postgres_answers() -> Check:
-    """Check that the worker can log in to PostgreSQL, with a role that may call the functions across tenants, and can
-    write."""
+    """Check that the worker can log in to PostgreSQL, with a role
+    that may call the functions across tenants, and can write."""
     import psycopg2
 
     from tasks.settings import load
@@ -91,8 +91,10 @@ def postgres_answers() -> Check:
 
 
 def clocks_agree() -> Check:
-    """Check that the clocks of this host, Redis and PostgreSQL agree. A clock that is off stops nothing and gives a
-    warning."""
+    """Check that the clocks of this host, Redis and PostgreSQL agree.
+
+    A clock that is off stops nothing and gives a warning.
+    """
     from redis import RedisError
 
     from tasks.errors import StorageUnavailableError

@@ -66,8 +66,10 @@ class Supervisor:
             return False
 
     def start(self, environment: Mapping[str, str]) -> None:
-        """Start the supervisor. Files of a killed supervisor do no harm. Raises StackError when it does not
-        answer."""
+        """Start the supervisor. Files of a killed supervisor do no harm.
+
+        Raises StackError when it does not answer.
+        """
         self.state.socket.unlink(missing_ok=True)
         command = [sys.executable, "-m", "supervisor.supervisord", "--nodaemon"]
         log = self.state.logs / "supervisord-start.log"

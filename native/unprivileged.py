@@ -1,10 +1,10 @@
 """Starts servers that refuse to run as root, also when root starts the stack.
 
-PostgreSQL never runs as root, and Dovecot as root wants system users of its own. An ordinary user starts these
-servers without ado. Root starts them in a user namespace in which root's own files belong to `nobody`: nothing
-changes owner, no system user is added, and a signal from outside reaches them. Where the machine permits no
-namespaces (most containers), the servers run as the real `nobody`, who then has to own their folders and be able to
-reach these.
+PostgreSQL never runs as root, and Dovecot as root wants system users of its own. An ordinary
+user starts these servers without ado. Root starts them in a user namespace in which root's own
+files belong to `nobody`: nothing changes owner, no system user is added, and a signal from
+outside reaches them. Where the machine permits no namespaces (most containers), the servers
+run as the real `nobody`, who then has to own their folders and be able to reach these.
 """
 
 import grp
@@ -24,8 +24,8 @@ _NOBODY = 65534
 
 @dataclass(frozen=True)
 class Identity:
-    """The identity that a server runs with: the command to put before the server's own, and the ids that the server
-    sees."""
+    """The identity that a server runs with: the command to put
+    before the server's own, and the ids that the server sees."""
 
     prefix: tuple[str, ...]
     uid: int
@@ -49,8 +49,10 @@ class Identity:
             return str(self.gid)
 
     def hand_over(self, folder: Path) -> None:
-        """Make `folder` and everything in it usable by this identity. Raises StackError if the identity cannot reach
-        the folder."""
+        """Make `folder` and everything in it usable by this identity.
+
+        Raises StackError if the identity cannot reach the folder.
+        """
         owner = self.uid if self.must_own_files else os.geteuid()
         if self.must_own_files or folder.stat().st_uid != owner:
             for path in (folder, *folder.rglob("*")):
@@ -95,8 +97,8 @@ def identity() -> Identity:
 
 
 def _require_reach(found: Identity) -> None:
-    """Check that the identity can reach the folders: without its privileges, root cannot enter private folders such
-    as a home."""
+    """Check that the identity can reach the folders: without its
+    privileges, root cannot enter private folders such as a home."""
     if not _works(found.prefix, "test", "-x", sys.prefix):
         raise StackError(
             f"{sys.prefix} is in a folder that is closed to others, and PostgreSQL refuses to run as root: "

@@ -100,8 +100,8 @@ def _configuration(settings: Settings) -> dict[str, Any]:
     worker, broker_url = settings.worker, settings.redis.broker_url
     return {
         "broker_url": broker_url,
-        # These two are set as well, because Celery prefers CELERY_BROKER_URL, without the options for TLS, to
-        # `broker_url`.
+        # These two are set as well, because Celery prefers
+        # CELERY_BROKER_URL, without the options for TLS, to `broker_url`.
         "broker_read_url": broker_url,
         "broker_write_url": broker_url,
         # For Flower, whose client reads no options in the URL.
@@ -171,8 +171,8 @@ def _transport_options(visibility_timeout: int) -> dict[str, Any]:
 
 
 def _keepalive_options() -> dict[int, int]:
-    """Options that end a dead connection after about 20 s even if nothing is sent on it, like the one for remote
-    control.
+    """Options that end a dead connection after about 20 s even
+    if nothing is sent on it, like the one for remote control.
 
     Without them Linux waits two hours. TCP options (tcp(7)) that the system does not have are left out.
     """

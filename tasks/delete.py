@@ -1,8 +1,8 @@
 """delete_emails, empty_trash and enforce_trash_retention: move messages to Trash, delete them for good, and delete
 what has been in Trash for too long. The work is in tasks/engine/delete/.
 
-A task that is run again after it was killed at any instant finds on the server and in the table `deletion` what is
-already done.
+A task that is run again after it was killed at any instant finds
+on the server and in the table `deletion` what is already done.
 """
 
 import time
@@ -86,8 +86,8 @@ def empty_trash(self: Any, email_client_id: str, tenant_id: str, user_id: str) -
 
 @shared_task(bind=True, base=EmailTask, name=ENFORCE_TRASH_RETENTION, max_retries=1)
 def enforce_trash_retention(self: Any, after_tenant_id: str = "", after_account_id: str = "") -> dict[str, Any]:
-    """Queue `empty_trash` for each account with messages that have been in Trash for longer than
-    TRASH_RETENTION_DAYS.
+    """Queue `empty_trash` for each account with messages that
+    have been in Trash for longer than TRASH_RETENTION_DAYS.
 
     Accounts are looked at in the order of their ids, from the first account after the given one; when the time budget
     is spent, a fresh task goes on from there. Returns `status` (success; partial where time ran out) and accounts
@@ -111,8 +111,10 @@ def enforce_trash_retention(self: Any, after_tenant_id: str = "", after_account_
 
 
 def _go_on_later(task: Any, interruption: Exception) -> NoReturn:
-    """Queue the same task again; it goes on with what is left. Only errors of servers and storage count as
-    retries."""
+    """Queue the same task again; it goes on with what is left.
+
+    Only errors of servers and storage count as retries.
+    """
     if isinstance(interruption, LeaseHeldError | HostBusyError):
         task.snooze(interruption, _LOOK_SECONDS)
     if isinstance(interruption, CutShortError):

@@ -34,8 +34,8 @@ class EmailError(Exception):
     remedy: ClassVar[Remedy | None] = None
 
     def __init__(self, detail: str = "") -> None:
-        # `detail` is often a server's own text, which may hold any characters, and is stored in the database and in
-        # Redis.
+        # `detail` is often a server's own text, which may hold any
+        # characters, and is stored in the database and in Redis.
         detail = shown(detail.encode("utf-8", "replace").decode().replace("\0", "\ufffd"))
         super().__init__(detail)
         self.detail = detail

@@ -1,5 +1,7 @@
-"""cleanup_stale_results: removes results, leases, blobs and dead letters that nobody needs any more. Queued hourly by
-beat."""
+"""cleanup_stale_results: removes results, leases, blobs and dead letters that nobody needs any more.
+
+Queued hourly by beat.
+"""
 
 import time
 from typing import Any
@@ -47,8 +49,10 @@ def _delete_dead_letters(age_days: int, deadline: float) -> int:
 
 
 def _delete_blobs(broker: Any, deadline: float) -> int:
-    """Walk over all blobs from where the last run stopped. After a run that got to the end, the next begins at the
-    start."""
+    """Walk over all blobs from where the last run stopped.
+
+    After a run that got to the end, the next begins at the start.
+    """
     tenant_id, sha256 = _place(broker)
     deleted = 0
     while time.monotonic() < deadline:

@@ -70,13 +70,13 @@ class _Round:
             (taken if self._host_has_room(account.hostname) else waiting).append(account)
         if waiting:
             self.deferred += len(waiting)
-            # Deferred accounts are due in the next run, not in this one, and before the accounts that were queued
-            # now.
+            # Deferred accounts are due in the next run, not in this
+            # one, and before the accounts that were queued now.
             unclaim_accounts(waiting, self.claim_seconds // 2)
         calls = [(account.email_client_id, account.tenant_id, account.user_id) for account in taken]
         try:
-            # A sync that waited longer than its claim expires, because the account may have been claimed again by
-            # then.
+            # A sync that waited longer than its claim expires,
+            # because the account may have been claimed again by then.
             ids = publish_many(sync_emails, calls, expires=self.claim_seconds)
         except OperationalError as error:
             logger.warning("could not queue %s syncs: %s", len(taken), error)

@@ -51,8 +51,8 @@ def reread_messages(self: Any, email_client_id: str, tenant_id: str, user_id: st
         self.snooze(held, min(held.seconds_left + 1, _LOOK_AGAIN_SECONDS))
     except (LeaseHeldError, LeaseLostError, HostBusyError) as error:
         if not self.request.called_directly:
-            # Beat queues this task at the same time as the syncs, which are soon over: look again until the task
-            # expires.
+            # Beat queues this task at the same time as the syncs,
+            # which are soon over: look again until the task expires.
             self.snooze(error, _BUSY_SECONDS)
         return _result("busy", Reread(), str(error))
     except TransientError as error:
@@ -72,9 +72,9 @@ def queue_rereading(self: Any) -> dict[str, Any]:  # noqa: ARG001 - a bound task
 
     These are accounts with chosen messages, and accounts whose messages of an older parser are still to be chosen.
 
-    Returns `status` (success; partial where the broker did not take all tasks or time ran out: the next run queues
-    the rest) and accounts (how many were queued). It does no harm if an account is queued twice: the second task
-    finds nothing to do.
+    Returns `status` (success; partial where the broker did not take all tasks or time
+    ran out: the next run queues the rest) and accounts (how many were queued). It
+    does no harm if an account is queued twice: the second task finds nothing to do.
     """
     worker, limits, after, accounts = get_settings().worker, get_settings().reread, ("", ""), 0
     deadline = time.monotonic() + worker.budget_seconds

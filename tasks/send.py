@@ -50,8 +50,8 @@ _WAITS = 1000
 
 
 class SendTask(EmailTask):
-    """A task whose message in the outbox fails when the task is poisoned, because no task would try the message any
-    more."""
+    """A task whose message in the outbox fails when the task is
+    poisoned, because no task would try the message any more."""
 
     abstract = True
 
@@ -81,9 +81,9 @@ def send_email(
 ) -> dict[str, Any]:
     """Send a message from an account, once.
 
-    Recipients are lists, or strings with commas, of `a@b` or `Name <a@b>`. `attachment_ids` are ids of stored
-    attachments; attachments that the HTML shows by `cid:` go inline. Two calls with the same `idempotency_key` send
-    one message.
+    Recipients are lists, or strings with commas, of `a@b` or `Name <a@b>`.
+    `attachment_ids` are ids of stored attachments; attachments that the HTML shows
+    by `cid:` go inline. Two calls with the same `idempotency_key` send one message.
 
     Returns `status` (success; partial where some recipients were refused), message_id, sent_timestamp (ms),
     recipients_sent (how many), recipients_refused (the server's words by address) and outbox_id.
@@ -144,8 +144,8 @@ def queue_waiting_mail(self: Any) -> dict[str, Any]:
 
 
 def _is_followed(one: Due) -> bool:
-    """Whether other tasks follow the message's task (`link`, a chain), so that the task has to be queued by
-    itself."""
+    """Whether other tasks follow the message's task (`link`,
+    a chain), so that the task has to be queued by itself."""
     return bool((one.task or {}).keys() - _IDS)
 
 
@@ -154,8 +154,8 @@ def _key(idempotency_key: str | None, task_id: str | None) -> str:
 
 
 def _sent(task: Any, send_it: Callable[[], Outgoing | None]) -> dict[str, Any]:
-    """The result of the task. If the message is neither sent nor failed, the task runs again, or a later task goes
-    on."""
+    """The result of the task. If the message is neither sent
+    nor failed, the task runs again, or a later task goes on."""
     try:
         outgoing = send_it()
     except DeliveryUnderWayError as error:

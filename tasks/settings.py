@@ -207,8 +207,8 @@ class RereadSettings(_Group):
 
 
 class AllowedNetwork(NamedTuple):
-    """A network whose servers may be connected to although their addresses are not public: at one port, or at every
-    port."""
+    """A network whose servers may be connected to although their
+    addresses are not public: at one port, or at every port."""
 
     network: IPv4Network | IPv6Network
     port: Port | None

@@ -15,8 +15,8 @@ from tasks.settings import get_settings
 
 logger = logging.getLogger(__name__)
 
-# The share of the time budget after which no new batch begins: an engine may take its whole timeout for each message
-# of the last batch.
+# The share of the time budget after which no new batch begins: an
+# engine may take its whole timeout for each message of the last batch.
 _BUDGET_SHARE = 2 / 3
 
 
@@ -42,8 +42,9 @@ def check_spam(self: Any, email_id: str, tenant_id: str, user_id: str) -> dict[s
 
 @shared_task(bind=True, base=EmailTask, name=ASK_SPAM_ENGINES, max_retries=2, default_retry_delay=10)
 def ask_spam_engines(self: Any, email_client_id: str, tenant_id: str, user_id: str) -> dict[str, Any]:
-    """Ask the spam engines about an account's new messages after a sync. A task that is run again goes on where it
-    stopped.
+    """Ask the spam engines about an account's new messages after a sync.
+
+    A task that is run again goes on where it stopped.
 
     Returns `status` (success; handed_on: a fresh task goes on; engine_unavailable: the score of the rules stays until
     the next sync that brings mail queues this task again) and messages_checked.
@@ -66,8 +67,10 @@ def ask_spam_engines(self: Any, email_client_id: str, tenant_id: str, user_id: s
 
 
 def queue_engines(email_client_id: str, tenant_id: str, user_id: str) -> None:
-    """Queue `ask_spam_engines` for the messages that a sync brought, if there are engines. Errors do not fail the
-    sync."""
+    """Queue `ask_spam_engines` for the messages that a sync brought, if there are engines.
+
+    Errors do not fail the sync.
+    """
     if not get_settings().spam.check_enabled or not get_settings().spam.has_engine:
         return
     try:

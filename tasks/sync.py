@@ -98,8 +98,8 @@ def sync_emails(
     except (SoftTimeLimitExceeded, TransientError) as error:
         logger.warning("sync interrupted: %s", error, extra={"email_client_id": email_client_id})
         if so_far.stored > before:
-            # The sync made progress, so its retries are counted from zero again, and a flaky server never uses them
-            # up.
+            # The sync made progress, so its retries are counted from
+            # zero again, and a flaky server never uses them up.
             self.request.retries = 0
         raise self.retry(exc=error, countdown=self.retry_delay(why=error), **so_far.options()) from error
     if not is_done:
@@ -133,8 +133,10 @@ class _SoFar:
         return self.tally.total("synced")
 
     def options(self) -> dict[str, Any]:
-        """Options for the task message of the next run. They have no expiry: only a sync that has not begun
-        expires."""
+        """Options for the task message of the next run.
+
+        They have no expiry: only a sync that has not begun expires.
+        """
         return {"headers": {_HEADER: self._header()}, "expires": None}
 
     def _header(self) -> dict[str, Any]:
@@ -169,8 +171,10 @@ class _SoFar:
 
 
 def _reporter(task: Any, stored_before: int) -> Callable[[Progress], None]:
-    """A function that stores progress in the task's state, not too often. Errors of the result store do not fail the
-    sync."""
+    """A function that stores progress in the task's state, not too often.
+
+    Errors of the result store do not fail the sync.
+    """
     next_report = 0.0
     moves = False
 

@@ -28,8 +28,9 @@ Report = Callable[[str, int, int], None]
 
 
 class FolderAudit(NamedTuple):
-    """How a stored folder differs from the folder on the server. For POP3, whose messages have no UIDs, only counts
-    are known.
+    """How a stored folder differs from the folder on the server.
+
+    For POP3, whose messages have no UIDs, only counts are known.
 
     UIDs in `missing` are on the server and not stored, UIDs in `gone` are stored and not on the server, and under
     UIDs in `differs` the server has another message. `hidden` counts stored messages that may be outside of the
@@ -54,8 +55,10 @@ class FolderAudit(NamedTuple):
 
 
 def audit(account: Account, folder_name: str | None, report: Report) -> Iterator[FolderAudit]:
-    """Compare each folder that is synced, or the folder of this name. Raises NotFoundError, and the errors of the
-    server."""
+    """Compare each folder that is synced, or the folder of this name.
+
+    Raises NotFoundError, and the errors of the server.
+    """
     with tenant_transaction(account.tenant_id) as connection:
         ours = load_folders(connection, account, None)
     if account.protocol == "pop3":

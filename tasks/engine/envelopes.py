@@ -1,5 +1,5 @@
-"""Envelopes: what identifies a message (Message-ID, size, date), read from the server without bodies and compared
-with rows."""
+"""Envelopes: what identifies a message (Message-ID, size, date),
+read from the server without bodies and compared with rows."""
 
 from collections.abc import Iterable, Iterator
 from itertools import islice

@@ -1,5 +1,5 @@
-"""A process that parses messages for a sync of many, so that parsing does not hold the interpreter lock of the
-process that receives.
+"""A process that parses messages for a sync of many, so that parsing
+does not hold the interpreter lock of the process that receives.
 
 The process runs this file with an environment of its own, so it inherits no secret and no connection. It ends when
 its standard input ends, and also when its parent is killed. A message that ends the process, or keeps it busy for too

@@ -1,7 +1,7 @@
 """Turns fetched messages into rows: parses, sanitises and scores them. Needs no database and no settings.
 
-The result depends on the arguments alone, so this code can run in the worker or in a process of its own
-(parser_process.py).
+The result depends on the arguments alone, so this code can run
+in the worker or in a process of its own (parser_process.py).
 """
 
 import logging
@@ -20,8 +20,8 @@ logger = logging.getLogger(__name__)
 
 
 class Destination(NamedTuple):
-    """Where messages are stored: their folder, and for whom they are checked for spam (None: they are not
-    checked)."""
+    """Where messages are stored: their folder, and for whom
+    they are checked for spam (None: they are not checked)."""
 
     folder_id: str
     folder_type: str
@@ -29,8 +29,10 @@ class Destination(NamedTuple):
 
 
 def to_rows(destination: Destination, message: FetchedMessage) -> Arrival | Quarantined:
-    """The message ready to be stored. A message that cannot be parsed becomes a Quarantined with its bytes. Never
-    raises."""
+    """The message ready to be stored.
+
+    A message that cannot be parsed becomes a Quarantined with its bytes. Never raises.
+    """
     raw = message.raw or b""
     try:
         flags = read_flags(message.flags, destination.folder_type)

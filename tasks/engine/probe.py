@@ -1,5 +1,7 @@
-"""Tries an account: connects, logs in, and reads what the server offers. Receiving and sending are tried
-separately."""
+"""Tries an account: connects, logs in, and reads what the server offers.
+
+Receiving and sending are tried separately.
+"""
 
 from typing import NamedTuple
 

@@ -119,8 +119,8 @@ class _Rereader:
                 with tenant_transaction(self._run.account.tenant_id) as connection:
                     rereading.spend(connection, self._run.account)
             raise
-        # This commit waits for the disk, and so makes all batches before it durable. The task is acknowledged
-        # afterwards.
+        # This commit waits for the disk, and so makes all batches
+        # before it durable. The task is acknowledged afterwards.
         with self._run.transaction(durable=True) as connection:
             following = rereading.choose(connection, self._run.account, self._limits, 1)
             can_go_on = any(not message.attempts for message in following)
@@ -164,8 +164,10 @@ class _Rereader:
     def _replace(
         self, folder: Folder, batches: Generator[Batch], wanted: dict[int, Waiting], interrupt: Callable[[], None]
     ) -> None:
-        """Replace the `wanted` messages (by UID or number) as they arrive. Messages that do not arrive count as
-        gone."""
+        """Replace the `wanted` messages (by UID or number) as they arrive.
+
+        Messages that do not arrive count as gone.
+        """
         try:
             with closing(arriving(self._run, folder, batches, interrupt=interrupt)) as stream:
                 for batch in stream:
@@ -236,8 +238,8 @@ class _Rereader:
             self._done.left += len(messages)
 
     def _note_break(self, message: Waiting, failure: BrokenOffError) -> None:
-        """Note that the connection broke at this message: other messages come first, and after some breaks it stays
-        as it is."""
+        """Note that the connection broke at this message: other
+        messages come first, and after some breaks it stays as it is."""
         if message.attempts + 1 >= MAX_ATTEMPTS:
             self._settle("unreadable", {message.id: str(failure.error)})
         else:

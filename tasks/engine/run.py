@@ -24,8 +24,10 @@ _RENEWALS_PER_LEASE = 3
 
 
 class CutShortError(Exception):
-    """The run ends early: its time is used up, or other work goes first. What is committed stays, and a later task
-    goes on."""
+    """The run ends early: its time is used up, or other work goes first.
+
+    What is committed stays, and a later task goes on.
+    """
 
 
 @dataclass

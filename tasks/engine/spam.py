@@ -45,8 +45,10 @@ class Decision(NamedTuple):
 
 
 def recipient_for(account: Account, folder_type: str) -> Addressee | None:
-    """For whom the new messages of a folder are checked. None in folders of sent mail and drafts, or if the check is
-    off."""
+    """For whom the new messages of a folder are checked.
+
+    None in folders of sent mail and drafts, or if the check is off.
+    """
     settings = get_settings().spam
     if not settings.check_enabled or folder_type in OWN_FOLDERS:
         return None

@@ -39,8 +39,8 @@ class Endpoint(NamedTuple):
 def open_socket(endpoint: Endpoint) -> socket.socket:
     """A TCP connection without TLS. Raises what `hosts.connect` raises."""
     connected = connect(endpoint.hostname, endpoint.port, endpoint.timeout, endpoint.allowed_networks)
-    # If data is written in two parts, such as a message and its end, the second must not wait for the acknowledgement
-    # of the first.
+    # If data is written in two parts, such as a message and its end,
+    # the second must not wait for the acknowledgement of the first.
     connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return connected
 
@@ -48,8 +48,8 @@ def open_socket(endpoint: Endpoint) -> socket.socket:
 def tls_context(endpoint: Endpoint) -> ssl.SSLContext:
     """The TLS context of an endpoint. It verifies certificate and host name unless the endpoint says otherwise.
 
-    Contexts are shared by connections, because reading the authorities takes 20 ms of CPU each time, so they must not
-    be changed.
+    Contexts are shared by connections, because reading the authorities
+    takes 20 ms of CPU each time, so they must not be changed.
     """
     trusted = ssl.get_default_verify_paths().cafile
     return _tls_context(endpoint.ssl_verify, trusted, Path(trusted).stat().st_mtime_ns if trusted else None)
@@ -68,8 +68,8 @@ def _tls_context(verify: bool, _trusted: str | None, _changed_at: int | None) ->
 def translated(endpoint: Endpoint, doing: str) -> Iterator[None]:
     """Translate errors of the network and of TLS into EmailErrors.
 
-    Errors that a protocol's library raises itself are translated by the session of that protocol, inside of this
-    block.
+    Errors that a protocol's library raises itself are translated
+    by the session of that protocol, inside of this block.
     """
     where = f"{doing}, {endpoint}"
     try:

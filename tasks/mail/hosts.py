@@ -74,8 +74,8 @@ def resolve(hostname: str, allowed: tuple[Network, ...]) -> list[Address]:
     found = _look_up(hostname)
     permitted = [address for address in found if is_permitted(address, allowed)]
     if not permitted:
-        # The addresses are only logged: the person who entered the name must not learn about our network from the
-        # error.
+        # The addresses are only logged: the person who entered the
+        # name must not learn about our network from the error.
         logger.warning("%s is not connected to: it resolves to %s", hostname, ", ".join(map(str, found)))
         raise HostNotAllowedError(hostname)
     return permitted

@@ -14,8 +14,8 @@ from typing import Literal
 from tasks.errors import LoginMethodUnavailableError, PermanentError
 from tasks.mail.connection import Endpoint
 
-# The name for the protocol's own command: LOGIN of IMAP (RFC 9051 section 6.2.3), USER and PASS of POP3 (RFC 1939
-# section 7).
+# The name for the protocol's own command: LOGIN of IMAP (RFC 9051
+# section 6.2.3), USER and PASS of POP3 (RFC 1939 section 7).
 OWN_COMMAND = "own command"
 
 Response = Callable[[bytes], bytes]
@@ -45,8 +45,8 @@ class Login:
 class Sasl:
     """One SASL exchange: the answers to the server's challenges in turn.
 
-    In mechanisms where the client speaks first, the first challenge is empty, and a further challenge describes an
-    error.
+    In mechanisms where the client speaks first, the first
+    challenge is empty, and a further challenge describes an error.
     """
 
     mechanism: str
@@ -63,11 +63,11 @@ def exchanges_for(
 ) -> list[Sasl]:
     """The exchanges to try, the best first, for the mechanisms that the server offers (without AUTH=, in upper case).
 
-    These are two at most, because each refusal counts at the provider; the mechanism that worked last comes first.
-    `has_command` says whether a password may be sent with the protocol's own command. CRAM-MD5 is used only if no
-    other known mechanism is offered, because a server with CRAM-MD5 has to store passwords readable. Raises
-    LoginMethodUnavailableError for a token if the server does not take tokens, and PermanentError for a login that
-    cannot be sent.
+    These are two at most, because each refusal counts at the provider; the mechanism that worked
+    last comes first. `has_command` says whether a password may be sent with the protocol's own
+    command. CRAM-MD5 is used only if no other known mechanism is offered, because a server with
+    CRAM-MD5 has to store passwords readable. Raises LoginMethodUnavailableError for a token if
+    the server does not take tokens, and PermanentError for a login that cannot be sent.
     """
     if re.search(r"[\0\r\n\x01]", login.username + login.secret):
         raise PermanentError("a user name or password cannot hold a line break or control character")

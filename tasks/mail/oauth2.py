@@ -34,8 +34,10 @@ _PASSING_NUMBERS = {50196, 90033}
 
 
 class Provider(NamedTuple):
-    """The servers of a provider. `scope` is the scope that tokens are requested with; empty: everything that was
-    granted."""
+    """The servers of a provider.
+
+    `scope` is the scope that tokens are requested with; empty: everything that was granted.
+    """
 
     token_endpoint: str
     scope: str
@@ -79,9 +81,9 @@ def refresh(
     The certificate is always verified, and the endpoint's address obeys the same rule as a mail server's: where it is
     not public, it must be in one of the networks that `networks_at` gives for its port.
 
-    Raises GrantRevokedError, TokenRequestRefusedError (also for an endpoint that is no URL),
-    TokenEndpointUnavailableError (with the seconds to wait where the endpoint says), HostNotAllowedError and
-    UnknownHostError.
+    Raises GrantRevokedError, TokenRequestRefusedError (also for an endpoint
+    that is no URL), TokenEndpointUnavailableError (with the seconds to wait
+    where the endpoint says), HostNotAllowedError and UnknownHostError.
     """
     import httpx
 
@@ -113,8 +115,8 @@ def _post(target: Any, addresses: list[Address], form: dict[str, str], timeout: 
 
     import httpx
 
-    # A proxy is not used, because it would resolve the name again. Redirects are not followed: the form holds
-    # secrets.
+    # A proxy is not used, because it would resolve the name
+    # again. Redirects are not followed: the form holds secrets.
     with httpx.Client(verify=ssl.create_default_context(), trust_env=False, timeout=timeout) as client:
         for number, address in enumerate(addresses, start=1):
             try:

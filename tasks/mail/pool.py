@@ -1,5 +1,5 @@
-"""A pool of connections that are kept open between two uses, by account: few, not for long, and never across a
-fork."""
+"""A pool of connections that are kept open between two uses,
+by account: few, not for long, and never across a fork."""
 
 import os
 import threading

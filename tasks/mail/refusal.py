@@ -106,8 +106,8 @@ def meaning_of(words: str) -> Meaning:
 def readable(said: bytes) -> str:
     """A server's words as text: UTF-8, or Chinese as QQ and 163 send it, else Western European.
 
-    Chinese in GB 18030 is recognised by its pairs of bytes: there is always an even number of bytes beyond ASCII in a
-    row.
+    Chinese in GB 18030 is recognised by its pairs of bytes: there
+    is always an even number of bytes beyond ASCII in a row.
     """
     is_chinese = all(len(run) % 2 == 0 for run in re.findall(rb"[\x80-\xff]+", said))
     return decode(said, "gb18030" if is_chinese else "windows-1252")

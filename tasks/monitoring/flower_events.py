@@ -1,10 +1,10 @@
-"""How Flower receives the workers' events, and reports its state to systemd: it counts as started when its pages
-answer.
+"""How Flower receives the workers' events, and reports its
+state to systemd: it counts as started when its pages answer.
 
-Flower itself doubles its pause after each failed try to reach the broker, up to hours after a long outage, and waits
-for ever if the broker stops answering without closing the connection. Here Flower asks every two seconds whether the
-broker still answers, and if not, connects anew each second. This holds for every Flower that is started with this
-application.
+Flower itself doubles its pause after each failed try to reach the broker, up to hours after
+a long outage, and waits for ever if the broker stops answering without closing the
+connection. Here Flower asks every two seconds whether the broker still answers, and if not,
+connects anew each second. This holds for every Flower that is started with this application.
 """
 
 import logging

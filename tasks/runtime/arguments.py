@@ -1,5 +1,5 @@
-"""Checks the arguments of a task: in the caller before the task is queued, and in the worker that takes the
-message."""
+"""Checks the arguments of a task: in the caller before the
+task is queued, and in the worker that takes the message."""
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -15,10 +15,10 @@ _OWNERS = ("tenant_id", "user_id")
 def check_arguments(name: str, run: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
     """Compare the arguments with what `run`, the function of the task `name`, takes.
 
-    Raises TypeError where arguments are missing, unknown, or too many. Raises ValueError where there is no tenant_id
-    or user_id, and where an argument is of another type than the task takes, holds half a character (a lone
-    surrogate), or is an identifier that is too long or cannot be printed. Neither error repeats the value of an
-    argument.
+    Raises TypeError where arguments are missing, unknown, or too many. Raises ValueError
+    where there is no tenant_id or user_id, and where an argument is of another type than
+    the task takes, holds half a character (a lone surrogate), or is an identifier that
+    is too long or cannot be printed. Neither error repeats the value of an argument.
     """
     signature, hints = _signature(run), _hints(run)
     given = signature.bind_partial(*args, **kwargs).arguments

@@ -1,8 +1,8 @@
 """Finds out whose clock is off (this host's, Redis's or PostgreSQL's), for workers, beat and `health` to report.
 
-No task depends on this host's clock: messages go by Redis's clock (tasks/runtime/broker/clock.py), and times stored
-in PostgreSQL by PostgreSQL's. But people compare times that the three wrote, and on a host whose clock is far off no
-certificate is valid.
+No task depends on this host's clock: messages go by Redis's clock
+(tasks/runtime/broker/clock.py), and times stored in PostgreSQL by PostgreSQL's. But people
+compare times that the three wrote, and on a host whose clock is far off no certificate is valid.
 """
 
 import socket
@@ -85,8 +85,8 @@ def measure(client: Any, database_now: Callable[[], datetime]) -> dict[str, floa
 
 
 def note_database(client: Any, database_now: Callable[[], datetime]) -> None:
-    """Measure PostgreSQL's clock and store the result in Redis, for workers and beat without a connection to
-    PostgreSQL."""
+    """Measure PostgreSQL's clock and store the result in Redis,
+    for workers and beat without a connection to PostgreSQL."""
     client.set(_DATABASE, _database_ahead(client, database_now), ex=_KEPT_SECONDS)
 
 

@@ -2,11 +2,11 @@
 
 Celery's consumer logs other messages with all their content, or dies of them.
 
-tasks/runtime/broker/transport.py has checked everything in a message except the arguments; here the arguments are
-compared with what the task takes. A task or an argument that this release does not know may belong to a release that
-is being deployed: the message is put aside, and a worker that knows the task takes it from there. So while two
-releases run side by side, a worker of the older release loses no message and does not take the same message over and
-over.
+tasks/runtime/broker/transport.py has checked everything in a message except the arguments;
+here the arguments are compared with what the task takes. A task or an argument that this
+release does not know may belong to a release that is being deployed: the message is put aside,
+and a worker that knows the task takes it from there. So while two releases run side by side, a
+worker of the older release loses no message and does not take the same message over and over.
 
 When a connection breaks, the worker keeps the messages in hand (tasks/runtime/broker/deliveries.py): running tasks go
 on, tasks that wait for a process or for their time go on waiting, and they are acknowledged over the next connection.
@@ -39,14 +39,14 @@ _logger = get_logger(__name__)
 
 # How often a worker looks for messages that other workers put aside and that it can run.
 _LOOK_SECONDS = 5
-# The pause between two tries to connect or to get an answer. It is short, so that a broker that is back is noticed
-# soon.
+# The pause between two tries to connect or to get an answer.
+# It is short, so that a broker that is back is noticed soon.
 _RETRY_SECONDS = 1
 
 
 class Consumer(consumer.Consumer):  # type: ignore[misc]  # celery has no types
-    """Celery's consumer, which here gets only messages that it can handle, and reports its state to the service
-    manager."""
+    """Celery's consumer, which here gets only messages that it
+    can handle, and reports its state to the service manager."""
 
     _is_answered = False  # whether Redis has answered over the present connection
     _deliveries: Any = None  # the messages in hand (broker/deliveries.py); None before the first connection
@@ -58,8 +58,10 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]  # celery has no types
         self._address = self.conninfo.as_uri()  # kept, because asking a connection for its address may open files
 
     def ensure_connected(self, connection: Any) -> Any:
-        """Connect, however long that takes. Unlike Celery's, the pauses do not grow, so that a Redis that is back is
-        found soon."""
+        """Connect, however long that takes.
+
+        Unlike Celery's, the pauses do not grow, so that a Redis that is back is found soon.
+        """
         connection.ensure_connection(
             lambda error, _: self._say_unreachable(error),
             interval_start=_RETRY_SECONDS,
@@ -110,8 +112,10 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]  # celery has no types
         return connection
 
     def on_close(self) -> None:
-        """As Celery's when the worker stops: tasks that no process has begun are forgotten. Not so before a new
-        connection."""
+        """As Celery's when the worker stops: tasks that no process has begun are forgotten.
+
+        Not so before a new connection.
+        """
         if self._connects_anew:
             self._connects_anew = False
             self.pool.finish_writes()
@@ -119,8 +123,8 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]  # celery has no types
             super().on_close()
 
     def call_soon_ack(self, settle: Callable[..., None], *args: Any, **kwargs: Any) -> None:
-        """Acknowledge or give back at once: a call that waits for its turn is lost if an error ends the event
-        loop."""
+        """Acknowledge or give back at once: a call that waits
+        for its turn is lost if an error ends the event loop."""
         settle(*args, **kwargs)
 
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], None]:

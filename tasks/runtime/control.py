@@ -19,8 +19,8 @@ from tasks.runtime.results import WAITING
 
 
 class _Mailbox(Mailbox):  # type: ignore[misc]  # kombu has no types
-    """Sends an answer once, without trying again: a worker answers from its event loop, which kombu would block for
-    20 s."""
+    """Sends an answer once, without trying again: a worker answers
+    from its event loop, which kombu would block for 20 s."""
 
     def _publish_reply(self, *args: Any, **options: Any) -> None:
         super()._publish_reply(*args, **{"retry_policy": {"max_retries": 0}, **options})

@@ -1,5 +1,5 @@
-"""Formats log records: invisible characters in them are written out, secrets are cut out, and lines for systemd's
-journal get a priority.
+"""Formats log records: invisible characters in them are written out,
+secrets are cut out, and lines for systemd's journal get a priority.
 
 So the words of a server cannot forge a line of the log, and `journalctl --unit celery-worker --priority warning`
 shows problems and nothing else.
@@ -48,8 +48,8 @@ def connect() -> None:
 
 
 def set_up(logger: logging.Logger, elsewhere: str, journal: str = _FORMAT) -> None:
-    """Format the records of `logger`: by `journal` where standard error goes to systemd's journal, else by
-    `elsewhere`."""
+    """Format the records of `logger`: by `journal` where standard
+    error goes to systemd's journal, else by `elsewhere`."""
     is_journal = goes_to_journal(os.environ.get("JOURNAL_STREAM", ""))
     formatter = JournalFormatter(journal) if is_journal else LineFormatter(elsewhere)
     secrets = LogFilter(get_settings().secrets)

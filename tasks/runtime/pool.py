@@ -1,10 +1,10 @@
 """Celery's pool of processes, changed so that a worker can stop at once and acknowledges all that its processes did.
 
-When a worker loses its connection to the broker, and when it stops, Celery forgets the tasks whose process has not
-said yet that it began them. The process does such a task all the same, but nobody reads its result, and before the
-process ends it waits 30 s for a reader (GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT of billiard). The task is delivered
-again and is done twice. Here a task counts as begun when it is written to a process, and results are read until the
-last process has ended.
+When a worker loses its connection to the broker, and when it stops, Celery forgets the tasks whose process
+has not said yet that it began them. The process does such a task all the same, but nobody reads its
+result, and before the process ends it waits 30 s for a reader (GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT
+of billiard). The task is delivered again and is done twice. Here a task counts as begun when it is written
+to a process, and results are read until the last process has ended.
 """
 
 from collections.abc import Iterable
@@ -31,8 +31,10 @@ class _ResultHandler(asynpool.ResultHandler):  # type: ignore[misc]  # celery ha
                 return
 
     def read(self, outqueues: Iterable[int], gone: set[int], seconds: float) -> None:
-        """Read the results that processes have written, or write within these seconds. Adds ended processes to
-        `gone`."""
+        """Read the results that processes have written, or write within these seconds.
+
+        Adds ended processes to `gone`.
+        """
         for fd in wait(outqueues, seconds):
             self._flush_outqueue(fd, gone.add, self.fileno_to_outq, self.on_state_change)
 
@@ -41,8 +43,8 @@ class _Pool(asynpool.AsynPool):  # type: ignore[misc]
     ResultHandler = _ResultHandler
 
     def finish_writes(self) -> None:
-        """Finish tasks that are written to a process only in part: the event loop that was writing them has forgotten
-        them."""
+        """Finish tasks that are written to a process only in part:
+        the event loop that was writing them has forgotten them."""
         processes = {asynpool._get_job_writer(job): job._write_to for job in self._cache.values()}  # noqa: SLF001
         for writer in tuple(self._active_writers):
             self._flush_writer(processes[writer], writer)
@@ -69,6 +71,6 @@ class TaskPool(prefork.TaskPool):  # type: ignore[misc]
         self._pool.finish_writes()
 
     def read_results(self) -> None:
-        """Read the results of ended tasks, before the event loop looks at time limits and takes these tasks for too
-        slow."""
+        """Read the results of ended tasks, before the event loop
+        looks at time limits and takes these tasks for too slow."""
         self._pool.read_results()

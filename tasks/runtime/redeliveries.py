@@ -32,16 +32,16 @@ _REMEMBERED_SECONDS = 30 * 24 * 3600
 
 
 class History(NamedTuple):
-    """What is known before a task runs: the highest count of redeliveries of its key, and whether there is a dead
-    letter."""
+    """What is known before a task runs: the highest count of
+    redeliveries of its key, and whether there is a dead letter."""
 
     redeliveries: int = 0
     is_dead: bool = False
 
 
 def task_key(name: str, arguments: Mapping[str, Any]) -> str:
-    """The key of the work that a task does: the same for every delivery, and for every task with this name and
-    arguments."""
+    """The key of the work that a task does: the same for every
+    delivery, and for every task with this name and arguments."""
     return hashlib.sha256(dumps([name, sorted(arguments.items())]).encode()).hexdigest()
 
 
@@ -83,8 +83,8 @@ def forget(app: Celery, key: str) -> None:
 
 
 def start_over(app: Celery, key: str, *, is_dead: bool) -> None:
-    """Forget all counts of the key, as a person decided that the task may run; `is_dead` says whether a dead letter
-    remains.
+    """Forget all counts of the key, as a person decided that the
+    task may run; `is_dead` says whether a dead letter remains.
 
     Raises kombu.exceptions.OperationalError and redis.exceptions.RedisError.
     """

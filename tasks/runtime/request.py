@@ -1,5 +1,7 @@
-"""How a worker treats tasks that were revoked, and tasks that an error outside of the task disturbed. Imported by
-workers only."""
+"""How a worker treats tasks that were revoked, and tasks that an error outside of the task disturbed.
+
+Imported by workers only.
+"""
 
 from typing import Any
 

@@ -43,8 +43,8 @@ _PAUSE_SECONDS = 15
 WAITING = "WAITING"
 _WAITING_SECONDS = 2 * 3600
 _UNKNOWN = {"status": states.PENDING, "result": None}
-# The pause between two questions for a result: short at first, as most tasks are quick, then longer, up to
-# `interval`.
+# The pause between two questions for a result: short at first,
+# as most tasks are quick, then longer, up to `interval`.
 _FIRST_LOOK_SECONDS, _LATER = 0.01, 1.5
 # A program that waits for a result tolerates a store that is away for this long, such as one that restarts.
 _AWAY_SECONDS = 10
@@ -101,8 +101,10 @@ class ResultStore(SyncBackendMixin, RedisBackend):  # type: ignore[misc]  # cele
         return meta
 
     def ask_patiently(self, task_id: str) -> dict[str, Any]:
-        """The state of a task, asked for several times while the store is away. Raises ResultsUnavailableError after
-        10 s."""
+        """The state of a task, asked for several times while the store is away.
+
+        Raises ResultsUnavailableError after 10 s.
+        """
         return _patiently(self.get_task_meta, task_id)  # type: ignore[no-any-return]
 
     def get_task_meta(self, task_id: str, cache: bool = True) -> dict[str, Any]:
@@ -125,8 +127,10 @@ class ResultStore(SyncBackendMixin, RedisBackend):  # type: ignore[misc]  # cele
             super().forget(task_id)
 
     def store_result(self, task_id: str, result: Any, state: str, *args: Any, **kwargs: Any) -> Any:
-        """Store a task's state, or log once for each outage that it could not be stored. Never raises errors of the
-        store."""
+        """Store a task's state, or log once for each outage that it could not be stored.
+
+        Never raises errors of the store.
+        """
         if time.monotonic() < self._silent_until:
             return result
         note = partial(super().store_result, task_id, result, state, *args, **kwargs)
@@ -178,8 +182,10 @@ class ResultStore(SyncBackendMixin, RedisBackend):  # type: ignore[misc]  # cele
             raise
 
     def decode_result(self, payload: Any) -> dict[str, Any]:
-        """A task's state, read from the stored value. A value that is no state counts as the state of an unknown
-        task."""
+        """A task's state, read from the stored value.
+
+        A value that is no state counts as the state of an unknown task.
+        """
         try:
             meta: dict[str, Any] = super().decode_result(payload)
             is_state = isinstance(meta["status"], str) and isinstance(meta["task_id"], str) and "result" in meta

@@ -1,5 +1,5 @@
-"""Tells systemd the state of a unit (sd_notify(3)), so that a unit with `Type=notify` counts as started when it
-works.
+"""Tells systemd the state of a unit (sd_notify(3)), so that
+a unit with `Type=notify` counts as started when it works.
 
 The state is sent when the broker first answers, and when it stops answering: for a worker by
 tasks/runtime/consumer.py, for beat by tasks/runtime/scheduler.py, for Flower by tasks/monitoring/flower_events.py.
@@ -40,8 +40,10 @@ def notify(*assignments: str) -> None:
 
 @cache
 def _sender() -> socket.socket:
-    """The socket for notifications. It is kept open, so that a process that can open no more files can still report
-    that."""
+    """The socket for notifications.
+
+    It is kept open, so that a process that can open no more files can still report that.
+    """
     return socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
 
 

@@ -1,10 +1,10 @@
-"""Finds secrets in a text, in any form in which they may be repeated: escaped, encoded, in another case, broken into
-lines.
+"""Finds secrets in a text, in any form in which they may be
+repeated: escaped, encoded, in another case, broken into lines.
 
-The text is decoded in all the ways in which programs encode one text within another, also several times, and a secret
-is looked for in each reading. So a secret is found in URL encoding (RFC 3986), base64 and hex at any alignment (RFC
-4648), quoted-printable (RFC 2045 section 6.7), HTML and JSON, in the quoting of Python and IMAP, and in encodings of
-these encodings.
+The text is decoded in all the ways in which programs encode one text within another, also
+several times, and a secret is looked for in each reading. So a secret is found in URL encoding
+(RFC 3986), base64 and hex at any alignment (RFC 4648), quoted-printable (RFC 2045 section
+6.7), HTML and JSON, in the quoting of Python and IMAP, and in encodings of these encodings.
 """
 
 import binascii
@@ -49,8 +49,8 @@ _HEX = re.compile(r"(?:[0-9a-f]{2}[\s:,-]?){4,}", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Known:
-    """Secrets to look for. `public` are texts, such as host names, that may be shown although a secret is a part of
-    them."""
+    """Secrets to look for. `public` are texts, such as host names,
+    that may be shown although a secret is a part of them."""
 
     secrets: tuple[str, ...] = ()
     public: tuple[str, ...] = ()

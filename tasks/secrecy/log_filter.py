@@ -1,5 +1,5 @@
-"""Keeps secrets out of the logs of workers, beat and Flower, whichever library writes a line: the last line of
-defence."""
+"""Keeps secrets out of the logs of workers, beat and Flower,
+whichever library writes a line: the last line of defence."""
 
 import logging
 

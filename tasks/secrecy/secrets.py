@@ -58,8 +58,10 @@ def said(words: str, longest: int | None = None) -> str:
 
 
 def shown(text: str) -> str:
-    """A text of our own that may repeat words of others. Short secrets are not looked for, as our texts use such
-    words too."""
+    """A text of our own that may repeat words of others.
+
+    Short secrets are not looked for, as our texts use such words too.
+    """
     looked_at = text[:_LOOKED_AT_OF_OURS]
     return NOT_SHOWN if _known.get().are_told_by(looked_at, short=False) else looked_at
 
@@ -71,8 +73,8 @@ def tells_secret(error: BaseException) -> bool:
 
 
 def without_secrets(error: BaseException) -> None:
-    """Cut off the causes of an error from the first one that holds a secret: errors of libraries repeat what a server
-    said."""
+    """Cut off the causes of an error from the first one that holds
+    a secret: errors of libraries repeat what a server said."""
     left, seen = [error], {id(error)}
     while left:
         current = left.pop()

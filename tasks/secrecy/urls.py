@@ -1,5 +1,5 @@
-"""URLs of Redis, PostgreSQL and other services: makes them, checks that clients read them right, and finds secrets in
-them.
+"""URLs of Redis, PostgreSQL and other services: makes them,
+checks that clients read them right, and finds secrets in them.
 
 A password often has a character that has a meaning in a URL and should have been escaped. Libraries that read such a
 URL fail with a piece of the password in the error, or connect to another host; so each URL is checked here first.
@@ -25,8 +25,8 @@ _WRITE_AS_CODES = (
 
 
 def checked_redis_url(url: str) -> str:
-    """Return the URL. Raises ValueError, which repeats no part of the URL, if clients of Redis would misread the
-    URL."""
+    """Return the URL. Raises ValueError, which repeats no part
+    of the URL, if clients of Redis would misread the URL."""
     if not re.match(r"rediss?://[^;]*$", url):
         raise ValueError("must be one URL that begins with redis:// or rediss://")
     if not _REDIS.fullmatch(url):
@@ -35,8 +35,8 @@ def checked_redis_url(url: str) -> str:
 
 
 def checked_postgresql_url(url: str) -> str:
-    """The URL with the name of the driver (postgresql+psycopg2://), which SQLAlchemy would otherwise choose by its
-    version.
+    """The URL with the name of the driver (postgresql+psycopg2://),
+    which SQLAlchemy would otherwise choose by its version.
 
     Raises ValueError, which repeats no part of the URL, if SQLAlchemy would misread the URL.
     """

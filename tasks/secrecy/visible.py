@@ -58,8 +58,10 @@ def visible(text: str) -> str:
 
 
 def visible_lines(text: str) -> str:
-    """The text with its line ends (LF), and other invisible characters written as in Python. Later lines are
-    indented."""
+    """The text with its line ends (LF), and other invisible characters written as in Python.
+
+    Later lines are indented.
+    """
     return _HIDDEN_IN_LINES.sub(_shown, text).replace("\n", f"\n{CONTINUED}")
 
 

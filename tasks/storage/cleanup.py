@@ -36,8 +36,8 @@ def release_expired_leases() -> int:
 
 
 def delete_unreferenced_blobs(tenant_id: str, sha256: str) -> BlobStep:
-    """Look at the next few thousand blobs after this tenant and SHA-256, and delete blobs that no attachment refers
-    to."""
+    """Look at the next few thousand blobs after this tenant and
+    SHA-256, and delete blobs that no attachment refers to."""
     values = {"tenant_id": tenant_id, "sha256": sha256}
     limits = {"max_blobs": _BLOBS_PER_STEP, "age_seconds": _BLOB_AGE_SECONDS}
     with unbound_transaction() as connection:
@@ -45,8 +45,10 @@ def delete_unreferenced_blobs(tenant_id: str, sha256: str) -> BlobStep:
 
 
 def delete_old_dead_letters(age_days: int) -> int:
-    """Delete some dead letters that failed last more than `age_days` ago, with their arguments. Returns how many; 0:
-    no more."""
+    """Delete some dead letters that failed last more than `age_days` ago, with their arguments.
+
+    Returns how many; 0: no more.
+    """
     values = {"max_letters": _LETTERS_PER_STEP, "age_seconds": age_days * 24 * 3600}
     with unbound_transaction() as connection:
         return int(connection.execute(_LETTERS, values).scalar_one())

@@ -1,8 +1,8 @@
 """Secrets at rest: Fernet (authenticated, AES-128-CBC with HMAC-SHA256) under one or several keys.
 
-The first key of CREDENTIAL_ENCRYPTION_KEY encrypts, every key decrypts, so that keys can be rotated
-(`storage.rotation`). The encrypted text includes the tenant and the id of its row, so a ciphertext that was copied to
-another row is refused.
+The first key of CREDENTIAL_ENCRYPTION_KEY encrypts, every key decrypts, so that
+keys can be rotated (`storage.rotation`). The encrypted text includes the tenant
+and the id of its row, so a ciphertext that was copied to another row is refused.
 """
 
 import hashlib
@@ -47,8 +47,10 @@ def read_credential(connection: Connection, tenant_id: str, credential_id: str) 
 
 
 def read_credential_of_kind(connection: Connection, tenant_id: str, credential_id: str) -> tuple[str, str]:
-    """The kind of a credential and its secret. Raises NotFoundError, or CredentialUnreadableError where no key opens
-    it."""
+    """The kind of a credential and its secret.
+
+    Raises NotFoundError, or CredentialUnreadableError where no key opens it.
+    """
     row = connection.execute(
         select(Credential.kind, Credential.ciphertext, Credential.key_id).where(
             Credential.tenant_id == tenant_id, Credential.id == credential_id
@@ -101,8 +103,8 @@ def unseal(tenant_id: str, credential_id: str, sealed: Sealed) -> str:
 
 
 def key_ids() -> list[str]:
-    """A name for each key, first that of the encrypting key: the beginning of its SHA-256, which does not reveal the
-    key."""
+    """A name for each key, first that of the encrypting key: the
+    beginning of its SHA-256, which does not reveal the key."""
     return [hashlib.sha256(key.encode()).hexdigest()[:8] for key in _keys()]
 
 

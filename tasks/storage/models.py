@@ -148,8 +148,8 @@ class EmailClient(Base):
     `all_mail` says whether views (folders that show messages of other folders a second time) are synced too.
     `refused_extensions` are extensions that the server offers and refuses (`mail.imap.extensions`).
 
-    The account is due at `next_sync_at`. From `sync_queued_at` until a worker takes it, the account's sync waits in
-    the queue.
+    The account is due at `next_sync_at`. From `sync_queued_at`
+    until a worker takes it, the account's sync waits in the queue.
 
     `reread_share` is the used part, 0 to 1, of the hourly limits for rereading. It counts until an hour after
     `reread_at`, the time of the last rereading. All messages that parsers before `reread_version` read were asked for
@@ -294,9 +294,9 @@ class EmailFolder(Base):
 class EmailMessage(Base):
     """One message in one folder: one row per (folder, uidvalidity, uid), or on POP3 per (account, uidl).
 
-    `received_at` is the server's INTERNALDATE, `sent_at` the Date header, `size` RFC822.SIZE, `filed_at` the time at
-    which the workers first saw the message in its folder. Addresses are lists of {name, address}; `headers` maps a
-    name to all its values.
+    `received_at` is the server's INTERNALDATE, `sent_at` the Date header, `size`
+    RFC822.SIZE, `filed_at` the time at which the workers first saw the message in its
+    folder. Addresses are lists of {name, address}; `headers` maps a name to all its values.
 
     `is_spam` and `is_not_spam` are the word of the user or the server (a keyword, or the folder). `spam_score` (0 to
     1, NULL: not checked) and `spam_indicators` (a list of {rule, weight, detail}) are the result of the spam check.
@@ -358,8 +358,9 @@ class EmailMessage(Base):
 
 
 class Rereading(Base):
-    """A message that is to be read again by the parser `parser_version` or a later one. Afterwards the row is
-    deleted.
+    """A message that is to be read again by the parser `parser_version` or a later one.
+
+    Afterwards the row is deleted.
 
     If the message cannot be read again, `outcome` says why, and the message is not asked for again: `gone` from the
     server, `other` (its UID belongs to another message now) or `unreadable` (the server refuses the message, or the
@@ -554,8 +555,10 @@ class DeadLetter(Base):
 
 
 class Deletion(Base):
-    """A message that a task is to delete. When the task runs again, it knows from this row that the message was the
-    caller's."""
+    """A message that a task is to delete.
+
+    When the task runs again, it knows from this row that the message was the caller's.
+    """
 
     __tablename__ = "deletion"
     tenant_id: Mapped[str]

@@ -184,8 +184,10 @@ def read_raw(tenant_id: str, outbox_id: str) -> bytes:
 def change_outgoing(
     connection: Connection, outgoing: Outgoing, changes: Mapping[str, Any], expected: Mapping[str, Any] | None = None
 ) -> Outgoing | None:
-    """Set columns (NOW: this moment) if the `expected` columns have these values. Returns the new row, or None if
-    they do not."""
+    """Set columns (NOW: this moment) if the `expected` columns have these values.
+
+    Returns the new row, or None if they do not.
+    """
     expected = expected or {}
     values: dict[str, Any] = {
         name: value.seconds if isinstance(value, In) else value for name, value in changes.items()
@@ -216,8 +218,10 @@ def _change_statement(names: tuple[str, ...], moments: tuple[str, ...], expected
 
 
 def list_outgoing(tenant_id: str, states: Sequence[str], limit: int, late_seconds: int) -> list[OutboxRow]:
-    """Messages of all accounts in one of these states, the newest first. A message that has waited for `late_seconds`
-    is late."""
+    """Messages of all accounts in one of these states, the newest first.
+
+    A message that has waited for `late_seconds` is late.
+    """
     waiting = func.extract("epoch", func.now() - OutboxMessage.asked_at).cast(Double)
     columns = (
         OutboxMessage.id, OutboxMessage.tenant_id, EmailClient.account_name, EmailClient.user_id, OutboxMessage.state,

@@ -39,8 +39,10 @@ _COUNT = text("SELECT tenant_id, key_id, credentials FROM count_credentials() OR
 
 
 class KeyUse(NamedTuple):
-    """How many secrets of a tenant are encrypted with a key. An empty `key_id` means a key from before keys had
-    names."""
+    """How many secrets of a tenant are encrypted with a key.
+
+    An empty `key_id` means a key from before keys had names.
+    """
 
     tenant_id: str
     key_id: str

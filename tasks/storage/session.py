@@ -70,8 +70,8 @@ def get_engine() -> Engine:
 
 
 def without_values(error: BaseException) -> None:
-    """Keep only the first line of an error's text: the lines DETAIL and CONTEXT quote rows, which are people's
-    mail."""
+    """Keep only the first line of an error's text: the lines
+    DETAIL and CONTEXT quote rows, which are people's mail."""
     if error.args and isinstance(error.args[0], str):
         error.args = (error.args[0].strip().partition("\n")[0], *error.args[1:])
 

@@ -18,8 +18,10 @@ _PROBES_PER_HOST, _RELEASED_PER_HOST = 5, 500
 
 
 class Due(NamedTuple):
-    """A message whose next try is due. `task` has the id of the task for that try, and the tasks that are to follow
-    it."""
+    """A message whose next try is due.
+
+    `task` has the id of the task for that try, and the tasks that are to follow it.
+    """
 
     tenant_id: str
     outbox_id: str
@@ -94,9 +96,11 @@ def others_wait(connection: Connection, outgoing: Outgoing) -> bool:
 
 
 def claim_waiting(limit: int, lost_seconds: int) -> list[Due]:
-    """Claim due messages of all tenants, for which the caller queues tasks. A message whose task has not begun after
-    `lost_seconds` is claimed again. While a server is away, few messages are claimed at once, and one of each
-    account."""
+    """Claim due messages of all tenants, for which the caller queues tasks.
+
+    A message whose task has not begun after `lost_seconds` is claimed again. While a server is away, few messages are
+    claimed at once, and one of each account.
+    """
     values = {"limit": limit, "probes": _PROBES_PER_HOST, "released": _RELEASED_PER_HOST, "lost": lost_seconds}
     with unbound_transaction() as connection:
         return [Due._make(row) for row in connection.execute(_CLAIM, values)]
@@ -110,8 +114,8 @@ def unclaim_waiting(due: Sequence[Due]) -> None:
 
 
 def release_waiting(outgoing: Outgoing) -> None:
-    """Make other messages due that wait for the same server or login, because a message that had waited in this state
-    succeeded.
+    """Make other messages due that wait for the same server or
+    login, because a message that had waited in this state succeeded.
 
     If the message was sent, that means its SMTP server; if its copy was filed or found, the server of its mailbox.
     """

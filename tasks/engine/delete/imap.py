@@ -52,8 +52,9 @@ class ImapDeletion:
         self.left: list[Target] = []
 
     def move_to_trash(self, messages: list[Target], *, is_last_stop: bool = True) -> int:
-        """Move messages to the account's Trash, which is made if there is none. Raises NoTrashError where it cannot
-        be made.
+        """Move messages to the account's Trash, which is made if there is none.
+
+        Raises NoTrashError where it cannot be made.
 
         Unless Trash `is_last_stop`, the caller removes the messages from Trash next; messages that it could not find
         there again are only marked as deleted in their rows.
@@ -94,8 +95,8 @@ class ImapDeletion:
         try:
             return self._move(folder, batch, self._trash)
         except FetchRefusedError:
-            # Without the code [TRYCREATE], which servers may leave out, the refusal does not say whether Trash is
-            # missing.
+            # Without the code [TRYCREATE], which servers may leave
+            # out, the refusal does not say whether Trash is missing.
             listed, statuses = self._imap.list_folders()
             if self._trash.path in {found.path for found in listed if found.is_selectable}:
                 raise
@@ -199,8 +200,8 @@ class ImapDeletion:
         return _Opened(folder, [message for message in batch if message not in others], there)
 
     def _compared(self, batch: list[Target], opened: FolderStatus) -> tuple[list[Target], list[Target]]:
-        """In the open folder: the messages that the server has, and the messages whose UID is another message's or
-        unknown."""
+        """In the open folder: the messages that the server has, and
+        the messages whose UID is another message's or unknown."""
         # Hidden messages outside of the server's window, whose UIDs changed since: their new UIDs are not known.
         unnumbered = [m for m in batch if m.uidvalidity != opened.uidvalidity or (m.imap_uid or 0) < 1]
         batch = [message for message in batch if message not in unnumbered]
@@ -228,10 +229,12 @@ class ImapDeletion:
             return _of_type_trash(load_folders(connection, self._run.account, None).values())
 
     def _trash_of(self, listed: list[ListedFolder], statuses: dict[str, FolderStatus]) -> Folder:
-        """The account's Trash by the server's present list of folders, which is stored; made if there is none. Raises
-        NoTrashError."""
-        # Store the list without Trash first, so that a new Trash at the same path does not keep the old Trash's
-        # messages.
+        """The account's Trash by the server's present list of folders, which is stored; made if there is none.
+
+        Raises NoTrashError.
+        """
+        # Store the list without Trash first, so that a new Trash
+        # at the same path does not keep the old Trash's messages.
         found = _of_type_trash(reconcile(self._run, self._imap, listed, statuses))
         if not found and "trash" not in classify(listed).values():
             try:

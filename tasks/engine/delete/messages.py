@@ -149,8 +149,10 @@ def _delete_from_imap(run: Run, messages: list[Target], permanent: bool) -> int:
 
 
 def _delete_from_pop3(run: Run, messages: list[Target], permanent: bool) -> int:
-    """Delete messages of a POP3 account. Its Trash exists here alone, so the server is told only of permanent
-    deletions."""
+    """Delete messages of a POP3 account.
+
+    Its Trash exists here alone, so the server is told only of permanent deletions.
+    """
     if not permanent:
         with run.transaction(durable=True) as connection:
             trash = local_folder(connection, run.account, _TRASH, "trash")

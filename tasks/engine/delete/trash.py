@@ -1,5 +1,5 @@
-"""Finds the UIDs in Trash of messages that were moved or copied there: told by the server, or recognised by
-Message-ID and size."""
+"""Finds the UIDs in Trash of messages that were moved or copied
+there: told by the server, or recognised by Message-ID and size."""
 
 from tasks.engine.envelopes import fetch_envelopes, is_same
 from tasks.engine.run import Run
@@ -99,16 +99,16 @@ class Trash:
 
 
 def perhaps_in_trash(strays: list[Target], told: Moved, places: Moved) -> list[Target]:
-    """Those messages without a known place in Trash that may be in Trash all the same; the others were gone
-    before."""
+    """Those messages without a known place in Trash that may
+    be in Trash all the same; the others were gone before."""
     if places.uidvalidity is None:
         return strays
     return [message for message in strays if message.message_id is None] if told.uidvalidity is None else []
 
 
 def _is_unknown(trash: Folder, moved: Moved) -> bool:
-    """Whether Trash was never synced, or is empty and has a new UIDVALIDITY (Courier gives an empty folder a new one
-    at each opening)."""
+    """Whether Trash was never synced, or is empty and has a new UIDVALIDITY
+    (Courier gives an empty folder a new one at each opening)."""
     is_empty = not trash.total_count + trash.quarantined_count
     return trash.uidvalidity is None or (
         is_empty and moved.uidvalidity is not None and moved.uidvalidity != trash.uidvalidity

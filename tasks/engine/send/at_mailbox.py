@@ -30,8 +30,8 @@ logger = logging.getLogger(__name__)
 
 
 def find_out(account: Account, outgoing: Outgoing) -> Outgoing:
-    """Find out whether a message was sent although the server's answer never came: it was, if it is in the Sent
-    folder.
+    """Find out whether a message was sent although the server's
+    answer never came: it was, if it is in the Sent folder.
 
     Raises DeliveryInterruptedError to look again, and DeliveryUnknownError when it is for a person to decide.
     """
@@ -96,8 +96,9 @@ def _copy_later(outgoing: Outgoing, error: EmailError) -> dict[str, Any]:
 
 @contextmanager
 def _at_the_mailbox(account: Account) -> Iterator[None]:
-    """For work in the Sent folder. Raises without connecting while the mailbox is paused or switched off, or its next
-    login is not due.
+    """For work in the Sent folder.
+
+    Raises without connecting while the mailbox is paused or switched off, or its next login is not due.
 
     A mail server that uses up the task's time counts as a server that broke the connection.
     """

@@ -92,8 +92,10 @@ def _complete(smtp: SmtpConnection, outgoing: Outgoing, recipients: Sequence[Rec
 
 
 def _note_data(outgoing: Outgoing, recipients: Sequence[Recipient]) -> None:
-    """Commit that the end of the data is about to be sent. Raises DeliveryUnderWayError where another run has the
-    row."""
+    """Commit that the end of the data is about to be sent.
+
+    Raises DeliveryUnderWayError where another run has the row.
+    """
     with tenant_transaction(outgoing.tenant_id) as connection:
         noted = change_outgoing(
             connection,
@@ -108,8 +110,10 @@ def _note_data(outgoing: Outgoing, recipients: Sequence[Recipient]) -> None:
 def settle(
     account: Account, outgoing: Outgoing, recipients: Sequence[Recipient], error: EmailError | None
 ) -> Outgoing:
-    """Note the outcome of a try, and raise unless the message was accepted. `error` is the reason if the try ended
-    early."""
+    """Note the outcome of a try, and raise unless the message was accepted.
+
+    `error` is the reason if the try ended early.
+    """
     accepted = [recipient for recipient in recipients if recipient.state == "accepted"]
     is_new = len(accepted) > len(outgoing.addresses("accepted"))
     attempts = 0 if is_new else outgoing.attempts
@@ -135,6 +139,8 @@ def settle(
 
 
 def after_acceptance(account: Account) -> Mapping[str, Any]:
-    """The changes for an accepted message. From now on `asked_at` is the time from which the age of the copy
-    counts."""
+    """The changes for an accepted message.
+
+    From now on `asked_at` is the time from which the age of the copy counts.
+    """
     return {"state": "accepted", "attempts": 0, "asked_at": NOW} if wants_copy(account) else SENT

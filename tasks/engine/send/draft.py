@@ -22,8 +22,10 @@ _MAX_KEY_LENGTH = 255
 
 
 class SendRequest(NamedTuple):
-    """A draft and the account that sends it. Recipients are lists, or strings with commas, of `a@b` or `Name
-    <a@b>`."""
+    """A draft and the account that sends it.
+
+    Recipients are lists, or strings with commas, of `a@b` or `Name <a@b>`.
+    """
 
     email_client_id: str
     tenant_id: str

@@ -20,11 +20,11 @@
     (new) -> sending -> accepted -> sent      sending -> queued -> sending      sending -> failed -> sending
                      -> unknown -> accepted                             a person: unknown -> sent, unknown -> queued
 
-What makes sending idempotent: the row is found by its key, which a redelivered or retried task has too; a step is
-taken only by the run that owns the row; and `data_at` is set at most once for each `sending`, by an UPDATE that fails
-for all but the owner. A run that loses the row before it sets `data_at` drops its connection, and the server discards
-the unfinished message. So no clock and no lease decides whether a message is sent twice; they only decide how long a
-message waits.
+What makes sending idempotent: the row is found by its key, which a redelivered or retried task
+has too; a step is taken only by the run that owns the row; and `data_at` is set at most once for
+each `sending`, by an UPDATE that fails for all but the owner. A run that loses the row before it
+sets `data_at` drops its connection, and the server discards the unfinished message. So no clock
+and no lease decides whether a message is sent twice; they only decide how long a message waits.
 """
 
 from collections.abc import Mapping

@@ -1,5 +1,5 @@
-"""When a message that was not sent, or a copy that was not filed, is tried next: soon by the same task, or later from
-the outbox."""
+"""When a message that was not sent, or a copy that was not filed,
+is tried next: soon by the same task, or later from the outbox."""
 
 import logging
 import random

@@ -58,8 +58,10 @@ def has_copy(account: Account, outgoing: Outgoing) -> bool:
 
 
 def file_copy(account: Account, outgoing: Outgoing, raw: bytes) -> None:
-    """Make sure that a copy is in the Sent folder, which is made if there is none. Calling this again makes no second
-    copy."""
+    """Make sure that a copy is in the Sent folder, which is made if there is none.
+
+    Calling this again makes no second copy.
+    """
     with lent_imap(account) as imap:
         path = _open_folder(account, imap)
         if path is None:
@@ -113,8 +115,8 @@ def _store(account: Account, outgoing: Outgoing, raw: bytes, path: str, appended
         with tenant_transaction(account.tenant_id) as connection:
             folder = load_folders(connection, account, None).get(path)
             if folder is None or folder.uidvalidity != appended.uidvalidity or appended.uid < folder.uidnext:
-                # The folder was never synced, or has another UIDVALIDITY, or the UID is stored already: a sync brings
-                # the copy.
+                # The folder was never synced, or has another UIDVALIDITY,
+                # or the UID is stored already: a sync brings the copy.
                 return
             if missing_uids(connection, account, folder, UidSet.of([appended.uid]), appended.uid).ranges:
                 # The checkpoint stays: messages with lower UIDs may not be stored yet.

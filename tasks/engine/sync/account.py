@@ -18,8 +18,8 @@ logger = logging.getLogger(__name__)
 
 _MAX_COMPLAINT_LENGTH = 500
 
-# A run waits for a message until this many times its budget. What has arrived by then is stored before the soft time
-# limit.
+# A run waits for a message until this many times its budget.
+# What has arrived by then is stored before the soft time limit.
 _PATIENCE = 1.5
 
 
@@ -42,8 +42,9 @@ class SyncRequest(NamedTuple):
 def sync_account(
     request: SyncRequest, task_id: str, tally: Tally, budget_seconds: float, report: Callable[[Progress], None]
 ) -> bool:
-    """Sync for about `budget_seconds` at most, and add what was done to `tally`. Returns whether the sync is
-    complete.
+    """Sync for about `budget_seconds` at most, and add what was done to `tally`.
+
+    Returns whether the sync is complete.
 
     Raises LeaseHeldError while another run has the lease, NotFoundError for an account or folder that is not the
     caller's, and the errors of server and storage, which are stored on the account as well.

@@ -27,8 +27,8 @@ _ENVELOPES_PER_REQUEST = 2_000
 
 
 def apply_changes(run: Run, imap: ImapConnection, folder: Folder, opened: FolderStatus, tally: FolderTally) -> None:
-    """Apply changes of flags and removals since the last sync: by CONDSTORE and QRESYNC, else by comparing all
-    messages."""
+    """Apply changes of flags and removals since the last sync:
+    by CONDSTORE and QRESYNC, else by comparing all messages."""
     if folder.uidnext <= 1 and not folder.total_count:
         return
     known, current = folder.highestmodseq, opened.highestmodseq
@@ -36,14 +36,14 @@ def apply_changes(run: Run, imap: ImapConnection, folder: Folder, opened: Folder
         # HIGHESTMODSEQ only ever grows (RFC 7162 section 3.1). If it shrank, the server was restored from a backup.
         compare_all(run, imap, folder, opened, tally)
     elif current != known:
-        # The range includes UIDs above the checkpoint, because messages that a worker filed or moved are stored
-        # already.
+        # The range includes UIDs above the checkpoint, because
+        # messages that a worker filed or moved are stored already.
         end = max(folder.uidnext, opened.uidnext or 0)
         for first in range(1, end, _UIDS_PER_CHANGE_REQUEST):
             changed = imap.fetch_changes(UidSet(((first, min(first + _UIDS_PER_CHANGE_REQUEST, end) - 1),)), known)
             if not changed.is_whole:
-                # The server does not tell a change again once its HIGHESTMODSEQ is stored, so unread lines need a
-                # comparison.
+                # The server does not tell a change again once its
+                # HIGHESTMODSEQ is stored, so unread lines need a comparison.
                 compare_all(run, imap, folder, opened, tally)
                 return
             removed = _removed(run, imap, folder, opened, changed.vanished)
@@ -111,8 +111,9 @@ def compare_uids(
 def has_other_messages(
     run: Run, imap: ImapConnection, folder: Folder, opened: FolderStatus, present: UidSet, tally: FolderTally
 ) -> bool:
-    """Compare the envelope and the flags of each stored message. Returns whether the server has another message under
-    a UID.
+    """Compare the envelope and the flags of each stored message.
+
+    Returns whether the server has another message under a UID.
 
     Raises CutShortError when the time of the run is used up; the next run goes on after the compared messages.
     """
@@ -136,8 +137,8 @@ def has_other_messages(
 
 
 def renumber(run: Run, imap: ImapConnection, folder: Folder, opened: FolderStatus, tally: FolderTally) -> Folder:
-    """Find the new UIDs of the stored messages by Message-ID, size and date, after UIDVALIDITY changed or UIDs went
-    to other messages.
+    """Find the new UIDs of the stored messages by Message-ID, size and
+    date, after UIDVALIDITY changed or UIDs went to other messages.
 
     No body is downloaded again. Messages that the server no longer has are removed, unless they may be outside of a
     window; new messages are fetched later as missing ones. Raises FetchRefusedError where the server does not name

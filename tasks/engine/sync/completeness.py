@@ -6,15 +6,15 @@ A stored message is removed only if all of this holds:
     it is not there       when asked for by its UID: UID FETCH n (UID) gives nothing
     it has not slid out   of the window of a server that shows only its newest messages
 
-Such a window is the hard case. EXISTS counts only the messages in the window, so when a full window slides by one
-message, the folder looks complete and the oldest message looks expunged. But three things are known about windows:
-the size is a round number; EXISTS stays at the size while mail arrives, so it has not fallen since the last sync; and
-messages that leave the window have the lowest UIDs of all. If all three hold, stored messages below the lowest UID
-that the server shows are kept and counted as hidden. The folder's row remembers the size, and hidden messages are
-kept while EXISTS is at the size or less than a tenth below it, as a provider may take a while to fill the window up.
-Any other EXISTS proves that there is no window; then the hidden messages are removed. The price is that a message
-which its owner removed may stay here until the number of messages changes. A message that was removed wrongly would
-never come back.
+Such a window is the hard case. EXISTS counts only the messages in the window, so when a full window slides
+by one message, the folder looks complete and the oldest message looks expunged. But three things are known
+about windows: the size is a round number; EXISTS stays at the size while mail arrives, so it has not
+fallen since the last sync; and messages that leave the window have the lowest UIDs of all. If all three
+hold, stored messages below the lowest UID that the server shows are kept and counted as hidden. The
+folder's row remembers the size, and hidden messages are kept while EXISTS is at the size or less than a
+tenth below it, as a provider may take a while to fill the window up. Any other EXISTS proves that there is
+no window; then the hidden messages are removed. The price is that a message which its owner removed may
+stay here until the number of messages changes. A message that was removed wrongly would never come back.
 
 With QRESYNC a server names removed messages itself (VANISHED). Each of these is asked for by its UID, too. Only in a
 folder with a known window they are left to the comparison of all UIDs.
@@ -48,14 +48,14 @@ def is_window(folder: Folder, messages: int) -> bool:
 
 
 def is_known_window(folder: Folder, messages: int) -> bool:
-    """Whether `messages` is the size of a window that the folder has shown before, or that providers are known to
-    use."""
+    """Whether `messages` is the size of a window that the folder
+    has shown before, or that providers are known to use."""
     return (folder.window_size is not None or messages in KNOWN_WINDOWS) and is_window(folder, messages)
 
 
 def gone(imap: ImapConnection, folder: Folder, opened: FolderStatus, present: UidSet, absent: UidSet) -> UidSet:
-    """Which messages are gone from the server, of the stored UIDs that are `absent` from the UIDs that the server
-    shows."""
+    """Which messages are gone from the server, of the stored UIDs
+    that are `absent` from the UIDs that the server shows."""
     if not absent.ranges:
         return absent
     gone = absent.minus(imap.existing(absent))
@@ -68,8 +68,8 @@ def accounted_for(folder: Folder) -> int:
 
 
 def is_as_known(folder: Folder, messages: int) -> bool:
-    """Whether UIDs need not be compared: all `messages` are accounted for, or the missing ones are not due for a new
-    look.
+    """Whether UIDs need not be compared: all `messages` are
+    accounted for, or the missing ones are not due for a new look.
 
     If messages were missing, an equal number proves nothing once a new look is due: some stored messages may be gone,
     and the missing ones may be there.
@@ -85,8 +85,8 @@ def standing(
 ) -> dict[str, object]:
     """The columns that say how complete the folder is, from the folder `before` the sync and `now` after it.
 
-    `messages` is the number that the server states. `named` is how many of them it named, None if UIDs were not
-    compared.
+    `messages` is the number that the server states. `named` is
+    how many of them it named, None if UIDs were not compared.
     """
     state: dict[str, object] = {"server_count": messages}
     missing = max(messages - accounted_for(now), 0)
@@ -107,8 +107,8 @@ def standing(
 
 
 def refused(folder: Folder, status: FolderStatus | None) -> dict[str, object]:
-    """The columns that say how complete a folder is that could not be synced; `status` is the state that LIST gave,
-    if any."""
+    """The columns that say how complete a folder is that could not
+    be synced; `status` is the state that LIST gave, if any."""
     missing = max(status.messages - accounted_for(folder), 0) if status else folder.missing_count
     return {"missing_count": missing, "missing_reason": "refused", "missing_again_at": None}
 

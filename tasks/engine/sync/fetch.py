@@ -41,8 +41,8 @@ class _Receiver:
     def receive(self, uids: UidSet) -> Iterator[Received]:
         """Receive the messages, last of all a message at which the connection broke before.
 
-        If the other messages arrive, that message is the cause; if the connection breaks at others as well, the
-        server is.
+        If the other messages arrive, that message is the cause;
+        if the connection breaks at others as well, the server is.
         """
         suspect = self._folder.suspect_uid
         others = uids if suspect is None else uids.minus(UidSet.of([suspect]))
@@ -54,8 +54,10 @@ class _Receiver:
             yield from self._receive_part(UidSet.of([suspect]), None)
 
     def _receive_part(self, part: UidSet, outstanding: int | None) -> Generator[Received, None, UidSet]:
-        """Receive the messages `part`. Returns those that the server did not give and that are to be asked for
-        again."""
+        """Receive the messages `part`.
+
+        Returns those that the server did not give and that are to be asked for again.
+        """
         # The checkpoint never passes a message that has not arrived.
         highest = part.ranges[-1][1] + 1
         end = min(highest, outstanding or highest)
@@ -116,8 +118,8 @@ class _Receiver:
         received.quarantined += refused
 
     def _doubt(self, uid: int, refusal: FetchRefusedError) -> None:
-        # Nothing has arrived yet, so the fault may be the server's and not the message's: the message gets a few
-        # tries.
+        # Nothing has arrived yet, so the fault may be the server's
+        # and not the message's: the message gets a few tries.
         attempts = self._folder.suspect_attempts if self._folder.suspect_uid == uid else 0
         if attempts + 1 < MAX_ATTEMPTS:
             raise BrokenOffError(uid, refusal)

@@ -77,8 +77,10 @@ def sync_folder(
 
 
 def is_unchanged(folder: Folder, status: FolderStatus) -> bool:
-    """Whether the server's state of the folder is the stored one. Always false without CONDSTORE, as flags may have
-    changed."""
+    """Whether the server's state of the folder is the stored one.
+
+    Always false without CONDSTORE, as flags may have changed.
+    """
     return (
         status.highestmodseq is not None
         and status.highestmodseq == folder.highestmodseq
@@ -119,8 +121,8 @@ def _sync(
         folder, full = renumber(run, imap, folder, opened, tally), True
     if full:
         if run.full_since is not None:
-            # Only messages that were in quarantine before: what this sync itself quarantined, in any of its runs,
-            # stays there.
+            # Only messages that were in quarantine before: what this
+            # sync itself quarantined, in any of its runs, stays there.
             with run.transaction() as connection:
                 changes.forget_quarantined(connection, run.account, folder, run.full_since)
         present = compare_uids(run, imap, folder, opened, tally).present

@@ -24,8 +24,9 @@ ALL_MAIL = "\\all"
 
 
 def label_folders(imap: ImapConnection, listed: Collection[ListedFolder]) -> frozenset[str]:
-    """The paths of folders that are labels: they only show messages of other folders. Empty on servers other than
-    Gmail.
+    """The paths of folders that are labels: they only show messages of other folders.
+
+    Empty on servers other than Gmail.
 
     Empty too where All Mail is hidden from IMAP, which Gmail's settings allow: then each label is an ordinary folder.
     """

@@ -1,7 +1,7 @@
 """Finds stored folders on the server again after they were renamed, which IMAP does not tell.
 
-A stored folder is looked for if its path is gone, or if there may be another folder under its path. It is recognised,
-in this order,
+A stored folder is looked for if its path is gone, or if there may
+be another folder under its path. It is recognised, in this order,
 
     by its MAILBOXID                        (RFC 8474): where both have one, nothing else counts
     by its UIDVALIDITY and its messages     under the same UIDs
@@ -117,8 +117,8 @@ def _look(
 
 
 def _opened(imap: ImapConnection, path: str) -> FolderStatus | None:
-    """Open a folder; after a refusal try a second time, because the rows of a folder that is not found are
-    removed."""
+    """Open a folder; after a refusal try a second time, because
+    the rows of a folder that is not found are removed."""
     for _ in range(2):
         try:
             return imap.select(path)

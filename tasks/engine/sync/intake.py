@@ -120,8 +120,10 @@ def _narrowed(batch: Batch, error: DBAPIError) -> tuple[Batch, ...]:
 def _remember_failure(
     run: Run, folder: Folder, numbering: Numbering, failure: BrokenOffError, tally: FolderTally
 ) -> None:
-    """Count how often in a row the connection broke at the same message. After MAX_ATTEMPTS the message goes into
-    quarantine."""
+    """Count how often in a row the connection broke at the same message.
+
+    After MAX_ATTEMPTS the message goes into quarantine.
+    """
     with run.transaction() as connection:
         current = load_folder(connection, run.account, folder.id)
         suspect = numbering.suspect(failure.uid)

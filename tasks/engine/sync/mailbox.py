@@ -41,8 +41,8 @@ TRY_AGAIN_HOURS = 6
 
 
 def sync_mailbox(run: Run, imap: ImapConnection, folder_id: str | None) -> None:
-    """Sync all folders, or one. Raises CutShortError when the run's time is used up, and errors of server and
-    storage."""
+    """Sync all folders, or one. Raises CutShortError when the
+    run's time is used up, and errors of server and storage."""
     try:
         _sync_folders(run, imap, folder_id, None)
     except AnotherFolderError as error:
@@ -119,8 +119,10 @@ def _note_unread_names(run: Run, lines: Sequence[bytes]) -> None:
 
 
 def make_folder(imap: ImapConnection, name: str) -> str:
-    """Make a folder at the top level, or below INBOX if the server refuses that. Returns its path. Raises
-    FetchRefusedError."""
+    """Make a folder at the top level, or below INBOX if the server refuses that.
+
+    Returns its path. Raises FetchRefusedError.
+    """
     try:
         imap.create_folder(name)
     except FetchRefusedError:
@@ -144,8 +146,8 @@ def _chosen(folders: list[Folder], folder_id: str | None, labels: frozenset[str]
         if chosen[0].path not in labels:
             return chosen
         # The folder only shows messages of other folders, so the other folders are synced.
-    # New folders come last, so that a stored folder that was renamed is recognised before its messages are fetched as
-    # new.
+    # New folders come last, so that a stored folder that was
+    # renamed is recognised before its messages are fetched as new.
     return sorted(selectable, key=lambda folder: (folder.uidvalidity is None, _ORDER.index(folder.type), folder.name))
 
 
@@ -158,11 +160,11 @@ def reconcile(
 ) -> list[Folder]:
     """Bring the stored folders in line with the server's list. Raises ProtocolError if the list is empty.
 
-    A folder that LIST does not name is removed only if the server, asked for the folder by its name, says that it
-    does not exist.
+    A folder that LIST does not name is removed only if the server,
+    asked for the folder by its name, says that it does not exist.
 
-    Under the paths `another` the server may have other folders than the stored ones, whose folders may have new
-    names.
+    Under the paths `another` the server may have other folders
+    than the stored ones, whose folders may have new names.
     """
     if not listed:
         raise ProtocolError("LIST named no folder, not even INBOX")
@@ -192,8 +194,8 @@ def reconcile(
     with run.transaction() as connection:
         run.tally.deleted_with_folders += remove_folders(connection, run.account, removed)
         for folder in moving:
-            # Each path is unique, and a new path may still belong to another row: use a path that no folder has
-            # meanwhile.
+            # Each path is unique, and a new path may still belong to
+            # another row: use a path that no folder has meanwhile.
             change_folder(connection, run.account, folder.id, {"path": f"\n{folder.id}"})
         for folder in ours.values():
             path = places.get(folder.id)
@@ -211,8 +213,10 @@ def _places(
     statuses: Mapping[str, FolderStatus],
     another: Collection[str],
 ) -> dict[str, str]:
-    """By folder id, the path that each stored folder has on the server now. Folders that were not found are left
-    out."""
+    """By folder id, the path that each stored folder has on the server now.
+
+    Folders that were not found are left out.
+    """
     there = {path: folder for path, folder in ours.items() if path in on_server}
     opened = {path: folder for path, folder in there.items() if on_server[path].is_selectable}
     is_moving = bool(another) or any(f.total_count or f.mailbox_id for p, f in ours.items() if p not in there)
@@ -228,8 +232,8 @@ def _places(
     free = [path for path in holding if (path not in ours or path in dubious)]
     places = find_places(run, imap, searched, free)
     taken = set(places.values())
-    # A folder that was not found keeps its path if no other folder has taken the path: its messages may be there or
-    # gone.
+    # A folder that was not found keeps its path if no other folder
+    # has taken the path: its messages may be there or gone.
     stay = {f.id: p for p, f in there.items() if f.id not in places and (p not in dubious or p not in taken)}
     return places | stay
 

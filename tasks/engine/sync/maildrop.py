@@ -143,8 +143,8 @@ class _Receiver:
     def receive(self, wanted: dict[str, UidlEntry]) -> Iterator[Received]:
         """Receive the messages, last of all one at which the connection broke before.
 
-        If the other messages arrive, that message is the cause; if the connection breaks at others as well, the
-        server is.
+        If the other messages arrive, that message is the cause;
+        if the connection breaks at others as well, the server is.
         """
         suspect = wanted.get(self._inbox.suspect_uidl or "")
         others = [message for message in wanted.values() if message is not suspect]
@@ -180,8 +180,10 @@ class _Receiver:
 
 
 def _finish(run: Run, inbox: Folder, keys: dict[UidlEntry, str], count: int) -> None:
-    """Store the folder's counts. LIST may name fewer messages than STAT counts (`count`), and some may have no
-    key."""
+    """Store the folder's counts.
+
+    LIST may name fewer messages than STAT counts (`count`), and some may have no key.
+    """
     state: dict[str, object] = {"suspect_uidl": None, "suspect_attempts": 0, "synced_at": func.now()}
     if run.full_since is not None:
         state["verified_at"] = func.now()

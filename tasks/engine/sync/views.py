@@ -1,5 +1,5 @@
-"""Views: folders that show messages of other folders a second time. \\All, \\Flagged and \\Important, except at Gmail
-(RFC 6154).
+"""Views: folders that show messages of other folders a second
+time. \\All, \\Flagged and \\Important, except at Gmail (RFC 6154).
 
 If a view is synced, each message in it is one more row and one more download. So views are left out unless the
 account's `all_mail` is `sync`. A view that an older release synced is still synced until a person drops its rows with

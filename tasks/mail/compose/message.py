@@ -1,5 +1,6 @@
-"""Makes the bytes of a message to be sent (RFC 5322, RFC 2045 to 2047). The same draft, id and date give the same
-bytes.
+"""Makes the bytes of a message to be sent (RFC 5322, RFC 2045 to 2047).
+
+The same draft, id and date give the same bytes.
 
 The bytes are made once, before the abilities of the SMTP server are known, so they suit every server: seven bits,
 lines within 998 characters, CRLF. Only an address with a local part beyond ASCII needs SMTPUTF8 (RFC 6531), as there
@@ -137,8 +138,8 @@ def _is_named(attachment: Attachment) -> bool:
 def _file_content(attachment: Attachment) -> tuple[str, str, bytes]:
     content, mime_type = attachment.content, attachment.mime_type.lower()
     if mime_type == "message/rfc822":
-        # An attached message must not be encoded (RFC 2046 section 5.2.1). If it does not fit unencoded, it goes as a
-        # file.
+        # An attached message must not be encoded (RFC 2046 section
+        # 5.2.1). If it does not fit unencoded, it goes as a file.
         mail = re.sub(rb"\r\n|\r|\n", _CRLF, content)
         if mail.isascii() and _fits(mail):
             return mime_type, "7bit", mail

@@ -1,5 +1,5 @@
-"""Reads the recipients that callers give: accepts many ways of writing, and checks addresses strictly (RFC 5321
-section 4.1.2).
+"""Reads the recipients that callers give: accepts many ways of
+writing, and checks addresses strictly (RFC 5321 section 4.1.2).
 
 Addresses go into SMTP commands and header fields, so no character passes that could end a command or a field.
 
@@ -96,8 +96,10 @@ def unique(lists: Iterable[Sequence[Address]]) -> tuple[str, ...]:
 
 
 def _local_part(local: str) -> str:
-    """The local part as a dot-string if possible, else as a quoted string. Raises ValueError that says what is
-    wrong."""
+    """The local part as a dot-string if possible, else as a quoted string.
+
+    Raises ValueError that says what is wrong.
+    """
     text = _QUOTED_PAIR.sub(r"\1", quoted[1]) if (quoted := _QUOTED.fullmatch(local)) else local
     if not text:
         raise ValueError("nothing stands before the @")

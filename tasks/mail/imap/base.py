@@ -30,8 +30,10 @@ class ImapBase:
     """
 
     def __init__(self, endpoint: Endpoint, login: Login, max_literal: int, refusals: Refusals | None = None) -> None:
-        """Log in. Literals longer than `max_literal` bytes are not kept. `refusals` are extensions known to be
-        refused."""
+        """Log in. Literals longer than `max_literal` bytes are not kept.
+
+        `refusals` are extensions known to be refused.
+        """
         self._endpoint = endpoint
         self.login = login
         self.refusals = refusals or Refusals()
@@ -134,8 +136,8 @@ class ImapBase:
     def _without_refused(self, extensions: Iterable[str], ask: Callable[[str | None], T]) -> T:
         """Call `ask` with the first of the extensions that the server does not refuse, else with None.
 
-        An extension counts as refused if the server takes the same command without it; otherwise the command was at
-        fault.
+        An extension counts as refused if the server takes the same
+        command without it; otherwise the command was at fault.
         """
         refused: list[tuple[str, FetchRefusedError]] = []
         for extension in [name for name in extensions if name in self.capabilities]:
@@ -156,8 +158,8 @@ class ImapBase:
         return answer
 
     def _leave_out(self, extension: str, refusal: FetchRefusedError) -> None:
-        # A NO may come from a server in trouble, or be about the folder, so it is not sure that the extension is
-        # refused.
+        # A NO may come from a server in trouble, or be about the
+        # folder, so it is not sure that the extension is refused.
         self.refusals.refuse(extension, is_sure=isinstance(refusal, NotUnderstoodError))
         self.capabilities -= {extension}
 

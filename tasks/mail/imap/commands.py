@@ -108,8 +108,10 @@ class ImapConnection(ImapSearch):
             return next((status for _, status in read_status(lines)), None) if outcome == "OK" else None
 
     def is_gone(self, path: str) -> bool:
-        """Ask the server for one folder by its name: whether it says that the folder does not exist. LIST may have
-        left it out."""
+        """Ask the server for one folder by its name: whether it says that the folder does not exist.
+
+        LIST may have left it out.
+        """
         with self._imap_errors(f"asking for the state of {path}"):
             try:
                 outcome, lines = self._imap.status(wire_path(path), f"({_STATUS_ITEMS})")
@@ -141,8 +143,8 @@ class ImapConnection(ImapSearch):
             yield from self._fetch_each(uids, self._flag_items, read_flag_answers)
 
     def fetch_changes(self, uids: UidSet, since: int) -> Changes:
-        """Flags that changed since mod-sequence `since`; with QRESYNC also the UIDs removed since then (RFC 7162
-        section 3)."""
+        """Flags that changed since mod-sequence `since`; with QRESYNC
+        also the UIDs removed since then (RFC 7162 section 3)."""
         with self._imap_errors("fetching changes"):
             self._untagged("VANISHED")
             unread = self._imap.unread_lines
@@ -175,8 +177,10 @@ class ImapConnection(ImapSearch):
                     rest = yield from self._stream_part(rest, items)
 
     def append(self, path: str, flags: str, received_at: datetime, raw: bytes) -> AppendedUid | None:
-        """Put a message into a folder. Returns the message's UID, if the server tells it (UIDPLUS, RFC 4315 section
-        3)."""
+        """Put a message into a folder.
+
+        Returns the message's UID, if the server tells it (UIDPLUS, RFC 4315 section 3).
+        """
         with self._imap_errors(f"filing a message in {path}"):
             when = f'"{imap_date(received_at)} {received_at:%H:%M:%S %z}"'
             message = (wire_path(path), f"({flags})", when, raw)
@@ -275,8 +279,10 @@ class ImapConnection(ImapSearch):
 
 
 def _vanished(lines: list[Line]) -> UidSet:
-    """The UIDs in lines such as `(EARLIER) 1:5,7` or `1:5` (RFC 7162 section 3.2.10). Lines without UIDs are
-    skipped."""
+    """The UIDs in lines such as `(EARLIER) 1:5,7` or `1:5` (RFC 7162 section 3.2.10).
+
+    Lines without UIDs are skipped.
+    """
     found = []
     for line in lines:
         if isinstance(line, bytes) and line.split():

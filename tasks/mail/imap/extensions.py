@@ -13,8 +13,10 @@ _REMEMBERED_SECONDS = 24 * 60 * 60
 
 
 class Refusals:
-    """The extensions that one server refuses. `known` is JSON by extension: since when it is refused, and how sure
-    that is."""
+    """The extensions that one server refuses.
+
+    `known` is JSON by extension: since when it is refused, and how sure that is.
+    """
 
     def __init__(self, known: Mapping[str, Mapping[str, Any]] | None = None) -> None:
         now = time.time()
@@ -31,8 +33,10 @@ class Refusals:
         return frozenset(self._of_this_connection.union(name for name, what in self.known.items() if what["is_sure"]))
 
     def refuse(self, extension: str, *, is_sure: bool = True) -> None:
-        """Note that the server refuses the extension. If that is not sure, it may pass, and holds for this connection
-        only."""
+        """Note that the server refuses the extension.
+
+        If that is not sure, it may pass, and holds for this connection only.
+        """
         self._of_this_connection.add(extension)
         if is_sure:
             self._remember(extension, is_sure=True)

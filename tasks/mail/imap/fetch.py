@@ -42,8 +42,8 @@ _GMAIL_THREAD = re.compile(rb"\bX-GM-THRID (\d+)")
 _BODY_QUOTED = re.compile(rb'\bBODY\[[^]]*\] +(?:NIL|"((?:[^"\\]|\\.)*)")', re.IGNORECASE | re.DOTALL)
 _NUMBER = re.compile(rb" *(\d+)")
 _ANNOUNCED = re.compile(rb"\{(\d+)\+?\}")
-# What may follow a literal: more items and the closing parenthesis. Some servers write blanks or an empty line
-# before.
+# What may follow a literal: more items and the closing
+# parenthesis. Some servers write blanks or an empty line before.
 _AFTER_LITERAL = re.compile(
     rb"(?:\s+(?:[A-Z][A-Z0-9.\[\]-]*|(?i:uid|flags|internaldate|rfc822\.size|modseq|x-gm-\w+)) .*)?\s*\)\s*",
     re.DOTALL,
@@ -169,8 +169,8 @@ class Assembly:
 def _message(
     uid: int, flags: tuple[str, ...], text: bytes, items: bytes, raw: bytes, blank: int, *, is_literal: bool
 ) -> FetchedMessage:
-    """Make a message. Raises ProtocolError where the literal is too short and the blanks after it are the rest of the
-    message."""
+    """Make a message. Raises ProtocolError where the literal is too
+    short and the blanks after it are the rest of the message."""
     announced = _ANNOUNCED.search(items) if is_literal and raw == b"" else None
     skipped = read_number(announced[1]) if announced else 0
     found = _SIZE.search(items)

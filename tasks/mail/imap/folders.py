@@ -111,8 +111,8 @@ def encode_name(name: str) -> str:
 
 
 def read_path(wire: bytes) -> str:
-    """A name from the wire: read as UTF-8, with a character for private use in place of each byte that is no
-    UTF-8."""
+    """A name from the wire: read as UTF-8, with a character
+    for private use in place of each byte that is no UTF-8."""
     text = wire.decode("utf-8", "surrogateescape")
     return text if text.isascii() else _UNREADABLE.sub(_keep_bytes, text)
 

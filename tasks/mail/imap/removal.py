@@ -61,8 +61,10 @@ def remove(imap: ImapConnection, uids: UidSet) -> None:
 
 
 def read_copied_uids(lines: list[bytes], asked_for: UidSet) -> Moved:
-    """New UIDs from `38505 304,319:320 3956:3958`, whose two sets are paired in order. Lines that cannot be true are
-    ignored."""
+    """New UIDs from `38505 304,319:320 3956:3958`, whose two sets are paired in order.
+
+    Lines that cannot be true are ignored.
+    """
     asked = set(asked_for.uids())
     pairs: dict[int, int] = {}
     validities: set[int] = set()
@@ -102,8 +104,10 @@ def _number(digits: str) -> int:
 
 
 def _in_order(sequence_set: str, most: int) -> list[int]:
-    """The numbers of a set in the order written. Raises ValueError for more than `most`, the number of messages asked
-    about."""
+    """The numbers of a set in the order written.
+
+    Raises ValueError for more than `most`, the number of messages asked about.
+    """
     numbers: list[int] = []
     for part in sequence_set.split(","):
         first, _, last = part.partition(":")

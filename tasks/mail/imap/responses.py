@@ -28,8 +28,8 @@ _STATUS = re.compile(
     rb"\s*\((?P<items>[^()]*(?:\([^()]*\)[^()]*)*)\)\s*",
     re.DOTALL,
 )
-# No folder's name is longer. Longer lines are not read, because the time of the patterns grows with the square of the
-# length.
+# No folder's name is longer. Longer lines are not read, because
+# the time of the patterns grows with the square of the length.
 _MAX_LINE_LENGTH = 8192
 _QUOTED = re.compile(rb'"((?:[^"\\]|\\.)*)"', re.DOTALL)
 _STATUS_ITEM = re.compile(rb"([A-Z]+) +(\d+)", re.IGNORECASE)
@@ -107,15 +107,17 @@ def read_status(lines: Iterable[Line]) -> Iterator[tuple[str, FolderStatus]]:
 
 
 def read_mailbox_id(lines: Iterable[Line]) -> str | None:
-    """The identifier in `(F2212ea87-6097-4256-9d51-71338625)` (RFC 8474 section 4.1); None where there is no
-    identifier."""
+    """The identifier in `(F2212ea87-6097-4256-9d51-71338625)`
+    (RFC 8474 section 4.1); None where there is no identifier."""
     found = (_MAILBOX_ID.fullmatch(line) for line in lines if isinstance(line, bytes))
     return next((match[1].decode() for match in found if match), None)
 
 
 def read_appended_uid(lines: Iterable[Line]) -> AppendedUid | None:
-    """The UID in `[APPENDUID 38505 3955] APPEND completed`. None where the server gives none, or impossible
-    numbers."""
+    """The UID in `[APPENDUID 38505 3955] APPEND completed`.
+
+    None where the server gives none, or impossible numbers.
+    """
     for line in lines:
         if isinstance(line, bytes) and (match := _APPENDUID.search(line)):
             uidvalidity, uid = (int(number) if len(number) < 11 else 0 for number in match.groups())

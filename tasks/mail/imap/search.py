@@ -124,8 +124,8 @@ class ImapSearch(ImapBase):
 
                 found = UidSet.union(uids for window in windows for uids in downwards(named, *window))
                 if first == 1 and status.messages and not found.ranges:
-                    # An answer without a result must not count as an empty folder, or all stored messages would be
-                    # removed.
+                    # An answer without a result must not count as an empty
+                    # folder, or all stored messages would be removed.
                     kind = NotUnderstoodError if extension else FetchRefusedError
                     raise kind(f"SEARCH names none of the {status.messages} messages")
                 return self._completed(found, status.messages, named) if first == 1 else found
@@ -141,8 +141,8 @@ class ImapSearch(ImapBase):
     def find_by_message_id(self, message_id: str, since: date) -> bool:
         """Whether the open folder has a message with this Message-ID that arrived since this day.
 
-        The day limits the messages that the server has to search. Raises FetchRefusedError where the server gives no
-        result.
+        The day limits the messages that the server has to search.
+        Raises FetchRefusedError where the server gives no result.
         """
         criteria = f"SINCE {imap_date(since)} HEADER Message-ID {quote(message_id)}"
 
@@ -186,8 +186,8 @@ class ImapSearch(ImapBase):
     def _fetch_each(
         self, uids: UidSet, items: str, read: Callable[[list[Line]], Iterable[Fetched]]
     ) -> Iterator[Fetched]:
-        """An answer for each of `uids` that is there, also from servers that answer for only some at a time without
-        telling."""
+        """An answer for each of `uids` that is there, also from
+        servers that answer for only some at a time without telling."""
         while uids.ranges:
             fetched = list(read(self._fetch(uids, items)))
             yield from fetched
@@ -230,8 +230,8 @@ class ImapSearch(ImapBase):
         """Ranges of UIDs that each hold no more messages than one answer can name."""
         if status.messages <= _UIDS_PER_SEARCH:
             return [(first, None)]
-        # Ranges begin at the UIDs of the messages with these numbers: UIDs stay when messages are removed meanwhile,
-        # numbers do not.
+        # Ranges begin at the UIDs of the messages with these numbers:
+        # UIDs stay when messages are removed meanwhile, numbers do not.
         numbers = range(_UIDS_PER_SEARCH, status.messages, _UIDS_PER_SEARCH)
         outcome, lines = self._imap.fetch(",".join(map(str, numbers)), "(UID)")
         self._require_ok(outcome, lines)

@@ -106,8 +106,8 @@ def first_words(lines: list[Line]) -> str:
 
 
 class Session(imaplib.IMAP4):
-    """An imaplib session that hands out the answers to a UID FETCH as they arrive, and keeps no literal that is too
-    large."""
+    """An imaplib session that hands out the answers to a UID FETCH
+    as they arrive, and keeps no literal that is too large."""
 
     # Attributes of imaplib, where they have no types.
     sock: socket.socket
@@ -151,8 +151,10 @@ class Session(imaplib.IMAP4):
             raise FetchRefusedError(said(first_words(answer), MAX_WORDS_LENGTH))
 
     def _get_capabilities(self) -> None:
-        """Read what the server offers. A server that offers nothing, or IMAP4rev2 alone, is used like one with
-        IMAP4rev1."""
+        """Read what the server offers.
+
+        A server that offers nothing, or IMAP4rev2 alone, is used like one with IMAP4rev1.
+        """
         try:
             _, lines = self.capability()
         except imaplib.IMAP4.abort:
@@ -213,8 +215,10 @@ class Session(imaplib.IMAP4):
         return completed
 
     def _with_literals(self, kind: str, data: bytes) -> bytes:
-        """Read the literals of an answer, and keep them if the answer has a kind. Returns the text after the last
-        literal."""
+        """Read the literals of an answer, and keep them if the answer has a kind.
+
+        Returns the text after the last literal.
+        """
         while match := _LITERAL.search(data):
             if len(match[1]) > _MAX_DIGITS:
                 raise imaplib.IMAP4.abort(f"a literal of {len(match[1])} digits was announced")

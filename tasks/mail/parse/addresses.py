@@ -140,8 +140,8 @@ class _Scanner:
             self._reset()
 
     def _begin_next(self) -> None:
-        """Begin the next mailbox where a comma is missing: the words after `<a@b>` are the name of the next
-        address."""
+        """Begin the next mailbox where a comma is missing: the
+        words after `<a@b>` are the name of the next address."""
         waiting, self.trailing = self.trailing, []
         self._flush()
         self.words = waiting

@@ -11,8 +11,8 @@ _MONTHS = {
     "jan": 1, "feb": 2, "mar": 3, "apr": 4, "may": 5, "jun": 6,
     "jul": 7, "aug": 8, "sep": 9, "oct": 10, "nov": 11, "dec": 12,
 }  # fmt: skip
-# Months in other languages, from programs that ask the system for names: German, French, Spanish, Italian,
-# Portuguese, Dutch.
+# Months in other languages, from programs that ask the system
+# for names: German, French, Spanish, Italian, Portuguese, Dutch.
 _LOCAL_MONTHS = {
     "jän": 1, "ene": 1, "gen": 1, "fev": 2, "fév": 2, "mär": 3, "mrz": 3, "mrt": 3, "maa": 3, "avr": 4, "abr": 4,
     "mai": 5, "mei": 5, "mag": 5, "juin": 6, "giu": 6, "juil": 7, "lug": 7, "aoû": 8, "aou": 8, "ago": 8, "set": 9,
@@ -112,8 +112,8 @@ def _without_comments(text: str) -> tuple[str, str]:
 
 
 def _seconds(sign: str, digits: str) -> int | None:
-    """A zone such as `+1`, `+01`, `+0100`, `+100`, `+01:00` or `+01:00:00` as seconds east of UTC; None for anything
-    else."""
+    """A zone such as `+1`, `+01`, `+0100`, `+100`, `+01:00` or
+    `+01:00:00` as seconds east of UTC; None for anything else."""
     if ":" in digits:
         hours, minutes = digits.split(":")[:2]
     elif len(digits) > 6 or len(digits) == 5:

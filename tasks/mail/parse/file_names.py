@@ -21,8 +21,8 @@ _UNSEEN = re.compile(
     "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\u3164\ufeff\uffa0"
     "\ufff9-\ufffb\U0001d173-\U0001d17a\U000e0000-\U000e007f]"
 )
-# Joiners are needed in Persian, Hindi and groups of emoji. Beside a Latin letter, or twice in a row, they are
-# removed.
+# Joiners are needed in Persian, Hindi and groups of emoji.
+# Beside a Latin letter, or twice in a row, they are removed.
 _JOINERS = re.compile(r"(?<![^\x00-\u024f\u200c\u200d])[\u200c\u200d]+|[\u200c\u200d](?![^\x00-\u024f\u200c\u200d])")
 # Windows drops dots and blanks at the end of a name.
 _ENDS = re.compile(r"^[\s\u2800]+|[\s\u2800.]+$")

@@ -128,8 +128,10 @@ class _Damaged:
         return _fields(b"".join(self.good)) or [], self.position
 
     def _find_first_field(self) -> bool:
-        """Go to the first field, past lines that mailbox files, gateways and editors put before it. False if there is
-        no field."""
+        """Go to the first field, past lines that mailbox files, gateways and editors put before it.
+
+        False if there is no field.
+        """
         if not self.of_part and (match := self._match(_MBOX_FROM)):
             self.position = match.end()
         position, past_empty = self.position, False
@@ -193,8 +195,10 @@ class _Damaged:
         return is_spaces or any(pattern.match(self.data, position, self.end) for pattern in (_EMPTY, _FIELD_LINE))
 
     def _has_end(self) -> bool:
-        """Whether an empty line follows at all. Looked for only once, because the whole header lies before that
-        line."""
+        """Whether an empty line follows at all.
+
+        Looked for only once, because the whole header lies before that line.
+        """
         if self.has_end is None:
             self.has_end = _END_OF_HEADER.search(self.data, self.position, self.end) is not None
         return self.has_end

@@ -18,8 +18,10 @@ _CONTROLS = re.compile(r"[\x00-\x1f\x7f]+")
 
 
 def decode_value(value: str, charset: str | None = None) -> str:
-    """A field body as text, with encoded words decoded. Raw characters beyond ASCII are read in the message's
-    `charset`."""
+    """A field body as text, with encoded words decoded.
+
+    Raw characters beyond ASCII are read in the message's `charset`.
+    """
     value = decode_raw(value, charset)
     if "=?" in value:
         value = decode_words(value, charset)
@@ -37,8 +39,8 @@ def decode_raw(value: str, charset: str | None) -> str:
 
 
 def decode_words(text: str, charset: str | None = None) -> str:
-    """Decode encoded words (RFC 2047 section 6.2), also inside quoted strings and next to other text, where many
-    senders put them.
+    """Decode encoded words (RFC 2047 section 6.2), also inside quoted
+    strings and next to other text, where many senders put them.
 
     Neighbouring words of one charset are decoded together, because some senders cut a character in two. A word of an
     unknown charset is read in the message's `charset`.

@@ -1,11 +1,12 @@
-"""Parses a message (RFC 5322, MIME) into what a mail client would show. Any bytes can be parsed; there are no side
-effects.
+"""Parses a message (RFC 5322, MIME) into what a mail client would show.
+
+Any bytes can be parsed; there are no side effects.
 
 bytes -> mime.read: header fields and tree of parts -> bodies.bodies: text, HTML, attachments
                     headers, addresses, dates, identifiers: what the header fields mean
 
-After a change with which any of these modules reads some message differently, raise PARSER_VERSION
-(`tasks.mail.message`).
+After a change with which any of these modules reads some message
+differently, raise PARSER_VERSION (`tasks.mail.message`).
 """
 
 import re

@@ -32,8 +32,8 @@ _SMIL = frozenset({"application/smil", "application/smil+xml"})
 
 
 class _Segment(NamedTuple):
-    """The place of a part between two delimiter lines, where the second line ends, and whether that is the closing
-    delimiter."""
+    """The place of a part between two delimiter lines, where the
+    second line ends, and whether that is the closing delimiter."""
 
     start: int
     stop: int
@@ -66,8 +66,8 @@ def read(data: bytes) -> tuple[list[Field], Part, str | None]:
     raw = "\n".join([*(value for _, value in fields), *reader.raw_names])
     charset = charset_of(raw.encode("latin-1"), _declared_charset(root)) if has_raw(raw) else _declared_charset(root)
     if reader.raw_names:
-        # Read again with the charset of the text, because a raw file name may come before the text that names the
-        # charset.
+        # Read again with the charset of the text, because a raw
+        # file name may come before the text that names the charset.
         root = _Reader(data, charset).entity(fields, body, len(data), "text/plain", 0)
     return fields, root, charset
 
@@ -97,8 +97,10 @@ class _Reader:
 
     @cached_property
     def declared(self) -> dict[bytes, list[int]]:
-        """The positions at which each boundary is declared, ascending. Found once, because there may be many
-        levels."""
+        """The positions at which each boundary is declared, ascending.
+
+        Found once, because there may be many levels.
+        """
         places: dict[bytes, list[int]] = {}
         for match in _DECLARED_BOUNDARY.finditer(self.data):
             boundary = match[1] if match[1] is not None else match[2]

@@ -45,8 +45,8 @@ def _with_parameters(field: str) -> tuple[str, Parameters]:
 
 
 def _bare(value: str) -> str:
-    """The value without blanks around its slash, without quotes, and without the rest if a semicolon was
-    forgotten."""
+    """The value without blanks around its slash, without quotes,
+    and without the rest if a semicolon was forgotten."""
     value = value.strip(" \t").lower()
     if " " in value or "\t" in value:
         value, *others = value.split(maxsplit=3)

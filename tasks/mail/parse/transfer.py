@@ -15,8 +15,10 @@ _UUENCODE = frozenset({"x-uuencode", "uuencode", "x-uue", "uue"})
 
 
 def decoded(data: bytes, start: int, end: int, encoding: str) -> bytes:
-    """`data[start:end]` decoded from its Content-Transfer-Encoding. With an unknown or wrong encoding, whatever can
-    be read is returned."""
+    """`data[start:end]` decoded from its Content-Transfer-Encoding.
+
+    With an unknown or wrong encoding, whatever can be read is returned.
+    """
     encoding = encoding.lower()
     if encoding not in ("quoted-printable", "base64"):
         encoding = _END_OF_TOKEN.split(encoding.strip(), maxsplit=1)[0]

@@ -49,8 +49,8 @@ class Pop3Connection:
 
     @property
     def capabilities(self) -> frozenset[str]:
-        """What the server offers beyond the commands that every server has (CAPA); empty where the server does not
-        tell."""
+        """What the server offers beyond the commands that every
+        server has (CAPA); empty where the server does not tell."""
         return frozenset(self._offered)
 
     def count(self) -> int:
@@ -80,8 +80,10 @@ class Pop3Connection:
                 yield number, self._content()[0] if refusal is None else None
 
     def stream_messages(self, numbers: Iterable[int]) -> Iterator[FetchedMessage | Refused]:
-        """Whole messages in the order asked for, each as it arrives. Bytes of messages that are too large are not
-        kept."""
+        """Whole messages in the order asked for, each as it arrives.
+
+        Bytes of messages that are too large are not kept.
+        """
         with translated(self._endpoint, "fetching messages"):
             for number, refusal in self._ask_for_each("RETR {}", numbers):
                 if refusal is not None:
@@ -99,8 +101,10 @@ class Pop3Connection:
             return [Refused(number, words) for number, words in answers if words is not None]
 
     def close(self) -> None:
-        """Send QUIT, with which the server deletes marked messages. Raises errors only if messages were to be
-        deleted."""
+        """Send QUIT, with which the server deletes marked messages.
+
+        Raises errors only if messages were to be deleted.
+        """
         if not self._has_deleted:
             self._session.say_goodbye()
             return
@@ -112,7 +116,9 @@ class Pop3Connection:
 
     def abandon(self) -> None:
         """Close without QUIT, so that nothing is deleted; for when the server may be in the middle of an answer.
-        Never raises."""
+
+        Never raises.
+        """
         self._session.abandon()
 
     def _unique_ids(self) -> dict[int, str | None] | None:

@@ -80,8 +80,10 @@ class Session(poplib.POP3):
         return open_socket(self._endpoint)
 
     def encrypt(self) -> None:
-        """Begin TLS (STLS, RFC 2595). Bytes that arrived before the encryption are dropped, as anybody may have sent
-        them."""
+        """Begin TLS (STLS, RFC 2595).
+
+        Bytes that arrived before the encryption are dropped, as anybody may have sent them.
+        """
         self.ask("STLS")
         context = tls_context(self._endpoint)
         self.sock = context.wrap_socket(self.sock, server_hostname=self._endpoint.hostname)
@@ -128,8 +130,8 @@ class Session(poplib.POP3):
     def lines(self) -> Iterator[bytes]:
         """The lines that follow an answer, with their ends, up to the one that ends it (RFC 1939 section 3).
 
-        A line longer than the buffer comes in pieces. The caller has to read all lines before it sends another
-        command.
+        A line longer than the buffer comes in pieces. The caller
+        has to read all lines before it sends another command.
         """
         begins = True
         while True:
@@ -168,8 +170,8 @@ class Session(poplib.POP3):
             return None
 
     def capabilities(self) -> Capabilities:
-        """The capabilities that CAPA names (RFC 2449), in upper case, with arguments; empty where the server does not
-        know CAPA."""
+        """The capabilities that CAPA names (RFC 2449), in upper case,
+        with arguments; empty where the server does not know CAPA."""
         words = self.listing_if_known("CAPA") or ()
         upper = (b" ".join(line).decode("latin-1").upper().split() for line in words)
         return {name: frozenset(rest) for name, *rest in filter(None, upper)}
@@ -256,8 +258,8 @@ def _attempt(session: Session, endpoint: Endpoint, login: Login, sasl: Sasl) -> 
 
 
 def _authenticate(session: Session, sasl: Sasl) -> None:
-    """Send AUTH (RFC 5034). The response waits for the server's challenge, because it may be too long for the
-    command's line."""
+    """Send AUTH (RFC 5034). The response waits for the server's
+    challenge, because it may be too long for the command's line."""
     session.send(f"AUTH {sasl.mechanism}")
     number = 0
     while (challenge := session.challenge()) is not None:

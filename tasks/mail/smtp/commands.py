@@ -17,8 +17,8 @@ from tasks.mail.connection import Endpoint
 from tasks.mail.login import Login
 from tasks.mail.smtp.session import Reply, line, open_session, translated
 
-# How many commands are written at once: their answers fit into any socket's buffer until they are read (RFC 2920
-# section 3.1).
+# How many commands are written at once: their answers fit into
+# any socket's buffer until they are read (RFC 2920 section 3.1).
 _COMMANDS_PER_WRITE = 100
 
 # How many times the usual timeout to wait for the answer to a whole message. That answer takes servers longest, and
@@ -114,8 +114,9 @@ class SmtpConnection:
         return Offer(said, data)
 
     def send_content(self, raw: bytes) -> None:
-        """Send the message without the end of the data. Until the end is sent, the server must not keep the message
-        (section 4.1.1.4).
+        """Send the message without the end of the data.
+
+        Until the end is sent, the server must not keep the message (section 4.1.1.4).
 
         Lines of `raw` end in CRLF, the last one too.
         """
@@ -123,15 +124,17 @@ class SmtpConnection:
             self._session.send(re.sub(rb"(?m)^\.", b"..", raw))
 
     def require_open(self) -> None:
-        """Raises MailServerUnavailableError if the server has closed the connection already: then the message was
-        certainly not sent."""
+        """Raises MailServerUnavailableError if the server has closed the
+        connection already: then the message was certainly not sent."""
         if self.is_stale:
             self.abandon()
             raise MailServerUnavailableError(f"sending, {self._endpoint}: it closed the connection")
 
     def end_data(self) -> Reply:
-        """Send the end of the data and return the server's answer. After an error nobody knows whether the message
-        was taken."""
+        """Send the end of the data and return the server's answer.
+
+        After an error nobody knows whether the message was taken.
+        """
         with translated(self._endpoint, "waiting for the answer to the message"), self._abandoned_on_failure():
             self._session.sock.settimeout(self._endpoint.timeout * ANSWER_PATIENCE)
             self._session.send(b".\r\n")
@@ -170,8 +173,10 @@ class SmtpConnection:
         return f"MAIL FROM:<{sender}>{''.join(parameters)}"
 
     def _pipeline(self, commands: Sequence[str]) -> list[Reply]:
-        """Send commands in groups (RFC 2920). If MAIL is refused, the server refuses the others too, so sending them
-        does no harm."""
+        """Send commands in groups (RFC 2920).
+
+        If MAIL is refused, the server refuses the others too, so sending them does no harm.
+        """
         replies: list[Reply] = []
         for start in range(0, len(commands), _COMMANDS_PER_WRITE):
             written = commands[start : start + _COMMANDS_PER_WRITE]
@@ -180,8 +185,10 @@ class SmtpConnection:
         return replies
 
     def _one_by_one(self, commands: Sequence[str]) -> list[Reply]:
-        """Send the commands one by one. Stops if MAIL is refused, and leaves DATA out if every recipient is
-        refused."""
+        """Send the commands one by one.
+
+        Stops if MAIL is refused, and leaves DATA out if every recipient is refused.
+        """
         replies: list[Reply] = []
         for command in commands:
             if command == "DATA" and not any(reply.is_positive for reply in replies[1:]):
@@ -192,8 +199,10 @@ class SmtpConnection:
         return replies
 
     def _withdraw(self, data: Reply | None) -> None:
-        """Withdraw a message without recipients. A server that took DATA all the same gets an empty message for
-        nobody."""
+        """Withdraw a message without recipients.
+
+        A server that took DATA all the same gets an empty message for nobody.
+        """
         if data is not None and data.code == _START_DATA:
             self._session.command(".")
         if self.is_usable:

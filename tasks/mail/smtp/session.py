@@ -90,8 +90,8 @@ def translated(endpoint: Endpoint, doing: str) -> Iterator[None]:
 
 
 class Session(smtplib.SMTP):
-    """An smtplib session that takes its socket from `tasks.mail.connection` and asks no name server for the host's
-    own name."""
+    """An smtplib session that takes its socket from `tasks.mail.connection`
+    and asks no name server for the host's own name."""
 
     sock: socket.socket  # None only before the session connects
 

@@ -1,5 +1,6 @@
-"""Judges how much a message looks like spam, and why, by named rules on its stored fields. The same fields always
-give the same verdict.
+"""Judges how much a message looks like spam, and why, by named rules on its stored fields.
+
+The same fields always give the same verdict.
 
 evidence.gather: a parsed message to what the rules look at  ->  rules/: findings  ->  weights.py: the score
 """

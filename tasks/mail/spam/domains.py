@@ -31,8 +31,8 @@ _MAX_NAME_LENGTH = 253
 class Domain(NamedTuple):
     """What is known of a host name. `site` is the registered domain, in Unicode.
 
-    `brand` owns the domain, `imitates` is a brand that the domain looks like, `mentions` a brand whose name it
-    contains.
+    `brand` owns the domain, `imitates` is a brand that the
+    domain looks like, `mentions` a brand whose name it contains.
     """
 
     site: str

@@ -30,8 +30,8 @@ _SPAM: Final = re.compile(rb"^Spam: *\w+ *; *(-?[\d.]+) */ *(-?[\d.]+)", re.IGNO
 
 
 class Opinion(NamedTuple):
-    """An engine's opinion. `score` is 0 to 1, where 0.5 is the engine's own limit; None: the engine has no
-    opinion."""
+    """An engine's opinion. `score` is 0 to 1, where 0.5 is the
+    engine's own limit; None: the engine has no opinion."""
 
     engine: str
     score: float | None

@@ -16,8 +16,8 @@ _NOBODY: Final = Address("", "")
 
 
 class Addressee(NamedTuple):
-    """The account that got a message: its address, and the names under which its own server writes
-    Authentication-Results.
+    """The account that got a message: its address, and the names
+    under which its own server writes Authentication-Results.
 
     `authserv_ids` are in lower case (RFC 8601 section 2.5).
     """

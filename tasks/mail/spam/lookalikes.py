@@ -4,8 +4,8 @@ import re
 import unicodedata
 from typing import Final
 
-# Letters and digits, and the Latin letters that they are mistaken for: those of Unicode TS 39 that occur in forged
-# mail.
+# Letters and digits, and the Latin letters that they are
+# mistaken for: those of Unicode TS 39 that occur in forged mail.
 _LOOKS_LIKE: Final = str.maketrans(
     {
         character: letter

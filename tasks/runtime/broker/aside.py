@@ -44,8 +44,8 @@ redis.call('HSET', KEYS[4], ARGV[1], ARGV[2])
 if ARGV[3] == '1' then redis.call('ZADD', KEYS[5], redis.call('TIME')[1], ARGV[1]) end
 """
 
-# KEYS: the three keys above, then the queue and its tokens (tasks/runtime/broker/transport.py). ARGV: the id, the
-# message.
+# KEYS: the three keys above, then the queue and its tokens
+# (tasks/runtime/broker/transport.py). ARGV: the id, the message.
 _GIVE_BACK = """
 if redis.call('HDEL', KEYS[1], ARGV[1]) == 0 then return 0 end
 redis.call('HDEL', KEYS[2], ARGV[1])
@@ -94,8 +94,8 @@ def notes(client: Any) -> Iterator[tuple[str, Note]]:
 
 
 def find(client: Any, tag: str) -> tuple[Note, object, object]:
-    """The note of the message with this id, the message, and its queue; the last two are None where they cannot be
-    read.
+    """The note of the message with this id, the message, and
+    its queue; the last two are None where they cannot be read.
 
     Raises KeyError where no message with this id is aside.
     """
@@ -106,8 +106,10 @@ def find(client: Any, tag: str) -> tuple[Note, object, object]:
 
 
 def give_back(client: Any, tag: str) -> bool:
-    """Put the message back on its queue, to be taken next. False where no such message is aside, or its queue is
-    unknown."""
+    """Put the message back on its queue, to be taken next.
+
+    False where no such message is aside, or its queue is unknown.
+    """
     message, queue = split(client.hget(_MESSAGES, tag))
     if not isinstance(queue, str):
         return False

@@ -1,5 +1,5 @@
-"""Finds and deletes what Celery leaves behind in Redis: with SCAN and never KEYS, so that Redis serves others
-meanwhile."""
+"""Finds and deletes what Celery leaves behind in Redis: with
+SCAN and never KEYS, so that Redis serves others meanwhile."""
 
 import json
 from collections.abc import Iterator

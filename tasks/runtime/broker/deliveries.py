@@ -92,8 +92,8 @@ class Deliveries(redis.QoS):  # type: ignore[misc]
         self._settle(delivery_tag, requeue=requeue)
 
     def _settle(self, delivery_tag: str, *, requeue: bool) -> None:
-        """Tell the broker, or later if it does not answer: waiting for it once for each message would take
-        minutes."""
+        """Tell the broker, or later if it does not answer: waiting
+        for it once for each message would take minutes."""
         self.owe(delivery_tag, requeue=requeue)
         if not self.channel.is_silent():
             self._tell(delivery_tag)
@@ -163,8 +163,8 @@ class Deliveries(redis.QoS):  # type: ignore[misc]
         with self.channel.conn_or_acquire() as client:
             tables = self.unacked_key, self.unacked_index_key
             note = aside.put(client, tables, tag, error, message, size)
-        # Anybody who can write to a queue chose the content: log only the name and the id, and only if they are plain
-        # words.
+        # Anybody who can write to a queue chose the content: log
+        # only the name and the id, and only if they are plain words.
         _logger.error("a message was put aside as %s: task %s[%s]: %s", tag, note.task_name, note.task_id, error)
 
 

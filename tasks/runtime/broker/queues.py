@@ -22,9 +22,9 @@ _OTHER_WEIGHT = 1  # of queues that are not in the registry
 class WeightedCycle:
     """The order of queues for kombu's Redis transport (its `queue_order_strategy`): smooth weighted round robin.
 
-    Each queue has a credit. When a message is taken from a queue, that queue and all queues after it in the order
-    gain their weight, and the queue pays the sum of these weights. The queues before it were empty; their credit
-    stays.
+    Each queue has a credit. When a message is taken from a queue, that queue and
+    all queues after it in the order gain their weight, and the queue pays the
+    sum of these weights. The queues before it were empty; their credit stays.
     """
 
     def __init__(self) -> None:

@@ -69,8 +69,8 @@ end
 return false
 """
 
-# KEYS: the table, its index. ARGV: the tag. This is a script and not a MULTI, as a full Redis 7.0 refuses all
-# commands in a MULTI.
+# KEYS: the table, its index. ARGV: the tag. This is a script and
+# not a MULTI, as a full Redis 7.0 refuses all commands in a MULTI.
 FORGET = """
 redis.call('ZREM', KEYS[2], ARGV[1])
 return redis.call('HDEL', KEYS[1], ARGV[1])

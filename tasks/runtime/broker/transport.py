@@ -1,9 +1,9 @@
 """kombu's Redis transport, made so that no message is lost between the broker and a worker.
 
-kombu takes a message off its queue with BRPOP and then notes it as delivered. A worker that is killed, cut off or
-unplugged between the two takes the message with it (kombu 305, celery 4354); an idle worker whose machine is gone is
-certain to lose the next message. Here one script does both at once, and an idle worker waits for a token instead of a
-message:
+kombu takes a message off its queue with BRPOP and then notes it as delivered. A worker that
+is killed, cut off or unplugged between the two takes the message with it (kombu 305, celery
+4354); an idle worker whose machine is gone is certain to lose the next message. Here one
+script does both at once, and an idle worker waits for a token instead of a message:
 
     put     message -> queue,  token -> wake:queue                      by whoever publishes
     take    aside or queue -> unacked,  or else delete wake:*           never waits
@@ -91,8 +91,8 @@ class Channel(redis.Channel):  # type: ignore[misc]
 
     @contextmanager
     def conn_or_acquire(self, client: Any = None) -> Iterator[Any]:
-        """As kombu's, but a worker that stops waits only once for a broker that does not answer, not once for each
-        message."""
+        """As kombu's, but a worker that stops waits only once for a
+        broker that does not answer, not once for each message."""
         if self.connection is None:
             # A message of a connection that is closed by now: all its messages have been given back.
             raise RedisConnectionError("the connection is closed")
@@ -110,8 +110,8 @@ class Channel(redis.Channel):  # type: ignore[misc]
         return Transport.silent_at > self._opened_at
 
     def check_answer(self) -> None:
-        """Raises redis.exceptions.ConnectionError where Redis has stopped answering, which the event loop does not
-        notice."""
+        """Raises redis.exceptions.ConnectionError where Redis has
+        stopped answering, which the event loop does not notice."""
         if self.is_silent() and not shutdown.is_requested():
             raise RedisConnectionError("it does not answer")
         is_late = self._in_poll and monotonic() - self._brpop_sent_at > _SILENCE_SECONDS
@@ -124,8 +124,10 @@ class Channel(redis.Channel):  # type: ignore[misc]
         deliveries.move_to(self)
 
     def close(self) -> None:
-        """As kombu's, but waits less long for the last answer. A message in that answer is noted, so it is delivered
-        again."""
+        """As kombu's, but waits less long for the last answer.
+
+        A message in that answer is noted, so it is delivered again.
+        """
         if self._in_poll and not self._is_answered(_CLOSING_SECONDS):
             self._in_poll.disconnect()
             self._in_poll = None
@@ -239,8 +241,9 @@ class Channel(redis.Channel):  # type: ignore[misc]
             self._flush_brpop_reauth()
 
     def _deliver(self, found: Any, queue: Any, ahead: float) -> None:
-        """Hand a message to its consumer. `found` is JSON, or the decoded value, or the number of bytes if there are
-        too many.
+        """Hand a message to its consumer.
+
+        `found` is JSON, or the decoded value, or the number of bytes if there are too many.
 
         `ahead` is how many seconds the clock of this host is ahead of Redis's.
         """
@@ -266,8 +269,8 @@ class Channel(redis.Channel):  # type: ignore[misc]
     def _do_restore_message(
         self, payload: Any, exchange: Any, routing_key: Any, pipe: Any, leftmost: bool = False
     ) -> None:
-        """As kombu's, but raises for a message that cannot be given back: kombu's logs the whole message and drops
-        it."""
+        """As kombu's, but raises for a message that cannot be
+        given back: kombu's logs the whole message and drops it."""
         envelope.check_envelope(payload)
         super()._do_restore_message(payload, exchange, routing_key, pipe, leftmost)
 

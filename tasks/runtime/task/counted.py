@@ -17,8 +17,8 @@ class CountedTask(RetriedTask):
     abstract = True
 
     def made_progress(self) -> None:
-        """Reset the count of redeliveries: the task stored a part of its work, so it got past what killed its
-        workers."""
+        """Reset the count of redeliveries: the task stored a part
+        of its work, so it got past what killed its workers."""
         if self.has_killed:
             redeliveries.note_progress(self.app, self._key(self.request.args, self.request.kwargs))
             self.request.redeliveries = 0
@@ -42,9 +42,9 @@ class CountedTask(RetriedTask):
         try:
             yield
         except Exception:
-            # This process is alive, so the task did not kill it. (SystemExit, which ends the process, is no
-            # Exception.) A task that found another run at work has not done its own work yet, which may still kill
-            # the process.
+            # This process is alive, so the task did not kill it. (SystemExit, which
+            # ends the process, is no Exception.) A task that found another run at
+            # work has not done its own work yet, which may still kill the process.
             if history.redeliveries and not self.request.get("looks_again"):
                 redeliveries.note_survival(self.app, key, self.request.id)
             raise

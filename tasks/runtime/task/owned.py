@@ -1,5 +1,5 @@
-"""The owner and the arguments of a task: both are checked before the task is queued, and arguments are shown
-redacted."""
+"""The owner and the arguments of a task: both are checked
+before the task is queued, and arguments are shown redacted."""
 
 import inspect
 from collections.abc import Mapping, Sequence

@@ -1,5 +1,5 @@
-"""When a task runs again under its own id: after a transient error, while another run is at work, and for work that
-is left."""
+"""When a task runs again under its own id: after a transient
+error, while another run is at work, and for work that is left."""
 
 import random
 from typing import Any, NoReturn
@@ -76,8 +76,10 @@ class RetriedTask(OwnedTask):
         self.reschedule(why, seconds, **options)
 
     def wait(self, why: DeliveryWaitsError) -> NoReturn:
-        """Leave the rest to a later task under the same id. Until then the state is WAITING, with the time of the
-        next try."""
+        """Leave the rest to a later task under the same id.
+
+        Until then the state is WAITING, with the time of the next try.
+        """
         if self.request.called_directly or self.request.is_eager:
             raise why
         self.update_state(state=WAITING, meta=dict(why.waiting))

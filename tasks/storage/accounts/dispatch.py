@@ -37,8 +37,9 @@ class DueAccount(NamedTuple):
 
 
 def claim_due_accounts(batch: int, queue_seconds: int) -> Generator[list[DueAccount], None, None]:
-    """Claim all due accounts in batches, fairly between tenants. Accounts of a tenant that have been due longest come
-    first.
+    """Claim all due accounts in batches, fairly between tenants.
+
+    Accounts of a tenant that have been due longest come first.
 
     Each batch is claimed in a transaction of its own, while the caller works on the batch before. If the generator is
     closed early, it gives up the claims of the batch that was not taken. Raises StorageUnavailableError.

@@ -1,5 +1,5 @@
-"""OAuth2 grants: refresh token, client and endpoint, with which an access token is requested, and the tokens
-received.
+"""OAuth2 grants: refresh token, client and endpoint, with
+which an access token is requested, and the tokens received.
 
 Refresh token, client secret and the stored access token are encrypted together, as the secret of the credential. A
 grant is refreshed under a lock on its row, so that only one of many workers asks for a new token, and a refresh token
@@ -103,8 +103,8 @@ def replace_refresh_token(
 ) -> None:
     """Store a new refresh token after the owner has consented anew. The stored access token is deleted.
 
-    Without a client secret the old client secret stays. Raises CredentialUnreadableError if the old one cannot be
-    read.
+    Without a client secret the old client secret stays. Raises
+    CredentialUnreadableError if the old one cannot be read.
     """
     if client_secret is None:
         client_secret = read_grant(connection, tenant_id, credential_id, lock=True).secrets.client_secret

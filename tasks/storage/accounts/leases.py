@@ -1,9 +1,9 @@
 """The lease on an account: one sync at a time, and none for ever.
 
-A lease is held by one run of a task, not by a task id: a task delivered twice has the same id both times. The
-holder's name is `task id:run`, so that a task can recognise its own earlier runs. Each batch renews the lease in its
-transaction, so a run whose lease another run took cannot commit anything more. The lease of a killed worker expires
-by itself.
+A lease is held by one run of a task, not by a task id: a task delivered twice has the same
+id both times. The holder's name is `task id:run`, so that a task can recognise its own
+earlier runs. Each batch renews the lease in its transaction, so a run whose lease another
+run took cannot commit anything more. The lease of a killed worker expires by itself.
 
 A run in the background (rereading) has an account only while no other run wants the account: it gets no lease while
 the account's sync is due or waits in its queue, and learns of either when it renews its lease.

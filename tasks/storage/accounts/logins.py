@@ -9,8 +9,8 @@
               pauses the side. Providers refuse right passwords while they are in trouble.
     paused    nobody logs in until a person stored another secret or tried the account.
 
-Before `login_retry_at` no task logs in, so that no provider locks the account for too many tries. After that time one
-task alone tries first.
+Before `login_retry_at` no task logs in, so that no provider locks the
+account for too many tries. After that time one task alone tries first.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -106,9 +106,9 @@ def note_refusal(account: Account, side: Side, error: EmailError) -> EmailError:
     """Note that a login was refused or failed. Returns the error to raise, which says whether the side is paused or
     the login is tried again, and when.
 
-    `error` is an AuthenticationFailedError if the server said that user name or password are wrong; any other error
-    means that it did not say so. If the secret was changed meanwhile, the refusal was of the old secret, and nothing
-    is noted.
+    `error` is an AuthenticationFailedError if the server said that user name or
+    password are wrong; any other error means that it did not say so. If the secret
+    was changed meanwhile, the refusal was of the old secret, and nothing is noted.
     """
     with tenant_transaction(account.tenant_id) as connection:
         row = connection.execute(

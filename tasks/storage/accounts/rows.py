@@ -234,8 +234,8 @@ def find_account(tenant_id: str, name_or_id: str) -> Account:
 
 
 def get_account(connection: Connection, tenant_id: str, user_id: str, account_id: str) -> Account:
-    """The caller's account. Raises NotFoundError for an account that is not the caller's, whether or not it
-    exists."""
+    """The caller's account. Raises NotFoundError for an account
+    that is not the caller's, whether or not it exists."""
     own = {"tenant_id": tenant_id, "user_id": user_id, "account_id": account_id}
     row = connection.execute(_GET, own).one_or_none()
     if row is None:
@@ -244,8 +244,8 @@ def get_account(connection: Connection, tenant_id: str, user_id: str, account_id
 
 
 def require_mailbox(account: Account) -> None:
-    """Raises AccountPausedError if receiving is paused: nothing logs in at the IMAP or POP3 server until a person
-    acts.
+    """Raises AccountPausedError if receiving is paused: nothing
+    logs in at the IMAP or POP3 server until a person acts.
 
     Raises LoginDelayedError where the next login is not due yet, and AccountSwitchedOffError, too.
     """
@@ -340,8 +340,10 @@ def remove_account(account: Account) -> None:
 
 
 def record_success(connection: Connection, account: Account, *, whole_account: bool) -> None:
-    """Note that the mailbox works: errors and a pause are cleared. With `whole_account` the account counts as synced
-    now."""
+    """Note that the mailbox works: errors and a pause are cleared.
+
+    With `whole_account` the account counts as synced now.
+    """
     values = {"last_sync_at": func.now()} if whole_account else {}
     connection.execute(
         update(EmailClient)
@@ -351,8 +353,8 @@ def record_success(connection: Connection, account: Account, *, whole_account: b
 
 
 def record_incomplete(connection: Connection, account: Account, error: EmailError) -> None:
-    """Note that the mailbox works but messages are missing: shown like an error, but the account is synced at its
-    interval."""
+    """Note that the mailbox works but messages are missing: shown
+    like an error, but the account is synced at its interval."""
     values = {"last_error_code": error.code, "last_error": str(error), "last_error_at": func.now()}
     connection.execute(update(EmailClient).where(*is_row_of(account)).values(**values))
 

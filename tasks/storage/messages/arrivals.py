@@ -31,9 +31,9 @@ _PARSER_VERSION = wire.smallint(PARSER_VERSION)
 class Arrival(NamedTuple):
     """A new message, ready to be stored: `row` and `attachment_rows` are fields in their wire form.
 
-    `raw` is kept until the message is stored, in case PostgreSQL refuses it. `message_id`, `in_reply_to` and
-    `references` decide the conversation, unless the server does (`thread_id`). `blobs` are contents of attachments by
-    their digest.
+    `raw` is kept until the message is stored, in case PostgreSQL refuses it.
+    `message_id`, `in_reply_to` and `references` decide the conversation, unless the
+    server does (`thread_id`). `blobs` are contents of attachments by their digest.
     """
 
     uid: int
@@ -69,8 +69,8 @@ def prepare(
     verdict: Verdict | None,
     thread_id: str | None = None,
 ) -> Arrival:
-    """A message as rows. `received_at` is INTERNALDATE, `size` RFC822.SIZE, and `verdict` None for a message that was
-    not checked for spam.
+    """A message as rows. `received_at` is INTERNALDATE, `size` RFC822.SIZE,
+    and `verdict` None for a message that was not checked for spam.
 
     Raises ValueError or TypeError for a string that PostgreSQL cannot store; the parser returns no such strings.
     """

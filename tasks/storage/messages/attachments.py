@@ -35,8 +35,9 @@ _LOAD = text(
 
 
 def encoded_size(connection: Connection, account: Account, ids: Sequence[str]) -> int:
-    """How many bytes these attachments take in a message at least, without loading them. An id given twice counts
-    twice.
+    """How many bytes these attachments take in a message at least, without loading them.
+
+    An id given twice counts twice.
 
     An attachment of another user counts as nothing.
     """
@@ -45,8 +46,10 @@ def encoded_size(connection: Connection, account: Account, ids: Sequence[str]) -
 
 
 def load_attachments(connection: Connection, account: Account, ids: Sequence[str]) -> tuple[Attachment, ...]:
-    """The attachments with these ids, in this order. Raises NotFoundError if an attachment is not of the account's
-    user."""
+    """The attachments with these ids, in this order.
+
+    Raises NotFoundError if an attachment is not of the account's user.
+    """
     if not ids:
         return ()
     values = {"tenant_id": account.tenant_id, "user_id": account.user_id, "ids": list(ids)}

@@ -31,8 +31,8 @@ class UidNumbering(NamedTuple):
 
 
 class UidlNumbering(NamedTuple):
-    """The messages of a POP3 batch have numbers, which hold for one session only, and lasting keys, which this maps
-    them to."""
+    """The messages of a POP3 batch have numbers, which hold for
+    one session only, and lasting keys, which this maps them to."""
 
     uidls: Mapping[int, str]
 
@@ -49,8 +49,10 @@ Numbering = UidNumbering | UidlNumbering
 
 
 class Batch(NamedTuple):
-    """Messages that are committed together. Afterwards all messages with UIDs below `uidnext` are stored or in
-    quarantine."""
+    """Messages that are committed together.
+
+    Afterwards all messages with UIDs below `uidnext` are stored or in quarantine.
+    """
 
     arrivals: Sequence[Arrival]
     quarantined: Sequence[Quarantined]
@@ -138,8 +140,10 @@ def store_batch(connection: Connection, account: Account, folder_id: str, number
 
 
 def store_blobs(connection: Connection, tenant_id: str, arrivals: Sequence[Arrival]) -> None:
-    """Store the contents of the messages' attachments, in the caller's transaction. Contents that are stored already
-    stay."""
+    """Store the contents of the messages' attachments, in the caller's transaction.
+
+    Contents that are stored already stay.
+    """
     contents = {key: content for arrival in arrivals for key, content in arrival.blobs.items()}
     if not contents:
         return

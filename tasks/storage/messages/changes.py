@@ -268,8 +268,8 @@ def recount(connection: Connection, account: Account, folder: Folder) -> None:
 
 
 def release_quarantined(connection: Connection, account: Account, hours: int) -> None:
-    """Remove messages that the server refused to give from quarantine after so many hours, so that they are asked for
-    again."""
+    """Remove messages that the server refused to give from quarantine
+    after so many hours, so that they are asked for again."""
     connection.execute(
         _RELEASE_QUARANTINED, {"tenant_id": account.tenant_id, "account_id": account.id, "hours": hours}
     )
@@ -295,8 +295,8 @@ def add_envelopes(connection: Connection, envelopes: Sequence[Envelope]) -> None
 
 
 def set_apart(connection: Connection, account: Account, folder: Folder, uids: Sequence[int]) -> None:
-    """Take their UIDs from the messages that are stored under these UIDs; `finish_renumbering` looks for the right
-    ones."""
+    """Take their UIDs from the messages that are stored under
+    these UIDs; `finish_renumbering` looks for the right ones."""
     connection.execute(_SET_APART, {**_key(account, folder), "uids": list(uids)})
 
 

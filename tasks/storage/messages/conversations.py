@@ -50,8 +50,8 @@ _MERGE = text(
 
 
 class Threaded(Protocol):
-    """The fields that decide a message's conversation: identifiers without angle brackets, References from root to
-    parent."""
+    """The fields that decide a message's conversation: identifiers
+    without angle brackets, References from root to parent."""
 
     @property
     def message_id(self) -> str | None: ...

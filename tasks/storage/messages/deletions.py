@@ -168,8 +168,10 @@ def move_messages(
 
 
 def remove_messages(connection: Connection, account: Account, ids: Collection[str]) -> None:
-    """Remove messages with their attachments for good. Contents that no attachment refers to are removed by the
-    cleanup."""
+    """Remove messages with their attachments for good.
+
+    Contents that no attachment refers to are removed by the cleanup.
+    """
     key = {"tenant_id": account.tenant_id, "ids": list(ids)}
     if ids:
         connection.execute(_COUNT, {**key, "sign": -1})

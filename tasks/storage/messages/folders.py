@@ -99,8 +99,9 @@ def folder_summaries(tenant_id: str, account_id: str) -> list[FolderSummary]:
 
 
 def load_folders(connection: Connection, account: Account, verified_since: float | None) -> dict[str, Folder]:
-    """The account's folders by path. `is_verified` says whether all messages were compared since `verified_since`
-    (Unix time).
+    """The account's folders by path.
+
+    `is_verified` says whether all messages were compared since `verified_since` (Unix time).
 
     `is_missing_due` says whether it is time to look again for missing messages.
     """

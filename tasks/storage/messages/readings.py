@@ -31,10 +31,10 @@ _STAGE_ATTACHMENTS = f"""
     SELECT CAST(NULL AS text) AS kept_id, {", ".join(ATTACHMENT_COLUMNS)} FROM email_attachment WHERE false
     """
 
-# The rule by which a sync recognises a message (engine/envelopes.py): Message-ID where both readings have one, and
-# size or date; else size and date. A date that was not read before is not compared, and the date of a Sent copy,
-# which a worker wrote, has fractions of a second. On POP3 the unique-id identifies the message, and size and date are
-# not the server's.
+# The rule by which a sync recognises a message (engine/envelopes.py): Message-ID where both
+# readings have one, and size or date; else size and date. A date that was not read before is
+# not compared, and the date of a Sent copy, which a worker wrote, has fractions of a second.
+# On POP3 the unique-id identifies the message, and size and date are not the server's.
 _REMOVE_OTHERS = text(
     """
     DELETE FROM stage_reading AS stage USING email_message AS message

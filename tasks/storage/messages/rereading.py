@@ -1,11 +1,11 @@
-"""Messages that are to be read again because an older parser read them: which messages, how far rereading is, and its
-outcomes.
+"""Messages that are to be read again because an older parser read
+them: which messages, how far rereading is, and its outcomes.
 
     asked for -> waiting (`outcome` NULL) -> read again: the row goes
                                           -> gone | other | unreadable: stays, and is not asked for again by itself
 
-A message's new reading and the removal of its row here are one transaction, so the next run simply continues a run
-that was killed.
+A message's new reading and the removal of its row here are one
+transaction, so the next run simply continues a run that was killed.
 """
 
 from collections.abc import Mapping, Sequence
@@ -125,8 +125,8 @@ class Waiting(NamedTuple):
 
 
 class Counts(NamedTuple):
-    """Counts of an account's messages: read by an older parser, waiting to be read again, and not readable again, by
-    reason."""
+    """Counts of an account's messages: read by an older parser,
+    waiting to be read again, and not readable again, by reason."""
 
     old: int
     waiting: int
@@ -147,9 +147,9 @@ def ask(
 ) -> Asked:
     """Ask for the account's messages that a parser before `older_than` read and that meet all `conditions`.
 
-    Messages that are known to be gone from the server are left out. Without conditions, messages that the parser
-    could not read or PostgreSQL could not store are removed from quarantine as well, so that the next sync fetches
-    them.
+    Messages that are known to be gone from the server are left out. Without
+    conditions, messages that the parser could not read or PostgreSQL could not
+    store are removed from quarantine as well, so that the next sync fetches them.
     """
     found = _found(account, older_than, conditions)
     unread = (
@@ -179,11 +179,11 @@ def ask(
 
 
 def ask_for_older(tenant_id: str, user_id: str, account_id: str) -> None:
-    """Ask for all messages of the account that older parsers read: once for each parser version, and once more a day
-    later.
+    """Ask for all messages of the account that older parsers
+    read: once for each parser version, and once more a day later.
 
-    If the call is interrupted, the next call does it anew. Raises NotFoundError for an account that is not the
-    caller's.
+    If the call is interrupted, the next call does it anew.
+    Raises NotFoundError for an account that is not the caller's.
     """
     with tenant_transaction(tenant_id) as connection:
         account = get_account(connection, tenant_id, user_id, account_id)
@@ -279,8 +279,8 @@ def counts(account: Account) -> Counts:
 def accounts_to_reread(
     after: tuple[str, str], limit: int, *, automatically: bool = False
 ) -> list[tuple[str, str, str]]:
-    """The next accounts of all tenants, in order, after this (tenant, account), with messages that may be read again
-    now.
+    """The next accounts of all tenants, in order, after this
+    (tenant, account), with messages that may be read again now.
 
     With `automatically` also accounts for which `ask_for_older` is due. Each is (tenant, account, user).
     """

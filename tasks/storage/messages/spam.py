@@ -18,8 +18,8 @@ OWN_FOLDERS = ("sent", "drafts")
 class StoredMessage(NamedTuple):
     """A stored message, the account that it came to, and whether user or server called it spam.
 
-    `message` is like the parser's result, without the fields for threading; contents of files are cut at
-    CONTENT_LIMIT.
+    `message` is like the parser's result, without the fields
+    for threading; contents of files are cut at CONTENT_LIMIT.
     """
 
     id: str

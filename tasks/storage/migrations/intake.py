@@ -1,9 +1,9 @@
 """Intake views, through which rows are bulk-inserted into tables with row-level security (docs/decisions/0004).
 
-PostgreSQL refuses COPY into such a table. But it takes COPY into a view whose trigger inserts each row, and the
-policy of the table then applies to the role that copies. The view shows no rows and may only be inserted into. It has
-the columns that its table had when the view was made, so a migration that adds a column drops the view before and
-creates it after.
+PostgreSQL refuses COPY into such a table. But it takes COPY into a view whose trigger
+inserts each row, and the policy of the table then applies to the role that copies. The view
+shows no rows and may only be inserted into. It has the columns that its table had when the
+view was made, so a migration that adds a column drops the view before and creates it after.
 """
 
 from alembic import op

@@ -147,8 +147,8 @@ def _declared(data: bytes, codec: str) -> str | None:
 
 
 def _by_chance(utf8: str, declared: str | None, codec: str) -> bool:
-    """Whether the text is so short that it may be valid UTF-8 by chance, and the declared charset gives a better
-    reading."""
+    """Whether the text is so short that it may be valid UTF-8 by
+    chance, and the declared charset gives a better reading."""
     if declared is None or _sound_and_broken(utf8)[0] > _CHANCE or _BROKEN.search(declared):
         return False
     odd, odd_declared = oddity(utf8), oddity(declared)

@@ -54,8 +54,8 @@ def is_iso2022(data: bytes) -> bool:
 def decode_iso2022(data: bytes) -> str:
     """ISO-2022-JP to -JP-2004, -KR and -CN (RFC 1468, RFC 1554, RFC 1557, RFC 1922), whichever it is. Never raises.
 
-    Bytes above 127 between the escapes are read as half-width katakana or Shift_JIS, which Japanese senders put
-    there.
+    Bytes above 127 between the escapes are read as half-width
+    katakana or Shift_JIS, which Japanese senders put there.
     """
     out: list[str] = []
     g0, g1, shifted = _ASCII, _KATAKANA, False
@@ -90,9 +90,9 @@ def decode_euc_jp(data: bytes) -> str:
 def _lines(data: bytes, charset: _Set, *, goes_on: bool) -> str:
     """The text between two switches.
 
-    A line must end in ASCII (RFC 1468), so after a forgotten escape only the rest of the line is misread. But if the
-    switch back to ASCII follows after the line end, some program broke a line in two, and the character set
-    `goes_on`.
+    A line must end in ASCII (RFC 1468), so after a forgotten escape only the rest
+    of the line is misread. But if the switch back to ASCII follows after the line
+    end, some program broke a line in two, and the character set `goes_on`.
     """
     if charset in _SINGLE_BYTE or goes_on or b"\n" not in data:
         return _text(data, charset)

@@ -34,8 +34,8 @@ _DAILY = (("gb2312", 0xB0, 0xD7), ("big5", 0xA4, 0xC6), ("shift_jis", 0x88, 0x97
 
 
 def oddity(text: str) -> int:
-    """How many characters are out of place, counted from the first character beyond ASCII, in a bounded part of the
-    text."""
+    """How many characters are out of place, counted from the first
+    character beyond ASCII, in a bounded part of the text."""
     first = _HIGH_CHARACTER.search(text)
     if first is None:
         return 0

@@ -50,8 +50,8 @@ def bounded(html: str) -> str:
 
 
 class _Writer:
-    """Writes well-nested tags, so that every "<" begins a tag, and the sanitiser sees exactly the tags that were
-    counted here."""
+    """Writes well-nested tags, so that every "<" begins a tag, and
+    the sanitiser sees exactly the tags that were counted here."""
 
     def __init__(self) -> None:
         self.out: list[str] = []
@@ -101,8 +101,8 @@ class _Writer:
         if element in _NOT_NESTING:
             self.out.append(f"</{element}>")
         elif self.open_count[element]:
-            # Close everything that is open inside too: if the sanitiser ignored an end tag, the depth counted here
-            # would be wrong.
+            # Close everything that is open inside too: if the sanitiser
+            # ignored an end tag, the depth counted here would be wrong.
             closed = ""
             while closed != element:
                 if len(self.open) <= _MAX_DEPTH:

@@ -79,8 +79,8 @@ def sanitise(html: str) -> str:
     """
     try:
         safe = _CLEANER.clean(bounded(html))
-        # Markup shown as source is escaped. To look for escaped text here is cheaper than to look for these elements
-        # in all HTML.
+        # Markup shown as source is escaped. To look for escaped text
+        # here is cheaper than to look for these elements in all HTML.
         if "&" in safe and ("&lt;" in safe or "&amp;" in safe) and _TEXT_ELEMENT.search(html):
             safe = _CLEANER.clean(bounded(_without_text_elements(html)))
     except BaseException as error:

@@ -1,9 +1,9 @@
 """Checks URLs and styles in the HTML that nh3 has written, reading them as a browser does.
 
-nh3 parses URLs and styles as a browser does (WHATWG URL; CSS Syntax Module Level 3) and checks the scheme of URLs and
-the names of properties. This module checks the rest of URLs and the values of properties. It relies on how nh3 writes
-HTML: attributes in double quotes, with `"`, `<` and `>` as references; declarations as `name:value;name:value`,
-without comments.
+nh3 parses URLs and styles as a browser does (WHATWG URL; CSS Syntax Module Level 3) and
+checks the scheme of URLs and the names of properties. This module checks the rest of URLs and
+the values of properties. It relies on how nh3 writes HTML: attributes in double quotes, with
+`"`, `<` and `>` as references; declarations as `name:value;name:value`, without comments.
 """
 
 import re
@@ -20,8 +20,8 @@ _URLS: Final = {"href": re.compile(f"(?i:{_LINK})"), "src": re.compile(f"(?i:{_I
 # The beginnings of nearly all links; other links are checked more closely.
 _USUAL_LINKS: Final = ("https://", "http://", "mailto:")
 _USUAL_IMAGES: Final = ("https://", "http://", "cid:")
-# Characters that a browser removes from a URL (WHATWG URL section 4.4): blanks and controls around, tabs and line
-# ends inside.
+# Characters that a browser removes from a URL (WHATWG URL section
+# 4.4): blanks and controls around, tabs and line ends inside.
 _AROUND_URLS: Final = "".join(map(chr, range(0x21)))
 _INSIDE_URLS: Final = str.maketrans("", "", "\t\n\r")
 
@@ -42,8 +42,8 @@ def _made_of(*tokens: str) -> re.Pattern[str]:
 
 
 _SIDES: Final = ("", "-top", "-right", "-bottom", "-left")
-# Properties that cannot move content out of its place or over the client's own (no position, transform, z-index,
-# ...).
+# Properties that cannot move content out of its place or over
+# the client's own (no position, transform, z-index, ...).
 _PLAIN_STYLES: Final = {
     *("background-color", "background-repeat", "background-size", "color", "opacity", "direction", "display"),
     *("float", "clear", "overflow", "visibility", "font-size", "font-style", "font-variant", "font-weight"),
@@ -74,9 +74,9 @@ _ATTRIBUTE: Final = re.compile(r' ([^\s="<>]++)="([^"]*+)"')
 
 def judged(html: str) -> str:
     """`html`, as nh3 wrote it, without the URLs and declarations that are not known to be harmless."""
-    # Most HTML needs no change, which a search of the whole text finds out. A match in text only costs a look at
-    # every tag. It cannot hide an attribute, because a value that begins in text or in another attribute is never one
-    # that is kept.
+    # Most HTML needs no change, which a search of the whole text finds out. A match
+    # in text only costs a look at every tag. It cannot hide an attribute, because a
+    # value that begins in text or in another attribute is never one that is kept.
     styles = {style: _style(style) for style in {piece.partition('"')[0] for piece in html.split(' style="')[1:]}}
     if (
         all(style == kept for style, kept in styles.items())

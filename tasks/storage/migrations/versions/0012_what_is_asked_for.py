@@ -1,5 +1,5 @@
-"""A digest of an outgoing message's content that does not depend on its writing, and an index for notes of
-deletions."""
+"""A digest of an outgoing message's content that does not
+depend on its writing, and an index for notes of deletions."""
 
 import sqlalchemy as sa
 from alembic import op

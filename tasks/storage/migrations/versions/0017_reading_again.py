@@ -1,5 +1,5 @@
-"""Which parser read a message, which messages are to be read again, and how much of an account was reread within the
-hour."""
+"""Which parser read a message, which messages are to be read
+again, and how much of an account was reread within the hour."""
 
 import sqlalchemy as sa
 from alembic import op

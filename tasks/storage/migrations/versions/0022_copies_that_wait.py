@@ -1,7 +1,7 @@
 """Sent copies wait like mail, for the mailbox's server, and never take the place of mail.
 
-Making the mail due that waits for a server is quick when much mail waits, is bounded, and blocks no other
-transaction.
+Making the mail due that waits for a server is quick when
+much mail waits, is bounded, and blocks no other transaction.
 """
 
 import importlib
@@ -70,10 +70,10 @@ AS $$
 $$
 """
 
-# A success proves that the server works, so messages that could not reach the server become due; and that the account
-# may log in, so its own messages become due. A message that the server did not take for now says nothing about other
-# messages, and is tried at its own time. One success makes a thousand messages of a server due; the next success goes
-# on with the others.
+# A success proves that the server works, so messages that could not reach the server become due;
+# and that the account may log in, so its own messages become due. A message that the server did
+# not take for now says nothing about other messages, and is tried at its own time. One success
+# makes a thousand messages of a server due; the next success goes on with the others.
 RELEASE = """
 RETURNS void
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp
