@@ -22,7 +22,7 @@ _PACKAGES = {
     "rspamd": "rspamd",
     # Shows hostile HTML, sanitised and not.
     "chromium": "chromium",
-    # Debian's package with redis-check-rdb has redis-server too, and starts no service by itself.
+    # The program is redis-server under another name, and its package starts no service.
     "redis-check-rdb": "redis-tools",
     "faketime": "faketime",
     # The test hosts of the Molecule scenarios.

@@ -1,8 +1,8 @@
-"""Fetches messages of an account again that an older parser read, and replaces what is derived from them.
+"""Rereading: fetches messages again that an older parser read, and replaces everything derived from their bytes.
 
-    choose what waits, within the account's hour      tasks/storage/messages/rereading.py
-    fetch, parse and judge it as new mail is          the steps of a sync: fetch, batches, intake
-    replace it in place                               each batch and its mark are one transaction
+    choose messages, within the hourly limits         tasks/storage/messages/rereading.py
+    fetch, parse and score them like new mail         the steps of a sync: fetch, batches, intake
+    replace their rows in place                       each batch, and the note that it was read, are one transaction
 
 Rereading comes last among all work: a run gives the account to a sync or a delete within a batch, and ends when other
 tasks wait for a worker. Messages that it had fetched and not stored are fetched again the next time.

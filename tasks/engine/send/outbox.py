@@ -1,21 +1,22 @@
 """Sends a message exactly once, or leaves it to a person: the state machine of a row of outbox_message.
 
-    sending   a run holds it (`owner`). Until `data_at` is set no server has the whole message, so if the run dies
-              another one begins again. `data_at` is committed before the end of the data goes out (the dot of
-              RFC 5321 section 4.1.1.4), and from there on nobody sends the message again.
-    queued    the server is away or does not take it now, or not for all recipients: `pending` ones are tried again,
-              those that were accepted never. As often as SMTP_RETRIES says, and within two minutes, the task itself
-              comes back; then the message waits until `next_try_at`, when tasks/send.py queues a task for it.
-    accepted  the server has it for at least one recipient; the copy in the Sent folder is still to be filed. While
-              the mailbox cannot take it, the copy waits until `next_try_at` as a queued message does, for as long
-              again as SMTP_MAX_AGE says; whoever asked for the message to be sent is told meanwhile that it is.
-    sent      done, with a copy or with the reason why there is none. `raw` is forgotten; the row remains, so that its
-              key finds it.
-    failed    no recipient was accepted, for good or for as long as SMTP_MAX_AGE says. Asked for again by the same
-              key it is tried again: nobody has it.
-    unknown   the answer after the end of the data never came. The Sent folder is searched for the Message-ID, and
-              with the message found there it is accepted. Otherwise it waits for a person (manage/outbox.py). While
-              the mailbox cannot be reached it waits as a queued one does.
+    sending   a run holds the row (`owner`). Until `data_at` is set no server has the whole message, so if the run
+              dies, another run begins again. `data_at` is committed before the end of the data is sent (the dot of
+              RFC 5321 section 4.1.1.4); from then on nobody sends the message again.
+    queued    the server is away, or does not take the message now, or not for all recipients. Recipients that are
+              `pending` are tried again, `accepted` recipients never. The task itself runs again, at most
+              SMTP_RETRIES times and within two minutes. Then the message waits in the outbox until `next_try_at`,
+              when tasks/send.py queues a task for it.
+    accepted  the server has the message for at least one recipient, and the Sent copy is still to be filed. While the
+              mailbox cannot take the copy, the copy waits until `next_try_at` like a queued message, for another
+              SMTP_MAX_AGE. The caller is told at once that the message is sent.
+    sent      done, with a Sent copy or with the reason why there is none. `raw` is deleted; the row stays, so that a
+              second call with the same key finds the message.
+    failed    no recipient was accepted: all were refused for good, or for as long as SMTP_MAX_AGE says. Nobody has
+              the message, so another call with the same key tries the message again.
+    unknown   the answer after the end of the data never came. The Sent folder is searched for the Message-ID; a
+              message that is found there is accepted, any other waits for a person (manage/outbox.py). While the
+              mailbox cannot be reached, the search waits like a queued message.
 
     (new) -> sending -> accepted -> sent      sending -> queued -> sending      sending -> failed -> sending
                      -> unknown -> accepted                             a person: unknown -> sent, unknown -> queued

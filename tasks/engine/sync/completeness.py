@@ -2,9 +2,9 @@
 
 A stored message is removed only if all of this holds:
 
-    it is not named       by a SEARCH that names as many messages as the server says there are (EXISTS)
-    it is not there       when asked for by its UID: UID FETCH n (UID) gives nothing
-    it has not slid out   of the window of a server that shows only its newest messages
+    SEARCH does not name the message, and names as many messages as the server counts (EXISTS)
+    UID FETCH n (UID), which asks for the message by its UID, gives nothing
+    the message cannot have left the window of a server that shows only its newest messages
 
 Such a window is the hard case. EXISTS counts only the messages in the window, so when a full window slides
 by one message, the folder looks complete and the oldest message looks expunged. But three things are known

@@ -2,11 +2,11 @@
 
 State machine, by UIDVALIDITY, UIDNEXT and HIGHESTMODSEQ (RFC 9051 section 2.3.1, RFC 7162):
 
-    the server's state is the one we know  ->  nothing to do, the folder is not even opened
-    UIDVALIDITY unknown                    ->  begin: remember it and HIGHESTMODSEQ, checkpoint at UID 1
-    it is another folder than ours         ->  ours may have another name: see engine/sync/identity.py
-    and ours has no other name             ->  renumber: give the messages we have their new UIDs
-    same UIDVALIDITY                       ->  apply flags and removals, then fetch what is missing
+    the server's state is the stored state      ->  nothing to do, the folder is not even opened
+    no UIDVALIDITY is stored                    ->  begin: store UIDVALIDITY and HIGHESTMODSEQ, checkpoint at UID 1
+    the server has another folder at this path  ->  the stored folder may have a new name: see engine/sync/identity.py
+    the stored folder has no new name           ->  renumber: give the stored messages their new UIDs
+    same UIDVALIDITY                            ->  apply changes of flags and removals, then fetch missing messages
 
 Another folder has another UIDVALIDITY or MAILBOXID (RFC 8474). But on a server without MAILBOXID two folders may
 share a UIDVALIDITY, because it is the second in which they were made, or the same for all folders. So there the

@@ -1,9 +1,9 @@
 """Brings a POP3 maildrop into the account's INBOX.
 
-    list: numbers and sizes (LIST), unique-ids (UIDL)       numbers are good for this connection only
+    list: numbers and sizes (LIST), unique-ids (UIDL)       numbers hold for this connection only
     identify: a key for each message                        its unique-id, else a digest of its content
-    fetch what is neither stored nor quarantined            each batch is one transaction
-    wait for the disk, then delete from the server          only if the account says so, only what is stored
+    fetch messages neither stored nor in quarantine         each batch is one transaction
+    wait for the disk, then delete from the server          stored messages only, and only with `pop3_keep_days`
 
 POP3 has no states to compare. Messages that are on the server and not stored are fetched, so the next run simply
 continues a run that was killed. A message that is gone from the server stays stored, as in every POP3 client. Whether

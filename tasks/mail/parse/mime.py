@@ -27,7 +27,7 @@ _SOME_BOUNDARY = re.compile(rb"\n--([^\s][^\r\n]{0,199})\r?\n")
 _BOUNDARY_OF_PART = re.compile(rb"\n--([^\s][^\r\n]{0,199})\r?\n(?=content-[a-z-]{1,40}[ \t]*:)", re.IGNORECASE)
 _DECLARED_BOUNDARY = re.compile(rb"boundary\s*=\s*(?:\"([^\"\r\n]{0,200})\"|\"?([^\s;\"]{1,200}))", re.IGNORECASE)
 _END_OF_DELIMITER = re.compile(rb"(--)?[ \t]*+\r*+(?:\n|\Z)")
-# The layout of a multimedia message from a phone (MMS), which is no file.
+# The layout of a multimedia message from a phone (MMS): pictures and texts, one after the other.
 _SMIL = frozenset({"application/smil", "application/smil+xml"})
 
 

@@ -10,7 +10,8 @@ from tasks.runtime.broker.queues import wake_key
 
 _logger = get_logger(__name__)
 
-# KEYS: the queue, its tokens. ARGV: the messages. While there are tokens no worker waits, so no more are added.
+# KEYS: the queue, its tokens. ARGV: the messages. There are never more tokens than messages: while there are tokens
+# no worker waits, so further tokens would wake nobody.
 _PUT = """
 for _, message in ipairs(ARGV) do
   redis.call('LPUSH', KEYS[1], message)

@@ -1,13 +1,14 @@
 """What happens to an account after its login worked, failed or was refused; separately for receiving and sending.
 
-    works     nothing is written, unless it is the first login, the first after others that failed, or by another
-              mechanism than the last.
-    failed    the server did not say that user name or password are wrong: logging in is tried again after minutes,
-              and each wait is twice the one before.
-    refused   it did say so. A secret that never worked pauses the side at once. One that worked before is tried again
-              as above, at least once an hour, until the refusals go on for MAIL_LOGIN_PATIENCE_HOURS; the next one
-              pauses the side. Providers refuse right passwords while they are in trouble.
-    paused    nobody logs in until a person stored another secret or tried the account.
+    worked    nothing is written, unless this login is the first that worked, or the first after logins that failed,
+              or used another mechanism than the last login.
+    failed    the server did not say that user name or password are wrong. The login is tried again after minutes, and
+              each wait is twice the wait before.
+    refused   the server said that user name or password are wrong. If the secret never worked, the side is paused at
+              once. If it worked before, the login is tried again as above, at least once an hour, because providers
+              refuse right passwords while they are in trouble. The first refusal after MAIL_LOGIN_PATIENCE_HOURS of
+              refusals pauses the side.
+    paused    nothing logs in until a person stores another secret or tries the account.
 
 Before `login_retry_at` no task logs in, so that no provider locks the
 account for too many tries. After that time one task alone tries first.

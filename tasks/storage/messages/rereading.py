@@ -1,8 +1,9 @@
 """Messages that are to be read again because an older parser read
 them: which messages, how far rereading is, and its outcomes.
 
-    asked for -> waiting (`outcome` NULL) -> read again: the row goes
-                                          -> gone | other | unreadable: stays, and is not asked for again by itself
+    asked for -> waiting (`outcome` NULL) -> read again: the row is deleted
+                                          -> gone | other | unreadable: the row stays, so that the message is not
+                                             asked for again automatically
 
 A message's new reading and the removal of its row here are one
 transaction, so the next run simply continues a run that was killed.
