@@ -40,8 +40,10 @@ def queue_sync(account: "Account", *, full: bool = False) -> str:
 def watch(task_id: str, *, quiet: bool = False) -> dict[str, Any]:
     """Draw the progress of a sync until it ends. Returns its result.
 
-    Raises StackError when the sync fails, and ResultsUnavailableError when Redis does not tell its state.
+    Raises StackError when the sync fails, and ResultsUnavailableError when Redis does not tell its state, or takes no
+    results, so that the end of the sync would never be seen.
     """
+    from tasks.celery_app import celery_app
     from tasks.errors import EmailError
 
     with progress(quiet=quiet) as bars:
@@ -55,6 +57,8 @@ def watch(task_id: str, *, quiet: bool = False) -> dict[str, Any]:
                 return dict(info)
             if state in ("FAILURE", "REVOKED"):
                 raise StackError(f"the sync failed: {info}") from (info if isinstance(info, EmailError) else None)
+            if teller.has_no_news(state, info):
+                celery_app.backend.check_takes_results()
             teller.tell(state, info)
             if state == "PROGRESS":
                 done = f"{info['folders_done']}/{info['folders_total']} folders"
@@ -115,6 +119,16 @@ class _Teller:
     def __init__(self) -> None:
         self._started = time.monotonic()
         self._said: set[str] = set()
+        self._news: tuple[str, object] = ("PENDING", None)
+        self._last_news = self._started
+
+    def has_no_news(self, state: str, info: object) -> bool:
+        """Whether the state has been the same for a while; asked again, that is counted anew."""
+        now = time.monotonic()
+        is_long_ago = (state, info) == self._news and now - self._last_news > _PATIENCE_SECONDS
+        if is_long_ago or (state, info) != self._news:
+            self._news, self._last_news = (state, info), now
+        return is_long_ago
 
     def tell(self, state: str, info: object) -> None:
         waited = time.monotonic() - self._started

@@ -42,6 +42,8 @@ _PAUSE_SECONDS = 15
 # longest pause between two tries.
 WAITING = "WAITING"
 _WAITING_SECONDS = 2 * 3600
+# Written to find out whether the store takes anything, and gone after a second.
+_CHECK = "metabuilder:results:check"
 _UNKNOWN = {"status": states.PENDING, "result": None}
 # The pause between two questions for a result: short at first,
 # as most tasks are quick, then longer, up to `interval`.
@@ -120,6 +122,11 @@ class ResultStore(SyncBackendMixin, RedisBackend):  # type: ignore[misc]  # cele
                 return super(ResultStore, self).mget(keys)
 
         return _patiently(ask)
+
+    def check_takes_results(self) -> None:
+        """Raises ResultsUnavailableError where nothing can be noted: whoever waits for a result waits in vain."""
+        with _unavailable():
+            self.client.set(_CHECK, 1, ex=1)
 
     def forget(self, task_id: str) -> None:
         """Delete the stored state of a task. Raises ResultsUnavailableError."""

@@ -64,6 +64,8 @@ MORE_VERBS = {
     "follow": ["sync", "mail", "--tenant", TENANT, "--follow"],
     "reread": ["reread", "--tenant", TENANT],
 }
+# Whose result store has the trouble, while the broker is well: the end of the sync would never be seen.
+RESULTS_TAKE_NOTHING = ("full", "read-only")
 ONCE = {"reread-follow": ["reread", "--tenant", TENANT, "--follow"], "rotate": ["credentials", "rotate"]}
 # Of the dead letter whose id is added.
 DECIDE = {"retry": ["dlq", "retry"], "drop": ["dlq", "drop", "--yes"]}
@@ -166,7 +168,7 @@ def in_a_clone(folder: Path, redis_url: str, database: Database) -> dict[str, st
 
 
 def each_verb(
-    letters: dict[str, str], troubled: dict[str, str], database: Database, tmp_path: Path
+    letters: dict[str, str], troubled: dict[str, str], redis: RedisServer, database: Database, tmp_path: Path
 ) -> dict[str, Verb]:
     """By the name of the verb and of the trouble."""
     verbs = {}
@@ -184,14 +186,17 @@ def each_verb(
             verbs[folder.name] = Verb(arguments, in_a_clone(folder, troubled[trouble], database))
     for verb, arguments in ONCE.items():
         verbs[f"{verb} silent"] = Verb(arguments, {"REDIS_URL": troubled["silent"]})
+    for trouble in RESULTS_TAKE_NOTHING:
+        variables = {"REDIS_URL": redis.url, "CELERY_RESULT_BACKEND": troubled[trouble]}
+        verbs[f"result {trouble}"] = Verb(MORE_VERBS["follow"], variables)
     return verbs
 
 
 def test_each_verb_says_what_is_wrong(
-    letters: dict[str, str], troubled: dict[str, str], database: Database, tmp_path: Path
+    letters: dict[str, str], troubled: dict[str, str], redis: RedisServer, database: Database, tmp_path: Path
 ) -> None:
     """All at once, as most of them wait."""
-    verbs = each_verb(letters, troubled, database, tmp_path)
+    verbs = each_verb(letters, troubled, redis, database, tmp_path)
     for name, ended in run_all(tmp_path / "said", verbs).items():
         verb, _, trouble = name.partition(" ")
         assert "Traceback" not in ended.stderr, (name, ended)
@@ -207,7 +212,8 @@ def test_each_verb_says_what_is_wrong(
             [line] = filter(None, ended.lines)  # a bar of progress leaves an empty one
             assert line.startswith("error: "), (name, ended)
         assert urlsplit(troubled[trouble]).netloc.rpartition("@")[2] in line, (name, ended)
-        assert all(words.format(variable="REDIS_URL") in line for words in SAID[trouble]), (name, ended)
+        variable = "CELERY_RESULT_BACKEND" if verb == "result" else "REDIS_URL"
+        assert all(words.format(variable=variable) in line for words in SAID[trouble]), (name, ended)
         is_in_doubt = trouble == "silent" and verb in IN_DOUBT
         assert ("may be queued" in line) == is_in_doubt, (name, ended)
     # And nothing was made or started
