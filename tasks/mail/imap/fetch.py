@@ -103,15 +103,10 @@ def are_flags_of_known(lines: Iterable[Line]) -> bool:
     return all(uid and flags is not None for uid, flags, _ in answers)
 
 
-def read_messages(lines: Iterable[Line]) -> Iterator[FetchedMessage]:
-    """Messages from answers with UID, RFC822.SIZE, FLAGS, INTERNALDATE and BODY[], in any order."""
-    assembly = Assembly()
-    yield from assembly.take(lines)
-    yield from assembly.held()
-
-
 class Assembly:
-    """Puts messages together whose flags come in a line of their own, before or after the message.
+    """Messages from answers with UID, RFC822.SIZE, FLAGS, INTERNALDATE and BODY[], in any order.
+
+    The flags of a message may come in a line of their own, before or after the message.
 
     Each command needs an Assembly of its own, because lines without a UID are matched by message number.
     """

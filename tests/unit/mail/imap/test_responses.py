@@ -1,6 +1,6 @@
 """What servers answer, in the ways they write it."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from itertools import permutations
 from typing import Any
@@ -15,7 +15,6 @@ from tasks.mail.imap.fetch import (
     read_envelopes,
     read_flag_answers,
     read_internaldate,
-    read_messages,
     read_only_uids,
     read_sizes,
 )
@@ -31,6 +30,14 @@ from tasks.mail.imap.responses import (
     read_uid_set,
 )
 from tasks.mail.message import FetchedMessage
+
+
+def read_messages(lines: Iterable[Line]) -> Iterator[FetchedMessage]:
+    """All messages that these lines make up."""
+    assembly = Assembly()
+    yield from assembly.take(lines)
+    yield from assembly.held()
+
 
 READERS: list[Callable[[Iterable[Line]], Any]] = [
     read_list, read_status, read_sizes, read_flag_answers, read_messages, read_envelopes, read_only_uids,
