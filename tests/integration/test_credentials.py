@@ -41,7 +41,7 @@ def test_an_old_key_still_opens_after_a_new_one_was_put_first(database: Database
     environment(CREDENTIAL_ENCRYPTION_KEY=f"{new}, {old}")
     assert read(credential_id) == SECRET
     environment(CREDENTIAL_ENCRYPTION_KEY=new)
-    with pytest.raises(CredentialUnreadableError, match="enter it again"):
+    with pytest.raises(CredentialUnreadableError, match="entered again"):
         read(credential_id)
 
 
