@@ -81,7 +81,9 @@ def test_a_paused_account_is_left_alone_by_tasks_until_a_person_tries_it(
     # When tasks want something of it, then they are refused with the reason, and no server is asked
     messages = column("SELECT id FROM email_message")
     for _ in range(2):
-        with pytest.raises(AccountPausedError, match="a test of the account that succeeds.*wrong user name or password"):
+        with pytest.raises(
+            AccountPausedError, match="a test of the account that succeeds.*wrong user name or password"
+        ):
             sync(account)
         with pytest.raises(AccountPausedError):
             delete_emails.run(messages, TENANT, USER)
