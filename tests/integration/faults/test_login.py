@@ -82,7 +82,7 @@ def test_a_paused_account_is_left_alone_by_tasks_until_a_person_tries_it(
     messages = column("SELECT id FROM email_message")
     for _ in range(2):
         with pytest.raises(
-            AccountPausedError, match="a test of the account that succeeds.*wrong user name or password"
+            AccountPausedError, match=r"a test of the account that succeeds.*wrong user name or password"
         ):
             sync(account)
         with pytest.raises(AccountPausedError):
