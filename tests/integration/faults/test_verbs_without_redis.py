@@ -209,7 +209,8 @@ def test_each_verb_says_what_is_wrong(
             [line] = [line for line in ended.lines if line.startswith("It begins once Redis takes tasks")]
         else:
             assert ended.status == 1, (name, ended)
-            [line] = filter(None, ended.lines)  # a bar of progress leaves an empty one
+            *bar, line = filter(None, ended.lines)  # a bar of progress leaves an empty one
+            assert len(bar) == (verb == "result"), (name, ended)  # and the bar, where it was drawn
             assert line.startswith("error: "), (name, ended)
         assert urlsplit(troubled[trouble]).netloc.rpartition("@")[2] in line, (name, ended)
         variable = "CELERY_RESULT_BACKEND" if verb == "result" else "REDIS_URL"
