@@ -24,6 +24,9 @@ from tasks.errors import MessageUnreadableError
 _MAX_NAME_LENGTH = 512
 _MAX_SECONDS = 30 * 24 * 3600
 _MAX_RETRIES = 10_000
+# How deep lists and mappings may be nested in a message, and in its body. Pickling a message for a child process ends
+# the worker from about 480 levels on. What Celery writes stays far below: a task that follows adds 3 levels.
+_MAX_DEPTH = 64
 _YEARS = range(2000, 2200)
 # Attributes of a running task, Celery's and our own. A header of the same name would overwrite the attribute.
 _NOTES = {name for name in dir(Context) if not name.startswith("__")} | {"looks_again", "redeliveries", "task_id"}
@@ -170,6 +173,7 @@ class _Body(_Strict):
 
 def check_envelope(raw: object) -> None:
     """Check everything in a message except the task's arguments. Raises MessageUnreadableError."""
+    _check_depth(raw)
     _check(_Envelope, raw)
 
 
@@ -177,6 +181,7 @@ def open_body(body: object) -> tuple[list[Any], dict[str, Any]]:
     """The arguments in a decoded body. Raises MessageUnreadableError."""
     if not isinstance(body, list | tuple) or len(body) != len(_Body.model_fields):
         raise MessageUnreadableError("the body is not a list of three")
+    _check_depth(body)
     _check(_Body, dict(zip(_Body.model_fields, body, strict=True)))
     return body[0], body[1]
 
@@ -188,6 +193,21 @@ def read_body(raw: Any) -> object:
         return loads(b64decode(body).decode() if raw["properties"].get("body_encoding") else body)
     except Exception as error:  # base64, UTF-8, JSON and kombu's own types raise many kinds
         raise MessageUnreadableError(type(error).__name__) from None
+
+
+def _check_depth(value: object) -> None:
+    """Without recursion, as the value may be nested deeper than Python can call. Raises MessageUnreadableError."""
+    level = [value]
+    for _ in range(_MAX_DEPTH):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, dict | list | tuple)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+        if not level:
+            return
+    raise MessageUnreadableError(f"lists and mappings are nested more than {_MAX_DEPTH} deep")
 
 
 def _check(model: type[BaseModel], value: object) -> None:

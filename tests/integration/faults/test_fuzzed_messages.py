@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tests.conftest import Database
 from tests.integration.faults.conftest import SHORT_WAITS
-from tests.integration.faults.test_hostile_messages import APP, done, good
+from tests.integration.faults.test_hostile_messages import APP, done, good, nested
 from tests.support import fault_app
 from tests.support.application import application
 from tests.support.servers import RedisServer
@@ -28,7 +28,11 @@ EVERYTHING = settings(derandomize=True, deadline=None, database=None, suppress_h
 
 words = st.text(max_size=20) | st.sampled_from(["", "x" * 100_000, "\0", "\udce9", "id", "1", "-1", "NaN", "utf-8"])
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | words | st.just(10**400)
-values = st.recursive(scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(words, inner, max_size=4))
+# Up to 900 levels can still be written as JSON in this process.
+deep = st.sampled_from([50, 63, 64, 100, 330, 480, 600, 900]).map(nested)
+values = deep | st.recursive(
+    scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(words, inner, max_size=4)
+)
 # Where in a message something else is put. A name that no message has adds a header, a property, a part.
 names = st.sampled_from(
     [

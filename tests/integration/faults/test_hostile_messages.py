@@ -88,6 +88,14 @@ def good(folder: Path, number: int, **headers: object) -> dict[str, Any]:
     }
 
 
+def nested(depth: int) -> list[Any]:
+    """A list in a list in a list …"""
+    value: list[Any] = []
+    for _ in range(depth - 1):
+        value = [value]
+    return value
+
+
 def without(message: dict[str, Any], name: str) -> dict[str, Any]:
     return {key: value for key, value in message.items() if key != name}
 
@@ -161,6 +169,8 @@ BAD_HEADERS: dict[str, dict[str, Any]] = {
     "a header in the place of a method": {"get": 5},
     "our own header": {"metabuilder_waits": "x"},
     "a group that is a list": {"group": [1]},
+    **{f"somebody's lists, {depth} deep": {"other": nested(depth)} for depth in (100, 480, 600, 900)},
+    "stamps of lists, 480 deep": {"stamps": {"a": nested(480)}},
 }
 
 
@@ -189,6 +199,8 @@ def hostile(folder: Path) -> dict[str, str]:
         "headers are nothing": {**message, "headers": None},
         "headers are empty": {**message, "headers": {}},
         "there are no headers": without(message, "headers"),
+        "a property of lists, 480 deep": {**message, "properties": {**message["properties"], "other": nested(480)}},
+        "arguments of lists, 480 deep": {**message, "body": encoded(body(folder, nested(480)))},
         "properties are a list": {**message, "properties": [1]},
         "there are no properties": without(message, "properties"),
         "delivery information is a word": {**message, "properties": {"delivery_info": "x"}},

@@ -10,7 +10,7 @@ from kombu.utils.json import dumps, loads
 
 from tasks.celery_app import celery_app, check_spam, sync_emails
 from tasks.errors import MessageUnreadableError
-from tasks.runtime.broker.envelope import open_body
+from tasks.runtime.broker.envelope import check_envelope, open_body
 
 SYNC, CHECK = sync_emails.si("account", "tenant", "user"), check_spam.si("email", "tenant", "user")
 LATER = datetime.now(UTC) + timedelta(hours=1)
@@ -23,6 +23,8 @@ LATER = datetime.now(UTC) + timedelta(hours=1)
         (chain(SYNC, CHECK.clone().set(eta=LATER, expires=60.5, priority=3)), "chain"),
         (chain(SYNC, group(CHECK, SYNC), CHECK), "chain"),
         (chain(SYNC, chain(CHECK, SYNC) | CHECK), "chain"),
+        (chain(SYNC, *[group(CHECK, SYNC), CHECK] * 4), "chain"),
+        (chain(SYNC, *[CHECK] * 500), "chain"),
     ],
 )
 def test_what_the_canvas_writes_is_taken(
@@ -48,3 +50,23 @@ def test_how_deep_something_follows_ends_nothing() -> None:
         follower = {**follower, "options": {"link": [follower]}}
     with pytest.raises(MessageUnreadableError):
         open_body([[], {}, {"callbacks": [follower]}])
+
+
+@pytest.mark.parametrize("part", ["headers", "properties", "other"])
+@pytest.mark.parametrize("outer", [lambda inner: [inner], lambda inner: {"a": inner}])
+@pytest.mark.parametrize("depth", [64, 480, 900, 60_000])
+def test_a_message_nested_too_deep_is_none(part: str, outer: Callable[[object], object], depth: int) -> None:
+    value: object = None
+    for _ in range(depth):
+        value = outer(value)
+    with pytest.raises(MessageUnreadableError, match="nested more than 64 deep"):
+        check_envelope({part: {"other": value}})
+    with pytest.raises(MessageUnreadableError, match="nested more than 64 deep"):
+        open_body([[value], {}, None])
+
+
+def test_depth_that_programs_use_is_taken() -> None:
+    value: object = None
+    for _ in range(60):
+        value = [value]
+    assert open_body([[value], {}, None]) == ([value], {})
