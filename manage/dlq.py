@@ -107,21 +107,24 @@ def retry(
     """Queue tasks again as they were. One that succeeds leaves the dead letters."""
     connect(broker=True)
     import tasks.celery_app  # noqa: F401 - becomes the application that deadletter queues through
-    from tasks.errors import MessageUnreadableError, TaskUnknownError
+    from tasks.errors import CredentialUnreadableError, MessageUnreadableError, TaskUnknownError
     from tasks.runtime.dead_letters import is_aside, retry_aside, retry_letter
     from tasks.storage.dead_letters import get_letter
 
     ids = []
-    for found in _choose(letter_ids, is_all=is_all, tenant=tenant, task=task, code=code):
+    chosen = _choose(letter_ids, is_all=is_all, tenant=tenant, task=task, code=code)
+    for found in chosen:
         try:
             ids.append(
                 retry_aside(found.id) if is_aside(found) else retry_letter(get_letter(found.tenant_id, found.id))
             )
-        except (MessageUnreadableError, TaskUnknownError) as error:
+        except (CredentialUnreadableError, MessageUnreadableError, TaskUnknownError) as error:
             if not is_all:
                 raise
             say(f"{found.id} stays: {error}")
     _report(ids, as_json, "task_ids", "queued again")
+    if len(ids) < len(chosen):
+        sys.exit(1)
 
 
 @dlq.command()

@@ -21,10 +21,13 @@ _ASIDE = (MessageUnreadableError.code, TaskUnknownError.code)
 def retry_letter(letter: Letter) -> str:
     """Queue the task again as it was, under its id; if it succeeds, the dead letter is cleared.
 
-    Raises CredentialUnreadableError where no key opens its arguments, and kombu.exceptions.OperationalError.
+    Raises TaskUnknownError, CredentialUnreadableError where no key opens its arguments, and
+    kombu.exceptions.OperationalError.
     """
     args, kwargs = open_arguments(letter)
-    task = current_app.tasks[letter.task_name]
+    task = current_app.tasks.get(letter.task_name)
+    if task is None:
+        raise TaskUnknownError("the task")
     # Forget its redeliveries, but remember that there is a dead letter to clear. The key is computed anew, because
     # earlier releases computed the key that is stored in the letter in another way.
     key = task.key(args, kwargs, letter.task_id)
@@ -61,7 +64,7 @@ def show_aside(tag: str) -> dict[str, Any]:
     return {
         "id": tag,
         "queue": queue,
-        **note._asdict(),
+        **note.model_dump(),
         "at": _moment(note),
         "shown_arguments": _shown_arguments(message),
     }

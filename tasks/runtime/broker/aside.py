@@ -9,13 +9,13 @@ waited for less than UNKNOWN_TASK_HOURS. The command `dlq` lists all these messa
 are deleted at the same age.
 """
 
-import json
 import logging
 import time
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal
 
 from kombu.utils.json import dumps, loads
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from tasks.errors import EmailError, TaskUnknownError
 from tasks.runtime.broker.clock import redis_now
@@ -64,15 +64,21 @@ return redis.call('ZRANGE', KEYS[1], 0, -1, 'WITHSCORES')
 """
 
 
-class Note(NamedTuple):
+def _until_now(at: float) -> float:
+    return min(max(at, 0), time.time())
+
+
+class Note(BaseModel):
     """Why a message is aside. `task_name` and `task_id` are None where the message does not name them."""
 
-    code: str
+    model_config = ConfigDict(strict=True, frozen=True)
+
+    code: Literal["message_unreadable", "task_unknown"]
     error: str
     task_name: str | None
     task_id: str | None
     size: int  # bytes
-    at: float  # Unix seconds, by Redis's clock
+    at: Annotated[float, Field(allow_inf_nan=False), AfterValidator(_until_now)]  # Unix seconds, by Redis's clock
 
 
 def put(client: Any, tables: tuple[str, str], tag: str, error: EmailError, message: object, size: int) -> Note:
@@ -81,9 +87,16 @@ def put(client: Any, tables: tuple[str, str], tag: str, error: EmailError, messa
     `tables` are kombu's table of delivered messages and its index. `message` may be anything that could be decoded.
     """
     headers = _part(message, "headers")
-    note = Note(error.code, str(error), _word(headers.get("task")), _word(headers.get("id")), size, redis_now(client))
-    waits = int(isinstance(error, TaskUnknownError))
-    client.eval(_PUT, 5, *tables, *KEYS, tag, dumps(note._asdict()), waits)
+    is_unknown = isinstance(error, TaskUnknownError)
+    note = Note(
+        code="task_unknown" if is_unknown else "message_unreadable",
+        error=str(error),
+        task_name=_word(headers.get("task")),
+        task_id=_word(headers.get("id")),
+        size=size,
+        at=redis_now(client),
+    )
+    client.eval(_PUT, 5, *tables, *KEYS, tag, note.model_dump_json(), int(is_unknown))
     return note
 
 
@@ -93,7 +106,7 @@ def notes(client: Any) -> Iterator[tuple[str, Note]]:
         yield _text(tag), _note(text)
 
 
-def find(client: Any, tag: str) -> tuple[Note, object, object]:
+def find(client: Any, tag: str) -> tuple[Note, object, str | None]:
     """The note of the message with this id, the message, and
     its queue; the last two are None where they cannot be read.
 
@@ -111,7 +124,7 @@ def give_back(client: Any, tag: str) -> bool:
     False where no such message is aside, or its queue is unknown.
     """
     message, queue = split(client.hget(_MESSAGES, tag))
-    if not isinstance(queue, str):
+    if queue is None:
         return False
     keys = (*KEYS, queue, wake_key(queue))
     return bool(client.eval(_GIVE_BACK, len(keys), *keys, tag, dumps(message)))
@@ -142,20 +155,27 @@ def waiting(client: Any, hours: float) -> list[str]:
 
 
 def _note(text: bytes | str | None) -> Note:
+    """The stored note; one that says so where the stored note cannot be read."""
     try:
-        given = json.loads(text or "")
-        return Note(*(given[name] for name in Note._fields))
-    except (ValueError, TypeError, KeyError):
-        return Note("message_unreadable", "nothing is noted about it", None, None, 0, time.time())
+        return Note.model_validate_json(text or "")
+    except ValidationError:
+        return Note(
+            code="message_unreadable",
+            error="nothing is noted about it",
+            task_name=None,
+            task_id=None,
+            size=0,
+            at=time.time(),
+        )
 
 
-def split(entry: bytes | str | None) -> tuple[object, object]:
+def split(entry: bytes | str | None) -> tuple[object, str | None]:
     """The message and its queue, read from the stored entry; each is None where it cannot be read."""
     try:
         message, _, queue = loads(_text(entry or b""))
     except Exception:  # whatever the bytes, JSON and kombu's own types make of them
         return None, None
-    return message, queue
+    return message, queue if isinstance(queue, str) else None
 
 
 def _part(value: object, name: str) -> dict[str, Any]:

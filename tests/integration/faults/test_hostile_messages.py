@@ -14,6 +14,8 @@ import redis as redis_client
 from click.testing import CliRunner
 
 from manage import cli, dlq, session
+from tasks.runtime.broker import aside
+from tasks.storage import dead_letters
 from tests.conftest import TENANT, USER, Database
 from tests.integration.faults.conftest import SHORT_WAITS
 from tests.integration.faults.conftest import broker as connection_to
@@ -264,6 +266,50 @@ def test_nothing_on_a_queue_ends_or_stops_a_worker(
     assert CliRunner().invoke(cli.main, ["dlq", "drop", "--all", "--yes"]).exit_code == 0
     assert json.loads(CliRunner().invoke(cli.main, ["dlq", "list", "--json"]).stdout) == []
     assert not client.keys("metabuilder:aside*")
+
+
+def test_notes_that_are_none_stop_neither_a_worker_nor_the_commands(
+    client: redis_client.Redis, tmp_path: Path
+) -> None:
+    note = {"code": "task_unknown", "error": "e", "task_name": None, "task_id": None, "size": 1, "at": 1}
+    odd = [
+        "[" * 60_000,
+        "{",
+        *(json.dumps({**note, "at": at}) for at in ("x", 1e300, -1e300, float("nan"), float("inf"), None)),
+        *(json.dumps({**note, "code": code}) for code in ("another", 5, ["task_unknown"])),
+        json.dumps({**note, "error": "\udce9"}),
+    ]
+    for number, text in enumerate(odd):
+        client.hset("metabuilder:aside:notes", f"odd-{number}", text)
+        client.zadd("metabuilder:aside:unknown", {f"odd-{number}": time.time()})
+    # A message that is good, of a queue that is none.
+    client.hset("metabuilder:aside", "odd-0", json.dumps([good(tmp_path, 2), "", ["sync"]]))
+    with Worker(tmp_path, app=APP) as worker:
+        client.lpush("sync", json.dumps(good(tmp_path, 1)))
+        wait_until(lambda: done(tmp_path) == {1}, "it does not begin")
+        assert "Traceback" not in worker.log.read_text()
+
+    listed = CliRunner().invoke(cli.main, ["dlq", "list", "--json"])
+    assert listed.exit_code == 0, listed.output
+    assert {letter["id"] for letter in json.loads(listed.stdout)} == {f"odd-{n}" for n in range(len(odd))}
+    assert CliRunner().invoke(cli.main, ["dlq", "show", "odd-0"]).exit_code == 0
+    assert aside.delete_old(client, 3600) == 1  # -1e300: long ago
+    assert CliRunner().invoke(cli.main, ["dlq", "drop", "--all", "--yes"]).exit_code == 0
+    assert not client.keys("metabuilder:aside*")
+
+
+def test_a_letter_of_a_task_that_is_gone_keeps_no_other_from_its_retry(client: redis_client.Redis) -> None:
+    for name in ("test.gone", "test.count"):
+        failure = dead_letters.Failure(name, name, f"id of {name}", USER, {}, "code", "error", "", 1)
+        dead_letters.bury(TENANT, failure, [TENANT, USER, "/nowhere", 1], {})
+
+    retried = CliRunner().invoke(cli.main, ["dlq", "retry", "--all"])
+
+    assert retried.exit_code == 1, retried.output
+    assert isinstance(retried.exception, SystemExit)
+    assert "stays" in retried.stderr
+    assert "1 queued again" in retried.stderr
+    assert client.llen("sync") == 1
 
 
 def test_one_that_is_too_large_is_never_taken_into_memory(
