@@ -39,6 +39,7 @@ from tasks.errors import MessageUnreadableError
 from tasks.registry import QUEUES
 from tasks.runtime.broker import aside, clock, envelope
 from tasks.runtime.broker.deliveries import Deliveries, Message, unreadable
+from tasks.runtime.broker.fanout import Sieve
 from tasks.runtime.broker.queues import wake_key
 from tasks.runtime.broker.scripts import MAX_MESSAGE_BYTES, TAKE, put, rename_unless
 
@@ -77,6 +78,7 @@ class Channel(redis.Channel):  # type: ignore[misc]
         self.wanted: deque[str] = deque()
         self._unacknowledged: set[str] = set()  # consumer tags
         self._opened_at = monotonic()
+        self._sieve = Sieve()
         super().__init__(*args, **kwargs)
 
     def basic_consume(self, queue: str, no_ack: bool, callback: Any, consumer_tag: str, **kwargs: Any) -> Any:
@@ -180,6 +182,10 @@ class Channel(redis.Channel):  # type: ignore[misc]
         with self.conn_or_acquire() as client:
             clock.to_redis(client, message)
             put(client, key, queue, [dumps(message)])
+
+    def _handle_message(self, client: Any, response: list[Any]) -> dict[str, Any]:
+        """As kombu's, without the content of what is neither a command nor an event: kombu passes it over."""
+        return self._sieve(super()._handle_message(client, response))
 
     def _brpop_start(self, timeout: float | None = None) -> None:
         if self._unacknowledged:
