@@ -108,12 +108,13 @@ class SharedScheduler(Scheduler):  # type: ignore[misc]  # celery has no types
         waits: list[float] = []
         for entry in entries:
             last_run = last_runs[entry.name]
-            if not _is_moment(last_run):
+            entry.schedule.nowfun = lambda: _moment(now)
+            try:
+                is_due, wait = entry.schedule.is_due(_moment(last_run))
+            except (ValueError, OverflowError, OSError):
                 self._forget(entry)
                 waits.append(_RETRY_SECONDS)
                 continue
-            entry.schedule.nowfun = lambda: _moment(now)
-            is_due, wait = entry.schedule.is_due(_moment(last_run))
             _, interval = entry.schedule.is_due(_moment(now))
             if float(last_run) - float(now) > interval:
                 # Redis's clock was far ahead when this run was noted, and has been corrected since.
@@ -159,21 +160,17 @@ def _text(value: bytes) -> str:
     return value.decode("utf-8", "replace")
 
 
-def _is_moment(unix_seconds: str) -> bool:
-    try:
-        _moment(unix_seconds)
-    except (ValueError, OverflowError, OSError):
-        return False
-    return True
-
-
 def _moment(unix_seconds: str) -> datetime:
     return datetime.fromtimestamp(float(unix_seconds), UTC)
 
 
 def seconds_since_tick(app: Celery) -> float | None:
-    """How long ago any beat last looked at the schedule, by Redis's clock; None if none ever did."""
+    """How long ago any beat last looked at the schedule, by Redis's clock; None if none ever did, or if that
+    was not noted as a time."""
     with app.connection_for_read() as connection, connection.default_channel.conn_or_acquire() as client:
         ticked = client.get(TICKED)
         seconds, microseconds = client.time()
-    return None if ticked is None else float(seconds + microseconds / 1e6 - float(ticked))
+    try:
+        return seconds + microseconds / 1e6 - _moment(_text(ticked or b"")).timestamp()
+    except (ValueError, OverflowError, OSError):
+        return None

@@ -13,8 +13,9 @@ import pytest
 import redis as redis_client
 
 from native.ports import LOOPBACK
+from tasks.celery_app import create_celery_app
 from tasks.runtime.broker.queues import wake_key
-from tasks.runtime.scheduler import LAST_RUNS, seconds_since_tick
+from tasks.runtime.scheduler import LAST_RUNS, TICKED, seconds_since_tick
 from tests.support.application import application
 from tests.support.clock import Clock
 from tests.support.proxy import Network
@@ -239,7 +240,7 @@ def test_beats_whose_clocks_are_off_and_are_set_fire_once_in_each_interval_and_s
         manager.close()
 
 
-@pytest.mark.parametrize("odd", ["words", "nan", "1e300", "", b"\xff"])
+@pytest.mark.parametrize("odd", ["words", "nan", "1e300", "", b"\xff", "253402300799"])
 def test_a_last_run_that_is_no_time_counts_as_new(odd: str | bytes, broker: redis_client.Redis, beats: Beats) -> None:
     broker.hset(LAST_RUNS, "probe", odd)
     beats.start()
@@ -266,3 +267,12 @@ def test_keys_of_other_types_end_no_beat_and_stop_no_schedule(broker: redis_clie
     assert broker.smembers("sync:of-another-type") == {"x"}
     assert beat.poll() is None
     assert "Traceback" not in beats.log.read_text()
+
+
+@pytest.mark.parametrize("odd", ["words", "nan", "1e300", b"\xff"])
+def test_a_tick_that_is_no_time_counts_as_none(odd: str | bytes, broker: redis_client.Redis) -> None:
+    broker.set(TICKED, odd)
+    with create_celery_app() as app:
+        assert seconds_since_tick(app) is None
+        broker.set(TICKED, time.time() - 5)
+        assert 4 < (seconds_since_tick(app) or 0) < 60
