@@ -18,8 +18,9 @@ from typing import Any, NamedTuple
 from celery import Celery
 from kombu.exceptions import OperationalError
 from kombu.utils.json import dumps
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
+from tasks.runtime.broker.scripts import rename_unless
 from tasks.runtime.broker.transport import broker_client
 
 logger = logging.getLogger(__name__)
@@ -29,6 +30,7 @@ _REDELIVERIES = "metabuilder:redeliveries:{}"
 # Exists while there is a dead letter with this key.
 _DEAD = "metabuilder:dead:{}"
 _REMEMBERED_SECONDS = 30 * 24 * 3600
+_MAX_DIGITS = 9  # of a count; HINCRBY cannot add to a number of twenty
 
 
 class History(NamedTuple):
@@ -56,10 +58,15 @@ def begin(app: Celery, key: str, task_id: str, *, is_redelivered: bool) -> Histo
         pipe.hvals(name)
         pipe.exists(_DEAD.format(key))
 
-    answers = _tell(app, count)
+    def start_anew(client: Any) -> None:
+        rename_unless(client, name, "hash")
+        client.hdel(name, task_id)
+
+    answers = _tell(app, count, start_anew)
     counts, dead = answers[-2:] if answers else ((), 0)
-    # A value that is no number counts as no redelivery.
-    return History(max((int(count) for count in counts if count.isdigit()), default=0), bool(dead))
+    # A value that is no number, or that no count can reach, counts as no redelivery.
+    likely = (int(count) for count in counts if count.isdigit() and len(count) <= _MAX_DIGITS)
+    return History(max(likely, default=0), bool(dead))
 
 
 def note_survival(app: Celery, key: str, task_id: str) -> None:
@@ -104,13 +111,21 @@ def _ask(app: Celery, write: Callable[[Any], object]) -> list[Any]:
         return answers
 
 
-def _tell(app: Celery, write: Callable[[Any], object]) -> list[Any]:
+def _tell(app: Celery, write: Callable[[Any], object], mend: Callable[[Any], object] | None = None) -> list[Any]:
     """The broker's answers to the commands that `write` puts into a pipeline; an empty list where the broker is away.
 
-    In that case the task runs without being counted: its work matters more than the count.
+    In that case the task runs without being counted: its work matters more than the count. Where Redis refuses a
+    command, as somebody wrote something else into the key, `mend` makes room and the commands are sent again.
     """
     try:
-        return _ask(app, write)
+        try:
+            return _ask(app, write)
+        except ResponseError:
+            if mend is None:
+                raise
+            with broker_client(app) as client:
+                mend(client)
+            return _ask(app, write)
     except (RedisError, OperationalError, OSError) as error:
         logger.warning("the broker does not answer, so redeliveries are not counted: %s", error)
         return []
