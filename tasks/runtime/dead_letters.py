@@ -27,7 +27,7 @@ def retry_letter(letter: Letter) -> str:
     args, kwargs = open_arguments(letter)
     task = current_app.tasks.get(letter.task_name)
     if task is None:
-        raise TaskUnknownError("the task")
+        raise TaskUnknownError(f"the task {letter.task_name}")
     # Forget its redeliveries, but remember that there is a dead letter to clear. The key is computed anew, because
     # earlier releases computed the key that is stored in the letter in another way.
     key = task.key(args, kwargs, letter.task_id)
