@@ -171,6 +171,6 @@ def seconds_since_tick(app: Celery) -> float | None:
         ticked = client.get(TICKED)
         seconds, microseconds = client.time()
     try:
-        return seconds + microseconds / 1e6 - _moment(_text(ticked or b"")).timestamp()
+        return float(seconds + microseconds / 1e6) - _moment(_text(ticked or b"")).timestamp()
     except (ValueError, OverflowError, OSError):
         return None
