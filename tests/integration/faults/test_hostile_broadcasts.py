@@ -31,8 +31,8 @@ def nested(depth: int) -> list[Any]:
     return json.loads("[" * depth + "]" * depth)  # type: ignore[no-any-return]
 
 
-PING = {"method": "ping", "arguments": {}, "destination": None, "pattern": None, "matcher": None}
-ODD = [
+PING: dict[str, Any] = {"method": "ping", "arguments": {}, "destination": None, "pattern": None, "matcher": None}
+ODD: list[Any] = [
     *("null", '"x"', "5", "[1]", "{}", '{"body":1}', f"garbage {SECRET}", "[" * 60_000, "9" * 5000, b"\xff\xfe"),
     *(
         json.dumps(message)
