@@ -173,7 +173,7 @@ class _Body(_Strict):
 
 def check_envelope(raw: object) -> None:
     """Check everything in a message except the task's arguments. Raises MessageUnreadableError."""
-    _check_depth(raw)
+    check_depth(raw)
     _check(_Envelope, raw)
 
 
@@ -181,7 +181,7 @@ def open_body(body: object) -> tuple[list[Any], dict[str, Any]]:
     """The arguments in a decoded body. Raises MessageUnreadableError."""
     if not isinstance(body, list | tuple) or len(body) != len(_Body.model_fields):
         raise MessageUnreadableError("the body is not a list of three")
-    _check_depth(body)
+    check_depth(body)
     _check(_Body, dict(zip(_Body.model_fields, body, strict=True)))
     return body[0], body[1]
 
@@ -195,8 +195,11 @@ def read_body(raw: Any) -> object:
         raise MessageUnreadableError(type(error).__name__) from None
 
 
-def _check_depth(value: object) -> None:
-    """Without recursion, as the value may be nested deeper than Python can call. Raises MessageUnreadableError."""
+def check_depth(value: object) -> None:
+    """Raises MessageUnreadableError where lists and mappings are nested too deep for a worker.
+
+    Without recursion, as the value may be nested deeper than Python can call.
+    """
     level = [value]
     for _ in range(_MAX_DEPTH):
         level = [

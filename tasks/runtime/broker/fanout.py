@@ -13,12 +13,11 @@ from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import loads
 from pydantic import BaseModel, ConfigDict, Field
 
-from tasks.runtime.broker.envelope import Name, read_body
+from tasks.runtime.broker.envelope import Name, check_depth, read_body
 
 _logger = get_logger(__name__)
 
 _MAX_BYTES = 16 * 1024 * 1024
-_MAX_DEPTH = 20
 _MAX_CLOCK = 2**63
 _LOG_EVERY_SECONDS = 60
 
@@ -97,8 +96,8 @@ def _check(channel: str, data: bytes) -> None:
     message = loads(bytes_to_str(data))
     _Envelope.model_validate(message)
     body = read_body(message)
-    if _is_deeper(body, _MAX_DEPTH) or _is_deeper(message, _MAX_DEPTH):
-        raise ValueError("nested too deep")
+    check_depth(message)
+    check_depth(body)
     if channel.endswith(".pidbox"):
         _check_command(_Command.model_validate(body))
 
@@ -108,8 +107,3 @@ def _check_command(command: _Command) -> None:
     from celery.worker.control import Panel
 
     inspect.signature(Panel.data[command.method]).bind(None, **command.arguments or {})
-
-
-def _is_deeper(value: object, levels: int) -> bool:
-    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return levels == 0 or any(_is_deeper(part, levels - 1) for part in parts)
