@@ -76,7 +76,7 @@ def _show_all(found: "list[Summary]") -> None:
 def show(letter_id: str, as_json: bool) -> None:
     """Show one: what it was asked to do, without anybody's mail, and where it failed."""
     connect()
-    import tasks.celery_app  # noqa: F401 - becomes the application that deadletter asks
+    import tasks.celery_app  # noqa: F401 - becomes the application that dead_letters asks
     from tasks.errors import Remedy
     from tasks.runtime.dead_letters import is_aside, show_aside
     from tasks.storage.dead_letters import get_letter
@@ -106,7 +106,7 @@ def retry(
 ) -> None:
     """Queue tasks again as they were. One that succeeds leaves the dead letters."""
     connect(broker=True)
-    import tasks.celery_app  # noqa: F401 - becomes the application that deadletter queues through
+    import tasks.celery_app  # noqa: F401 - becomes the application that dead_letters queues through
     from tasks.errors import CredentialUnreadableError, MessageUnreadableError, TaskUnknownError
     from tasks.runtime.dead_letters import is_aside, retry_aside, retry_letter
     from tasks.storage.dead_letters import get_letter
@@ -143,7 +143,7 @@ def drop(
 ) -> None:
     """Forget tasks, with their arguments. What they were to do is not done."""
     connect(broker=True)
-    import tasks.celery_app  # noqa: F401 - becomes the application that deadletter asks
+    import tasks.celery_app  # noqa: F401 - becomes the application that dead_letters asks
     from tasks.runtime.dead_letters import drop_aside, forget_letter, is_aside
     from tasks.storage.dead_letters import get_letter
 
@@ -160,7 +160,7 @@ def drop(
 
 def _find(tenant: str | None, task: str | None, code: str | None, *, with_messages: bool = True) -> list["Summary"]:
     """The dead letters in PostgreSQL, and the messages that were put aside, which are in Redis."""
-    import tasks.celery_app  # noqa: F401 - becomes the application that deadletter asks
+    import tasks.celery_app  # noqa: F401 - becomes the application that dead_letters asks
     from tasks.runtime.dead_letters import list_aside
     from tasks.storage.dead_letters import list_letters
 
