@@ -25,7 +25,7 @@ def role_readme(role: Path) -> str:
     """The README of a role, from its argument specs."""
     import yaml
 
-    spec = yaml.safe_load((role / "meta" / "argument_specs.yml").read_text())["argument_specs"]["main"]
+    (spec,) = yaml.safe_load((role / "meta" / "argument_specs.yml").read_text())["argument_specs"].values()
     options = spec.get("options") or {}
     head = f"# {role.name}\n\n{spec['short_description']}.\n"
     if not options:

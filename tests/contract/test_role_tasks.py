@@ -72,20 +72,23 @@ def test_what_a_unit_reads_is_announced_in_check_mode(role: Path) -> None:
             assert task["register"] in asked, task["name"]
 
 
+def steps(play: dict[str, Any]) -> list[tuple[str, str]]:
+    """The roles that a play imports, each with the file of its tasks."""
+    roles = [task["ansible.builtin.import_role"] for task in play["tasks"]]
+    return [(role["name"], role.get("tasks_from", "main")) for role in roles]
+
+
 def test_a_release_is_proved_before_anything_is_migrated_or_switched() -> None:
-    order = ["install.yml", "prove.yml", "migrate.yml"]
-    for name, then in (("prepare.yml", []), ("main.yml", ["configure.yml", "activate.yml"])):
-        steps = [
-            task.get("ansible.builtin.import_tasks") for task in tasks_of(ROOT / f"roles/application/tasks/{name}")
-        ]
-        assert [step for step in steps if step] == order + then, name
-    for name in order:  # where one host cannot go on, none does
+    order = [("application", "install"), ("celery_worker", "prove"), ("application", "migrate")]
+    for role, step in order:  # where one host cannot go on, none does
         *_, last = (
-            task for task in tasks_of(ROOT / f"roles/application/tasks/{name}") if "ansible.builtin.fail" in task
+            task for task in tasks_of(ROOT / f"roles/{role}/tasks/{step}.yml") if "ansible.builtin.fail" in task
         )
-        assert last["any_errors_fatal"], name
+        assert last["any_errors_fatal"], step
+    (whole,) = yaml.safe_load((ROOT / "playbooks" / "application.yml").read_text())
     first, *others = yaml.safe_load((ROOT / "playbooks" / "deploy.yml").read_text())
-    assert [task["ansible.builtin.import_role"].get("tasks_from") for task in first["tasks"]] == [None, "prepare"]
+    assert steps(whole) == [*order, ("application", "switch")]
+    assert steps(first) == [("preflight", "main"), *order]
     switched = {play["hosts"] for play in others if "hosts" in play}
     assert switched == {*first["hosts"].split(":")} == {"celery_workers", "celery_beat", "flower"}
     assert all(play["any_errors_fatal"] for play in (first, *others) if "hosts" in play)

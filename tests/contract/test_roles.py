@@ -24,8 +24,8 @@ def defaults(role: Path) -> dict[str, Any]:
 
 
 def specs(role: Path) -> dict[str, Any]:
-    spec = yaml.safe_load((role / "meta" / "argument_specs.yml").read_text())
-    return spec["argument_specs"]["main"].get("options") or {}
+    (spec,) = yaml.safe_load((role / "meta" / "argument_specs.yml").read_text())["argument_specs"].values()
+    return spec.get("options") or {}
 
 
 def test_the_specs_name_the_variables_of_the_defaults_in_their_order(role: Path) -> None:
@@ -69,6 +69,26 @@ def test_the_readme_is_made_from_the_specs(role: Path) -> None:
     assert (role / "README.md").read_text() == role_readme(role), "run ./manage.sh docs"
 
 
-def test_roles_read_their_siblings_through_the_site(role: Path) -> None:
+def dependencies(role: Path) -> list[str]:
+    """The roles whose variables this role may read, those of its dependencies included."""
     meta = yaml.safe_load((role / "meta" / "main.yml").read_text())
-    assert role.name == "site" or {"role": "site"} in meta["dependencies"]
+    named = [dependency["role"] for dependency in meta["dependencies"]]
+    return [*named, *(further for name in named for further in dependencies(ROOT / "roles" / name))]
+
+
+def test_roles_read_the_variables_of_their_dependencies_alone(role: Path) -> None:
+    others = {other.name for other in ROLES} - {role.name, *dependencies(role)}
+    parts = ("tasks", "vars", "templates", "defaults")
+    text = "\n".join(file.read_text() for part in parts for file in (role / part).rglob("*") if file.is_file())
+    assert {name for name in others if re.search(rf"\b_{name}_", text)} == set()
+    assert role.name == "site" or "site" in dependencies(role)
+
+
+def test_a_dependency_brings_no_work_that_would_be_done_again(role: Path) -> None:
+    """Of a dependency, tasks/main.yml runs before each use of the role; the site's only gathers facts, once."""
+    main = ("tasks", "main.yml")
+    assert [name for name in dependencies(role) if (ROOT / "roles" / name).joinpath(*main).exists()] in ([], ["site"])
+
+
+def test_no_file_of_tasks_is_empty(role: Path) -> None:
+    assert [file.name for file in (role / "tasks").glob("*.yml") if not yaml.safe_load(file.read_text())] == []

@@ -131,8 +131,8 @@ FORMS = {
 def options():
     """The public variables of all roles, with their types and choices."""
     files = sorted(ROLES.glob("*/meta/argument_specs.yml"))
-    specs = (yaml.safe_load(file.read_text())["argument_specs"]["main"]["options"] for file in files)
-    return {name: option for spec in specs for name, option in spec.items()}
+    roles = (yaml.safe_load(file.read_text())["argument_specs"].values() for file in files)
+    return {name: option for steps in roles for spec in steps for name, option in spec["options"].items()}
 
 
 @lru_cache
