@@ -9,12 +9,11 @@ import time
 from typing import Any, NoReturn
 
 from celery import shared_task
-from celery.exceptions import SoftTimeLimitExceeded
 from kombu.exceptions import OperationalError
 
 from tasks.engine.delete.messages import DeleteRequest, delete_expired, delete_messages
 from tasks.engine.run import CutShortError
-from tasks.errors import HostBusyError, LeaseHeldError, TransientError
+from tasks.errors import HostBusyError, LeaseHeldError, SoftTimeLimitError, TransientError
 from tasks.registry import DELETE_EMAILS, EMPTY_TRASH, ENFORCE_TRASH_RETENTION
 from tasks.runtime.publish import publish_many
 from tasks.runtime.task import EmailTask
@@ -51,7 +50,7 @@ def delete_emails(
         marked = delete_messages(
             request, self.request.id or "", key, get_settings().worker.budget_seconds, lambda _: self.made_progress()
         )
-    except (CutShortError, SoftTimeLimitExceeded, TransientError) as interruption:
+    except (CutShortError, SoftTimeLimitError, TransientError) as interruption:
         _go_on_later(self, interruption)
     return {
         "status": "partial" if marked else "success",
@@ -76,7 +75,7 @@ def empty_trash(self: Any, email_client_id: str, tenant_id: str, user_id: str) -
             self.made_progress()
             if time.monotonic() >= deadline:
                 raise CutShortError
-    except (CutShortError, SoftTimeLimitExceeded, TransientError) as interruption:
+    except (CutShortError, SoftTimeLimitError, TransientError) as interruption:
         if deleted:
             # The task made progress, so its retries are counted from zero again.
             self.request.retries = 0

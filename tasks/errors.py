@@ -59,6 +59,17 @@ class PermanentError(EmailError):
     code = "permanent"
 
 
+class SoftTimeLimitError(Exception):
+    """The soft time limit of the task has passed.
+
+    The error strikes at any point of a task. It is no EmailError, so that code that handles
+    errors of mail servers and of storage does not take the end of the task's time for such an error.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("the soft time limit has passed")
+
+
 class MailServerUnavailableError(TransientError):
     """The mail server could not be reached, hung, or closed the connection; it will be tried again."""
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from celery import shared_task
-from celery.exceptions import Ignore, SoftTimeLimitExceeded
+from celery.exceptions import Ignore
 from kombu.exceptions import OperationalError
 from uuid_utils import uuid4
 
@@ -21,6 +21,7 @@ from tasks.errors import (
     DeliveryUnderWayError,
     DeliveryWaitsError,
     PoisonedTaskError,
+    SoftTimeLimitError,
     TransientError,
 )
 from tasks.registry import QUEUE_WAITING_MAIL, SEND_EMAIL, SEND_WAITING
@@ -166,7 +167,7 @@ def _sent(task: Any, send_it: Callable[[], Outgoing | None]) -> dict[str, Any]:
     except TransientError as error:
         logger.warning("not sent yet: %s", error)
         raise task.retry(exc=error, countdown=task.retry_delay(why=error), max_retries=_WAITS) from error
-    except SoftTimeLimitExceeded:
+    except SoftTimeLimitError:
         late = DeliveryInterruptedError("the time of the task was used up")
         raise task.retry(exc=late, countdown=task.retry_delay(), max_retries=_WAITS) from None
     if outgoing is None:

@@ -14,11 +14,17 @@ from dataclasses import asdict
 from typing import Any
 
 from celery import shared_task
-from celery.exceptions import SoftTimeLimitExceeded
 
 from tasks.engine.run import Progress, Tally
 from tasks.engine.sync.account import SyncRequest, sync_account
-from tasks.errors import HostBusyError, LeaseHeldError, LoginDelayedError, PoisonedTaskError, TransientError
+from tasks.errors import (
+    HostBusyError,
+    LeaseHeldError,
+    LoginDelayedError,
+    PoisonedTaskError,
+    SoftTimeLimitError,
+    TransientError,
+)
 from tasks.registry import SYNC_EMAILS
 from tasks.runtime.task import EmailTask
 from tasks.settings import get_settings
@@ -95,7 +101,7 @@ def sync_emails(
         self.snooze(busy, random.uniform(1, _HOST_LOOK_SECONDS), headers=so_far.options()["headers"])
     except LoginDelayedError:
         raise  # the schedule queues a sync when the next login is due
-    except (SoftTimeLimitExceeded, TransientError) as error:
+    except (SoftTimeLimitError, TransientError) as error:
         logger.warning("sync interrupted: %s", error, extra={"email_client_id": email_client_id})
         if so_far.stored > before:
             # The sync made progress, so its retries are counted from
@@ -187,7 +193,7 @@ def _reporter(task: Any, stored_before: int) -> Callable[[Progress], None]:
             return
         try:
             task.update_state(state="PROGRESS", meta=asdict(progress))
-        except SoftTimeLimitExceeded:
+        except SoftTimeLimitError:
             raise
         except Exception as error:  # of any kind that the result store raises
             logger.warning("progress could not be shown: %s", error)

@@ -5,14 +5,13 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from celery.exceptions import SoftTimeLimitExceeded
-
 from tasks.engine.run import CutShortError, Progress, Run, Tally, report_to_nobody
 from tasks.errors import (
     EmailError,
     InternalError,
     LeaseLostError,
     NotFoundError,
+    SoftTimeLimitError,
     StorageUnavailableError,
     TooSlowError,
 )
@@ -97,7 +96,7 @@ def _leased(run: Run) -> Iterator[None]:
 def _ended_by_its_time(run: Run) -> Iterator[None]:
     try:
         yield
-    except SoftTimeLimitExceeded as late:
+    except SoftTimeLimitError as late:
         if run.has_moved:
             raise CutShortError from late
         raise TooSlowError from late

@@ -1,4 +1,5 @@
-"""Celery's pool of processes, changed so that a worker can stop at once and acknowledges all that its processes did.
+"""Celery's pool of processes, changed so that a worker can stop at once and acknowledges all that its processes did,
+and that a task gets our own error at its soft time limit.
 
 When a worker loses its connection to the broker, and when it stops, Celery forgets the tasks whose process
 has not said yet that it began them. The process does such a task all the same, but nobody reads its
@@ -7,11 +8,15 @@ of billiard). The task is delivered again and is done twice. Here a task counts 
 to a process, and results are read until the last process has ended.
 """
 
+import signal
 from collections.abc import Iterable
 from multiprocessing.connection import wait
+from typing import NoReturn
 
-from billiard.pool import TERMINATE, WorkersJoined
+from billiard.pool import SIG_SOFT_TIMEOUT, TERMINATE, WorkersJoined
 from celery.concurrency import asynpool, prefork
+
+from tasks.errors import SoftTimeLimitError
 
 _LOOK_SECONDS = 0.1
 
@@ -39,7 +44,19 @@ class _ResultHandler(asynpool.ResultHandler):  # type: ignore[misc]  # celery ha
             self._flush_outqueue(fd, gone.add, self.fileno_to_outq, self.on_state_change)
 
 
+class _Process(asynpool.Worker):  # type: ignore[misc]
+    def after_fork(self) -> None:
+        """Prepare the process for tasks, in which the signal of the soft time limit raises SoftTimeLimitError."""
+        super().after_fork()
+        signal.signal(SIG_SOFT_TIMEOUT, _end_task)
+
+
+def _end_task(*_: object) -> NoReturn:
+    raise SoftTimeLimitError
+
+
 class _Pool(asynpool.AsynPool):  # type: ignore[misc]
+    Worker = _Process
     ResultHandler = _ResultHandler
 
     def finish_writes(self) -> None:

@@ -5,13 +5,13 @@ Imported by workers only.
 
 from typing import Any
 
-from billiard.exceptions import SoftTimeLimitExceeded
 from billiard.pool import MaybeEncodingError
 from celery.exceptions import Reject
 from celery.worker.request import Request
 from celery.worker.state import revoked as revoked_tasks
 from redis.exceptions import RedisError
 
+from tasks.errors import SoftTimeLimitError
 from tasks.runtime.owners import marks
 
 
@@ -35,8 +35,8 @@ class CarefulRequest(Request):  # type: ignore[misc]  # celery has no types
         """
         error = getattr(exc_info.exception, "exc", exc_info.exception)
         is_unnoted = isinstance(error, RedisError) and not return_ok
-        is_overtaken = (isinstance(error, SoftTimeLimitExceeded) and exc_info.internal) or (
-            isinstance(error, MaybeEncodingError) and SoftTimeLimitExceeded.__name__ in error.exc
+        is_overtaken = (isinstance(error, SoftTimeLimitError) and exc_info.internal) or (
+            isinstance(error, MaybeEncodingError) and SoftTimeLimitError.__name__ in error.exc
         )
         if is_unnoted or is_overtaken:
             exc_info.exception = Reject(error, requeue=True)

@@ -5,8 +5,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from celery.exceptions import SoftTimeLimitExceeded
-
 from tasks.engine.send.delivery import settle
 from tasks.engine.send.notes import SENT, error_columns, no_copy, note, release, unhappy
 from tasks.engine.send.outcome import after_answer
@@ -17,6 +15,7 @@ from tasks.errors import (
     DeliveryUnknownError,
     EmailError,
     LoginDelayedError,
+    SoftTimeLimitError,
     StorageUnavailableError,
     TokenEndpointUnavailableError,
     TooSlowError,
@@ -105,5 +104,5 @@ def _at_the_mailbox(account: Account) -> Iterator[None]:
     require_mailbox(account)
     try:
         yield
-    except SoftTimeLimitExceeded as late:
+    except SoftTimeLimitError as late:
         raise TooSlowError from late

@@ -3,8 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from celery.exceptions import SoftTimeLimitExceeded
-
 from tasks.engine.connection_cache import lent_smtp
 from tasks.engine.send.notes import LOOK_AGAIN_SECONDS, SENT, error_columns, note, release, unhappy
 from tasks.engine.send.outcome import after_answer, after_offer
@@ -21,6 +19,7 @@ from tasks.errors import (
     MailServerUnavailableError,
     MessageRefusedError,
     PermanentError,
+    SoftTimeLimitError,
     StorageUnavailableError,
     TokenEndpointUnavailableError,
     TooSlowError,
@@ -41,7 +40,7 @@ def attempt(account: Account, outgoing: Outgoing, raw: bytes) -> Outgoing:
         raise
     except EmailError as error:
         return settle(account, outgoing, outgoing.recipients, error)
-    except SoftTimeLimitExceeded:
+    except SoftTimeLimitError:
         # The time limit may strike at any point: the row says whether the end of the data may have been sent.
         with tenant_transaction(outgoing.tenant_id) as connection:
             current = lock_outgoing(connection, outgoing.tenant_id, outgoing.id)

@@ -2,18 +2,18 @@
 
 import pytest
 from billiard.einfo import ExceptionInfo
-from billiard.exceptions import SoftTimeLimitExceeded
 from billiard.pool import MaybeEncodingError
 from celery.exceptions import Reject
 from celery.worker.request import Request
 
+from tasks.errors import SoftTimeLimitError
 from tasks.runtime.request import CarefulRequest
 
 
 @pytest.mark.parametrize(
     ("error", "is_given_back"),
     [
-        (MaybeEncodingError(SoftTimeLimitExceeded(), (1, "done", 0.1)), True),
+        (MaybeEncodingError(SoftTimeLimitError(), (1, "done", 0.1)), True),
         (MaybeEncodingError(TypeError("cannot pickle"), (1, "done", 0.1)), False),
         (ValueError("of the task"), False),
     ],
