@@ -9,16 +9,19 @@ import click
 from manage.output import say, tell
 from manage.place import COMMAND
 from manage.session import USER, connect, tenant_option
+from tasks.mail.kinds import Encryption, MailProtocol
 
 if TYPE_CHECKING:
     from tasks.mail.oauth2 import Provider
     from tasks.storage.accounts.grants import Grant
 
-_PORTS = {
-    "imap": {"tls": 993, "starttls": 143, "none": 143},
-    "pop3": {"tls": 995, "starttls": 110, "none": 110},
+_PORTS: dict[str, dict[str, int]] = {
+    MailProtocol.IMAP: {Encryption.TLS: 993, Encryption.STARTTLS: 143, Encryption.NONE: 143},
+    MailProtocol.POP3: {Encryption.TLS: 995, Encryption.STARTTLS: 110, Encryption.NONE: 110},
 }
-_SMTP_PORTS = {"tls": 465, "starttls": 587, "none": 25}
+_SMTP_PORTS: dict[str, int] = {Encryption.TLS: 465, Encryption.STARTTLS: 587, Encryption.NONE: 25}
+_PROTOCOLS = click.Choice([str(kind) for kind in MailProtocol])
+_ENCRYPTIONS = click.Choice([str(kind) for kind in _SMTP_PORTS])
 _PROVIDERS = ("google", "microsoft", "other")
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
@@ -52,9 +55,14 @@ class _Options:
 @click.command()
 @click.option("--email", required=True, help="The mail address.")
 @click.option("--hostname", help="The IMAP or POP3 server.  [default with --oauth2 google or microsoft: theirs]")
-@click.option("--protocol", type=click.Choice(list(_PORTS)), default="imap", show_default=True)
+@click.option(
+    "--protocol",
+    type=click.Choice([str(kind) for kind in MailProtocol]),
+    default=MailProtocol.IMAP.value,
+    show_default=True,
+)
 @click.option("--port", type=click.IntRange(1, 65535), help="Its port.  [default: the protocol's own]")
-@click.option("--encryption", type=click.Choice(list(_PORTS["imap"])), default="tls", show_default=True)
+@click.option("--encryption", type=_ENCRYPTIONS, default=Encryption.TLS.value, show_default=True)
 @click.option(
     "--keep-days",
     type=click.IntRange(0),
@@ -64,7 +72,7 @@ class _Options:
 @click.option("--name", help="What to call the account here.  [default: the mail address]")
 @click.option("--smtp-hostname", help="The SMTP server, with the same login.  [default: none, or the provider's]")
 @click.option("--smtp-port", type=click.IntRange(1, 65535), help="Its port.  [default: 465, 587 or 25]")
-@click.option("--smtp-encryption", type=click.Choice(list(_SMTP_PORTS)), help="[default: tls]")
+@click.option("--smtp-encryption", type=_ENCRYPTIONS, help="[default: tls]")
 @click.option(
     "--sent-copies",
     type=click.Choice(["auto", "append", "none"]),
@@ -94,7 +102,7 @@ class _Options:
 def add(**given: Any) -> None:
     """Register an account, and print its id."""
     options = _Options(**given)
-    if options.keep_days is not None and options.protocol != "pop3":
+    if options.keep_days is not None and options.protocol != MailProtocol.POP3:
         raise click.UsageError("--keep-days is for --protocol pop3: IMAP never deletes by itself")
     provider = _provider(options)
     if options.hostname is None and provider is None:
@@ -104,7 +112,7 @@ def add(**given: Any) -> None:
     from tasks.storage.accounts.rows import NewAccount, add_account
 
     hostname = options.hostname or (provider.hostname(options.protocol) if provider else "")
-    if options.encryption == "none" and hostname not in _LOOPBACK:
+    if options.encryption == Encryption.NONE and hostname not in _LOOPBACK:
         say(f"Warning: with --encryption none the password goes over the network to {hostname} readable by anyone")
     new = NewAccount(
         account_name=options.name or options.email,
@@ -176,7 +184,7 @@ def _smtp(options: _Options, provider: "Provider | None") -> dict[str, Any]:
     if hostname is None:
         return {}
     theirs = provider if provider and hostname == provider.smtp_hostname else None
-    encryption = options.smtp_encryption or (theirs.smtp_encryption if theirs else "tls")
+    encryption = options.smtp_encryption or (theirs.smtp_encryption if theirs else Encryption.TLS)
     return {
         "smtp_hostname": hostname,
         "smtp_port": options.smtp_port or _SMTP_PORTS[encryption],

@@ -10,13 +10,15 @@ from manage.advice import advice_for_code, said_here
 from manage.output import confirm, duration, good_or_bad, print_json, say, size, table
 from manage.place import COMMAND
 from manage.session import connect, tenant_option
+from tasks.storage.states import OutboxState, RecipientState
 
 if TYPE_CHECKING:
     from tasks.storage.accounts.rows import Account
     from tasks.storage.outbox import Outgoing
 
-_OPEN = ("queued", "sending", "accepted", "failed", "unknown")
-_AGAIN = ("queued", "accepted", "failed")
+_OPEN = tuple(state.value for state in OutboxState if state != OutboxState.SENT)
+_STATES = click.Choice([state.value for state in OutboxState])
+_AGAIN = (OutboxState.QUEUED.value, OutboxState.ACCEPTED.value, OutboxState.FAILED.value)
 _MOST = 500
 _COLUMNS = ("state", "recipients", "attempts", "age", "next try", "last error")
 _all_tenants_option = click.option("--all-tenants", is_flag=True, help="The messages of all tenants.")
@@ -28,7 +30,11 @@ def outbox() -> None:
 
 
 @outbox.command(name="list")
-@click.option("--state", type=click.Choice([*_OPEN, "sent"]), help="Only in this state.  [default: all but sent]")
+@click.option(
+    "--state",
+    type=_STATES,
+    help="Only in this state.  [default: all but sent]",
+)
 @_all_tenants_option
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
 @tenant_option
@@ -58,7 +64,7 @@ def list_(state: str | None, all_tenants: bool, as_json: bool, tenant: str) -> N
                 one.id,
                 *([one.tenant] if all_tenants else ()),
                 one.account,
-                good_or_bad(one.state not in ("failed", "unknown"), one.state),
+                good_or_bad(one.state not in (OutboxState.FAILED, OutboxState.UNKNOWN), one.state),
                 f"{one.recipients[0].address}{f' and {len(one.recipients) - 1} more' if one.recipients[1:] else ''}",
                 str(one.attempts),
                 good_or_bad(not one.is_late, duration(one.waiting_seconds)),
@@ -96,7 +102,7 @@ def show(outbox_id: str, as_json: bool, tenant: str) -> None:
         **{r.address: f"{r.state} {r.reply}".strip() for r in outgoing.recipients},
     }
     table(("field", "value"), ((name, str(value)) for name, value in shown.items()))
-    if outgoing.state == "unknown":
+    if outgoing.state == OutboxState.UNKNOWN:
         say("Ask a recipient, or look for the Message-ID in the server's log or the Sent folder. Then say which:")
         say(f"  {COMMAND} outbox sent {outbox_id}      it was sent")
         say(f"  {COMMAND} outbox resend {outbox_id}    it was not: send it now")
@@ -201,7 +207,8 @@ def _resume(account: "Account", outbox_id: str) -> None:
 
     outgoing = resume(account, outbox_id, f"a person:{uuid.uuid4()}")
     copy = f"; its copy is tried again in {duration(outgoing.seconds_left or 0)}" if outgoing.waits else ""
-    say(f"{outgoing.state}: {len(outgoing.addresses('accepted'))} of {len(outgoing.recipients)} recipients{copy}")
+    accepted = len(outgoing.addresses(RecipientState.ACCEPTED))
+    say(f"{outgoing.state}: {accepted} of {len(outgoing.recipients)} recipients{copy}")
 
 
 def _find(tenant: str, outbox_id: str) -> "tuple[Outgoing, Account]":

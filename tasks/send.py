@@ -34,6 +34,7 @@ from tasks.storage import dead_letters
 from tasks.storage.accounts.leases import owner_of
 from tasks.storage.outbox import Outgoing
 from tasks.storage.session import database_now
+from tasks.storage.states import RecipientState
 from tasks.storage.waiting import Due, claim_waiting, unclaim_waiting
 
 logger = logging.getLogger(__name__)
@@ -176,13 +177,13 @@ def _sent(task: Any, send_it: Callable[[], Outgoing | None]) -> dict[str, Any]:
 
 
 def _result(outgoing: Outgoing) -> dict[str, Any]:
-    refused = {r.address: r.reply for r in outgoing.recipients if r.state == "refused"}
+    refused = {r.address: r.reply for r in outgoing.recipients if r.state == RecipientState.REFUSED}
     assert outgoing.accepted_at is not None
     return {
         "status": "partial" if refused else "success",
         "message_id": outgoing.message_id,
         "sent_timestamp": int(outgoing.accepted_at.timestamp() * 1000),
-        "recipients_sent": len(outgoing.addresses("accepted")),
+        "recipients_sent": len(outgoing.addresses(RecipientState.ACCEPTED)),
         "recipients_refused": refused,
         "outbox_id": outgoing.id,
     }

@@ -12,6 +12,7 @@ from tasks.errors import NotFoundError
 from tasks.mail.imap.commands import ImapConnection
 from tasks.mail.imap.session import FetchRefusedError
 from tasks.mail.imap.uidset import UidSet
+from tasks.mail.kinds import MailProtocol
 from tasks.mail.pop3.uidl import keys_by_unique_id
 from tasks.storage.accounts.rows import Account
 from tasks.storage.messages import changes
@@ -61,7 +62,7 @@ def audit(account: Account, folder_name: str | None, report: Report) -> Iterator
     """
     with tenant_transaction(account.tenant_id) as connection:
         ours = load_folders(connection, account, None)
-    if account.protocol == "pop3":
+    if account.protocol == MailProtocol.POP3:
         yield _maildrop(account, ours.get("INBOX"))
         return
     with connected(account) as imap:

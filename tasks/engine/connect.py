@@ -19,6 +19,7 @@ from tasks.errors import (
 from tasks.mail.connection import Endpoint
 from tasks.mail.imap.commands import ImapConnection
 from tasks.mail.imap.extensions import Refusals
+from tasks.mail.kinds import Encryption, MailProtocol
 from tasks.mail.login import Login
 from tasks.mail.pop3.commands import Pop3Connection
 from tasks.secrecy.secrets import without_secrets
@@ -131,7 +132,7 @@ def connected(account: Account) -> Iterator[ImapConnection]:
 
     If the access token expires during the session, the server's error is raised as TokenExpiredError.
     """
-    if account.protocol != "imap":
+    if account.protocol != MailProtocol.IMAP:
         raise UnsupportedProtocolError(account.protocol)
     with _closed(open_imap(account)) as imap:
         try:
@@ -166,7 +167,7 @@ def connected_pop3(account: Account) -> Iterator[Pop3Connection]:
 
     Raises UnsupportedProtocolError for IMAP, and TokenExpiredError as `connected` does.
     """
-    if account.protocol != "pop3":
+    if account.protocol != MailProtocol.POP3:
         raise UnsupportedProtocolError(account.protocol)
     endpoint, max_bytes = endpoint_of(account), get_settings().sync.max_message_bytes
     with _closed(logged_in(account, RECEIVING, lambda login: Pop3Connection(endpoint, login, max_bytes))) as pop3:
@@ -188,4 +189,6 @@ def _closed(connection: C) -> Iterator[C]:
 
 def _endpoint(hostname: str, port: int, encryption: str) -> Endpoint:
     settings = get_settings().mail
-    return Endpoint(hostname, port, encryption, settings.timeout, settings.ssl_verify, settings.networks_at(port))
+    return Endpoint(
+        hostname, port, Encryption(encryption), settings.timeout, settings.ssl_verify, settings.networks_at(port)
+    )

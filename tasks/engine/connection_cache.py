@@ -8,6 +8,7 @@ from typing import Protocol, TypeVar
 from tasks.engine.connect import endpoint_of, logged_in, open_imap, remember, smtp_endpoint_of
 from tasks.errors import UnsupportedProtocolError
 from tasks.mail.imap.commands import ImapConnection
+from tasks.mail.kinds import MailProtocol
 from tasks.mail.login import Login
 from tasks.mail.pool import Closable, Pool
 from tasks.mail.smtp.commands import SmtpConnection
@@ -56,7 +57,7 @@ def lent_smtp(account: Account, *, fresh: bool = False) -> Iterator[SmtpConnecti
 @contextmanager
 def lent_imap(account: Account) -> Iterator[ImapConnection]:
     """A connection to the account's IMAP server, given back afterwards. Raises UnsupportedProtocolError for POP3."""
-    if account.protocol != "imap":
+    if account.protocol != MailProtocol.IMAP:
         raise UnsupportedProtocolError(account.protocol)
     key = (account.tenant_id, account.id, endpoint_of(account), account.credential_id)
     with _lent(imap_pool(), key, lambda: open_imap(account)) as imap:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from tasks.engine.connect import connected, connected_pop3
 from tasks.engine.connection_cache import lent_smtp
 from tasks.errors import EmailError
+from tasks.mail.kinds import MailProtocol
 from tasks.storage.accounts.rows import Account, clear_error, record_failure, resume_sending
 
 
@@ -25,7 +26,7 @@ def probe(account: Account) -> Probe:
     Raises an EmailError that says what is wrong.
     """
     try:
-        found = _look_at_pop3(account) if account.protocol == "pop3" else _look_at_imap(account)
+        found = _look_at_pop3(account) if account.protocol == MailProtocol.POP3 else _look_at_imap(account)
     except EmailError as error:
         record_failure(account, error)
         raise

@@ -28,6 +28,7 @@ from tasks.errors import EmailError, LeaseLostError, StorageUnavailableError
 from tasks.mail.imap.commands import ImapConnection
 from tasks.mail.imap.session import FetchRefusedError
 from tasks.mail.imap.uidset import UidSet
+from tasks.mail.kinds import MailProtocol
 from tasks.mail.pop3.commands import Pop3Connection
 from tasks.settings import get_settings
 from tasks.storage.messages import rereading
@@ -107,7 +108,7 @@ class _Rereader:
         with self._run.transaction() as connection:
             chosen = rereading.choose(connection, self._run.account, self._limits, _MAX_AT_A_TIME)
         try:
-            if chosen and self._run.account.protocol == "pop3":
+            if chosen and self._run.account.protocol == MailProtocol.POP3:
                 with connected_pop3(self._run.account) as pop3:
                     self._from_maildrop(pop3, chosen)
             elif chosen:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from tasks.errors import CertificateInvalidError, MailServerUnavailableError, ProtocolError
 from tasks.mail.hosts import Network, connect
+from tasks.mail.kinds import Encryption
 from tasks.secrecy.secrets import said
 
 _MAX_WORDS_LENGTH = 200
@@ -27,7 +28,7 @@ class Endpoint(NamedTuple):
 
     hostname: str
     port: int
-    encryption: str
+    encryption: Encryption
     timeout: int
     ssl_verify: bool
     allowed_networks: tuple[Network, ...]

@@ -16,6 +16,7 @@ from tasks.errors import (
     TokenRequestRefusedError,
 )
 from tasks.mail.hosts import Address, Network, resolve
+from tasks.mail.kinds import Encryption, MailProtocol
 from tasks.secrecy.secrets import learn, said
 
 _HTTPS_PORT, _HIGHEST_PORT = 443, 65_535
@@ -45,21 +46,21 @@ class Provider(NamedTuple):
     pop3_hostname: str
     smtp_hostname: str
     smtp_port: int
-    smtp_encryption: str
+    smtp_encryption: Encryption
 
     def hostname(self, protocol: str) -> str:
         """The server of `imap` or `pop3`."""
-        return self.pop3_hostname if protocol == "pop3" else self.imap_hostname
+        return self.pop3_hostname if protocol == MailProtocol.POP3 else self.imap_hostname
 
 
 PROVIDERS = {
     "google": Provider(
         "https://oauth2.googleapis.com/token", "",
-        "imap.gmail.com", "pop.gmail.com", "smtp.gmail.com", 465, "tls",
+        "imap.gmail.com", "pop.gmail.com", "smtp.gmail.com", 465, Encryption.TLS,
     ),
     "microsoft": Provider(
         "https://login.microsoftonline.com/common/oauth2/v2.0/token", "",
-        "outlook.office365.com", "outlook.office365.com", "smtp.office365.com", 587, "starttls",
+        "outlook.office365.com", "outlook.office365.com", "smtp.office365.com", 587, Encryption.STARTTLS,
     ),
 }  # fmt: skip
 

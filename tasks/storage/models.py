@@ -29,20 +29,23 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-PROTOCOLS = ("imap", "pop3")
-ENCRYPTIONS = ("none", "tls", "starttls")
+from tasks.mail.kinds import Encryption, FolderType, MailProtocol
+from tasks.storage.states import OutboxState
+
+PROTOCOLS = tuple(MailProtocol)
+ENCRYPTIONS = tuple(Encryption)
 SENT_COPIES = ("auto", "append", "none")
 ALL_MAIL = ("skip", "sync")
-OUTBOX_STATES = ("queued", "sending", "accepted", "sent", "failed", "unknown")
+OUTBOX_STATES = tuple(OutboxState)
 OAUTH2_PROVIDERS = ("google", "microsoft", "other")
 # Why messages of a folder may be missing; `storage.messages.completeness` has words for people.
 MISSING_REASONS = ("search", "withheld", "window", "listing", "refused")
 REREAD_OUTCOMES = ("gone", "other", "unreadable")
-FOLDER_TYPES = ("inbox", "sent", "drafts", "trash", "spam", "archive", "custom")
+FOLDER_TYPES = tuple(FolderType)
 
 
 def _one_of(column: str, values: tuple[str, ...]) -> str:
-    return f"{column} IN ({', '.join(repr(value) for value in values)})"
+    return f"{column} IN ({', '.join(repr(str(value)) for value in values)})"
 
 
 # A message has its numbers on an IMAP server, or its unique-id on a POP3 server.

@@ -1,7 +1,7 @@
 """Rows of outbox_message. Only the run that holds a row changes it (see engine/send/outbox.py)."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
 from typing import Any, NamedTuple, Self
@@ -12,10 +12,11 @@ from tasks.errors import NotFoundError
 from tasks.storage.ids import new_id
 from tasks.storage.models import EmailClient, OutboxMessage
 from tasks.storage.session import tenant_transaction
+from tasks.storage.states import OutboxState, RecipientState
 
 # The states in which a message may wait for its next try: of the message (queued), or, in the other two, of looking
 # for it in the Sent folder (unknown) or filing its copy there (accepted).
-WAITING_STATES = ("queued", "unknown", "accepted")
+WAITING_STATES = (OutboxState.QUEUED, OutboxState.UNKNOWN, OutboxState.ACCEPTED)
 
 
 class Recipient(NamedTuple):
@@ -26,8 +27,13 @@ class Recipient(NamedTuple):
     """
 
     address: str
-    state: str = "pending"
+    state: RecipientState = RecipientState.PENDING
     reply: str = ""
+
+
+def read_recipients(column: Iterable[Mapping[str, str]]) -> tuple[Recipient, ...]:
+    """The recipients that the column `recipients` of outbox_message keeps as JSON."""
+    return tuple(Recipient(kept["address"], RecipientState(kept["state"]), kept["reply"]) for kept in column)
 
 
 class NewOutgoing(NamedTuple):
@@ -76,9 +82,9 @@ class Outgoing(NamedTuple):
     @classmethod
     def of_row(cls, row: Any) -> Self:
         """Make this value from a row with the columns `_COLUMNS`."""
-        return cls._make(row)._replace(recipients=tuple(Recipient(**found) for found in row.recipients))
+        return cls._make(row)._replace(recipients=read_recipients(row.recipients))
 
-    def addresses(self, *states: str) -> list[str]:
+    def addresses(self, *states: RecipientState) -> list[str]:
         """The addresses whose state is one of these."""
         return [recipient.address for recipient in self.recipients if recipient.state in states]
 
@@ -107,7 +113,7 @@ class OutboxRow(NamedTuple):
     is_late: bool
 
 
-_OVER = ("sent", "failed")
+_OVER = (OutboxState.SENT, OutboxState.FAILED)
 # Ages are by PostgreSQL's clock, which all workers share.
 _COLUMNS = """
     tenant_id, id, email_client_id, digest, content_digest, state, message_id, sender, recipients, size, attempts,
@@ -242,10 +248,7 @@ def list_outgoing(tenant_id: str, states: Sequence[str], limit: int, late_second
             .order_by(OutboxMessage.created_at.desc())
             .limit(limit)
         )
-        return [
-            OutboxRow._make(row)._replace(recipients=tuple(Recipient(**found) for found in row.recipients))
-            for row in rows
-        ]
+        return [OutboxRow._make(row)._replace(recipients=read_recipients(row.recipients)) for row in rows]
 
 
 def _one(result: CursorResult[Any]) -> Outgoing | None:

@@ -12,6 +12,7 @@ from sqlalchemy import Connection, text
 from tasks.storage.accounts.rows import Account
 from tasks.storage.outbox import Outgoing
 from tasks.storage.session import tenant_transaction, unbound_transaction
+from tasks.storage.states import OutboxState
 
 # How many accounts try a server at once that is away, and how many messages are queued at once for one that is back.
 _PROBES_PER_HOST, _RELEASED_PER_HOST = 5, 500
@@ -119,7 +120,7 @@ def release_waiting(outgoing: Outgoing) -> None:
 
     If the message was sent, that means its SMTP server; if its copy was filed or found, the server of its mailbox.
     """
-    statement = _RELEASE_MAIL if outgoing.state == "sending" else _RELEASE_COPIES
+    statement = _RELEASE_MAIL if outgoing.state == OutboxState.SENDING else _RELEASE_COPIES
     with unbound_transaction() as connection:
         connection.execute(statement, {"tenant_id": outgoing.tenant_id, "account_id": outgoing.email_client_id})
 

@@ -18,6 +18,7 @@ from tasks.mail.imap.removal import Moved
 from tasks.mail.imap.responses import FolderStatus
 from tasks.mail.imap.session import FetchRefusedError, NotUnderstoodError
 from tasks.mail.imap.uidset import UidSet
+from tasks.mail.kinds import FolderType
 from tasks.settings import get_settings
 from tasks.storage.messages.deletions import Target, find_messages, mark_messages, move_messages, remove_messages
 from tasks.storage.messages.folders import Folder, change_folder, load_folder, load_folders
@@ -25,7 +26,7 @@ from tasks.storage.messages.folders import Folder, change_folder, load_folder, l
 _NEW_TRASH = "Trash"
 
 # Gmail removes a message for good only from these folders; elsewhere it archives the message.
-_LAST_STOPS = ("trash", "spam")
+_LAST_STOPS = (FolderType.TRASH, FolderType.SPAM)
 
 
 class _Opened(NamedTuple):
@@ -236,7 +237,7 @@ class ImapDeletion:
         # Store the list without Trash first, so that a new Trash
         # at the same path does not keep the old Trash's messages.
         found = _of_type_trash(reconcile(self._run, self._imap, listed, statuses))
-        if not found and "trash" not in classify(listed).values():
+        if not found and FolderType.TRASH not in classify(listed).values():
             try:
                 make_folder(self._imap, _NEW_TRASH)
             except FetchRefusedError as error:
@@ -248,7 +249,7 @@ class ImapDeletion:
 
 
 def _of_type_trash(folders: Iterable[Folder]) -> Folder | None:
-    return next((folder for folder in folders if folder.type == "trash" and folder.is_selectable), None)
+    return next((folder for folder in folders if folder.type == FolderType.TRASH and folder.is_selectable), None)
 
 
 def _batches(messages: list[Target], size: int) -> Iterator[list[Target]]:

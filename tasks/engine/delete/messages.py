@@ -27,6 +27,7 @@ from tasks.engine.run import Progress, Run
 from tasks.engine.sync.maildrop import identify
 from tasks.engine.sync.unique_ids import other_messages
 from tasks.errors import AnotherMessageError, EmailError, NotFoundError, ProtocolError, TooSlowError, TransientError
+from tasks.mail.kinds import FolderType, MailProtocol
 from tasks.settings import get_settings
 from tasks.storage.accounts.rows import get_account
 from tasks.storage.messages.deletions import (
@@ -107,7 +108,7 @@ def _delete(
             with leased_run(
                 request.tenant_id, request.user_id, account_id, task_id, deadline, is_urgent=True, report=report
             ) as run:
-                delete = _delete_from_pop3 if run.account.protocol == "pop3" else _delete_from_imap
+                delete = _delete_from_pop3 if run.account.protocol == MailProtocol.POP3 else _delete_from_imap
                 marked += delete(run, list(messages), request.permanent)
         except TooSlowError:
             raise  # no time is left for the other accounts
@@ -155,7 +156,7 @@ def _delete_from_pop3(run: Run, messages: list[Target], permanent: bool) -> int:
     """
     if not permanent:
         with run.transaction(durable=True) as connection:
-            trash = local_folder(connection, run.account, _TRASH, "trash")
+            trash = local_folder(connection, run.account, _TRASH, FolderType.TRASH)
             moving = {message.id: None for message in messages if message.folder_id != trash.id}
             move_messages(connection, run.account, trash, None, moving)
         return 0

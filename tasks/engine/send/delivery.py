@@ -29,6 +29,7 @@ from tasks.mail.smtp.session import Reply
 from tasks.storage.accounts.rows import Account, require_sending
 from tasks.storage.outbox import NOW, Outgoing, Recipient, change_outgoing, lock_outgoing
 from tasks.storage.session import tenant_transaction
+from tasks.storage.states import OutboxState, RecipientState
 
 
 def attempt(account: Account, outgoing: Outgoing, raw: bytes) -> Outgoing:
@@ -44,7 +45,7 @@ def attempt(account: Account, outgoing: Outgoing, raw: bytes) -> Outgoing:
         # The time limit may strike at any point: the row says whether the end of the data may have been sent.
         with tenant_transaction(outgoing.tenant_id) as connection:
             current = lock_outgoing(connection, outgoing.tenant_id, outgoing.id)
-        if current.state != "sending" or current.data_seconds is not None:
+        if current.state != OutboxState.SENDING or current.data_seconds is not None:
             raise
         return settle(account, outgoing, outgoing.recipients, TooSlowError())
     return settle(account, outgoing, recipients, None)
@@ -52,8 +53,9 @@ def attempt(account: Account, outgoing: Outgoing, raw: bytes) -> Outgoing:
 
 def _transmit(account: Account, outgoing: Outgoing, raw: bytes) -> Sequence[Recipient]:
     """The recipients after the server's answers."""
-    pending = outgoing.addresses("pending")
-    beyond_ascii = not (outgoing.sender + "".join(outgoing.addresses("pending", "accepted"))).isascii()
+    pending = outgoing.addresses(RecipientState.PENDING)
+    addresses = outgoing.addresses(RecipientState.PENDING, RecipientState.ACCEPTED)
+    beyond_ascii = not (outgoing.sender + "".join(addresses)).isascii()
     utf8 = beyond_ascii or not raw.isascii()
     for fresh in (False, True):
         with lent_smtp(account, fresh=fresh) as smtp:
@@ -84,7 +86,7 @@ def _complete(smtp: SmtpConnection, outgoing: Outgoing, recipients: Sequence[Rec
     try:
         return smtp.end_data()
     except BaseException as error:
-        note(outgoing, {"state": "unknown", "attempts": 0, **error_columns(error)})
+        note(outgoing, {"state": OutboxState.UNKNOWN, "attempts": 0, **error_columns(error)})
         if isinstance(error, EmailError):
             raise DeliveryInterruptedError(error.detail) from error
         raise
@@ -100,7 +102,7 @@ def _note_data(outgoing: Outgoing, recipients: Sequence[Recipient]) -> None:
             connection,
             outgoing,
             {"data_at": NOW, "recipients": recipients},
-            expected={"owner": outgoing.owner, "state": "sending", "data_at": None},
+            expected={"owner": outgoing.owner, "state": OutboxState.SENDING, "data_at": None},
         )
     if noted is None:
         raise DeliveryUnderWayError(LOOK_AGAIN_SECONDS)
@@ -113,25 +115,26 @@ def settle(
 
     `error` is the reason if the try ended early.
     """
-    accepted = [recipient for recipient in recipients if recipient.state == "accepted"]
-    is_new = len(accepted) > len(outgoing.addresses("accepted"))
+    accepted = [recipient for recipient in recipients if recipient.state == RecipientState.ACCEPTED]
+    is_new = len(accepted) > len(outgoing.addresses(RecipientState.ACCEPTED))
     attempts = 0 if is_new else outgoing.attempts
     if isinstance(error, TokenEndpointUnavailableError | LoginDelayedError | LoginBusyError):
         attempts -= 1  # the mail server was not asked to take the message, so this was no try
-    pending = [recipient for recipient in recipients if recipient.state == "pending"]
+    pending = [recipient for recipient in recipients if recipient.state == RecipientState.PENDING]
     error = error or unhappy(recipients)
     changes: dict[str, Any] = {"data_at": None, "attempts": attempts, **error_columns(error)}
     if is_new and outgoing.accepted_at is None:
         changes["accepted_at"] = NOW
     if pending and isinstance(error, PASSING):
-        try_later(outgoing, {**changes, "state": "queued", "recipients": recipients}, error)
-    given_up = [r._replace(state="refused", reply=r.reply or str(error)) if r in pending else r for r in recipients]
+        try_later(outgoing, {**changes, "state": OutboxState.QUEUED, "recipients": recipients}, error)
+    refused = RecipientState.REFUSED
+    given_up = [r._replace(state=refused, reply=r.reply or str(error)) if r in pending else r for r in recipients]
     if accepted:
         noted = note(outgoing, {**changes, **after_acceptance(account), "recipients": given_up})
         if outgoing.last_error_code is not None:
             release(outgoing)
         return noted
-    note(outgoing, {**changes, "state": "failed", "recipients": given_up})
+    note(outgoing, {**changes, "state": OutboxState.FAILED, "recipients": given_up})
     if isinstance(error, PermanentError) and not isinstance(error, PASSING):
         raise error
     raise DeliveryFailedError(str(error)) from error
@@ -142,4 +145,4 @@ def after_acceptance(account: Account) -> Mapping[str, Any]:
 
     From now on `asked_at` is the time from which the age of the copy counts.
     """
-    return {"state": "accepted", "attempts": 0, "asked_at": NOW} if wants_copy(account) else SENT
+    return {"state": OutboxState.ACCEPTED, "attempts": 0, "asked_at": NOW} if wants_copy(account) else SENT

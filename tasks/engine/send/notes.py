@@ -14,6 +14,7 @@ from tasks.errors import (
 )
 from tasks.storage.outbox import Outgoing, Recipient, change_outgoing
 from tasks.storage.session import tenant_transaction
+from tasks.storage.states import OutboxState, RecipientState
 from tasks.storage.waiting import release_waiting
 
 logger = logging.getLogger(__name__)
@@ -22,7 +23,7 @@ logger = logging.getLogger(__name__)
 LOOK_AGAIN_SECONDS = 5
 # How long to wait for a database that restarts, because the server's answer cannot be had again.
 _NOTE_SECONDS = 20
-SENT: Mapping[str, Any] = {"state": "sent", "raw": None}
+SENT: Mapping[str, Any] = {"state": OutboxState.SENT, "raw": None}
 
 
 def note(outgoing: Outgoing, changes: Mapping[str, Any]) -> Outgoing:
@@ -58,11 +59,12 @@ def no_copy(error: EmailError) -> dict[str, Any]:
 
 def unhappy(recipients: Sequence[Recipient]) -> EmailError | None:
     """The server's answer about recipients who do not have the message, as an error; None if all have it."""
-    unhappy = [recipient for recipient in recipients if recipient.state in ("pending", "refused")]
+    unhappy = [r for r in recipients if r.state in (RecipientState.PENDING, RecipientState.REFUSED)]
     if not unhappy:
         return None
     words = "; ".join(f"{recipient.address}: {recipient.reply}" for recipient in unhappy)
-    return (MailServerBusyError if any(r.state == "pending" for r in unhappy) else MessageRefusedError)(words)
+    is_pending = any(recipient.state == RecipientState.PENDING for recipient in unhappy)
+    return (MailServerBusyError if is_pending else MessageRefusedError)(words)
 
 
 def release(outgoing: Outgoing) -> None:

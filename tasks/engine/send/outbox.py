@@ -61,6 +61,7 @@ from tasks.storage.outbox import (
     read_raw,
 )
 from tasks.storage.session import tenant_transaction
+from tasks.storage.states import OutboxState, RecipientState
 
 # Seconds that a run may need after setting `data_at`, besides the wait for the server's answer.
 _MARGIN_SECONDS = 5
@@ -96,7 +97,7 @@ def resume_waiting(tenant_id: str, user_id: str, outbox_id: str, run: str) -> Ou
             account = get_account(connection, tenant_id, user_id, found.email_client_id)
         except NotFoundError:  # a message of another user: the same error as for an unknown id
             raise NotFoundError(f"outbox message {outbox_id}") from None
-        if found.state == "failed":
+        if found.state == OutboxState.FAILED:
             return None
         claimed = found if found.waits else _claim(connection, found, run)
     return _proceed(account, claimed, None)
@@ -116,12 +117,12 @@ def give_up_key(tenant_id: str, account_id: str, key: str, error: EmailError) ->
 
 
 def _give_up(connection: Connection, found: Outgoing, error: EmailError) -> None:
-    if found.state in ("sent", "failed"):
+    if found.state in (OutboxState.SENT, OutboxState.FAILED):
         return
     changes: dict[str, Any] = {"next_try_at": None, **error_columns(error)}
-    if found.state in ("queued", "sending"):
-        changes["state"] = "failed" if found.data_seconds is None else "unknown"
-    elif found.state == "accepted":
+    if found.state in (OutboxState.QUEUED, OutboxState.SENDING):
+        changes["state"] = OutboxState.FAILED if found.data_seconds is None else OutboxState.UNKNOWN
+    elif found.state == OutboxState.ACCEPTED:
         changes |= {**SENT, **no_copy(error)}
     change_outgoing(connection, found, changes)
 
@@ -133,7 +134,7 @@ def decide(account: Account, outbox_id: str, *, was_sent: bool) -> None:
     """
     with tenant_transaction(account.tenant_id) as connection:
         outgoing = lock_outgoing(connection, account.tenant_id, outbox_id)
-        if outgoing.state != "unknown":
+        if outgoing.state != OutboxState.UNKNOWN:
             raise NotUnknownError(f"it is {outgoing.state}")
         reply = Reply(250, "as a person says") if was_sent else Reply(450, "not sent, as a person says")
         recipients = after_answer(outgoing.recipients, reply)
@@ -141,21 +142,21 @@ def decide(account: Account, outbox_id: str, *, was_sent: bool) -> None:
         changes |= {"asked_at": NOW, "next_try_at": NOW, "dispatched_at": NOW}
         if was_sent:
             changes["accepted_at"] = NOW
-        is_over = all(recipient.state != "pending" for recipient in recipients)
-        changes |= after_acceptance(account) if is_over else {"state": "queued"}
+        is_over = all(recipient.state != RecipientState.PENDING for recipient in recipients)
+        changes |= after_acceptance(account) if is_over else {"state": OutboxState.QUEUED}
         change_outgoing(connection, outgoing, changes)
 
 
 def _proceed(account: Account, outgoing: Outgoing, raw: bytes | None) -> Outgoing:
-    if outgoing.waits and outgoing.state == "accepted":
+    if outgoing.waits and outgoing.state == OutboxState.ACCEPTED:
         return outgoing
     if outgoing.waits:
         raise_that_it_waits(outgoing)
-    if outgoing.state == "unknown":
+    if outgoing.state == OutboxState.UNKNOWN:
         outgoing = find_out(account, outgoing)
-    if outgoing.state == "sending":
+    if outgoing.state == OutboxState.SENDING:
         outgoing = attempt(account, outgoing, raw or read_raw(outgoing.tenant_id, outgoing.id))
-    if outgoing.state == "accepted":
+    if outgoing.state == OutboxState.ACCEPTED:
         outgoing = file(account, outgoing, raw or read_raw(outgoing.tenant_id, outgoing.id))
     return outgoing
 
@@ -179,7 +180,7 @@ def _enter(
             assert found is not None
         if not request.asks_for(found):
             raise IdempotencyConflictError(key.partition(":")[2])
-        if found.waits and found.state == "accepted":
+        if found.waits and found.state == OutboxState.ACCEPTED:
             return account, found, None
         if found.waits:
             # The task that asked last gets the result.
@@ -191,26 +192,26 @@ def _enter(
 
 def _claim(connection: Connection, found: Outgoing, run: str, task: Mapping[str, Any] | None = None) -> Outgoing:
     """Take over the message for this run. Raises DeliveryUnderWayError while another run holds it."""
-    if found.state == "sent":
+    if found.state == OutboxState.SENT:
         return found
     # `dispatched_at` lets queue_waiting_mail notice a task that was lost with the broker.
     claim: dict[str, Any] = {"owner": run, "claimed_at": NOW, "next_try_at": NOW, "dispatched_at": NOW}
     if task is not None:
         claim["task"] = task
-    if found.state == "sending" and found.data_seconds is not None:
+    if found.state == OutboxState.SENDING and found.data_seconds is not None:
         left = get_settings().send.timeout * ANSWER_PATIENCE + _MARGIN_SECONDS - found.data_seconds
         if left > 0:
             raise DeliveryUnderWayError(left)
-        claim |= {"state": "unknown", "attempts": 0}
-    elif found.state in ("sending", "accepted"):
+        claim |= {"state": OutboxState.UNKNOWN, "attempts": 0}
+    elif found.state in (OutboxState.SENDING, OutboxState.ACCEPTED):
         left = get_settings().worker.task_time_limit - found.claimed_seconds
         if left > 0 and found.owner and not _is_same_task(found.owner, run):
             raise DeliveryUnderWayError(min(left, LOOK_AGAIN_SECONDS))
-    if found.state in ("sending", "queued"):
-        claim |= {"state": "sending", "attempts": found.attempts + 1} if "state" not in claim else {}
-    elif found.state == "failed":
+    if found.state in (OutboxState.SENDING, OutboxState.QUEUED):
+        claim |= {"state": OutboxState.SENDING, "attempts": found.attempts + 1} if "state" not in claim else {}
+    elif found.state == OutboxState.FAILED:
         again = [Recipient(recipient.address) for recipient in found.recipients]
-        claim |= {"state": "sending", "attempts": 1, "recipients": again, "asked_at": NOW}
+        claim |= {"state": OutboxState.SENDING, "attempts": 1, "recipients": again, "asked_at": NOW}
     claimed = change_outgoing(connection, found, claim)
     assert claimed is not None
     return claimed

@@ -18,6 +18,7 @@ from tasks.mail.imap.folders import classify
 from tasks.mail.imap.responses import AppendedUid
 from tasks.mail.imap.session import FetchRefusedError
 from tasks.mail.imap.uidset import UidSet
+from tasks.mail.kinds import FolderType, MailProtocol
 from tasks.mail.parse.message import parse
 from tasks.storage.accounts.leases import owner_of, release_lease, renew_lease, take_lease
 from tasks.storage.accounts.rows import Account
@@ -46,8 +47,8 @@ _NEW_FOLDER = "Sent"
 
 def wants_copy(account: Account) -> bool:
     """Whether the worker has to file a copy. A POP3 account has no folder for copies."""
-    if account.protocol != "imap" or account.sent_copies != "auto":
-        return account.protocol == "imap" and account.sent_copies == "append"
+    if account.protocol != MailProtocol.IMAP or account.sent_copies != "auto":
+        return account.protocol == MailProtocol.IMAP and account.sent_copies == "append"
     return (account.smtp_hostname or "").lower() not in _FILES_BY_ITSELF
 
 
@@ -82,7 +83,7 @@ def _open_folder(account: Account, imap: ImapConnection) -> str | None:
     """Open the Sent folder and return its path: as the last sync stored it, else as the server lists it now."""
     with tenant_transaction(account.tenant_id) as connection:
         folders = load_folders(connection, account, None).values()
-    known = next((folder.path for folder in folders if folder.type == "sent" and folder.is_selectable), None)
+    known = next((folder.path for folder in folders if folder.type == FolderType.SENT and folder.is_selectable), None)
     refusal: FetchRefusedError | None = None
     if known is not None:
         try:
@@ -95,7 +96,8 @@ def _open_folder(account: Account, imap: ImapConnection) -> str | None:
     selectable = {folder.path for folder in listed if folder.is_selectable}
     if refusal and known in selectable:
         raise refusal
-    path = next((path for path, kind in classify(listed).items() if kind == "sent" and path in selectable), None)
+    kinds = classify(listed)
+    path = next((path for path in kinds if kinds[path] == FolderType.SENT and path in selectable), None)
     if path is not None:
         imap.select(path)
     return path
@@ -109,7 +111,7 @@ def _store(account: Account, outgoing: Outgoing, raw: bytes, path: str, appended
     except LeaseHeldError:
         return
     try:
-        flags = read_flags((_SEEN,), "sent")
+        flags = read_flags((_SEEN,), FolderType.SENT)
         received_at = outgoing.created_at.replace(microsecond=0)  # as INTERNALDATE is
         arrival = prepare(appended.uid, flags, received_at, len(raw), raw, parse(raw), None)
         with tenant_transaction(account.tenant_id) as connection:

@@ -11,6 +11,7 @@ from tasks.engine.run import CutShortError, Progress, Run, Tally
 from tasks.engine.sync.mailbox import sync_mailbox
 from tasks.engine.sync.maildrop import sync_maildrop
 from tasks.errors import FoldersFailedError, MailboxIncompleteError, TokenExpiredError
+from tasks.mail.kinds import MailProtocol
 from tasks.storage.accounts.rows import record_failure, record_incomplete, record_success
 from tasks.storage.messages.completeness import incomplete_folders
 
@@ -76,7 +77,7 @@ def sync_account(
 
 def _sync(run: Run, folder_id: str | None) -> None:
     started = time.monotonic()
-    if run.account.protocol == "pop3":
+    if run.account.protocol == MailProtocol.POP3:
         with connected_pop3(run.account) as pop3:
             run.tally.connect_seconds += time.monotonic() - started
             sync_maildrop(run, pop3, folder_id)

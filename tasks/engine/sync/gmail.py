@@ -13,6 +13,7 @@ from tasks.mail.imap.commands import ImapConnection
 from tasks.mail.imap.folders import ListedFolder, classify
 from tasks.mail.imap.responses import FolderStatus
 from tasks.mail.imap.uidset import UidSet
+from tasks.mail.kinds import FolderType
 from tasks.storage.messages.changes import remove_absent
 from tasks.storage.messages.folders import Folder, change_folder
 
@@ -39,7 +40,7 @@ def label_folders(imap: ImapConnection, listed: Collection[ListedFolder]) -> fro
     return frozenset(
         folder.path
         for folder in listed
-        if ALL_MAIL not in folder.attributes and types[folder.path] not in ("spam", "trash")
+        if ALL_MAIL not in folder.attributes and types[folder.path] not in (FolderType.SPAM, FolderType.TRASH)
     )
 
 

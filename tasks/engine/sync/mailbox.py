@@ -16,6 +16,7 @@ from tasks.mail.imap.commands import FolderGoneError, ImapConnection
 from tasks.mail.imap.folders import ListedFolder, classify
 from tasks.mail.imap.responses import FolderStatus
 from tasks.mail.imap.session import FetchRefusedError
+from tasks.mail.kinds import FolderType
 from tasks.storage.messages.changes import release_quarantined
 from tasks.storage.messages.folders import (
     Folder,
@@ -34,7 +35,15 @@ _UNREAD_NAMES = "folders"
 _MAX_SHOWN_LENGTH = 100
 
 # The order in which types of folders are synced: those that a person looks at first come first.
-_ORDER = ("inbox", "sent", "drafts", "custom", "archive", "spam", "trash")
+_ORDER = (
+    FolderType.INBOX,
+    FolderType.SENT,
+    FolderType.DRAFTS,
+    FolderType.CUSTOM,
+    FolderType.ARCHIVE,
+    FolderType.SPAM,
+    FolderType.TRASH,
+)
 
 # How often messages that the server refused to give are asked for again; the reason may have been temporary.
 TRY_AGAIN_HOURS = 6
@@ -247,7 +256,7 @@ def _states(imap: ImapConnection, paths: Collection[str]) -> dict[str, FolderSta
 def _adopt(connection: Connection, run: Run, folder: Folder, listed: NewFolder) -> None:
     """Change a folder's row to what the server lists."""
     change_folder(connection, run.account, folder.id, listed._asdict())
-    if listed.type == "trash" and folder.type != "trash":
+    if listed.type == FolderType.TRASH and folder.type != FolderType.TRASH:
         # For TRASH_RETENTION_DAYS, the messages in this folder count as moved to Trash now.
         file_now(connection, run.account, folder.id)
 

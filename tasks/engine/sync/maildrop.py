@@ -22,6 +22,7 @@ from tasks.engine.sync.intake import MAX_ATTEMPTS, store_arriving
 from tasks.engine.sync.mailbox import TRY_AGAIN_HOURS
 from tasks.engine.sync.unique_ids import other_messages
 from tasks.errors import MailServerBusyError, NotFoundError, ProtocolError, TransientError
+from tasks.mail.kinds import FolderType
 from tasks.mail.message import FetchedMessage
 from tasks.mail.pop3.commands import Pop3Connection
 from tasks.mail.pop3.uidl import UidlEntry, key_of_header, key_of_message, key_of_size, keys_by_unique_id
@@ -39,7 +40,7 @@ _INBOX = "INBOX"
 def sync_maildrop(run: Run, pop3: Pop3Connection, folder_id: str | None) -> None:
     """Fetch new messages. Raises CutShortError when the time is used up, and the errors of server and storage."""
     with run.transaction() as connection:
-        inbox = local_folder(connection, run.account, _INBOX, "inbox")
+        inbox = local_folder(connection, run.account, _INBOX, FolderType.INBOX)
         ours = load_folders(connection, run.account, run.full_since)
         changes.release_quarantined(connection, run.account, TRY_AGAIN_HOURS)
         is_full = run.full_since is not None and not ours[_INBOX].is_verified

@@ -3,6 +3,8 @@
 from functools import lru_cache
 from typing import NamedTuple
 
+from tasks.mail.kinds import FolderType
+
 
 class Flags(NamedTuple):
     """The changing state of a message. `labels` are keywords and Gmail's labels that have no column of their own."""
@@ -36,10 +38,10 @@ def read_flags(flags: tuple[str, ...], folder_type: str) -> Flags:
     return Flags(
         is_read="\\seen" in lowered,
         is_starred="\\flagged" in lowered,
-        is_spam=is_spam or folder_type == "spam",
-        is_not_spam=is_not_spam and folder_type != "spam",
-        is_draft="\\draft" in lowered or folder_type == "drafts",
-        is_sent="\\sent" in lowered or folder_type == "sent",
+        is_spam=is_spam or folder_type == FolderType.SPAM,
+        is_not_spam=is_not_spam and folder_type != FolderType.SPAM,
+        is_draft="\\draft" in lowered or folder_type == FolderType.DRAFTS,
+        is_sent="\\sent" in lowered or folder_type == FolderType.SENT,
         is_deleted="\\deleted" in lowered,
         labels=tuple(sorted(flag for flag in flags if _is_label(flag))),
     )

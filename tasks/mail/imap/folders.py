@@ -6,41 +6,45 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from tasks.mail.kinds import FolderType
+
 # "Almost certain" and "likely to represent a virtual mailbox" (RFC 6154 section 2, RFC 8457 section 3).
 _VIEWS = {"\\all", "\\flagged", "\\important"}
 # RFC 6154 section 2.
 _SPECIAL_USE = {
-    "\\sent": "sent",
-    "\\drafts": "drafts",
-    "\\trash": "trash",
-    "\\junk": "spam",
-    "\\archive": "archive",
+    "\\sent": FolderType.SENT,
+    "\\drafts": FolderType.DRAFTS,
+    "\\trash": FolderType.TRASH,
+    "\\junk": FolderType.SPAM,
+    "\\archive": FolderType.ARCHIVE,
 }
 
 # Names that common providers and clients give such folders, for servers without special use; compared without case.
 _COMMON_NAMES = {
-    "sent": (
+    FolderType.SENT: (
         "sent", "sent items", "sent messages", "sent mail", "gesendet", "gesendete objekte", "gesendete elemente",
         "éléments envoyés", "messages envoyés", "envoyés", "enviados", "elementos enviados", "posta inviata",
         "inviata", "verzonden", "verzonden items", "отправленные", "wysłane", "skickat", "送信済みメール", "已发送",
         "已发送邮件",
     ),
-    "drafts": (
+    FolderType.DRAFTS: (
         "drafts", "draft", "entwürfe", "brouillons", "borradores", "rascunhos", "bozze", "concepten", "черновики",
         "szkice", "utkast", "下書き", "草稿", "草稿箱",
     ),
-    "trash": (
+    FolderType.TRASH: (
         "trash", "deleted items", "deleted messages", "deleted", "bin", "papierkorb", "gelöschte objekte",
         "gelöschte elemente", "corbeille", "éléments supprimés", "papelera", "elementos eliminados", "lixeira",
         "cestino", "posta eliminata", "prullenbak", "verwijderde items", "корзина", "удаленные", "kosz",
         "papperskorgen", "ゴミ箱", "已删除", "已删除邮件",
     ),
-    "spam": (
+    FolderType.SPAM: (
         "spam", "junk", "junk e-mail", "junk email", "junk mail", "bulk mail", "spamverdacht", "unerwünscht",
         "courrier indésirable", "indésirables", "correo no deseado", "lixo eletrônico", "posta indesiderata",
         "ongewenste e-mail", "спам", "skräppost", "迷惑メール", "垃圾邮件",
     ),
-    "archive": ("archive", "archives", "archiv", "archivo", "arquivo", "archivio", "archief", "архив", "归档"),
+    FolderType.ARCHIVE: (
+        "archive", "archives", "archiv", "archivo", "arquivo", "archivio", "archief", "архив", "归档",
+    ),
 }  # fmt: skip
 _TYPE_BY_NAME = {name: kind for kind, names in _COMMON_NAMES.items() for name in names}
 
@@ -76,20 +80,20 @@ class ListedFolder(NamedTuple):
     @property
     def is_view(self) -> bool:
         """Whether the folder is a view: it shows messages of other folders a second time. Not for Gmail."""
-        return bool(self.attributes & _VIEWS) and _type_by_attribute(self) == "custom"
+        return bool(self.attributes & _VIEWS) and _type_by_attribute(self) == FolderType.CUSTOM
 
 
-def classify(folders: Iterable[ListedFolder]) -> dict[str, str]:
+def classify(folders: Iterable[ListedFolder]) -> dict[str, FolderType]:
     """The type of each folder by its path: by special use, else by its name.
 
     At most one folder gets a type by its name, and only if the server gave this special use to no folder.
     """
     folders = list(folders)
     types = {folder.path: _type_by_attribute(folder) for folder in folders}
-    taken = set(types.values()) - {"custom"}
+    taken = set(types.values()) - {FolderType.CUSTOM}
     for folder in folders:
         guess = _type_by_name(folder)
-        if types[folder.path] == "custom" and guess != "custom" and guess not in taken:
+        if types[folder.path] == FolderType.CUSTOM and guess != FolderType.CUSTOM and guess not in taken:
             types[folder.path] = guess
             taken.add(guess)
     return types
@@ -134,23 +138,23 @@ def quote(path: str) -> str:
     return '"' + path.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-def _type_by_attribute(folder: ListedFolder) -> str:
+def _type_by_attribute(folder: ListedFolder) -> FolderType:
     if folder.path.upper() == "INBOX":
-        return "inbox"
+        return FolderType.INBOX
     for attribute, kind in _SPECIAL_USE.items():
         if attribute in folder.attributes:
             return kind
-    return "custom"
+    return FolderType.CUSTOM
 
 
-def _type_by_name(folder: ListedFolder) -> str:
+def _type_by_name(folder: ListedFolder) -> FolderType:
     if not folder.is_selectable:
-        return "custom"
+        return FolderType.CUSTOM
     name = folder.name.lower()
     parent, leaf = "", name
     if folder.delimiter and folder.delimiter in name:
         parent, _, leaf = name.rpartition(folder.delimiter)
-    return _TYPE_BY_NAME.get(leaf, "custom") if parent in _SPECIAL_PARENTS else "custom"
+    return _TYPE_BY_NAME.get(leaf, FolderType.CUSTOM) if parent in _SPECIAL_PARENTS else FolderType.CUSTOM
 
 
 def _keep_bytes(match: re.Match[str]) -> str:

@@ -25,6 +25,7 @@ from tasks.mail.authenticate import learn_login, log_in
 from tasks.mail.connection import Endpoint, open_socket, tls_context
 from tasks.mail.imap.folders import quote
 from tasks.mail.imap.responses import Line
+from tasks.mail.kinds import Encryption
 from tasks.mail.login import OWN_COMMAND, Login, Sasl, exchanges_for
 from tasks.mail.refusal import means_busy, readable
 from tasks.secrecy.secrets import said
@@ -298,10 +299,10 @@ class _TlsSession(Session):
 
 
 def _connect(endpoint: Endpoint, max_literal: int) -> Session:
-    if endpoint.encryption == "tls":
+    if endpoint.encryption == Encryption.TLS:
         return _TlsSession(endpoint, max_literal)
     session = Session(endpoint, max_literal)
-    if endpoint.encryption == "starttls":
+    if endpoint.encryption == Encryption.STARTTLS:
         if "STARTTLS" not in session.capabilities:
             session.shutdown()
             raise EncryptionUnavailableError(f"{endpoint} does not offer STARTTLS")
@@ -335,7 +336,7 @@ def _log_in(session: Session, endpoint: Endpoint, login: Login) -> str:
         return "none"
     offered = {name.removeprefix("AUTH=") for name in session.capabilities if name.startswith("AUTH=")}
     is_disabled = "LOGINDISABLED" in session.capabilities
-    if is_disabled and endpoint.encryption == "none":
+    if is_disabled and endpoint.encryption == Encryption.NONE:
         offered &= {"CRAM-MD5"}  # CRAM-MD5 sends no password
         if not offered or login.method == "oauth2":
             raise EncryptionUnavailableError(f"{endpoint} allows no login without encryption")

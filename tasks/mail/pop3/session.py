@@ -21,6 +21,7 @@ from tasks.errors import (
 from tasks.mail import connection
 from tasks.mail.authenticate import learn_login, log_in
 from tasks.mail.connection import Endpoint, open_socket, tls_context
+from tasks.mail.kinds import Encryption
 from tasks.mail.login import OWN_COMMAND, Login, Sasl, exchanges_for
 from tasks.mail.refusal import means_busy, readable
 from tasks.secrecy.secrets import said
@@ -200,10 +201,10 @@ class _TlsSession(Session):
 
 
 def _connect(endpoint: Endpoint) -> Session:
-    if endpoint.encryption == "tls":
+    if endpoint.encryption == Encryption.TLS:
         return _TlsSession(endpoint)
     session = Session(endpoint)
-    if endpoint.encryption == "starttls":
+    if endpoint.encryption == Encryption.STARTTLS:
         try:
             # STLS is sent whether or not CAPA names it: a server without STLS refuses.
             session.encrypt()
@@ -236,7 +237,7 @@ def _log_in(session: Session, endpoint: Endpoint, login: Login) -> str:
             session.refusal()
     mechanisms = offered.get("SASL", frozenset())
     exchanges = exchanges_for(login, endpoint, mechanisms, has_command=not offered or "USER" in offered)
-    if not exchanges and endpoint.encryption == "none":
+    if not exchanges and endpoint.encryption == Encryption.NONE:
         raise EncryptionUnavailableError(f"{endpoint} allows no login without encryption")
     # Some servers do not offer USER and take it all the same.
     exchanges = exchanges or exchanges_for(login, endpoint, mechanisms, has_command=True)

@@ -21,6 +21,7 @@ from tasks.errors import (
 from tasks.mail import connection
 from tasks.mail.authenticate import learn_login, log_in
 from tasks.mail.connection import Endpoint, open_socket, tls_context
+from tasks.mail.kinds import Encryption
 from tasks.mail.login import Login, Sasl, exchanges_for
 from tasks.mail.parse.charset import storable
 from tasks.mail.refusal import readable
@@ -61,7 +62,7 @@ class Reply(NamedTuple):
 def open_session(endpoint: Endpoint, login: Login) -> "Session":
     """Connect, encrypt as the endpoint says, and log in. Raises an EmailError that says what happened."""
     with translated(endpoint, "connecting"):
-        session = (_TlsSession if endpoint.encryption == "tls" else Session)(endpoint)
+        session = (_TlsSession if endpoint.encryption == Encryption.TLS else Session)(endpoint)
     try:
         with translated(endpoint, "connecting"):
             _greet(session, endpoint)
@@ -178,7 +179,7 @@ def _greet(session: Session, endpoint: Endpoint) -> None:
     """Greet the server, and encrypt as the endpoint says, so that a password may be sent. Raises MailServerBusyError
     if the server cannot do that now."""
     _hello(session, endpoint)
-    if endpoint.encryption != "starttls":
+    if endpoint.encryption != Encryption.STARTTLS:
         return
     if "starttls" not in session.esmtp_features:
         raise EncryptionUnavailableError(f"{endpoint} does not offer STARTTLS")

@@ -16,6 +16,7 @@ from tasks.errors import (
     SendingPausedError,
     SmtpServerMissingError,
 )
+from tasks.mail.kinds import MailProtocol
 from tasks.mail.message import PARSER_VERSION
 from tasks.registry import DUE_ACCOUNTS_SECONDS
 from tasks.settings import get_settings
@@ -46,7 +47,7 @@ class NewAccount(NamedTuple):
     encryption: str
     username: str
     password: str | Grant
-    protocol: str = "imap"
+    protocol: str = MailProtocol.IMAP
     pop3_keep_days: int | None = None
     smtp_hostname: str | None = None
     smtp_port: int | None = None

@@ -7,12 +7,13 @@ from typing import Any, NamedTuple
 import orjson
 from sqlalchemy import Connection, text
 
+from tasks.mail.kinds import FolderType
 from tasks.mail.message import Address, Attachment, ParsedMessage
 from tasks.mail.spam.evidence import CONTENT_LIMIT
 from tasks.mail.spam.verdict import Verdict
 
 # Folders with the account's own mail, sent or being written, which is not checked.
-OWN_FOLDERS = ("sent", "drafts")
+OWN_FOLDERS = (FolderType.SENT, FolderType.DRAFTS)
 
 
 class StoredMessage(NamedTuple):
