@@ -110,8 +110,8 @@ def send_waiting(self: Any, outbox_id: str, tenant_id: str, user_id: str) -> dic
 
     Returns and raises what `send_email` does, and NotFoundError where the account was removed meanwhile.
     """
-    run = owner_of(self.request.id or "local")
-    result = _sent(self, lambda: resume_waiting(tenant_id, user_id, outbox_id, run))
+    owner = owner_of(self.request.id or "local")
+    result = _sent(self, lambda: resume_waiting(tenant_id, user_id, outbox_id, owner))
     if self.request.id:
         # The message may have failed as another task before and was asked for again: clear that task's dead letter.
         dead_letters.clear(tenant_id, "", self.request.id)

@@ -1,7 +1,7 @@
 """Rereading: fetches messages again that an older parser read, and replaces everything derived from their bytes.
 
     choose messages, within the hourly limits         tasks/storage/messages/rereading.py
-    fetch, parse and score them like new mail         the steps of a sync: fetch, batches, intake
+    fetch, parse and score them like new mail         the steps of a sync: fetch, batches, arriving
     replace their rows in place                       each batch, and the note that it was read, are one transaction
 
 Rereading comes last among all work: a run gives the account to a sync or a delete within a batch, and ends when other
@@ -20,9 +20,9 @@ from sqlalchemy.exc import DBAPIError
 from tasks.engine.connect import connected, connected_pop3
 from tasks.engine.lease import leased_run
 from tasks.engine.run import CutShortError, Run
+from tasks.engine.sync.arriving import MAX_ATTEMPTS, arriving
 from tasks.engine.sync.batches import BrokenOffError
 from tasks.engine.sync.fetch import fetch_batches
-from tasks.engine.sync.intake import MAX_ATTEMPTS, arriving
 from tasks.engine.sync.maildrop import fetch_again, identify
 from tasks.errors import EmailError, LeaseLostError, StorageUnavailableError
 from tasks.mail.imap.commands import ImapConnection

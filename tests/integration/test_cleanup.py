@@ -10,7 +10,7 @@ import pytest
 import redis as redis_client
 from sqlalchemy import create_engine, text
 
-from tasks.runtime.broker import cleanup as leftovers
+from tasks.runtime.broker import cleanup as broker_cleanup
 from tasks.storage import cleanup, dead_letters
 from tests.conftest import TENANT, USER, Database, sync
 from tests.support.application import application
@@ -93,7 +93,7 @@ def test_answers_that_nobody_fetches_go(
     assert run()["reply_queues_deleted"] == 0, "it may still be fetched"
 
     # As if it had lain there for ten minutes.
-    monkeypatch.setattr(leftovers, "_REPLY_IDLE_SECONDS", -1)
+    monkeypatch.setattr(broker_cleanup, "_REPLY_IDLE_SECONDS", -1)
     broker.lpush("expiring.reply.celery.pidbox", "answer")
     broker.expire("expiring.reply.celery.pidbox", 50)
     assert run()["reply_queues_deleted"] == 1

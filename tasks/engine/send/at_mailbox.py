@@ -7,8 +7,8 @@ from typing import Any
 
 from tasks.engine.send.delivery import settle
 from tasks.engine.send.notes import SENT, error_columns, no_copy, note, release, unhappy
-from tasks.engine.send.outcome import after_answer
 from tasks.engine.send.pauses import PASSING, pause_before, try_later
+from tasks.engine.send.recipient_states import after_answer
 from tasks.engine.send.sent_copy import file_copy, has_copy, wants_copy
 from tasks.errors import (
     DeliveryInterruptedError,

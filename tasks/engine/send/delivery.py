@@ -5,8 +5,8 @@ from typing import Any
 
 from tasks.engine.connection_cache import lent_smtp
 from tasks.engine.send.notes import LOOK_AGAIN_SECONDS, SENT, error_columns, note, release, unhappy
-from tasks.engine.send.outcome import after_answer, after_offer
 from tasks.engine.send.pauses import PASSING, try_later
+from tasks.engine.send.recipient_states import after_answer, after_offer
 from tasks.engine.send.sent_copy import wants_copy
 from tasks.errors import (
     DeliveryFailedError,

@@ -57,7 +57,7 @@ class SendRequest(NamedTuple):
         return tuple(mailboxes(getattr(self, field), field) for field in ("to", "cc", "bcc"))
 
 
-def make_message(connection: Connection, account: Account, request: SendRequest, key: str, run: str) -> NewOutgoing:
+def make_message(connection: Connection, account: Account, request: SendRequest, key: str, owner: str) -> NewOutgoing:
     """The message as it enters the outbox: from here on its bytes, Message-ID and Date are fixed.
 
     Raises MessageInvalidError, and NotFoundError for an attachment that is not the caller's.
@@ -96,7 +96,7 @@ def make_message(connection: Connection, account: Account, request: SendRequest,
         recipients=tuple(Recipient(address) for address in recipients),
         raw=raw,
         created_at=now,
-        owner=run,
+        owner=owner,
     )
 
 

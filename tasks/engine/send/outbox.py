@@ -37,8 +37,8 @@ from tasks.engine.send.at_mailbox import file, find_out
 from tasks.engine.send.delivery import after_acceptance, attempt
 from tasks.engine.send.draft import SendRequest, make_message
 from tasks.engine.send.notes import LOOK_AGAIN_SECONDS, SENT, error_columns, no_copy
-from tasks.engine.send.outcome import after_answer
 from tasks.engine.send.pauses import raise_that_it_waits
+from tasks.engine.send.recipient_states import after_answer
 from tasks.errors import (
     DeliveryUnderWayError,
     EmailError,
@@ -67,26 +67,26 @@ from tasks.storage.states import OutboxState, RecipientState
 _MARGIN_SECONDS = 5
 
 
-def send(request: SendRequest, key: str, run: str, task: Mapping[str, Any] | None = None) -> Outgoing:
+def send(request: SendRequest, key: str, owner: str, task: Mapping[str, Any] | None = None) -> Outgoing:
     """Send the message, or finish what earlier runs began.
 
-    `run` is the task's id, a colon, and a unique name. `task` are the options of `apply_async` with which a later
-    task for this message is queued.
+    `owner` names the run that sends: the task's id, a colon, and a unique name. `task` are the options of
+    `apply_async` with which a later task for this message is queued.
 
     Raises TransientError subclasses if the caller is to try again, except DeliveryWaitsError: the message then waits
     in the outbox, and beat queues its next try. Raises PermanentError subclasses if the message is not tried again.
     """
-    return _proceed(*_enter(request, key, run, task))
+    return _proceed(*_enter(request, key, owner, task))
 
 
-def resume(account: Account, outbox_id: str, run: str) -> Outgoing:
+def resume(account: Account, outbox_id: str, owner: str) -> Outgoing:
     """Try a message of the outbox now, because a person asks for that. Raises what `send` raises."""
     with tenant_transaction(account.tenant_id, durable=False) as connection:
-        claimed = _claim(connection, lock_outgoing(connection, account.tenant_id, outbox_id), run)
+        claimed = _claim(connection, lock_outgoing(connection, account.tenant_id, outbox_id), owner)
     return _proceed(account, claimed, None)
 
 
-def resume_waiting(tenant_id: str, user_id: str, outbox_id: str, run: str) -> Outgoing | None:
+def resume_waiting(tenant_id: str, user_id: str, outbox_id: str, owner: str) -> Outgoing | None:
     """Try a message whose next try is due. None where the message has failed meanwhile.
 
     Raises what `send` raises, and NotFoundError where the account was removed.
@@ -99,7 +99,7 @@ def resume_waiting(tenant_id: str, user_id: str, outbox_id: str, run: str) -> Ou
             raise NotFoundError(f"outbox message {outbox_id}") from None
         if found.state == OutboxState.FAILED:
             return None
-        claimed = found if found.waits else _claim(connection, found, run)
+        claimed = found if found.waits else _claim(connection, found, owner)
     return _proceed(account, claimed, None)
 
 
@@ -162,7 +162,7 @@ def _proceed(account: Account, outgoing: Outgoing, raw: bytes | None) -> Outgoin
 
 
 def _enter(
-    request: SendRequest, key: str, run: str, task: Mapping[str, Any] | None
+    request: SendRequest, key: str, owner: str, task: Mapping[str, Any] | None
 ) -> tuple[Account, Outgoing, bytes | None]:
     """The message in the outbox, held by this run: either made now, or found and claimed.
 
@@ -173,7 +173,7 @@ def _enter(
         account = get_account(connection, request.tenant_id, request.user_id, request.email_client_id)
         found = find_outgoing(connection, request.tenant_id, account.id, key)
         if found is None:
-            new = make_message(connection, account, request, key, run)._replace(task=task)
+            new = make_message(connection, account, request, key, owner)._replace(task=task)
             if outgoing := add_outgoing(connection, request.tenant_id, new):
                 return account, outgoing, new.raw
             found = find_outgoing(connection, request.tenant_id, account.id, key)
@@ -187,15 +187,15 @@ def _enter(
             waiting = change_outgoing(connection, found, {"task": task})
             assert waiting is not None
             return account, waiting, None
-        return account, _claim(connection, found, run, task), None
+        return account, _claim(connection, found, owner, task), None
 
 
-def _claim(connection: Connection, found: Outgoing, run: str, task: Mapping[str, Any] | None = None) -> Outgoing:
+def _claim(connection: Connection, found: Outgoing, owner: str, task: Mapping[str, Any] | None = None) -> Outgoing:
     """Take over the message for this run. Raises DeliveryUnderWayError while another run holds it."""
     if found.state == OutboxState.SENT:
         return found
     # `dispatched_at` lets queue_waiting_mail notice a task that was lost with the broker.
-    claim: dict[str, Any] = {"owner": run, "claimed_at": NOW, "next_try_at": NOW, "dispatched_at": NOW}
+    claim: dict[str, Any] = {"owner": owner, "claimed_at": NOW, "next_try_at": NOW, "dispatched_at": NOW}
     if task is not None:
         claim["task"] = task
     if found.state == OutboxState.SENDING and found.data_seconds is not None:
@@ -205,7 +205,7 @@ def _claim(connection: Connection, found: Outgoing, run: str, task: Mapping[str,
         claim |= {"state": OutboxState.UNKNOWN, "attempts": 0}
     elif found.state in (OutboxState.SENDING, OutboxState.ACCEPTED):
         left = get_settings().worker.task_time_limit - found.claimed_seconds
-        if left > 0 and found.owner and not _is_same_task(found.owner, run):
+        if left > 0 and found.owner and not _is_same_task(found.owner, owner):
             raise DeliveryUnderWayError(min(left, LOOK_AGAIN_SECONDS))
     if found.state in (OutboxState.SENDING, OutboxState.QUEUED):
         claim |= {"state": OutboxState.SENDING, "attempts": found.attempts + 1} if "state" not in claim else {}
@@ -217,5 +217,5 @@ def _claim(connection: Connection, found: Outgoing, run: str, task: Mapping[str,
     return claimed
 
 
-def _is_same_task(owner: str, run: str) -> bool:
-    return owner.rpartition(":")[0] == run.rpartition(":")[0]
+def _is_same_task(first_owner: str, second_owner: str) -> bool:
+    return first_owner.rpartition(":")[0] == second_owner.rpartition(":")[0]

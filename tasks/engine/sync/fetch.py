@@ -3,8 +3,8 @@
 from collections.abc import Generator, Iterator
 
 from tasks.engine.run import Run
+from tasks.engine.sync.arriving import MAX_ATTEMPTS
 from tasks.engine.sync.batches import BrokenOffError, Received, in_batches
-from tasks.engine.sync.intake import MAX_ATTEMPTS
 from tasks.errors import MailServerBusyError, TransientError
 from tasks.mail.imap.commands import ImapConnection
 from tasks.mail.imap.session import FetchRefusedError

@@ -25,10 +25,10 @@ from sqlalchemy import func
 
 from tasks.engine.envelopes import fetch_envelopes, is_same
 from tasks.engine.run import FolderTally, Run
+from tasks.engine.sync.arriving import store_arriving
 from tasks.engine.sync.changes import apply_changes, compare_uids, has_other_messages, renumber
 from tasks.engine.sync.completeness import is_as_known, standing
 from tasks.engine.sync.fetch import fetch_batches
-from tasks.engine.sync.intake import store_arriving
 from tasks.mail.imap.commands import ImapConnection
 from tasks.mail.imap.responses import FolderStatus
 from tasks.mail.imap.session import FetchRefusedError

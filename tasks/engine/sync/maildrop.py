@@ -17,8 +17,8 @@ from collections.abc import Generator, Iterator
 from sqlalchemy import func
 
 from tasks.engine.run import FolderTally, Run
+from tasks.engine.sync.arriving import MAX_ATTEMPTS, store_arriving
 from tasks.engine.sync.batches import BrokenOffError, Received, in_batches
-from tasks.engine.sync.intake import MAX_ATTEMPTS, store_arriving
 from tasks.engine.sync.mailbox import TRY_AGAIN_HOURS
 from tasks.engine.sync.unique_ids import other_messages
 from tasks.errors import MailServerBusyError, NotFoundError, ProtocolError, TransientError

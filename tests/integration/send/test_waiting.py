@@ -47,8 +47,8 @@ def claim() -> list[str]:
     return [due.outbox_id for due in claim_waiting(1000, 600)]
 
 
-def resume(outbox_id: object, run: str = "task-1:again") -> Outgoing | None:
-    return resume_waiting(TENANT, USER, str(outbox_id), run)
+def resume(outbox_id: object, owner: str = "task-1:again") -> Outgoing | None:
+    return resume_waiting(TENANT, USER, str(outbox_id), owner)
 
 
 def run(*arguments: object) -> Result:

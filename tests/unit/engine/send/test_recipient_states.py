@@ -2,7 +2,7 @@
 
 import pytest
 
-from tasks.engine.send.outcome import after_answer, after_offer
+from tasks.engine.send.recipient_states import after_answer, after_offer
 from tasks.mail.smtp.commands import Offer
 from tasks.mail.smtp.session import Reply
 from tasks.storage.outbox import Recipient
