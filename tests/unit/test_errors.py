@@ -1,5 +1,6 @@
 """The tree of errors: every leaf says what happened, in words and in a code of its own."""
 
+from tasks import errors
 from tasks.errors import EmailError, PermanentError, TransientError
 
 
@@ -16,6 +17,14 @@ def test_every_error_is_transient_or_permanent_and_not_both() -> None:
 def test_codes_are_told_apart() -> None:
     codes = [leaf.code for leaf in leaves(EmailError) if leaf.__module__ == "tasks.errors"]
     assert len(codes) == len(set(codes))
+
+
+def test_results_name_a_class_where_callers_of_every_release_find_it() -> None:
+    ours = [leaf for leaf in leaves(EmailError) if leaf.__module__.startswith("tasks.errors")]
+    assert len(ours) > 40
+    assert [
+        leaf for leaf in ours if leaf.__module__ != "tasks.errors" or vars(errors)[leaf.__name__] is not leaf
+    ] == []
 
 
 def test_the_message_is_the_docstring_with_what_it_happened_to() -> None:
