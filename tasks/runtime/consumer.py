@@ -14,7 +14,6 @@ on, tasks that wait for a process or for their time go on waiting, and they are 
 
 import time
 import warnings
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -27,18 +26,18 @@ from kombu.exceptions import DecodeError
 from tasks.engine import shutdown
 from tasks.errors import EmailError, MessageUnreadableError
 from tasks.runtime import systemd
-from tasks.runtime.admission import admit, admit_raw
-from tasks.runtime.broker import aside
+from tasks.runtime.admission import admit
 from tasks.runtime.broker.seldom import Seldom
 from tasks.runtime.clocks import Watch
 from tasks.runtime.redaction import redact_arguments
+from tasks.runtime.search import Search
 from tasks.settings import get_settings
 
 _outages = get_logger(f"{__name__}.outages")  # tasks/runtime/broker/outage.py
 _logger = get_logger(__name__)
 
-# How often a worker looks for messages that other workers put aside and that it can run.
-_LOOK_SECONDS = 5
+# How often a worker looks at the clocks, and at a part of the messages that other workers put aside.
+_CLOCKS_SECONDS, _SEARCH_SECONDS = 5, 1
 # The pause between two tries to connect or to get an answer.
 # It is short, so that a broker that is back is noticed soon.
 _RETRY_SECONDS = 1
@@ -55,6 +54,7 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]  # celery has no types
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._clocks = Watch()
+        self._search = Search(self.app)
         self._address = self.conninfo.as_uri()  # kept, because asking a connection for its address may open files
 
     def ensure_connected(self, connection: Any) -> Any:
@@ -155,8 +155,8 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]  # celery has no types
         hub.call_repeatedly(_RETRY_SECONDS, self._deliveries.tell_what_is_owed)
         self._look_at_the_clocks()
         self._look_aside()
-        hub.call_repeatedly(_LOOK_SECONDS, Seldom(self._look_at_the_clocks))
-        hub.call_repeatedly(_LOOK_SECONDS, Seldom(self._look_aside))
+        hub.call_repeatedly(_CLOCKS_SECONDS, Seldom(self._look_at_the_clocks))
+        hub.call_repeatedly(_SEARCH_SECONDS, Seldom(self._look_aside))
 
     def _keep_deliveries(self) -> None:
         """Have the present channel give no messages back when it is closed."""
@@ -180,8 +180,7 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]  # celery has no types
         systemd.notify("READY=1", f"STATUS={'; '.join(filter(None, (consumes, self._clocks.words)))}")
 
     def _admit(self, message: Any) -> None:
-        """Check the arguments of a message. Check the arguments of a message. Raises TaskUnknownError and
-        MessageUnreadableError."""
+        """Check the arguments of a message. Raises TaskUnknownError and MessageUnreadableError."""
         try:
             body = message.payload
         except (DecodeError, RecursionError) as error:
@@ -200,17 +199,9 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]  # celery has no types
 
     def _look_aside(self) -> None:
         """Have the channel take messages that were put aside and that this worker can run."""
-        if shutdown.is_requested():
+        channel = self.connection.default_channel
+        if shutdown.is_requested() or channel.wanted:
             return
         hours, queues = get_settings().worker.unknown_task_hours, self.app.amqp.queues.consume_from
-        wanted: deque[str] = deque()
-        with self.connection.default_channel.conn_or_acquire() as client:
-            for tag in aside.waiting(client, hours):
-                try:
-                    _, message, queue = aside.find(client, tag)
-                    admit_raw(self.app, message)
-                except (EmailError, KeyError):
-                    continue  # the message is for another release, or another worker has taken it
-                if queue in queues:
-                    wanted.append(tag)
-        self.connection.default_channel.wanted = wanted
+        with channel.conn_or_acquire() as client:
+            channel.wanted = self._search.look(client, hours, queues)

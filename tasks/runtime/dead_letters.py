@@ -1,5 +1,6 @@
 """Dead letters for the command line: tasks that failed for good, and messages that no worker could run."""
 
+import time
 from datetime import UTC, datetime
 from typing import Any
 
@@ -53,16 +54,17 @@ def list_aside() -> list[Summary]:
     with broker_client(current_app) as client:
         found = sorted(aside.notes(client), key=lambda item: item[1].at)
     return [
-        Summary(NOBODY, tag, note.task_name or "?", note.code, note.error, 1, _moment(note), _moment(note), None)
+        Summary(NOBODY, aside.shown(tag), note.task_name or "?", note.code, note.error, 1, at, at, None)
         for tag, note in found
+        for at in [_moment(note)]
     ]
 
 
-def show_aside(tag: str) -> dict[str, Any]:
+def show_aside(shown_id: str) -> dict[str, Any]:
     """What may be shown of a message that was put aside, with redacted arguments. Raises NotFoundError."""
-    note, message, queue = _find(tag)
+    note, message, queue = _find(shown_id)
     return {
-        "id": tag,
+        "id": shown_id,
         "queue": queue,
         **note.model_dump(),
         "at": _moment(note),
@@ -70,36 +72,36 @@ def show_aside(tag: str) -> dict[str, Any]:
     }
 
 
-def retry_aside(tag: str) -> str:
+def retry_aside(shown_id: str) -> str:
     """Put the message on its queue again. Returns the task's id.
 
     Raises MessageUnreadableError and TaskUnknownError where this release would put it aside again, NotFoundError.
     """
-    message = _find(tag)[1]
+    message = _find(shown_id)[1]
     admit_raw(current_app, message)
     with broker_client(current_app) as client:
-        if not aside.give_back(client, tag):
-            raise NotFoundError(f"dead letter {tag}")
+        if not aside.give_back(client, aside.tag_of(shown_id)):
+            raise NotFoundError(f"dead letter {shown_id}")
     task_id: str = message["headers"]["id"]
     return task_id
 
 
-def drop_aside(tag: str) -> None:
+def drop_aside(shown_id: str) -> None:
     """Delete the message."""
     with broker_client(current_app) as client:
-        aside.drop(client, tag)
+        aside.drop(client, aside.tag_of(shown_id))
 
 
-def _find(tag: str) -> tuple[aside.Note, Any, Any]:
+def _find(shown_id: str) -> tuple[aside.Note, Any, Any]:
     with broker_client(current_app) as client:
         try:
-            return aside.find(client, tag)
+            return aside.find(client, aside.tag_of(shown_id))
         except KeyError:
-            raise NotFoundError(f"dead letter {tag}") from None
+            raise NotFoundError(f"dead letter {shown_id}") from None
 
 
 def _moment(note: aside.Note) -> datetime:
-    return datetime.fromtimestamp(note.at, UTC)
+    return datetime.fromtimestamp(min(note.at, time.time()), UTC)
 
 
 def _shown_arguments(message: Any) -> dict[str, Any] | None:

@@ -4,24 +4,26 @@
     metabuilder:aside:notes     a hash: the id of each, and why it is here (Note)
     metabuilder:aside:unknown   a sorted set: the ids of tasks that another release may know, and since when they wait
 
-A message of an unknown task is taken by any worker that knows the task (tasks/runtime/consumer.py), as long as it has
+A message of an unknown task is taken by any worker that knows the task (tasks/runtime/search.py), as long as it has
 waited for less than UNKNOWN_TASK_HOURS. The command `dlq` lists all these messages with the dead letters, and they
 are deleted at the same age.
+
+An id is the tag under which the message was delivered, and whoever can write to Redis can write any bytes there. So
+an id stays as Redis gives it, and only people see it quoted (RFC 3986, section 2.1).
 """
 
-import logging
 import time
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
+from urllib.parse import quote_from_bytes, unquote_to_bytes
 
+from celery.utils.functional import chunks
 from kombu.utils.json import dumps, loads
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from tasks.errors import EmailError, TaskUnknownError
 from tasks.runtime.broker.clock import redis_now
 from tasks.runtime.broker.queues import wake_key
-
-logger = logging.getLogger(__name__)
 
 _MESSAGES = "metabuilder:aside"
 _NOTES = "metabuilder:aside:notes"
@@ -30,6 +32,7 @@ KEYS = {_MESSAGES: "hash", _NOTES: "hash", _UNKNOWN: "zset"}
 
 _AT_A_TIME = 100
 _MAX_WORD_LENGTH = 200
+_END = 2**32  # Unix seconds, in the year 2106
 
 # KEYS: kombu's table of delivered messages, its index, then the three keys above. ARGV: the tag, the note, and
 # whether the message waits for a worker that knows its task. The removals come first, because a script that has begun
@@ -55,17 +58,20 @@ redis.call('LPUSH', KEYS[5], '')
 return 1
 """
 
-# KEYS: the sorted set. ARGV: how many seconds a message waits for a worker that knows its task. A message that has
-# waited longer stays aside until a person acts.
-_WAITING = """
-local now = tonumber(redis.call('TIME')[1])
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', '(' .. now - tonumber(ARGV[1]))
-return redis.call('ZRANGE', KEYS[1], 0, -1, 'WITHSCORES')
+# KEYS: the three keys above. ARGV: a note, then ids: of those that are aside, this becomes the note.
+_NOTE_AGAIN = """
+for i = 2, #ARGV do
+  if redis.call('HEXISTS', KEYS[1], ARGV[i]) + redis.call('HEXISTS', KEYS[2], ARGV[i]) > 0 then
+    redis.call('HSET', KEYS[2], ARGV[i], ARGV[1])
+  end
+end
 """
 
+Tag = bytes | str
 
-def _until_now(at: float) -> float:
-    return min(max(at, 0), time.time())
+
+def _in_range(at: float) -> float:
+    return min(max(at, 0), _END)
 
 
 class Note(BaseModel):
@@ -78,10 +84,10 @@ class Note(BaseModel):
     task_name: str | None
     task_id: str | None
     size: int  # bytes
-    at: Annotated[float, Field(allow_inf_nan=False), AfterValidator(_until_now)]  # Unix seconds, by Redis's clock
+    at: Annotated[float, Field(allow_inf_nan=False), AfterValidator(_in_range)]  # Unix seconds, by Redis's clock
 
 
-def put(client: Any, tables: tuple[str, str], tag: str, error: EmailError, message: object, size: int) -> Note:
+def put(client: Any, tables: tuple[str, str], tag: Tag, error: EmailError, message: object, size: int) -> Note:
     """Put a delivered message aside.
 
     `tables` are kombu's table of delivered messages and its index. `message` may be anything that could be decoded.
@@ -100,13 +106,13 @@ def put(client: Any, tables: tuple[str, str], tag: str, error: EmailError, messa
     return note
 
 
-def notes(client: Any) -> Iterator[tuple[str, Note]]:
-    """The id of each message that is aside, and why."""
-    for tag, text in client.hscan_iter(_NOTES, count=_AT_A_TIME):
-        yield _text(tag), _note(text)
+def notes(client: Any) -> Iterator[tuple[Tag, Note]]:
+    """The id of each message that is aside, and why. A note that cannot be read counts as written now."""
+    for tag, note in _stored_notes(client):
+        yield tag, note or _nothing_noted(time.time())
 
 
-def find(client: Any, tag: str) -> tuple[Note, object, str | None]:
+def find(client: Any, tag: Tag) -> tuple[Note, object, str | None]:
     """The note of the message with this id, the message, and
     its queue; the last two are None where they cannot be read.
 
@@ -115,10 +121,10 @@ def find(client: Any, tag: str) -> tuple[Note, object, str | None]:
     text, entry = client.hget(_NOTES, tag), client.hget(_MESSAGES, tag)
     if text is None and entry is None:
         raise KeyError(tag)
-    return _note(text), *split(entry)
+    return _note(text) or _nothing_noted(time.time()), *split(entry)
 
 
-def give_back(client: Any, tag: str) -> bool:
+def give_back(client: Any, tag: Tag) -> bool:
     """Put the message back on its queue, to be taken next.
 
     False where no such message is aside, or its queue is unknown.
@@ -130,43 +136,68 @@ def give_back(client: Any, tag: str) -> bool:
     return bool(client.eval(_GIVE_BACK, len(keys), *keys, tag, dumps(message)))
 
 
-def drop(client: Any, tag: str) -> None:
-    """Delete the message with this id."""
+def drop(client: Any, *tags: Tag) -> None:
+    """Delete the messages with these ids."""
     with client.pipeline(transaction=False) as pipe:
-        pipe.hdel(_MESSAGES, tag)
-        pipe.hdel(_NOTES, tag)
-        pipe.zrem(_UNKNOWN, tag)
+        for some in chunks(iter(tags), _AT_A_TIME):
+            pipe.hdel(_MESSAGES, *some)
+            pipe.hdel(_NOTES, *some)
+            pipe.zrem(_UNKNOWN, *some)
         pipe.execute()
 
 
 def delete_old(client: Any, age_seconds: float) -> int:
-    """Delete the messages that were put aside longer than `age_seconds` ago. Returns how many."""
-    oldest = redis_now(client) - age_seconds
-    old = [tag for tag, note in notes(client) if note.at < oldest]
-    for tag in old:
-        drop(client, tag)
+    """Delete the messages that were put aside longer than `age_seconds` ago. Returns how many.
+
+    A message without a note that can be read, or with one from the future, counts as put aside now: its note is
+    written anew, so that it ages.
+    """
+    now = redis_now(client)
+    old, undated = [], []
+    for tag, note in _stored_notes(client):
+        if note is None or note.at > now:
+            undated.append(tag)
+        elif note.at < now - age_seconds:
+            old.append(tag)
+    drop(client, *old)
+    for some in chunks(iter(undated), _AT_A_TIME):
+        client.eval(_NOTE_AGAIN, len(KEYS), *KEYS, _nothing_noted(now).model_dump_json(), *some)
     return len(old)
 
 
-def waiting(client: Any, hours: float) -> list[str]:
-    """The ids of messages whose task no worker knew so far, the longest waiting first."""
-    found = client.eval(_WAITING, 1, _UNKNOWN, int(hours * 3600))
-    return [_text(tag) for tag in found[::2]]
+def shown(tag: Tag) -> str:
+    """The id as people see it."""
+    return quote_from_bytes(tag if isinstance(tag, bytes) else tag.encode())
 
 
-def _note(text: bytes | str | None) -> Note:
-    """The stored note; one that says so where the stored note cannot be read."""
+def tag_of(shown_id: str) -> bytes:
+    """The id that people see in this form."""
+    return unquote_to_bytes(shown_id)
+
+
+def _stored_notes(client: Any) -> Iterator[tuple[Tag, Note | None]]:
+    """The id of each message that is aside, and its note; None where there is none, or none that can be read."""
+    seen = set()
+    for tag, text in client.hscan_iter(_NOTES, count=_AT_A_TIME):
+        if tag not in seen:  # HSCAN may return an entry twice
+            seen.add(tag)
+            yield tag, _note(text)
+    for tag in client.hkeys(_MESSAGES):
+        if tag not in seen:
+            yield tag, None
+
+
+def _note(text: bytes | str | None) -> Note | None:
     try:
         return Note.model_validate_json(text or "")
     except ValidationError:
-        return Note(
-            code="message_unreadable",
-            error="nothing is noted about it",
-            task_name=None,
-            task_id=None,
-            size=0,
-            at=time.time(),
-        )
+        return None
+
+
+def _nothing_noted(at: float) -> Note:
+    return Note(
+        code="message_unreadable", error="nothing is noted about it", task_name=None, task_id=None, size=0, at=at
+    )
 
 
 def split(entry: bytes | str | None) -> tuple[object, str | None]:

@@ -19,7 +19,6 @@ from typing import Any
 
 from kombu.log import get_logger
 from kombu.transport import redis, virtual
-from kombu.utils.encoding import bytes_to_str
 from redis.exceptions import OutOfMemoryError
 
 from tasks.errors import EmailError, MessageUnreadableError
@@ -149,23 +148,25 @@ class Deliveries(redis.QoS):  # type: ignore[misc]
             self._flush()
             super().restore_unacked(client)
 
-    def restore_by_tag(self, tag: str, client: Any = None, leftmost: bool = False) -> None:
+    def restore_by_tag(self, tag: aside.Tag, client: Any = None, leftmost: bool = False) -> None:
         """Give the message with this tag back to its queue, or put it aside if no worker could read it there."""
         try:
             super().restore_by_tag(tag, client, leftmost)
         except (*self.channel.connection_errors, *redis.Transport.channel_errors):
             raise
         except Exception as error:
-            self.put_aside(bytes_to_str(tag), unreadable(error))
+            self.put_aside(tag, unreadable(error))
 
-    def put_aside(self, tag: str, error: EmailError, message: object = None, size: int = 0) -> None:
+    def put_aside(self, tag: aside.Tag, error: EmailError, message: object = None, size: int = 0) -> None:
         """Put the message that was delivered under this tag aside (tasks/runtime/broker/aside.py)."""
         with self.channel.conn_or_acquire() as client:
             tables = self.unacked_key, self.unacked_index_key
             note = aside.put(client, tables, tag, error, message, size)
         # Anybody who can write to a queue chose the content: log
         # only the name and the id, and only if they are plain words.
-        _logger.error("a message was put aside as %s: task %s[%s]: %s", tag, note.task_name, note.task_id, error)
+        _logger.error(
+            "a message was put aside as %s: task %s[%s]: %s", aside.shown(tag), note.task_name, note.task_id, error
+        )
 
 
 def _say_owed(error: Exception) -> None:

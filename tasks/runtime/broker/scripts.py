@@ -78,12 +78,16 @@ return redis.call('HDEL', KEYS[1], ARGV[1])
 """
 
 # KEYS: the index of delivered messages. A message noted as taken in the future was taken while Redis's clock was
-# ahead, and would be delivered again too late: it now counts as taken at this moment. Returns the time.
+# ahead, and would be delivered again too late: it now counts as taken at this moment. A message noted as taken before
+# 1970, which kombu would never find, counts as taken in 1970. Returns the time.
 TAKEN_BY_NOW = """
 local time = redis.call('TIME')
 local now = time[1] .. string.format('.%06d', time[2])
 for _, tag in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. now, '+inf')) do
   redis.call('ZADD', KEYS[1], now, tag)
+end
+for _, tag in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', '(0')) do
+  redis.call('ZADD', KEYS[1], 0, tag)
 end
 return now
 """

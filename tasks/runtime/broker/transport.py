@@ -74,8 +74,8 @@ class Channel(redis.Channel):  # type: ignore[misc]
     _pending: Literal["take", "wait", "kombu's"] = "take"  # the command to send next, or waiting for its answer
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        # The ids of messages that are aside, and that this worker can run (tasks/runtime/consumer.py).
-        self.wanted: deque[str] = deque()
+        # The ids of messages that are aside, and that this worker can run (tasks/runtime/search.py).
+        self.wanted: deque[aside.Tag] = deque()
         self._unacknowledged: set[str] = set()  # consumer tags
         self._opened_at = monotonic()
         self._sieve = Sieve()
