@@ -1,0 +1,37 @@
+"""The tables, as SQLAlchemy sees them. `migrations/` makes them; a test proves that the two are equal.
+
+Every primary, unique and foreign key begins with tenant_id, so a row cannot even point into another tenant.
+Row-level security is forced on all of them (see the first migration): without a tenant set for the transaction,
+the application's role sees no rows. Times are timestamptz, sizes are bytes.
+"""
+
+from tasks.storage.models.accounts import Credential, EmailClient, OAuth2Grant
+from tasks.storage.models.base import Base
+from tasks.storage.models.messages import (
+    MISSING_REASONS,
+    Blob,
+    EmailAttachment,
+    EmailFolder,
+    EmailMessage,
+    RawQuarantine,
+    Rereading,
+)
+from tasks.storage.models.outbox import OutboxMessage
+from tasks.storage.models.tasks import DeadLetter, Deletion
+
+__all__ = [
+    "MISSING_REASONS",
+    "Base",
+    "Blob",
+    "Credential",
+    "DeadLetter",
+    "Deletion",
+    "EmailAttachment",
+    "EmailClient",
+    "EmailFolder",
+    "EmailMessage",
+    "OAuth2Grant",
+    "OutboxMessage",
+    "RawQuarantine",
+    "Rereading",
+]

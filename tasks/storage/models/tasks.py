@@ -1,0 +1,59 @@
+"""The tables of what tasks remember of their work."""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import CheckConstraint, ForeignKeyConstraint, Index, PrimaryKeyConstraint, UniqueConstraint
+from sqlalchemy.orm import Mapped, mapped_column
+
+from tasks.storage.models.base import NOW, Base
+
+
+class DeadLetter(Base):
+    """A task that failed for good. The same work (`task_key`) has one row.
+
+    `shown_arguments` are redacted; the complete arguments are encrypted, in the credential.
+    """
+
+    __tablename__ = "dead_letter"
+    tenant_id: Mapped[str]
+    id: Mapped[str]
+    task_key: Mapped[str]
+    task_name: Mapped[str]
+    task_id: Mapped[str]
+    user_id: Mapped[str | None]
+    shown_arguments: Mapped[dict[str, Any]]
+    credential_id: Mapped[str]
+    error_code: Mapped[str]
+    error: Mapped[str]
+    traceback: Mapped[str]
+    attempts: Mapped[int]
+    first_failed_at: Mapped[datetime] = mapped_column(server_default=NOW)
+    last_failed_at: Mapped[datetime] = mapped_column(server_default=NOW)
+    retried_at: Mapped[datetime | None]
+    __table_args__ = (
+        PrimaryKeyConstraint("tenant_id", "id"),
+        UniqueConstraint("tenant_id", "task_key"),
+        ForeignKeyConstraint(["tenant_id", "credential_id"], ["credential.tenant_id", "credential.id"]),
+        CheckConstraint("tenant_id <> ''", "tenant_id"),
+        Index("dead_letter_last_failed_idx", "last_failed_at"),
+    )
+
+
+class Deletion(Base):
+    """A message that a task is to delete.
+
+    When the task runs again, it knows from this row that the message was the caller's.
+    """
+
+    __tablename__ = "deletion"
+    tenant_id: Mapped[str]
+    # The key of the task's work, as in dead_letter: another task with the same work has the same key.
+    task_key: Mapped[str] = mapped_column("task_id")
+    email_message_id: Mapped[str]
+    created_at: Mapped[datetime] = mapped_column(server_default=NOW)
+    __table_args__ = (
+        PrimaryKeyConstraint("tenant_id", "task_id", "email_message_id"),
+        CheckConstraint("tenant_id <> ''", "tenant_id"),
+        Index("deletion_created_idx", "tenant_id", "created_at"),
+    )
