@@ -1,5 +1,8 @@
 """Names of files: what they become, and what stays as it is. Beside the fixtures filename_*.eml."""
 
+import itertools
+import shutil
+import subprocess
 import unicodedata
 
 import pytest
@@ -7,9 +10,46 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.mail.parse.file_names import file_name
+from tests.conftest import unavailable
 
 FAMILY = "\U0001f468\u200d\U0001f469\u200d\U0001f467"
 ENGLAND = "\U0001f3f4\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f"
+SCOTLAND = "\U0001f3f4\U000e0067\U000e0062\U000e0073\U000e0063\U000e0074\U000e007f"
+KEYCAP = "1\ufe0f\u20e3"
+# Perl's tables of Unicode. The signs over numbers (Prepended_Concatenation_Mark) are of category Cf and are seen.
+PERL = r"""
+for my $code (0 .. 0xd7ff, 0xe000 .. 0x10ffff) {
+    my $char = chr $code;
+    print "$code\n" if $char =~ /\p{Default_Ignorable_Code_Point}|\p{Cc}|\p{Cf}|\p{Z}/
+        && $char !~ /\p{Prepended_Concatenation_Mark}/;
+}
+"""
+# Characters of other categories whose shape is empty.
+EMPTY = "\u2800\U0001d159\U00016fe4\U00013441\U00013442"
+
+
+@pytest.fixture(scope="module")
+def unseen() -> list[str]:
+    """Every character that is shown as nothing."""
+    if not shutil.which("perl"):
+        unavailable("perl, whose tables of Unicode say which characters are shown as nothing, is not installed")
+    done = subprocess.run(["perl", "-e", PERL], capture_output=True, text=True, check=True)
+    return [*map(chr, map(int, done.stdout.split())), *EMPTY]
+
+
+def test_no_character_that_is_shown_as_nothing_hides_in_a_name(unseen: list[str]) -> None:
+    assert len(unseen) > 4200
+    beside = [*itertools.product("a\u0436\u845b\u18201.", "b\u0436")]
+    wrong = []
+    for char in unseen:
+        for before, after in beside:
+            # A character that was a blank may stay one.
+            found = "".join((file_name(f"x{before}{char}{after}.txt") or "").split())
+            if found != f"x{before}{after}.txt":
+                wrong.append((before, char, after))
+        if file_name(char * 3) is not None or file_name(f"a{char * 9}b") not in ("ab", "a b"):
+            wrong.append(("", char, ""))
+    assert not wrong
 
 
 @pytest.mark.parametrize(
@@ -47,6 +87,16 @@ ENGLAND = "\U0001f3f4\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007
         ("a\U000e0065\U000e0078\U000e0065.txt", "a.txt"),
         ("invoice.pdf" + " " * 100 + ".exe", "invoice.pdf .exe"),
         ("invoice.pdf" + "\u3000\xa0" * 50 + ".exe", "invoice.pdf .exe"),
+        ("\u845b\U000e0100\u57ce.txt", "\u845b\u57ce.txt"),
+        ("\u1820\u180b\u1821\u180f.txt", "\u1820\u1821.txt"),
+        ("\u0430\u200d\u0431\u200c\u0432.txt", "\u0430\u0431\u0432.txt"),
+        ("a\ufe0f1\ufe0f.\ufe0fe\ufe01xe", "a1.exe"),
+        ("\u2764\ufe0f\ufe0f.txt", "\u2764\ufe0f.txt"),
+        ("invoice.pdf" + "\u2800" * 3 + "\U00016fe4" * 2 + ".exe", "invoice.pdf .exe"),
+        ("a \u2800\x01 b.txt", "a b.txt"),
+        ("\U0001f3f4\U000e0068\U000e0069\U000e007f.txt", "\U0001f3f4.txt"),
+        (ENGLAND[:-1] + ".txt", "\U0001f3f4.txt"),
+        (ENGLAND[:-1] + "\U000e0061\U000e007f.txt", "\U0001f3f4.txt"),
         # What Windows does not take, or takes for something else
         ("CON", "_CON"),
         ("nul.txt", "_nul.txt"),
@@ -69,6 +119,8 @@ ENGLAND = "\U0001f3f4\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007
         ("x" * 250 + "." * 20 + "pdf", "x" * 250 + ".pdf"),
         ("x." + "y" * 16 + "z" * 300, "x." + "y" * 16 + "z" * 237),
         (FAMILY * 20, FAMILY * 14),
+        ("x" * 250 + ENGLAND, "x" * 250 + "\U0001f3f4"),
+        ("x" * 251 + KEYCAP, "x" * 251 + "1"),
         # Faithful
         (".profile", ".profile"),
         ("two  blanks.txt", "two  blanks.txt"),
@@ -81,6 +133,8 @@ ENGLAND = "\U0001f3f4\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007
         ),
         ("\u0915\u094d\u200d\u0937.txt", "\u0915\u094d\u200d\u0937.txt"),
         (f"{FAMILY}\u2764\ufe0f\u200d\U0001f525{ENGLAND}.png", f"{FAMILY}\u2764\ufe0f\u200d\U0001f525{ENGLAND}.png"),
+        (f"{KEYCAP}{SCOTLAND}\u00a9\ufe0f.png", f"{KEYCAP}{SCOTLAND}\u00a9\ufe0f.png"),
+        ("\u0600\u0661\u06dd.txt", "\u0600\u0661\u06dd.txt"),
         ("e\u0301te\u0301 q\u0307\u0323.txt", "e\u0301te\u0301 q\u0307\u0323.txt"),
     ],
 )
@@ -89,7 +143,8 @@ def test_file_name(name: str | None, safe: str | None) -> None:
 
 
 _TRICKY = st.sampled_from(
-    "/\\.. :\u202e\u200b\u200d\u200c\ufeff\n\x1bcon\u65e5\U0001f3f4\U000e0067\U000e007f\u3164\ud83d"
+    "/\\.. :\u202e\u200b\u200d\u200c\ufeff\n\x1bcon\u65e5\U0001f3f4\U000e0067\U000e0062\U000e007f\u3164\ud83d"
+    "\u2764\ufe0f1\u20e3\u2800\x01\u0628"
 )
 
 
