@@ -1,12 +1,12 @@
 """`dlq`: dead letters (tasks that failed for good), and task messages that no worker could run."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from manage.advice import advice, said_here
+from manage.advice import advice, explained, said_here
 from manage.output import ago, complain, confirm, print_json, say, table, tell_lines
 from manage.session import connect
 from manage.trouble import redis_words
@@ -77,12 +77,14 @@ def show(letter_id: str, as_json: bool) -> None:
     """Show one: what it was asked to do, without anybody's mail, and where it failed."""
     connect()
     import tasks.celery_app  # noqa: F401 - becomes the application that dead_letters asks
-    from tasks.errors import Remedy
+    from tasks.errors import NotFoundError, Remedy
     from tasks.runtime.dead_letters import is_aside, show_aside
     from tasks.storage.dead_letters import get_letter
 
     known, _ = _find_what_can_be_had(None, None, None)
-    [found] = _of_ids(known, (letter_id,))
+    found = next((letter for letter in known if letter.id == letter_id), None)
+    if found is None:
+        raise NotFoundError(f"dead letter {letter_id}")
     if is_aside(found):
         shown = {**show_aside(found.id), "traceback": ""}
     else:
@@ -107,24 +109,14 @@ def retry(
     """Queue tasks again as they were. One that succeeds leaves the dead letters."""
     connect(broker=True)
     import tasks.celery_app  # noqa: F401 - becomes the application that dead_letters queues through
-    from tasks.errors import CredentialUnreadableError, MessageUnreadableError, TaskUnknownError
     from tasks.runtime.dead_letters import is_aside, retry_aside, retry_letter
     from tasks.storage.dead_letters import get_letter
 
-    ids = []
+    def retry_one(found: "Summary") -> str:
+        return retry_aside(found.id) if is_aside(found) else retry_letter(get_letter(found.tenant_id, found.id))
+
     chosen = _choose(letter_ids, is_all=is_all, tenant=tenant, task=task, code=code)
-    for found in chosen:
-        try:
-            ids.append(
-                retry_aside(found.id) if is_aside(found) else retry_letter(get_letter(found.tenant_id, found.id))
-            )
-        except (CredentialUnreadableError, MessageUnreadableError, TaskUnknownError) as error:
-            if not is_all:
-                raise
-            say(f"{found.id} stays: {error}")
-    _report(ids, as_json, "task_ids", "queued again")
-    if len(ids) < len(chosen):
-        sys.exit(1)
+    _do_each(chosen, retry_one, as_json, "task_ids", "queued again")
 
 
 @dlq.command()
@@ -147,15 +139,18 @@ def drop(
     from tasks.runtime.dead_letters import drop_aside, forget_letter, is_aside
     from tasks.storage.dead_letters import get_letter
 
-    chosen = _choose(letter_ids, is_all=is_all, tenant=tenant, task=task, code=code)
-    if chosen and not yes:
-        confirm(f"Forget {len(chosen)} tasks that failed?")
-    for found in chosen:
+    def drop_one(found: "Summary") -> str:
         if is_aside(found):
             drop_aside(found.id)
         else:
             forget_letter(get_letter(found.tenant_id, found.id))
-    _report([found.id for found in chosen], as_json, "dropped", "dropped")
+        return found.id
+
+    chosen = _choose(letter_ids, is_all=is_all, tenant=tenant, task=task, code=code)
+    found = [letter for letter in chosen.values() if letter]
+    if found and not yes:
+        confirm(f"Forget {len(found)} tasks that failed?")
+    _do_each(chosen, drop_one, as_json, "dropped", "dropped")
 
 
 def _find(tenant: str | None, task: str | None, code: str | None, *, with_messages: bool = True) -> list["Summary"]:
@@ -188,25 +183,40 @@ def _find_what_can_be_had(tenant: str | None, task: str | None, code: str | None
 
 def _choose(
     letter_ids: tuple[str, ...], *, is_all: bool, tenant: str | None, task: str | None, code: str | None
-) -> list["Summary"]:
-    """The dead letters with the given ids, or with `--all` all that the filters let through."""
+) -> dict[str, "Summary | None"]:
+    """The dead letters with the given ids, or with `--all` all that the filters let through, by id.
+
+    None stands for an id that no dead letter has.
+    """
     if bool(letter_ids) == is_all:
         raise click.UsageError("name dead letters by their ids, or choose with --all and the other options")
-    found = _find(tenant, task, code)
-    return found if is_all else _of_ids(found, letter_ids)
+    known = {letter.id: letter for letter in _find(tenant, task, code)}
+    return {letter_id: known.get(letter_id) for letter_id in (known if is_all else letter_ids)}
 
 
-def _of_ids(found: list["Summary"], letter_ids: tuple[str, ...]) -> list["Summary"]:
-    from tasks.errors import NotFoundError
+def _do_each(
+    chosen: "Mapping[str, Summary | None]", act: "Callable[[Summary], str]", as_json: bool, name: str, done: str
+) -> None:
+    """Call `act` for each dead letter and print the ids that it returns. A dead letter for which this fails is named,
+    and the others follow; then the program ends with 1.
 
-    known = {letter.id: letter for letter in found}
-    if missing := [letter_id for letter_id in letter_ids if letter_id not in known]:
-        raise NotFoundError(f"dead letter {', '.join(missing)}")
-    return [known[letter_id] for letter_id in letter_ids]
+    Raises the errors that would befall the other dead letters too, such as a broker that is away.
+    """
+    from tasks.errors import NotFoundError, PermanentError
 
-
-def _report(ids: list[str], as_json: bool, name: str, done: str) -> None:
-    if as_json:
-        print_json({name: ids})
-    else:
-        say(f"{len(ids)} {done}")
+    ids = []
+    try:
+        for letter_id, found in chosen.items():
+            try:
+                if found is None:
+                    raise NotFoundError
+                ids.append(act(found))
+            except PermanentError as error:
+                complain(f"dead letter {letter_id}: {explained(error)}")
+    finally:
+        if as_json:
+            print_json({name: ids})
+        else:
+            say(f"{len(ids)} {done}")
+    if len(ids) < len(chosen):
+        sys.exit(1)

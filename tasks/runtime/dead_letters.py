@@ -22,13 +22,17 @@ _ASIDE = (MessageUnreadableError.code, TaskUnknownError.code)
 def retry_letter(letter: Letter) -> str:
     """Queue the task again as it was, under its id; if it succeeds, the dead letter is cleared.
 
-    Raises TaskUnknownError, CredentialUnreadableError where no key opens its arguments, and
-    kombu.exceptions.OperationalError.
+    Raises TaskUnknownError where this release does not know the task or does not take its arguments,
+    CredentialUnreadableError where no key opens its arguments, and kombu.exceptions.OperationalError.
     """
     args, kwargs = open_arguments(letter)
     task = current_app.tasks.get(letter.task_name)
     if task is None:
         raise TaskUnknownError(f"the task {letter.task_name}")
+    try:
+        task.check_arguments(args, kwargs)
+    except (TypeError, ValueError) as error:
+        raise TaskUnknownError(f"the task {letter.task_name}: {error}") from error
     # Forget its redeliveries, but remember that there is a dead letter to clear. The key is computed anew, because
     # earlier releases computed the key that is stored in the letter in another way.
     key = task.key(args, kwargs, letter.task_id)
