@@ -9,6 +9,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 # The outbox keeps an idempotency key as key:…, 255 characters at most.
 _MAX_IDENTIFIER_LENGTH = 251
+_MAX_LIST_LENGTH = 100_000
 _OWNERS = ("tenant_id", "user_id")
 
 
@@ -17,8 +18,9 @@ def check_arguments(name: str, run: Callable[..., Any], args: Sequence[Any], kwa
 
     Raises TypeError where arguments are missing, unknown, or too many. Raises ValueError
     where there is no tenant_id or user_id, and where an argument is of another type than
-    the task takes, holds half a character (a lone surrogate), or is an identifier that
-    is too long or cannot be printed. Neither error repeats the value of an argument.
+    the task takes, is a list of more than 100,000 items, holds half a character (a lone
+    surrogate), or is an identifier that is too long or cannot be printed.
+    Neither error repeats the value of an argument.
     """
     signature, hints = _signature(run), _hints(run)
     given = signature.bind_partial(*args, **kwargs).arguments
@@ -30,10 +32,20 @@ def check_arguments(name: str, run: Callable[..., Any], args: Sequence[Any], kwa
         is_optional = signature.parameters[parameter].default is not inspect.Parameter.empty
         if value is None and is_optional:
             continue
+        if isinstance(value, list | tuple) and len(value) > _MAX_LIST_LENGTH:
+            raise ValueError(f"{name}: {parameter} must not have more than {_MAX_LIST_LENGTH:,} items")
         if not _fits(value, hints.get(parameter, Any)):
             raise ValueError(f"{name}: {parameter} must not be of this type ({type(value).__name__})")
         for text in [value] if isinstance(value, str) else value if isinstance(value, list | tuple) else []:
             _check_text(f"{name}: {parameter}", text, is_identifier=parameter.endswith(("_id", "_ids", "_key")))
+
+
+def check_identifier(name: str, value: object) -> None:
+    """Raises ValueError where the value of the parameter `name` is no identifier: of another type than str, too long,
+    or with characters that cannot be printed."""
+    if not isinstance(value, str):
+        raise ValueError(f"{name} must not be of this type ({type(value).__name__})")
+    _check_text(name, value, is_identifier=True)
 
 
 def _check_text(where: str, text: Any, *, is_identifier: bool) -> None:

@@ -1,6 +1,7 @@
 """Looks at tasks and steers them, for the application and the command line.
 
-All raise BrokerUnavailableError where Redis does not answer.
+All raise BrokerUnavailableError where Redis does not answer, and ValueError for an argument that is no identifier or
+for a user without a tenant.
 """
 
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from kombu.pidbox import Mailbox
 from redis import RedisError
 
 from tasks.errors import BrokerUnavailableError
+from tasks.runtime.arguments import check_identifier
 from tasks.runtime.owners import Owner
 from tasks.runtime.results import WAITING
 
@@ -46,8 +48,9 @@ def get_task_status(task_id: str, *, tenant_id: str | None = None, user_id: str 
 
     The state of an unknown or expired id is PENDING, like that of a task that waits in its queue, because Celery
     keeps no list of waiting tasks. With `tenant_id` (and `user_id` where one user asks), a task of anybody else is
-    PENDING too: pass both whenever the id comes from a person. Raises ValueError for a user without a tenant.
+    PENDING too: pass both whenever the id comes from a person.
     """
+    check_identifier("task_id", task_id)
     caller = _caller(tenant_id, user_id)
     with _redis_errors_as_ours():
         meta = current_app.backend.get_task_meta(task_id)
@@ -74,8 +77,9 @@ def revoke_task(
     checkpoint the next time.
 
     With `tenant_id` (and `user_id` where one user asks), a task of anybody else is left alone, and the caller does
-    not learn whether there is such a task. Raises ValueError for a user without a tenant.
+    not learn whether there is such a task.
     """
+    check_identifier("task_id", task_id)
     caller = _caller(tenant_id, user_id)
     with _redis_errors_as_ours():
         if caller is None or caller.owns(current_app.backend.get_task_meta(task_id)):
@@ -89,8 +93,7 @@ def revoke_task(
 def get_active_tasks(*, tenant_id: str | None = None, user_id: str | None = None) -> dict[str, list[dict[str, Any]]]:
     """The tasks that run now, by worker, their arguments as they may be shown: identifiers, and sizes of the rest.
 
-    With `tenant_id` (and `user_id` where one user asks), only the tasks of that tenant or user. Raises ValueError for
-    a user without a tenant.
+    With `tenant_id` (and `user_id` where one user asks), only the tasks of that tenant or user.
     """
     caller, meta_of = _caller(tenant_id, user_id), current_app.backend.get_task_meta
     with _redis_errors_as_ours():
@@ -119,6 +122,9 @@ def _redis_errors_as_ours() -> Iterator[None]:
 
 
 def _caller(tenant_id: str | None, user_id: str | None) -> Owner | None:
+    for name, value in {"tenant_id": tenant_id, "user_id": user_id}.items():
+        if value is not None:
+            check_identifier(name, value)
     if tenant_id is None and user_id is not None:
         raise ValueError("user_id is given without tenant_id: a user is one of a tenant")
     return None if tenant_id is None else Owner(tenant_id, user_id)
