@@ -17,7 +17,14 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from tasks.errors import PermanentError
 from tasks.secrecy.forms import Known
-from tasks.secrecy.urls import checked_postgresql_url, checked_redis_url, redis_url, secrets_of_url, with_database
+from tasks.secrecy.urls import (
+    checked_host,
+    checked_postgresql_url,
+    checked_redis_url,
+    redis_url,
+    secrets_of_url,
+    with_database,
+)
 
 # The longest that a retry waits. The visibility timeout must be longer, or the waiting task would be redelivered.
 MAX_COUNTDOWN_SECONDS = 600
@@ -43,6 +50,7 @@ def _checked(check: Callable[[str], str], url: SecretStr) -> SecretStr:
     return SecretStr(check(url.get_secret_value()))
 
 
+Host = Annotated[str, AfterValidator(checked_host)]
 RedisUrl = Annotated[SecretStr, AfterValidator(partial(_checked, checked_redis_url))]
 DatabaseUrl = Annotated[SecretStr, AfterValidator(partial(_checked, checked_postgresql_url))]
 
@@ -52,17 +60,19 @@ class _Group(BaseSettings):
 
 
 class RedisPlace(NamedTuple):
-    """The URL of a Redis, which holds the password, and the variables that its address and its password come from."""
+    """The URL of a Redis, which holds the password, the variables that its address and its password come from, and
+    whether Redis is the result store there instead of the broker."""
 
     url: str
     variable: str
     password_variable: str
+    is_results: bool = False
 
 
 class RedisSettings(_Group):
     """The broker and the result store. A whole URL wins over its parts."""
 
-    host: str = Field("127.0.0.1", validation_alias="REDIS_HOST")
+    host: Host = Field("127.0.0.1", validation_alias="REDIS_HOST")
     port: Port = Field(6379, validation_alias="REDIS_PORT")
     username: str | None = Field(None, validation_alias="REDIS_USERNAME")
     password: SecretStr | None = Field(None, validation_alias="REDIS_PASSWORD")
@@ -72,7 +82,7 @@ class RedisSettings(_Group):
     ssl_cert_reqs: Literal["required", "optional", "none"] = Field("required", validation_alias="REDIS_SSL_CERT_REQS")
     ssl_ca_certs: str | None = Field(None, validation_alias="REDIS_SSL_CA_CERTS")
     url: RedisUrl | None = Field(None, validation_alias="REDIS_URL")
-    result_host: str | None = Field(None, validation_alias="REDIS_RESULT_HOST")
+    result_host: Host | None = Field(None, validation_alias="REDIS_RESULT_HOST")
     result_port: Port | None = Field(None, validation_alias="REDIS_RESULT_PORT")
     result_username: str | None = Field(None, validation_alias="REDIS_RESULT_USERNAME")
     result_password: SecretStr | None = Field(None, validation_alias="REDIS_RESULT_PASSWORD")
@@ -104,6 +114,10 @@ class RedisSettings(_Group):
     @property
     def results(self) -> RedisPlace:
         """Where the result store is."""
+        return self._results._replace(is_results=True)
+
+    @property
+    def _results(self) -> RedisPlace:
         if self.explicit_result_backend:
             return self._place(self.explicit_result_backend.get_secret_value(), "CELERY_RESULT_BACKEND")
         if self.url and self.result_host is None:

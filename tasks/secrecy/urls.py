@@ -6,13 +6,15 @@ URL fail with a piece of the password in the error, or connect to another host; 
 """
 
 import re
+from ipaddress import IPv6Address
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 _SECRET_NAME = re.compile(r"pass|pwd|secret|token|key", re.IGNORECASE)
 # Only a machine makes words of this length in a path, so they may be secret.
 _LONG_WORD = 16
 
-_HOST = r"(?:\[[0-9a-fA-F:.]+(?:%\w+)?\]|[\w.-]*)(?::\d{1,5})?"
+_HOST = r"(?P<host>\[[0-9a-fA-F:.]+(?:%\w+)?\]|[\w.-]*)(?::(?P<port>[0-9]{1,5}))?"
+_MAX_PORT = 65_535
 # URLs that redis-py and kombu read right. They split with urlsplit: the last @ before a / ? or # ends the login.
 _REDIS = re.compile(rf"rediss?://(?:[^/?#\[\]]*@)?{_HOST}(?:/[^@#?]*)?(?:\?[^@#]*)?")
 # URLs that SQLAlchemy reads right: the first @ ends the login, and a password may have a /.
@@ -29,8 +31,9 @@ def checked_redis_url(url: str) -> str:
     of the URL, if clients of Redis would misread the URL."""
     if not re.match(r"rediss?://[^;]*$", url):
         raise ValueError("must be one URL that begins with redis:// or rediss://")
-    if not _REDIS.fullmatch(url):
+    if not (found := _REDIS.fullmatch(url)):
         raise ValueError(_WRITE_AS_CODES)
+    _check_server(found)
     return url
 
 
@@ -42,9 +45,36 @@ def checked_postgresql_url(url: str) -> str:
     """
     if not re.match(r"postgres(ql)?(\+psycopg2)?://", url):
         raise ValueError("must begin with postgresql:// or postgresql+psycopg2://")
-    if not _POSTGRESQL.fullmatch(url):
+    if not (found := _POSTGRESQL.fullmatch(url)):
         raise ValueError(_WRITE_AS_CODES)
+    _check_server(found)
     return f"postgresql+psycopg2://{url.partition('://')[2]}"
+
+
+def checked_host(host: str) -> str:
+    """The name or address of a server as it stands in a URL: an IPv6 address gets its brackets.
+
+    Raises ValueError for what is neither a name nor an address.
+    """
+    in_url = f"[{host}]" if host.count(":") > 1 and not host.startswith("[") else host
+    if not host or not (found := re.fullmatch(_HOST, in_url)) or found["port"]:
+        raise ValueError("must be the name or the address of a server, without a port")
+    _check_server(found)
+    return in_url
+
+
+def _check_server(found: re.Match[str]) -> None:
+    """Raise ValueError for a host or a port at which clients fail before they try to connect."""
+    host, port = found["host"], found["port"]
+    if port and not 0 < int(port) <= _MAX_PORT:
+        raise ValueError(f"the port must be a number from 1 to {_MAX_PORT}")
+    try:
+        if host.startswith("["):
+            IPv6Address(host[1:-1])
+        else:
+            host.encode("idna")
+    except ValueError:
+        raise ValueError("the host must be the name or the address of a server") from None
 
 
 def redis_url(host: str, port: int, username: str | None, password: str | None, database: int, *, tls: bool) -> str:

@@ -127,3 +127,34 @@ def test_a_url_that_cannot_be_read_is_named_and_not_shown(
 )
 def test_what_is_secret_in_a_url(url: str, is_secret: bool, found: tuple[str, ...]) -> None:
     assert secrets_of_url(url, is_secret=is_secret) == found
+
+
+@pytest.mark.parametrize(
+    "server", ["h:99999", "h:0", "h:65536", "[::1::2]:1", "[1.2]", "a..b", ".h", "x" * 64, "h:٣"]
+)
+@pytest.mark.parametrize("variable", ["REDIS_URL", "CELERY_BROKER_URL", "CELERY_RESULT_BACKEND", "DATABASE_URL"])
+def test_a_server_that_no_client_can_ask_for_is_refused(
+    variable: str, server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scheme = "postgresql" if variable == "DATABASE_URL" else "redis"
+    monkeypatch.setenv(variable, f"{scheme}://:secret@{server}/0")
+    with pytest.raises(ConfigurationError, match=variable) as refusal:
+        load()
+    assert "secret" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("host", ["::1::2", "a b", "h:1", "a/b", "user@h", "a..b", "x" * 64, "[::1]:1"])
+@pytest.mark.parametrize("variable", ["REDIS_HOST", "REDIS_RESULT_HOST"])
+def test_a_host_that_is_none_is_refused(variable: str, host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(variable, host)
+    with pytest.raises(ConfigurationError, match=variable):
+        load()
+
+
+@pytest.mark.parametrize("host", ["::1", "[::1]"])
+def test_an_ipv6_address_of_redis_is_taken_with_and_without_brackets(
+    host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REDIS_HOST", host)
+    found = redis_parse_url(load().redis.broker_url)  # type: ignore[no-untyped-call]
+    assert (found["host"], found["port"]) == ("::1", 6379)
