@@ -21,6 +21,8 @@ from native.state import ROOT, State, read_json, write_private
 
 # If any of these variables names a server, no server is embedded.
 REDIS_VARIABLES = ("REDIS_URL", "REDIS_HOST", "CELERY_BROKER_URL")
+# These name a result store beside the broker, which may be the embedded Redis all the same.
+RESULTS_VARIABLES = ("CELERY_RESULT_BACKEND", "REDIS_RESULT_HOST")
 DATABASE_VARIABLES = ("DATABASE_URL",)
 FLOWER_USER = "admin"
 _KEYS = "CREDENTIAL_ENCRYPTION_KEY"

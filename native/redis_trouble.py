@@ -12,12 +12,14 @@ if TYPE_CHECKING:
 class Trouble(NamedTuple):
     """What happened to Redis, what to do, and whether Redis may have carried out the command.
 
-    The advice has the names of RedisPlace's fields in the place of the variables to look at.
+    The advice has the names of RedisPlace's fields in the place of the variables to look at. `results_advice` is the
+    advice for a result store, where that differs.
     """
 
     what: str
     advice: str
     is_in_doubt: bool = False
+    results_advice: str | None = None
 
 
 _SILENT = Trouble(
@@ -35,6 +37,8 @@ _ANSWERS = {
     ("OOM", "command not allowed when used memory"): Trouble(
         "is full: it has reached maxmemory and takes nothing new",
         "Let the workers empty its queues, or give it more memory (maxmemory; redis_maxmemory on hosts)",
+        results_advice="Give it more memory (maxmemory; redis_maxmemory on hosts), or have {variable} lead to one "
+        "with room. Results expire after CELERY_RESULT_EXPIRES seconds, which makes room too",
     ),
     ("READONLY", "You can't write against a read only"): Trouble(
         "is a replica and takes no writes", "Have {variable} lead to the primary, or make this one the primary"
@@ -58,10 +62,18 @@ def of_redis(error: BaseException) -> BaseException | None:
     return found or next((one for one in chain if isinstance(one, OperationalError)), None)
 
 
+def about_results(error: BaseException) -> bool:
+    """Whether the error, or one that led to it, is about the result store and not about the broker."""
+    from tasks.errors import ResultsUnavailableError
+
+    return any(isinstance(one, ResultsUnavailableError) for one in _chain(error))
+
+
 def explain(error: BaseException, place: "RedisPlace") -> Trouble:
     """The trouble that this Redis is in, by an error that `of_redis` found."""
     trouble = _trouble(error)
-    return trouble._replace(advice=trouble.advice.format(**place._asdict()))
+    advice = (place.is_results and trouble.results_advice) or trouble.advice
+    return trouble._replace(advice=advice.format(**place._asdict()))
 
 
 def _trouble(error: BaseException) -> Trouble:
@@ -82,15 +94,16 @@ def _trouble(error: BaseException) -> Trouble:
 
 def sentence(error: BaseException, place: "RedisPlace") -> str:
     """The whole explanation: what happened, to which Redis, the error's own words, and what to do."""
-    what, advice, _ = explain(error, place)
+    trouble = explain(error, place)
     said = str(error).strip().partition("\n")[0].rstrip(".")
-    return f"Redis at {address(place.url)} {what} ({said}). {advice}"
+    return f"{name(place)} {trouble.what} ({said}). {trouble.advice}"
 
 
-def address(url: str) -> str:
-    """Host and port of a Redis, without the password."""
-    parts = urlsplit(url)
-    return f"{parts.hostname or socket.gethostname()}:{parts.port or 6379}"
+def name(place: "RedisPlace") -> str:
+    """What Redis is there for, with its host and port, and without the password."""
+    parts = urlsplit(place.url)
+    address = f"{parts.hostname or socket.gethostname()}:{parts.port or 6379}"
+    return f"The result store (Redis at {address})" if place.is_results else f"Redis at {address}"
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

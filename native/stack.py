@@ -21,6 +21,7 @@ from native.check import Check
 from native.environment import (
     DATABASE_VARIABLES,
     REDIS_VARIABLES,
+    RESULTS_VARIABLES,
     effective,
     embedded_postgres,
     embedded_redis,
@@ -39,7 +40,11 @@ Say = Callable[[str], None]
 _SERVER_SECONDS = 30
 _APPLICATION_SECONDS = 90
 # How servers that the operator has named are checked.
-_EXTERNAL = ((REDIS_VARIABLES, stores.redis_answers), (DATABASE_VARIABLES, stores.postgres_answers))
+_EXTERNAL = (
+    (REDIS_VARIABLES, stores.redis_answers),
+    (RESULTS_VARIABLES, stores.results_answer),
+    (DATABASE_VARIABLES, stores.postgres_answers),
+)
 
 
 @dataclass(frozen=True)
@@ -122,7 +127,9 @@ class Stack:
 
         os.environ.update(self._operator)
         load()
-        _require(*(check() for variables, check in _EXTERNAL if is_external(variables, self._operator)))
+        for variables, check in _EXTERNAL:
+            if is_external(variables, self._operator):
+                _require(check())
 
     def _configure(self, wanted: list[Program], environment: Mapping[str, str], ports: Mapping[str, int]) -> bool:
         """Write the files from which programs are started. Returns whether the application's files have changed."""
@@ -201,7 +208,7 @@ class Stack:
     def _start_application(self, ports: Mapping[str, int]) -> None:
         for name in APPLICATION:
             self.supervisor.start_program(name)
-        self._await("worker", lambda: health.worker_consumes(patience=5).ok, _APPLICATION_SECONDS)
+        self._await("worker", _worker_consumes, _APPLICATION_SECONDS)
         self._say("The worker consumes")
         self._await("flower", lambda: health.flower_answers(ports["flower"]).ok, _APPLICATION_SECONDS)
         self._say(f"Flower is ready on http://127.0.0.1:{ports['flower']}")
@@ -244,6 +251,12 @@ class Stack:
         for process in wait_until_gone(everything, _SERVER_SECONDS):
             process.kill()
         wait_until_gone(everything, 5)
+
+
+def _worker_consumes() -> bool:
+    """Whether the worker runs tasks. Raises StackError where Redis fails, of which the worker is not guilty."""
+    _require(stores.redis_answers())
+    return health.worker_consumes(patience=5).ok
 
 
 def _require(*checks: Check) -> None:

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING
 
 from native.check import Check, one_line
 from native.postgres import libpq
-from native.redis_trouble import address, explain
+from native.redis_trouble import explain, name
 
 if TYPE_CHECKING:
     from redis import Redis
+
+    from tasks.settings import RedisPlace
 
 _SILENCE_SECONDS = 5
 _LOG_OF_REDIS = "See ./manage.sh logs redis"
@@ -23,21 +25,31 @@ _WRITTEN = "metabuilder:health"
 
 def redis_answers() -> Check:
     """Check that Redis takes writes, as the broker and as the result store."""
-    import redis
-
     from tasks.settings import load
 
-    version, found = "", load().redis
-    is_one = found.broker.url == found.results.url
-    for place in (found.broker,) if is_one else (found.broker, found.results):
-        try:
-            with _client(place.url) as client:
-                client.set(_WRITTEN, "1", ex=1)
-                version = client.info("server").get("redis_version", "")
-        except (redis.RedisError, ValueError) as error:
-            what, advice, _ = explain(error, place)
-            detail = f"{address(place.url)} {what} ({one_line(error)})"
-            return Check("redis", False, detail, f"{advice}. {_LOG_OF_REDIS}")
+    found = load().redis
+    broker = _takes_writes(found.broker)
+    return _takes_writes(found.results) if broker.ok else broker
+
+
+def results_answer() -> Check:
+    """Check that Redis takes writes as the result store."""
+    from tasks.settings import load
+
+    return _takes_writes(load().redis.results)
+
+
+def _takes_writes(place: "RedisPlace") -> Check:
+    import redis
+
+    try:
+        with _client(place.url) as client:
+            client.set(_WRITTEN, "1", ex=1)
+            version = client.info("server").get("redis_version", "")
+    except (redis.RedisError, ValueError) as error:
+        trouble = explain(error, place)
+        detail = f"{name(place)} {trouble.what} ({one_line(error)})"
+        return Check("redis", False, detail, f"{trouble.advice}. {_LOG_OF_REDIS}")
     return Check("redis", True, f"takes what is written (version {version})")
 
 

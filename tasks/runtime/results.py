@@ -50,6 +50,9 @@ _UNKNOWN = {"status": states.PENDING, "result": None}
 _FIRST_LOOK_SECONDS, _LATER = 0.01, 1.5
 # A program that waits for a result tolerates a store that is away for this long, such as one that restarts.
 _AWAY_SECONDS = 10
+# After so many seconds without the result the program finds out whether the store takes results at all, and again
+# after as many: a store that is full answers questions, but the result never comes into it.
+_CHECK_SECONDS = 5
 
 
 class ResultStore(SyncBackendMixin, RedisBackend):  # type: ignore[misc]  # celery has no types
@@ -75,8 +78,12 @@ class ResultStore(SyncBackendMixin, RedisBackend):  # type: ignore[misc]  # cele
         return super().wait_for_pending(result, *args, **options)
 
     def iter_native(self, result: Any, *args: Any, on_message: Any = None, **options: Any) -> Any:
-        """Wait for the results of a group, as Celery does. Raises ImproperlyConfigured for `on_message`."""
+        """Wait for the results of a group, as Celery does.
+
+        Raises ImproperlyConfigured for `on_message`, ResultsUnavailableError as `wait_for` does.
+        """
         _refuse(on_message)
+        options["on_interval"] = self._checking(options.get("on_interval"))
         return super().iter_native(result, *args, **options)
 
     def wait_for(
@@ -89,12 +96,13 @@ class ResultStore(SyncBackendMixin, RedisBackend):  # type: ignore[misc]  # cele
     ) -> dict[str, Any]:
         """Wait until a task is done, and return its state.
 
-        Raises celery.exceptions.TimeoutError after `timeout` seconds, ResultsUnavailableError.
+        Raises celery.exceptions.TimeoutError after `timeout` seconds, and ResultsUnavailableError where the store
+        does not answer, or takes no results.
         """
+        between = self._checking(on_interval)
         began, pause = time.monotonic(), _FIRST_LOOK_SECONDS
         while (meta := self.ask_patiently(task_id))["status"] not in states.READY_STATES:
-            if on_interval:
-                on_interval()
+            between()
             left = None if timeout is None else began + timeout - time.monotonic()
             if left is not None and left <= 0:
                 raise NoResultError(f"task {task_id} is not done after {timeout} s")
@@ -127,6 +135,21 @@ class ResultStore(SyncBackendMixin, RedisBackend):  # type: ignore[misc]  # cele
         """Raises ResultsUnavailableError where nothing can be noted: whoever waits for a result waits in vain."""
         with _unavailable():
             self.client.set(_CHECK, 1, ex=1)
+
+    def _checking(self, on_interval: Callable[[], Any] | None) -> Callable[[], None]:
+        """What to call between two questions for a result: `on_interval`, and from time to time the check that the
+        store takes results."""
+        checked = time.monotonic()
+
+        def between() -> None:
+            nonlocal checked
+            if on_interval:
+                on_interval()
+            if time.monotonic() - checked > _CHECK_SECONDS:
+                _patiently(self.check_takes_results)
+                checked = time.monotonic()
+
+        return between
 
     def forget(self, task_id: str) -> None:
         """Delete the stored state of a task. Raises ResultsUnavailableError."""

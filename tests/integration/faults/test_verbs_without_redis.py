@@ -64,8 +64,17 @@ MORE_VERBS = {
     "follow": ["sync", "mail", "--tenant", TENANT, "--follow"],
     "reread": ["reread", "--tenant", TENANT],
 }
-# Whose result store has the trouble, while the broker is well: the end of the sync would never be seen.
+# Whose result store has the trouble, while the broker is well: the end of the task would never be seen.
 RESULTS_TAKE_NOTHING = ("full", "read-only")
+OF_RESULTS = {
+    **{f"result {trouble}": MORE_VERBS["follow"] for trouble in RESULTS_TAKE_NOTHING},
+    **{f"result-send {trouble}": VERBS["send"] for trouble in ("full", "stopped", "silent")},
+}
+# Of a native stack that has its own Redis as the broker.
+OF_RESULTS_IN_A_CLONE = {
+    **{f"result-demo {trouble}": ["demo"] for trouble in ("full", "stopped", "silent")},
+    "result-up wrong password": ["up"],
+}
 ONCE = {"reread-follow": ["reread", "--tenant", TENANT, "--follow"], "rotate": ["credentials", "rotate"]}
 # Of the dead letter whose id is added.
 DECIDE = {"retry": ["dlq", "retry"], "drop": ["dlq", "drop", "--yes"]}
@@ -186,9 +195,13 @@ def each_verb(
             verbs[folder.name] = Verb(arguments, in_a_clone(folder, troubled[trouble], database))
     for verb, arguments in ONCE.items():
         verbs[f"{verb} silent"] = Verb(arguments, {"REDIS_URL": troubled["silent"]})
-    for trouble in RESULTS_TAKE_NOTHING:
-        variables = {"REDIS_URL": redis.url, "CELERY_RESULT_BACKEND": troubled[trouble]}
-        verbs[f"result {trouble}"] = Verb(MORE_VERBS["follow"], variables)
+    for name, arguments in OF_RESULTS.items():
+        results = troubled[name.partition(" ")[2]]
+        verbs[name] = Verb(arguments, {"REDIS_URL": redis.url, "CELERY_RESULT_BACKEND": results})
+    for name, arguments in OF_RESULTS_IN_A_CLONE.items():
+        results = troubled[name.partition(" ")[2]]
+        clone = {**in_a_clone(tmp_path / name, "", database), "CELERY_RESULT_BACKEND": results}
+        verbs[name] = Verb(arguments, clone)
     return verbs
 
 
@@ -213,7 +226,11 @@ def test_each_verb_says_what_is_wrong(
             assert len(bar) == (verb == "result"), (name, ended)  # and the bar, where it was drawn
             assert line.startswith("error: "), (name, ended)
         assert urlsplit(troubled[trouble]).netloc.rpartition("@")[2] in line, (name, ended)
-        variable = "CELERY_RESULT_BACKEND" if verb == "result" else "REDIS_URL"
+        is_of_results = verb.startswith("result")
+        variable = "CELERY_RESULT_BACKEND" if is_of_results else "REDIS_URL"
+        assert ("The result store (Redis at " in line) == is_of_results, (name, ended)
+        if is_of_results and trouble == "full":
+            assert "queues" not in line, (name, ended)
         assert all(words.format(variable=variable) in line for words in SAID[trouble]), (name, ended)
         is_in_doubt = trouble == "silent" and verb in IN_DOUBT
         assert ("may be queued" in line) == is_in_doubt, (name, ended)

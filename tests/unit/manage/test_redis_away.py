@@ -9,6 +9,7 @@ from redis import exceptions
 
 from manage.cli import Manage
 from manage.trouble import redis_words
+from native.errors import StackError
 from tasks.errors import ResultsUnavailableError
 
 
@@ -67,6 +68,25 @@ def test_advice_on_the_result_store_names_the_variables_that_lead_to_it(
         assert said is not None
         assert ("results.test" if given else "broker.test") in said
         assert f" {variable}." in said
+
+
+@pytest.mark.parametrize("is_wrapped", [False, True])
+def test_a_full_result_store_is_not_told_to_empty_its_queues(
+    is_wrapped: bool, environment: Callable[..., None]
+) -> None:
+    environment(REDIS_URL="redis://broker.test:6379", CELERY_RESULT_BACKEND="redis://results.test/1")
+    error: Exception = ResultsUnavailableError("OOM command not allowed when used memory > 'maxmemory'.")
+    error.__cause__ = exceptions.OutOfMemoryError(str(error))
+    if is_wrapped:
+        wrapped = StackError("the sync failed")
+        wrapped.__cause__ = error
+        error = wrapped
+    said = redis_words(error)
+    assert said is not None
+    assert said.startswith("The result store (Redis at results.test:6379) is full")
+    assert "CELERY_RESULT_BACKEND" in said
+    assert "CELERY_RESULT_EXPIRES" in said
+    assert "queues" not in said
 
 
 def test_other_errors_are_still_shown_as_faults() -> None:
