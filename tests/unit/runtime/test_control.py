@@ -8,7 +8,6 @@ import pytest
 from tasks.celery_app import get_active_tasks, get_task_status, revoke_task
 
 NO_IDENTIFIERS = [
-    None,
     5,
     1.5,
     True,
