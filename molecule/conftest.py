@@ -53,5 +53,8 @@ def pytest_runtest_makereport() -> Iterator[None]:
     if report.when != "call" or not report.failed:
         return
     for name in _site.names:
-        said = _site.host(name).run(f"journalctl --no-pager --since=-3min -n 60 {_UNITS}").stdout
+        try:
+            said = _site.host(name).run(f"journalctl --no-pager --since=-3min -n 60 {_UNITS}").stdout
+        except RuntimeError as error:  # ssh is refused
+            said = str(error)
         report.sections.append((f"journal of {name}", said))

@@ -132,12 +132,49 @@ def _in(root: Path) -> dict[str, Any]:
 
 def run_code(worker: Host, code: str) -> Any:
     """Run Python in the release of a worker's host, as its user and in its environment; what it prints, as JSON."""
-    encoded = base64.b64encode(code.encode()).decode()
-    unit = "systemd-run --quiet --pipe --wait --collect --uid=celery --gid=celery -p WorkingDirectory=/"
-    files = " ".join(f"-p EnvironmentFile={file}" for file in ENVIRONMENTS)
-    done = worker.run(f"echo {encoded} | base64 -d | {unit} {files} {PYTHON} -")
+    done = worker.run(_in_release(code, "--pipe --wait"))
     assert done.rc == 0, done.stderr[-3000:]
     return json.loads(done.stdout)
+
+
+def start_code(worker: Host, code: str) -> None:
+    """Start Python as `run_code` does, and leave it running."""
+    worker.check_output(_in_release(code, ""))
+
+
+def _in_release(code: str, options: str) -> str:
+    encoded = base64.b64encode(code.encode()).decode()
+    files = " ".join(f"-p EnvironmentFile={file}" for file in ENVIRONMENTS)
+    unit = f"systemd-run --quiet --collect {options} --uid=celery --gid=celery -p WorkingDirectory=/ {files}"
+    return f"{unit} {PYTHON} -c 'import base64; exec(base64.b64decode(\"{encoded}\"))'"
+
+
+def deliver(site: Site, users: list[str], count: int, *, first: int = 1, size: int = 500) -> None:
+    """Put messages into the INBOX of each user, numbered from `first`, with bodies of `size` bytes."""
+    sample = message(0, body="x" * size).replace(b"Message 0", b"Message %d").replace(b"<0@", b"<%d@")
+    code = (
+        f"import os\nraw = {sample!r}\nfor user in {users!r}:\n    box = f'/var/mail/test/{{user}}'\n"
+        "    for part in ('cur', 'new', 'tmp'): os.makedirs(f'{box}/{part}', exist_ok=True)\n"
+        f"    for n in range({first}, {first + count}):\n"
+        "        open(f'{box}/new/{n}.M0P0.mail', 'wb').write(raw % (n, n))\n"
+    )
+    encoded = base64.b64encode(code.encode()).decode()
+    done = site.first("mail").run(f"echo {encoded} | base64 -d | python3 - && chown -R mail: /var/mail/test")
+    assert done.rc == 0, done.stderr
+
+
+def register(site: Site, users: list[str], **options: Any) -> None:
+    """Make the mailbox of each user an account of its name. `options` are further fields of a NewAccount."""
+    host = site.group("mail")[0]
+    password = site.variable(host, "mail_password")
+    fields = f"user, f'{{user}}@example.org', {host!r}, 993, 'tls', user, {password!r}, **{options!r}"
+    code = (
+        "from tasks.storage.accounts.rows import NewAccount, add_account\n"
+        f"for user in {users!r}:\n"
+        f"    add_account({TENANT!r}, {USER!r}, NewAccount({fields}))\n"
+        "print('null')\n"
+    )
+    run_code(site.first("celery_workers"), code)
 
 
 class RemoteMailbox:
@@ -145,28 +182,16 @@ class RemoteMailbox:
 
     def __init__(self, site: Site, user: str) -> None:
         self.site, self.user = site, user
-        self.mail = site.first("mail")
         self.worker = site.first("celery_workers")
         self.account = f"{user}@example.org"
 
     def deliver(self, count: int, *, first: int = 1, size: int = 500) -> None:
         """Put messages into the INBOX, numbered from `first`, with bodies of `size` bytes."""
-        sample = message(0, body="x" * size).replace(b"Message 0", b"Message %d").replace(b"<0@", b"<%d@")
-        code = (
-            f"import os\nraw = {sample!r}\nbox = '/var/mail/test/{self.user}'\n"
-            "for part in ('cur', 'new', 'tmp'): os.makedirs(f'{box}/{part}', exist_ok=True)\n"
-            f"for n in range({first}, {first + count}):\n"
-            "    open(f'{box}/new/{n}.M0P0.mail', 'wb').write(raw % (n, n))\n"
-        )
-        encoded = base64.b64encode(code.encode()).decode()
-        done = self.mail.run(f"echo {encoded} | base64 -d | python3 - && chown -R mail: /var/mail/test")
-        assert done.rc == 0, done.stderr
+        deliver(self.site, [self.user], count, first=first, size=size)
 
     def register(self) -> None:
         """Make it an account."""
-        password = self.site.variable(self.site.group("mail")[0], "mail_password")
-        fields = (self.user, self.account, self.site.group("mail")[0], 993, "tls", self.user, password)
-        self._run(f"add_account({TENANT!r}, {USER!r}, NewAccount(*{fields!r}))\nprint('null')")
+        register(self.site, [self.user])
 
     def queue_sync(self) -> str:
         """Queue a sync of it, and the task's id."""
@@ -178,7 +203,7 @@ class RemoteMailbox:
 
     def _run(self, code: str) -> Any:
         imports = (
-            "import json\nfrom tasks.storage.accounts.rows import NewAccount, add_account, find_account\n"
+            "import json\nfrom tasks.storage.accounts.rows import find_account\n"
             f"from tasks.celery_app import sync_emails\nwho, name = ({TENANT!r}, {USER!r}), {self.user!r}\n"
         )
         return run_code(self.worker, imports + code)

@@ -20,7 +20,7 @@ class TcpServer:
     def __init__(self) -> None:
         self.connections = 0
         self._stopped = threading.Event()
-        self._listener = socket.create_server((HOST, 0), backlog=200)
+        self._listener = socket.create_server((self.host, 0), backlog=200)
         self.port = self._listener.getsockname()[1]
         self._threads = [threading.Thread(target=self._accept, daemon=True)]
 
