@@ -1,0 +1,90 @@
+"""What the last sync, or the last login, says of an account, and when the next sync is due."""
+
+from datetime import timedelta
+
+from sqlalchemy import Connection, func, update
+
+from tasks.errors import EmailError
+from tasks.storage.accounts.rows.account import WAITING, Account, is_row_of
+from tasks.storage.models import EmailClient
+from tasks.storage.session import tenant_transaction
+
+NO_ERROR = {
+    "paused_at": None,
+    "last_error_code": None,
+    "last_error": None,
+    "last_error_at": None,
+    "failing_since": None,
+    "sync_queued_at": None,
+    "login_refused_since": None,
+    "login_failures": 0,
+    "login_retry_at": None,
+}
+SENDS_AGAIN = {
+    "smtp_paused_at": None,
+    "smtp_last_error": None,
+    "smtp_login_refused_since": None,
+    "smtp_login_failures": 0,
+    "smtp_login_retry_at": None,
+}
+# As early as the function for claims sets it, see migration 0004.
+_NEXT_BY_SCHEDULE = func.now() + EmailClient.sync_interval * timedelta(seconds=0.9)
+# A failing account is tried again after as long as it has been failing, so each wait is twice the wait before. The
+# random part keeps the accounts of a server that was down from being synced all at once.
+_MAX_WAIT_SECONDS = timedelta(hours=6)
+_NEXT_AFTER_FAILURE = func.now() + (0.75 + 0.25 * func.random()) * func.least(
+    func.greatest(
+        EmailClient.sync_interval * timedelta(seconds=1),
+        func.now() - func.coalesce(EmailClient.failing_since, func.now()),
+    ),
+    _MAX_WAIT_SECONDS,
+)
+
+
+def record_success(connection: Connection, account: Account, *, whole_account: bool) -> None:
+    """Note that the mailbox works: errors and a pause are cleared.
+
+    With `whole_account` the account counts as synced now.
+    """
+    values = {"last_sync_at": func.now()} if whole_account else {}
+    connection.execute(
+        update(EmailClient)
+        .where(*is_row_of(account))
+        .values(**NO_ERROR, next_sync_at=func.least(EmailClient.next_sync_at, _NEXT_BY_SCHEDULE), **values)
+    )
+
+
+def record_incomplete(connection: Connection, account: Account, error: EmailError) -> None:
+    """Note that the mailbox works but messages are missing: shown
+    like an error, but the account is synced at its interval."""
+    values = {"last_error_code": error.code, "last_error": str(error), "last_error_at": func.now()}
+    connection.execute(update(EmailClient).where(*is_row_of(account)).values(**values))
+
+
+def record_failure(account: Account, error: EmailError) -> None:
+    """Store an error on the account, where its owner sees it. Pauses are set in `storage.accounts.logins`."""
+    with tenant_transaction(account.tenant_id) as connection:
+        connection.execute(
+            update(EmailClient)
+            .where(*is_row_of(account))
+            .values(
+                last_error_code=error.code,
+                last_error=str(error),
+                last_error_at=func.now(),
+                failing_since=func.coalesce(EmailClient.failing_since, func.now()),
+                sync_queued_at=None,
+                next_sync_at=func.coalesce(WAITING["login_retry_at"].element, _NEXT_AFTER_FAILURE),
+            )
+        )
+
+
+def clear_error(account: Account) -> None:
+    """Note that the mailbox works again: clear its error and its pause, so that its next sync is due."""
+    with tenant_transaction(account.tenant_id) as connection:
+        connection.execute(update(EmailClient).where(*is_row_of(account)).values(**NO_ERROR, next_sync_at=func.now()))
+
+
+def resume_sending(account: Account) -> None:
+    """Note that the SMTP server takes the login again: a pause of sending ends."""
+    with tenant_transaction(account.tenant_id) as connection:
+        connection.execute(update(EmailClient).where(*is_row_of(account)).values(**SENDS_AGAIN))
