@@ -3,18 +3,23 @@
 Queued hourly by beat.
 """
 
+import logging
 import time
+from collections.abc import Callable
 from typing import Any
 
 from celery import shared_task
 from redis.exceptions import ResponseError
 
+from tasks.errors import SoftTimeLimitError
 from tasks.registry import CLEANUP_STALE_RESULTS
 from tasks.runtime.broker import aside, cleanup
 from tasks.runtime.broker.transport import broker_client
 from tasks.runtime.task import EmailTask
 from tasks.settings import get_settings
 from tasks.storage.cleanup import delete_old_dead_letters, delete_unreferenced_blobs, release_expired_leases
+
+logger = logging.getLogger(__name__)
 
 # The key with the place (tenant and SHA-256) at which the walk over all blobs goes on, if one run does not finish it.
 _PLACE = "metabuilder:cleanup:blobs"
@@ -25,20 +30,39 @@ def cleanup_stale_results(self: Any) -> dict[str, Any]:
     """Remove old results, unread answers, expired leases, blobs without references and old dead letters.
 
     Returns `status` and how many of each kind were removed: results_deleted, reply_queues_deleted, leases_released,
-    blobs_deleted, dead_letters_deleted.
+    blobs_deleted, dead_letters_deleted. A step that fails keeps no other from its work; after the last step the first
+    error is raised.
     """
     worker = get_settings().worker
     deadline = time.monotonic() + worker.budget_seconds
+    days = worker.dead_letter_days
     with broker_client(self.app) as broker:
-        return {
-            "status": "success",
-            "results_deleted": cleanup.delete_old_results(self.app.backend.client, worker.result_expires),
-            "reply_queues_deleted": cleanup.delete_orphaned_replies(broker),
-            "leases_released": release_expired_leases(),
-            "dead_letters_deleted": aside.delete_old(broker, worker.dead_letter_days * 24 * 3600)
-            + _delete_dead_letters(worker.dead_letter_days, deadline),
-            "blobs_deleted": _delete_blobs(broker, deadline),
-        }
+        removed = _each(
+            ("results_deleted", lambda: cleanup.delete_old_results(self.app.backend.client, worker.result_expires)),
+            ("reply_queues_deleted", lambda: cleanup.delete_orphaned_replies(broker)),
+            ("leases_released", release_expired_leases),
+            ("dead_letters_deleted", lambda: aside.delete_old(broker, days * 24 * 3600)),
+            ("dead_letters_deleted", lambda: _delete_dead_letters(days, deadline)),
+            ("blobs_deleted", lambda: _delete_blobs(broker, deadline)),
+        )
+    return {"status": "success", **removed}
+
+
+def _each(*steps: tuple[str, Callable[[], int]]) -> dict[str, int]:
+    """How many were removed by name. Runs all steps, then raises the first error of those that failed."""
+    removed = dict.fromkeys((name for name, _ in steps), 0)
+    errors: list[Exception] = []
+    for name, step in steps:
+        try:
+            removed[name] += step()
+        except SoftTimeLimitError:
+            raise
+        except Exception as error:
+            logger.exception("a step of the cleanup failed: %s", name)
+            errors.append(error)
+    if errors:
+        raise errors[0]
+    return removed
 
 
 def _delete_dead_letters(age_days: int, deadline: float) -> int:
@@ -67,10 +91,13 @@ def _delete_blobs(broker: Any, deadline: float) -> int:
 
 
 def _place(broker: Any) -> tuple[str, str]:
-    """The place at which the last run stopped; the beginning where the stored place cannot be read."""
+    """The place at which the last run stopped; the beginning where nobody could have stopped at the stored place."""
     try:
         place = broker.hgetall(_PLACE)
-        return place.get(b"tenant_id", b"").decode(), place.get(b"sha256", b"").decode()
+        tenant_id, sha256 = (place.get(name, b"").decode() for name in (b"tenant_id", b"sha256"))
+        if (tenant_id + sha256).isprintable():
+            return tenant_id, sha256
     except (ResponseError, UnicodeDecodeError):
-        broker.delete(_PLACE)
-        return "", ""
+        pass
+    broker.delete(_PLACE)
+    return "", ""

@@ -13,6 +13,7 @@ from tasks.runtime.broker import aside
 from tasks.runtime.broker.envelope import open_body, read_body
 from tasks.runtime.broker.transport import broker_client
 from tasks.runtime.redaction import redact_arguments
+from tasks.runtime.task import EmailTask
 from tasks.storage.dead_letters import NOBODY, Letter, Summary, drop_letter, mark_retried, open_arguments
 
 # The codes of messages that were put aside; no failed task has them.
@@ -27,7 +28,7 @@ def retry_letter(letter: Letter) -> str:
     """
     args, kwargs = open_arguments(letter)
     task = current_app.tasks.get(letter.task_name)
-    if task is None:
+    if not isinstance(task, EmailTask):  # gone, or one of Celery's own
         raise TaskUnknownError(f"the task {letter.task_name}")
     try:
         task.check_arguments(args, kwargs)

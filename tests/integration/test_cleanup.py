@@ -4,12 +4,15 @@ import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import pytest
 import redis as redis_client
 from sqlalchemy import create_engine, text
 
+from tasks import maintenance
+from tasks.runtime.broker import aside
 from tasks.runtime.broker import cleanup as broker_cleanup
 from tasks.storage import cleanup, dead_letters
 from tests.conftest import TENANT, USER, Database, sync
@@ -75,10 +78,65 @@ def test_keys_that_hold_anything_cost_themselves(
     results.set("celery-task-meta-old", result(timedelta(hours=2)))
     broker.set("metabuilder:cleanup:blobs", "no place")
     broker.set("a.reply.celery.pidbox", "no list")
+    broker.set(b"\xff.reply.celery.pidbox", b"\xff")
+    results.set(b"celery-task-meta-\xff", result(timedelta(hours=2)))
 
-    assert run()["results_deleted"] == 1
+    assert run()["results_deleted"] == 2
     # What is no result goes when a result would.
     assert all(results.ttl(f"celery-task-meta-odd-{number}") > 0 for number in range(len(odd)))
+
+
+@pytest.mark.parametrize("odd", [b"a\0b", b"\xff", b"a\nb"])
+def test_a_spoilt_place_is_the_beginning(
+    odd: bytes,
+    account: Any,
+    mailbox: Mailbox,
+    database: Database,
+    clients: list[redis_client.Redis],
+    run: Callable[[], dict[str, Any]],
+) -> None:
+    mailbox.append([with_attachment(b"a")])
+    sync(account)
+    with create_engine(database.owner_url).begin() as owner:
+        owner.execute(text("DELETE FROM email_message"))
+        owner.execute(text("UPDATE blob SET created_at = now() - interval '25 hours'"))
+    clients[0].hset("metabuilder:cleanup:blobs", mapping={"tenant_id": odd, "sha256": odd})
+    assert run()["blobs_deleted"] == 1
+    assert not clients[0].exists("metabuilder:cleanup:blobs")
+
+
+STEPS = {
+    "results_deleted": (broker_cleanup, "delete_old_results"),
+    "reply_queues_deleted": (broker_cleanup, "delete_orphaned_replies"),
+    "leases_released": (maintenance, "release_expired_leases"),
+    "dead_letters_deleted": (aside, "delete_old"),
+    "blobs_deleted": (maintenance, "delete_unreferenced_blobs"),
+}
+
+
+@pytest.mark.parametrize("failing", STEPS)
+def test_a_step_that_fails_keeps_no_other_from_its_work(
+    failing: str,
+    database: Database,
+    clients: list[redis_client.Redis],
+    run: Callable[[], dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    done: list[str] = []
+
+    def step(name: str, real: Callable[..., Any], *args: Any) -> Any:
+        if name == failing:
+            raise ValueError(f"no {name}")
+        done.append(name)
+        return real(*args)
+
+    for name, (module, function) in STEPS.items():
+        monkeypatch.setattr(module, function, partial(step, name, getattr(module, function)))
+    with pytest.raises(ValueError, match=f"no {failing}"):
+        run()
+    assert done == [name for name in STEPS if name != failing]
+    assert f"a step of the cleanup failed: {failing}" in caplog.text
 
 
 def test_answers_that_nobody_fetches_go(
