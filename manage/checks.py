@@ -5,7 +5,9 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Collection
+from contextlib import ExitStack
 from pathlib import Path
+from subprocess import PIPE, STDOUT
 
 import click
 
@@ -32,15 +34,16 @@ _PACKAGES = {
     "nft": "nftables",
     "ssh": "openssh-client",
 }
-# All tests run in two processes, as most of their time is
-# waiting: whole files, the long ones of tests/integration first.
+# Tests run in two processes, as most of their time is waiting: whole files, in the order of collection.
 _SIDE_BY_SIDE = ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder")
+_QUICK = ("-q", *_SIDE_BY_SIDE, "tests/unit", "tests/contract")
 _SYSTEM_PATH = "/usr/local/sbin:/usr/sbin:/sbin:/usr/lib/dovecot"
 
 
 @click.command(name="test", context_settings={"ignore_unknown_options": True})
+@click.option("--quick", is_flag=True, help="Only the linters and the unit and contract tests: a minute or two.")
 @click.argument("pytest_arguments", nargs=-1, type=click.UNPROCESSED)
-def test(pytest_arguments: tuple[str, ...]) -> None:
+def test(quick: bool, pytest_arguments: tuple[str, ...]) -> None:
     """Run linters, type checks, import rules and all tests. What follows is passed to pytest.
 
     As root, Debian packages that the tests need and that are missing are installed first.
@@ -49,25 +52,47 @@ def test(pytest_arguments: tuple[str, ...]) -> None:
 
     failed = [] if _packages_are_there() else ["packages"]
     ansible_lint = AnsibleLint(ROOT)
-    for name, command in _steps():
-        say(f"── {name}")
-        if subprocess.run(command, cwd=ROOT, check=False).returncode:
-            failed.append(name)
-    say("── ansible-lint")
-    is_well, said = ansible_lint.finish()
-    if not is_well:
-        complain(said)
-        failed.append("ansible-lint")
+    failed += _lint(ROOT)
     if failed:
         complain(f"failed so far: {', '.join(failed)}")
     say("── pytest")
-    # pytest runs last, so that its summary is always the last line.
-    pytest = [sys.executable, "-m", "pytest", *(pytest_arguments or _SIDE_BY_SIDE)]
-    tests = subprocess.run(pytest, cwd=ROOT, check=False)
-    sys.exit(1 if failed or tests.returncode else 0)
+    arguments = (*_QUICK, *pytest_arguments) if quick else pytest_arguments or _SIDE_BY_SIDE
+    # pytest's summary is the last line, unless ansible-lint, which runs beside pytest, has a finding.
+    tests = subprocess.run([sys.executable, "-m", "pytest", *arguments], cwd=ROOT, env=_environment(), check=False)
+    is_well, said = ansible_lint.finish()
+    if not is_well:
+        say("── ansible-lint")
+        complain(said)
+        complain("failed: ansible-lint")
+    sys.exit(1 if failed or tests.returncode or not is_well else 0)
 
 
-def _steps() -> list[tuple[str, list[str]]]:
+def _lint(root: Path) -> list[str]:
+    """Run the quick linters at once and print what each says, in order. Returns those that failed."""
+    failed = []
+    with ExitStack() as running:
+        started = [
+            (name, running.enter_context(subprocess.Popen(command, cwd=root, stdout=PIPE, stderr=STDOUT)))
+            for name, command in _linters()
+        ]
+        for name, linter in started:
+            said, _ = linter.communicate()
+            say(f"── {name}")
+            say(said.decode(errors="replace").rstrip())
+            if linter.returncode:
+                failed.append(name)
+    return failed
+
+
+def _environment() -> dict[str, str]:
+    """The environment without the variable that makes each process that a test starts compile all modules anew.
+
+    Container images of Python often set that variable.
+    """
+    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+
+
+def _linters() -> list[tuple[str, list[str]]]:
     python = sys.executable
     return [
         ("ruff check", [python, "-m", "ruff", "check"]),

@@ -3,6 +3,7 @@
 import subprocess
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 from click.testing import CliRunner, Result
@@ -11,20 +12,32 @@ from manage import checks, cli
 
 
 class Commands:
-    """Stands in for subprocess.run."""
+    """Stands in for subprocess.run and subprocess.Popen."""
 
     def __init__(self, *failing: str) -> None:
         self.failing = failing
         self.ran: list[list[str]] = []
+        self.environment: dict[str, str] = {}
 
-    def __call__(self, command: list[str], **options: Any) -> "subprocess.CompletedProcess[str]":
+    def run(self, command: list[str], **options: Any) -> "subprocess.CompletedProcess[str]":
         self.ran.append(command)
-        failed = any(word in " ".join(command) for word in self.failing)
-        return subprocess.CompletedProcess(command, int(failed), "", "no network")
+        self.environment = options.get("env", {})
+        return subprocess.CompletedProcess(command, self._status(command), "", "no network")
+
+    def start(self, command: list[str], **options: Any) -> MagicMock:
+        self.ran.append(command)
+        process = MagicMock(returncode=self._status(command))
+        process.__enter__.return_value = process
+        process.communicate.return_value = (f"{command[-1]} says this".encode(), None)
+        return process
+
+    def _status(self, command: list[str]) -> int:
+        return int(any(word in " ".join(command) for word in self.failing))
 
 
 def run(monkeypatch: pytest.MonkeyPatch, commands: Commands, *arguments: str) -> Result:
-    monkeypatch.setattr(checks.subprocess, "run", commands)
+    monkeypatch.setattr(checks.subprocess, "run", commands.run)
+    monkeypatch.setattr(checks.subprocess, "Popen", commands.start)
     return CliRunner().invoke(cli.main, ["test", *arguments])
 
 
@@ -55,7 +68,31 @@ def test_everything_runs_and_arguments_go_to_pytest(monkeypatch: pytest.MonkeyPa
 def test_all_tests_go_on_in_two_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     commands = Commands()
     assert run(monkeypatch, commands).exit_code == 0
-    assert commands.ran[-1][1:5] == ["-m", "pytest", "-n", "2"]
+    assert commands.ran[-1][1:] == ["-m", "pytest", "-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"]
+
+
+def test_the_quick_part_is_linters_unit_and_contract_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    commands = Commands()
+    assert run(monkeypatch, commands, "--quick", "-x").exit_code == 0
+    assert len(commands.ran) == 5
+    folders = [word for word in commands.ran[-1] if word.startswith("tests")]
+    assert folders == ["tests/unit", "tests/contract"]
+    assert "-x" in commands.ran[-1]
+
+
+def test_modules_are_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    commands = Commands()
+    run(monkeypatch, commands)
+    assert "PATH" in commands.environment
+    assert "PYTHONDONTWRITEBYTECODE" not in commands.environment
+
+
+def test_what_a_linter_says_is_under_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    result = run(monkeypatch, Commands("mypy"))
+    said = [line for line in result.stderr.splitlines() if line]
+    assert said[:4] == ["── ruff check", "check says this", "── ruff format --check", "--check says this"]
+    assert said[-2:] == ["error: failed so far: mypy", "── pytest"]
 
 
 @pytest.mark.parametrize("failing", ["mypy", "lint-imports", "pytest"])
