@@ -39,6 +39,8 @@ _PR_SET_PDEATHSIG: Final = 1
 _END_SECONDS: Final = 5
 # How long to wait for an answer. Messages take a second or two at a time; a parser that takes this long will not end.
 _PATIENCE_SECONDS: Final = 90.0
+# How long the process may take to start.
+_START_SECONDS: Final = 90.0
 
 
 class _EndedError(Exception):
@@ -103,16 +105,16 @@ class ParserProcess:
     def _ask(self, messages: list[FetchedMessage]) -> list[Arrival | Quarantined]:
         try:
             _send(self._questions, messages)
-            items: list[Arrival | Quarantined] = self._answer()
+            items: list[Arrival | Quarantined] = self._answer(_PATIENCE_SECONDS)
         except (EOFError, OSError) as error:
             raise _EndedError from error
         # The process does not send the bytes of a quarantined message back.
         return [item._replace(raw=message.raw or b"") for item, message in zip(items, messages, strict=True)]
 
-    def _answer(self) -> Any:
+    def _answer(self, seconds: float) -> Any:
         """The answer of the process. Raises EOFError where the process has ended, and TimeoutError."""
-        if not self._has_answered(_PATIENCE_SECONDS):
-            raise TimeoutError(f"the parser did not come to an end with it in {_PATIENCE_SECONDS:g} s")
+        if not self._has_answered(seconds):
+            raise TimeoutError(f"the parser did not come to an end with it in {seconds:g} s")
         return _receive(self._answers)
 
     def _has_answered(self, seconds: float) -> bool:
@@ -138,7 +140,7 @@ class ParserProcess:
 
     def _await_start(self) -> None:
         try:
-            self._answer()
+            self._answer(_START_SECONDS)
             _send(self._questions, self._destination)
             self._is_ready = True
         except (EOFError, OSError):
