@@ -28,7 +28,8 @@ class Container:
         """Lay an empty layer over the root file system `lower`, and write `files` (path: content, mode) into it."""
         for part in ("upper", "work", "root"):
             (self.folder / part).mkdir(parents=True)
-        layers = f"lowerdir={lower},upperdir={self.folder / 'upper'},workdir={self.folder / 'work'}"
+        # Volatile: nothing waits for this machine's disk. A host that is killed keeps what it wrote all the same.
+        layers = f"lowerdir={lower},upperdir={self.folder / 'upper'},workdir={self.folder / 'work'},volatile"
         run("mount", "-t", "overlay", "overlay", "-o", layers, self.root)
         for name, (content, mode) in files.items():
             path = self.root / name
