@@ -173,6 +173,16 @@ def why_unknown(value):
         return str(error)
 
 
+def plain(value):
+    """A value as ordinary lists and mappings.
+
+    Ansible's own hold all variables of their host, which a validator that copies its values would copy each time.
+    """
+    if isinstance(value, dict):
+        return {key: plain(part) for key, part in value.items()}
+    return [plain(part) for part in value] if isinstance(value, list) else value
+
+
 def type_mistake(option, value):
     """What is wrong with the type of a value, or of one in it; "" for nothing.
 
@@ -283,7 +293,7 @@ def _of_host(variables):
             found["unknown"].append(name)
             found["findings"] += _unknown_findings(name, option, why)
             continue
-        findings, is_mistyped = judge(name, name, option, variables[name])
+        findings, is_mistyped = judge(name, name, option, plain(variables[name]))
         found["findings"] += findings
         found["mistyped"] += [name] if is_mistyped else []
     found["findings"] += _misspelt(variables)

@@ -85,6 +85,14 @@ def test_nothing_is_found_where_nothing_is_wrong() -> None:
     assert findings(host()) == []
 
 
+def test_no_list_of_ansible_is_copied_with_all_variables_of_its_host() -> None:
+    class List(list[Any]):
+        def __deepcopy__(self, memo: object) -> Any:
+            raise AssertionError("this takes seconds")
+
+    assert findings(host(celery_worker_pools=List([pool()]))) == []
+
+
 @pytest.mark.parametrize(
     ("variables", "said"),
     [
