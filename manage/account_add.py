@@ -8,7 +8,8 @@ import click
 
 from manage.output import say, tell
 from manage.place import COMMAND
-from manage.session import USER, connect, tenant_option
+from manage.session import USER, connect, not_empty, tenant_option
+from manage.stdin import read_line
 from tasks.mail.kinds import Encryption, MailProtocol
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ class _Options:
     help="Read the password (OAuth2: the refresh token and, on a second line, the client secret if there is one) "
     "from standard input instead of asking.",
 )
-@click.option("--user", default=USER, show_default=True, help="Who owns the account.")
+@click.option("--user", default=USER, show_default=True, callback=not_empty, help="Who owns the account.")
 @tenant_option
 def add(**given: Any) -> None:
     """Register an account, and print its id."""
@@ -134,7 +135,7 @@ def add(**given: Any) -> None:
 def read_secret(from_stdin: bool, what: str = "password") -> str:
     """A secret that has to be given, from standard input or by asking."""
     if from_stdin:
-        secret = _line_of_stdin()
+        secret = read_line()
         if not secret:
             raise click.UsageError(f"--password-stdin was given, but standard input holds no {what}")
         return secret
@@ -146,13 +147,9 @@ def read_secret(from_stdin: bool, what: str = "password") -> str:
 def read_client_secret(from_stdin: bool) -> str | None:
     """The client's secret, which public clients do not have."""
     if from_stdin:
-        return _line_of_stdin() or None
+        return read_line() or None
     asked = "Client secret (empty: none, or the one that is stored)"
     return str(click.prompt(asked, default="", show_default=False, hide_input=True, err=True)) or None
-
-
-def _line_of_stdin() -> str:
-    return sys.stdin.readline().rstrip("\r\n")
 
 
 def _provider(options: _Options) -> "Provider | None":

@@ -42,6 +42,12 @@ class Manage(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         return list(self.commands)
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Refuse, for all verbs, what neither PostgreSQL nor Redis takes as text."""
+        if wrong := next((argument for argument in args if not _is_text(argument)), None):
+            raise click.UsageError(f"this argument is no text (UTF-8 without NUL): {visible(wrong)}", ctx)
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: click.Context) -> Any:
         with secrets_kept(Known()):
             try:
@@ -57,9 +63,16 @@ class Manage(click.Group):
                     complain(said_here(said))
                 elif _is_expected(error):
                     complain(explained(error, ctx.obj))
+                elif isinstance(error, OSError) and error.filename is not None:
+                    complain(f"{error.filename}: {error.strerror}")
                 else:
                     raise
             sys.exit(1)
+
+
+def _is_text(argument: str) -> bool:
+    # Python passes on bytes that are no UTF-8 as lone surrogates (PEP 383).
+    return "\0" not in argument and not any("\ud800" <= char <= "\udfff" for char in argument)
 
 
 def _is_expected(error: Exception) -> bool:

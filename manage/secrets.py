@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from manage.output import say
+from manage.session import not_empty
 
 # The secrets that the roles need, and how each is made. Token-like values never need quoting.
 _BYTES = 30
@@ -32,12 +33,17 @@ def secrets() -> None:
     """The secrets of an inventory."""
 
 
+def _folder(context: click.Context, parameter: click.Parameter, value: str) -> Path:
+    # An empty value, as of a shell variable that is not set, would mean the present folder.
+    path = Path(not_empty(context, parameter, value))
+    return path.parent if path.is_file() else path
+
+
 _inventory = click.option(
     "-i",
     "--inventory",
     required=True,
-    type=click.Path(path_type=Path),
-    callback=lambda _context, _parameter, path: path.parent if path.is_file() else path,
+    callback=_folder,
     help="A folder like inventories/production, or the file with its hosts.",
 )
 _password_file = click.option(
@@ -116,12 +122,23 @@ def _vault(password_file: Path | None, *, is_new: bool) -> Any:
     if password_file is None:
         password = click.prompt("Password of the vault", hide_input=True, confirmation_prompt=is_new, err=True)
     elif password_file.exists():
-        password = password_file.read_text().strip()
+        password = _read_password(password_file)
     else:
         raise StackError(f"there is no {password_file}: write the password of the vault there, with mode 0600")
     if not password:
         raise StackError("the password of the vault is empty")
     return VaultLib([("default", VaultSecret(password.encode()))])
+
+
+def _read_password(file: Path) -> str:
+    from native.errors import StackError
+
+    try:
+        return file.read_text().strip()
+    except UnicodeDecodeError:
+        raise StackError(f"{file} is no text, so it cannot hold the password of the vault") from None
+    except OSError as error:
+        raise StackError(f"{file} cannot be read: {error.strerror}") from error
 
 
 def _read(file: Path, vault: Any) -> dict[str, Any]:

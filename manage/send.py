@@ -1,12 +1,11 @@
 """`send`: send a message from an account, through the worker."""
 
-import sys
-
 import click
 
 from manage.output import print_json, say, tell
 from manage.place import COMMAND
 from manage.session import account_argument, connect, tenant_option
+from manage.stdin import read_text
 from native.errors import StackError
 
 _PATIENCE_SECONDS = 120
@@ -32,7 +31,7 @@ def send(
     tenant: str,
 ) -> None:
     """Send a message through the worker, and wait for the mail server's answer."""
-    text = sys.stdin.read() if text is None else text
+    text = read_text() if text is None else text
     connect(broker=True)
     from celery.exceptions import TimeoutError as NotYetError
 

@@ -15,8 +15,15 @@ USER = "admin"
 
 def tenant_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """`--tenant`, for verbs that look up an account."""
-    option = click.option("--tenant", default=TENANT, show_default=True, help="Whose accounts.")
+    option = click.option("--tenant", default=TENANT, show_default=True, callback=not_empty, help="Whose accounts.")
     return option(command)
+
+
+def not_empty(_context: click.Context, parameter: click.Parameter, value: str) -> str:
+    """The value of an option. Raises BadParameter where the value is empty."""
+    if not value:
+        raise click.BadParameter("must not be empty", param=parameter)
+    return value
 
 
 def account_argument(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -5,10 +5,8 @@ import unicodedata
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import click
 import pytest
 
-from manage.cli import main
 from native.state import State
 from tasks.errors import MessageRefusedError
 from tasks.storage.accounts.rows import Account, find_account
@@ -19,7 +17,7 @@ from tests.support.mailbox import message
 from tests.support.servers import RedisServer
 from tests.support.smtp_server import SmtpServer, reply
 from tests.support.stored import rows
-from tests.support.terminal import Call, on_a_terminal
+from tests.support.terminal import Call, commands, on_a_terminal
 from tests.support.worker import Worker
 
 # Sets the title of the window, clears it, blinks, asks for the cursor's place, turns the line, ends it.
@@ -45,17 +43,6 @@ SAYS_NOTHING_OF_OTHERS = {
     "credentials rotate": "counts",
     "account password": "what the operator has typed",
 }
-
-
-def commands() -> set[str]:
-    def below(command: click.Command, path: tuple[str, ...]) -> Iterator[str]:
-        if isinstance(command, click.Group):
-            for name, inner in command.commands.items():
-                yield from below(inner, (*path, name))
-        else:
-            yield " ".join(path)
-
-    return set(below(main, ()))
 
 
 @pytest.fixture

@@ -14,9 +14,11 @@ import struct
 import subprocess
 import sys
 import termios
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import click
 
 _ROOT = Path(__file__).parents[2]
 _MARK = "======== {} ========"
@@ -30,6 +32,20 @@ class Call(NamedTuple):
     arguments: Sequence[str]
     typed: str = ""
     expects: str = ""  # in what it says, so that it is known to have got there
+
+
+def commands() -> set[str]:
+    """The words of every verb."""
+    from manage.cli import main
+
+    def below(command: click.Command, path: tuple[str, ...]) -> Iterator[str]:
+        if isinstance(command, click.Group):
+            for name, inner in command.commands.items():
+                yield from below(inner, (*path, name))
+        else:
+            yield " ".join(path)
+
+    return set(below(main, ()))
 
 
 def on_a_terminal(calls: Sequence[Call], folder: Path) -> list[bytes]:

@@ -1,14 +1,21 @@
 """Arguments that a task cannot be called with are refused where it is called."""
 
+import inspect
+import itertools
+import math
 import uuid
 from collections.abc import Callable
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import pytest
+from kombu.utils.json import dumps
 
-from tasks.celery_app import check_spam, delete_emails, send_email, sync_emails
+from tasks.celery_app import celery_app, check_spam, delete_emails, send_email, sync_emails
+from tasks.registry import TASKS, TaskRow
 from tasks.runtime.arguments import check_arguments
+from tasks.runtime.redaction import redact_arguments
 
 UNREACHABLE = "redis://127.0.0.1:1/0"
 OWNER = {"tenant_id": "tenant", "user_id": "user"}
@@ -91,6 +98,31 @@ def test_wrong_names_and_numbers_of_arguments_are_a_type_error(
 )
 def test_what_callers_give_today_is_taken(task: Any, kwargs: dict[str, Any]) -> None:
     task.check_arguments((), kwargs)
+
+
+ODD_VALUES = [
+    None, True, -1, 10**30, 1.5, math.nan, math.inf, "", "x" * 100_000, "\ud800", "a\0b", "a\r\nb\x1b", b"bytes", [],
+    [None], ["\ud800"], [["x"]], [b"x"], ["x"] * 100_001, {"a": 1}, {1: 2}, {"x"}, ("x", 5), object(), uuid.uuid4(),
+    Path("x"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("row", TASKS, ids=lambda row: row.function)
+def test_every_odd_value_of_every_argument_is_refused_or_can_be_queued(row: TaskRow) -> None:
+    task = celery_app.tasks[row.name]
+    parameters = inspect.signature(task.run).parameters
+    needed = [name for name, one in parameters.items() if one.default is one.empty]
+    good = {name: ["id"] if name.endswith("_ids") else "x" for name in needed}
+    task.check_arguments((), good)
+    for name, value in itertools.product(parameters, ODD_VALUES):
+        kwargs = {**good, name: value}
+        try:
+            task.check_arguments((), kwargs)
+        except ValueError:
+            continue
+        redact_arguments(task.run, (), kwargs)
+        dumps(kwargs).encode()
+        task.key((), kwargs, "id")
 
 
 def task_of_each_kind(tenant_id: str, number: int, share: float = 0.5, names: list[str] | None = None) -> None:
