@@ -2,6 +2,8 @@
 
 Each group is a section of the env file. `load()` reads them all and reports every mistake at once, each by the
 name of its variable. Values are read once per process, on first use, never at import.
+
+All groups are in this one file, where each variable is found with its default and its bounds.
 """
 
 import base64

@@ -1,7 +1,8 @@
 """What would go wrong on the hosts, judged before anything is changed.
 
 Each check takes the site or one of its hosts and yields findings: the variable, its value (never a secret's), what is
-wrong with it, and the remedy.
+wrong with it, and the remedy. All checks that need a `Host` are in this file, as Ansible loads each file of filters
+by itself, and such a file cannot import another.
 """
 
 import base64

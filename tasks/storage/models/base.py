@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Any, ClassVar
 
-from sqlalchemy import ARRAY, DateTime, Index, Integer, LargeBinary, MetaData, Text, text
+from sqlalchemy import ARRAY, DateTime, ForeignKeyConstraint, Index, Integer, LargeBinary, MetaData, Text, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase
 
@@ -48,6 +48,15 @@ class Base(DeclarativeBase):
 def one_of(column: str, values: Iterable[str]) -> str:
     """The condition that a column has one of these values, or NULL."""
     return f"{column} IN ({', '.join(repr(str(value)) for value in values)})"
+
+
+def in_its_folder() -> ForeignKeyConstraint:
+    """The key of the folder that a row is in, which is a folder of the row's account."""
+    return ForeignKeyConstraint(
+        ["tenant_id", "email_client_id", "folder_id"],
+        ["email_folder.tenant_id", "email_folder.email_client_id", "email_folder.id"],
+        ondelete="CASCADE",
+    )
 
 
 def one_uidl_an_account(table: str) -> Index:

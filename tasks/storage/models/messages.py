@@ -27,6 +27,7 @@ from tasks.storage.models.base import (
     TRUE,
     ZERO,
     Base,
+    in_its_folder,
     one_of,
     one_uidl_an_account,
 )
@@ -146,11 +147,7 @@ class EmailMessage(Base):
         CheckConstraint("spam_score BETWEEN 0 AND 1", "spam_score"),
         UniqueConstraint("tenant_id", "folder_id", "uidvalidity", "imap_uid"),
         one_uidl_an_account("email_message"),
-        ForeignKeyConstraint(
-            ["tenant_id", "email_client_id", "folder_id"],
-            ["email_folder.tenant_id", "email_folder.email_client_id", "email_folder.id"],
-            ondelete="CASCADE",
-        ),
+        in_its_folder(),
         CheckConstraint(NUMBERED, "numbered"),
         Index("email_message_message_id_idx", "message_id", "email_client_id"),
         Index("email_message_conversation_idx", "conversation_id", "email_client_id"),
@@ -258,10 +255,6 @@ class RawQuarantine(Base):
         PrimaryKeyConstraint("tenant_id", "id"),
         UniqueConstraint("tenant_id", "folder_id", "uidvalidity", "imap_uid"),
         one_uidl_an_account("raw_quarantine"),
-        ForeignKeyConstraint(
-            ["tenant_id", "email_client_id", "folder_id"],
-            ["email_folder.tenant_id", "email_folder.email_client_id", "email_folder.id"],
-            ondelete="CASCADE",
-        ),
+        in_its_folder(),
         CheckConstraint(NUMBERED, "numbered"),
     )
