@@ -61,3 +61,17 @@ def test_every_room_that_is_there_is_on_the_map() -> None:
 )  # fmt: skip
 def test_how_a_map_is_read(line: str, named: list[str]) -> None:
     assert sorted(str(path.relative_to(ROOT)) for path in rooms(line)) == named
+
+
+def test_unit_tests_lie_as_what_they_test() -> None:
+    """tests/unit has the folders of tasks/ and of the repository; a test named like a module is in its folder."""
+    unit = ROOT / "tests" / "unit"
+    homes: dict[str, set[Path]] = {}
+    for file in TASKS.rglob("*.py"):
+        homes.setdefault(f"test_{file.name}", set()).add(file.parent.relative_to(TASKS))
+    for test in unit.rglob("test_*.py"):
+        folder = test.parent.relative_to(unit)
+        if folder.parts[:1] in (("manage",), ("native",), ("roles",)):
+            continue
+        assert (TASKS / folder).is_dir(), f"{test}: there is no tasks/{folder}"
+        assert folder in homes.get(test.name, {folder}) or (TASKS / folder / test.stem[5:]).is_dir(), test
