@@ -10,10 +10,10 @@ from tasks.engine.sync.gmail import label_folders
 from tasks.engine.sync.views import left_out
 from tasks.errors import NotFoundError
 from tasks.mail.imap.commands import ImapConnection
-from tasks.mail.imap.session import FetchRefusedError
 from tasks.mail.imap.uidset import UidSet
 from tasks.mail.kinds import MailProtocol
 from tasks.mail.pop3.uidl import keys_by_unique_id
+from tasks.mail.session import CommandRefusedError
 from tasks.storage.accounts.rows import Account
 from tasks.storage.messages import changes
 from tasks.storage.messages.folders import Folder, load_folders
@@ -94,7 +94,7 @@ def _folder(account: Account, imap: ImapConnection, folder: Folder, report: Repo
         hidden = absent.below(present.ranges[0][0]) if is_window(folder, opened.messages) else UidSet()
         gone = UidSet() if found.problem else absent.minus(hidden).minus(imap.existing(absent))
         differs = _differing(account, imap, folder, present.minus(missing), report)
-    except FetchRefusedError as error:
+    except CommandRefusedError as error:
         return found._replace(problem=error.detail)
     found = found._replace(hidden=hidden.size(), missing_count=missing.size(), missing=missing)
     return found._replace(gone=gone, differs=differs)

@@ -26,10 +26,10 @@ from tasks.engine.sync.fetch import fetch_batches
 from tasks.engine.sync.maildrop import fetch_again, identify
 from tasks.errors import EmailError, LeaseLostError, StorageUnavailableError
 from tasks.mail.imap.commands import ImapConnection
-from tasks.mail.imap.session import FetchRefusedError
 from tasks.mail.imap.uidset import UidSet
 from tasks.mail.kinds import MailProtocol
 from tasks.mail.pop3.commands import Pop3Connection
+from tasks.mail.session import CommandRefusedError
 from tasks.settings import get_settings
 from tasks.storage.messages import rereading
 from tasks.storage.messages.batch import Batch
@@ -134,7 +134,7 @@ class _Rereader:
         for folder, messages in self._by_folder(chosen):
             try:
                 opened = imap.select(folder.path)
-            except FetchRefusedError:
+            except CommandRefusedError:
                 self._leave(messages)
                 continue
             # Messages of another UIDVALIDITY are left out: the next sync finds out their new UIDs.

@@ -1,23 +1,16 @@
-"""What IMAP, POP3 and SMTP share before the first command: the connection, TLS, and the errors of both.
+"""Sockets for IMAP, POP3 and SMTP, with TLS or without it.
 
-The libraries' classes are subclassed to take their sockets from `open_socket`, which connects to a checked address
-(`tasks.mail.hosts`). TLS still verifies the host name of the account.
+`open_socket` connects to a checked address (`tasks.mail.hosts`). TLS still verifies the host name of the account.
 """
 
 import socket
 import ssl
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-from tasks.errors import CertificateInvalidError, MailServerUnavailableError, ProtocolError
 from tasks.mail.hosts import Network, connect
 from tasks.mail.kinds import Encryption
-from tasks.secrecy.secrets import said
-
-_MAX_WORDS_LENGTH = 200
 
 
 class Endpoint(NamedTuple):
@@ -38,12 +31,20 @@ class Endpoint(NamedTuple):
 
 
 def open_socket(endpoint: Endpoint) -> socket.socket:
-    """A TCP connection without TLS. Raises what `hosts.connect` raises."""
+    """A TCP connection, with TLS if the endpoint's connections begin with it.
+
+    Raises what `hosts.connect` raises, and ssl.SSLError.
+    """
     connected = connect(endpoint.hostname, endpoint.port, endpoint.timeout, endpoint.allowed_networks)
     # If data is written in two parts, such as a message and its end,
     # the second must not wait for the acknowledgement of the first.
     connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return connected
+    return encrypted(connected, endpoint) if endpoint.encryption == Encryption.TLS else connected
+
+
+def encrypted(connected: socket.socket, endpoint: Endpoint) -> ssl.SSLSocket:
+    """Begin TLS on a connection. Raises ssl.SSLError. Only the returned socket may be used from then on."""
+    return tls_context(endpoint).wrap_socket(connected, server_hostname=endpoint.hostname)
 
 
 def tls_context(endpoint: Endpoint) -> ssl.SSLContext:
@@ -63,27 +64,3 @@ def _tls_context(verify: bool, _trusted: str | None, _changed_at: int | None) ->
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     return context
-
-
-@contextmanager
-def translated(endpoint: Endpoint, doing: str) -> Iterator[None]:
-    """Translate errors of the network and of TLS into EmailErrors.
-
-    Errors that a protocol's library raises itself are translated
-    by the session of that protocol, inside of this block.
-    """
-    where = f"{doing}, {endpoint}"
-    try:
-        yield
-    except ssl.SSLCertVerificationError as error:
-        raise CertificateInvalidError(f"{endpoint}: {error.verify_message}") from error
-    except ssl.SSLError as error:
-        raise MailServerUnavailableError(f"{where}: TLS failed: {error.reason or error}") from error
-    except TimeoutError as error:
-        raise MailServerUnavailableError(f"{where}: no answer in time") from error
-    except OSError as error:
-        raise MailServerUnavailableError(
-            f"{where}: {said(str(error), _MAX_WORDS_LENGTH) or type(error).__name__}"
-        ) from error
-    except ValueError as error:
-        raise ProtocolError(f"{where}: {said(str(error), _MAX_WORDS_LENGTH)}") from error

@@ -19,7 +19,7 @@ from tasks.errors import HostNotAllowedError, MailServerUnavailableError, Unknow
 
 logger = logging.getLogger(__name__)
 
-Address = IPv4Address | IPv6Address
+IpAddress = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
 _NOT_PUBLIC: tuple[Network, ...] = tuple(
@@ -69,7 +69,7 @@ def connect(hostname: str, port: int, timeout: float, allowed: tuple[Network, ..
     raise failure
 
 
-def resolve(hostname: str, allowed: tuple[Network, ...]) -> list[Address]:
+def resolve(hostname: str, allowed: tuple[Network, ...]) -> list[IpAddress]:
     """The addresses of `hostname` that may be connected to, at least one. Raises what `connect` raises."""
     found = _look_up(hostname)
     permitted = [address for address in found if is_permitted(address, allowed)]
@@ -81,7 +81,7 @@ def resolve(hostname: str, allowed: tuple[Network, ...]) -> list[Address]:
     return permitted
 
 
-def is_permitted(address: Address, allowed: tuple[Network, ...]) -> bool:
+def is_permitted(address: IpAddress, allowed: tuple[Network, ...]) -> bool:
     """Whether the address is public and not this machine's own, or in one of the allowed networks."""
     address = _unwrapped(address)
     if any(address in network for network in allowed):
@@ -91,7 +91,7 @@ def is_permitted(address: Address, allowed: tuple[Network, ...]) -> bool:
     return not any(address in network for network in _NOT_PUBLIC) and not _is_own(address)
 
 
-def _is_own(address: Address) -> bool:
+def _is_own(address: IpAddress) -> bool:
     """Whether the address is this machine's own: packets to it would leave from the same address."""
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
     with socket.socket(family, socket.SOCK_DGRAM) as probe:
@@ -102,7 +102,7 @@ def _is_own(address: Address) -> bool:
         return ip_address(probe.getsockname()[0]) == address
 
 
-def _look_up(hostname: str) -> list[Address]:
+def _look_up(hostname: str) -> list[IpAddress]:
     try:
         answers = socket.getaddrinfo(hostname, None, type=socket.SOCK_STREAM)
     except socket.gaierror as error:
@@ -114,7 +114,7 @@ def _look_up(hostname: str) -> list[Address]:
     return list(dict.fromkeys(ip_address(cast(str, answer[4][0])) for answer in answers))
 
 
-def _unwrapped(address: Address) -> Address:
+def _unwrapped(address: IpAddress) -> IpAddress:
     """The IPv4 address to which an IPv6 address leads (mapped, NAT64), else the address itself."""
     if isinstance(address, IPv4Address):
         return address

@@ -15,7 +15,7 @@ from tasks.errors import (
     TokenEndpointUnavailableError,
     TokenRequestRefusedError,
 )
-from tasks.mail.hosts import Address, Network, resolve
+from tasks.mail.hosts import IpAddress, Network, resolve
 from tasks.mail.kinds import Encryption, MailProtocol
 from tasks.secrecy.secrets import learn, said
 
@@ -110,7 +110,7 @@ def refresh(
     raise _refusal(f"{where} answers {status}", status, answer, wait)
 
 
-def _post(target: Any, addresses: list[Address], form: dict[str, str], timeout: float) -> tuple[int, Any, bytes]:
+def _post(target: Any, addresses: list[IpAddress], form: dict[str, str], timeout: float) -> tuple[int, Any, bytes]:
     """Status, headers and body. The connection goes to an address that was checked, and TLS verifies the name."""
     import ssl
 

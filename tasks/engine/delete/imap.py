@@ -16,9 +16,10 @@ from tasks.mail.imap.commands import FolderGoneError, ImapConnection
 from tasks.mail.imap.folders import ListedFolder, classify
 from tasks.mail.imap.removal import Moved
 from tasks.mail.imap.responses import FolderStatus
-from tasks.mail.imap.session import FetchRefusedError, NotUnderstoodError
+from tasks.mail.imap.session import NotUnderstoodError
 from tasks.mail.imap.uidset import UidSet
 from tasks.mail.kinds import FolderType
+from tasks.mail.session import CommandRefusedError
 from tasks.settings import get_settings
 from tasks.storage.messages.deletions import Target, find_messages, mark_messages, move_messages, remove_messages
 from tasks.storage.messages.folders import Folder, change_folder, load_folder, load_folders
@@ -95,7 +96,7 @@ class ImapDeletion:
         assert self._trash is not None
         try:
             return self._move(folder, batch, self._trash)
-        except FetchRefusedError:
+        except CommandRefusedError:
             # Without the code [TRYCREATE], which servers may leave
             # out, the refusal does not say whether Trash is missing.
             listed, statuses = self._imap.list_folders()
@@ -185,7 +186,7 @@ class ImapDeletion:
         """Open the folder, and find the UIDs that the messages of the batch have now. Raises FolderGoneError."""
         try:
             opened = self._imap.select(folder.path, writable=True)
-        except FetchRefusedError as error:
+        except CommandRefusedError as error:
             # Few servers say with a code that the folder is missing, so LIST is asked.
             if folder.path in {listed.path for listed in self._imap.list_folders()[0]}:
                 raise
@@ -240,7 +241,7 @@ class ImapDeletion:
         if not found and FolderType.TRASH not in classify(listed).values():
             try:
                 make_folder(self._imap, _NEW_TRASH)
-            except FetchRefusedError as error:
+            except CommandRefusedError as error:
                 raise NoTrashError(error.detail) from error
             found = _of_type_trash(reconcile(self._run, self._imap, *self._imap.list_folders()))
         if not found:

@@ -6,8 +6,8 @@ from tasks.engine.run import Run
 from tasks.mail.imap.commands import ImapConnection
 from tasks.mail.imap.removal import Moved
 from tasks.mail.imap.responses import FolderStatus
-from tasks.mail.imap.session import FetchRefusedError
 from tasks.mail.imap.uidset import UidSet
+from tasks.mail.session import CommandRefusedError
 from tasks.storage.messages.changes import missing_uids
 from tasks.storage.messages.deletions import Target, filed_uids
 from tasks.storage.messages.folders import Folder
@@ -45,7 +45,7 @@ class Trash:
         """
         try:
             opened = self._imap.select(trash.path)
-        except FetchRefusedError:
+        except CommandRefusedError:
             return Moved(None, {})
         wanted: dict[tuple[str, int], list[int]] = {}
         for message in batch:
@@ -92,7 +92,7 @@ class Trash:
             seen = {
                 envelope.uid: envelope for envelope in fetch_envelopes(self._imap, UidSet.of(moved.uids.values()))
             }
-        except FetchRefusedError:
+        except CommandRefusedError:
             return False
         places = [(message, moved.uids[message.imap_uid]) for message in batch if message.imap_uid in moved.uids]
         return all(uid in seen and is_same(message.envelope, seen[uid]) for message, uid in places)

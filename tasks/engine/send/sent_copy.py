@@ -16,10 +16,10 @@ from tasks.mail.imap.commands import ImapConnection
 from tasks.mail.imap.flags import read_flags
 from tasks.mail.imap.folders import classify
 from tasks.mail.imap.responses import AppendedUid
-from tasks.mail.imap.session import FetchRefusedError
 from tasks.mail.imap.uidset import UidSet
 from tasks.mail.kinds import FolderType, MailProtocol
 from tasks.mail.parse.message import parse
+from tasks.mail.session import CommandRefusedError
 from tasks.storage.accounts.leases import owner_of, release_lease, renew_lease, take_lease
 from tasks.storage.accounts.rows import Account
 from tasks.storage.messages.arrivals import prepare
@@ -84,11 +84,11 @@ def _open_folder(account: Account, imap: ImapConnection) -> str | None:
     with tenant_transaction(account.tenant_id) as connection:
         folders = load_folders(connection, account, None).values()
     known = next((folder.path for folder in folders if folder.type == FolderType.SENT and folder.is_selectable), None)
-    refusal: FetchRefusedError | None = None
+    refusal: CommandRefusedError | None = None
     if known is not None:
         try:
             imap.select(known)
-        except FetchRefusedError as error:
+        except CommandRefusedError as error:
             refusal = error
         else:
             return known

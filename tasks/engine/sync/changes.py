@@ -12,8 +12,8 @@ from tasks.mail.imap.commands import ImapConnection
 from tasks.mail.imap.fetch import FetchedEnvelope, FetchedFlags
 from tasks.mail.imap.flags import Flags, read_flags
 from tasks.mail.imap.responses import FolderStatus
-from tasks.mail.imap.session import FetchRefusedError
 from tasks.mail.imap.uidset import UidSet
+from tasks.mail.session import CommandRefusedError
 from tasks.storage.messages import changes
 from tasks.storage.messages.folders import Folder, change_folder
 from tasks.storage.session import tenant_transaction
@@ -141,7 +141,7 @@ def renumber(run: Run, imap: ImapConnection, folder: Folder, opened: FolderStatu
     date, after UIDVALIDITY changed or UIDs went to other messages.
 
     No body is downloaded again. Messages that the server no longer has are removed, unless they may be outside of a
-    window; new messages are fetched later as missing ones. Raises FetchRefusedError where the server does not name
+    window; new messages are fetched later as missing ones. Raises CommandRefusedError where the server does not name
     all its messages, because the others would be removed.
     """
     run.tally.compared.pop(folder.id, None)
@@ -175,7 +175,7 @@ def renumber(run: Run, imap: ImapConnection, folder: Folder, opened: FolderStatu
 
 def _require_all(told: int, messages: int) -> None:
     if told < messages:
-        raise FetchRefusedError(f"it numbers its messages anew (UIDVALIDITY) and tells of {told} of {messages}")
+        raise CommandRefusedError(f"it numbers its messages anew (UIDVALIDITY) and tells of {told} of {messages}")
 
 
 def _removed(run: Run, imap: ImapConnection, folder: Folder, opened: FolderStatus, vanished: UidSet) -> UidSet:

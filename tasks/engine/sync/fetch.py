@@ -7,8 +7,8 @@ from tasks.engine.sync.arriving import MAX_ATTEMPTS
 from tasks.engine.sync.batches import BrokenOffError, Received, in_batches
 from tasks.errors import MailServerBusyError, TransientError
 from tasks.mail.imap.commands import ImapConnection
-from tasks.mail.imap.session import FetchRefusedError
 from tasks.mail.imap.uidset import UidSet
+from tasks.mail.session import CommandRefusedError
 from tasks.storage.messages.arrivals import Quarantined
 from tasks.storage.messages.batch import Batch
 from tasks.storage.messages.folders import Folder
@@ -77,7 +77,7 @@ class _Receiver:
                     received.uidnext = min(next(iter(waiting), end), end)
                     yield received
                     received = Received(self._settings)
-        except FetchRefusedError as refusal:
+        except CommandRefusedError as refusal:
             self._receive_singly(list(waiting), received, refusal)
         except TransientError as error:
             yield received
@@ -95,12 +95,12 @@ class _Receiver:
         yield received
         return rest
 
-    def _receive_singly(self, uids: list[int], received: Received, refusal: FetchRefusedError | None) -> None:
+    def _receive_singly(self, uids: list[int], received: Received, refusal: CommandRefusedError | None) -> None:
         refused: list[Quarantined] = []
         for uid in uids:
             try:
                 given = [message for message in self._imap.stream_messages(UidSet.of([uid])) if message.uid == uid]
-            except FetchRefusedError as error:
+            except CommandRefusedError as error:
                 refused.append(Quarantined(uid, "refused", error.detail, 0, None))
                 self._refusals += 1
                 if self._refusals >= _REFUSALS_IN_A_ROW and not self._delivered:
@@ -117,7 +117,7 @@ class _Receiver:
             self._doubt(refused[0].uid, refusal)
         received.quarantined += refused
 
-    def _doubt(self, uid: int, refusal: FetchRefusedError) -> None:
+    def _doubt(self, uid: int, refusal: CommandRefusedError) -> None:
         # Nothing has arrived yet, so the fault may be the server's
         # and not the message's: the message gets a few tries.
         attempts = self._folder.suspect_attempts if self._folder.suspect_uid == uid else 0

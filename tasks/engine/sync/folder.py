@@ -31,8 +31,8 @@ from tasks.engine.sync.completeness import is_as_known, standing
 from tasks.engine.sync.fetch import fetch_batches
 from tasks.mail.imap.commands import ImapConnection
 from tasks.mail.imap.responses import FolderStatus
-from tasks.mail.imap.session import FetchRefusedError
 from tasks.mail.imap.uidset import UidSet
+from tasks.mail.session import CommandRefusedError
 from tasks.storage.messages import changes
 from tasks.storage.messages.batch import UidNumbering
 from tasks.storage.messages.folders import Folder, change_folder, load_folder
@@ -112,7 +112,7 @@ def _sync(
 ) -> None:
     opened = imap.select(folder.path)
     if not opened.uidvalidity and folder.uidvalidity:
-        raise FetchRefusedError("the server gives no UIDVALIDITY")
+        raise CommandRefusedError("the server gives no UIDVALIDITY")
     if folder.uidvalidity is None:
         folder = _begin(run, folder, opened)
     elif is_another(run, imap, folder, opened):

@@ -20,8 +20,8 @@ from tasks.engine.run import Run
 from tasks.engine.sync.folder import is_unchanged
 from tasks.mail.imap.commands import FolderGoneError, ImapConnection
 from tasks.mail.imap.responses import FolderStatus
-from tasks.mail.imap.session import FetchRefusedError
 from tasks.mail.imap.uidset import UidSet
+from tasks.mail.session import CommandRefusedError
 from tasks.storage.messages import changes
 from tasks.storage.messages.changes import Envelope
 from tasks.storage.messages.folders import Folder
@@ -124,7 +124,7 @@ def _opened(imap: ImapConnection, path: str) -> FolderStatus | None:
             return imap.select(path)
         except FolderGoneError:
             break
-        except FetchRefusedError:
+        except CommandRefusedError:
             continue
     return None
 

@@ -15,8 +15,8 @@ from tasks.errors import NotFoundError, ProtocolError
 from tasks.mail.imap.commands import FolderGoneError, ImapConnection
 from tasks.mail.imap.folders import ListedFolder, classify
 from tasks.mail.imap.responses import FolderStatus
-from tasks.mail.imap.session import FetchRefusedError
 from tasks.mail.kinds import FolderType
+from tasks.mail.session import CommandRefusedError
 from tasks.storage.messages.changes import release_quarantined
 from tasks.storage.messages.folders import (
     Folder,
@@ -98,7 +98,7 @@ def _sync_folders(run: Run, imap: ImapConnection, folder_id: str | None, another
             status = None if folder.id in alike else statuses.get(folder.path)
             sync_folder(run, imap, folder, status, is_identified=another is not None)
             run.tally.failed_folders.pop(folder.name, None)
-        except FetchRefusedError as error:
+        except CommandRefusedError as error:
             if isinstance(error, FolderGoneError) and _is_gone_again(imap, folder.path):
                 with run.transaction() as connection:
                     run.tally.deleted_with_folders += remove_folders(connection, run.account, [folder.id])
@@ -114,7 +114,7 @@ def _is_gone_again(imap: ImapConnection, path: str) -> bool:
     """Whether the server says a second time that a folder does not exist, which it lists."""
     try:
         imap.select(path)
-    except FetchRefusedError as error:
+    except CommandRefusedError as error:
         return isinstance(error, FolderGoneError)
     return False
 
@@ -130,11 +130,11 @@ def _note_unread_names(run: Run, lines: Sequence[bytes]) -> None:
 def make_folder(imap: ImapConnection, name: str) -> str:
     """Make a folder at the top level, or below INBOX if the server refuses that.
 
-    Returns its path. Raises FetchRefusedError.
+    Returns its path. Raises CommandRefusedError.
     """
     try:
         imap.create_folder(name)
-    except FetchRefusedError:
+    except CommandRefusedError:
         # The server may want all folders below INBOX.
         listed, _ = imap.list_folders()
         delimiter = next((folder.delimiter for folder in listed if folder.path.upper() == "INBOX"), None)

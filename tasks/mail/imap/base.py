@@ -1,23 +1,15 @@
 """An IMAP connection after the login: the extensions that the server offers, without those that it refuses."""
 
-import select
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
 from tasks.errors import MailServerUnavailableError, ProtocolError
 from tasks.mail.connection import Endpoint
 from tasks.mail.imap.extensions import Refusals
 from tasks.mail.imap.responses import Line
-from tasks.mail.imap.session import (
-    MAX_WORDS_LENGTH,
-    FetchRefusedError,
-    NotUnderstoodError,
-    first_words,
-    open_session,
-    translated,
-)
+from tasks.mail.imap.session import ImapSession, NotUnderstoodError, first_words
 from tasks.mail.login import Login
+from tasks.mail.session import MAX_WORDS_LENGTH, CommandRefusedError, open_session
 from tasks.secrecy.secrets import said
 
 T = TypeVar("T")
@@ -39,9 +31,9 @@ class ImapBase:
         self.refusals = refusals or Refusals()
         while True:
             known = self.refusals.names
-            self._imap: Any = open_session(endpoint, login, max_literal)
+            self._imap: Any = open_session(ImapSession, endpoint, login, max_literal=max_literal)
             try:
-                with self._imap_errors("asking for its capabilities"):
+                with self._imap.translating_errors("asking for its capabilities"):
                     self._introduce()
                 return
             except (MailServerUnavailableError, ProtocolError):
@@ -61,11 +53,7 @@ class ImapBase:
     @property
     def is_stale(self) -> bool:
         """Whether the server hung up or sent something without being asked, or the token may have expired."""
-        if self.login.has_expired:
-            return True
-        poll = select.poll()
-        poll.register(self._imap.sock, select.POLLIN)
-        return bool(poll.poll(0))
+        return self.login.has_expired or bool(self._imap.has_input)
 
     @property
     def has_condstore(self) -> bool:
@@ -116,7 +104,7 @@ class ImapBase:
         try:
             outcome, lines = self._imap.capability()
             self._require_ok(outcome, lines)
-        except FetchRefusedError:
+        except CommandRefusedError:
             lines = []
         words = b" ".join(line for line in lines if isinstance(line, bytes)).decode("latin-1").upper().split()
         return frozenset(words or self._imap.capabilities)
@@ -125,7 +113,7 @@ class ImapBase:
         """Send an optional command, whose refusal does not matter."""
         try:
             self._require_ok(*self._imap.xatom(*command))
-        except FetchRefusedError as refusal:
+        except CommandRefusedError as refusal:
             self._leave_out(extension, refusal)
         except Exception:
             self.refusals.broke(extension)
@@ -139,11 +127,11 @@ class ImapBase:
         An extension counts as refused if the server takes the same
         command without it; otherwise the command was at fault.
         """
-        refused: list[tuple[str, FetchRefusedError]] = []
+        refused: list[tuple[str, CommandRefusedError]] = []
         for extension in [name for name in extensions if name in self.capabilities]:
             try:
                 answer = ask(extension)
-            except FetchRefusedError as refusal:
+            except CommandRefusedError as refusal:
                 refused.append((extension, refusal))
             except Exception:
                 self.refusals.broke(extension)
@@ -157,7 +145,7 @@ class ImapBase:
             self._leave_out(name, reason)
         return answer
 
-    def _leave_out(self, extension: str, refusal: FetchRefusedError) -> None:
+    def _leave_out(self, extension: str, refusal: CommandRefusedError) -> None:
         # A NO may come from a server in trouble, or be about the
         # folder, so it is not sure that the extension is refused.
         self.refusals.refuse(extension, is_sure=isinstance(refusal, NotUnderstoodError))
@@ -168,7 +156,4 @@ class ImapBase:
 
     def _require_ok(self, outcome: str, lines: list[Line]) -> None:
         if outcome != "OK":
-            raise FetchRefusedError(said(first_words(lines), MAX_WORDS_LENGTH))
-
-    def _imap_errors(self, doing: str) -> AbstractContextManager[None]:
-        return translated(self._endpoint, doing)
+            raise CommandRefusedError(said(first_words(lines), MAX_WORDS_LENGTH))

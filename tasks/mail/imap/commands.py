@@ -35,10 +35,11 @@ from tasks.mail.imap.responses import (
     read_uid_set,
 )
 from tasks.mail.imap.search import MAX_UID_SET_LENGTH, ImapSearch, imap_date
-from tasks.mail.imap.session import MAX_WORDS_LENGTH, FetchRefusedError, NotUnderstoodError, first_words
+from tasks.mail.imap.session import NotUnderstoodError, first_words
 from tasks.mail.imap.uidset import UidSet
 from tasks.mail.message import FetchedMessage
 from tasks.mail.refusal import means_busy
+from tasks.mail.session import MAX_WORDS_LENGTH, CommandRefusedError
 from tasks.secrecy.secrets import said
 
 _MESSAGE_ITEMS = "(UID RFC822.SIZE FLAGS INTERNALDATE BODY.PEEK[])"
@@ -52,7 +53,7 @@ _ABOUT_THE_SERVER = (
 _STATUS_ITEMS = "MESSAGES UIDNEXT UIDVALIDITY UNSEEN"
 
 
-class FolderGoneError(FetchRefusedError):
+class FolderGoneError(CommandRefusedError):
     """The folder does not exist, though it was listed: as a parent of others, or until a moment ago."""
 
 
@@ -72,7 +73,7 @@ class ImapConnection(ImapSearch):
 
     def list_folders(self) -> tuple[list[ListedFolder], dict[str, FolderStatus]]:
         """All folders; and their states by path, if the server offers LIST-STATUS (RFC 5819)."""
-        with self._imap_errors("listing the folders"):
+        with self._imap.translating_errors("listing the folders"):
             folders, unread = self._without_refused(("LIST-STATUS", "LIST-EXTENDED"), self._list)
             self.unread_names = tuple(unread)
             return folders, dict(read_status(self._untagged("STATUS")))
@@ -80,20 +81,20 @@ class ImapConnection(ImapSearch):
     def select(self, path: str, *, writable: bool = False) -> FolderStatus:
         """Open a folder, read-only unless `writable` (EXAMINE or SELECT, RFC 9051 sections 6.3.2 and 6.3.3).
 
-        Raises FetchRefusedError if the folder cannot be opened.
+        Raises CommandRefusedError if the folder cannot be opened.
         """
-        with self._imap_errors(f"opening {path}"):
+        with self._imap.translating_errors(f"opening {path}"):
             try:
                 name = wire_path(path)
             except ValueError as error:
-                raise FetchRefusedError(str(error)) from None
+                raise CommandRefusedError(str(error)) from None
 
             def ask(extension: str | None) -> list[Line]:
                 lines: list[Line]
                 outcome, lines = self._imap.select(name + (b" (CONDSTORE)" if extension else b""), not writable)
                 if outcome != "OK":
                     words = first_words(lines)
-                    raise (FolderGoneError if "[NONEXISTENT]" in words.upper() else FetchRefusedError)(
+                    raise (FolderGoneError if "[NONEXISTENT]" in words.upper() else CommandRefusedError)(
                         said(words, MAX_WORDS_LENGTH)
                     )
                 return lines
@@ -103,7 +104,7 @@ class ImapConnection(ImapSearch):
 
     def status(self, path: str) -> FolderStatus | None:
         """The state of a folder that is not open; None where the server does not say."""
-        with self._imap_errors(f"asking for the state of {path}"):
+        with self._imap.translating_errors(f"asking for the state of {path}"):
             outcome, lines = self._imap.status(wire_path(path), f"({_STATUS_ITEMS})")
             return next((status for _, status in read_status(lines)), None) if outcome == "OK" else None
 
@@ -112,7 +113,7 @@ class ImapConnection(ImapSearch):
 
         LIST may have left it out.
         """
-        with self._imap_errors(f"asking for the state of {path}"):
+        with self._imap.translating_errors(f"asking for the state of {path}"):
             try:
                 outcome, lines = self._imap.status(wire_path(path), f"({_STATUS_ITEMS})")
             except ValueError:
@@ -127,25 +128,25 @@ class ImapConnection(ImapSearch):
         """The UIDs of the last messages of the open folder."""
         if not opened.messages:
             return UidSet()
-        with self._imap_errors("asking for the newest messages"):
+        with self._imap.translating_errors("asking for the newest messages"):
             outcome, lines = self._imap.fetch(f"{max(1, opened.messages - number + 1)}:*", "(UID)")
             self._require_ok(outcome, lines)
             return UidSet.of(read_only_uids(lines))
 
     def fetch_sizes(self, uids: UidSet) -> dict[int, int]:
         """RFC822.SIZE in bytes by UID, of the messages that are still there."""
-        with self._imap_errors("fetching sizes"):
+        with self._imap.translating_errors("fetching sizes"):
             return read_sizes(self._fetch(uids, "(UID RFC822.SIZE)"))
 
     def fetch_flags(self, uids: UidSet) -> Iterator[FetchedFlags]:
         """The flags of those `uids` that are still there."""
-        with self._imap_errors("fetching flags"):
+        with self._imap.translating_errors("fetching flags"):
             yield from self._fetch_each(uids, self._flag_items, read_flag_answers)
 
     def fetch_changes(self, uids: UidSet, since: int) -> Changes:
         """Flags that changed since mod-sequence `since`; with QRESYNC
         also the UIDs removed since then (RFC 7162 section 3)."""
-        with self._imap_errors("fetching changes"):
+        with self._imap.translating_errors("fetching changes"):
             self._untagged("VANISHED")
             unread = self._imap.unread_lines
             modifiers = {"QRESYNC": f"(CHANGEDSINCE {since} VANISHED)", "CONDSTORE": f"(CHANGEDSINCE {since})"}
@@ -161,16 +162,16 @@ class ImapConnection(ImapSearch):
         """The envelope of each message: what identifies it, without its body."""
         labels = " X-GM-LABELS" if self.has_gmail_labels else ""
         items = f"(UID FLAGS{labels} INTERNALDATE RFC822.SIZE BODY.PEEK[HEADER.FIELDS (MESSAGE-ID)])"
-        with self._imap_errors("fetching envelopes"):
+        with self._imap.translating_errors("fetching envelopes"):
             yield from self._fetch_each(uids, items, read_envelopes)
 
     def stream_messages(self, uids: UidSet) -> Iterator[FetchedMessage]:
         """Whole messages one by one as they arrive, in the server's order. Messages that are gone are left out.
 
-        Raises FetchRefusedError after the last message if the server answers NO or BAD.
+        Raises CommandRefusedError after the last message if the server answers NO or BAD.
         """
         items = _GMAIL_MESSAGE_ITEMS if self.has_gmail_labels else _MESSAGE_ITEMS
-        with self._imap_errors("fetching messages"):
+        with self._imap.translating_errors("fetching messages"):
             for part in uids.to_imap_parts(MAX_UID_SET_LENGTH):
                 rest = part
                 while rest:
@@ -181,7 +182,7 @@ class ImapConnection(ImapSearch):
 
         Returns the message's UID, if the server tells it (UIDPLUS, RFC 4315 section 3).
         """
-        with self._imap_errors(f"filing a message in {path}"):
+        with self._imap.translating_errors(f"filing a message in {path}"):
             when = f'"{imap_date(received_at)} {received_at:%H:%M:%S %z}"'
             message = (wire_path(path), f"({flags})", when, raw)
             outcome, lines = self._imap.append(*message)
@@ -203,15 +204,15 @@ class ImapConnection(ImapSearch):
         return bool(left)
 
     def create_folder(self, path: str) -> None:
-        """Make a folder and subscribe to it. Raises FetchRefusedError where it cannot be made."""
-        with self._imap_errors(f"making the folder {path}"):
+        """Make a folder and subscribe to it. Raises CommandRefusedError where it cannot be made."""
+        with self._imap.translating_errors(f"making the folder {path}"):
             self._require_ok(*self._imap.create(wire_path(path)))
-            with suppress(FetchRefusedError):
+            with suppress(CommandRefusedError):
                 self._imap.subscribe(wire_path(path))
 
     def ask(self, doing: str, *words: str | bytes) -> None:
-        """Send a command that changes something and has no other answer than OK. Raises FetchRefusedError."""
-        with self._imap_errors(doing):
+        """Send a command that changes something and has no other answer than OK. Raises CommandRefusedError."""
+        with self._imap.translating_errors(doing):
             self._untagged("COPYUID")
             self._require_ok(*self._imap.xatom(*words))
             # Drop what the server sent unasked, so that it is not taken for a later answer.
@@ -235,7 +236,7 @@ class ImapConnection(ImapSearch):
         rest = self._left_out(uids)
         if held := {message.uid: message for message in assembly.held()}:
             flags: dict[int, tuple[str, ...]] = {}
-            with suppress(FetchRefusedError):
+            with suppress(CommandRefusedError):
                 flags = dict(read_flag_answers(self._fetch(UidSet.of(held), self._flag_items)))
             for uid, message in held.items():
                 yield message._replace(flags=flags.get(uid, ()))
@@ -245,7 +246,7 @@ class ImapConnection(ImapSearch):
         try:
             messages = _number(lines)
             if messages is None:
-                raise FetchRefusedError("the server does not say how many messages there are")
+                raise CommandRefusedError("the server does not say how many messages there are")
             return FolderStatus(
                 messages=messages,
                 uidvalidity=_number(self._untagged("UIDVALIDITY")) or 0,
@@ -255,7 +256,7 @@ class ImapConnection(ImapSearch):
                 mailbox_id=read_mailbox_id(self._untagged("MAILBOXID")) if self.has_mailbox_ids else None,
             )
         except ProtocolError as error:
-            raise FetchRefusedError(error.detail) from error
+            raise CommandRefusedError(error.detail) from error
 
     def _list(self, extension: str | None) -> tuple[list[ListedFolder], list[bytes]]:
         special_use = "SPECIAL-USE " if "SPECIAL-USE" in self.capabilities else ""
@@ -270,7 +271,7 @@ class ImapConnection(ImapSearch):
         self._require_ok(outcome, lines)
         folders, unread = read_list(lines)
         if extension and not folders:
-            raise FetchRefusedError("LIST named no folder")
+            raise CommandRefusedError("LIST named no folder")
         return folders, unread
 
     @property

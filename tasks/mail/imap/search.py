@@ -16,8 +16,9 @@ from tasks.mail.imap.base import ImapBase
 from tasks.mail.imap.fetch import FetchedEnvelope, FetchedFlags, read_numbered_uids, read_only_uids
 from tasks.mail.imap.folders import quote
 from tasks.mail.imap.responses import FolderStatus, Line, read_number, read_uid_set, read_uids
-from tasks.mail.imap.session import FetchRefusedError, NotUnderstoodError
+from tasks.mail.imap.session import NotUnderstoodError
 from tasks.mail.imap.uidset import UidSet
+from tasks.mail.session import CommandRefusedError
 
 Fetched = TypeVar("Fetched", FetchedFlags, FetchedEnvelope)
 
@@ -105,7 +106,7 @@ class ImapSearch(ImapBase):
     """SEARCH, and FETCH of any number of messages, also on servers that limit what one command works on."""
 
     def search(self, first: int, status: FolderStatus) -> UidSet:
-        """The UIDs from `first` up in the open folder. Raises FetchRefusedError where the server does not say.
+        """The UIDs from `first` up in the open folder. Raises CommandRefusedError where the server does not say.
 
         With `first` 1, the caller has to compare the number of UIDs with the messages in `status`, because a server
         may name fewer whatever is asked.
@@ -113,7 +114,7 @@ class ImapSearch(ImapBase):
         `n:*` always names the last message, also when its UID is below n (RFC 9051 section 9), so what is below is
         taken out again.
         """
-        with self._imap_errors("searching"):
+        with self._imap.translating_errors("searching"):
             windows = self._windows(first, status)
 
             def ask(extension: str | None) -> UidSet:
@@ -126,7 +127,7 @@ class ImapSearch(ImapBase):
                 if first == 1 and status.messages and not found.ranges:
                     # An answer without a result must not count as an empty
                     # folder, or all stored messages would be removed.
-                    kind = NotUnderstoodError if extension else FetchRefusedError
+                    kind = NotUnderstoodError if extension else CommandRefusedError
                     raise kind(f"SEARCH names none of the {status.messages} messages")
                 return self._completed(found, status.messages, named) if first == 1 else found
 
@@ -134,7 +135,7 @@ class ImapSearch(ImapBase):
 
     def existing(self, uids: UidSet) -> UidSet:
         """Which of `uids` the open folder has, asked for with FETCH and not with SEARCH."""
-        with self._imap_errors("fetching UIDs"):
+        with self._imap.translating_errors("fetching UIDs"):
             there = UidSet.of(read_only_uids(self._fetch(uids, "(UID)")))
             return uids.minus(uids.minus(there))
 
@@ -142,7 +143,7 @@ class ImapSearch(ImapBase):
         """Whether the open folder has a message with this Message-ID that arrived since this day.
 
         The day limits the messages that the server has to search.
-        Raises FetchRefusedError where the server gives no result.
+        Raises CommandRefusedError where the server gives no result.
         """
         criteria = f"SINCE {imap_date(since)} HEADER Message-ID {quote(message_id)}"
 
@@ -153,7 +154,7 @@ class ImapSearch(ImapBase):
             words = (word for line in lines if isinstance(line, bytes) for word in line.split())
             return Named(UidSet.of(read_uids(words)), self._limit())
 
-        with self._imap_errors("searching"):
+        with self._imap.translating_errors("searching"):
             return any(found.ranges for found in downwards(ask, 1, None))
 
     @property
@@ -165,8 +166,8 @@ class ImapSearch(ImapBase):
     def parts(self, uids: UidSet, longest: int) -> Iterator[str]:
         """`uids` as sets of at most `longest` characters, one for each command that works on them.
 
-        UIDs that a server with a limit (RFC 9738) left out of a command are in the next set. Raises FetchRefusedError
-        if the server does not tell which UIDs it left out.
+        UIDs that a server with a limit (RFC 9738) left out of a command are in the next set. Raises
+        CommandRefusedError if the server does not tell which UIDs it left out.
         """
         for part in uids.to_imap_parts(longest):
             self._limit()
@@ -208,7 +209,9 @@ class ImapSearch(ImapBase):
         asked_for = UidSet.from_imap(part)
         rest = asked_for.below(limit.lowest or 0)
         if limit.lowest is None or rest == asked_for:
-            raise FetchRefusedError(f"it works on {limit.most} messages at a time and does not say which it left out")
+            raise CommandRefusedError(
+                f"it works on {limit.most} messages at a time and does not say which it left out"
+            )
         return rest.to_imap()
 
     def _completed(self, found: UidSet, messages: int, ask: Callable[[int, int | None], Named]) -> UidSet:
@@ -217,7 +220,7 @@ class ImapSearch(ImapBase):
         if lowest > 1 and (found.size() < messages or messages in KNOWN_WINDOWS):
             found = UidSet.union([found, *downwards(ask, 1, lowest - 1, to_the_end=True)])
         if found.size() < messages:
-            with suppress(FetchRefusedError):
+            with suppress(CommandRefusedError):
                 found = UidSet.union([found, *by_number(self._fetch_numbered, messages)])
         return found
 

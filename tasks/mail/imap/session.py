@@ -2,32 +2,24 @@
 
 The library is imaplib, because it reads several times as fast as libraries that are built on it
 (docs/decisions/0001). This module adds to imaplib: answers to a FETCH are handed out as they arrive, literals that
-are too large are not kept, sockets come from `tasks.mail.connection`, and errors are translated into EmailErrors.
+are too large are not kept, and what all sessions share (`tasks.mail.session`).
 """
 
 import imaplib
 import logging
 import re
-import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
 from typing import Any
 
-from tasks.errors import (
-    EncryptionUnavailableError,
-    FolderReadOnlyError,
-    MailServerBusyError,
-    MailServerUnavailableError,
-    ProtocolError,
-)
-from tasks.mail import connection
-from tasks.mail.authenticate import learn_login, log_in
-from tasks.mail.connection import Endpoint, open_socket, tls_context
+from tasks.errors import EncryptionUnavailableError, FolderReadOnlyError, MailServerUnavailableError, ProtocolError
+from tasks.mail.authenticate import log_in
+from tasks.mail.connection import Endpoint, encrypted
 from tasks.mail.imap.folders import quote
 from tasks.mail.imap.responses import Line
 from tasks.mail.kinds import Encryption
 from tasks.mail.login import OWN_COMMAND, Login, Sasl, exchanges_for
-from tasks.mail.refusal import means_busy, readable
+from tasks.mail.refusal import readable
+from tasks.mail.session import MAX_WORDS_LENGTH, AnswerLimit, Cause, CommandRefusedError, WireSession
 from tasks.secrecy.secrets import said
 
 _READ_BUFFER_BYTES = 256 * 1024
@@ -38,11 +30,7 @@ _ABSURD_LITERAL = 2**31
 # How many bytes imaplib may collect for one answer, besides messages: enough for 100,000 folders with their states.
 _MAX_ANSWER_BYTES = 16 * 1024 * 1024
 
-MAX_WORDS_LENGTH = 200
 _MAX_SHOWN_LENGTH = 40
-
-# How long to wait for the answer to LOGOUT, which nobody needs.
-_GOODBYE_SECONDS = 5
 
 # An untagged answer (RFC 9051 section 7), with words in any case.
 _UNTAGGED = re.compile(rb"\* +(?:(\d+) +)?([a-z][a-z0-9-]*)(?: +(.*))?", re.IGNORECASE | re.DOTALL)
@@ -59,43 +47,8 @@ _MAX_EMPTY_LINES = 4
 logger = logging.getLogger(__name__)
 
 
-class FetchRefusedError(ProtocolError):
-    """The mail server refused what was asked for."""
-
-
-class NotUnderstoodError(FetchRefusedError):
+class NotUnderstoodError(CommandRefusedError):
     """The mail server answered BAD: it does not know the command, or some of it."""
-
-
-def open_session(endpoint: Endpoint, login: Login, max_literal: int) -> "Session":
-    """Connect, encrypt as the endpoint says, and log in. Raises an EmailError that says what happened."""
-    with translated(endpoint, "connecting"), _greeted(endpoint):
-        session = _connect(endpoint, max_literal)
-    try:
-        learn_login(login, endpoint)
-        session.mechanism = _log_in(session, endpoint, login)
-    except BaseException:
-        session.say_goodbye()
-        raise
-    return session
-
-
-@contextmanager
-def translated(endpoint: Endpoint, doing: str) -> Iterator[None]:
-    """Translate errors of the library and the network into EmailErrors."""
-    where = f"{doing}, {endpoint}"
-    with connection.translated(endpoint, doing):
-        try:
-            yield
-        except imaplib.IMAP4.readonly as error:
-            raise FolderReadOnlyError(where) from error
-        except imaplib.IMAP4.abort as error:
-            words = str(error) or "the connection ended"
-            out_of_step = any(sign in words for sign in ("unexpected", "unterminated", "literal", "more than"))
-            kind = ProtocolError if out_of_step else MailServerUnavailableError
-            raise kind(f"{where}: {said(words, MAX_WORDS_LENGTH)}") from error
-        except imaplib.IMAP4.error as error:
-            raise FetchRefusedError(f"{where}: {said(str(error), MAX_WORDS_LENGTH)}") from error
 
 
 def first_words(lines: list[Line]) -> str:
@@ -106,12 +59,11 @@ def first_words(lines: list[Line]) -> str:
     return "no reason given"
 
 
-class Session(imaplib.IMAP4):
+class ImapSession(WireSession, imaplib.IMAP4):
     """An imaplib session that hands out the answers to a UID FETCH
     as they arrive, and keeps no literal that is too large."""
 
     # Attributes of imaplib, where they have no types.
-    sock: socket.socket
     tagpre: Any
     tagged_commands: Any
     continuation_response: Any
@@ -122,18 +74,29 @@ class Session(imaplib.IMAP4):
     _append_untagged: Callable[[str, Line], None]
 
     def __init__(self, endpoint: Endpoint, max_literal: int) -> None:
-        self._endpoint = endpoint
         self._max_literal = max_literal
-        self._answer_bytes = 0
+        self._limit = AnswerLimit(_MAX_ANSWER_BYTES + max_literal)
         self.unread_lines = 0
-        self.mechanism = ""  # with which this session logged in
-        super().__init__(endpoint.hostname, endpoint.port, timeout=endpoint.timeout)
+        super().__init__(endpoint)
 
-    def _create_socket(self, _timeout: float | None) -> socket.socket:
-        return open_socket(self._endpoint)
+    @staticmethod
+    def cause_of(error: Exception) -> Cause | None:
+        match error:
+            case imaplib.IMAP4.readonly():
+                return Cause(FolderReadOnlyError, "")
+            case imaplib.IMAP4.abort():
+                words = str(error) or "the connection ended"
+                is_out_of_step = any(sign in words for sign in ("unexpected", "unterminated", "literal", "more than"))
+                return Cause(ProtocolError if is_out_of_step else MailServerUnavailableError, words)
+            case imaplib.IMAP4.error():
+                return Cause(CommandRefusedError, str(error))
+        return None
 
     def open(self, *args: Any, **options: Any) -> None:
         super().open(*args, **options)
+        self._enlarge_buffer()
+
+    def _enlarge_buffer(self) -> None:
         # imaplib's 8 kB would take several reads for each message. From Python 3.14 on the name has an underscore.
         name = "file" if "file" in vars(self) else "_file"
         setattr(self, name, self.sock.makefile("rb", buffering=_READ_BUFFER_BYTES))
@@ -145,11 +108,11 @@ class Session(imaplib.IMAP4):
             self._check_bye()
             self._get_response()
             if lines := self.untagged_responses.pop("FETCH", None):
-                self._answer_bytes = 0
+                self._limit.begin_answer()
                 yield lines
         outcome, answer = self._command_complete("UID", tag)
         if outcome != "OK":
-            raise FetchRefusedError(said(first_words(answer), MAX_WORDS_LENGTH))
+            raise CommandRefusedError(said(first_words(answer), MAX_WORDS_LENGTH))
 
     def _get_capabilities(self) -> None:
         """Read what the server offers.
@@ -200,7 +163,7 @@ class Session(imaplib.IMAP4):
         is_untagged = line.startswith(b"* ")
         # Lines that are no untagged answer may be a piece of somebody's mail, so only their length is logged.
         shown = said(repr(line), _MAX_SHOWN_LENGTH) if is_untagged else f"{len(line)} bytes"
-        logger.warning("%s sent a line that is no answer: %s", self._endpoint, shown)
+        logger.warning("%s sent a line that is no answer: %s", self.endpoint, shown)
         if is_untagged:
             self._with_literals("", line)
 
@@ -246,26 +209,19 @@ class Session(imaplib.IMAP4):
             self._append_untagged(match[1].decode().upper(), match[2])
 
     def send(self, data: Any) -> None:
-        self._answer_bytes = 0
+        self._limit.begin_answer()
         super().send(data)
 
     def readline(self) -> bytes:
         line = super().readline()
-        self._count(len(line))
+        self._limit.count(len(line))
         if not line.endswith(b"\r\n") and line.endswith(b"\n"):
             return line[:-1] + b"\r\n"  # mailutils ends some lines with LF alone, which imaplib does not take
         return line
 
-    def _count(self, size: int) -> None:
-        """Count the bytes of an answer and end the connection if there are too many. imaplib collects answers without
-        a limit, so a server could fill the worker's memory."""
-        self._answer_bytes += size
-        if self._answer_bytes > _MAX_ANSWER_BYTES + self._max_literal:
-            raise imaplib.IMAP4.abort(f"more than {self._answer_bytes} bytes in one answer")
-
     def read(self, size: int) -> bytes:
         if size <= self._max_literal:
-            self._count(size)
+            self._limit.count(size)
             return super().read(size)
         if size > _ABSURD_LITERAL:
             raise imaplib.IMAP4.abort(f"a literal of {size} bytes was announced")
@@ -276,104 +232,72 @@ class Session(imaplib.IMAP4):
             size -= len(chunk)
         return b""
 
-    def say_goodbye(self) -> None:
-        """Close politely; never raises."""
-        with suppress(imaplib.IMAP4.error, NotUnderstoodError, OSError):
-            self.sock.settimeout(min(self._endpoint.timeout, _GOODBYE_SECONDS))
-            self.logout()
+    def ask_to_end(self) -> None:
+        self.logout()
 
-    def abandon(self) -> None:
-        """Close at once; never raises."""
-        with suppress(OSError):
-            # Shut the socket down first, because closing the buffer would wait for a thread that reads from it. The
-            # TLS socket's own method is not used, as it would remove the TLS layer while that thread uses it.
-            socket.socket.shutdown(self.sock, socket.SHUT_RDWR)
-        with suppress(OSError):
-            self.shutdown()
+    def close_socket(self) -> None:
+        self.shutdown()
 
-
-class _TlsSession(Session):
-    def _create_socket(self, timeout: float | None) -> socket.socket:
-        plain = super()._create_socket(timeout)
-        return tls_context(self._endpoint).wrap_socket(plain, server_hostname=self._endpoint.hostname)
-
-
-def _connect(endpoint: Endpoint, max_literal: int) -> Session:
-    if endpoint.encryption == Encryption.TLS:
-        return _TlsSession(endpoint, max_literal)
-    session = Session(endpoint, max_literal)
-    if endpoint.encryption == Encryption.STARTTLS:
-        if "STARTTLS" not in session.capabilities:
-            session.shutdown()
-            raise EncryptionUnavailableError(f"{endpoint} does not offer STARTTLS")
+    def begin_tls(self) -> None:
+        if "STARTTLS" not in self.capabilities:
+            raise EncryptionUnavailableError(f"{self.endpoint} does not offer STARTTLS")
         try:
-            session.starttls(tls_context(endpoint))
-        except BaseException as error:
-            with suppress(OSError):  # there is no socket any more after a failed handshake
-                session.shutdown()
-            if isinstance(error, imaplib.IMAP4.error) and not isinstance(error, imaplib.IMAP4.abort):
-                raise EncryptionUnavailableError(f"{endpoint} refuses STARTTLS") from error
-            raise
-    return session
-
-
-@contextmanager
-def _greeted(endpoint: Endpoint) -> Iterator[None]:
-    """Translate a greeting that is BYE or nonsense into MailServerUnavailableError or MailServerBusyError."""
-    try:
-        yield
-    except imaplib.IMAP4.abort:
-        raise
-    except imaplib.IMAP4.error as error:
-        words = str(error)
-        kind = MailServerBusyError if means_busy(words) else MailServerUnavailableError
-        raise kind(f"connecting, {endpoint}: {said(words, MAX_WORDS_LENGTH)}") from error
-
-
-def _log_in(session: Session, endpoint: Endpoint, login: Login) -> str:
-    """Log in and return the mechanism. Returns none if the server's greeting says that we are logged in already."""
-    if session.state != "NONAUTH":
-        return "none"
-    offered = {name.removeprefix("AUTH=") for name in session.capabilities if name.startswith("AUTH=")}
-    is_disabled = "LOGINDISABLED" in session.capabilities
-    if is_disabled and endpoint.encryption == Encryption.NONE:
-        offered &= {"CRAM-MD5"}  # CRAM-MD5 sends no password
-        if not offered or login.method == "oauth2":
-            raise EncryptionUnavailableError(f"{endpoint} allows no login without encryption")
-    # If the server offers nothing and says LOGINDISABLED all the same, LOGIN is tried.
-    exchanges = exchanges_for(login, endpoint, offered, has_command=not is_disabled)
-    exchanges = exchanges or exchanges_for(login, endpoint, offered, has_command=True)
-    return log_in(exchanges, lambda sasl: _attempt(session, endpoint, login, sasl), endpoint, login)
-
-
-def _attempt(session: Session, endpoint: Endpoint, login: Login, sasl: Sasl) -> str | None:
-    """Make one exchange. Returns the server's words if it refuses, else None."""
-    challenges: list[bytes] = []
-
-    def answer(challenge: bytes) -> bytes | None:
-        if len(challenges) > len(sasl.responses):
-            raise imaplib.IMAP4.abort("unexpected challenges")
-        challenges.append(challenge)
-        return sasl.response(len(challenges) - 1, challenge)  # None cancels the exchange
-
-    with translated(endpoint, "logging in"):
-        try:
-            if sasl.mechanism == OWN_COMMAND:
-                _log_in_by_command(session, login)
-            else:
-                session.authenticate(sasl.mechanism, answer)
+            outcome, lines = self.xatom("STARTTLS")
         except imaplib.IMAP4.abort:
             raise
         except imaplib.IMAP4.error as error:
-            reasons = b" ".join(challenges[1:]) if sasl.client_first else b""
-            return f"{error} {reasons.decode('utf-8', 'replace')}".strip()
-    return None
+            raise EncryptionUnavailableError(f"{self.endpoint} refuses STARTTLS") from error
+        if outcome != "OK":
+            words = said(first_words(lines), MAX_WORDS_LENGTH)
+            raise EncryptionUnavailableError(f"{self.endpoint} refuses STARTTLS: {words}")
+        self.sock = encrypted(self.sock, self.endpoint)
+        # What arrived before the encryption is dropped, as anybody may have sent it (RFC 9051 section 11.1).
+        self.untagged_responses = {}
+        self._enlarge_buffer()
+        self._get_capabilities()
 
+    def log_in(self, login: Login) -> str:
+        """As of every session; the mechanism is none if the server's greeting says that we are logged in already."""
+        if self.state != "NONAUTH":
+            return "none"
+        offered = {name.removeprefix("AUTH=") for name in self.capabilities if name.startswith("AUTH=")}
+        is_disabled = "LOGINDISABLED" in self.capabilities
+        if is_disabled and self.endpoint.encryption == Encryption.NONE:
+            offered &= {"CRAM-MD5"}  # CRAM-MD5 sends no password
+            if not offered or login.method == "oauth2":
+                raise EncryptionUnavailableError(f"{self.endpoint} allows no login without encryption")
+        # If the server offers nothing and says LOGINDISABLED all the same, LOGIN is tried.
+        exchanges = exchanges_for(login, self.endpoint, offered, has_command=not is_disabled)
+        exchanges = exchanges or exchanges_for(login, self.endpoint, offered, has_command=True)
+        return log_in(exchanges, lambda sasl: self._attempt(login, sasl), self.endpoint, login)
 
-def _log_in_by_command(session: Session, login: Login) -> None:
-    """LOGIN with quoted strings; imaplib's own takes ASCII only."""
-    words: Any = (quote(login.username).encode(), quote(login.secret).encode())
-    outcome, lines = session.xatom("LOGIN", *words)
-    if outcome != "OK":
-        raise imaplib.IMAP4.error(first_words(lines))
-    session.state = "AUTH"
+    def _attempt(self, login: Login, sasl: Sasl) -> str | None:
+        """Make one exchange. Returns the server's words if it refuses, else None."""
+        challenges: list[bytes] = []
+
+        def answer(challenge: bytes) -> bytes | None:
+            if len(challenges) > len(sasl.responses):
+                raise imaplib.IMAP4.abort("unexpected challenges")
+            challenges.append(challenge)
+            return sasl.response(len(challenges) - 1, challenge)  # None cancels the exchange
+
+        with self.translating_errors("logging in"):
+            try:
+                if sasl.mechanism == OWN_COMMAND:
+                    self._log_in_by_command(login)
+                else:
+                    self.authenticate(sasl.mechanism, answer)
+            except imaplib.IMAP4.abort:
+                raise
+            except imaplib.IMAP4.error as error:
+                reasons = b" ".join(challenges[1:]) if sasl.client_first else b""
+                return f"{error} {reasons.decode('utf-8', 'replace')}".strip()
+        return None
+
+    def _log_in_by_command(self, login: Login) -> None:
+        """LOGIN with quoted strings; imaplib's own takes ASCII only."""
+        words: Any = (quote(login.username).encode(), quote(login.secret).encode())
+        outcome, lines = self.xatom("LOGIN", *words)
+        if outcome != "OK":
+            raise imaplib.IMAP4.error(first_words(lines))
+        self.state = "AUTH"

@@ -14,8 +14,9 @@ from tasks.mail.connection import Endpoint
 from tasks.mail.login import Login
 from tasks.mail.message import FetchedMessage
 from tasks.mail.parse.arrival import arrived_at
-from tasks.mail.pop3.session import RefusedError, open_session, translated
+from tasks.mail.pop3.session import Pop3Session
 from tasks.mail.pop3.uidl import UidlEntry, read_unique_id
+from tasks.mail.session import CommandRefusedError, open_session
 from tasks.secrecy.secrets import said
 
 # How many commands are sent at most before their answers are read.
@@ -38,8 +39,8 @@ class Pop3Connection:
 
     def __init__(self, endpoint: Endpoint, login: Login, max_message_bytes: int) -> None:
         self.login = login
-        self._endpoint, self._max_message_bytes = endpoint, max_message_bytes
-        self._session, self._offered = open_session(endpoint, login)
+        self._max_message_bytes = max_message_bytes
+        self._session = open_session(Pop3Session, endpoint, login)
         self._has_deleted = False
 
     @property
@@ -51,23 +52,23 @@ class Pop3Connection:
     def capabilities(self) -> frozenset[str]:
         """What the server offers beyond the commands that every
         server has (CAPA); empty where the server does not tell."""
-        return frozenset(self._offered)
+        return frozenset(self._session.offered)
 
     def count(self) -> int:
         """How many messages there are."""
-        with translated(self._endpoint, "counting the messages"):
+        with self._session.translating_errors("counting the messages"):
             return _number(self._session.ask("STAT").encode().split())
 
     def list_messages(self) -> tuple[list[UidlEntry], bool]:
         """All messages in the server's order, and whether the server gives unique-ids at all."""
         try:
-            with translated(self._endpoint, "listing the messages"):
+            with self._session.translating_errors("listing the messages"):
                 sizes = dict(map(_pair, self._session.listing("LIST")))
-        except RefusedError:
+        except CommandRefusedError:
             if self.count():
                 raise
             return [], True  # for an empty maildrop, which some servers refuse to list
-        with translated(self._endpoint, "listing the messages"):
+        with self._session.translating_errors("listing the messages"):
             unique_ids = self._unique_ids()
             known = unique_ids or {}
             messages = [UidlEntry(number, size, known.get(number)) for number, size in sizes.items()]
@@ -75,7 +76,7 @@ class Pop3Connection:
 
     def headers(self, numbers: Iterable[int]) -> Iterator[tuple[int, bytes | None]]:
         """The header of each message, read with TOP, or None where the server refuses."""
-        with translated(self._endpoint, "reading headers"):
+        with self._session.translating_errors("reading headers"):
             for number, refusal in self._ask_for_each("TOP {} 0", numbers):
                 yield number, self._content()[0] if refusal is None else None
 
@@ -84,7 +85,7 @@ class Pop3Connection:
 
         Bytes of messages that are too large are not kept.
         """
-        with translated(self._endpoint, "fetching messages"):
+        with self._session.translating_errors("fetching messages"):
             for number, refusal in self._ask_for_each("RETR {}", numbers):
                 if refusal is not None:
                     yield Refused(number, refusal)
@@ -95,7 +96,7 @@ class Pop3Connection:
 
     def delete(self, numbers: Iterable[int]) -> list[Refused]:
         """Mark messages that `close` will delete. Returns those that the server refuses to mark."""
-        with translated(self._endpoint, "deleting messages"):
+        with self._session.translating_errors("deleting messages"):
             self._has_deleted = True
             answers = self._ask_for_each("DELE {}", numbers)
             return [Refused(number, words) for number, words in answers if words is not None]
@@ -109,7 +110,7 @@ class Pop3Connection:
             self._session.say_goodbye()
             return
         try:
-            with translated(self._endpoint, "deleting messages"):
+            with self._session.translating_errors("deleting messages"):
                 self._session.ask("QUIT")
         finally:
             self._session.abandon()
@@ -131,7 +132,7 @@ class Pop3Connection:
     def _ask_for_each(self, command: str, numbers: Iterable[int]) -> Iterator[tuple[int, str | None]]:
         """Send the command for each number. Yields each number with the server's refusal, or None. The caller has to
         read the lines of an answer before it asks for the next."""
-        window = _PIPELINED if "PIPELINING" in self._offered else 1
+        window = _PIPELINED if "PIPELINING" in self._session.offered else 1
         remaining = iter(numbers)
         waiting: deque[int] = deque()
         while True:

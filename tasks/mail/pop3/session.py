@@ -1,93 +1,55 @@
 """A POP3 connection up to the login (RFC 1939, 2449, 2595, 5034); the only module that imports the POP3 library.
 
-This module adds to poplib: lines may have any length, as in mail; sockets come from `tasks.mail.connection`; errors
-are translated into EmailErrors.
+This module adds to poplib: lines may have any length, as in mail; and what all sessions share (`tasks.mail.session`).
 """
 
 import base64
 import poplib
-import socket
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from io import BufferedReader
-from typing import Any
 
-from tasks.errors import (
-    EncryptionUnavailableError,
-    MailServerBusyError,
-    MailServerUnavailableError,
-    ProtocolError,
-)
-from tasks.mail import connection
-from tasks.mail.authenticate import learn_login, log_in
-from tasks.mail.connection import Endpoint, open_socket, tls_context
+from tasks.errors import EncryptionUnavailableError, MailServerBusyError
+from tasks.mail.authenticate import log_in
+from tasks.mail.connection import Endpoint, encrypted
 from tasks.mail.kinds import Encryption
 from tasks.mail.login import OWN_COMMAND, Login, Sasl, exchanges_for
 from tasks.mail.refusal import means_busy, readable
+from tasks.mail.session import MAX_WORDS_LENGTH, AnswerLimit, Cause, CommandRefusedError, WireSession
 from tasks.secrecy.secrets import said
 
 _READ_BUFFER_BYTES = 256 * 1024
-_MAX_WORDS_LENGTH = 200
 # Enough for the list of some 400,000 messages.
 _MAX_LISTING_BYTES = 32 * 1024 * 1024
 
 Capabilities = dict[str, frozenset[str]]
 
 
-class RefusedError(ProtocolError):
-    """The mail server refused what was asked for."""
-
-
-def open_session(endpoint: Endpoint, login: Login) -> tuple["Session", Capabilities]:
-    """Connect, encrypt as the endpoint says, and log in. Returns the session, and the server's capabilities."""
-    with translated(endpoint, "connecting"), _greeted(endpoint):
-        session = _connect(endpoint)
-    try:
-        learn_login(login, endpoint)
-        session.mechanism = _log_in(session, endpoint, login)
-        with translated(endpoint, "logging in"):
-            # The server may offer more after the login (RFC 2449 section 5).
-            return session, session.capabilities()
-    except BaseException:
-        session.abandon()
-        raise
-
-
-@contextmanager
-def translated(endpoint: Endpoint, doing: str) -> Iterator[None]:
-    """Translate errors of the library and the network into EmailErrors."""
-    where = f"{doing}, {endpoint}"
-    with connection.translated(endpoint, doing):
-        try:
-            yield
-        except poplib.error_proto as error:
-            kind = MailServerBusyError if means_busy(_said(error)) else RefusedError
-            raise kind(f"{where}: {_words(error)}") from error
-
-
-class Session(poplib.POP3):
+class Pop3Session(WireSession, poplib.POP3):
     """A poplib session that reads answers of any size line by line."""
 
-    sock: Any
     file: BufferedReader
 
     def __init__(self, endpoint: Endpoint) -> None:
-        self._endpoint = endpoint
-        self.mechanism = ""  # with which this session logged in
-        super().__init__(endpoint.hostname, endpoint.port, timeout=endpoint.timeout)
+        self.offered: Capabilities = {}  # what the server offers after the login
+        super().__init__(endpoint)
         self._enlarge_buffer()
 
-    def _create_socket(self, _timeout: float | None) -> socket.socket:
-        return open_socket(self._endpoint)
+    @staticmethod
+    def cause_of(error: Exception) -> Cause | None:
+        if not isinstance(error, poplib.error_proto):
+            return None
+        words = _said(error)
+        return Cause(MailServerBusyError if means_busy(words) else CommandRefusedError, words)
 
-    def encrypt(self) -> None:
-        """Begin TLS (STLS, RFC 2595).
-
-        Bytes that arrived before the encryption are dropped, as anybody may have sent them.
-        """
-        self.ask("STLS")
-        context = tls_context(self._endpoint)
-        self.sock = context.wrap_socket(self.sock, server_hostname=self._endpoint.hostname)
+    def begin_tls(self) -> None:
+        """Begin TLS (STLS, RFC 2595). STLS is sent whether or not CAPA names it: a server without STLS refuses."""
+        try:
+            self.ask("STLS")
+        except poplib.error_proto as error:
+            raise EncryptionUnavailableError(f"{self.endpoint} does not offer STLS: {_words(error)}") from error
+        self.sock = encrypted(self.sock, self.endpoint)
+        # What arrived before the encryption is dropped, as anybody may have sent it.
         self._enlarge_buffer()
 
     def _enlarge_buffer(self) -> None:
@@ -154,12 +116,10 @@ class Session(poplib.POP3):
     def listing(self, command: str) -> list[list[bytes]]:
         """The words of each line of an answer. Raises poplib.error_proto for -ERR."""
         self.ask(command)
-        left = _MAX_LISTING_BYTES
+        limit = AnswerLimit(_MAX_LISTING_BYTES)
         listed = []
         for line in self.lines():
-            left -= len(line)
-            if left < 0:
-                raise ValueError(f"{command} is answered by more than {_MAX_LISTING_BYTES} bytes")
+            limit.count(len(line))
             listed.append(line.split())
         return listed
 
@@ -177,103 +137,61 @@ class Session(poplib.POP3):
         upper = (b" ".join(line).decode("latin-1").upper().split() for line in words)
         return {name: frozenset(rest) for name, *rest in filter(None, upper)}
 
-    def say_goodbye(self) -> None:
-        """Send QUIT, ignore the answer, and close. Never raises."""
-        with suppress(poplib.error_proto, OSError, ValueError):
-            self.ask("QUIT")
-        self.abandon()
+    def ask_to_end(self) -> None:
+        self.ask("QUIT")
 
-    def abandon(self) -> None:
-        """Close at once and without QUIT, so that nothing is deleted; never raises."""
-        if self.sock is None:
-            return
-        with suppress(OSError):
-            # Shut the socket down first, and not with the TLS socket's own method (see tasks/mail/imap/session.py).
-            socket.socket.shutdown(self.sock, socket.SHUT_RDWR)
-        with suppress(OSError):
-            self.close()
+    def close_socket(self) -> None:
+        self.close()
 
+    def log_in(self, login: Login) -> str:
+        with self.translating_errors("logging in"):
+            offered = self.capabilities()
+            if "UTF8" in offered:
+                # Without UTF8, mail with addresses or headers beyond ASCII arrives as a notice that it cannot be
+                # shown. The command must come before the login (RFC 6856 section 2). A refusal does not matter.
+                self.send("UTF8")
+                self.refusal()
+        mechanisms = offered.get("SASL", frozenset())
+        exchanges = exchanges_for(login, self.endpoint, mechanisms, has_command=not offered or "USER" in offered)
+        if not exchanges and self.endpoint.encryption == Encryption.NONE:
+            raise EncryptionUnavailableError(f"{self.endpoint} allows no login without encryption")
+        # Some servers do not offer USER and take it all the same.
+        exchanges = exchanges or exchanges_for(login, self.endpoint, mechanisms, has_command=True)
+        mechanism = log_in(exchanges, lambda sasl: self._attempt(login, sasl), self.endpoint, login)
+        with self.translating_errors("logging in"):
+            # The server may offer more after the login (RFC 2449 section 5).
+            self.offered = self.capabilities()
+        return mechanism
 
-class _TlsSession(Session):
-    def _create_socket(self, timeout: float | None) -> socket.socket:
-        plain = super()._create_socket(timeout)
-        return tls_context(self._endpoint).wrap_socket(plain, server_hostname=self._endpoint.hostname)
+    def _attempt(self, login: Login, sasl: Sasl) -> str | None:
+        """Make one exchange. Returns the server's words if it refuses, else None."""
+        with self.translating_errors("logging in"):
+            try:
+                if sasl.mechanism == OWN_COMMAND:
+                    self.ask(f"USER {login.username}")
+                    self.ask(f"PASS {login.secret}")
+                else:
+                    self._authenticate(sasl)
+            except poplib.error_proto as error:
+                return _said(error)
+        return None
 
-
-def _connect(endpoint: Endpoint) -> Session:
-    if endpoint.encryption == Encryption.TLS:
-        return _TlsSession(endpoint)
-    session = Session(endpoint)
-    if endpoint.encryption == Encryption.STARTTLS:
-        try:
-            # STLS is sent whether or not CAPA names it: a server without STLS refuses.
-            session.encrypt()
-        except BaseException as error:
-            session.abandon()
-            if isinstance(error, poplib.error_proto):
-                raise EncryptionUnavailableError(f"{endpoint} does not offer STLS: {_words(error)}") from error
-            raise
-    return session
-
-
-@contextmanager
-def _greeted(endpoint: Endpoint) -> Iterator[None]:
-    """Translate a greeting that is -ERR or nonsense into MailServerUnavailableError."""
-    try:
-        yield
-    except poplib.error_proto as error:
-        kind = MailServerBusyError if means_busy(_said(error)) else MailServerUnavailableError
-        raise kind(f"connecting, {endpoint}: {_words(error)}") from error
-
-
-def _log_in(session: Session, endpoint: Endpoint, login: Login) -> str:
-    """Log in and return the mechanism."""
-    with translated(endpoint, "logging in"):
-        offered = session.capabilities()
-        if "UTF8" in offered:
-            # Without UTF8, mail with addresses or headers beyond ASCII arrives as a notice that it cannot be shown.
-            # The command must come before the login (RFC 6856 section 2). A refusal does not matter.
-            session.send("UTF8")
-            session.refusal()
-    mechanisms = offered.get("SASL", frozenset())
-    exchanges = exchanges_for(login, endpoint, mechanisms, has_command=not offered or "USER" in offered)
-    if not exchanges and endpoint.encryption == Encryption.NONE:
-        raise EncryptionUnavailableError(f"{endpoint} allows no login without encryption")
-    # Some servers do not offer USER and take it all the same.
-    exchanges = exchanges or exchanges_for(login, endpoint, mechanisms, has_command=True)
-    return log_in(exchanges, lambda sasl: _attempt(session, endpoint, login, sasl), endpoint, login)
-
-
-def _attempt(session: Session, endpoint: Endpoint, login: Login, sasl: Sasl) -> str | None:
-    """Make one exchange. Returns the server's words if it refuses, else None."""
-    with translated(endpoint, "logging in"):
-        try:
-            if sasl.mechanism == OWN_COMMAND:
-                session.ask(f"USER {login.username}")
-                session.ask(f"PASS {login.secret}")
-            else:
-                _authenticate(session, sasl)
-        except poplib.error_proto as error:
-            return _said(error)
-    return None
-
-
-def _authenticate(session: Session, sasl: Sasl) -> None:
-    """Send AUTH (RFC 5034). The response waits for the server's
-    challenge, because it may be too long for the command's line."""
-    session.send(f"AUTH {sasl.mechanism}")
-    number = 0
-    while (challenge := session.challenge()) is not None:
-        if number > len(sasl.responses):
-            raise ValueError("it asks for more than the mechanism has to say")
-        response = sasl.response(number, challenge)
-        session.send("*" if response is None else base64.b64encode(response).decode())
-        number += 1
+    def _authenticate(self, sasl: Sasl) -> None:
+        """Send AUTH (RFC 5034). The response waits for the server's
+        challenge, because it may be too long for the command's line."""
+        self.send(f"AUTH {sasl.mechanism}")
+        number = 0
+        while (challenge := self.challenge()) is not None:
+            if number > len(sasl.responses):
+                raise ValueError("it asks for more than the mechanism has to say")
+            response = sasl.response(number, challenge)
+            self.send("*" if response is None else base64.b64encode(response).decode())
+            number += 1
 
 
 def _words(error: poplib.error_proto) -> str:
     """The server's words, as they may be shown to a person."""
-    return said(_said(error), _MAX_WORDS_LENGTH)
+    return said(_said(error), MAX_WORDS_LENGTH)
 
 
 def _said(error: poplib.error_proto) -> str:

@@ -7,15 +7,15 @@ used where they are offered.
 """
 
 import re
-import select
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from tasks.errors import MailServerBusyError, MailServerUnavailableError, MessageRefusedError
 from tasks.mail.connection import Endpoint
 from tasks.mail.login import Login
-from tasks.mail.smtp.session import Reply, line, open_session, translated
+from tasks.mail.session import open_session
+from tasks.mail.smtp.session import Reply, SmtpSession, line
 
 # How many commands are written at once: their answers fit into
 # any socket's buffer until they are read (RFC 2920 section 3.1).
@@ -25,7 +25,6 @@ _COMMANDS_PER_WRITE = 100
 # giving up leaves open whether the message was sent (RFC 5321 section 4.5.3.2.6).
 ANSWER_PATIENCE = 3
 
-_GOODBYE_SECONDS = 1
 _START_DATA = 354
 
 
@@ -57,7 +56,7 @@ class SmtpConnection:
         self._endpoint = endpoint
         self.login = login
         self._messages = 0
-        self._session = open_session(endpoint, login)
+        self._session = open_session(SmtpSession, endpoint, login)
 
     @property
     def mechanism(self) -> str:
@@ -77,11 +76,7 @@ class SmtpConnection:
     @property
     def is_stale(self) -> bool:
         """Whether the connection cannot be used any more: it broke, or the server closed it while it was idle."""
-        if not self.is_usable or self.login.has_expired:
-            return True
-        poll = select.poll()
-        poll.register(self._session.sock, select.POLLIN)
-        return bool(poll.poll(0))
+        return not self.is_usable or self.login.has_expired or self._session.has_input
 
     @property
     def extensions(self) -> dict[str, str]:
@@ -97,7 +92,7 @@ class SmtpConnection:
         first = self._mail_command(sender, size, utf8=utf8)
         self._messages += 1
         commands = [first, *(f"RCPT TO:<{address}>" for address in recipients), "DATA"]
-        with translated(self._endpoint, "sending"), self._abandoned_on_failure():
+        with self._session.translating_errors("sending"), self._abandoned_on_failure():
             replies = self._pipeline(commands) if "pipelining" in self.extensions else self._one_by_one(commands)
             said = dict(zip(recipients, replies[1:], strict=False))
             data = replies[-1] if len(replies) == len(commands) else None
@@ -120,7 +115,7 @@ class SmtpConnection:
 
         Lines of `raw` end in CRLF, the last one too.
         """
-        with translated(self._endpoint, "sending"), self._abandoned_on_failure():
+        with self._session.translating_errors("sending"), self._abandoned_on_failure():
             self._session.send(re.sub(rb"(?m)^\.", b"..", raw))
 
     def require_open(self) -> None:
@@ -135,7 +130,7 @@ class SmtpConnection:
 
         After an error nobody knows whether the message was taken.
         """
-        with translated(self._endpoint, "waiting for the answer to the message"), self._abandoned_on_failure():
+        with self._session.translating_errors("waiting for the answer to the message"), self._abandoned_on_failure():
             self._session.sock.settimeout(self._endpoint.timeout * ANSWER_PATIENCE)
             self._session.send(b".\r\n")
             reply = self._session.reply()
@@ -146,15 +141,13 @@ class SmtpConnection:
     def reset(self) -> None:
         """Have the server discard a message that was begun."""
         if self.is_usable:
-            with translated(self._endpoint, "sending"), self._abandoned_on_failure():
+            with self._session.translating_errors("sending"), self._abandoned_on_failure():
                 self._one_by_one(["RSET"])
 
     def close(self) -> None:
         """Say goodbye if the server still listens; never raises."""
         if self.is_usable:
-            with suppress(OSError, ValueError):
-                self._session.sock.settimeout(_GOODBYE_SECONDS)
-                self._session.docmd("QUIT")
+            self._session.say_goodbye()
         self.abandon()
 
     def abandon(self) -> None:

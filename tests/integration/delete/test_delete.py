@@ -16,7 +16,7 @@ from tasks.errors import (
     ProtocolError,
 )
 from tasks.mail.imap import removal
-from tasks.mail.imap.session import FetchRefusedError
+from tasks.mail.session import CommandRefusedError
 from tasks.storage.accounts.leases import release_lease, take_lease
 from tasks.storage.accounts.rows import Account, NewAccount, add_account, find_account
 from tasks.storage.messages.deletions import Target
@@ -382,10 +382,10 @@ def test_what_is_refused_while_trash_is_there_is_an_error(
     account: Account, mailbox: Mailbox, delete: Delete, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> None:
-        raise FetchRefusedError("[OVERQUOTA] no room")
+        raise CommandRefusedError("[OVERQUOTA] no room")
 
     monkeypatch.setattr(removal, "move", refuse)
-    with pytest.raises(FetchRefusedError, match="no room"):
+    with pytest.raises(CommandRefusedError, match="no room"):
         delete(ids_of(1))
     assert stored_uids("INBOX") == [1, 2, 3, 4, 5, 6, 7, 8]
 

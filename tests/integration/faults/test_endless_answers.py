@@ -8,10 +8,11 @@ import pytest
 
 from tasks.errors import ProtocolError
 from tasks.mail.connection import Endpoint
-from tasks.mail.imap.session import open_session as open_imap
+from tasks.mail.imap.session import ImapSession
 from tasks.mail.login import Login
-from tasks.mail.pop3.session import open_session as open_pop3
-from tasks.mail.smtp.session import open_session as open_smtp
+from tasks.mail.pop3.session import Pop3Session
+from tasks.mail.session import open_session
+from tasks.mail.smtp.session import SmtpSession
 from tests.support.tcp_server import TcpServer
 
 # More than any of the limits, and not for ever, should a limit not hold.
@@ -42,15 +43,15 @@ class Endless(TcpServer):
 
 
 def imap(endpoint: Endpoint) -> object:
-    return open_imap(endpoint, LOGIN, max_literal=1024)
+    return open_session(ImapSession, endpoint, LOGIN, max_literal=1024)
 
 
 def pop3(endpoint: Endpoint) -> object:
-    return open_pop3(endpoint, LOGIN)
+    return open_session(Pop3Session, endpoint, LOGIN)
 
 
 def smtp(endpoint: Endpoint) -> object:
-    return open_smtp(endpoint, LOGIN)
+    return open_session(SmtpSession, endpoint, LOGIN)
 
 
 @pytest.mark.parametrize(

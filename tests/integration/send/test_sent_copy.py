@@ -4,7 +4,7 @@ import pytest
 
 from tasks.errors import DeliveryInterruptedError, DeliveryUnknownError
 from tasks.mail.imap.commands import ImapConnection
-from tasks.mail.imap.session import FetchRefusedError
+from tasks.mail.session import CommandRefusedError
 from tasks.storage.accounts.leases import release_lease, take_lease
 from tasks.storage.accounts.rows import Account
 from tests.conftest import TENANT, USER, Database, sync
@@ -130,7 +130,7 @@ def test_a_sent_folder_that_is_there_and_cannot_be_opened_is_tried_again(
     account: Account, mailbox: Mailbox, send_once: Send, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(_: object, path: str) -> None:
-        raise FetchRefusedError(f"{path}: not today")
+        raise CommandRefusedError(f"{path}: not today")
 
     mailbox.create("Sent")
     sync(account)
