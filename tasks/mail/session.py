@@ -63,13 +63,17 @@ class AnswerLimit:
 class WireSession(ABC):
     """A connection to a mail server. To be mixed in before a class of imaplib, poplib or smtplib."""
 
-    sock: Any  # of the library: a socket, or None before the connection is made or after it ended
+    sock: Any = None  # of the library: a socket, or None before the connection is made and, in some, after its end
 
     def __init__(self, endpoint: Endpoint, **options: Any) -> None:
         """Connect and read the greeting."""
         self.endpoint = endpoint
         self.mechanism = ""  # with which this session logged in
-        super().__init__(endpoint.hostname, endpoint.port, timeout=endpoint.timeout, **options)  # type: ignore[call-arg]
+        try:
+            super().__init__(endpoint.hostname, endpoint.port, timeout=endpoint.timeout, **options)  # type: ignore[call-arg]
+        except BaseException:
+            self.abandon()
+            raise
 
     def _create_socket(self, *_: object) -> socket.socket:
         """The socket for imaplib and poplib."""
