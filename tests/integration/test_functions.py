@@ -41,6 +41,7 @@ GRANTS = {
     "release_waiting_copies": {WORKER},
     "count_waiting_mail": {WORKER},
     "refuse_unless": NOBODY,
+    "deletion_key": NOBODY,
     "intake_blob": NOBODY,
     "intake_email_attachment": NOBODY,
     "intake_email_message": NOBODY,

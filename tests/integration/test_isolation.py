@@ -42,7 +42,7 @@ def filled(account, mailbox: Mailbox):
             (TENANT, account.credential_id),
         )
         connection.exec_driver_sql(
-            "INSERT INTO deletion (tenant_id, task_id, email_message_id) VALUES (%s, 't', 'm')", (TENANT,)
+            "INSERT INTO deletion (tenant_id, task_key, email_message_id) VALUES (%s, 't', 'm')", (TENANT,)
         )
         connection.exec_driver_sql(
             "INSERT INTO rereading (tenant_id, email_message_id, email_client_id, parser_version) "

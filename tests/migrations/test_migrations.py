@@ -8,6 +8,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Engine, ForeignKeyConstraint, PrimaryKeyConstraint, UniqueConstraint, create_engine, text
 
+from tasks.storage.messages.deletions import note_messages, noted_messages
 from tasks.storage.migrate import current_and_head, downgrade, upgrade
 from tasks.storage.models import Base
 from tests.conftest import Database
@@ -142,6 +143,32 @@ def test_accounts_that_worked_are_no_new_ones_to_whom_a_refused_login_is_final(d
         ("paused", None, None, 0, None, None),
         ("well", "unknown", "unknown", 0, None, None),
     ]
+
+
+def test_notes_of_deletions_are_the_same_for_the_release_before_and_this_one(database: Database) -> None:
+    # Given a note from before the migration
+    downgrade(database.owner_url, "0022")
+    engine = create_engine(database.owner_url)
+    with engine.begin() as connection:
+        connection.execute(text("INSERT INTO deletion (tenant_id, task_id, email_message_id) VALUES ('t', 'a', 'm')"))
+    upgrade(database.owner_url)
+
+    # When workers of both releases note messages, each twice
+    before = (
+        "INSERT INTO deletion (tenant_id, task_id, email_message_id) VALUES ('t', 'b', 'm') "
+        "ON CONFLICT (tenant_id, task_id, email_message_id) DO UPDATE SET created_at = now()"
+    )
+    with engine.begin() as connection:
+        for _ in range(2):
+            connection.execute(text(before))
+            note_messages(connection, "t", ["a", "b", "c"], ["m"])
+
+    # Then both know each of them, once
+    with engine.begin() as connection:
+        notes = connection.execute(text("SELECT task_id, task_key FROM deletion ORDER BY 1")).all()
+        known = [noted_messages(connection, "t", [key], 1) for key in "abc"]
+    assert [tuple(note) for note in notes] == [("a", "a"), ("b", "b"), ("c", "c")]
+    assert known == [{"m"}] * 3
 
 
 def test_an_older_release_than_the_schema_is_told_what_to_do(database: Database) -> None:

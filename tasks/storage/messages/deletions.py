@@ -28,13 +28,13 @@ _FIND = text(
     ORDER BY message.folder_id, message.imap_uid
     """
 )
-_NOTED = text("SELECT email_message_id FROM deletion WHERE tenant_id = :tenant_id AND task_id = ANY(:keys)")
+_NOTED = text("SELECT email_message_id FROM deletion WHERE tenant_id = :tenant_id AND task_key = ANY(:keys)")
 _FORGET = text(
     """
     DELETE FROM deletion
     WHERE tenant_id = :tenant_id AND created_at < now() - make_interval(days => :days) AND NOT EXISTS (
       SELECT FROM dead_letter AS letter
-      WHERE letter.tenant_id = deletion.tenant_id AND letter.task_key = deletion.task_id
+      WHERE letter.tenant_id = deletion.tenant_id AND letter.task_key = deletion.task_key
     )
     """
 )
@@ -82,10 +82,10 @@ _FILE = text(
 _REMOVE = text("DELETE FROM email_message WHERE tenant_id = :tenant_id AND id = ANY(CAST(:ids AS text[]))")
 _NOTE = text(
     """
-    INSERT INTO deletion (tenant_id, task_id, email_message_id)
+    INSERT INTO deletion (tenant_id, task_key, email_message_id)
     SELECT :tenant_id, key, id
     FROM unnest(CAST(:keys AS text[])) AS keys (key), unnest(CAST(:ids AS text[])) AS ids (id)
-    ON CONFLICT (tenant_id, task_id, email_message_id) DO UPDATE SET created_at = now()
+    ON CONFLICT ON CONSTRAINT deletion_pkey DO UPDATE SET created_at = now()
     """
 )
 _MARK = text(

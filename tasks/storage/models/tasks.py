@@ -48,12 +48,15 @@ class Deletion(Base):
 
     __tablename__ = "deletion"
     tenant_id: Mapped[str]
+    # Holds the same as `task_key`, filled by a trigger; only workers of the release before read and write it.
+    task_id: Mapped[str]
     # The key of the task's work, as in dead_letter: another task with the same work has the same key.
-    task_key: Mapped[str] = mapped_column("task_id")
+    task_key: Mapped[str]
     email_message_id: Mapped[str]
     created_at: Mapped[datetime] = mapped_column(server_default=NOW)
     __table_args__ = (
         PrimaryKeyConstraint("tenant_id", "task_id", "email_message_id"),
         CheckConstraint("tenant_id <> ''", "tenant_id"),
         Index("deletion_created_idx", "tenant_id", "created_at"),
+        Index("deletion_task_key_idx", "tenant_id", "task_key"),
     )

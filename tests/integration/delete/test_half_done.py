@@ -62,7 +62,7 @@ def test_the_same_call_goes_on_under_whatever_id(ids: list[str], mailbox: Mailbo
 
 def test_a_worker_of_the_release_before_knows_it_by_the_id(ids: list[str], mailbox: Mailbox) -> None:
     # Given notes under an id alone, as that one makes them
-    rows("WITH noted AS (UPDATE deletion SET task_id = 'task' RETURNING 1) SELECT * FROM noted")
+    rows("WITH noted AS (UPDATE deletion SET task_id = 'task', task_key = 'task' RETURNING 1) SELECT * FROM noted")
     delete_emails.push_request(id="task")
     try:
         assert delete_emails.run(ids, TENANT, USER, True)["deleted_count"] == 4
