@@ -18,6 +18,10 @@ from tasks.runtime.owners import marks
 class CarefulRequest(Request):  # type: ignore[misc]  # celery has no types
     """Celery's request, which gives its message back where Celery would lose it."""
 
+    def info(self, safe: bool = True) -> Any:  # noqa: ARG002 - Celery's
+        """As Celery's, but the arguments are always redacted: Flower and others who ask by remote control show it."""
+        return super().info(safe=True)
+
     def revoked(self) -> bool:
         """As Celery's, but also true if the task's owner revoked it before its worker knew the owner
         (tasks/runtime/control.py)."""

@@ -297,6 +297,80 @@ def test_notes_that_are_none_stop_neither_a_worker_nor_the_commands(
     assert not client.keys("metabuilder:aside*")
 
 
+def test_one_that_is_too_large_is_never_taken_into_memory(
+    client: redis_client.Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Worker(tmp_path, app=APP) as worker:
+        before = psutil.Process(worker.pid).memory_info().rss
+        client.lpush("sync", "x" * 150_000_000)
+        client.lpush("sync", json.dumps(good(tmp_path, 1)))
+        wait_until(lambda: done(tmp_path) == {1}, "it does not go on")
+        assert psutil.Process(worker.pid).memory_info().rss - before < 20_000_000
+    [note] = json.loads(CliRunner().invoke(cli.main, ["dlq", "list", "--json"]).stdout)
+    assert "150000000 bytes" in note["error"]
+
+
+def test_one_that_would_be_too_large_is_not_queued(client: redis_client.Redis) -> None:
+    args = (TENANT, USER, "folder", "slow", "x" * (100 * 1024 * 1024))
+    with pytest.raises(ValueError, match=r"139,\d+,\d+ bytes"):
+        fault_app.fault.apply_async(args, queue="sync", ignore_result=True)
+    assert not client.exists("sync")
+
+
+def test_what_a_publisher_shows_of_its_arguments_is_not_shown(client: redis_client.Redis, tmp_path: Path) -> None:
+    args = (TENANT, USER, str(tmp_path), "slow", SECRET)
+    with Worker(tmp_path, app=APP):
+        message = good(tmp_path, 1, task="test.fault")
+        client.lpush("sync", json.dumps({**message, "body": encoded([args, {}, None])}))
+        wait_until(lambda: fault_app.runs(tmp_path), "it is not begun")
+        [[active]] = fault_app.app.control.inspect(timeout=5).active().values()  # as Flower asks
+    assert SECRET not in json.dumps(client.lrange("sync", 0, -1))
+    assert active["id"] == "good-1"
+    assert SECRET not in str(active)
+    assert f"<{len(SECRET)} characters>" in str(active)
+
+
+def test_a_task_of_the_next_release_waits_for_a_worker_that_knows_it(
+    client: redis_client.Redis, tmp_path: Path
+) -> None:
+    """Two real workers, one of a release that lacks the task `test.count`."""
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.mkdir()
+    new.mkdir()
+    with Worker(old) as old_worker:
+        for number in range(20):
+            fault_app.count.apply_async((TENANT, USER, str(tmp_path), number), queue="sync", ignore_result=True)
+        wait_until(lambda: client.hlen("metabuilder:aside") == 20, "they are not put aside")
+        # It neither spins nor blocks: nothing is left to take, and Redis is asked no more than by an idle worker.
+        assert client.llen("sync") == 0
+        client.config_resetstat()
+        time.sleep(3)
+        assert client.info("commandstats")["cmdstat_eval"]["calls"] < 20
+        listed = CliRunner().invoke(cli.main, ["dlq", "list"]).stdout
+        assert "task_unknown" in listed
+        assert "test.count" in json.dumps(client.hgetall("metabuilder:aside:notes"))
+
+        with Worker(new, app=APP):
+            for number in range(20, 40):
+                fault_app.count.apply_async((TENANT, USER, str(tmp_path), number), queue="sync", ignore_result=True)
+            # Those that the old worker is quicker to take are found with the next look of the new one.
+            wait_until(lambda: done(tmp_path) == set(range(40)), "some are lost")
+            wait_until(lambda: not client.exists("unacked"), "something comes back")
+        assert old_worker.children()
+        assert "Traceback" not in old_worker.log.read_text()
+    assert len(list(tmp_path.glob("done-*"))) == 40
+    assert not client.keys("metabuilder:aside*")
+
+
+def test_arguments_of_the_next_release_wait_as_well(client: redis_client.Redis, tmp_path: Path) -> None:
+    more = [[TENANT, USER, str(tmp_path), 1], {"colour": "blue"}, None]
+    client.lpush("sync", json.dumps({**good(tmp_path, 1), "body": encoded(more)}))
+    with Worker(tmp_path, app=APP) as worker:
+        wait_until(lambda: client.zcard("metabuilder:aside:unknown") == 1, "it is not put aside")
+        assert not client.exists("sync")
+        assert "blue" not in worker.log.read_text()
+
+
 def test_a_task_that_nobody_came_to_know_stays_aside(client: redis_client.Redis, tmp_path: Path) -> None:
     fault_app.count.apply_async((TENANT, USER, str(tmp_path), 1), queue="sync", ignore_result=True)
     (tmp_path / "old").mkdir()
