@@ -16,13 +16,21 @@ from redis import RedisError
 
 from tasks.errors import BrokerUnavailableError
 from tasks.runtime.arguments import check_identifier
+from tasks.runtime.commands import guarded
 from tasks.runtime.owners import Owner
 from tasks.runtime.results import WAITING
 
 
 class _Mailbox(Mailbox):  # type: ignore[misc]  # kombu has no types
-    """Sends an answer once, without trying again: a worker answers
-    from its event loop, which kombu would block for 20 s."""
+    """Takes the commands that this product uses.
+
+    Sends an answer once, without trying again: a worker answers
+    from its event loop, which kombu would block for 20 s.
+    """
+
+    def Node(self, *args: Any, handlers: Any = None, **options: Any) -> Any:  # noqa: N802 - kombu's name
+        """As kombu's: a worker's side, with only the commands that it obeys (tasks/runtime/commands.py)."""
+        return super().Node(*args, handlers=guarded(handlers or {}), **options)
 
     def _publish_reply(self, *args: Any, **options: Any) -> None:
         super()._publish_reply(*args, **{"retry_policy": {"max_retries": 0}, **options})

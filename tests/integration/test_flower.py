@@ -26,6 +26,7 @@ from tasks.registry import QUEUES
 from tests.support.debians_redis import TlsRedis
 from tests.support.service_manager import Manager
 from tests.support.worker import wait_until
+from tests.unit.runtime.broker.test_fanout import BAD, SECRET, published
 
 LOGIN = "admin:sample: a password % with # in it"
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
@@ -143,6 +144,23 @@ def test_its_status_is_true_and_it_hears_workers_again_after_an_outage(flower: F
         wait_until(
             lambda online=online: online in flower.ask(f"/{_PREFIX}/metrics", LOGIN)[2], f"{trouble}: no event"
         )
+
+
+def test_no_event_keeps_it_from_hearing_workers(flower: Flower, tls_redis: TlsRedis) -> None:
+    wait_until(lambda: flower.manager.status() == "Hears the workers", "it hears nothing")
+    said = len(flower.log.read_text())
+    with tls_redis.client() as client:
+        listeners = {found["id"] for found in client.client_list() if found["psub"] != "0"}
+        for body in BAD:
+            client.publish("/0.celeryev/worker.heartbeat", published(body))
+        heartbeat(tls_redis, "after@events")
+        online = b'flower_worker_online{worker="after@events"} 1.0'
+        wait_until(lambda: online in flower.ask(f"/{_PREFIX}/metrics", LOGIN)[2], "no event")
+        # Over the same connection, and without their words
+        assert {found["id"] for found in client.client_list() if found["psub"] != "0"} == listeners
+    log = flower.log.read_text()[said:]
+    assert SECRET not in log
+    assert "Traceback" not in log
 
 
 def paths() -> list[str]:

@@ -9,9 +9,10 @@ facts about a running task.
 """
 
 from base64 import b64decode
+from collections.abc import Container
 from copy import deepcopy
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from celery.app.task import Context
 from celery.canvas import Signature
@@ -63,11 +64,17 @@ When = Moment | Annotated[datetime, AfterValidator(_is_of_this_age)]
 Count = Annotated[int, Field(ge=0, le=_MAX_RETRIES)]
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
+    """Values are taken only in the type of their field, and errors do not repeat them."""
+
     model_config = ConfigDict(strict=True, hide_input_in_errors=True)
 
 
-class _Headers(_Strict):
+HeadersT = TypeVar("HeadersT", bound=Strict)
+PropertiesT = TypeVar("PropertiesT", bound=Strict)
+
+
+class _Headers(Strict):
     model_config = ConfigDict(extra="allow")
 
     task: Name
@@ -100,12 +107,12 @@ class _Headers(_Strict):
         return self
 
 
-class _DeliveryInfo(_Strict):
+class _DeliveryInfo(Strict):
     exchange: str = ""
     routing_key: str = ""
 
 
-class _Properties(_Strict):
+class _Properties(Strict):
     correlation_id: Name | None = None
     reply_to: str | None = None
     priority: int | None = None
@@ -113,15 +120,20 @@ class _Properties(_Strict):
     delivery_info: _DeliveryInfo
 
 
-class _Envelope(_Strict):
+class Envelope(Strict, Generic[HeadersT, PropertiesT]):
+    """What is around the body of a message in Redis, as kombu writes it."""
+
     body: str
     content_type: Literal["application/json"] = Field(alias="content-type")
     content_encoding: Literal["utf-8"] = Field(alias="content-encoding")
-    headers: _Headers
-    properties: _Properties
+    headers: HeadersT
+    properties: PropertiesT
 
 
-class _Options(_Strict):
+_Task = Envelope[_Headers, _Properties]
+
+
+class _Options(Strict):
     """Options with which the worker publishes a following task once this task is done."""
 
     task_id: Name | None = None
@@ -139,7 +151,7 @@ class _Options(_Strict):
     producer: None = None
 
 
-class _Following(_Strict):
+class _Following(Strict):
     """A task that is queued when the task of this message is done."""
 
     task: Name
@@ -158,14 +170,14 @@ class _Following(_Strict):
         return given
 
 
-class _Embedded(_Strict):
+class _Embedded(Strict):
     callbacks: list[_Following] | None = None
     errbacks: list[_Following] | None = None
     chain: list[_Following] | None = None
     chord: _Following | None = None
 
 
-class _Body(_Strict):
+class _Body(Strict):
     positional: list[Any]
     named: dict[str, Any]
     embedded: _Embedded | None
@@ -174,7 +186,7 @@ class _Body(_Strict):
 def check_envelope(raw: object) -> None:
     """Check everything in a message except the task's arguments. Raises MessageUnreadableError."""
     check_depth(raw)
-    _check(_Envelope, raw)
+    _check(_Task, raw)
 
 
 def open_body(body: object) -> tuple[list[Any], dict[str, Any]]:
@@ -217,19 +229,19 @@ def _check(model: type[BaseModel], value: object) -> None:
     try:
         model.model_validate(value)
     except ValidationError as error:
-        raise MessageUnreadableError(_explain(error)) from None
+        raise MessageUnreadableError(explain(error, _FIELDS)) from None
 
 
-def _explain(error: ValidationError) -> str:
+def explain(error: ValidationError, fields: Container[str]) -> str:
     """The field and the kind of mistake. Field names that only the message has are not repeated."""
     mistake = error.errors(include_input=False, include_url=False, include_context=False)[0]
-    where = ".".join(str(part) for part in mistake["loc"] if isinstance(part, int) or part in _FIELDS)
+    where = ".".join(str(part) for part in mistake["loc"] if isinstance(part, int) or part in fields)
     return f"{where or 'the message'}: {mistake['msg'].removeprefix('Value error, ')}"
 
 
 _FIELDS = {
     name
-    for model in (_Headers, _DeliveryInfo, _Properties, _Envelope, _Options, _Following, _Embedded, _Body)
+    for model in (_Headers, _DeliveryInfo, _Properties, _Task, _Options, _Following, _Embedded, _Body)
     for field, info in model.model_fields.items()
     for name in (field, info.alias or field)
 }

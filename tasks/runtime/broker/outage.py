@@ -7,12 +7,13 @@ from typing import Any
 
 from celery.signals import after_setup_logger
 
-# Loggers that write only about connections: nothing is lost if some of their lines are left out.
+# Loggers that write only about connections and refused commands: nothing is lost if some of their lines are left out.
 _LOGGERS = (
     "celery.worker.consumer.consumer",
     "celery.worker.consumer.connection",
     "kombu.transport.virtual.base",
     "tasks.runtime.broker.deliveries.outages",
+    "tasks.runtime.commands",
     "tasks.runtime.consumer.outages",
 )
 _MOST, _SECONDS = 3, 60.0
