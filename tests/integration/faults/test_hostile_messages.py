@@ -306,6 +306,7 @@ def test_one_that_is_too_large_is_never_taken_into_memory(
         client.lpush("sync", json.dumps(good(tmp_path, 1)))
         wait_until(lambda: done(tmp_path) == {1}, "it does not go on")
         assert psutil.Process(worker.pid).memory_info().rss - before < 20_000_000
+        wait_until(lambda: client.exists("metabuilder:aside:notes"), "it is not put aside")
     [note] = json.loads(CliRunner().invoke(cli.main, ["dlq", "list", "--json"]).stdout)
     assert "150000000 bytes" in note["error"]
 
