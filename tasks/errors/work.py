@@ -12,8 +12,8 @@ class SoftTimeLimitError(Exception):
     errors of mail servers and of storage does not take the end of the task's time for such an error.
     """
 
-    def __init__(self) -> None:
-        super().__init__("the soft time limit has passed")
+    def __str__(self) -> str:
+        return "the soft time limit has passed"
 
 
 class StorageUnavailableError(TransientError):

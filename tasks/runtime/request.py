@@ -5,6 +5,7 @@ Imported by workers only.
 
 from typing import Any
 
+from billiard.einfo import ExceptionWithTraceback
 from billiard.pool import MaybeEncodingError
 from celery.exceptions import Reject
 from celery.worker.request import Request
@@ -37,7 +38,9 @@ class CarefulRequest(Request):  # type: ignore[misc]  # celery has no types
         `return_ok` the task itself failed). Or the soft time limit passed after the task's end, while its result was
         stored or sent, so that the worker got the error of the time limit instead of the result.
         """
-        error = getattr(exc_info.exception, "exc", exc_info.exception)
+        error = exc_info.exception
+        if isinstance(error, ExceptionWithTraceback):
+            error = error.exc
         is_unnoted = isinstance(error, RedisError) and not return_ok
         is_overtaken = (isinstance(error, SoftTimeLimitError) and exc_info.internal) or (
             isinstance(error, MaybeEncodingError) and SoftTimeLimitError.__name__ in error.exc

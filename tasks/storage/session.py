@@ -113,7 +113,7 @@ def tenant_transaction(tenant_id: str, *, durable: bool = True) -> Iterator[Conn
 
     Raises StorageUnavailableError for errors that pass by themselves.
     """
-    with _translated(), get_engine().begin() as connection:
+    with _translating_errors(), get_engine().begin() as connection:
         connection.execute(_BEGIN, {"tenant_id": tenant_id, "synchronous_commit": "on" if durable else "off"})
         yield connection
 
@@ -121,7 +121,7 @@ def tenant_transaction(tenant_id: str, *, durable: bool = True) -> Iterator[Conn
 @contextmanager
 def unbound_transaction() -> Iterator[Connection]:
     """A transaction without a tenant: it sees no rows, and is for the functions that look across tenants."""
-    with _translated(), get_engine().begin() as connection:
+    with _translating_errors(), get_engine().begin() as connection:
         yield connection
 
 
@@ -133,7 +133,7 @@ def database_now() -> datetime:
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
+def _translating_errors() -> Iterator[None]:
     try:
         yield
     except DBAPIError as error:

@@ -26,7 +26,6 @@ class ImapBase:
 
         `refusals` are extensions known to be refused.
         """
-        self._endpoint = endpoint
         self.login = login
         self.refusals = refusals or Refusals()
         while True:

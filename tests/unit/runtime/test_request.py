@@ -1,5 +1,7 @@
 """What becomes of a message whose task something else got in the way of."""
 
+import pickle
+
 import pytest
 from billiard.einfo import ExceptionInfo
 from billiard.pool import MaybeEncodingError
@@ -16,8 +18,9 @@ from tasks.runtime.request import CarefulRequest
         (MaybeEncodingError(SoftTimeLimitError(), (1, "done", 0.1)), True),
         (MaybeEncodingError(TypeError("cannot pickle"), (1, "done", 0.1)), False),
         (ValueError("of the task"), False),
+        (SoftTimeLimitError(), True),
     ],
-    ids=["its time was up as it ended", "a result that cannot be sent", "it failed"],
+    ids=["its time was up as it ended", "a result that cannot be sent", "it failed", "its time was up in Celery"],
 )
 def test_a_task_whose_time_is_up_as_it_ends_has_not_failed(
     error: Exception, is_given_back: bool, monkeypatch: pytest.MonkeyPatch
@@ -31,7 +34,8 @@ def test_a_task_whose_time_is_up_as_it_ends_has_not_failed(
     try:
         raise error
     except Exception:
-        info = ExceptionInfo()
+        info = ExceptionInfo(internal=isinstance(error, SoftTimeLimitError))
+    info = pickle.loads(pickle.dumps(info))  # as the process of the task sends it to the worker
     CarefulRequest.on_failure(CarefulRequest.__new__(CarefulRequest), info)
 
     [(outcome, options)] = seen
