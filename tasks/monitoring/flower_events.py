@@ -3,7 +3,7 @@ state to systemd: it counts as started when its pages answer.
 
 Flower itself doubles its pause after each failed try to reach the broker, up to hours after
 a long outage, and waits for ever if the broker stops answering without closing the
-connection. Here Flower asks every two seconds whether the broker still answers, and if not,
+connection. Here Flower asks each second whether the broker still answers, and if not,
 connects anew each second. This holds for every Flower that is started with this application.
 """
 
@@ -21,7 +21,7 @@ from tasks.runtime import systemd
 
 _logger = logging.getLogger(__name__)
 
-_LOOK_SECONDS, _RETRY_SECONDS = 2, 1
+_LOOK_SECONDS, _RETRY_SECONDS = 1, 1
 
 
 def connect() -> None:

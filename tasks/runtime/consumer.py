@@ -21,6 +21,7 @@ from celery.exceptions import CPendingDeprecationWarning
 from celery.utils.log import get_logger
 from celery.worker import consumer
 from celery.worker.state import maybe_shutdown
+from kombu.common import ignore_errors
 from kombu.exceptions import DecodeError
 
 from tasks.engine import shutdown
@@ -122,6 +123,13 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]  # celery has no types
         else:
             super().on_close()
 
+    def shutdown(self) -> None:
+        """As Celery's, but first tells the broker what became of the messages in hand: of all that a worker that
+        stops has to say, only this matters, and Celery's says it last."""
+        if self.connection:
+            ignore_errors(self, self._deliveries.restore_unacked_once)
+        super().shutdown()
+
     def call_soon_ack(self, settle: Callable[..., None], *args: Any, **kwargs: Any) -> None:
         """Acknowledge or give back at once: a call that waits
         for its turn is lost if an error ends the event loop."""
@@ -192,6 +200,8 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]  # celery has no types
 
     def _look_at_the_clocks(self) -> None:
         """Report it if the clock of this host, of Redis or of PostgreSQL is off."""
+        if shutdown.is_requested():
+            return
         with self.connection.default_channel.conn_or_acquire() as client:
             has_changed = self._clocks.look(client)
         if has_changed and self._is_answered:

@@ -18,11 +18,11 @@ class Dispatcher(dispatcher.EventDispatcher):  # type: ignore[misc]  # celery ha
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._beat = Seldom(super().send)
+        self._send_seldom = Seldom(super().send)
 
     def send(self, type: str, *args: Any, **kwargs: Any) -> None:  # noqa: A002 - as Celery's
         """Send the event."""
-        (self._beat if type == "worker-heartbeat" else super().send)(type, *args, **kwargs)
+        (self._send_seldom if type.startswith("worker-") else super().send)(type, *args, **kwargs)
 
     def _publish(self, event: Any, producer: Any, routing_key: str, *_: Any, **__: Any) -> None:
         super()._publish(event, producer, routing_key)

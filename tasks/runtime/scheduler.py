@@ -34,7 +34,8 @@ LAST_RUNS = "metabuilder:beat:last_runs"
 # When any beat last ticked.
 TICKED = "metabuilder:beat:ticked"
 
-_MAX_SLEEP_SECONDS = 3
+# With the answer that is waited for (5 s), beat's status is true within ten seconds.
+_MAX_SLEEP_SECONDS = 2
 _RETRY_SECONDS = 1
 
 # KEYS: the last runs, the queue, the tokens that wake its workers (tasks/runtime/broker/transport.py). ARGV: the

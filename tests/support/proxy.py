@@ -6,7 +6,7 @@ import time
 
 from tests.support.tcp_server import TcpServer
 
-_PIECE = 4096
+_PIECE, _ALL = 4096, 2**20
 
 
 class Proxy(TcpServer):
@@ -74,7 +74,12 @@ class Network(TcpServer):
 
     def serve(self, client: socket.socket, number: int) -> None:
         self._wait(number)
-        with socket.create_connection(self.target) as server, client:
+        try:
+            target = socket.create_connection(self.target)
+        except OSError:
+            client.close()
+            return
+        with target as server, client:
             for end in (client, server):
                 end.settimeout(0.2)
             self._start_thread(self._pass_on, client, server, number)
@@ -87,7 +92,7 @@ class Network(TcpServer):
     def _pass_on(self, source: socket.socket, sink: socket.socket, number: int) -> None:
         while not self._stopped.is_set():
             try:
-                data = source.recv(_PIECE)
+                data = source.recv(_ALL)
                 self._wait(number)
                 self._stopped.wait(self.late_seconds)
                 sink.sendall(data)

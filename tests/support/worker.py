@@ -86,6 +86,10 @@ class Worker:
         assert self._process is not None
         return self._process.pid
 
+    def has_ended(self) -> bool:
+        """Whether its leading process has."""
+        return self._process is None or self._process.poll() is not None
+
     def wait(self, seconds: float) -> int:
         """Wait until it has stopped, three times these seconds at most; its exit status."""
         assert self._process is not None
@@ -132,7 +136,7 @@ class Worker:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._process is not None and self._process.poll() is None:
+        if not self.has_ended():
             self.kill()
         alive = wait_until_gone(self._started, 5)
         # Shown by pytest where the test failed.

@@ -14,21 +14,27 @@ that the broker could not be told is owed until the broker is told.
 Messages that a dead worker had in hand or owed are delivered again after the visibility timeout.
 """
 
+from collections.abc import Mapping, Sequence
+from threading import Lock
 from time import time
-from typing import Any
+from typing import Any, Literal
 
 from kombu.log import get_logger
 from kombu.transport import redis, virtual
 from redis.exceptions import OutOfMemoryError
 
+from tasks.engine import shutdown
 from tasks.errors import EmailError, MessageUnreadableError
 from tasks.runtime.broker import aside
-from tasks.runtime.broker.scripts import FORGET, TAKEN_BY_NOW, rename_unless
+from tasks.runtime.broker.scripts import GIVE_BACK, SETTLE, TAKEN_BY_NOW, rename_unless
 from tasks.runtime.broker.seldom import Seldom
 
 _logger = get_logger(__name__)
 # Lines of this logger are thinned out while the broker is away (tasks/runtime/broker/outage.py).
 _outages = get_logger(f"{__name__}.outages")
+
+# The broker deletes the message, or gives it back to the end or to the front of its queue.
+Settlement = Literal["done", "last", "first"]
 
 _NEVER_EXPIRES = -1  # Redis's answer to TTL for a key without an expiry
 
@@ -67,7 +73,10 @@ class Deliveries(redis.QoS):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.restore_visible = Seldom(self._restore_visible)
-        self.owed: dict[str, bool] = {}  # by tag: whether the message is to be given back (or else deleted)
+        self.owed: dict[str, Settlement] = {}  # by tag
+        # A worker that stops has threads that settle messages, and a second connection to a slow broker takes long.
+        self._one_at_a_time = Lock()
+        self._tell_soon = Seldom(self.tell_what_is_owed)
 
     def move_to(self, channel: Any) -> None:
         """Continue on a new channel with the messages in hand."""
@@ -91,38 +100,76 @@ class Deliveries(redis.QoS):  # type: ignore[misc]
         self._settle(delivery_tag, requeue=requeue)
 
     def _settle(self, delivery_tag: str, *, requeue: bool) -> None:
-        """Tell the broker, or later if it does not answer: waiting
-        for it once for each message would take minutes."""
+        """Tell the broker, or later if it does not answer or is slow:
+        waiting for it once for each message would take minutes."""
         self.owe(delivery_tag, requeue=requeue)
         if not self.channel.is_silent():
-            self._tell(delivery_tag)
+            self._tell_soon()
 
     def owe(self, delivery_tag: str, *, requeue: bool) -> None:
         """Count the message as no longer in hand, and remember to tell the broker."""
-        self.owed.setdefault(delivery_tag, requeue)
+        self.owed.setdefault(delivery_tag, "last" if requeue else "done")
         virtual.QoS.ack(self, delivery_tag)
 
     def tell_what_is_owed(self) -> None:
-        """Tell the broker all that is owed. What it cannot be told stays owed. Raises errors of the connection."""
-        for tag in tuple(self.owed):
-            try:
-                self._tell(tag)
-            except OutOfMemoryError as error:
-                _say_owed(error)
+        """Tell the broker all that is owed, with two questions at most.
 
-    def _tell(self, tag: str) -> None:
-        if self.owed[tag]:
-            self.restore_by_tag(tag, leftmost=True)
-        else:
+        What it cannot be told stays owed. Raises errors of the connection.
+        """
+        if not self.owed:
+            return
+        with self._one_at_a_time:
+            self._tell(dict(self.owed))
+
+    def _tell(self, owed: Mapping[str, Settlement]) -> None:
+        done = [tag for tag, settlement in owed.items() if settlement == "done"]
+        returned = [tag for tag, settlement in owed.items() if settlement != "done"]
+        try:
+            entries = self._delete_and_read(done, returned)
+            self._give_back({tag: (owed[tag], entry) for tag, entry in zip(returned, entries, strict=True)})
+        except OutOfMemoryError as error:
+            _say_owed(error)
+            return
+        for tag in owed:
+            self.owed.pop(tag, None)
+
+    def _delete_and_read(self, done: Sequence[aside.Tag], returned: Sequence[aside.Tag]) -> list[bytes | None]:
+        """Delete messages from the broker's table, and read other entries of the table; None where there is none."""
+        tables = self.unacked_key, self.unacked_index_key
+        with self.channel.conn_or_acquire() as client:
+            return client.eval(SETTLE, 2, *tables, len(done), *done, *returned)  # type: ignore[no-any-return]
+
+    def _give_back(self, entries: Mapping[Any, tuple[Settlement, bytes | None]]) -> None:
+        """Give messages back to their queues, or put those aside that no worker could read there.
+
+        `entries` maps each tag to the end of its queue, and to its entry in the broker's table.
+        """
+        keys: list[str] = []
+        arguments: list[Any] = []
+        for tag, (settlement, entry) in entries.items():
+            if entry is None:
+                continue  # another worker has given the message back
+            try:
+                key, message = self.channel.given_back(entry)
+            except (*self.channel.connection_errors, *redis.Transport.channel_errors):
+                raise
+            except Exception as error:
+                self.put_aside(tag, unreadable(error))
+            else:
+                keys.append(key)
+                arguments += [tag, "LPUSH" if settlement == "last" else "RPUSH", message]
+        if keys:
+            tables = self.unacked_key, self.unacked_index_key
             with self.channel.conn_or_acquire() as client:
-                client.eval(FORGET, 2, self.unacked_key, self.unacked_index_key, tag)
-        del self.owed[tag]
+                client.eval(GIVE_BACK, 2 + len(keys), *tables, *keys, *arguments)
 
     def _restore_visible(self, *args: Any, **kwargs: Any) -> None:
         """Give messages back to their queues that other workers did not finish within the visibility timeout.
 
-        Waits for a later call where Redis is full.
+        Waits for a later call where Redis is full. A worker that stops leaves this to others.
         """
+        if shutdown.is_requested():
+            return
         with self.channel.conn_or_acquire() as client:
             if client.ttl(self.unacked_mutex_key) == _NEVER_EXPIRES:
                 client.delete(self.unacked_mutex_key)  # no worker's lock: a worker's lock has an expiry
@@ -135,7 +182,7 @@ class Deliveries(redis.QoS):  # type: ignore[misc]
         except OutOfMemoryError:
             _outages.warning("Redis is full: what other workers left unfinished is not given back yet")
 
-    def restore_unacked(self, client: Any = None) -> None:
+    def restore_unacked(self, client: Any = None) -> None:  # noqa: ARG002 - as kombu's
         """Give the messages in hand back to their queues.
 
         If closing the connection failed and is tried again, the transport is already gone: then the messages are
@@ -144,18 +191,18 @@ class Deliveries(redis.QoS):  # type: ignore[misc]
         if self.channel.connection.client is None:
             self._delivered.clear()
         else:
-            self.tell_what_is_owed()
             self._flush()
-            super().restore_unacked(client)
+            # The message that was taken first comes last, at the front.
+            self.owed.update((tag, "first") for tag in reversed(self._delivered) if tag not in self.owed)
+            self._delivered.clear()
+            self.tell_what_is_owed()
 
-    def restore_by_tag(self, tag: aside.Tag, client: Any = None, leftmost: bool = False) -> None:
+    def restore_by_tag(self, tag: aside.Tag, client: Any = None, leftmost: bool = False) -> None:  # noqa: ARG002
         """Give the message with this tag back to its queue, or put it aside if no worker could read it there."""
-        try:
-            super().restore_by_tag(tag, client, leftmost)
-        except (*self.channel.connection_errors, *redis.Transport.channel_errors):
-            raise
-        except Exception as error:
-            self.put_aside(tag, unreadable(error))
+        [entry] = self._delete_and_read([], [tag])
+        if entry is None:
+            self._delete_and_read([tag], [])  # the index names a message that is not in the table
+        self._give_back({tag: ("last" if leftmost else "first", entry)})
 
     def put_aside(self, tag: aside.Tag, error: EmailError, message: object = None, size: int = 0) -> None:
         """Put the message that was delivered under this tag aside (tasks/runtime/broker/aside.py)."""

@@ -70,11 +70,37 @@ end
 return false
 """
 
-# KEYS: the table, its index. ARGV: the tag. This is a script and
-# not a MULTI, as a full Redis 7.0 refuses all commands in a MULTI.
-FORGET = """
-redis.call('ZREM', KEYS[2], ARGV[1])
-return redis.call('HDEL', KEYS[1], ARGV[1])
+# Deletes messages that are done, and reads those that are to be given back. KEYS: the table, its index. ARGV: how
+# many are done, their tags, the tags of the others. Returns the entries of the others. This is a script and not a
+# MULTI, as a full Redis 7.0 refuses all commands in a MULTI.
+SETTLE = """
+local entries = {}
+for i = 2, #ARGV do
+  if i <= 1 + tonumber(ARGV[1]) then
+    redis.call('ZREM', KEYS[2], ARGV[i])
+    redis.call('HDEL', KEYS[1], ARGV[i])
+  else
+    entries[#entries + 1] = redis.call('HGET', KEYS[1], ARGV[i])
+  end
+end
+return entries
+"""
+
+# Gives messages back to their queues, each once, whoever else does so too. KEYS: the table, its index, the list of
+# each message. ARGV: for each message its tag, the command that puts it on its list, and its JSON. As in TAKE, a list
+# of another type is renamed and removals come before writes: a full Redis takes the messages, which it had anyway.
+GIVE_BACK = """
+for i = 3, #KEYS do
+  local found = redis.call('TYPE', KEYS[i]).ok
+  if found ~= 'list' and found ~= 'none' then
+    redis.call('RENAME', KEYS[i], KEYS[i] .. ':of-another-type')
+  end
+  local first = 3 * (i - 3) + 1
+  redis.call('ZREM', KEYS[2], ARGV[first])
+  if redis.call('HDEL', KEYS[1], ARGV[first]) == 1 then
+    redis.call(ARGV[first + 1], KEYS[i], ARGV[first + 2])
+  end
+end
 """
 
 # KEYS: the index of delivered messages. A message noted as taken in the future was taken while Redis's clock was

@@ -51,6 +51,8 @@ _BINDING_PARTS = 3  # of kombu's tables: routing key, pattern, queue
 _SILENCE_SECONDS, _CLOSING_SECONDS = 5, 2
 # A worker that stops does not ask a silent broker again for this long, as it would wait a dozen times while closing.
 _NOT_ASKED_SECONDS = 15
+# An answer that takes longer is late.
+_LATE_SECONDS = 0.5
 
 
 @contextmanager
@@ -98,7 +100,8 @@ class Channel(redis.Channel):  # type: ignore[misc]
         if self.connection is None:
             # A message of a connection that is closed by now: all its messages have been given back.
             raise RedisConnectionError("the connection is closed")
-        if shutdown.is_requested() and monotonic() < Transport.silent_at + _NOT_ASKED_SECONDS:
+        began = monotonic()
+        if shutdown.is_requested() and began < Transport.silent_at + _NOT_ASKED_SECONDS:
             raise RedisConnectionError("it is silent")
         try:
             with super().conn_or_acquire(client) as acquired:
@@ -106,6 +109,9 @@ class Channel(redis.Channel):  # type: ignore[misc]
         except RedisTimeoutError:
             Transport.silent_at = monotonic()
             raise
+        finally:
+            if monotonic() - began > _LATE_SECONDS:
+                Transport.late_at = monotonic()
 
     def is_silent(self) -> bool:
         """Whether the broker has left a question unanswered, on any connection, since this channel was opened."""
@@ -128,8 +134,11 @@ class Channel(redis.Channel):  # type: ignore[misc]
     def close(self) -> None:
         """As kombu's, but waits less long for the last answer.
 
-        A message in that answer is noted, so it is delivered again.
+        A message in that answer is noted, so it is delivered again. A worker that stops leaves its queues for remote
+        control to a slow broker, as a worker that is killed does: it would wait for three answers for each.
         """
+        if shutdown.is_requested() and monotonic() < Transport.late_at + _NOT_ASKED_SECONDS:
+            self.auto_delete_queues.clear()
         if self._in_poll and not self._is_answered(_CLOSING_SECONDS):
             self._in_poll.disconnect()
             self._in_poll = None
@@ -272,13 +281,15 @@ class Channel(redis.Channel):  # type: ignore[misc]
         finally:
             self.is_noted = False
 
-    def _do_restore_message(
-        self, payload: Any, exchange: Any, routing_key: Any, pipe: Any, leftmost: bool = False
-    ) -> None:
-        """As kombu's, but raises for a message that cannot be
-        given back: kombu's logs the whole message and drops it."""
-        envelope.check_envelope(payload)
-        super()._do_restore_message(payload, exchange, routing_key, pipe, leftmost)
+    def given_back(self, entry: bytes) -> tuple[str, str]:
+        """The list to which a message is given back, and the message as JSON, of its entry in the table of delivered
+        messages. Raises whatever the content of an odd entry leads to."""
+        message, exchange, routing_key = loads(bytes_to_str(entry))
+        envelope.check_envelope(message)
+        message["headers"]["redelivered"] = True
+        message["properties"]["delivery_info"]["redelivered"] = True
+        [queue] = self._lookup(exchange, routing_key)
+        return self._q_for_pri(queue, self._get_message_priority(message, reverse=False)), dumps(message)
 
 
 class Transport(redis.Transport):  # type: ignore[misc]
@@ -293,4 +304,5 @@ class Transport(redis.Transport):  # type: ignore[misc]
     # When the broker last left a question unanswered, in seconds of time.monotonic(). All channels of a process share
     # this, as a worker has only one broker.
     silent_at = float("-inf")
+    late_at = float("-inf")  # when the broker last answered late
     connection_errors = (*redis.Transport.connection_errors, ResponseError)
