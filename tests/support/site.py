@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import testinfra
+import yaml
 from testinfra.host import Host
 
 from tests.support.mailbox import message
@@ -75,6 +76,16 @@ class Site:
         """The hosts on which something of ours runs."""
         groups = ("redis", "postgresql", "celery_workers", "celery_beat", "flower")
         return sorted({host for group in groups for host in self.group(group)})
+
+    @cached_property
+    def secrets(self) -> list[str]:
+        """Those of the scenarios' vault, as far as no quoting changes them."""
+        values = yaml.safe_load((SHARED / "group_vars/all/secrets.yml").read_text())
+        return [value.partition("@")[0] for value in values.values()]
+
+    def lines_with_secrets(self, text: str) -> list[str]:
+        """The lines of a text in which a secret stands."""
+        return [line.strip()[:200] for line in text.splitlines() if any(secret in line for secret in self.secrets)]
 
     def host(self, name: str) -> Host:
         """A host, to look at as its administrator does."""

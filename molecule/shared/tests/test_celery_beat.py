@@ -19,8 +19,9 @@ def test_its_journal_reads_well(beat: Host) -> None:
 
 
 def test_each_due_task_is_queued_once_however_many_beats_there_are(site: Site) -> None:
-    entry, rounds = "sync-emails-every-5min", 4
+    entry = "sync-emails-every-5min"
     beats = [site.host(name) for name in site.group("celery_beat")]
+    rounds = 2 * len(beats)  # several may each win some
     # Given that the entry last ran an hour ago, as often as it has run since
     make_due = (
         "import json, time\nfrom tasks.runtime.scheduler import LAST_RUNS\nfrom tasks.celery_app import celery_app\n"

@@ -15,20 +15,6 @@ def _several_hosts(site: Site) -> None:
         pytest.skip("all is on one host: only loopback is used")
 
 
-def test_ssh_is_let_in_by_every_port_of_its_own(site: Site) -> None:
-    if len(site.names) > 1:
-        pytest.skip("it is tried on one host alone")
-    host, file = site.host(site.names[0]), "/etc/ssh/sshd_config.d/another-port.conf"
-    host.check_output(f"printf 'Port 22\\nPort 2222\\n' >{file}")
-    try:
-        play = site.play("site.yml", "--tags", "firewall")
-        assert play.status == 0, play.output[-4000:]
-        assert "tcp dport { 22, 2222 } accept" in host.check_output("nft list chain inet metabuilder input")
-    finally:
-        host.check_output(f"rm {file}")
-        site.play("site.yml", "--tags", "firewall")
-
-
 @pytest.mark.usefixtures("_several_hosts")
 @pytest.mark.parametrize(("group", "port"), PORTS.items())
 def test_a_host_that_needs_it_is_let_in(site: Site, group: str, port: int) -> None:

@@ -28,6 +28,8 @@ def test_mail_becomes_rows(mailbox: RemoteMailbox) -> None:
 
 
 def test_stopping_a_worker_in_the_middle_loses_nothing(site: Site, mailbox: RemoteMailbox) -> None:
+    if len(site.names) == 1:
+        pytest.skip("covered by the scenario with several hosts")
     count = 12_000  # some seconds of work
     mailbox.deliver(count)
     mailbox.queue_sync()
