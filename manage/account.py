@@ -63,14 +63,15 @@ def list_(as_json: bool, tenant: str) -> None:
         if doubles := advice(found):
             say(f"{found.account_name}: {doubles}")
     if any(found.is_overdue for found in accounts):
-        say(f"Overdue ones: does beat queue syncs, and do workers take them? {LOOK_AT_HEALTH}")
+        say(f"Overdue accounts: check that beat queues syncs, and that workers take them. {LOOK_AT_HEALTH}")
 
 
 @account.command()
 @account_argument
 @tenant_option
 def test(account_name: str, tenant: str) -> None:
-    """Log in to an account's servers and look at what they offer. Each that works ends the pause of its side."""
+    """Log in to an account's servers and print what they offer. A login that succeeds ends the pause of receiving, or
+    of sending."""
     connect()
     from tasks.errors import EmailError
     from tasks.storage.accounts.rows import find_account
@@ -89,8 +90,8 @@ def test(account_name: str, tenant: str) -> None:
 
 @account.command()
 @account_argument
-@click.option("--smtp", is_flag=True, help="A password for the SMTP server alone, which from now on has its own.")
-@click.option("--password-stdin", is_flag=True, help="Read it from standard input instead of asking.")
+@click.option("--smtp", is_flag=True, help="Store the password of the SMTP server alone.")
+@click.option("--password-stdin", is_flag=True, help="Read the password from standard input.")
 @tenant_option
 def password(account_name: str, smtp: bool, password_stdin: bool, tenant: str) -> None:
     """Store a new password (of an OAuth2 account: a new refresh token) for an account, and end its pauses."""
@@ -119,7 +120,7 @@ def password(account_name: str, smtp: bool, password_stdin: bool, tenant: str) -
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @tenant_option
 def remove(account_name: str, yes: bool, tenant: str) -> None:
-    """Remove an account with its synced mail, and what it has not sent yet. Nothing changes on its server."""
+    """Remove an account with its synced mail and its unsent messages. Nothing changes on its server."""
     connect()
     from tasks.storage.accounts.rows import find_account, remove_account
     from tasks.storage.waiting import count_unsent
@@ -127,10 +128,10 @@ def remove(account_name: str, yes: bool, tenant: str) -> None:
     found = find_account(tenant, account_name)
     unsent = count_unsent(found)
     if not yes:
-        waiting = f", {unsent:,} messages that are not sent yet among it" if unsent else ""
+        waiting = f", with {unsent:,} messages that are not sent yet" if unsent else ""
         confirm(f"Remove {found.account_name} and all its mail from this database{waiting}?")
     remove_account(found)
-    say(f"{found.account_name} is removed" + (f", and {unsent:,} messages that were not sent yet" if unsent else ""))
+    say(f"{found.account_name} is removed" + (f", with {unsent:,} messages that were not sent yet" if unsent else ""))
 
 
 def _try_mailbox(found: "Account") -> None:

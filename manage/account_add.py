@@ -79,14 +79,14 @@ class _Options:
     type=click.Choice(["auto", "append", "none"]),
     default="auto",
     show_default=True,
-    help="Whether we file what is sent in the Sent folder; auto: unless the provider is known to.",
+    help="Whether the workers put sent messages into the Sent folder; auto: unless the provider does that itself.",
 )
 @click.option(
     "--all-mail",
     type=click.Choice(["skip", "sync"]),
     default="skip",
     show_default=True,
-    help="Folders that show messages of others a second time (\\All, \\Flagged, \\Important), outside Gmail.",
+    help="Folders that show messages of other folders again (\\All, \\Flagged, \\Important), outside Gmail.",
 )
 @click.option("--oauth2", type=click.Choice(_PROVIDERS), help="Log in with OAuth2: asks for a refresh token.")
 @click.option("--client-id", help="OAuth2: the client that the refresh token was granted to.")
@@ -96,7 +96,7 @@ class _Options:
     "--password-stdin",
     is_flag=True,
     help="Read the password (OAuth2: the refresh token and, on a second line, the client secret if there is one) "
-    "from standard input instead of asking.",
+    "from standard input.",
 )
 @click.option("--user", default=USER, show_default=True, callback=not_empty, help="Who owns the account.")
 @tenant_option

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @tenant_option
 def all_mail(account_name: str, choice: str, yes: bool, tenant: str) -> None:
-    """Leave folders out that show messages of others a second time, and drop their doubles; or sync them."""
+    """Leave out the folders that show messages of other folders a second time, and drop their doubles; or sync these
+    folders."""
     connect()
     from tasks.engine.sync.views import skip_views
     from tasks.storage.accounts.choices import choose_all_mail
@@ -28,13 +29,13 @@ def all_mail(account_name: str, choice: str, yes: bool, tenant: str) -> None:
     found = find_account(tenant, account_name)
     if choice == "sync":
         choose_all_mail(found, "sync")
-        say(f"The next sync brings them: {COMMAND} sync {shlex.quote(found.account_name)}")
+        say(f"The next sync brings these folders: {COMMAND} sync {shlex.quote(found.account_name)}")
         return
     doubles = doubled(found)
     if doubles and not yes:
         names = ", ".join(f"{name} ({count})" for name, count in doubles.items())
         confirm(f"Drop the messages of {names} from this database? They stay on the server")
-    say(f"Left out from now on; {skip_views(found)} messages dropped here, none on the server")
+    say(f"These folders are left out from now on; {skip_views(found)} messages are dropped here, none on the server")
 
 
 def doubled(found: "Account") -> dict[str, int]:

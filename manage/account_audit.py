@@ -22,14 +22,14 @@ _MANY = 20_000
 
 @click.command()
 @account_argument
-@click.option("--repair", is_flag=True, help="Have a full sync by the worker mend what differs, and compare again.")
-@click.option("--folder", help="This folder alone.")
+@click.option("--repair", is_flag=True, help="Mend the differences by a full sync, then compare again.")
+@click.option("--folder", help="Compare only this folder.")
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
 @tenant_option
 def audit(account_name: str, repair: bool, folder: str | None, as_json: bool, tenant: str) -> None:
-    """Compare an account with its server, message by message: what is missing here, gone there, or another message.
+    """Compare an account with its server, message by message: messages that are missing here, gone there, or differ.
 
-    Exit code 1 where they differ. Nothing is changed without --repair.
+    Exit code 1 where the two differ. Nothing is changed without --repair.
     """
     connect(broker=repair)
     from tasks.storage.accounts.rows import find_account
@@ -42,7 +42,7 @@ def audit(account_name: str, repair: bool, folder: str | None, as_json: bool, te
     _print(audits, as_json=as_json)
     if not all(one.agrees for one in audits):
         if not repair:
-            say(f"Have what differs mended: {COMMAND} account audit {account_name!r} --repair")
+            say(f"To mend the differences: {COMMAND} account audit {account_name!r} --repair")
         sys.exit(1)
 
 
@@ -55,7 +55,9 @@ def _compared(found: "Account", folder: str | None) -> "list[FolderAudit]":
 def _repair(found: "Account", *, quiet: bool) -> None:
     from manage.progress import queue_sync, watch
 
-    say("They differ: a full sync fetches what is missing and removes what is gone")
+    say(
+        "There are differences: a full sync fetches missing messages, and removes those that are gone from the server"
+    )
     watch(queue_sync(found, full=True), quiet=quiet)
 
 

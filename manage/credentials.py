@@ -63,7 +63,7 @@ def rotate() -> None:
     keys = encryption_keys(stack.state)
     if len(keys) == 1:  # with two keys, this goes on with an interrupted rotation
         keys = [_new_key(), *keys]
-        say("A new key is made. The workers learn it, and keep the old one until nothing needs it")
+        say("A new key is made. The workers restart with both keys, and keep the old key until no secret needs it")
         _use(stack, keys)
     _rotate_to_first()
     _use(stack, keys[:1])
@@ -83,10 +83,14 @@ def _rotate_to_first() -> None:
         done, lost = done + rotation.rewritten, rotation.lost
         if not rotation.rewritten:
             break
-    say(f"{done} secrets are encrypted anew; all are under key {current} now" if not lost else f"{done} are done")
+    say(
+        f"{done} secrets are encrypted anew; all are under key {current} now"
+        if not lost
+        else f"{done} secrets are encrypted anew"
+    )
     _fail_if_lost(lost)
     if others:
-        say(f"Nothing needs {', '.join(others)} any more")
+        say(f"No secret needs {', '.join(others)} any more")
     elif not done:
         say(
             f"There is one key. To change it, put the output of `{COMMAND} credentials new-key` and a comma before it"

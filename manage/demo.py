@@ -39,4 +39,4 @@ def demo() -> None:
     say(f"Flower      http://127.0.0.1:{started.ports['flower']}  (user and password: FLOWER_BASIC_AUTH in")
     say(f"            {state.secrets})")
     say(f"Mailbox     imap://{mailbox.USER}@127.0.0.1:{started.ports['demo-imap']}  (password: DEMO_PASSWORD there)")
-    say("Next        ./manage.sh demo again syncs what is new; ps, health, logs -f; down stops it")
+    say("Next        ./manage.sh demo again syncs new mail; ps, health, logs -f; down stops everything")

@@ -74,7 +74,7 @@ def _show_all(found: "list[Summary]") -> None:
 @click.argument("letter_id", metavar="ID")
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
 def show(letter_id: str, as_json: bool) -> None:
-    """Show one: what it was asked to do, without anybody's mail, and where it failed."""
+    """Show a dead letter: the task and its arguments, without anybody's mail, and where the task failed."""
     connect()
     import tasks.celery_app  # noqa: F401 - becomes the application that dead_letters asks
     from tasks.errors import NotFoundError, Remedy
@@ -106,7 +106,7 @@ def show(letter_id: str, as_json: bool) -> None:
 def retry(
     letter_ids: tuple[str, ...], is_all: bool, tenant: str | None, task: str | None, code: str | None, as_json: bool
 ) -> None:
-    """Queue tasks again as they were. One that succeeds leaves the dead letters."""
+    """Queue tasks again as they were. A task that succeeds is removed from the dead letters."""
     connect(broker=True)
     import tasks.celery_app  # noqa: F401 - becomes the application that dead_letters queues through
     from tasks.runtime.dead_letters import is_aside, retry_aside, retry_letter
@@ -133,7 +133,7 @@ def drop(
     code: str | None,
     as_json: bool,
 ) -> None:
-    """Forget tasks, with their arguments. What they were to do is not done."""
+    """Delete dead letters with their arguments. The work of their tasks is not done."""
     connect(broker=True)
     import tasks.celery_app  # noqa: F401 - becomes the application that dead_letters asks
     from tasks.runtime.dead_letters import drop_aside, forget_letter, is_aside
@@ -149,7 +149,7 @@ def drop(
     chosen = _choose(letter_ids, is_all=is_all, tenant=tenant, task=task, code=code)
     found = [letter for letter in chosen.values() if letter]
     if found and not yes:
-        confirm(f"Forget {len(found)} tasks that failed?")
+        confirm(f"Delete {len(found)} dead letters? The work of their tasks is not done")
     _do_each(chosen, drop_one, as_json, "dropped", "dropped")
 
 

@@ -133,7 +133,8 @@ def _show(found: Sequence[Outdated], as_json: bool) -> None:
         print_json([package._asdict() for package in found])
         return
     if not found:
-        say("Nothing is newer than what is locked")
+        say("No package has a newer version than the locked one")
         return
     table(Outdated._fields, found)
-    say("./manage.sh lock --upgrade takes what the requirements allow; how it gets to the hosts: docs/operations.md")
+    say("./manage.sh lock --upgrade takes the newest versions that the requirements allow")
+    say("How they reach the hosts: docs/operations.md")

@@ -26,7 +26,8 @@ _all_tenants_option = click.option("--all-tenants", is_flag=True, help="The mess
 
 @click.group()
 def outbox() -> None:
-    """List messages that are not sent, try them again, and decide about those that nobody knows to be sent."""
+    """List messages that are not sent, try them again, and decide about messages of which nobody knows whether they
+    were sent."""
 
 
 @outbox.command(name="list")
@@ -55,7 +56,7 @@ def list_(state: str | None, all_tenants: bool, as_json: bool, tenant: str) -> N
         print_json([{**one._asdict(), "recipients": [r._asdict() for r in one.recipients]} for one in found])
         return
     if not found:
-        say("There are none")
+        say("There are no such messages")
         return
     table(
         ("id", *(["tenant"] if all_tenants else ()), "account", *_COLUMNS),
@@ -76,7 +77,7 @@ def list_(state: str | None, all_tenants: bool, as_json: bool, tenant: str) -> N
         right=("attempts",),
     )
     if count := sum(one.is_late for one in found):
-        say(f"{count} of them have waited for more than {late / 3600:g} h")
+        say(f"{count} messages have waited for more than {late / 3600:g} h")
 
 
 @outbox.command()
@@ -103,20 +104,20 @@ def show(outbox_id: str, as_json: bool, tenant: str) -> None:
     }
     table(("field", "value"), ((name, str(value)) for name, value in shown.items()))
     if outgoing.state == OutboxState.UNKNOWN:
-        say("Ask a recipient, or look for the Message-ID in the server's log or the Sent folder. Then say which:")
-        say(f"  {COMMAND} outbox sent {outbox_id}      it was sent")
-        say(f"  {COMMAND} outbox resend {outbox_id}    it was not: send it now")
+        say("Ask a recipient, or look for the Message-ID in the server's log or the Sent folder. Then run one of:")
+        say(f"  {COMMAND} outbox sent {outbox_id}      the message was sent")
+        say(f"  {COMMAND} outbox resend {outbox_id}    the message was not sent: send it now")
     elif what_to_do := advice_for_code(outgoing.last_error_code, account.account_name, outbox_id):
         say(what_to_do)
 
 
 @outbox.command()
 @click.argument("outbox_id", metavar="[ID]", required=False)
-@click.option("--all", "is_all", is_flag=True, help="All that wait or failed, as far as the other options choose.")
+@click.option("--all", "is_all", is_flag=True, help="All waiting and failed messages that the other options choose.")
 @click.option("--account", help="Only of the account of this name.")
 @click.option("--state", type=click.Choice(_AGAIN), help="Only in this state.  [default: both]")
 @_all_tenants_option
-@click.option("--dry-run", is_flag=True, help="Only say which.")
+@click.option("--dry-run", is_flag=True, help="Change nothing, only count the messages.")
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
 @tenant_option
 def retry(
@@ -129,9 +130,9 @@ def retry(
     as_json: bool,
     tenant: str,
 ) -> None:
-    """Try a message again now, or with --all any number within the next minute.
+    """Try a message again now, or with --all many messages within the next minute.
 
-    One that is unknown is only looked for in the Sent folder, and not by --all.
+    A message in the state unknown is only looked for in the Sent folder, and not by --all.
     """
     if (outbox_id is None) != is_all:
         raise click.UsageError("name a message by its id, or choose with --all and the other options")
@@ -164,7 +165,7 @@ def retry(
 @click.argument("outbox_id", metavar="ID")
 @tenant_option
 def sent(outbox_id: str, tenant: str) -> None:
-    """Say that an unknown message was sent; nothing is sent again."""
+    """Decide that a message in the state unknown was sent; nothing is sent again."""
     _decide(tenant, outbox_id, was_sent=True)
 
 
@@ -173,9 +174,9 @@ def sent(outbox_id: str, tenant: str) -> None:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @tenant_option
 def resend(outbox_id: str, yes: bool, tenant: str) -> None:
-    """Say that an unknown message was not sent, and send it now."""
+    """Decide that a message in the state unknown was not sent, and send it now."""
     if not yes:
-        confirm("If it was sent after all, recipients get it twice. Send it?")
+        confirm("If the message was sent after all, its recipients get it twice. Send the message?")
     _decide(tenant, outbox_id, was_sent=False)
 
 

@@ -137,10 +137,10 @@ class _Teller:
             self._once(
                 "Another sync of this account is at work; waiting"
                 if info is None
-                else f"It will be tried again: {info}"
+                else f"The sync will be tried again: {info}"
             )
         elif state == "PENDING" and waited > _PATIENCE_SECONDS:
-            self._once(f"Still waiting for a worker: is one free? {LOOK_AT_HEALTH}")
+            self._once(f"Still waiting for a worker. Check that one is free. {LOOK_AT_HEALTH}")
 
     def _once(self, text: str) -> None:
         if text not in self._said:

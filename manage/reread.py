@@ -19,26 +19,28 @@ _POLL_SECONDS = 1
 
 
 @click.command()
-@click.option("--account", "account_name", help="Only this account's.  [default: all accounts of the tenant]")
+@click.option(
+    "--account", "account_name", help="Only messages of this account.  [default: all accounts of the tenant]"
+)
 @click.option(
     "--older-than",
     "older_than",
     type=click.IntRange(1, 32767),
     metavar="VERSION",
-    help="Those that a parser before this version read.  [default: the present parser's version]",
+    help="Only messages that a parser before this version read.  [default: the present parser's version]",
 )
 @click.option(
     "--where",
     "conditions",
     multiple=True,
     metavar="CONDITION",
-    help="Only those that meet it, as in 'subject ~ Ã', 'sent = none', 'header.Content-Type ~ iso-2022-jp' or "
-    "'received >= 2024-01-01'. May be given again: then all are to be met.",
+    help="Only messages that meet this: 'subject ~ Ã', 'sent = none', 'header.Content-Type ~ iso-2022-jp', "
+    "'received >= 2024-01-01'. May be given again: then a message must meet all.",
 )
 @click.option("--all-tenants", is_flag=True, help="The accounts of all tenants.")
-@click.option("--dry-run", is_flag=True, help="Only count them.")
-@click.option("--status", "only_status", is_flag=True, help="Only show how far it is.")
-@click.option("--follow", is_flag=True, help="Watch until all have been read.")
+@click.option("--dry-run", is_flag=True, help="Change nothing, only count the messages.")
+@click.option("--status", "only_status", is_flag=True, help="Only show how many messages wait.")
+@click.option("--follow", is_flag=True, help="Watch until all messages have been read.")
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
 @tenant_option
 def reread(
@@ -82,16 +84,16 @@ def reread(
         _watch(able, quiet=as_json)
     _report(asked, as_json, "asked for", "are fetched again by the next sync")
     if not follow and not as_json and any(found["messages"] for found in asked):
-        say(f"They are read in the background. See how far it is: {COMMAND} reread --status")
+        say(f"The messages are read in the background. To see how many wait: {COMMAND} reread --status")
 
 
 def _is_read(account: "Account") -> bool:
     """Whether messages of the account can be read again now. Prints it if a person has to act first."""
     if account.is_enabled and account.is_sync_enabled and account.paused_at is None:
         return True
-    why = "receiving is paused" if account.is_enabled and account.is_sync_enabled else "it is switched off"
+    why = "receiving is paused" if account.is_enabled and account.is_sync_enabled else "the account is switched off"
     name = account.account_name
-    say(f"Nothing of account {name} is read again while {why}: {COMMAND} account show {name!r}")
+    say(f"No message of account {name} is read again while {why}: {COMMAND} account show {name!r}")
     return False
 
 
@@ -133,9 +135,9 @@ def _begin(*, waits: bool) -> None:
         queue_rereading.apply_async(retry=False)
     except OperationalError as error:
         if waits:
-            complain(f"{redis_words(error)}. What was asked for is read once Redis takes tasks")
+            complain(f"{redis_words(error)}. The messages are read again once Redis takes tasks")
             sys.exit(1)
-        say(f"It begins once Redis takes tasks, and now it does not: {redis_words(error)}")
+        say(f"The messages are read again once Redis takes tasks, which it does not now: {redis_words(error)}")
 
 
 def _report(asked: list[dict[str, Any]], as_json: bool, done: str, fetched: str) -> None:

@@ -50,7 +50,7 @@ _password_file = click.option(
     "--vault-password-file",
     type=click.Path(path_type=Path, dir_okay=False),
     envvar="ANSIBLE_VAULT_PASSWORD_FILE",
-    help="Where the password of the vault is. Asked for if it is not given.",
+    help="The file with the password of the vault.  [default: ask for the password]",
 )
 
 
@@ -70,7 +70,7 @@ def init(inventory: Path, vault_password_file: Path | None) -> None:
     _write(file, vault.encrypt(_HEADER + _yaml({**present, **missing})))
     say(f"{file}: made {', '.join(missing)}")
     if ENCRYPTION_KEY in missing:
-        say("Keep a copy of it and of its password: without them the stored mail passwords cannot be read again.")
+        say("Keep a copy of the file and of its password: without both, stored mail passwords cannot be read again.")
     if not vault_password_file:
         say("Run playbooks with --ask-vault-pass, or name a file in ANSIBLE_VAULT_PASSWORD_FILE.")
 

@@ -18,7 +18,7 @@ LOGS = ("worker", "beat", "flower", "redis", "postgres", "demo-imap", "demo-smtp
 
 @click.command()
 def up() -> None:
-    """Start what is down, and wait until all of it works.
+    """Start every program that is down, and wait until all work.
 
     PostgreSQL and Redis come in Python packages, which Debian does not update: for trying and developing. Machines
     that serve others get Debian's by ansible-playbook (docs/deployment.md).
@@ -84,7 +84,7 @@ def ps(as_json: bool) -> None:
 
 
 @click.command()
-@click.option("-f", "--follow", is_flag=True, help="Go on with what is written from now on.")
+@click.option("-f", "--follow", is_flag=True, help="Go on printing new lines.")
 @click.option("-n", "--lines", default=50, show_default=True, help="How many lines of each log.")
 @click.argument("name", type=click.Choice(LOGS), default="all", metavar="[PROGRAM|all]")
 def logs(follow: bool, lines: int, name: str) -> None:

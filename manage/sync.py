@@ -10,7 +10,7 @@ from manage.session import account_argument, connect, tenant_option
 @click.command()
 @account_argument
 @click.option("--full", is_flag=True, help="Compare every message instead of only what has changed.")
-@click.option("--follow", is_flag=True, help="Watch it until it is done.")
+@click.option("--follow", is_flag=True, help="Watch the sync until it is done.")
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
 @tenant_option
 def sync(account_name: str, full: bool, follow: bool, as_json: bool, tenant: str) -> None:
@@ -26,7 +26,7 @@ def sync(account_name: str, full: bool, follow: bool, as_json: bool, tenant: str
             print_json({"task_id": task_id, "status": "queued"})
         else:
             tell(task_id)
-            say(f"Queued. Watch it: {COMMAND} sync {account_name} --follow")
+            say(f"Queued. To watch the sync: {COMMAND} sync {account_name} --follow")
         return
     result = watch(task_id, quiet=as_json)
     if as_json:

@@ -26,7 +26,7 @@ class Check:
 
 def not_asked(component: str, why: str) -> Check:
     """The check of a component that cannot be asked because another one is down."""
-    return Check(component, False, f"not asked: {why}", "Mend that first")
+    return Check(component, False, f"not asked: {why}", f"First mend this: {why}")
 
 
 def one_line(error: Exception) -> str:

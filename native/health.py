@@ -53,7 +53,7 @@ def configuration_is_valid() -> Check:
         os.environ.update(given())
         load()
     except (StackError, ConfigurationError) as error:
-        return Check("configuration", False, one_line(error), "Mend it in .env, then run ./manage.sh up")
+        return Check("configuration", False, one_line(error), "Correct .env, then run ./manage.sh up")
     finally:
         os.environ.clear()
         os.environ.update(before)

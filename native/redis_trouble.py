@@ -24,7 +24,7 @@ class Trouble(NamedTuple):
 
 _SILENT = Trouble(
     "does not answer",
-    "Look whether its process hangs, and at the network and firewalls between it and this host",
+    "Look whether the process of Redis hangs, and at the network and firewalls between its host and this host",
     is_in_doubt=True,
 )
 _AWAY = Trouble(
@@ -36,17 +36,18 @@ _OTHER = Trouble("fails", "Look at its log")
 _ANSWERS = {
     ("OOM", "command not allowed when used memory"): Trouble(
         "is full: it has reached maxmemory and takes nothing new",
-        "Let the workers empty its queues, or give it more memory (maxmemory; redis_maxmemory on hosts)",
-        results_advice="Give it more memory (maxmemory; redis_maxmemory on hosts), or have {variable} lead to one "
-        "with room. Results expire after CELERY_RESULT_EXPIRES seconds, which makes room too",
+        "Let the workers empty the queues, or give Redis more memory (maxmemory; redis_maxmemory on hosts)",
+        results_advice="Give this Redis more memory (maxmemory; redis_maxmemory on hosts), or set {variable} to "
+        "another one. Results expire after CELERY_RESULT_EXPIRES seconds, which makes room too",
     ),
     ("READONLY", "You can't write against a read only"): Trouble(
-        "is a replica and takes no writes", "Have {variable} lead to the primary, or make this one the primary"
+        "is a replica and takes no writes", "Set {variable} to the primary, or make this Redis the primary"
     ),
     ("LOADING", "Redis is loading", "Valkey is loading"): Trouble(
-        "is loading its data from disk after a start", "Wait until it has; its log says how far it is"
+        "is loading its data from disk after a start",
+        "Wait until all data is loaded; the log of Redis says how far it is",
     ),
-    ("MISCONF",): Trouble("cannot write its data to disk, so it takes nothing", "Look at the disk of its host"),
+    ("MISCONF",): Trouble("cannot write its data to disk, so it takes nothing", "Make room on the disk of its host"),
     ("NOREPLICAS",): Trouble("has too few replicas, so it takes nothing", "Look at its replicas"),
     ("NOAUTH", "WRONGPASS", "NOPERM"): _REFUSES,
 }

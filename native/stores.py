@@ -49,7 +49,9 @@ def _takes_writes(place: "RedisPlace") -> Check:
     except (redis.RedisError, ValueError) as error:
         trouble = explain(error, place)
         detail = f"{name(place)} {trouble.what} ({one_line(error)})"
-        return Check("redis", False, detail, f"{trouble.advice}. {_LOG_OF_REDIS}")
+        return Check(
+            "redis", False, detail, trouble.advice if place.is_results else f"{trouble.advice}. {_LOG_OF_REDIS}"
+        )
     return Check("redis", True, f"takes what is written (version {version})")
 
 
@@ -94,11 +96,15 @@ def postgres_answers() -> Check:
     except psycopg2.Error as error:
         return Check("postgres", False, one_line(error), _start_or_look("postgres", "DATABASE_URL"))
     if is_read_only:
-        advice = "Have DATABASE_URL lead to the primary; if it does, set default_transaction_read_only off there"
+        advice = (
+            "Set DATABASE_URL to the primary. If that is the primary, set default_transaction_read_only to off there"
+        )
         return Check("postgres", False, "takes no writes: it is a standby or set to read-only", advice)
     if not is_a_workers:
-        detail = f"lets {role} in, who is not the workers' role metabuilder_worker"
-        return Check("postgres", False, detail, "Have DATABASE_URL name that role (docs/deployment.md says how)")
+        detail = f"takes the login of {role}, but workers need the role metabuilder_worker"
+        return Check(
+            "postgres", False, detail, "Name metabuilder_worker in DATABASE_URL (docs/deployment.md says how)"
+        )
     return Check("postgres", True, f"accepts connections (version {version})")
 
 
@@ -156,13 +162,13 @@ def mail_goes_out() -> Check:
         return Check("mail", False, one_line(error), "Look at ./manage.sh health for postgres first")
     figures = waiting._asdict()
     if not waiting.messages:
-        return Check("mail", True, "none waits to be sent", figures=figures)
+        return Check("mail", True, "no message waits to be sent", figures=figures)
     oldest = timedelta(seconds=round(waiting.oldest_seconds or 0))
-    detail = f"{waiting.messages:,} not sent yet, the oldest for {oldest}"
+    detail = f"{waiting.messages:,} messages are not sent yet, the oldest has waited for {oldest}"
     if not waiting.late:
         return Check("mail", True, detail, figures=figures)
-    detail += f"; {waiting.late:,} for more than {timedelta(seconds=bound)}"
-    advice = "./manage.sh outbox list --all-tenants shows what their servers say, and when each is tried next"
+    detail += f"; {waiting.late:,} of the messages for more than {timedelta(seconds=bound)}"
+    advice = "./manage.sh outbox list --all-tenants shows the last error of each message and its next try"
     return Check("mail", True, detail, advice, warns=True, figures=figures)
 
 

@@ -20,16 +20,16 @@ class LoginDelayedError(TransientError):
 
 
 class LoginRefusedError(LoginDelayedError):
-    """The mail server refuses a user name and password that worked before. That may pass, so they are tried again,
-    and only after hours of refusals the account is paused."""
+    """The mail server refuses a user name and password that worked before. The login is tried again, and the account
+    is paused only after hours of refusals."""
 
     code = "login_refused"
     remedy = Remedy.STORE_PASSWORD
 
 
 class LoginFailedError(LoginDelayedError):
-    """The mail server does not let the account in, and does not say that user name or password are wrong; it is tried
-    again, later and later."""
+    """The mail server does not let the account in, and does not say that user name or password are wrong; the
+    login is tried again, with growing pauses."""
 
     code = "login_failed"
 

@@ -26,8 +26,8 @@ class NotFoundError(PermanentError):
 
 
 class AnotherMessageError(PermanentError):
-    """The mail server has another message where the one to be deleted should be; it was left alone, and the one to be
-    deleted was not found elsewhere."""
+    """The mail server has another message in the place of the message to be deleted, which was not found elsewhere;
+    nothing was deleted."""
 
     code = "another_message"
 
@@ -45,13 +45,13 @@ class MessageUnparsableError(PermanentError):
 
 
 class FoldersFailedError(PermanentError):
-    """Some folders could not be synced; the others were."""
+    """Some folders could not be synced; the other folders were synced."""
 
     code = "folders_failed"
 
 
 class MailboxIncompleteError(PermanentError):
-    """The server does not give all of its messages; what it gives is here, and the rest is asked for again."""
+    """The server does not give all of its messages; the others are stored, and the rest is asked for again."""
 
     code = "mailbox_incomplete"
 

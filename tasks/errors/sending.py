@@ -19,7 +19,7 @@ class MessageInvalidError(PermanentError):
 
 
 class MessageRefusedError(PermanentError):
-    """The mail server refuses the message; nobody got it."""
+    """The mail server refuses the message; nobody got the message."""
 
     code = "message_refused"
 
@@ -31,7 +31,7 @@ class IdempotencyConflictError(PermanentError):
 
 
 class DeliveryFailedError(PermanentError):
-    """The mail server did not take the message for as long as SMTP_MAX_AGE says; nobody got it."""
+    """The mail server did not take the message within SMTP_MAX_AGE; nobody got the message."""
 
     code = "delivery_failed"
 
@@ -56,7 +56,7 @@ class DeliveryInterruptedError(TransientError):
 
 
 class DeliveryWaitsError(TransientError):
-    """The message waits in the outbox for its next try; it goes out by itself when its server takes it."""
+    """The message waits in the outbox for its next try; the message goes out by itself once the server takes it."""
 
     code = "delivery_waits"
 

@@ -4,7 +4,7 @@ from tasks.errors.base import PermanentError, TransientError
 
 
 class MailServerUnavailableError(TransientError):
-    """The mail server could not be reached, hung, or closed the connection; it will be tried again."""
+    """The mail server could not be reached, hung, or closed the connection; the task will be tried again."""
 
     code = "server_unavailable"
 
@@ -28,7 +28,7 @@ class HostBusyError(TransientError):
 
 
 class TooSlowError(TransientError):
-    """The time of a task was used up before the mail server gave or took anything; it will be tried again."""
+    """The time of a task was used up before the mail server gave or took anything; the task will be tried again."""
 
     code = "too_slow"
 
@@ -40,7 +40,8 @@ class UnknownHostError(PermanentError):
 
 
 class HostNotAllowedError(PermanentError):
-    """The name of the mail server leads to no public address, and MAIL_ALLOWED_NETWORKS lacks it and its port."""
+    """The name of the mail server leads to an address that is not public and that
+    MAIL_ALLOWED_NETWORKS does not list with this port."""
 
     code = "host_not_allowed"
 

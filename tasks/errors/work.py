@@ -49,7 +49,7 @@ class MessageUnreadableError(PermanentError):
 
 
 class TaskUnknownError(PermanentError):
-    """This release does not know the task, or its arguments; a worker of a release that does takes it."""
+    """This release does not know the task or its arguments; a worker whose release knows them takes the message."""
 
     code = "task_unknown"
 

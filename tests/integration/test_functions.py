@@ -333,7 +333,7 @@ def test_a_worker_that_would_log_in_as_the_application_is_told_so(
     environment(DATABASE_URL=database.app_url)
     check = postgres_answers()
     assert not check.ok
-    assert "lets metabuilder in, who is not the workers' role" in check.detail
+    assert "takes the login of metabuilder, but workers need the role metabuilder_worker" in check.detail
 
 
 def test_without_the_workers_role_nothing_is_migrated(database: Database) -> None:

@@ -130,7 +130,7 @@ def test_the_operator_is_told_when_the_old_key_can_go(
     result = as_on_a_host("rotate")
 
     assert result.exit_code == 0, result.output
-    assert f"Nothing needs {old_id} any more" in result.output
+    assert f"No secret needs {old_id} any more" in result.output
     known = json.loads(as_on_a_host("keys", "--json").output)["keys"]
     assert [(key["role"], key["credentials"]) for key in known] == [("encrypts", 1), ("decrypts", 0)]
     for key in (OLD, NEW):
@@ -148,4 +148,4 @@ def test_a_lost_key_is_an_error_that_names_the_accounts(
     assert result.exit_code == 1
     assert f"Tenant {TENANT}: mail" in result.output
     assert "Put that key back" in result.output
-    assert "Nothing needs" not in result.output
+    assert "No secret needs" not in result.output

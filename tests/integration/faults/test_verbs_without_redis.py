@@ -38,7 +38,7 @@ SAID = {
     "silent": ("does not answer", "network"),
     "wrong password": ("refuses the user or password", "password in {variable}"),
     "full": ("is full", "maxmemory"),
-    "read-only": ("is a replica", "Have {variable} lead to the primary"),
+    "read-only": ("is a replica", "Set {variable} to the primary"),
     "loading": ("is loading its data", "Wait"),
 }
 # One that an older parser read.
@@ -219,7 +219,7 @@ def test_each_verb_says_what_is_wrong(
             continue
         if verb == "reread":  # noted in PostgreSQL: it begins later
             assert ended.status == 0, (name, ended)
-            [line] = [line for line in ended.lines if line.startswith("It begins once Redis takes tasks")]
+            [line] = [line for line in ended.lines if line.startswith("The messages are read again once Redis takes")]
         else:
             assert ended.status == 1, (name, ended)
             *bar, line = filter(None, ended.lines)  # a bar of progress leaves an empty one

@@ -45,7 +45,7 @@ def leave_unknown(sender: Account, smtp: SmtpServer, send_once: Send, point: str
 
 def test_unknown_and_said_to_be_sent(sender: Account, smtp: SmtpServer, send_once: Send) -> None:
     outbox_id = leave_unknown(sender, smtp, send_once, "accepted")
-    assert "it was not: send it now" in run("show", outbox_id).output
+    assert "the message was not sent: send it now" in run("show", outbox_id).output
     run("sent", outbox_id)
 
     assert row() == "sent"

@@ -261,7 +261,7 @@ def test_all_are_tried_again_at_once_and_it_is_said_which(
     assert listed["queued"]["last_error_code"] == "server_busy"
     assert "have waited" not in run("list").output
     let_it_be_due("5 hours")
-    assert "2 of them have waited for more than 4 h" in run("list").output
+    assert "2 messages have waited for more than 4 h" in run("list").output
     rows("UPDATE outbox_message SET next_try_at = now() + interval '1 hour' RETURNING 1")
     assert len(json.loads(run("retry", "--all", "--dry-run", "--json").stdout)["would_retry"]) == 3
     assert (

@@ -74,14 +74,14 @@ def test_health_says_how_much_waits_and_warns_of_what_waits_for_long(
     found = mail()
     assert (found["component"], found["ok"], found["warns"]) == ("mail", True, False)
     assert found["figures"] == {"messages": 2, "late": 0, "oldest_seconds": pytest.approx(5, abs=60)}
-    assert "2 not sent yet, the oldest for 0:00:" in found["detail"]
+    assert "2 messages are not sent yet, the oldest has waited for 0:00:" in found["detail"]
 
     # When one of them has waited for hours, then it warns; other people's servers are no fault of the stack
     let_it_be_due("5 hours")
     shown = run("health")
     assert "warning" in shown.stdout
-    assert "2 not sent yet, the oldest for 5:00:" in shown.stdout
-    assert "1 for more than 4:00:00" in shown.stdout
+    assert "2 messages are not sent yet, the oldest has waited for 5:00:" in shown.stdout
+    assert "1 of the messages for more than 4:00:00" in shown.stdout
     assert "outbox list --all-tenants" in shown.stderr
     assert shown.exit_code == 0
     assert (mail()["warns"], mail()["figures"]["late"]) == (True, 1)
@@ -89,7 +89,7 @@ def test_health_says_how_much_waits_and_warns_of_what_waits_for_long(
     # And when all is sent, that is said too
     for account in waiting:
         remove_account(account)
-    assert mail()["detail"] == "none waits to be sent"
+    assert mail()["detail"] == "no message waits to be sent"
 
 
 def test_mail_is_not_asked_about_while_there_is_no_schema(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ def test_an_account_that_is_removed_says_what_it_has_not_sent(waiting: Accounts)
     assert find_account(TENANT, "mail").id == waiting[0].id
 
     removed = run("account", "remove", "mail", "--tenant", TENANT, "--yes")
-    assert (removed.exit_code, removed.stderr) == (0, "mail is removed, and 1 messages that were not sent yet\n")
+    assert (removed.exit_code, removed.stderr) == (0, "mail is removed, with 1 messages that were not sent yet\n")
     with pytest.raises(NotFoundError):
         find_account(TENANT, "mail")
     # Where nothing waits, nothing is said of it

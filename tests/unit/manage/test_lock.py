@@ -56,7 +56,11 @@ def lock(*arguments: str) -> Result:
 
 def test_nothing_is_newer(project: Path) -> None:
     shown, for_machines = lock("--outdated"), lock("--outdated", "--json")
-    assert (shown.exit_code, shown.stdout, shown.stderr) == (0, "", "Nothing is newer than what is locked\n")
+    assert (shown.exit_code, shown.stdout, shown.stderr) == (
+        0,
+        "",
+        "No package has a newer version than the locked one\n",
+    )
     assert (for_machines.exit_code, json.loads(for_machines.stdout)) == (0, [])
 
 
