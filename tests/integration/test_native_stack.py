@@ -34,6 +34,7 @@ class Clone:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.state = root / ".state"
+        self.started: list[psutil.Process] = []
         for name in ("manage", "native", "tasks", "roles/redis"):
             shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(ROOT / "pyproject.toml", root)
@@ -65,6 +66,20 @@ class Clone:
     def pids(self) -> dict[str, int]:
         return {name: row["pid"] for name, row in self.ps().items()}
 
+    def up(self) -> Done:
+        done = self.succeed("up")
+        self.started = self.programs()
+        return done
+
+    def is_untouched(self) -> bool:
+        """Whether the supervisor and its programs are those that were `started`."""
+        return bool(self.started) and all(map(is_alive, self.started)) and self.programs() == self.started
+
+    def programs(self) -> list[psutil.Process]:
+        """The supervisor and the programs that it has started."""
+        supervisord = self.supervisord()
+        return [supervisord, *sorted(supervisord.children(), key=lambda program: program.pid)]
+
     def supervisord(self) -> psutil.Process:
         from native.state import State
 
@@ -87,8 +102,19 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clone]:
 
 @pytest.fixture
 def up(clone: Clone) -> Clone:
-    """The stack, running."""
-    clone.succeed("up")
+    """The stack, running. A stack that the last test left as it was is not asked to be up once more."""
+    if not clone.is_untouched():
+        clone.up()
+    return clone
+
+
+@pytest.fixture
+def stopped(clone: Clone) -> Clone:
+    """The stack, not running, after it ran."""
+    if not (clone.state / "stack.json").exists():
+        clone.up()
+    if clone.started and any(map(is_alive, clone.started)):
+        clone.succeed("down")
     return clone
 
 
@@ -100,7 +126,7 @@ def wait_for(condition: Callable[[], bool], seconds: float = 30) -> None:
 
 
 def test_up_from_nothing_runs_everything(clone: Clone) -> None:
-    started = clone.succeed("up")
+    started = clone.up()
     assert "Flower" in started.stderr
     assert {name for name, row in clone.ps().items() if row["state"] == "running"} == PROGRAMS
     health = clone.succeed("health")
@@ -264,12 +290,11 @@ def test_down_stops_orphans_too(up: Clone) -> None:
     assert "was not running" in up.succeed("down").stderr
 
 
-def test_up_mends_what_a_power_cut_left_and_says_so(up: Clone) -> None:
-    up.succeed("down")
-    (file,) = up.state.glob("redis/appendonlydir/*.incr.aof")
+def test_up_mends_what_a_power_cut_left_and_says_so(stopped: Clone) -> None:
+    (file,) = stopped.state.glob("redis/appendonlydir/*.incr.aof")
     with file.open("ab") as opened:
         opened.write(4096 * b"\0")
-    assert "WARNING" in (said := up.succeed("up").stderr)
+    assert "WARNING" in (said := stopped.up().stderr)
     assert "ended in 4096 NUL bytes, as after a power cut" in said
 
 
@@ -282,17 +307,15 @@ def test_down_is_quick_and_stops_everything(up: Clone) -> None:
     assert "is down" in up.succeed("ps").stderr
 
 
-def test_a_port_that_was_taken_meanwhile_is_replaced(clone: Clone) -> None:
-    clone.succeed("up")
-    port = clone.ps()["redis"]["port"]
-    clone.succeed("down")
+def test_a_port_that_was_taken_meanwhile_is_replaced(stopped: Clone) -> None:
+    port = json.loads((stopped.state / "stack.json").read_text())["ports"]["redis"]
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(("127.0.0.1", port))
         listener.listen()
-        clone.succeed("up")
-        assert clone.ps()["redis"]["port"] != port
-        clone.succeed("health")
+        stopped.succeed("up")
+        assert stopped.ps()["redis"]["port"] != port
+        stopped.succeed("health")
 
 
 def test_a_changed_setting_restarts_the_application_only(up: Clone) -> None:
