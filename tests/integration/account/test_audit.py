@@ -10,6 +10,7 @@ from click.testing import CliRunner, Result
 
 from manage import account_audit, cli, progress
 from native.postgres import libpq
+from tasks.engine import audit as engine_audit
 from tasks.engine.audit import audit as compare
 from tasks.storage.accounts.rows import Account, find_account
 from tests.conftest import TENANT, Database, register, sync
@@ -134,13 +135,14 @@ def test_a_maildrop(maildrop: Account, mailbox: Mailbox, database: Database, aud
     assert column("SELECT count(*) FROM email_message") == [3]
 
 
-def test_progress_is_told_of_each_part(database: Database) -> None:
+def test_progress_is_told_of_each_part(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_audit, "_ENVELOPES_PER_REQUEST", 20)
     with ImapServer() as server:
-        server.inbox.append(*(message(n) for n in range(1, 4_101)))
+        server.inbox.append(*(message(n) for n in range(1, 42)))
         sync(register(server))
         told: list[tuple[str, int, int]] = []
 
         [inbox] = compare(find_account(TENANT, "mail"), None, lambda *step: told.append(step))
 
         assert inbox.agrees
-        assert told == [("INBOX", 2_000, 4_100), ("INBOX", 4_000, 4_100), ("INBOX", 4_100, 4_100)]
+        assert told == [("INBOX", 20, 41), ("INBOX", 40, 41), ("INBOX", 41, 41)]
