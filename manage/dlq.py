@@ -213,10 +213,17 @@ def _do_each(
                 ids.append(act(found))
             except PermanentError as error:
                 complain(f"dead letter {letter_id}: {explained(error)}")
-    finally:
-        if as_json:
-            print_json({name: ids})
-        else:
-            say(f"{len(ids)} {done}")
+    except Exception:
+        if ids:
+            _report(ids, as_json, name, done)
+        raise
+    _report(ids, as_json, name, done)
     if len(ids) < len(chosen):
         sys.exit(1)
+
+
+def _report(ids: list[str], as_json: bool, name: str, done: str) -> None:
+    if as_json:
+        print_json({name: ids})
+    else:
+        say(f"{len(ids)} {done}")

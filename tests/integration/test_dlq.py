@@ -67,7 +67,7 @@ def test_every_other_dead_letter_is_retried(client: redis_client.Redis, how: str
 
 
 def test_every_other_dead_letter_is_dropped(client: redis_client.Redis) -> None:
-    dropped = run("drop", "--yes", "nobody's", ids()["test.gone"], "\udcff", ids()["test.fault"])
+    dropped = run("drop", "--yes", "nobody's", ids()["test.gone"], "another", ids()["test.fault"])
     assert dropped.exit_code == 1, dropped.output
     assert "2 dropped" in dropped.stderr
     assert {*ids()} == {"celery.map", "test.count"}
