@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 from testinfra.host import Host
 
+from tests.support.load import Load, load_on
 from tests.support.site import Site
 
 # A test that takes one of these is run on every host of the group.
@@ -29,6 +30,12 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture(scope="session")
 def site() -> Site:
     return _site
+
+
+@pytest.fixture
+def load(site: Site) -> Iterator[Load]:
+    with load_on(site) as ready:
+        yield ready
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

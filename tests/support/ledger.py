@@ -6,32 +6,39 @@ which the application knew that they were queued; the mail server has the mail t
 
 import socket
 import time
+from collections.abc import Collection
 
 from tests.support.smtp_server import SmtpServer
 from tests.support.tcp_server import TcpServer
 
 _EVERYWHERE = "0.0.0.0"
-_SECONDS_BETWEEN_CALLS = 0.02
+# So many tasks wait, whatever the workers do: fewer would not be a load, more would take long to do.
+_WAITING = 50
 
-# The call of a name that is an account is a sync of it, any other a send from its account.
+# A name that is an account stands for a sync of it, any other for a send.
 _APPLICATION = """
-import socket, time
-from tasks.celery_app import send_email, sync_emails
+import itertools, socket, time
+from tasks.celery_app import celery_app, send_email, sync_emails
+from tasks.runtime.broker.transport import broker_client
 from tasks.storage.accounts.rows import find_account
-who, calls = {who!r}, {calls!r}
-ids = {{account: find_account(who[0], account).id for account in calls.values()}}
+who, accounts = {who!r}, {accounts!r}
+ids = [find_account(who[0], account).id for account in accounts]
+names = {names!r} or itertools.chain(accounts, (f'{prefix}-{{n}}' for n in itertools.count()))
 ledger = socket.create_connection({ledger!r})
 def note(*words):
     ledger.sendall(' '.join(words).encode() + b'\\n')
     assert ledger.recv(1)
-for name, account in calls.items():
-    note('begun', name)
-    if name == account:
-        sync_emails.delay(ids[account], *who)
-    else:
-        send_email.delay(ids[account], *who, 'bob@example.org', subject=name, idempotency_key=name)
-    note('queued', name)
-    time.sleep({pause})
+with broker_client(celery_app) as broker:
+    for name in names:
+        while broker.llen('sync') + broker.llen('send') >= {waiting}:
+            time.sleep(0.05)
+        note('begun', name)
+        if name in accounts:
+            sync_emails.delay(ids[accounts.index(name)], *who)
+        else:
+            account = ids[int(name.rpartition('-')[2]) % len(ids)]
+            send_email.delay(account, *who, 'bob@example.org', subject=name, idempotency_key=name)
+        note('queued', name)
 """
 
 
@@ -63,9 +70,22 @@ class Ledger(TcpServer):
         finally:
             connection.close()
 
-    def application(self, address: str, who: tuple[str, str], calls: dict[str, str]) -> str:
-        """The code of an application that reaches the ledger at `address`, and makes the calls (name: account)."""
-        return _APPLICATION.format(ledger=(address, self.port), who=who, calls=calls, pause=_SECONDS_BETWEEN_CALLS)
+    def application(
+        self, address: str, who: tuple[str, str], accounts: list[str], prefix: str, names: Collection[str] = ()
+    ) -> str:
+        """The code of an application that reaches the ledger at `address`.
+
+        It makes the calls with these names. Without names it syncs each account once, and then sends from them by
+        turns (the names are `prefix` and a number) until something ends it.
+        """
+        return _APPLICATION.format(
+            ledger=(address, self.port),
+            who=who,
+            accounts=accounts,
+            prefix=prefix,
+            names=list(names),
+            waiting=_WAITING,
+        )
 
 
 def own_address(towards: str) -> str:

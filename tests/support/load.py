@@ -1,0 +1,97 @@
+"""An application that has more to do than a site can, and what became of each of its calls."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
+
+from tests.support.ledger import Ledger, OutsideMailServer, own_address
+from tests.support.site import TENANT, USER, Site, deliver, register, sql, start_code
+
+_MAILBOXES, _MESSAGES = 10, 100
+# With so many tasks queued and so many mails sent, others wait, and some are at work.
+_ENOUGH_QUEUED, _ENOUGH_SENT = 80, 10
+_SECONDS = 120
+
+
+class Load:
+    """Syncs of some mailboxes and sends from their accounts.
+
+    The name of a sync is that of its account; the name of a send is its idempotency key and the subject of its mail.
+    """
+
+    def __init__(self, site: Site, ledger: Ledger, mail: OutsideMailServer) -> None:
+        self.site, self.ledger, self.mail = site, ledger, mail
+        self.address = own_address(site.address(site.group("celery_workers")[0]))
+        self._stamp = f"load{time.time_ns() % 10**9}"
+        self._boxes = [f"{self._stamp}-box{n}" for n in range(_MAILBOXES)]
+        deliver(site, self._boxes, _MESSAGES)
+        register(site, self._boxes, smtp_hostname=self.address, smtp_port=mail.port, smtp_encryption="none")
+        # Beat is not to do what a lost task should have done.
+        tomorrow = "next_sync_at = now() + interval '1 day'"
+        sql(site, f"UPDATE email_client SET {tomorrow} WHERE username LIKE '{self._stamp}-%'")
+
+    def start(self) -> None:
+        """Have an application on a worker's host call until something ends it; return when it is under way."""
+        self.call()
+        enough = eventually(lambda: len(self.ledger.queued) >= _ENOUGH_QUEUED and len(self.mails()) >= _ENOUGH_SENT)
+        assert enough, f"only {len(self.ledger.queued)} calls were made, and {len(self.mails())} mails sent"
+
+    def call(self, names: Collection[str] = ()) -> None:
+        """Have an application on a worker's host make these calls, one after the other; without names as `start`."""
+        code = self.ledger.application(self.address, (TENANT, USER), self._boxes, self._stamp, names)
+        start_code(self.site.first("celery_workers"), code)
+
+    def not_done(self, names: Iterable[str]) -> set[str]:
+        """Those of the calls that are neither done nor left to a person, after a while."""
+        names, left = set(names), set[str]()
+
+        def are_done() -> bool:
+            left.clear()
+            left.update(names - {key for key, state in self.states().items() if state in ("sent", "unknown")})
+            left.difference_update(self._synced())
+            return not left
+
+        eventually(are_done)
+        return left
+
+    def states(self) -> dict[str, str]:
+        """The state of each message in the outbox, by its idempotency key."""
+        rows = sql(self.site, f"SELECT key, state FROM outbox_message WHERE key LIKE 'key:{self._stamp}-%'").split()
+        return dict(row.removeprefix("key:").split("|") for row in rows)
+
+    def mails(self) -> Counter[str]:
+        """How often the mail server took each mail, by its subject."""
+        return Counter(self.mail.taken())
+
+    def check_mails(self) -> None:
+        """Each message that counts as sent was sent once, and no other mail but such whose answer was cut off."""
+        states, mails = self.states(), self.mails()
+        assert {key for key, state in states.items() if state == "sent"} <= set(mails) <= set(states)
+        assert set(mails.values()) == {1}
+
+    def _synced(self) -> set[str]:
+        """The mailboxes whose messages are rows, each once."""
+        query = (
+            "SELECT c.account_name FROM email_message m JOIN email_folder f ON f.tenant_id = m.tenant_id "
+            "AND f.id = m.folder_id JOIN email_client c ON c.tenant_id = f.tenant_id AND c.id = f.email_client_id "
+            f"WHERE c.account_name LIKE '{self._stamp}-%' AND f.path = 'INBOX' GROUP BY 1 "
+            f"HAVING count(*) = {_MESSAGES} AND count(DISTINCT m.message_id) = {_MESSAGES}"
+        )
+        return set(sql(self.site, query).split())
+
+
+@contextmanager
+def load_on(site: Site) -> Iterator[Load]:
+    """A load that is ready to be started, on a site whose hosts reach this machine."""
+    password = site.variable(site.group("mail")[0], "mail_password")
+    with Ledger() as ledger, OutsideMailServer(password=password) as mail:
+        yield Load(site, ledger, mail)
+
+
+def eventually(is_so: Callable[[], bool]) -> bool:
+    """Whether it becomes so within two minutes."""
+    deadline = time.monotonic() + _SECONDS
+    while not (so := is_so()) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    return so
