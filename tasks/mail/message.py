@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 # The version of the parser. Raise it with every change after which `tasks.mail.parse.message.parse` reads some
 # message differently, so that messages which earlier versions read can be read again (`./manage.sh reread`).
-PARSER_VERSION = 3
+PARSER_VERSION = 4
 
 
 class Address(NamedTuple):
