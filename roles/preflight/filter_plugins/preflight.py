@@ -1,8 +1,8 @@
-"""What would go wrong on the hosts, judged before anything is changed.
+"""Finds what would go wrong on the hosts, before anything is changed.
 
-Each check takes the site or one of its hosts and yields findings: the variable, its value (never a secret's), what is
-wrong with it, and the remedy. All checks that need a `Host` are in this file, as Ansible loads each file of filters
-by itself, and such a file cannot import another.
+Each check takes the site or one of its hosts and yields findings. A finding has the variable, its value (never a
+secret's), what is wrong with the value, and the remedy. All checks that need a `Host` are in this file, because
+Ansible loads each file of filters by itself, and such a file cannot import another.
 """
 
 import base64
@@ -30,12 +30,12 @@ SUPPORTED = {"Debian": ("12", "13")}
 # Connections of one process that runs tasks (tasks/storage/session.py), and those kept for people and migrations.
 CONNECTIONS_PER_PROCESS = 2
 SPARE_CONNECTIONS = 10
-# What the system itself needs, in MB.
+# The memory that the operating system itself needs, in MB.
 SYSTEM_MEMORY_MB = 256
 _UNITS = {"b": 1 / 1024**2, "kb": 1 / 1024, "mb": 1, "gb": 1024, "k": 1 / 1000, "m": 1, "g": 1000}
 
 
-# How PostgreSQL spells it.
+# The spellings that PostgreSQL takes for "off".
 _OFF = ("off", "false", "no", "0", "of", "f", "n")
 _CLUSTER = re.compile(r"postgresql@(\d+)-main\.service")
 
@@ -45,7 +45,7 @@ class MistypedError(Exception):
 
 
 class Host:
-    """One host: its variables, the roles' defaults where it has none, its facts and its report."""
+    """One host: its variables, the roles' defaults for variables that it does not set, its facts and its report."""
 
     def __init__(self, name, variables, groups, mistakes=None):
         self.name = name
@@ -57,7 +57,7 @@ class Host:
         self.values = variables.get("__preflight_values") or {}
 
     def given(self, name):
-        """What the inventory says; nothing where that refers to what only the role knows."""
+        """The value in the inventory; None if the value refers to variables that only the role has."""
         if name in self.mistakes.get("mistyped", ()):
             raise MistypedError(name)
         return None if name in self.mistakes.get("unknown", ()) else self.variables.get(name)
@@ -72,11 +72,11 @@ class Host:
         return None
 
     def is_in(self, *groups):
-        """Whether it is in any of them."""
+        """Whether the host is in one of these groups."""
         return any(self.name in self.groups.get(group, ()) for group in groups)
 
     def workers(self):
-        """Its workers, each with the variables that differ from one pool to another."""
+        """The workers of the host, each with the variables that differ from one pool to another."""
         if not self.is_in("celery_workers"):
             return []
         shared = {
@@ -88,7 +88,7 @@ class Host:
         return [shared, *pools]
 
     def processes(self):
-        """Processes that run tasks."""
+        """The number of processes of this host that run tasks."""
         if not self.is_in("celery_workers"):
             return 0
         shared = self["celery_worker_concurrency"]
@@ -102,23 +102,24 @@ def operating_system(host):
     if version not in SUPPORTED.get(name, ()):
         yield f"ansible_facts.distribution is {name} {version}: use a host with Debian 12 or 13"
     if not host.report.get("has_systemd"):
-        yield "ansible_connection reaches a system that systemd does not run: use a real or virtual machine"
+        yield "ansible_connection leads to a system on which systemd does not run: use a real or virtual machine"
 
 
 def ports(host):
-    """Free, or taken by what we would run there."""
+    """The ports of our services are free, or taken by these services themselves."""
     for port, unit in (host.values.get("ports") or {}).items():
         if unit.startswith("postgresql") and any(as_far_as_typed(postgresql_version(host))):
-            continue  # who has its port is not what is wrong
+            continue  # the version is wrong, so the port says nothing
         taken_by = host.report.get("listeners", {}).get(port, unit)
         if unit.startswith("postgresql") and (other := _CLUSTER.fullmatch(taken_by)) and taken_by != unit:
             yield (
-                f"port {port} is taken by another cluster of PostgreSQL, {taken_by}: if the site's data is in it, "
-                f"name it (postgresql_version: {other[1]}), or move the data first (docs/operations.md, Upgrade "
-                "PostgreSQL); if it is not, choose another port (site_postgresql_port)"
+                f"port {port} is taken by another cluster of PostgreSQL, {taken_by}: if that cluster holds the "
+                f"site's data, keep its version (postgresql_version: {other[1]}), or move the data first "
+                "(docs/operations.md, Upgrade PostgreSQL); otherwise choose another port (site_postgresql_port)"
             )
         elif taken_by != unit:
-            yield f"port {port} is taken by {taken_by}: stop that, or choose another port ({_port_variable(unit)})"
+            remedy = f"stop {taken_by}, or choose another port ({_port_variable(unit)})"
+            yield f"port {port} is taken by {taken_by}: {remedy}"
 
 
 def _port_variable(unit):
@@ -128,11 +129,11 @@ def _port_variable(unit):
 
 
 def postgresql_version(host):
-    """The one that holds the data; else the one that the system brings, or one that is there already."""
+    """The version of the cluster that holds the data; else the version of Debian, or of a cluster that exists."""
     for old in host.report.get("left_behind", []) if host.is_in("postgresql") else []:
         yield (
             f"postgresql_version: the site's data is in the cluster {old}/main, and another version would be used: "
-            f"keep the old one for now (postgresql_version: {old}), or move the data "
+            f"keep version {old} for now (postgresql_version: {old}), or move the data "
             "(playbooks/postgresql-upgrade.yml; docs/operations.md, Upgrade PostgreSQL)"
         )
     version, brought = host.given("postgresql_version"), host.values.get("postgresql_brought")
@@ -140,7 +141,7 @@ def postgresql_version(host):
     if host.is_in("postgresql") and version and str(version) != str(brought) and not is_there:
         yield (
             f"postgresql_version {version}: the system brings {brought}, and there is no cluster {version}/main: "
-            "leave the variable out, or make that cluster first"
+            f"leave the variable out, or make the cluster {version}/main first"
         )
 
 
@@ -148,21 +149,21 @@ def databases(host):
     """A cluster with the databases of others is left alone: its pg_hba.conf would be replaced."""
     if host.is_in("postgresql") and host.report.get("has_other_databases"):
         yield (
-            "postgresql_version: its cluster `main` holds databases that are not ours, and pg_hba.conf would be "
-            "replaced: use a host of its own, or drop them"
+            "postgresql_version: the cluster `main` of this version holds databases of other programs, and their "
+            "pg_hba.conf would be replaced: use another host, or drop these databases"
         )
 
 
 def names(host):
-    """What a host must reach, it must be able to resolve."""
+    """A host can resolve the names of all servers that it must reach."""
     for name in host.report.get("unresolved", []):
         given = [variable for variable, value in host.values.get("names", {}).items() if value == name]
         said_by = ", ".join(variable for variable in given if host.given(variable)) or "site_address"
-        yield f"{said_by} {name} does not resolve on this host: set it to an IP address, or mend the host's DNS"
+        yield f"{said_by} {name} does not resolve on this host: use an IP address, or mend the host's DNS"
 
 
 def memory(host):
-    """Enough for all that runs there, at its largest."""
+    """The host has memory for all programs that run there, when each is at its largest."""
     there = int(host.facts.get("memtotal_mb") or 0)
     child = int(host["celery_worker_child_memory_mb"] or 0)
     parts = {
@@ -173,7 +174,11 @@ def memory(host):
     needed = sum(parts.values()) + SYSTEM_MEMORY_MB
     if needed > there:
         said = ", ".join(f"{what} {size} MB" for what, size in parts.items() if size)
-        yield f"memory: {there} MB are too little for {needed} MB ({said}): lower one of them, or take a larger host"
+        said += f", the system {SYSTEM_MEMORY_MB} MB"
+        yield (
+            f"memory: the host has {there} MB and would need {needed} MB ({said}): lower one of these variables, or "
+            "use a host with more memory"
+        )
 
 
 def _shared_buffers(host):
@@ -181,28 +186,32 @@ def _shared_buffers(host):
 
 
 def redis_memory(host):
-    """The limits of its instances, in MB."""
+    """The memory limit of each Redis instance of the host, in MB."""
     for instance in host["redis_instances"] or []:
         yield round(_megabytes(instance.get("maxmemory", host["redis_maxmemory"])) or 0)
 
 
 def _megabytes(size):
-    """What Redis understands by 512mb, 1g or 1048576; None for what is no size, which has a finding of its own."""
+    """The size in MB that Redis reads from 512mb, 1g or 1048576; None for a text that is no size, on which there is a
+    finding already."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([kmg]?b|[kmg])?", str(size).lower())
     return float(found[1]) * _UNITS[found[2] or "b"] if found else None
 
 
 def worker_memory(host):
-    """The unit's own limit has room for its processes."""
+    """The memory limit of the worker's unit has room for the worker's processes."""
     limit = host.given("celery_worker_memory_max")
     size = _megabytes(f"{limit}b")  # systemd's G is Redis' gb
     needed = int(host["celery_worker_concurrency"] or 0) * int(host["celery_worker_child_memory_mb"] or 0)
     if host.is_in("celery_workers") and size is not None and size < needed:
-        yield f"celery_worker_memory_max {limit} is below concurrency × child ({needed} MB): raise it, or lower those"
+        yield (
+            f"celery_worker_memory_max {limit} is below celery_worker_concurrency × celery_worker_child_memory_mb "
+            f"({needed} MB): raise celery_worker_memory_max, or lower one of the other two"
+        )
 
 
 def time_limits(host):
-    """A task hands on before it is killed, and ends before the broker gives it to somebody else."""
+    """A task hands on before it is killed, and ends before the broker gives its message to another worker."""
     delay = int(host["celery_worker_retry_max_delay"] or 0)
     timeout = int(host["celery_worker_visibility_timeout"] or 0)
     for worker in host.workers():
@@ -210,84 +219,87 @@ def time_limits(host):
         if timeout <= hard + delay:
             yield (
                 f"celery_worker_visibility_timeout {timeout} is not above the task_timeout of {worker['name']} + "
-                f"celery_worker_retry_max_delay ({hard} + {delay}): running tasks would be delivered twice: raise it"
+                f"celery_worker_retry_max_delay ({hard} + {delay}), so running tasks would be delivered twice: raise "
+                "celery_worker_visibility_timeout"
             )
         if soft >= hard:
-            yield f"task_soft_time_limit {soft} of {worker['name']} is not below its task_timeout {hard}: lower it"
+            said = f"task_soft_time_limit {soft} of {worker['name']} is not below its task_timeout {hard}"
+            yield f"{said}: lower the task_soft_time_limit"
 
 
 def pools(host):
-    """Names and queues of their own."""
+    """Each pool has a name of its own, and queues."""
     there = host["celery_worker_pools"] or [] if host.is_in("celery_workers") else []
     names = [pool["name"] for pool in there]
     for name in sorted({name for name in names if names.count(name) > 1}):
-        yield f"celery_worker_pools: {names.count(name)} have the name {name}: give each pool one of its own"
+        yield f"celery_worker_pools: {names.count(name)} pools have the name {name}: give each pool a name of its own"
     for name in [pool["name"] for pool in there if not pool["queues"]]:
-        yield f"celery_worker_pools, {name}: queues is empty: name those that it consumes, or leave the pool out"
+        yield f"celery_worker_pools, {name}: queues is empty: name the queues of the pool, or leave the pool out"
 
 
 def redis_instances(host):
-    """Names and ports of their own; the first is the broker, which never evicts."""
+    """Each instance has a name and a port of its own; the first instance is the broker, which never evicts."""
     instances = host["redis_instances"] or []
     if not host.is_in("redis") or not instances:
         return
     for key in ("name", "port"):
         values = [instance.get(key) for instance in instances]
         if len(set(values)) < len(values) or None in values:
-            yield f"redis_instances: {key} is {', '.join(map(str, values))}: give each instance one of its own"
+            yield f"redis_instances: {key} is {', '.join(map(str, values))}: give each instance a {key} of its own"
     policy = instances[0].get("maxmemory_policy", host["redis_maxmemory_policy"])
     if policy != "noeviction":
         yield (
             f"redis_maxmemory_policy {policy} of {instances[0].get('name')}, the broker, throws messages away: set "
-            "it to noeviction, and give results an instance of their own if they may be evicted"
+            "the policy of the broker to noeviction; if results may be evicted, give them an instance of their own"
         )
 
 
 def power_cut(host):
-    """What was answered for is on a disk."""
+    """PostgreSQL and the broker force to the disk what they have confirmed."""
     settings = host.given("postgresql_settings") or {} if host.is_in("postgresql") else {}
     for name in ("fsync", "full_page_writes", "synchronous_commit"):
         if str(settings.get(name, "on")).lower() in _OFF:
             yield (
                 f"postgresql_settings.{name} {settings[name]}: a power cut would lose or damage stored mail, and "
-                "have mail sent twice: leave it out"
+                "have mail sent twice: leave this setting out"
             )
     broker = (host["redis_instances"] or [{}])[0] if host.is_in("redis") else {}
     appendonly = broker.get("appendonly", host["redis_appendonly"])
     if appendonly is False and not broker.get("save", host["redis_save"]):
-        yield f"redis_appendonly of {broker.get('name')}, the broker, is off: a restart would lose all tasks: set it"
+        said = f"redis_appendonly of {broker.get('name')}, the broker, is off: a restart would lose all tasks"
+        yield f"{said}: switch redis_appendonly on"
 
 
 def certificates(host):
-    """An authority that can be kept safe, or certificates for every service."""
+    """There is a passphrase for the key of the site's authority, or a certificate and key for every service."""
     services = _encrypted_services(host)
     if services and not host["tls_ca_file"] and not host["tls_ca_passphrase"]:
-        yield "tls_ca_passphrase is not set: ./manage.sh secrets init adds what is missing"
+        yield "tls_ca_passphrase is not set: ./manage.sh secrets init adds missing secrets"
     for service in services if host["tls_ca_file"] else ():
         for name in (f"tls_{service}_certificate_file", f"tls_{service}_key_file"):
             if not host[name]:
-                yield f"{name} is not set, though tls_ca_file is: name the file, or leave tls_ca_file empty"
+                yield f"{name} is not set, but tls_ca_file is set: name the file there, or leave tls_ca_file empty"
 
 
 def certificate_ends(host):
-    """No certificate that has ended, and no authority of the site's own that soon will."""
+    """No certificate has ended, and the site's own authority does not end soon."""
     is_brought = bool(host["tls_ca_file"])
     services = _encrypted_services(host)
     names = ["tls_ca_file", *(f"tls_{service}_certificate_file" for service in services)] if is_brought else []
     for name in names:
         if (end := _end(_file(host, name))) and end <= datetime.now(UTC):
-            yield f"{name} {host[name]} ended on {end:%Y-%m-%d}: bring another"
+            yield f"{name} {host[name]} ended on {end:%Y-%m-%d}: name a certificate that is valid"
     folder = Path(str(host.given("tls_directory") or Path(host.variables.get("inventory_dir") or ".") / "tls"))
     end = None if is_brought or not services else _end(folder / "ca.crt")
     if end and end <= datetime.now(UTC) + timedelta(days=int(host["tls_renew_before_days"])):
         yield (
-            f"tls_directory {folder}: the site's authority ends on {end:%Y-%m-%d}: move ca.crt and ca.key away, and "
-            "site.yml makes another and renews all certificates"
+            f"tls_directory {folder}: the site's authority ends on {end:%Y-%m-%d}: move ca.crt and ca.key away; "
+            "site.yml then makes a new authority and renews all certificates"
         )
 
 
 def _end(path):
-    """When the certificate in this file ends; None where there is none."""
+    """When the certificate in this file ends; None if the file holds no certificate."""
     try:
         return path and x509.load_pem_x509_certificate(path.read_bytes()).not_valid_after_utc
     except (OSError, ValueError):
@@ -307,11 +319,11 @@ def files(host):
     ]
     for name in names:
         if host[name] and not _file(host, name):
-            yield f"{name} {host[name]} is not a file on the control machine: give its whole path"
+            yield f"{name} {host[name]} is not a file on the control machine: give the whole path of the file"
 
 
 def _file(host, name):
-    """The file that a variable names, where Ansible finds it; None where it does not."""
+    """The file that a variable names, at the place where Ansible finds it; None if Ansible does not find it."""
     path = Path(str(host[name] or "")).expanduser()
     playbooks = Path(host.variables.get("playbook_dir") or ".")
     folders = (FOLDER / "tls" / "files", playbooks / "files", playbooks)
@@ -319,17 +331,20 @@ def _file(host, name):
 
 
 def secrets(host, samples):
-    """There, not a sample, and what they should be."""
+    """All secrets are set, none is a sample, and the encryption keys can be read."""
     for name, groups in SECRETS.items():
         value = str(host[name] or "")
         if not host.is_in(*groups):
             continue
         if not value:
-            yield f"{name} is not set: ./manage.sh secrets init adds what is missing"
+            yield f"{name} is not set: ./manage.sh secrets init adds missing secrets"
         elif value == samples.get(name):
-            yield f"{name} has the value of inventories/local, which everybody knows: ./manage.sh secrets init"
+            yield (
+                f"{name} has the value of inventories/local, which everybody knows: remove this value; "
+                "./manage.sh secrets init then makes a new one"
+            )
         elif "\n" in value:
-            yield f"{name} has a line break: choose another"
+            yield f"{name} has a line break: choose a value without line breaks"
         elif name == "application_credential_encryption_key":
             yield from _encryption_keys(name, value)
 
@@ -345,20 +360,20 @@ def _encryption_keys(name, value):
 
 
 def clocks(hosts, seconds):
-    """Not further apart than `seconds`; certificates, leases and schedules rely on it."""
+    """The clocks of the hosts are at most `seconds` apart."""
     measured = [(host, host.report["clock"]) for host in hosts if "clock" in host.report]
     pairs = itertools.combinations(measured, 2)
     for (one, first), (other, second) in pairs:
         apart = abs(first["offset"] - second["offset"])
         if apart - first["uncertainty"] - second["uncertainty"] > seconds:
             yield (
-                f"{one.name}, {other.name}: the clocks are {apart:.1f} s apart: synchronise them "
+                f"{one.name}, {other.name}: the clocks are {apart:.1f} s apart: synchronise the clocks "
                 "(common_time_sync_package), or set them"
             )
 
 
 def connections(hosts):
-    """PostgreSQL has room for every process."""
+    """PostgreSQL has connections for every process that runs tasks."""
     server = next((host for host in hosts if host.is_in("postgresql")), None)
     if server is None:
         return
@@ -369,19 +384,20 @@ def connections(hosts):
         yield (
             f"{server.name}: postgresql_max_connections {limit} is below {needed}: {processes} processes "
             f"(celery_worker_concurrency, celery_worker_pools) × {CONNECTIONS_PER_PROCESS}, and {SPARE_CONNECTIONS} "
-            "to spare: raise it, or lower those"
+            "to spare: raise postgresql_max_connections, or run fewer processes"
         )
 
 
 def groups_of(groups):
-    """One Redis and one PostgreSQL host."""
+    """Redis and PostgreSQL have one host each."""
     for name in ("redis", "postgresql"):
         if len(groups.get(name, ())) > 1:
-            yield f"group {name} has {len(groups[name])} hosts: leave one of them, as nothing would replicate"
+            said = f"group {name} has {len(groups[name])} hosts, but nothing replicates their data"
+            yield f"{said}: keep one host in the group"
 
 
 def values(hosts):
-    """What the judge of single values found, once for all hosts that have it."""
+    """The findings on single values (preflight_values.py), each once for all hosts that have the same finding."""
     having = {}
     for host in hosts:
         for finding in dict.fromkeys(host.mistakes.get("findings", ())):
@@ -390,7 +406,7 @@ def values(hosts):
 
 
 def as_far_as_typed(findings):
-    """The findings of a check up to where it needs a value of a wrong type."""
+    """The findings of a check, up to the point where the check needs a value of a wrong type."""
     try:
         yield from findings
     except MistypedError:
@@ -423,7 +439,7 @@ def preflight_findings(hostvars, groups, mistakes, samples, clock_seconds):
     for host in hosts:
         for check in CHECKS:
             found += [f"{host.name}: {finding}" for finding in as_far_as_typed(check(host))]
-    # Secrets are the same everywhere: once, not for every host.
+    # Secrets are the same on all hosts, so their findings are reported once.
     found += sorted({finding for host in hosts for finding in secrets(host, samples)})
     return found
 

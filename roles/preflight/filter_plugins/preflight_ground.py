@@ -1,5 +1,6 @@
-"""What a host has to offer before anything is brought to it: room on its disks, folders that our user can enter, a
-Python for the release, and servers that let it in. Judged from the host's report (library/preflight_report.py).
+"""Checks what a host offers, before anything is installed there: room on its disks, folders that the user `celery`
+can enter, a Python for the release, and servers that let the host in. The checks read the host's report
+(library/preflight_report.py).
 """
 
 import os
@@ -10,7 +11,7 @@ CACHE = "metabuilder"
 
 
 def disks(report, needs, inodes):
-    """Room on each file system for all that lies there; `needs` are megabytes by folder."""
+    """Each file system has room for all our folders on it; `needs` are megabytes by folder."""
     by_device = {}
     for folder, disk in (report.get("disks") or {}).items():
         by_device.setdefault(disk["device"], []).append((folder, disk))
@@ -21,17 +22,17 @@ def disks(report, needs, inodes):
             said = ", ".join(f"{folder} {needs[folder]}" for folder in folders)
             yield (
                 f"preflight_free_mb: {disk['free_mb']} MB are free on {disk['mount']}, and {needed} are needed there "
-                f"({said}): make room, or lower it"
+                f"({said}): make room, or lower preflight_free_mb"
             )
         if disk["free_inodes"] is not None and disk["free_inodes"] < inodes:
             yield (
                 f"preflight_free_inodes: {disk['free_inodes']} inodes are free on {disk['mount']}, and {inodes} are "
-                "needed: remove files, or lower it"
+                "needed: remove files, or lower preflight_free_inodes"
             )
 
 
 def closed_folders(report):
-    """What the user of the application must get at is open to all, whatever the umask of who made it."""
+    """The folders and files that the application's user must read are open to all users, whatever umask made them."""
     for path, mode in (report.get("closed") or {}).items():
         right, verb = ("o+rx", "enter") if mode.startswith("d") else ("o+r", "read")
         yield f"{path} has the mode {mode[1:]}, so the user celery cannot {verb} it: chmod {right} {path}"
@@ -47,43 +48,44 @@ def python(report):
 
 
 def access(name, report, limit, command):
-    """Servers that this run leaves out let this host in already."""
+    """Servers that are not hosts of this run already let this host in."""
     refused = report.get("refused") or []
     for server in refused:
         if not server["server"]:
             yield (
                 f"{server['variable']} {server['host']}:{server['port']} does not let this host in "
-                f"({server['why']}): it is not a host of this inventory, so open it there"
+                f"({server['why']}): that server is not a host of this inventory, so give this host access there"
             )
     left_out = [server for server in refused if server["server"]]
     if left_out:
         said = ", ".join(dict.fromkeys(f"{s['server']} (port {s['port']}: {s['why']})" for s in left_out))
         hosts = ",".join(dict.fromkeys([limit or name, *(server["server"] for server in left_out)]))
         yield (
-            f"{said} does not let this host in, and is left out of this run: its firewall and its access rules are "
-            f"brought up to date by one that they are both part of: {command} --limit '{hosts}'"
+            f"{said} does not let this host in, and is left out of this run: a run with all these hosts brings "
+            f"firewalls and access rules up to date: {command} --limit '{hosts}'"
         )
 
 
 def control_machine(needed):
-    """Findings on this machine, on which releases are built."""
+    """The control machine, which builds releases, has room for them."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / CACHE
     place = next(path for path in (cache, *cache.parents) if path.exists())
     free = shutil.disk_usage(place).free // 1024**2
     if free < needed:
         yield (
             f"control machine: preflight_control_free_mb: {free} MB are free for {cache}, where releases are built, "
-            f"and {needed} are needed: make room, name another place in XDG_CACHE_HOME, or lower it"
+            f"and {needed} are needed: make room, name another folder in XDG_CACHE_HOME, or lower "
+            "preflight_control_free_mb"
         )
     if not os.access(place, os.W_OK):
-        yield f"control machine: {place}, where releases are built, is read-only: name another in XDG_CACHE_HOME"
+        yield f"control machine: {place}, where releases are built, is read-only: set another XDG_CACHE_HOME"
 
 
 def preflight_ground(hostvars, names, settings):
     """All findings on the ground of the hosts `names`, each beginning with the host that it is about.
 
     `settings` are `free_mb` (by folder), `free_inodes`, `control_free_mb`, `limit` (the argument of --limit) and
-    `command` (what to type before it).
+    `command` (the command line before --limit).
     """
     found = list(control_machine(int(settings["control_free_mb"])))
     for name in names:

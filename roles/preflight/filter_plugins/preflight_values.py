@@ -1,6 +1,6 @@
-"""Values that the roles could not use: of a wrong type, out of range, or not what their program reads.
+"""Finds values that the roles could not use: of a wrong type, out of range, or in a form that no program reads.
 
-Types and choices are those of the roles' argument specs, which Ansible itself looks at only when each role starts.
+Types and choices are taken from the roles' argument specs, which Ansible itself checks only when each role starts.
 """
 
 import difflib
@@ -16,10 +16,10 @@ from jinja2 import UndefinedError
 
 ROLES = Path(__file__).parents[2]
 CONTAINERS = {"list": (list, "list"), "dict": (dict, "mapping")}
-README = "the README of its role says what it takes"
+README = "the README of the role says which values this variable takes"
 PORTS = (1, 65535)
-# The lowest and the highest number of those that may be zero or have a limit; all others are above zero. What becomes
-# a setting of the application has the limits of tasks/settings.py.
+# The lowest and the highest number of variables that may be zero or have an upper limit; all other numbers are above
+# zero. A variable that becomes a setting of the application has the limits of tasks/settings.py.
 BOUNDS = {
     "application_releases_kept": (0, None),
     "application_sync_batch_size": (1, 10_000),
@@ -71,11 +71,11 @@ def _are_pairs(text):
     return all(all(map(str.strip, pair.partition("="))) for pair in text.split(",") if pair.strip())
 
 
-# By the end of a variable's name: what its text must be, and what to say if it is not.
+# By the end of a variable's name: the form that its text must have, and the words of the finding if it has not.
 FORMS = {
     "name": (
         re.compile(r"[A-Za-z0-9_-]+").fullmatch,
-        "is not a name that a unit can have: use letters, digits, - and _",
+        "cannot be the name of a unit: use letters, digits, - and _",
     ),
     "memory_max": (
         re.compile(r"infinity|(?=.*[1-9])(\d+(\.\d+)?[BKMGTPE]?|(\d{1,2}(\.\d{1,2})?|100)%)").fullmatch,
@@ -91,7 +91,7 @@ FORMS = {
     ),
     "redis_save": (
         re.compile(r"(\d+ \d+( \d+ \d+)*)?").fullmatch,
-        'does not say after how many seconds and changes: write it like 3600 1, or "" for never',
+        'is not pairs of seconds and changes: write it like 3600 1, or "" for never',
     ),
     **dict.fromkeys(
         (
@@ -118,11 +118,11 @@ FORMS = {
     ),
     "application_mail_host_connections": (
         re.compile(r"([a-z0-9.:*-]+=\d+(,[a-z0-9.:*-]+=\d+)*)?").fullmatch,
-        "does not say how many for each server: write it like imap.example.org=10,*=50",
+        "does not give a number of connections for each server: write it like imap.example.org=10,*=50",
     ),
     "application_spam_trusted_authserv_ids": (
         _are_pairs,
-        "does not say whom to trust for each server: write it like imap.gmail.com=mx.google.com",
+        "does not give the trusted name for each server: write it like imap.gmail.com=mx.google.com",
     ),
 }
 
@@ -144,7 +144,7 @@ def settings():
 
 @lru_cache
 def made():
-    """The variables of the environment that the roles make, and the roles' variables of which they do."""
+    """The environment variables that the roles write, each with the roles' variables that its value is made from."""
     texts = {}
     for role in ("application", "celery_worker"):
         texts |= yaml.safe_load((ROLES / role / "vars" / "main.yml").read_text())[f"_{role}_variables"]
@@ -153,7 +153,7 @@ def made():
 
 @lru_cache
 def made_for_flower():
-    """The options of Flower that its role makes."""
+    """The environment variables of Flower that its role writes."""
     return yaml.safe_load((ROLES / "flower" / "vars" / "main.yml").read_text())["_flower_variables"].keys()
 
 
@@ -164,7 +164,7 @@ def bounds(name):
 
 
 def why_unknown(value):
-    """Why a value, or one in it, cannot be told here; "" where it can."""
+    """Why a value, or a value inside it, cannot be computed here; "" if it can."""
     parts = value if isinstance(value, list) else value.values() if isinstance(value, dict) else ()
     try:
         str("" if parts else value)
@@ -176,7 +176,8 @@ def why_unknown(value):
 def plain(value):
     """A value as ordinary lists and mappings.
 
-    Ansible's own hold all variables of their host, which a validator that copies its values would copy each time.
+    Ansible's own lists and mappings hold all variables of their host, and a validator that copies values would copy
+    all of these each time.
     """
     if isinstance(value, dict):
         return {key: plain(part) for key, part in value.items()}
@@ -184,9 +185,9 @@ def plain(value):
 
 
 def type_mistake(option, value):
-    """What is wrong with the type of a value, or of one in it; "" for nothing.
+    """What is wrong with the type of a value, or of a value inside it; "" if the type is right.
 
-    Ansible takes more: text for a list, or 4.0 for a whole number. The roles use what they get as it is.
+    Ansible converts more types: text to a list, or 4.0 to a whole number. But the roles use the value unconverted.
     """
     needed, called = CONTAINERS.get(option["type"], (object, ""))
     if value is None:
@@ -204,13 +205,13 @@ def type_mistake(option, value):
 
 def _item_mistake(of_keys, item):
     if not isinstance(item, dict):
-        return f"has {item} where a mapping should be"
+        return f"has {item}, which is not a mapping"
     mistakes = {key: type_mistake(of_keys[key], item[key]) for key in of_keys if key in item}
     return next((f"has {key} {item[key]}, which {mistake}" for key, mistake in mistakes.items() if mistake), "")
 
 
 def spec_mistakes(label, option, value):
-    """What Ansible says of a value, and whether it is so wrong that nothing can be computed with it."""
+    """The mistakes that Ansible finds in a value, and whether its type is wrong, so that no check can use it."""
     errors = ArgumentSpecValidator({label: option}).validate({label: value}).errors.errors
     is_mistyped = not all(isinstance(error, (ArgumentValueError, UnsupportedError)) for error in errors)
     # Ansible's words have the value in them.
@@ -218,7 +219,7 @@ def spec_mistakes(label, option, value):
 
 
 def single_values(label, name, option, value):
-    """The numbers and texts in a value: what to call each, the name of its variable or key, and its type."""
+    """The numbers and texts in a value: the words for each, the name of its variable or key, its type, itself."""
     if option.get("options"):
         for item in value:
             where = f"{label}, {item['name']}" if "name" in item else label
@@ -232,7 +233,7 @@ def single_values(label, name, option, value):
 
 
 def value_mistakes(label, name, kind, value):
-    """A number out of its range, or a text that its reader would not take."""
+    """The findings on one number that is out of its range, or on one text that has a wrong form."""
     if kind in ("int", "float"):
         low, high = bounds(name)
         if float(value) < low:
@@ -245,20 +246,20 @@ def value_mistakes(label, name, kind, value):
 
 
 def environment_mistakes(environment):
-    """Settings that nobody reads, and those for which there is a variable. Their values may be secret."""
+    """Environment variables that no program reads, or that have a role's variable. Their values may be secret."""
     for name in environment:
         if variables := made().get(name):
-            yield f"application_environment: {name} is made of {', '.join(variables)}: set that instead"
+            yield f"application_environment: {name} is made from role variables: set {', '.join(variables)} instead"
         elif name in made_for_flower():
-            yield f"application_environment: {name} is made by the role flower: its README lists its variables"
+            yield f"application_environment: {name} is set by the role flower: use the variables in its README"
         elif name not in settings() and not str(name).startswith("FLOWER_"):  # Flower's own are many
-            yield f"application_environment: {name} is read by nobody: .env.example lists what there is"
+            yield f"application_environment: {name} is not a setting: .env.example lists all settings"
 
 
 def judge(label, name, option, value):
-    """The findings on one variable, and whether nothing can be computed with it."""
+    """The findings on one variable, and whether its value has a wrong type, so that no check can use it."""
     if mistake := type_mistake(option, value):
-        # A text that is missing is as good as an empty one.
+        # The checks can use a missing text: they read it as an empty text.
         return [f"{_shown(label, option, value)} {mistake}: {README}"], option["type"] != "str"
     mistakes, is_mistyped = spec_mistakes(label, option, value)
     found = [f"{_shown(label, option, value)}: {'; '.join(mistakes)}: {README}"] if mistakes else []
@@ -280,7 +281,7 @@ def _shown(label, option, value):
 
 
 def preflight_mistakes(hostvars, names):
-    """By host: the findings on the values of its variables, and those with which nothing can be computed."""
+    """By host: the findings on the values of its variables, and the variables that no check can use."""
     return {name: _of_host(hostvars[name]) for name in names}
 
 
@@ -301,19 +302,21 @@ def _of_host(variables):
 
 
 def _misspelt(variables):
-    """Names that look like a variable of a role, and are none."""
+    """Names that begin like a role's variables, but that no role has."""
     prefixes = tuple(f"{path.name}_" for path in ROLES.iterdir())
     for name in variables:
         if str(name).startswith(prefixes) and name not in options():
             near = difflib.get_close_matches(name, options(), 1)
-            yield f"{name} is read by nobody: {f'is it {near[0]}?' if near else 'the READMEs of the roles list them'}"
+            advice = f"did you mean {near[0]}?" if near else "the READMEs of the roles list all variables"
+            yield f"{name} is not a variable of any role: {advice}"
 
 
 def _unknown_findings(name, option, why):
-    # A role's own variables and defaults are known in the role only.
+    # The internal variables and the defaults of a role can only be read in that role.
     roles = "|".join(path.name for path in ROLES.iterdir())
     if not re.match(rf"'_?({roles})_\w+' is undefined", why):
-        yield f"{name}: {'it cannot be told' if option.get('no_log') else why}: mend what it is made of"
+        said = "its value cannot be computed" if option.get("no_log") else why
+        yield f"{name}: {said}: mend the variables that it refers to"
 
 
 class FilterModule:

@@ -119,7 +119,9 @@ def test_no_list_of_ansible_is_copied_with_all_variables_of_its_host() -> None:
             {"redis_maxmemory_policy": "allkeys-lru"}, ["allkeys-lru", "broker", "noeviction"], id="eviction"
         ),
         pytest.param(
-            {"postgresql_settings": {"fsync": "off"}}, ["fsync off", "power cut", "leave it out"], id="fsync"
+            {"postgresql_settings": {"fsync": "off"}},
+            ["fsync off", "power cut", "leave this setting out"],
+            id="fsync",
         ),
         pytest.param(
             {"postgresql_settings": {"synchronous_commit": False}}, ["synchronous_commit", "leave"], id="commit"
@@ -131,7 +133,7 @@ def test_no_list_of_ansible_is_copied_with_all_variables_of_its_host() -> None:
         ),
         pytest.param(
             {"celery_worker_visibility_timeout": 900},
-            ["celery_worker_visibility_timeout 900", "300 + 600", "raise it"],
+            ["celery_worker_visibility_timeout 900", "300 + 600", "raise celery_worker_visibility_timeout"],
             id="visibility timeout",
         ),
         pytest.param(
@@ -171,7 +173,7 @@ def test_no_list_of_ansible_is_copied_with_all_variables_of_its_host() -> None:
         ),
         pytest.param(
             {"celery_worker_pools": [pool(name="a"), pool(name="a")]},
-            ["celery_worker_pools", "2 have the name a", "one of its own"],
+            ["celery_worker_pools", "2 pools have the name a", "a name of its own"],
             id="pools of one name",
         ),
         pytest.param(
@@ -181,7 +183,7 @@ def test_no_list_of_ansible_is_copied_with_all_variables_of_its_host() -> None:
         ),
         pytest.param(
             {"postgresql_max_connections": 20},
-            ["postgresql_max_connections 20", "26", "8 processes", "raise it"],
+            ["postgresql_max_connections 20", "26", "8 processes", "raise postgresql_max_connections"],
             id="connections",
         ),
         pytest.param({"redis_password": ""}, ["redis_password", "not set", "secrets init"], id="missing secret"),
@@ -237,7 +239,9 @@ def test_a_finding_names_the_variable_the_value_and_the_remedy(variables: dict[s
         pytest.param({"application_spam_api_url": "spam"}, ["spam", "https://"], id="URL"),
         pytest.param({"redis_user": ["x"]}, ["x", "not a text"], id="list for a text"),
         pytest.param(
-            {"celery_worker_concurency": 2}, ["read by nobody", "celery_worker_concurrency?"], id="misspelt"
+            {"celery_worker_concurency": 2},
+            ["not a variable of any role", "celery_worker_concurrency?"],
+            id="misspelt",
         ),
         pytest.param({"application_mail_allowed_networks": ["xx"]}, ["xx", "10.1.2.0/24"], id="network"),
         pytest.param({"application_mail_allowed_networks": ["::1=0"]}, ["::1=0", "10.1.2.3=143"], id="port of one"),
@@ -286,11 +290,13 @@ def test_the_environment_has_settings_only_and_no_value_is_shown_that_may_be_sec
     found = findings(host(application_environment=environment))
 
     assert [finding.partition("application_environment: ")[2].partition(":")[0] for finding in found] == [
-        "TASK_TIMEOUT is made of celery_worker_task_timeout",
-        "NOSUCH is read by nobody",
-        "CREDENTIAL_ENCRYPTION_KEY is made of application_credential_encryption_key",
-        "FLOWER_PORT is made by the role flower",
+        "TASK_TIMEOUT is made from role variables",
+        "NOSUCH is not a setting",
+        "CREDENTIAL_ENCRYPTION_KEY is made from role variables",
+        "FLOWER_PORT is set by the role flower",
     ]
+    assert "set celery_worker_task_timeout instead" in found[0]
+    assert "set application_credential_encryption_key instead" in found[2]
     assert "planted" not in str(found)
     assert "planted" not in str(findings(host(application_environment="REDIS_PASSWORD=planted")))
 
@@ -340,7 +346,8 @@ def test_a_cluster_that_holds_the_data_is_never_to_be_stopped() -> None:
 
     # Perhaps ours
     (found,) = findings(host(report={"listeners": listeners}, values=debian_13))
-    assert "postgresql@15-main.service: if the site's data is in it, name it (postgresql_version: 15)" in found
+    assert "postgresql@15-main.service: if that cluster holds the site's data, keep its version" in found
+    assert "postgresql_version: 15" in found
     assert "stop" not in found
 
 

@@ -87,7 +87,7 @@ def test_nothing_is_found_where_nothing_is_wrong() -> None:
         ),
         pytest.param(
             {"refused": [{**REDIS, "server": ""}]},
-            ["site_redis_host 10.0.0.5:6379 does not let this host in (timed out)", "open it there"],
+            ["site_redis_host 10.0.0.5:6379 does not let this host in (timed out)", "give this host access there"],
             id="server of somebody else",
         ),
     ],
