@@ -26,8 +26,8 @@ class NotFoundError(PermanentError):
 
 
 class AnotherMessageError(PermanentError):
-    """The mail server has another message in the place of the message to be deleted, which was not found elsewhere;
-    nothing was deleted."""
+    """The mail server has another message in the place of the message to be deleted, and the message to be deleted
+    was not found elsewhere; neither of the two was deleted."""
 
     code = "another_message"
 
@@ -51,7 +51,8 @@ class FoldersFailedError(PermanentError):
 
 
 class MailboxIncompleteError(PermanentError):
-    """The server does not give all of its messages; the others are stored, and the rest is asked for again."""
+    """The server does not give all of its messages; the messages that it gives are stored, and the missing messages
+    are asked for again."""
 
     code = "mailbox_incomplete"
 
