@@ -23,7 +23,8 @@ from tests.support.trouble import in_trouble
 from tests.support.worker import Worker, wait_until
 
 APP = "tests.support.fault_app:app"
-MAX_STATUS_SECONDS = 10  # until the status is true
+# Until the status is true: 10 s, and on a machine that runs other tests beside this one, some more.
+MAX_STATUS_SECONDS = 10 + 3
 MAX_LINES = 40  # of five outages
 
 
