@@ -47,8 +47,9 @@ _JOINED = (
     f"\u0600-\u109f\u1780-\u18af\u1900-\u1cff\ua800-\uabff\U00010a00-\U00011fff\U0001e900-\U0001e95f\ufe0f{_PICTURES}"
 )
 _JOINERS = re.compile(rf"(?<![{_JOINED}])[\u200c\u200d]+|[\u200c\u200d](?![{_JOINED}])")
-# Windows drops dots and blanks at the end of a name.
-_ENDS = re.compile(r"^\s+|[\s.]+$")
+# Windows drops dots and blanks at the end of a name. A match begins only where such a run begins: tried from each
+# character of a long run in the middle of a name, the search would take the square of the length.
+_ENDS = re.compile(r"(?<![\s.])[\s.]+$|^\s+")
 _DEVICE = re.compile(r"(?:con|prn|aux|nul|conin\$|conout\$|clock\$|(?:com|lpt)[0-9¹²³])[\s]*(?=\.|$)", re.IGNORECASE)
 
 

@@ -3,6 +3,7 @@
 import itertools
 import shutil
 import subprocess
+import time
 import unicodedata
 
 import pytest
@@ -140,6 +141,15 @@ def test_no_character_that_is_shown_as_nothing_hides_in_a_name(unseen: list[str]
 )
 def test_file_name(name: str | None, safe: str | None) -> None:
     assert file_name(name) == safe
+
+
+@pytest.mark.parametrize(
+    "name", ["." * 40_000 + "x", " ." * 8_000 + "x", "\u200d" * 40_000 + "x", "\u2800" * 40_000 + "x"]
+)
+def test_no_name_takes_long(name: str) -> None:
+    started = time.process_time()
+    file_name(name)
+    assert time.process_time() - started < 1
 
 
 _TRICKY = st.sampled_from(
