@@ -10,7 +10,7 @@ import ssl
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from tasks.errors import (
     CertificateInvalidError,
@@ -27,9 +27,6 @@ from tasks.mail.refusal import means_busy
 from tasks.secrecy.secrets import said
 
 MAX_WORDS_LENGTH = 200
-
-# How long to wait for the answer to a goodbye, which nobody needs.
-_GOODBYE_SECONDS = 5
 
 
 class CommandRefusedError(ProtocolError):
@@ -62,6 +59,9 @@ class AnswerLimit:
 
 class WireSession(ABC):
     """A connection to a mail server. To be mixed in before a class of imaplib, poplib or smtplib."""
+
+    # How long to wait for the answer to a goodbye, which nobody needs.
+    goodbye_seconds: ClassVar[int] = 5
 
     sock: Any = None  # of the library: a socket, or None before the connection is made and, in some, after its end
 
@@ -117,12 +117,14 @@ class WireSession(ABC):
         return bool(poll.poll(0))
 
     def say_goodbye(self) -> None:
-        """End the session by its command, and close; never raises."""
-        if self.sock is not None:
-            with suppress(EmailError), self.translating_errors("saying goodbye"):
-                self.sock.settimeout(min(self.endpoint.timeout, _GOODBYE_SECONDS))
-                self.ask_to_end()
-        self.abandon()
+        """End the session by its command, and close; raises no error of the server."""
+        try:
+            if self.sock is not None:
+                with suppress(EmailError), self.translating_errors("saying goodbye"):
+                    self.sock.settimeout(min(self.endpoint.timeout, self.goodbye_seconds))
+                    self.ask_to_end()
+        finally:
+            self.abandon()
 
     def abandon(self) -> None:
         """Close at once and without a goodbye; never raises."""

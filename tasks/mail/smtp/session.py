@@ -59,6 +59,9 @@ class Reply(NamedTuple):
 class SmtpSession(WireSession, smtplib.SMTP):
     """An smtplib session that asks no name server for the host's own name."""
 
+    # A task that sends may wait for the goodbye on another connection before it notes that its message was accepted.
+    goodbye_seconds = 1
+
     def __init__(self, endpoint: Endpoint) -> None:
         self.is_usable = True
         super().__init__(endpoint, local_hostname="localhost")

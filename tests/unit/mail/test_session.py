@@ -201,6 +201,33 @@ def test_a_refusal_in_the_greeting_refuses_no_command(conversation: Conversation
 
 
 @CONVERSATIONS
+def test_a_goodbye_that_takes_the_rest_of_the_time_closes_the_connection(
+    conversation: Conversation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def late() -> None:
+        raise SoftTimeLimitError
+
+    with Server(conversation, conversation.greeting) as server:
+        session = conversation.kind(_endpoint(server, Encryption.NONE), **conversation.options)
+        monkeypatch.setattr(session, "ask_to_end", late)
+        with pytest.raises(SoftTimeLimitError):
+            session.say_goodbye()
+        assert server.ended.wait(4)
+
+
+@pytest.mark.parametrize(("conversation", "seconds"), [(IMAP, 5), (POP3, 5), (SMTP, 1)], ids=["imap", "pop3", "smtp"])
+def test_a_goodbye_does_not_wait_long_for_its_answer(
+    conversation: Conversation, seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits = []
+    with Server(conversation, conversation.greeting) as server:
+        session = conversation.kind(_endpoint(server, Encryption.NONE), **conversation.options)
+        monkeypatch.setattr(session, "ask_to_end", lambda: waits.append(session.sock.gettimeout()))
+        session.say_goodbye()
+    assert waits == [seconds]
+
+
+@CONVERSATIONS
 def test_lines_that_somebody_adds_before_the_encryption_are_not_believed(
     conversation: Conversation, tmp_path: Path
 ) -> None:
