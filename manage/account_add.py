@@ -56,12 +56,7 @@ class _Options:
 @click.command()
 @click.option("--email", required=True, help="The mail address.")
 @click.option("--hostname", help="The IMAP or POP3 server.  [default with --oauth2 google or microsoft: theirs]")
-@click.option(
-    "--protocol",
-    type=click.Choice([str(kind) for kind in MailProtocol]),
-    default=MailProtocol.IMAP.value,
-    show_default=True,
-)
+@click.option("--protocol", type=_PROTOCOLS, default=MailProtocol.IMAP.value, show_default=True)
 @click.option("--port", type=click.IntRange(1, 65535), help="Its port.  [default: the protocol's own]")
 @click.option("--encryption", type=_ENCRYPTIONS, default=Encryption.TLS.value, show_default=True)
 @click.option(
