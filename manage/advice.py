@@ -1,6 +1,6 @@
 """What a person can do about an error, in the words of the place where the error is shown.
 
-Errors name no command (`tasks/errors.py`): in a clone the command is ./manage.sh, on a host `metabuilder`. Errors
+Errors name no command (`tasks/errors/`): in a clone the command is ./manage.sh, on a host `metabuilder`. Errors
 name variables of the environment, which on a host are set by variables of the inventory.
 """
 

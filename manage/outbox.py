@@ -115,7 +115,7 @@ def show(outbox_id: str, as_json: bool, tenant: str) -> None:
 @click.argument("outbox_id", metavar="[ID]", required=False)
 @click.option("--all", "is_all", is_flag=True, help="All waiting and failed messages that the other options choose.")
 @click.option("--account", help="Only of the account of this name.")
-@click.option("--state", type=click.Choice(_AGAIN), help="Only in this state.  [default: both]")
+@click.option("--state", type=click.Choice(_AGAIN), help="Only in this state.  [default: all three]")
 @_all_tenants_option
 @click.option("--dry-run", is_flag=True, help="Change nothing, only count the messages.")
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
