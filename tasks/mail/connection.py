@@ -57,9 +57,24 @@ def tls_context(endpoint: Endpoint) -> ssl.SSLContext:
     return _tls_context(endpoint.ssl_verify, trusted, Path(trusted).stat().st_mtime_ns if trusted else None)
 
 
+class _TlsSocket(ssl.SSLSocket):
+    """A TLS socket that also closes when the soft time limit of the task passes during the handshake.
+
+    Python's own closes after errors of the network alone, and nothing else holds the socket yet.
+    """
+
+    def do_handshake(self, block: bool = False) -> None:
+        try:
+            super().do_handshake(block)
+        except BaseException:
+            self.close()
+            raise
+
+
 @lru_cache(maxsize=4)
 def _tls_context(verify: bool, _trusted: str | None, _changed_at: int | None) -> ssl.SSLContext:
     context = ssl.create_default_context()
+    context.sslsocket_class = _TlsSocket
     if not verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE

@@ -2,6 +2,7 @@
 
 import imaplib
 import poplib
+import signal
 import smtplib
 import socket
 import ssl
@@ -242,6 +243,38 @@ def test_lines_that_somebody_adds_before_the_encryption_are_not_believed(
         session.abandon()
     offered = {**vars(session).get("esmtp_features", {}), **vars(session).get("offered", {})}
     assert "INJECTED" not in " ".join([*offered, *vars(session).get("capabilities", ())]).upper()
+
+
+class LateHandshake(TcpServer):
+    """The soft time limit passes while the client waits for the answer to the first bytes of its handshake."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ended = threading.Event()
+
+    def serve(self, connection: socket.socket, number: int) -> None:
+        with closing(connection):
+            connection.recv(1)
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGALRM)
+            while connection.recv(4096):
+                pass
+            self.ended.set()
+
+
+@CONVERSATIONS
+def test_a_handshake_that_takes_the_rest_of_the_time_closes_the_connection(conversation: Conversation) -> None:
+    def late(*_: object) -> None:
+        raise SoftTimeLimitError
+
+    before = signal.signal(signal.SIGALRM, late)
+    try:
+        with LateHandshake() as server:
+            with pytest.raises(SoftTimeLimitError) as raised:
+                open_session(conversation.kind, _endpoint(server, Encryption.TLS), LOGIN, **conversation.options)
+            # Also while something keeps the error.
+            assert server.ended.wait(4), raised
+    finally:
+        signal.signal(signal.SIGALRM, before)
 
 
 def _unconnected(kind: type[WireSession]) -> Any:
