@@ -257,7 +257,7 @@ class ImapSession(WireSession, imaplib.IMAP4):
         self._get_capabilities()
 
     def log_in(self, login: Login) -> str:
-        """As of every session; the mechanism is none if the server's greeting says that we are logged in already."""
+        """Log in and return the mechanism: "none" if the server greets us as logged in already."""
         if self.state != "NONAUTH":
             return "none"
         offered = {name.removeprefix("AUTH=") for name in self.capabilities if name.startswith("AUTH=")}

@@ -151,8 +151,10 @@ class SmtpSession(WireSession, smtplib.SMTP):
         self.require(reply, reply.is_positive)
 
     def log_in(self, login: Login) -> str:
-        """As of every session; the mechanism is none at a server that offers no login. Such a relay may trust our
-        network; if it does not, it will refuse MAIL."""
+        """Log in and return the mechanism: "none" at a server that offers no login.
+
+        Such a relay may trust our network; if it does not, it will refuse MAIL.
+        """
         offered = self.esmtp_features.get("auth", "").upper().split()
         if not offered:
             return "none"
