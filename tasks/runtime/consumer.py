@@ -128,6 +128,8 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]  # celery has no types
         stops has to say, only this matters, and Celery's says it last."""
         if self.connection:
             ignore_errors(self, self._deliveries.restore_unacked_once)
+            # kombu's does nothing where no message is in hand, but acknowledgements may still be owed.
+            ignore_errors(self, self._deliveries.tell_what_is_owed)
         super().shutdown()
 
     def call_soon_ack(self, settle: Callable[..., None], *args: Any, **kwargs: Any) -> None:

@@ -15,7 +15,7 @@ Messages that a dead worker had in hand or owed are delivered again after the vi
 """
 
 from collections.abc import Mapping, Sequence
-from threading import Lock
+from threading import RLock
 from time import time
 from typing import Any, Literal
 
@@ -75,7 +75,8 @@ class Deliveries(redis.QoS):  # type: ignore[misc]
         self.restore_visible = Seldom(self._restore_visible)
         self.owed: dict[str, Settlement] = {}  # by tag
         # A worker that stops has threads that settle messages, and a second connection to a slow broker takes long.
-        self._one_at_a_time = Lock()
+        # The lock is reentrant: the handler of SIGQUIT settles messages too, while the main thread may be in `_tell`.
+        self._one_at_a_time = RLock()
         self._tell_soon = Seldom(self.tell_what_is_owed)
 
     def move_to(self, channel: Any) -> None:
@@ -116,10 +117,9 @@ class Deliveries(redis.QoS):  # type: ignore[misc]
 
         What it cannot be told stays owed. Raises errors of the connection.
         """
-        if not self.owed:
-            return
         with self._one_at_a_time:
-            self._tell(dict(self.owed))
+            if self.owed:
+                self._tell(dict(self.owed))
 
     def _tell(self, owed: Mapping[str, Settlement]) -> None:
         done = [tag for tag, settlement in owed.items() if settlement == "done"]

@@ -1,13 +1,17 @@
 """A real worker on real servers, with all waits short."""
 
 import importlib
+import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis as redis_client
 from celery.result import AsyncResult
+from kombu import Consumer
+from kombu import Queue as KombuQueue
 
 from tasks.celery_app import create_celery_app
 from tasks.storage.accounts.rows import Account
@@ -84,6 +88,21 @@ def client(redis: RedisServer, database: Database, environment: Callable[..., No
     importlib.reload(fault_app)
 
 
+@pytest.fixture
+def connect(client: redis_client.Redis) -> Iterator[Callable[[], tuple[Any, list[Any]]]]:
+    """Makes a consumer of the queue `send` in this process; its channel, and what it got."""
+    with ExitStack() as ended:
+
+        def consume() -> tuple[Any, list[Any]]:
+            connection = ended.enter_context(fault_app.app.connection_for_read())
+            got: list[Any] = []
+            channel = connection.channel()
+            Consumer(channel, [KombuQueue("send", routing_key="send")], on_message=got.append).consume()
+            return channel, got
+
+        yield consume
+
+
 def publish(folder: Path, numbers: Iterable[int], **options: Any) -> None:
     """Queue a task for each number, which leaves its mark in the folder."""
     for number in numbers:
@@ -93,3 +112,14 @@ def publish(folder: Path, numbers: Iterable[int], **options: Any) -> None:
 def broker(server: RedisServer) -> redis_client.Redis:
     """A connection to the broker's database."""
     return redis_client.Redis(port=server.port, password=server.password, decode_responses=True)
+
+
+def drain(channel: Any, is_true: Callable[[], object], seconds: float = 10) -> None:
+    """Let the consumer of this channel take messages until it is true."""
+    deadline = time.monotonic() + seconds
+    while not is_true():
+        assert time.monotonic() < deadline
+        try:
+            channel.connection.client.drain_events(timeout=0.2)
+        except TimeoutError:
+            continue

@@ -6,17 +6,16 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis as redis_client
-from kombu import Connection, Consumer, Queue
+from kombu import Connection
 
 from tasks.runtime.broker import aside
 from tasks.runtime.broker.queues import wake_key
-from tests.integration.faults.conftest import APP
+from tests.integration.faults.conftest import APP, drain
 from tests.integration.faults.conftest import publish as publish_all
 from tests.support import fault_app
 from tests.support.debians_redis import DebiansRedis
@@ -30,37 +29,12 @@ def redis(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         yield server
 
 
-@pytest.fixture
-def connect(client: redis_client.Redis) -> Iterator[Callable[[], tuple[Any, list[Any]]]]:
-    """Makes a consumer of the queue `send` in this process; its channel, and what it got."""
-    with ExitStack() as ended:
-
-        def consume() -> tuple[Any, list[Any]]:
-            connection = ended.enter_context(fault_app.app.connection_for_read())
-            got: list[Any] = []
-            channel = connection.channel()
-            Consumer(channel, [Queue("send", routing_key="send")], on_message=got.append).consume()
-            return channel, got
-
-        yield consume
-
-
 def publish(folder: Path, number: int) -> None:
     publish_all(folder, [number], queue="send", ignore_result=True)
 
 
 def is_waiting(channel: Any) -> bool:
     return bool(channel._pending == "wait")
-
-
-def drain(channel: Any, is_true: Callable[[], object], seconds: float = 10) -> None:
-    deadline = time.monotonic() + seconds
-    while not is_true():
-        assert time.monotonic() < deadline
-        try:
-            channel.connection.client.drain_events(timeout=0.2)
-        except TimeoutError:
-            continue
 
 
 def test_a_message_for_an_idle_worker_that_is_gone(client: redis_client.Redis, tmp_path: Path) -> None:

@@ -1,0 +1,60 @@
+"""What became of the messages in hand reaches the broker, whoever settles them and in whatever moment."""
+
+from collections.abc import Callable
+from pathlib import Path
+from threading import Thread
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import redis as redis_client
+
+from tasks.runtime.consumer import Consumer
+from tests.integration.faults.conftest import drain, publish
+
+Connect = Callable[[], tuple[Any, list[Any]]]
+
+
+def test_a_signal_in_the_midst_of_telling_settles_another_message(
+    client: redis_client.Redis, connect: Connect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Celery's handler of SIGQUIT reads results and acknowledges them, in the thread that it interrupts."""
+    publish(tmp_path, range(2), queue="send", ignore_result=True)
+    channel, got = connect()
+    drain(channel, lambda: len(got) == 2)
+    ask = channel.qos._delete_and_read
+
+    def interrupted(*tags: Any) -> Any:
+        monkeypatch.undo()
+        got[1].ack()
+        return ask(*tags)
+
+    monkeypatch.setattr(channel.qos, "_delete_and_read", interrupted)
+    telling = Thread(target=got[0].ack, daemon=True)
+    telling.start()
+    telling.join(10)
+    assert not telling.is_alive()
+    assert not client.exists("unacked", "unacked_index", "send")
+
+
+def test_a_stop_tells_what_is_owed_where_nothing_is_in_hand(
+    client: redis_client.Redis, connect: Connect, tmp_path: Path
+) -> None:
+    """Such as the last acknowledgement, put off because Redis was slow to take the one before."""
+    publish(tmp_path, [0], queue="send", ignore_result=True)
+    channel, got = connect()
+    drain(channel, lambda: got)
+    channel.qos.owe(got[0].delivery_tag, requeue=False)
+    stopping = Consumer.__new__(Consumer)
+    connection = channel.connection.client
+    stopping.__dict__.update(
+        connection=connection,
+        connection_errors=connection.connection_errors,
+        channel_errors=connection.channel_errors,
+        blueprint=SimpleNamespace(shutdown=lambda _: None),
+        hub=None,
+        _pending_operations=[],
+        _deliveries=channel.qos,
+    )
+    stopping.shutdown()
+    assert not client.exists("unacked", "unacked_index", "send")
