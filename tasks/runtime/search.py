@@ -10,10 +10,12 @@ from time import monotonic
 from typing import Any
 
 from celery import Celery
+from redis.exceptions import ResponseError
 
 from tasks.errors import EmailError
 from tasks.runtime.admission import admit_raw
 from tasks.runtime.broker import aside
+from tasks.runtime.broker.scripts import rename_unless
 
 # In one part. Checking a message costs the event loop some 0.2 ms, and looking at its note costs Redis 0.004 ms.
 _MAX_LOOKED_AT, _MAX_CHECKED, _MAX_CHECKED_BYTES = 500, 100, 1_000_000
@@ -69,16 +71,23 @@ class Search:
         """
         if monotonic() < self._not_before:
             return deque()
-        limits = self._passed, _MAX_LOOKED_AT, _MAX_CHECKED, _MAX_CHECKED_BYTES
-        are_last, looked_at, found = client.eval(
-            _LOOK, len(aside.KEYS), *aside.KEYS, int(hours * 3600), *limits, *self._app.tasks
-        )
+        try:
+            are_last, looked_at, found = self._ask(client, hours)
+        except ResponseError:
+            # A worker looks before it takes messages: a key of another type would keep it from its work.
+            for key, kind in aside.KEYS.items():
+                rename_unless(client, key, kind)
+            are_last, looked_at, found = self._ask(client, hours)
         wanted = deque(tag for tag, entry in found if self._can_be_run(entry, queues))
         if are_last:
             self._passed, self._not_before = 0, monotonic() + _PAUSE_SECONDS
         else:
             self._passed += looked_at - len(wanted)
         return wanted
+
+    def _ask(self, client: Any, hours: float) -> Any:
+        limits = self._passed, _MAX_LOOKED_AT, _MAX_CHECKED, _MAX_CHECKED_BYTES
+        return client.eval(_LOOK, len(aside.KEYS), *aside.KEYS, int(hours * 3600), *limits, *self._app.tasks)
 
     def _can_be_run(self, entry: bytes | str, queues: Container[str]) -> bool:
         message, queue = aside.split(entry)

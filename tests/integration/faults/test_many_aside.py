@@ -98,3 +98,12 @@ def test_what_is_taken_or_gone_moves_the_place(client: redis_client.Redis, tmp_p
     # Of the queues that its worker does not consume it takes none
     its_search._not_before = 0
     assert not its_search.look(client, 24, ["send"])
+
+
+@pytest.mark.parametrize("key", aside.KEYS)
+def test_a_key_of_another_type_is_renamed(key: str, client: redis_client.Redis, tmp_path: Path) -> None:
+    put_aside(client, [good(tmp_path, 1)])
+    client.delete(key)
+    client.set(key, "words")
+    search.Search(fault_app.app).look(client, 24, QUEUES)
+    assert client.get(f"{key}:of-another-type") == "words"

@@ -198,7 +198,8 @@ def test_a_result_that_is_none_costs_itself(
 @pytest.mark.parametrize(
     "key",
     [
-        *("unacked", "unacked_index", "sync", "metabuilder:aside", "metabuilder:wake:sync"),
+        *("unacked", "unacked_index", "sync", "metabuilder:aside", "metabuilder:aside:unknown"),
+        "metabuilder:wake:sync",
         *("_kombu.binding_deadlines", "_kombu.binding.celery.pidbox"),
     ],
 )
