@@ -289,7 +289,12 @@ class Channel(redis.Channel):  # type: ignore[misc]
         message["headers"]["redelivered"] = True
         message["properties"]["delivery_info"]["redelivered"] = True
         [queue] = self._lookup(exchange, routing_key)
-        return self._q_for_pri(queue, self._get_message_priority(message, reverse=False)), dumps(message)
+        key = self._q_for_pri(queue, self._get_message_priority(message, reverse=False))
+        if queue not in QUEUES:
+            with self.conn_or_acquire() as client:
+                if bytes_to_str(client.type(key)) not in ("list", "none"):  # such as the table itself
+                    raise MessageUnreadableError("its entry names no queue")
+        return key, dumps(message)
 
 
 class Transport(redis.Transport):  # type: ignore[misc]

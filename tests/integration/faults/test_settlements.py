@@ -1,5 +1,6 @@
 """What became of the messages in hand reaches the broker, whoever settles them and in whatever moment."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from threading import Thread
@@ -58,3 +59,16 @@ def test_a_stop_tells_what_is_owed_where_nothing_is_in_hand(
     )
     stopping.shutdown()
     assert not client.exists("unacked", "unacked_index", "send")
+
+
+def test_a_message_is_given_back_to_no_table(client: redis_client.Redis, connect: Connect, tmp_path: Path) -> None:
+    """Its entry, in which somebody wrote, names a key that is no queue: the table of all messages in hand."""
+    publish(tmp_path, range(2), queue="send", ignore_result=True)
+    channel, got = connect()
+    drain(channel, lambda: len(got) == 2)
+    message, exchange, _ = json.loads(client.hvals("unacked")[0])
+    client.hset("unacked", "odd", json.dumps([message, exchange, "unacked"]))
+    client.zadd("unacked_index", {"odd": 1})
+    channel.qos.restore_visible(interval=1)
+    assert client.hlen("unacked") == 2
+    assert client.hkeys("metabuilder:aside") == ["odd"]
