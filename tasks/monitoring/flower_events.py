@@ -29,7 +29,7 @@ def connect() -> None:
     import_modules.connect(_replace)
 
 
-class _Broker:
+class Broker:
     """Whether the broker answers. Each look is reported to systemd; the log gets one line for each change."""
 
     is_heard: bool | None = None
@@ -49,12 +49,12 @@ class _Broker:
         self.is_heard = False
 
 
-class _Receiver(EventReceiver):  # type: ignore[misc]  # celery has no types
+class Receiver(EventReceiver):  # type: ignore[misc]  # celery has no types
     """Receives events until the broker fails, and raises the broker's error."""
 
     connect_max_retries = 0
 
-    def __init__(self, connection: Any, app: Celery, on_event: Callable[[Any], None], broker: _Broker) -> None:
+    def __init__(self, connection: Any, app: Celery, on_event: Callable[[Any], None], broker: Broker) -> None:
         super().__init__(connection, {"*": on_event}, app=app)
         self._broker = broker
         self._next_look = 0.0  # when to ask the broker again, in seconds of time.monotonic()
@@ -68,6 +68,8 @@ class _Receiver(EventReceiver):  # type: ignore[misc]  # celery has no types
         if time.monotonic() < self._next_look:
             return
         try:
+            # kombu asks questions of its own, and raises no error where one of them is not answered.
+            self._subscribed.check_answer()
             with self._subscribed.conn_or_acquire() as client:
                 client.ping()
         except Exception as error:
@@ -92,7 +94,7 @@ def _make_events() -> Any:
     class HeardEvents(Events):  # type: ignore[misc, unused-ignore]
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
-            self._broker = _Broker()
+            self._broker = Broker()
 
         def start(self) -> None:
             super().start()
@@ -103,7 +105,7 @@ def _make_events() -> Any:
             while True:
                 try:
                     with self.capp.connection_for_read() as connection:
-                        _Receiver(connection, self.capp, self.on_event, self._broker).capture()
+                        Receiver(connection, self.capp, self.on_event, self._broker).capture()
                 except Exception as error:  # of any kind: report it, and try again
                     self._broker.fails(error)
                 time.sleep(_RETRY_SECONDS)
