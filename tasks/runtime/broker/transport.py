@@ -53,13 +53,23 @@ _SILENCE_SECONDS, _CLOSING_SECONDS = 5, 2
 _NOT_ASKED_SECONDS = 15
 # An answer that takes longer is late.
 _LATE_SECONDS = 0.5
+# A connection that was idle for longer may be dead: a fresh one takes milliseconds, waiting for an answer over a dead
+# one takes 5 s.
+_IDLE_SECONDS = 10
 
 
 @contextmanager
 def broker_client(app: Celery) -> Iterator[Any]:
     """A client of the broker's Redis, out of the application's pool of connections."""
-    with app.pool.acquire(block=True) as connection, connection.default_channel.conn_or_acquire() as client:
-        yield client
+    with app.pool.acquire(block=True) as connection:
+        channel = connection.default_channel
+        if monotonic() - channel.last_used > _IDLE_SECONDS:
+            channel.pool.disconnect(inuse_connections=False)
+        try:
+            with channel.conn_or_acquire() as client:
+                yield client
+        finally:
+            channel.last_used = monotonic()
 
 
 class Channel(redis.Channel):  # type: ignore[misc]
@@ -79,7 +89,7 @@ class Channel(redis.Channel):  # type: ignore[misc]
         # The ids of messages that are aside, and that this worker can run (tasks/runtime/search.py).
         self.wanted: deque[aside.Tag] = deque()
         self._unacknowledged: set[str] = set()  # consumer tags
-        self._opened_at = monotonic()
+        self._opened_at = self.last_used = monotonic()
         self._sieve = Sieve()
         super().__init__(*args, **kwargs)
 
