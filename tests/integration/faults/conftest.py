@@ -19,7 +19,7 @@ from tests.conftest import TENANT, USER, Database
 from tests.support import fault_app
 from tests.support.application import application
 from tests.support.servers import RedisServer
-from tests.support.worker import Worker
+from tests.support.worker import Worker, wait_until
 
 # The application with tasks that misbehave, for workers.
 APP = "tests.support.fault_app:app"
@@ -36,6 +36,10 @@ SHORT_WAITS = {
     "CELERY_VISIBILITY_TIMEOUT": "22",
     "TASK_MAX_REDELIVERIES": "100",  # here the tests kill the workers, not the tasks
 }
+
+# From the cure of a Redis until a task that is queued at that moment is done: the five seconds that are promised, and
+# three for the publisher's own connection and for the other tests that share the machine.
+MAX_CURE_SECONDS = 5 + 3
 
 
 class Queue:
@@ -107,6 +111,14 @@ def publish(folder: Path, numbers: Iterable[int], **options: Any) -> None:
     """Queue a task for each number, which leaves its mark in the folder."""
     for number in numbers:
         fault_app.count.apply_async((TENANT, USER, str(folder), number), **{"queue": "sync", **options})
+
+
+def seconds_until_done(folder: Path, number: int, **options: Any) -> float:
+    """How long a task takes that is queued now, by the clock: `wait_until` is more patient than it says."""
+    began = time.monotonic()
+    publish(folder, [number], **options)
+    wait_until(lambda: fault_app.done(folder)[number], f"{number} is not done")
+    return time.monotonic() - began
 
 
 def broker(server: RedisServer) -> redis_client.Redis:

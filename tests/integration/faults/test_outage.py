@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from tasks.errors import BrokerUnavailableError
 from tasks.storage.dead_letters import list_letters
 from tests.conftest import TENANT, USER, Database
-from tests.integration.faults.conftest import SHORT_WAITS
+from tests.integration.faults.conftest import MAX_CURE_SECONDS, SHORT_WAITS, seconds_until_done
 from tests.integration.faults.conftest import broker as connection_to
 from tests.support import fault_app
 from tests.support.application import application
@@ -25,7 +26,7 @@ from tests.support.worker import Worker, wait_until
 APP = "tests.support.fault_app:app"
 # Until the status is true: 10 s, and on a machine that runs other tests beside this one, some more.
 MAX_STATUS_SECONDS = 10 + 3
-MAX_LINES = 40  # of five outages
+MAX_LINES = 40  # of all outages
 
 
 @pytest.fixture
@@ -98,9 +99,19 @@ def test_what_is_said_of_an_outage_is_true_and_short(
                     time.sleep(5)
                     assert still in worker.status()
                     assert "Queues nothing" in beat.status()
+                    if trouble == "full":  # though what the worker takes makes room
+                        with pytest.raises(BrokerUnavailableError):
+                            publish(tmp_path, range(1))
                 began = time.monotonic()
+                assert seconds_until_done(tmp_path, published) < MAX_CURE_SECONDS, trouble
                 wait_until(lambda: "Consumes" in worker.status(), f"{trouble}: the worker does not consume any more")
-                assert time.monotonic() - began < 5
+                assert time.monotonic() - began < MAX_CURE_SECONDS
+                published += 1
+            for end in (broker.stop, broker.kill):
+                end()
+                broker.start()
+                assert seconds_until_done(tmp_path, published) < MAX_CURE_SECONDS, end
+                published += 1
             lines = [
                 line for line in running.log.read_text().partition(" ready.")[2].splitlines() if "Task " not in line
             ]
@@ -123,13 +134,16 @@ def test_a_worker_out_of_descriptors_goes_on_when_it_has_some(
         for pid, (_, hard) in zip(processes, before, strict=True):
             resource.prlimit(pid, resource.RLIMIT_NOFILE, (8, hard))
         client.client_kill_filter(_type="normal", skipme=True)
+        began = time.monotonic()
         publish(tmp_path, range(4, 8))
-        wait_until(lambda: "Does not consume" in told.status(), "it says nothing", 10)
+        wait_until(lambda: "Does not consume" in told.status(), "it says nothing")
+        assert time.monotonic() - began < MAX_STATUS_SECONDS
         time.sleep(3)
         for pid, limits in zip(processes, before, strict=True):
             resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
-        wait_until(lambda: "Consumes" in told.status(), "it does not consume any more", 5)
-        wait_until(lambda: done(tmp_path) == [*range(8)], "some are not done, or not once")
+        assert seconds_until_done(tmp_path, 8) < MAX_CURE_SECONDS
+        wait_until(lambda: "Consumes" in told.status(), "it says that it does not consume")
+        wait_until(lambda: done(tmp_path) == [*range(9)], "some are not done, or not once")
     assert list_letters() == []
 
 

@@ -19,7 +19,7 @@ from tasks.runtime.control import get_active_tasks, get_task_status
 from tasks.runtime.scheduler import SharedScheduler
 from tasks.storage.dead_letters import list_letters
 from tests.conftest import TENANT, USER
-from tests.integration.faults.conftest import APP, publish
+from tests.integration.faults.conftest import APP, MAX_CURE_SECONDS, publish, seconds_until_done
 from tests.integration.faults.conftest import broker as connection_to
 from tests.support import fault_app
 from tests.support.application import application
@@ -65,6 +65,8 @@ def test_a_full_redis_stops_no_worker(client: redis_client.Redis, tmp_path: Path
         before = descriptors(worker)
         client.config_set("maxmemory", "1mb")
         try:
+            with pytest.raises(BrokerUnavailableError):
+                publish(tmp_path, range(1))
             for _ in range(10):
                 so_far = len(done(tmp_path))
                 wait_until(
@@ -74,6 +76,8 @@ def test_a_full_redis_stops_no_worker(client: redis_client.Redis, tmp_path: Path
                 assert all(now <= then + SPARE for now, then in zip(descriptors(worker), before, strict=True))
         finally:
             client.config_set("maxmemory", "0")
+        # In a queue of its own, not behind those that still wait.
+        assert seconds_until_done(tmp_path, 1500, queue="send") < MAX_CURE_SECONDS
         assert list_letters() == []
         assert stop(worker) < MAX_STOP_SECONDS
         log = worker.log.read_text()
