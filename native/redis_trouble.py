@@ -47,6 +47,10 @@ _ANSWERS = {
         "is loading its data from disk after a start",
         "Wait until all data is loaded; the log of Redis says how far it is",
     ),
+    ("max number of clients",): Trouble(
+        "has as many clients as it takes",
+        "Look who holds connections (CLIENT LIST), or let it take more (maxclients; redis_maxclients on hosts)",
+    ),
     ("MISCONF",): Trouble("cannot write its data to disk, so it takes nothing", "Make room on the disk of its host"),
     ("NOREPLICAS",): Trouble("has too few replicas, so it takes nothing", "Look at its replicas"),
     ("NOAUTH", "WRONGPASS", "NOPERM"): _REFUSES,

@@ -21,7 +21,8 @@ from native import stores
 from native.ports import free_port
 from native.state import State, write_json
 from tasks import celery_app
-from tasks.errors import ResultsUnavailableError
+from tasks.errors import BrokerUnavailableError, ResultsUnavailableError
+from tasks.registry import SYNC_EMAILS
 from tasks.runtime import results
 from tasks.storage import dead_letters
 from tasks.storage.accounts.rows import NewAccount, add_account, find_account
@@ -40,7 +41,9 @@ SAID = {
     "full": ("is full", "maxmemory"),
     "read-only": ("is a replica", "Set {variable} to the primary"),
     "loading": ("is loading its data", "Wait"),
+    "out of clients": ("has as many clients as it takes", "maxclients"),
 }
+MAX_PUBLISH_SECONDS = 10
 # One that an older parser read.
 OLD_MESSAGE = (
     "INSERT INTO email_folder (tenant_id, id, email_client_id, path, name, type) "
@@ -93,7 +96,7 @@ class Loading(RedisServer):
         self.root.mkdir(parents=True)
         self.redis.init()
         (self.redis.folder / "appendonly.aof").write_text(
-            "*2\r\n$6\r\nSELECT\r\n$1\r\n0\r\n" + "*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$1\r\nx\r\n" * 600_000
+            "*2\r\n$6\r\nSELECT\r\n$1\r\n0\r\n" + "*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$1\r\nx\r\n" * 900_000
         )
         super().start()
 
@@ -128,19 +131,21 @@ def troubled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str
     """The URL of a Redis in each trouble."""
     root = tmp_path_factory.mktemp("troubled")
     with ExitStack() as stack:
-        well, full, replica, loading = (
+        well, full, replica, loading, busy = (
             stack.enter_context(kind(root / name))
             for name, kind in (
                 ("well", RedisServer),
                 ("full", RedisServer),
                 ("replica", RedisServer),
                 ("loading", Loading),
+                ("busy", RedisServer),
             )
         )
         with connection_to(full) as client:
             client.config_set("maxmemory", "1")
         with connection_to(replica) as client:
             client.execute_command("REPLICAOF", "127.0.0.1", "1")
+        stack.enter_context(connection_to(busy)).config_set("maxclients", "1")  # the one that says so
         stack.enter_context(silenced(well))
         yield {
             "stopped": f"redis://127.0.0.1:{free_port()}",
@@ -149,6 +154,7 @@ def troubled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str
             "full": full.url,
             "read-only": replica.url,
             "loading": loading.url,
+            "out of clients": busy.url,
         }
 
 
@@ -238,6 +244,17 @@ def test_each_verb_says_what_is_wrong(
     assert not [*tmp_path.glob("* */supervisord.conf"), *tmp_path.glob("* */demo")]
     known = {letter.id for letter in dead_letters.list_letters()}
     assert [name for name, letter in letters.items() if letter not in known] == ["drop full"]
+
+
+@pytest.mark.parametrize("trouble", SAID)
+def test_publishing_ends_in_the_documented_error_and_soon(
+    trouble: str, troubled: dict[str, str], database: Database, environment: Callable[..., None]
+) -> None:
+    environment(REDIS_URL=troubled[trouble])
+    began = time.monotonic()
+    with application() as app, pytest.raises(BrokerUnavailableError):
+        app.tasks[SYNC_EMAILS].delay("account", TENANT, USER)
+    assert time.monotonic() - began < MAX_PUBLISH_SECONDS
 
 
 @pytest.mark.parametrize("trouble", SAID)
