@@ -1,6 +1,8 @@
 """A real worker on real servers, with all waits short."""
 
 import importlib
+import os
+import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
@@ -40,6 +42,8 @@ SHORT_WAITS = {
 # From the cure of a Redis until a task that is queued at that moment is done: the five seconds that are promised, and
 # three for the publisher's own connection and for the other tests that share the machine.
 MAX_CURE_SECONDS = 5 + 3
+# Of a worker whose tasks are short.
+MAX_STOP_SECONDS = 20
 
 
 class Queue:
@@ -118,6 +122,14 @@ def seconds_until_done(folder: Path, number: int, **options: Any) -> float:
     began = time.monotonic()
     publish(folder, [number], **options)
     wait_until(lambda: fault_app.done(folder)[number], f"{number} is not done")
+    return time.monotonic() - began
+
+
+def stop(worker: Worker) -> float:
+    """Stop it as its unit is stopped; how many seconds that takes."""
+    began = time.monotonic()
+    os.kill(worker.pid, signal.SIGTERM)
+    worker.wait(MAX_STOP_SECONDS)
     return time.monotonic() - began
 
 

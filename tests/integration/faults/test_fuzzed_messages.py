@@ -23,6 +23,7 @@ from tests.support.worker import Worker, wait_until
 EXAMPLES = 150
 # Hostile messages between two good ones, and how many are sent before it is looked whether the good ones are done.
 IN_A_ROW = 3
+WORD = "zaunkoenig"  # in the body of each message, and nowhere else
 LOOK_EVERY = 30
 EVERYTHING = settings(derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 
@@ -51,7 +52,24 @@ names = st.sampled_from(
         *(("headers", name) for name in ("delivery_info", "is_eager", "reply_to", "metabuilder_sync")),
     ]
 )
-bodies = st.binary(max_size=200) | values.map(lambda value: json.dumps(value).encode())
+
+
+def planted(value: Any) -> Any:
+    """With the word in it, where it can hold words."""
+    match value:
+        case str():
+            return value + WORD
+        case list():
+            return [*value, WORD]
+        case dict():
+            return {**value, WORD: WORD}
+    return value
+
+
+with_word = values.map(planted)
+bodies = st.binary(max_size=200).map(lambda octets: octets + WORD.encode()) | with_word.map(
+    lambda value: json.dumps(value).encode()
+)
 # What is around the arguments is as it should be; they, and what is to follow the task, are not.
 signatures = st.dictionaries(st.sampled_from(["task", "args", "kwargs", "options", "subtask_type"]), values)
 follows = st.dictionaries(
@@ -61,22 +79,29 @@ follows = st.dictionaries(
 
 
 @st.composite
-def messages(draw: st.DrawFn) -> bytes:
-    """Bytes of any kind, or a good message with some of it changed."""
+def messages(draw: st.DrawFn, folder: Path) -> bytes:
+    """Bytes of any kind, or a good message with some of it changed; a folder with the word in its name is for those
+    that are still good.
+    """
     if draw(st.integers(0, 9)) == 0:
-        return draw(st.binary(max_size=300))
-    message = copy.deepcopy(good(Path("/nowhere"), 0))
+        return draw(st.binary(max_size=300)) + WORD.encode()
+    message = copy.deepcopy(good(folder, 0))
     kind = draw(st.sampled_from(["places", "body", "arguments", "cut"]))
     if kind == "places":
         for path in draw(st.lists(names, min_size=1, max_size=3)):
-            put(message, path, draw(values))
+            put(message, path, draw(with_word if path == ("body",) else values))
     elif kind == "body":
         message["body"] = base64.b64encode(draw(bodies)).decode()
     elif kind == "arguments":
-        arguments = draw(values | st.lists(values, max_size=6)), draw(values), draw(values | follows)
+        arguments = draw((values | st.lists(values, max_size=6)).map(planted)), draw(values), draw(values | follows)
         message["body"] = base64.b64encode(json.dumps(arguments).encode()).decode()
     text = json.dumps(message).encode()
     return text[: draw(st.integers(0, len(text)))] if kind == "cut" else text
+
+
+def in_base64(word: str) -> list[str]:
+    """The characters that stand for it alone, wherever it begins."""
+    return [base64.b64encode(f"{'x' * before}{word}".encode()).decode()[4:12] for before in range(3)]
 
 
 def put(message: Any, path: tuple[str, ...], value: object) -> None:
@@ -101,11 +126,12 @@ def test_no_message_keeps_a_worker_from_the_good_ones(client: redis_client.Redis
     def are_done() -> bool:
         return done(tmp_path) >= set(range(1, good_ones + 1))
 
+    (folder := tmp_path / WORD).mkdir()
     with Worker(tmp_path, app=APP) as worker:
         pid, children = worker.pid, worker.children()
 
         @settings(EVERYTHING, max_examples=EXAMPLES)
-        @given(messages())
+        @given(messages(folder))
         def throw(message: bytes) -> None:
             nonlocal sent, good_ones
             sent += 1
@@ -123,3 +149,5 @@ def test_no_message_keeps_a_worker_from_the_good_ones(client: redis_client.Redis
         assert worker.log.read_text().count(" ready.") == 1
         wait_until(lambda: not client.exists("unacked", "unacked_index", "sync"), "something comes back for ever")
         assert client.hlen("metabuilder:aside") > EXAMPLES / 2
+        log = worker.log.read_text()
+        assert not [form for form in (WORD, *in_base64(WORD)) if form in log]

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from manage import cli, dlq, session
 from tasks.runtime.broker import aside
 from tests.conftest import TENANT, USER, Database
-from tests.integration.faults.conftest import SHORT_WAITS
+from tests.integration.faults.conftest import MAX_STOP_SECONDS, SHORT_WAITS, stop
 from tests.integration.faults.conftest import broker as connection_to
 from tests.support import fault_app
 from tests.support.application import application
@@ -245,6 +245,7 @@ def test_nothing_on_a_queue_ends_or_stops_a_worker(
         wait_until(lambda: not client.exists("unacked", "unacked_index"), "something comes back for ever")
         assert psutil.pid_exists(pid)
         assert worker.children() == [child]
+        assert stop(worker) < MAX_STOP_SECONDS
         log = worker.log.read_text()
 
     assert SECRET not in log
@@ -363,13 +364,19 @@ def test_a_task_of_the_next_release_waits_for_a_worker_that_knows_it(
     assert not client.keys("metabuilder:aside*")
 
 
-def test_arguments_of_the_next_release_wait_as_well(client: redis_client.Redis, tmp_path: Path) -> None:
-    more = [[TENANT, USER, str(tmp_path), 1], {"colour": "blue"}, None]
+def test_what_the_next_release_knows_is_not_logged(client: redis_client.Redis, tmp_path: Path) -> None:
+    """Neither arguments of a task that is known, nor a task that is not."""
+    more = [[TENANT, USER, str(tmp_path), 1], {"colour": SECRET}, None]
     client.lpush("sync", json.dumps({**good(tmp_path, 1), "body": encoded(more)}))
+    other = [[TENANT, USER, SECRET], {"words": SECRET}, None]
+    client.lpush("sync", json.dumps({**good(tmp_path, 2, task="test.another"), "body": encoded(other)}))
     with Worker(tmp_path, app=APP) as worker:
-        wait_until(lambda: client.zcard("metabuilder:aside:unknown") == 1, "it is not put aside")
+        wait_until(lambda: client.zcard("metabuilder:aside:unknown") == 2, "they are not put aside")
         assert not client.exists("sync")
-        assert "blue" not in worker.log.read_text()
+        assert SECRET not in worker.log.read_text()
+    notes = json.dumps(client.hgetall("metabuilder:aside:notes"))
+    assert "test.another" in notes
+    assert SECRET not in notes
 
 
 def test_a_task_that_nobody_came_to_know_stays_aside(client: redis_client.Redis, tmp_path: Path) -> None:

@@ -19,7 +19,14 @@ from tasks.runtime.control import get_active_tasks, get_task_status
 from tasks.runtime.scheduler import SharedScheduler
 from tasks.storage.dead_letters import list_letters
 from tests.conftest import TENANT, USER
-from tests.integration.faults.conftest import APP, MAX_CURE_SECONDS, publish, seconds_until_done
+from tests.integration.faults.conftest import (
+    APP,
+    MAX_CURE_SECONDS,
+    MAX_STOP_SECONDS,
+    publish,
+    seconds_until_done,
+    stop,
+)
 from tests.integration.faults.conftest import broker as connection_to
 from tests.support import fault_app
 from tests.support.application import application
@@ -28,7 +35,6 @@ from tests.support.servers import RedisServer
 from tests.support.worker import Worker, wait_until
 
 RECONNECTS = 200
-MAX_STOP_SECONDS = 20
 # Sockets that are being closed.
 SPARE = 10
 
@@ -48,14 +54,6 @@ def descriptors(worker: Worker) -> list[int]:
 def waiting(client: redis_client.Redis) -> set[str]:
     """The connections on which workers wait for messages."""
     return {found["id"] for found in client.client_list() if found["cmd"] == "brpop"}
-
-
-def stop(worker: Worker) -> float:
-    """How long it takes, in seconds."""
-    began = time.monotonic()
-    psutil.Process(worker.pid).send_signal(signal.SIGTERM)
-    worker.wait(20)
-    return time.monotonic() - began
 
 
 def test_a_full_redis_stops_no_worker(client: redis_client.Redis, tmp_path: Path) -> None:
