@@ -1,15 +1,21 @@
 """Which variable wins, and which servers are embedded."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from native import environment
+from native.demo import SERVERS
 from native.environment import DATABASE_VARIABLES, REDIS_VARIABLES, effective, given, is_external, make_secrets
 from native.errors import StackError
+from native.ports import LOOPBACK
+from native.programs import programs
 from native.run import main as become
 from native.state import ROOT, State, write_json
+from tasks.errors import HostNotAllowedError
+from tasks.mail.hosts import resolve
 from tasks.settings import load
 
 PORTS = {"redis": 16379, "postgres": 15432, "flower": 15556}
@@ -68,21 +74,28 @@ def test_servers_are_embedded_unless_named(state: State) -> None:
     assert values["FLOWER_PORT"] == "15556"
 
 
-def test_of_loopback_accounts_reach_the_demo_mailbox_alone_and_only_while_there_is_one(
+def test_of_loopback_accounts_reach_the_demo_mailbox_alone_and_only_while_it_is_served(
     state: State, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ports = {**PORTS, "demo-imap": 11143, "demo-smtp": 11025}
 
-    def allowed(operator: dict[str, str]) -> set[tuple[str, int]]:
+    def reached(**operator: str) -> list[int]:
         monkeypatch.setenv("MAIL_ALLOWED_NETWORKS", effective(state, operator, ports)["MAIL_ALLOWED_NETWORKS"])
-        mail = load().mail
-        return {(str(network), port) for port in (*ports.values(), 3143) for network in mail.networks_at(port)}
+        mail, found = load().mail, []
+        for port in (*ports.values(), 3143):
+            for name in (LOOPBACK, "localhost", "::ffff:127.0.0.1"):
+                with suppress(HostNotAllowedError):
+                    resolve(name, mail.networks_at(port))
+                    found.append(port)
+        return sorted(set(found))
 
-    assert allowed({}) == set()
+    assert reached() == []
+    assert not {program.name for program in programs(state, {}, ports)} & {*SERVERS}
     (state.demo / "mail" / "demo").mkdir(parents=True)
-    demo = {("127.0.0.1/32", 11143), ("127.0.0.1/32", 11025)}
-    assert allowed({}) == demo
-    assert allowed({"MAIL_ALLOWED_NETWORKS": "127.0.0.1=3143"}) == {*demo, ("127.0.0.1/32", 3143)}
+    (state.demo / "server").write_text("pymap")
+    assert reached() == [11025, 11143]
+    assert {program.name for program in programs(state, {}, ports)} >= {*SERVERS}
+    assert reached(MAIL_ALLOWED_NETWORKS="127.0.0.1=3143") == [3143, 11025, 11143]
 
 
 def test_a_named_redis_is_used(state: State) -> None:
