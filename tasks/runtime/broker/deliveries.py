@@ -36,6 +36,8 @@ _outages = get_logger(f"{__name__}.outages")
 # The broker deletes the message, or gives it back to the end or to the front of its queue.
 Settlement = Literal["done", "last", "first"]
 
+# Bytes of messages that are given back at once: meanwhile they take several times as much memory, here and in Redis.
+_MAX_AT_ONCE = 32 * 1024 * 1024
 _NEVER_EXPIRES = -1  # Redis's answer to TTL for a key without an expiry
 
 
@@ -113,31 +115,33 @@ class Deliveries(redis.QoS):  # type: ignore[misc]
         virtual.QoS.ack(self, delivery_tag)
 
     def tell_what_is_owed(self) -> None:
-        """Tell the broker all that is owed, with two questions at most.
+        """Tell the broker all that is owed, with two questions, and two more for each further 32 MB given back.
 
         What it cannot be told stays owed. Raises errors of the connection.
         """
-        with self._one_at_a_time:
-            if self.owed:
-                self._tell(dict(self.owed))
+        try:
+            with self._one_at_a_time:
+                while self.owed:
+                    self._tell(dict(self.owed))
+        except OutOfMemoryError as error:
+            _say_owed(error)
 
     def _tell(self, owed: Mapping[str, Settlement]) -> None:
         done = [tag for tag, settlement in owed.items() if settlement == "done"]
         returned = [tag for tag, settlement in owed.items() if settlement != "done"]
-        try:
-            entries = self._delete_and_read(done, returned)
-            self._give_back({tag: (owed[tag], entry) for tag, entry in zip(returned, entries, strict=True)})
-        except OutOfMemoryError as error:
-            _say_owed(error)
-            return
-        for tag in owed:
+        entries = dict(zip(returned, self._delete_and_read(done, returned), strict=False))
+        self._give_back({tag: (owed[tag], entry) for tag, entry in entries.items()})
+        for tag in (*done, *entries):
             self.owed.pop(tag, None)
 
     def _delete_and_read(self, done: Sequence[aside.Tag], returned: Sequence[aside.Tag]) -> list[bytes | None]:
-        """Delete messages from the broker's table, and read other entries of the table; None where there is none."""
+        """Delete messages from the broker's table, and read other entries of the table; None where there is none.
+
+        Reads as many of the first entries as can be given back at once.
+        """
         tables = self.unacked_key, self.unacked_index_key
         with self.channel.conn_or_acquire() as client:
-            return client.eval(SETTLE, 2, *tables, len(done), *done, *returned)  # type: ignore[no-any-return]
+            return client.eval(SETTLE, 2, *tables, _MAX_AT_ONCE, len(done), *done, *returned)  # type: ignore[no-any-return]
 
     def _give_back(self, entries: Mapping[Any, tuple[Settlement, bytes | None]]) -> None:
         """Give messages back to their queues, or put those aside that no worker could read there.

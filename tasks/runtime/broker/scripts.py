@@ -70,17 +70,20 @@ end
 return false
 """
 
-# Deletes messages that are done, and reads those that are to be given back. KEYS: the table, its index. ARGV: how
-# many are done, their tags, the tags of the others. Returns the entries of the others. This is a script and not a
-# MULTI, as a full Redis 7.0 refuses all commands in a MULTI.
+# Deletes messages that are done, and reads those that are to be given back. KEYS: the table, its index. ARGV: the
+# most bytes to read, how many are done, their tags, the tags of the others. Returns the entries of the first of the
+# others, at least of one. This is a script and not a MULTI, as a full Redis 7.0 refuses all commands in a MULTI.
 SETTLE = """
-local entries = {}
-for i = 2, #ARGV do
-  if i <= 1 + tonumber(ARGV[1]) then
+local entries, bytes = {}, 0
+for i = 3, #ARGV do
+  if i <= 2 + tonumber(ARGV[2]) then
     redis.call('ZREM', KEYS[2], ARGV[i])
     redis.call('HDEL', KEYS[1], ARGV[i])
   else
-    entries[#entries + 1] = redis.call('HGET', KEYS[1], ARGV[i])
+    local entry = redis.call('HGET', KEYS[1], ARGV[i])
+    bytes = bytes + #(entry or '')
+    if #entries > 0 and bytes > tonumber(ARGV[1]) then break end
+    entries[#entries + 1] = entry
   end
 end
 return entries

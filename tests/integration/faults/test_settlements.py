@@ -1,6 +1,7 @@
 """What became of the messages in hand reaches the broker, whoever settles them and in whatever moment."""
 
 import json
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from threading import Thread
@@ -10,8 +11,11 @@ from typing import Any
 import pytest
 import redis as redis_client
 
+from tasks.runtime.broker import deliveries
 from tasks.runtime.consumer import Consumer
 from tests.integration.faults.conftest import drain, publish
+
+LARGE, LARGE_BYTES = 10, 1_000_000
 
 Connect = Callable[[], tuple[Any, list[Any]]]
 
@@ -72,3 +76,22 @@ def test_a_message_is_given_back_to_no_table(client: redis_client.Redis, connect
     channel.qos.restore_visible(interval=1)
     assert client.hlen("unacked") == 2
     assert client.hkeys("metabuilder:aside") == ["odd"]
+
+
+def test_large_messages_are_given_back_in_parts(
+    client: redis_client.Redis, connect: Connect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    channel, got = connect()
+    for number in range(LARGE):
+        publish(tmp_path, [number], queue="send", ignore_result=True, headers={"filler": "x" * LARGE_BYTES})
+    drain(channel, lambda: len(got) == LARGE)
+    monkeypatch.setattr(deliveries, "_MAX_AT_ONCE", int(1.5 * LARGE_BYTES))
+    tracemalloc.start()
+    got[0].ack()
+    channel.qos.restore_unacked_once()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 8 * LARGE_BYTES
+    assert not client.exists("unacked", "unacked_index")
+    ids = [json.loads(message)["headers"]["id"] for message in reversed(client.lrange("send", 0, -1))]
+    assert ids == [message.headers["id"] for message in got[1:]]
