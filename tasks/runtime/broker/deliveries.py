@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 from kombu.log import get_logger
 from kombu.transport import redis, virtual
-from redis.exceptions import OutOfMemoryError
+from redis.exceptions import OutOfMemoryError, ResponseError
 
 from tasks.engine import shutdown
 from tasks.errors import EmailError, MessageUnreadableError
@@ -125,6 +125,11 @@ class Deliveries(redis.QoS):  # type: ignore[misc]
                     self._tell(dict(self.owed))
         except OutOfMemoryError as error:
             _say_owed(error)
+        except ResponseError:
+            # A worker tells before it takes messages: a table of another type would keep it from its work.
+            with self.channel.conn_or_acquire() as client:
+                self._rename_other_types(client)
+            raise
 
     def _tell(self, owed: Mapping[str, Settlement]) -> None:
         done = [tag for tag, settlement in owed.items() if settlement == "done"]
@@ -177,7 +182,7 @@ class Deliveries(redis.QoS):  # type: ignore[misc]
         with self.channel.conn_or_acquire() as client:
             if client.ttl(self.unacked_mutex_key) == _NEVER_EXPIRES:
                 client.delete(self.unacked_mutex_key)  # no worker's lock: a worker's lock has an expiry
-            rename_unless(client, self.unacked_index_key, "zset")
+            self._rename_other_types(client)
             # kombu compares the index, written by Redis's clock, with the clock of this host.
             ahead = time() - float(client.eval(TAKEN_BY_NOW, 1, self.unacked_index_key))
             self.visibility_timeout = self.channel.visibility_timeout + ahead
@@ -185,6 +190,10 @@ class Deliveries(redis.QoS):  # type: ignore[misc]
             super().restore_visible(*args, **kwargs)
         except OutOfMemoryError:
             _outages.warning("Redis is full: what other workers left unfinished is not given back yet")
+
+    def _rename_other_types(self, client: Any) -> None:
+        rename_unless(client, self.unacked_key, "hash")
+        rename_unless(client, self.unacked_index_key, "zset")
 
     def restore_unacked(self, client: Any = None) -> None:  # noqa: ARG002 - as kombu's
         """Give the messages in hand back to their queues.

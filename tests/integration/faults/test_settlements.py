@@ -95,3 +95,18 @@ def test_large_messages_are_given_back_in_parts(
     assert not client.exists("unacked", "unacked_index")
     ids = [json.loads(message)["headers"]["id"] for message in reversed(client.lrange("send", 0, -1))]
     assert ids == [message.headers["id"] for message in got[1:]]
+
+
+@pytest.mark.parametrize("table", ["unacked", "unacked_index"])
+def test_a_table_of_another_type_is_renamed(
+    table: str, client: redis_client.Redis, connect: Connect, tmp_path: Path
+) -> None:
+    publish(tmp_path, [0], queue="send", ignore_result=True)
+    channel, got = connect()
+    drain(channel, lambda: got)
+    client.delete(table)
+    client.set(table, "words")
+    got[0].ack_log_error(None, None)
+    channel.qos.tell_what_is_owed()
+    assert not channel.qos.owed
+    assert client.get(f"{table}:of-another-type") == "words"
