@@ -29,6 +29,11 @@ def wait_until(is_true: Callable[[], object], what: str, seconds: float = 30) ->
         time.sleep(0.01)
 
 
+def peak_memory(pid: int) -> int:
+    """The most that a process has taken so far, in bytes."""
+    return int(Path(f"/proc/{pid}/status").read_text().partition("VmHWM:")[2].split()[0]) * 1024
+
+
 def _children_of(pid: int) -> list[psutil.Process]:
     """The children of a process; none when it has ended."""
     try:
@@ -124,8 +129,7 @@ class Worker:
 
     def peak_memory(self) -> int:
         """The most that a process of the pool has taken so far, in bytes."""
-        status = [Path(f"/proc/{child.pid}/status").read_text() for child in self.children()]
-        return max(int(text.partition("VmHWM:")[2].split()[0]) * 1024 for text in status)
+        return max(peak_memory(child.pid) for child in self.children())
 
     def __enter__(self) -> "Worker":
         try:

@@ -26,7 +26,7 @@ from redis.exceptions import OutOfMemoryError, ResponseError
 from tasks.engine import shutdown
 from tasks.errors import EmailError, MessageUnreadableError
 from tasks.runtime.broker import aside
-from tasks.runtime.broker.scripts import GIVE_BACK, SETTLE, TAKEN_BY_NOW, rename_unless
+from tasks.runtime.broker.scripts import GIVE_BACK, MAX_ENTRY_BYTES, SETTLE, TAKEN_BY_NOW, rename_unless
 from tasks.runtime.broker.seldom import Seldom
 
 _logger = get_logger(__name__)
@@ -35,6 +35,9 @@ _outages = get_logger(f"{__name__}.outages")
 
 # The broker deletes the message, or gives it back to the end or to the front of its queue.
 Settlement = Literal["done", "last", "first"]
+# An entry of the broker's table of delivered messages, or the number of its bytes if they are too many; None where
+# there is no such entry.
+Entry = bytes | int | None
 
 # Bytes of messages that are given back at once: meanwhile they take several times as much memory, here and in Redis.
 _MAX_AT_ONCE = 32 * 1024 * 1024
@@ -139,16 +142,16 @@ class Deliveries(redis.QoS):  # type: ignore[misc]
         for tag in (*done, *entries):
             self.owed.pop(tag, None)
 
-    def _delete_and_read(self, done: Sequence[aside.Tag], returned: Sequence[aside.Tag]) -> list[bytes | None]:
-        """Delete messages from the broker's table, and read other entries of the table; None where there is none.
+    def _delete_and_read(self, done: Sequence[aside.Tag], returned: Sequence[aside.Tag]) -> list[Entry]:
+        """Delete messages from the broker's table, and read other entries of the table.
 
         Reads as many of the first entries as can be given back at once.
         """
-        tables = self.unacked_key, self.unacked_index_key
+        tables, bounds = (self.unacked_key, self.unacked_index_key), (_MAX_AT_ONCE, MAX_ENTRY_BYTES)
         with self.channel.conn_or_acquire() as client:
-            return client.eval(SETTLE, 2, *tables, _MAX_AT_ONCE, len(done), *done, *returned)  # type: ignore[no-any-return]
+            return client.eval(SETTLE, len(tables), *tables, *bounds, len(done), *done, *returned)  # type: ignore[no-any-return]
 
-    def _give_back(self, entries: Mapping[Any, tuple[Settlement, bytes | None]]) -> None:
+    def _give_back(self, entries: Mapping[Any, tuple[Settlement, Entry]]) -> None:
         """Give messages back to their queues, or put those aside that no worker could read there.
 
         `entries` maps each tag to the end of its queue, and to its entry in the broker's table.
@@ -158,6 +161,9 @@ class Deliveries(redis.QoS):  # type: ignore[misc]
         for tag, (settlement, entry) in entries.items():
             if entry is None:
                 continue  # another worker has given the message back
+            if isinstance(entry, int):
+                self.put_aside(tag, too_large(entry), size=entry)
+                continue
             try:
                 key, message = self.channel.given_back(entry)
             except (*self.channel.connection_errors, *redis.Transport.channel_errors):
@@ -231,6 +237,11 @@ class Deliveries(redis.QoS):  # type: ignore[misc]
 
 def _say_owed(error: Exception) -> None:
     _outages.warning("the broker cannot be told yet what became of a task: %s", error)
+
+
+def too_large(size: int) -> MessageUnreadableError:
+    """The error of a message that a worker does not read because it has so many bytes."""
+    return MessageUnreadableError(f"{size} bytes are too many")
 
 
 def unreadable(error: Exception) -> EmailError:

@@ -71,19 +71,24 @@ return false
 """
 
 # Deletes messages that are done, and reads those that are to be given back. KEYS: the table, its index. ARGV: the
-# most bytes to read, how many are done, their tags, the tags of the others. Returns the entries of the first of the
-# others, at least of one. This is a script and not a MULTI, as a full Redis 7.0 refuses all commands in a MULTI.
+# most bytes to read, the most bytes of an entry that a worker reads, how many messages are done, their tags, the tags
+# of the others. Returns the entries of the first of the others, at least of one, and in place of an entry that is too
+# large the number of its bytes. This is a script and no MULTI, as a full Redis 7.0 refuses all commands in a MULTI.
 SETTLE = """
 local entries, bytes = {}, 0
-for i = 3, #ARGV do
-  if i <= 2 + tonumber(ARGV[2]) then
+for i = 4, #ARGV do
+  if i <= 3 + tonumber(ARGV[3]) then
     redis.call('ZREM', KEYS[2], ARGV[i])
     redis.call('HDEL', KEYS[1], ARGV[i])
   else
-    local entry = redis.call('HGET', KEYS[1], ARGV[i])
-    bytes = bytes + #(entry or '')
-    if #entries > 0 and bytes > tonumber(ARGV[1]) then break end
-    entries[#entries + 1] = entry
+    local size = redis.call('HSTRLEN', KEYS[1], ARGV[i])
+    if size > tonumber(ARGV[2]) then
+      entries[#entries + 1] = size
+    else
+      bytes = bytes + size
+      if #entries > 0 and bytes > tonumber(ARGV[1]) then break end
+      entries[#entries + 1] = redis.call('HGET', KEYS[1], ARGV[i])
+    end
   end
 end
 return entries
@@ -123,6 +128,8 @@ return now
 
 # Bytes. No task message of ours is larger: most name mail by its id, and SMTP_MAX_MESSAGE_BYTES bounds the others.
 MAX_MESSAGE_BYTES = 128 * 1024 * 1024
+# Bytes of an entry in the table of delivered messages: a message and the name of its queue.
+MAX_ENTRY_BYTES = MAX_MESSAGE_BYTES + 1024
 
 
 def rename_unless(client: Any, key: str, kind: str) -> None:

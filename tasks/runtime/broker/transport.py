@@ -38,7 +38,7 @@ from tasks.engine import shutdown
 from tasks.errors import MessageUnreadableError
 from tasks.registry import QUEUES
 from tasks.runtime.broker import aside, clock, envelope
-from tasks.runtime.broker.deliveries import Deliveries, Message, unreadable
+from tasks.runtime.broker.deliveries import Deliveries, Message, too_large, unreadable
 from tasks.runtime.broker.fanout import Sieve
 from tasks.runtime.broker.queues import wake_key
 from tasks.runtime.broker.scripts import MAX_MESSAGE_BYTES, TAKE, put, rename_unless
@@ -275,7 +275,7 @@ class Channel(redis.Channel):  # type: ignore[misc]
         message: Any = None
         try:
             if isinstance(found, int):
-                raise MessageUnreadableError(f"{found} bytes are too many")
+                raise too_large(found)
             message = loads(bytes_to_str(found)) if isinstance(found, bytes | str) else found
             envelope.check_envelope(message)
             clock.shift(message["headers"], ahead)
