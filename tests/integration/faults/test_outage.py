@@ -11,13 +11,17 @@ from pathlib import Path
 
 import pytest
 
+from native.ports import LOOPBACK
+from tasks.celery_app import create_celery_app
 from tasks.errors import BrokerUnavailableError
+from tasks.registry import SYNC_EMAILS
 from tasks.storage.dead_letters import list_letters
 from tests.conftest import TENANT, USER, Database
 from tests.integration.faults.conftest import MAX_CURE_SECONDS, SHORT_WAITS, seconds_until_done
 from tests.integration.faults.conftest import broker as connection_to
 from tests.support import fault_app
 from tests.support.application import application
+from tests.support.proxy import Network
 from tests.support.servers import RedisServer
 from tests.support.service_manager import Manager
 from tests.support.trouble import in_trouble
@@ -26,6 +30,9 @@ from tests.support.worker import Worker, wait_until
 APP = "tests.support.fault_app:app"
 # Until the status is true: 10 s, and on a machine that runs other tests beside this one, some more.
 MAX_STATUS_SECONDS = 10 + 3
+ANSWER_SECONDS = 1.2  # of a slow Redis
+MAX_PUBLISH_SECONDS = 10
+MAX_SLOW_SECONDS = 45  # for two tasks
 MAX_LINES = 40  # of all outages
 
 
@@ -144,6 +151,41 @@ def test_a_worker_out_of_descriptors_goes_on_when_it_has_some(
         assert seconds_until_done(tmp_path, 8) < MAX_CURE_SECONDS
         wait_until(lambda: "Consumes" in told.status(), "it says that it does not consume")
         wait_until(lambda: done(tmp_path) == [*range(9)], "some are not done, or not once")
+    assert list_letters() == []
+
+
+def test_a_slow_redis_is_waited_for(
+    broker: RedisServer,
+    managers: Callable[[str], Manager],
+    environment: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """A task takes several answers. The questions that a worker asks every few seconds leave it time for tasks."""
+    monkeypatch.setenv("NOTIFY_SOCKET", (told := managers("worker")).path)
+    with Network((LOOPBACK, broker.port)) as network, connection_to(broker) as client:
+        behind_it = broker.url.replace(f":{broker.port}", f":{network.port}")
+        environment(REDIS_URL=behind_it, TASK_TIMEOUT="100", CELERY_TASK_SOFT_TIME_LIMIT="90")
+        environment(CELERY_VISIBILITY_TIMEOUT="110")
+        with Worker(tmp_path, app=APP, queues="sync") as worker:
+            publish(tmp_path, range(1))  # past the network
+            wait_until(lambda: done(tmp_path) == [0], "it does not consume")
+            network.late_seconds = ANSWER_SECONDS / 2  # each way
+            publish(tmp_path, range(1, 3))
+            began, said = time.monotonic(), set[str]()
+            with application(create_celery_app()) as app:
+                app.tasks[SYNC_EMAILS].apply_async(("account", TENANT, USER), queue="send")
+            assert time.monotonic() - began < MAX_PUBLISH_SECONDS
+            assert client.llen("send") == 1
+            while len(done(tmp_path)) < 3:
+                said.add(told.status().partition(" ")[0])
+                assert time.monotonic() - began < MAX_SLOW_SECONDS, worker.log.read_text()
+                time.sleep(0.05)
+            network.late_seconds = 0
+            assert said == {"Consumes"}
+            assert "broker lost" not in worker.log.read_text()
+            assert "Traceback" not in worker.log.read_text()
+    assert done(tmp_path) == [*range(3)]
     assert list_letters() == []
 
 
