@@ -42,8 +42,8 @@ class Load:
         code = self.ledger.application(self.address, (TENANT, USER), self._boxes, self._stamp, names)
         start_code(self.site.first("celery_workers"), code)
 
-    def not_done(self, names: Iterable[str]) -> set[str]:
-        """Those of the calls that are neither done nor left to a person, after a while."""
+    def not_done(self, names: Iterable[str]) -> dict[str, str]:
+        """Those of the calls that are neither done nor left to a person, after a while, and what the outbox has."""
         names, left = set(names), set[str]()
 
         def are_done() -> bool:
@@ -53,7 +53,11 @@ class Load:
             return not left
 
         eventually(are_done)
-        return left
+        return {name: self._row(name) for name in left}
+
+    def _row(self, name: str) -> str:
+        columns = "state, attempts, claimed_at, data_at, next_try_at, now(), last_error_code, last_error"
+        return sql(self.site, f"SELECT {columns} FROM outbox_message WHERE key = 'key:{name}'").strip()
 
     def states(self) -> dict[str, str]:
         """The state of each message in the outbox, by its idempotency key."""

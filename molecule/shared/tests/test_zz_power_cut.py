@@ -42,7 +42,7 @@ def test_nothing_is_lost_and_nobody_is_needed(site: Site, load: Load, cut: int) 
     lost = load.not_done(queued)
     assert all(queued[name] > at - _MAY_BE_LOST_SECONDS for name in lost), lost
     # And a call that the application makes again, as it cannot know, sends no second mail
-    if unsure := lost | (load.ledger.begun.keys() - queued):
+    if unsure := lost.keys() | (load.ledger.begun.keys() - queued):
         load.call(unsure)
     assert not load.not_done(load.ledger.begun)
     print(
