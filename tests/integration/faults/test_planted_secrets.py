@@ -127,11 +127,9 @@ class Servers:
         self._rules.append(server.decline("AUTHENTICATE", f"NO [AUTHENTICATIONFAILED] {INNOCENT}", times=1))
         self._sync_from(server)
         answers = cycle((("AUTHENTICATE", "NO [AUTHENTICATIONFAILED]"), ("EXAMINE", "NO")))
-        for form, (command, answer) in zip(FORMS.values(), answers, strict=False):
-            self._rules.append(server.decline(command, f"{answer} {_line(form(PASSWORD))}", times=1))
-            self._sync_from(server)
-        for form, secret in product(FORMS.values(), of_settings):
-            self._rules.append(server.decline("AUTHENTICATE", f"NO {_line(form(secret))}", times=1))
+        said = product(FORMS.values(), (PASSWORD, *of_settings))
+        for (form, secret), (command, answer) in zip(said, answers, strict=False):
+            self._rules.append(server.decline(command, f"{answer} {_line(form(secret))}", times=1))
             self._sync_from(server)
 
     def _pop3(self) -> None:
