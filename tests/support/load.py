@@ -11,8 +11,7 @@ from tests.support.site import TENANT, USER, Site, deliver, register, sql, start
 _MAILBOXES, _MESSAGES = 10, 100
 # With so many tasks queued and so many mails sent, others wait, and some are at work.
 _ENOUGH_QUEUED, _ENOUGH_SENT = 80, 10
-# A mail that was not taken at once waits as long again as it has been tried for, and mails wait for a whole play.
-_SECONDS = 300
+_SECONDS = 120
 
 
 class Load:
@@ -95,7 +94,7 @@ def load_on(site: Site) -> Iterator[Load]:
 
 
 def eventually(is_so: Callable[[], bool]) -> bool:
-    """Whether it becomes so within five minutes."""
+    """Whether it becomes so within two minutes."""
     deadline = time.monotonic() + _SECONDS
     while not (so := is_so()) and time.monotonic() < deadline:
         time.sleep(0.5)

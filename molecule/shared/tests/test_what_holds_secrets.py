@@ -10,7 +10,6 @@ import shlex
 import pytest
 from testinfra.host import Host
 
-from tests.support.load import Load
 from tests.support.site import Site
 
 # Part of every planted secret, whatever quoting does to the rest.
@@ -24,22 +23,19 @@ def several_hosts(site: Site) -> None:
 
 
 @pytest.mark.usefixtures("several_hosts")
-def test_a_play_at_full_verbosity_prints_none_and_renews_them_under_load(site: Site, load: Load) -> None:
-    # Given an application at work, and a changed variable in each file that holds secrets
-    load.start()
+def test_a_play_at_full_verbosity_prints_none_and_renews_them(site: Site) -> None:
+    # Given a changed variable in each file that holds secrets
     renewed = {name: f"{PLANTED}renewed {name}" for name in ("redis_password", "postgresql_worker_password")}
     changed = {**renewed, "application_log_level": "DEBUG", "flower_max_tasks": 5000}
 
     play = site.play("site.yml", "-vvv", "--diff", "--extra-vars", json.dumps(changed))
 
-    # Then no secret is in its differences, and what the application could queue is done
+    # Then no secret is in its differences
     assert play.status == 0, play.output[-3000:]
     assert play.changed > 0
     assert "application_log_level" in play.output or "DEBUG" in play.output
     assert site.lines_with_secrets(play.output) == []
     assert not [secret for secret in renewed.values() if secret in play.output]
-    assert not load.not_done(load.ledger.queued)
-    load.check_mails()
     assert site.play("site.yml").status == 0
 
 
