@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from manage import cli, send, session
 from tasks.storage.accounts.rows import NewAccount, add_account
 from tests.conftest import MAIL_PASSWORD, TENANT, USER, Database
+from tests.support.application import application
 from tests.support.servers import RedisServer
 from tests.support.terminal import commands
 
@@ -113,8 +114,8 @@ def stack(
     environment: Callable[..., None],
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
-) -> Path:
-    """PostgreSQL with an account whose server is away, and Redis. Returns an inventory."""
+) -> Iterator[Path]:
+    """PostgreSQL with an account whose server is away, and Redis. Gives an inventory."""
     environment(REDIS_URL=redis.url, METABUILDER_STATE=str(tmp_path / "state"), DATABASE_OWNER_URL=database.owner_url)
     monkeypatch.setattr(session, "IS_HOST", True)  # the environment is that of the test
     monkeypatch.setattr(send, "_PATIENCE_SECONDS", 0)
@@ -123,7 +124,8 @@ def stack(
     inventory = tmp_path / "inventory"
     inventory.mkdir()
     (inventory / "hosts.yml").touch()
-    return inventory
+    with application():  # the application of this process keeps to the first Redis that it has seen
+        yield inventory
 
 
 def test_no_odd_argument_ends_in_a_traceback(stack: Path) -> None:
