@@ -81,6 +81,7 @@ install_packages() {
 }
 
 if ! is_current "$NEEDS"; then
+    [[ -z ${_METABUILDER_COMPLETE-} ]] || exit 1 # a shell that completes a word does not install
     # The lock is on this file, which is always there; whoever comes second finds the work done.
     exec 9<"$ROOT/manage.sh"
     flock --nonblock 9 || { say "Waiting for another ./manage.sh that is installing …"; flock 9; }

@@ -10,6 +10,7 @@ from manage.account_all_mail import advice, all_mail
 from manage.account_audit import audit
 from manage.account_show import remedies, show, state
 from manage.advice import explained
+from manage.examples import example
 from manage.output import ago, complain, confirm, print_json, say, table, tell
 from manage.place import COMMAND, LOOK_AT_HEALTH
 from manage.session import account_argument, connect, tenant_option
@@ -29,6 +30,7 @@ account.add_command(show)
 account.add_command(audit)
 
 
+@example("account list --tenant default")
 @account.command(name="list")
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
 @tenant_option
@@ -66,6 +68,7 @@ def list_(as_json: bool, tenant: str) -> None:
         say(f"Overdue accounts: check that beat queues syncs, and that workers take them. {LOOK_AT_HEALTH}")
 
 
+@example("account test you@example.org")
 @account.command()
 @account_argument
 @tenant_option
@@ -88,6 +91,7 @@ def test(account_name: str, tenant: str) -> None:
         sys.exit(1)
 
 
+@example("account password you@example.org")
 @account.command()
 @account_argument
 @click.option("--smtp", is_flag=True, help="Store the password of the SMTP server alone.")
@@ -115,6 +119,7 @@ def password(account_name: str, smtp: bool, password_stdin: bool, tenant: str) -
     say(f"Stored. Try it: {COMMAND} account test {account_name!r}, then {COMMAND} sync {account_name!r}")
 
 
+@example("account remove you@example.org")
 @account.command()
 @account_argument
 @click.option("--yes", is_flag=True, help="Do not ask.")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from manage.examples import example
 from manage.output import say, tell
 from manage.place import COMMAND
 from manage.session import USER, connect, not_empty, tenant_option
@@ -53,6 +54,7 @@ class _Options:
     tenant: str
 
 
+@example("account add --email you@example.org --hostname imap.example.org")
 @click.command()
 @click.option("--email", required=True, help="The mail address.")
 @click.option("--hostname", help="The IMAP or POP3 server.  [default with --oauth2 google or microsoft: theirs]")

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from manage.examples import example
 from manage.output import confirm, say
 from manage.place import COMMAND
 from manage.session import account_argument, connect, tenant_option
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from tasks.storage.accounts.rows import Account
 
 
+@example("account all-mail you@gmail.com skip")
 @click.command(name="all-mail")
 @account_argument
 @click.argument("choice", type=click.Choice(["skip", "sync"]))

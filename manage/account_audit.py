@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from manage.examples import example
 from manage.output import print_json, say, table, tell
 from manage.place import COMMAND
 from manage.session import account_argument, connect, tenant_option
@@ -20,6 +21,7 @@ _MAX_LINE_LENGTH = 400
 _MANY = 20_000
 
 
+@example("account audit you@example.org --repair")
 @click.command()
 @account_argument
 @click.option("--repair", is_flag=True, help="Mend the differences by a full sync, then compare again.")

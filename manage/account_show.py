@@ -7,6 +7,7 @@ import click
 
 from manage.account_all_mail import advice as advice_on_doubles
 from manage.advice import advice, advice_for_code, said_here
+from manage.examples import example
 from manage.output import Cell, ago, duration, good_or_bad, print_json, say, table, tell
 from manage.session import account_argument, connect, tenant_option
 
@@ -24,6 +25,7 @@ class Fact(NamedTuple):
     value: Any
 
 
+@example("account show you@example.org")
 @click.command()
 @account_argument
 @click.option("--json", "as_json", is_flag=True, help="For machines.")

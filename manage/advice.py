@@ -6,23 +6,27 @@ name variables of the environment, which on a host are set by variables of the i
 
 import re
 import shlex
+from typing import TYPE_CHECKING
 
 from manage import place
-from tasks.errors import EmailError, Remedy, remedy_of
 
-# COMMAND, ACCOUNT and ID are put in where an error is shown.
+if TYPE_CHECKING:
+    from tasks.errors import Remedy
+
+# By the name of the remedy, as `help` need not wait until the errors are imported. COMMAND, ACCOUNT and ID are put in
+# where an error is shown.
 _SENTENCES = {
-    Remedy.STORE_PASSWORD: "Store another password: COMMAND account password ACCOUNT. "
+    "STORE_PASSWORD": "Store another password: COMMAND account password ACCOUNT. "
     "Or try the present one now: COMMAND account test ACCOUNT",
-    Remedy.STORE_SMTP_PASSWORD: "Store another password: COMMAND account password ACCOUNT "
+    "STORE_SMTP_PASSWORD": "Store another password: COMMAND account password ACCOUNT "
     "(with --smtp: for the SMTP server alone). Or try the present one now: COMMAND account test ACCOUNT",
-    Remedy.STORE_TOKEN: "Store a new refresh token: COMMAND account password ACCOUNT",
-    Remedy.STORE_SECRET_AGAIN: "Enter the password or token again: COMMAND account password ACCOUNT "
+    "STORE_TOKEN": "Store a new refresh token: COMMAND account password ACCOUNT",
+    "STORE_SECRET_AGAIN": "Enter the password or token again: COMMAND account password ACCOUNT "
     "(with --smtp: that of the SMTP server alone)",
-    Remedy.TRY_LOGIN: "Try the login now: COMMAND account test ACCOUNT",
-    Remedy.DECIDE_DELIVERY: "Look at the message, then say whether it was sent: COMMAND outbox show ID, "
+    "TRY_LOGIN": "Try the login now: COMMAND account test ACCOUNT",
+    "DECIDE_DELIVERY": "Look at the message, then say whether it was sent: COMMAND outbox show ID, "
     "COMMAND outbox sent ID, COMMAND outbox resend ID",
-    Remedy.RETRY_TASK: "Queue the task again: COMMAND dlq retry ID. Or forget it: COMMAND dlq drop ID",
+    "RETRY_TASK": "Queue the task again: COMMAND dlq retry ID. Or forget it: COMMAND dlq drop ID",
 }
 _PLACEHOLDER = re.compile(r"\b(?:COMMAND|ACCOUNT|ID)\b")
 
@@ -50,6 +54,8 @@ _BY_GROUPS = re.compile(r"REDIS_|DATABASE_|CELERY_BROKER_URL|CELERY_RESULT_BACKE
 
 def explained(error: BaseException, account: str | None = None) -> str:
     """An error and what can be done about it. `account` is the name of the account that has the error, if known."""
+    from tasks.errors import EmailError
+
     found = error if isinstance(error, EmailError) else error.__cause__
     remedy = advice(found.remedy, account) if isinstance(found, EmailError) else None
     return said_here(str(error)) + (f" {remedy}" if remedy else "")
@@ -57,10 +63,12 @@ def explained(error: BaseException, account: str | None = None) -> str:
 
 def advice_for_code(code: str | None, account: str | None = None, item_id: str | None = None) -> str | None:
     """What can be done about an error of which only the code is stored: see `advice`."""
+    from tasks.errors import remedy_of
+
     return advice(remedy_of(code), account, item_id)
 
 
-def advice(remedy: Remedy | None, account: str | None = None, item_id: str | None = None) -> str | None:
+def advice(remedy: "Remedy | None", account: str | None = None, item_id: str | None = None) -> str | None:
     """What can be done, with the command of this place.
 
     `item_id` is the id of a message of the outbox or of a dead letter.
@@ -68,7 +76,7 @@ def advice(remedy: Remedy | None, account: str | None = None, item_id: str | Non
     if remedy is None:
         return None
     values = {"COMMAND": place.COMMAND, "ACCOUNT": account and shlex.quote(account), "ID": item_id}
-    return _PLACEHOLDER.sub(lambda found: values[found[0]] or found[0], _SENTENCES[remedy])
+    return _PLACEHOLDER.sub(lambda found: values[found[0]] or found[0], _SENTENCES[remedy.name])
 
 
 def said_here(text: str) -> str:

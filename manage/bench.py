@@ -6,6 +6,7 @@ import sys
 import click
 
 from manage.checks import how_to_install, install_missing
+from manage.examples import example
 from manage.output import say, tell_lines
 
 # The Debian packages that a benchmark needs, and the packages of its
@@ -14,6 +15,7 @@ _NEEDED = {"sync": ("dovecot-imapd",), "send": ("dovecot-imapd",), "dispatch": (
 _PEERS = {"sync": ("isync", "offlineimap3"), "spam": ("spamd",)}
 
 
+@example("bench", "bench sync")
 @click.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
 @click.argument("name", required=False)
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)

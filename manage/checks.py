@@ -12,6 +12,7 @@ from subprocess import PIPE, STDOUT
 import click
 
 from manage.ansible_lint import AnsibleLint
+from manage.examples import example
 from manage.output import complain, say
 
 # Programs that the tests start and pip does not install, each with the Debian package that has it.
@@ -27,6 +28,9 @@ _PACKAGES = {
     # The program is redis-server under another name, and its package starts no service.
     "redis-check-rdb": "redis-tools",
     "faketime": "faketime",
+    # Shells that complete the verbs.
+    "zsh": "zsh",
+    "fish": "fish",
     # The test hosts of the Molecule scenarios.
     "systemd-nspawn": "systemd-container",
     "debootstrap": "debootstrap",
@@ -40,6 +44,7 @@ _QUICK = ("-q", *_SIDE_BY_SIDE, "tests/unit", "tests/contract")
 _SYSTEM_PATH = "/usr/local/sbin:/usr/sbin:/sbin:/usr/lib/dovecot"
 
 
+@example("test --quick", "test tests/unit/manage -q")
 @click.command(name="test", context_settings={"ignore_unknown_options": True})
 @click.option("--quick", is_flag=True, help="Only the linters and the unit and contract tests: a minute or two.")
 @click.argument("pytest_arguments", nargs=-1, type=click.UNPROCESSED)

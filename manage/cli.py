@@ -11,8 +11,10 @@ import click
 
 from manage import (
     account,
+    beat,
     bench,
     checks,
+    completion,
     credentials,
     demo,
     dlq,
@@ -20,6 +22,7 @@ from manage import (
     info,
     lock,
     outbox,
+    queue,
     release,
     reread,
     secrets,
@@ -28,6 +31,7 @@ from manage import (
     sync,
 )
 from manage.advice import explained, said_here
+from manage.examples import example
 from manage.output import complain
 from manage.place import IS_HOST
 from manage.trouble import redis_words
@@ -37,16 +41,34 @@ from tasks.secrecy.visible import visible
 
 
 class Manage(click.Group):
-    """Lists the verbs in the order in which they were added, and turns expected errors into one line."""
+    """Lists the verbs in the order in which they were added, and turns expected errors into one line.
+
+    `elsewhere` maps the verbs that exist in another place to what an operator does here instead.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.elsewhere: dict[str, str] = {}
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         return list(self.commands)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Refuse, for all verbs, what neither PostgreSQL nor Redis takes as text."""
-        if wrong := next((argument for argument in args if not _is_text(argument)), None):
+        wrong = next((argument for argument in args if not _is_text(argument)), None)
+        if wrong is not None and not ctx.resilient_parsing:
             raise click.UsageError(f"this argument is no text (UTF-8 without NUL): {visible(wrong)}", ctx)
         return super().parse_args(ctx, args)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As Click's, which suggests verbs that are alike; says of a verb of another place where it is."""
+        if (instead := self.elsewhere.get(args[0])) and not ctx.resilient_parsing:
+            raise click.UsageError(
+                f"{args[0]} works in a clone, on the native stack: ./manage.sh {args[0]}. {instead}", ctx
+            )
+        return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         with secrets_kept(Known()):
@@ -54,6 +76,8 @@ class Manage(click.Group):
                 return super().invoke(ctx)
             except click.ClickException as error:
                 error.message = visible(error.message)  # type: ignore[misc]  # it is shown by Click itself
+                raise
+            except (click.exceptions.Exit, click.Abort):
                 raise
             except Exception as error:
                 without_secrets(error)
@@ -82,28 +106,32 @@ def _is_expected(error: Exception) -> bool:
     return isinstance(error, StackError | EmailError)
 
 
+@example("queue:status", "help queue:flush")
 @click.group(cls=Manage, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 def main() -> None:
     """MetaBuilder email workers: run, look at and test them."""
 
 
-# Verbs that exist only in a clone.
-_IN_A_CLONE = (
-    demo.demo,
-    info.setup,
-    checks.test,
-    bench.bench,
-    stack.up,
-    stack.down,
-    stack.restart,
-    stack.ps,
-    stack.logs,
-    stack.health,
-    lock.lock,
-    release.release,
-    secrets.secrets,
-    docs.docs,
-)
+# Verbs that exist only in a clone, and what an operator uses on a host instead.
+_UNITS = "On a host, units run the programs:"
+_CONTROL_MACHINE = "Hosts are set up from the clone on the control machine"
+_IN_A_CLONE = {
+    demo.demo: "Hosts have no demo mailbox: metabuilder account add",
+    info.setup: _CONTROL_MACHINE,
+    checks.test: _CONTROL_MACHINE,
+    bench.bench: _CONTROL_MACHINE,
+    stack.up: f"{_UNITS} systemctl start 'celery-*'",
+    stack.down: f"{_UNITS} systemctl stop 'celery-*'",
+    stack.restart: f"{_UNITS} systemctl restart 'celery-*'",
+    stack.ps: f"{_UNITS} systemctl status 'celery-*'",
+    stack.logs: f"{_UNITS} journalctl -u 'celery-*' -f",
+    stack.health: f"{_UNITS} systemctl status 'celery-*' 'redis-server@*' 'postgresql@*'",
+    beat.restart: f"{_UNITS} systemctl restart celery-beat, on the hosts of celery_beat",
+    lock.lock: _CONTROL_MACHINE,
+    release.release: _CONTROL_MACHINE,
+    secrets.secrets: _CONTROL_MACHINE,
+    docs.docs: _CONTROL_MACHINE,
+}
 _EVERYWHERE = (
     account.account,
     credentials.credentials,
@@ -112,9 +140,16 @@ _EVERYWHERE = (
     send.send,
     outbox.outbox,
     dlq.dlq,
+    queue.list_,
+    queue.flush,
+    queue.purge,
+    beat.status,
     info.version,
+    completion.completion,
     info.help_,
 )
 
-for verb in _EVERYWHERE if IS_HOST else _IN_A_CLONE + _EVERYWHERE:
+for verb in _EVERYWHERE if IS_HOST else (*_IN_A_CLONE, *_EVERYWHERE):
     main.add_command(verb)
+if IS_HOST:
+    main.elsewhere = {str(verb.name): instead for verb, instead in _IN_A_CLONE.items()}

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from manage.examples import example
 from manage.output import print_json, say, table, tell
 from manage.place import COMMAND, IS_HOST
 from manage.session import connect
@@ -18,12 +19,14 @@ def credentials() -> None:
     """Look at and rotate the keys that stored passwords and tokens are encrypted with."""
 
 
+@example("credentials new-key")
 @credentials.command(name="new-key")
 def new_key() -> None:
     """Print a new key, for CREDENTIAL_ENCRYPTION_KEY."""
     tell(_new_key())
 
 
+@example("credentials keys --json")
 @credentials.command()
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
 def keys(as_json: bool) -> None:
@@ -45,6 +48,7 @@ def keys(as_json: bool) -> None:
     _fail_if_lost(lost)
 
 
+@example("credentials rotate")
 @credentials.command()
 def rotate() -> None:
     """Encrypt all secrets anew under a new key, while the workers run.

@@ -2,10 +2,12 @@
 
 import click
 
+from manage.examples import example
 from manage.output import say, table
 from manage.session import USER
 
 
+@example("demo")
 @click.command()
 def demo() -> None:
     """Start everything, watch a demo mailbox arrive in PostgreSQL, and mail go round."""

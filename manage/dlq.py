@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from manage.advice import advice, explained, said_here
+from manage.examples import example
 from manage.output import ago, complain, confirm, print_json, say, table, tell_lines
 from manage.session import connect
 from manage.trouble import redis_words
@@ -32,6 +33,10 @@ def dlq() -> None:
     """List, look at, retry and drop tasks that failed for good, and messages that no worker could run."""
 
 
+@example(
+    "dlq list --task send_email --tenant default",
+    fails="Redis fails, so that only the dead letters in PostgreSQL are listed",
+)
 @dlq.command(name="list")
 @_filters
 def list_(tenant: str | None, task: str | None, code: str | None, as_json: bool) -> None:
@@ -70,6 +75,7 @@ def _show_all(found: "list[Summary]") -> None:
     )
 
 
+@example("dlq show 019ac8b1-5a7e-7cc3-8b1d-4c7f9d1e2a60")
 @dlq.command()
 @click.argument("letter_id", metavar="ID")
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
@@ -99,6 +105,7 @@ def show(letter_id: str, as_json: bool) -> None:
     say(advice(Remedy.RETRY_TASK, item_id=found.id) or "")
 
 
+@example("dlq retry 019ac8b1-5a7e-7cc3-8b1d-4c7f9d1e2a60", "dlq retry --all --code storage_unavailable")
 @dlq.command()
 @click.argument("letter_ids", metavar="[ID]...", nargs=-1)
 @click.option("--all", "is_all", is_flag=True, help="All that the other options choose.")
@@ -119,6 +126,7 @@ def retry(
     _do_each(chosen, retry_one, as_json, "task_ids", "queued again")
 
 
+@example("dlq drop --all --task check_spam --yes")
 @dlq.command()
 @click.argument("letter_ids", metavar="[ID]...", nargs=-1)
 @click.option("--all", "is_all", is_flag=True, help="All that the other options choose.")

@@ -6,9 +6,11 @@ from typing import Any
 
 import click
 
+from manage.examples import example
 from manage.output import say
 
 
+@example("docs")
 @click.command()
 def docs() -> None:
     """Write the tables of the roles' variables again, from their argument specs."""

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import click
 
+from manage.examples import example
 from manage.output import print_json, say, tell, tell_lines
 from manage.place import IS_HOST
 
 
+@example("version --json")
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
 def version(as_json: bool) -> None:
@@ -22,29 +24,29 @@ def version(as_json: bool) -> None:
         tell(f"{name} {number}")
 
 
+@example("setup")
 @click.command()
 def setup() -> None:
     """Make .venv with Ansible and all tools, and do nothing else."""
     say("Ready: . .venv/bin/activate")
 
 
+@example("help account list")
 @click.command(name="help")
-@click.argument("verb", required=False)
+@click.argument("words", metavar="[VERB]...", nargs=-1)
 @click.pass_context
-def help_(ctx: click.Context, verb: str | None) -> None:
+def help_(ctx: click.Context, words: tuple[str, ...]) -> None:
     """Show this list, or what one verb does."""
-    parent = ctx.parent
-    assert parent is not None
-    if verb is None:
-        tell_lines(parent.get_help())
-        return
-    group = parent.command
-    assert isinstance(group, click.Group)
-    command = group.get_command(parent, verb)
-    if command is None:
-        raise click.UsageError(f"No such command {verb!r}.", parent)
-    with click.Context(command, parent=parent, info_name=verb) as inner:
-        tell_lines(command.get_help(inner))
+    assert ctx.parent is not None
+    inner = ctx.parent
+    for word in words:
+        group = inner.command
+        if not isinstance(group, click.Group):
+            raise click.UsageError(f"{inner.info_name} has no further verbs.", inner)
+        name, command, _ = group.resolve_command(inner, [word])
+        assert command is not None
+        inner = click.Context(command, parent=inner, info_name=name)
+    tell_lines(inner.get_help())
 
 
 def _own_version() -> str:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import click
 
+from manage.examples import example
 from manage.output import print_json, say, table
 
 # Each file is constrained by the one before, so that hosts, native stack and tests never run different versions.
@@ -37,6 +38,7 @@ class Outdated(NamedTuple):
     kind: str
 
 
+@example("lock", "lock --outdated --json")
 @click.command()
 @click.option("--upgrade", is_flag=True, help="Take the newest versions instead of keeping the locked ones.")
 @click.option("--upgrade-package", "packages", multiple=True, metavar="NAME", help="The same for this one alone.")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from manage.advice import advice_for_code, said_here
+from manage.examples import example
 from manage.output import confirm, duration, good_or_bad, print_json, say, size, table
 from manage.place import COMMAND
 from manage.session import connect, tenant_option
@@ -30,6 +31,7 @@ def outbox() -> None:
     were sent."""
 
 
+@example("outbox list --all-tenants")
 @outbox.command(name="list")
 @click.option(
     "--state",
@@ -80,6 +82,7 @@ def list_(state: str | None, all_tenants: bool, as_json: bool, tenant: str) -> N
         say(f"{count} messages have waited for more than {late / 3600:g} h")
 
 
+@example("outbox show 019ac8b1-5a7e-7cc3-8b1d-4c7f9d1e2a60")
 @outbox.command()
 @click.argument("outbox_id", metavar="ID")
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
@@ -111,6 +114,7 @@ def show(outbox_id: str, as_json: bool, tenant: str) -> None:
         say(what_to_do)
 
 
+@example("outbox retry --all --tenant default --dry-run")
 @outbox.command()
 @click.argument("outbox_id", metavar="[ID]", required=False)
 @click.option("--all", "is_all", is_flag=True, help="All waiting and failed messages that the other options choose.")
@@ -161,6 +165,7 @@ def retry(
         say(f"{len(ids)} messages {'would be' if dry_run else 'are'} tried again")
 
 
+@example("outbox sent 019ac8b1-5a7e-7cc3-8b1d-4c7f9d1e2a60")
 @outbox.command()
 @click.argument("outbox_id", metavar="ID")
 @tenant_option
@@ -169,6 +174,7 @@ def sent(outbox_id: str, tenant: str) -> None:
     _decide(tenant, outbox_id, was_sent=True)
 
 
+@example("outbox resend 019ac8b1-5a7e-7cc3-8b1d-4c7f9d1e2a60")
 @outbox.command()
 @click.argument("outbox_id", metavar="ID")
 @click.option("--yes", is_flag=True, help="Do not ask.")

@@ -28,6 +28,8 @@ class Coloured(NamedTuple):
 Cell = str | Coloured
 T = TypeVar("T")
 
+_MAX_ARGUMENTS = 200  # characters of the arguments of a task in a table
+
 
 def say(text: str) -> None:
     """Print a line of progress on stderr."""
@@ -128,3 +130,12 @@ def ago(moment: datetime | None, now: datetime) -> str:
     if moment is None:
         return "never"
     return f"{duration(max((now - moment).total_seconds(), 0))} ago"
+
+
+def shortened(arguments: dict[str, Any] | None) -> str:
+    """The redacted arguments of a task on one line."""
+    if arguments is None:
+        return "cannot be read"
+    named = (f"{name}={value}" for name, value in arguments["kwargs"].items())
+    text = ", ".join((*map(str, arguments["args"]), *named))
+    return text if len(text) <= _MAX_ARGUMENTS else f"{text[:_MAX_ARGUMENTS]}…"

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import click
 
+from manage.examples import example
 from manage.output import print_json, say
 
 HOME = "/opt/metabuilder"
@@ -61,6 +62,7 @@ def release() -> None:
     """Build what the hosts run."""
 
 
+@example("release build --for 3.11.2/x86_64")
 @release.command()
 @click.option(
     "--for", "targets", multiple=True, required=True, metavar="PYTHON/MACHINE", help="For example 3.11.2/x86_64."

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from manage.examples import example
 from manage.output import complain, print_json, progress, say, table, track
 from manage.place import COMMAND
 from manage.session import connect, tenant_option
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 _POLL_SECONDS = 1
 
 
+@example("reread --tenant default --dry-run", "reread --tenant default --follow")
 @click.command()
 @click.option(
     "--account", "account_name", help="Only messages of this account.  [default: all accounts of the tenant]"

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from manage.examples import example
 from manage.output import say
 from manage.session import not_empty
 
@@ -54,6 +55,7 @@ _password_file = click.option(
 )
 
 
+@example("secrets init --inventory inventories/production")
 @secrets.command()
 @_inventory
 @_password_file
@@ -75,6 +77,7 @@ def init(inventory: Path, vault_password_file: Path | None) -> None:
         say("Run playbooks with --ask-vault-pass, or name a file in ANSIBLE_VAULT_PASSWORD_FILE.")
 
 
+@example("secrets renew --inventory inventories/production redis_password")
 @secrets.command()
 @_inventory
 @_password_file

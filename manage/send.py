@@ -2,6 +2,7 @@
 
 import click
 
+from manage.examples import example
 from manage.output import print_json, say, tell
 from manage.place import COMMAND
 from manage.session import account_argument, connect, tenant_option
@@ -11,6 +12,7 @@ from native.errors import StackError
 _PATIENCE_SECONDS = 120
 
 
+@example("send you@example.org --to bob@example.net --subject Hello --text 'Good morning'")
 @click.command()
 @account_argument
 @click.option("--to", required=True, multiple=True, help="A recipient: a@b or 'Name <a@b>'. May be given again.")

@@ -1,8 +1,9 @@
 """What verbs that work on accounts share: the environment of
 the running stack, and the options for tenant and account."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -10,7 +11,16 @@ from manage.place import IS_HOST
 from native import TENANT
 from native.errors import StackError
 
+if TYPE_CHECKING:
+    from redis import Redis
+
 USER = "admin"
+_SILENCE_SECONDS = 5
+
+
+def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`--json`, for verbs with a result for programs."""
+    return click.option("--json", "as_json", is_flag=True, help="For machines.")(command)
 
 
 def tenant_option(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -37,25 +47,46 @@ def _remember(context: click.Context, _: click.Parameter, account_name: str) -> 
     return account_name
 
 
-def connect(*, broker: bool = False) -> None:
+def connect(*, database: bool = True, broker: bool = False) -> None:
     """Configure this process like the running stack. Raises StackError when a server that is needed does not answer.
 
     On a host the process is configured already, like the units.
     """
     if not IS_HOST:
-        _use_the_stack(broker=broker)
+        _use_the_stack(database=database, broker=broker)
     from tasks.secrecy.secrets import learn
     from tasks.settings import get_settings
 
     learn(*get_settings().secrets.secrets)
 
 
-def _use_the_stack(*, broker: bool) -> None:
-    from native import stores
+@contextmanager
+def broker_alone() -> Iterator["Redis"]:
+    """The broker's Redis, for verbs that ask it alone: they load neither the application nor its tasks, and are
+    quick."""
+    connect(database=False)
+    from redis import Redis
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
+
+    from tasks.settings import get_settings
+
+    options = {"socket_timeout": _SILENCE_SECONDS, "socket_connect_timeout": _SILENCE_SECONDS}
+    url = get_settings().redis.broker_url
+    with Redis.from_url(url, retry=Retry(NoBackoff(), 0), **options) as client:
+        yield client
+
+
+def _use_the_stack(*, database: bool, broker: bool) -> None:
     from native.environment import apply
     from native.state import State
 
     apply(State.default())
-    for check in (stores.postgres_answers(), *([stores.redis_answers()] if broker else [])):
+    if not (database or broker):
+        return
+    from native import stores
+
+    checks = (stores.postgres_answers,) * database + (stores.redis_answers,) * broker
+    for check in (ask() for ask in checks):
         if not check.ok:
             raise StackError(f"{check.component}: {check.detail}. {check.advice}")

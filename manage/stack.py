@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from manage.examples import example
 from manage.output import Coloured, confirm, duration, good_or_bad, print_json, say, size, table
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 LOGS = ("worker", "beat", "flower", "redis", "postgres", "demo-imap", "demo-smtp", "supervisord", "all")
 
 
+@example("up")
 @click.command()
 def up() -> None:
     """Start every program that is down, and wait until all work.
@@ -27,6 +29,7 @@ def up() -> None:
     announce(stack, stack.up())
 
 
+@example("down")
 @click.command()
 @click.option("--purge", is_flag=True, help="Delete the state folder too: the database, every synced message.")
 @click.option("--yes", is_flag=True, help="Do not ask before deleting.")
@@ -42,6 +45,7 @@ def down(purge: bool, yes: bool) -> None:
         say(f"{folder} is deleted")
 
 
+@example("restart")
 @click.command()
 def restart() -> None:
     """Stop everything and start it again."""
@@ -50,6 +54,7 @@ def restart() -> None:
     announce(stack, stack.up())
 
 
+@example("ps --json")
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
 def ps(as_json: bool) -> None:
@@ -83,6 +88,7 @@ def ps(as_json: bool) -> None:
     )
 
 
+@example("logs -f worker")
 @click.command()
 @click.option("-f", "--follow", is_flag=True, help="Go on printing new lines.")
 @click.option("-n", "--lines", default=50, show_default=True, help="How many lines of each log.")
@@ -100,6 +106,7 @@ def logs(follow: bool, lines: int, name: str) -> None:
     show(folder, names, lines=lines, follow=follow)
 
 
+@example("health --json", fails="a part does not do its work; below the table stands what to do")
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
 def health(as_json: bool) -> None:

@@ -2,11 +2,13 @@
 
 import click
 
+from manage.examples import example
 from manage.output import print_json, say, tell
 from manage.place import COMMAND
 from manage.session import account_argument, connect, tenant_option
 
 
+@example("sync you@example.org --follow")
 @click.command()
 @account_argument
 @click.option("--full", is_flag=True, help="Compare every message instead of only what has changed.")

@@ -73,7 +73,7 @@ def show_aside(shown_id: str) -> dict[str, Any]:
         "queue": queue,
         **note.model_dump(),
         "at": _moment(note),
-        "shown_arguments": _shown_arguments(message),
+        "shown_arguments": shown_arguments(message),
     }
 
 
@@ -109,7 +109,7 @@ def _moment(note: aside.Note) -> datetime:
     return datetime.fromtimestamp(min(note.at, time.time()), UTC)
 
 
-def _shown_arguments(message: Any) -> dict[str, Any] | None:
+def shown_arguments(message: Any) -> dict[str, Any] | None:
     """The redacted arguments of a message; None where they cannot be read."""
     try:
         args, kwargs = open_body(read_body(message))

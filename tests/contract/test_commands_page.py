@@ -9,7 +9,7 @@ from manage import cli
 from native.state import ROOT
 
 PAGE = Path(ROOT) / "docs/commands.md"
-VERB = re.compile(r"`([a-z-]+)")
+VERB = re.compile(r"`([a-z:-]+)")
 SUBVERB = re.compile(r"`(?:(?P<group>[a-z]+) )?(?P<verb>[a-z-]+)(?: [^`]*)?`")
 
 

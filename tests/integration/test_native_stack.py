@@ -202,6 +202,14 @@ def test_a_killed_worker_comes_back(up: Clone) -> None:
     wait_for(lambda: up.manage("health").returncode == 0, 60)
 
 
+def test_beat_is_restarted_alone_and_keeps_the_schedule(up: Clone) -> None:
+    before = up.pids()
+    assert "beat keeps the schedule" in up.succeed("beat:restart").stderr
+    after = up.pids()
+    assert {name for name in before if before[name] != after[name]} == {"beat"}
+    assert "00:05:00" in up.succeed("beat:status").stdout
+
+
 def test_a_killed_postgres_comes_back_with_its_data(up: Clone) -> None:
     os.kill(up.pids()["postgres"], signal.SIGKILL)
     wait_for(lambda: up.manage("health").returncode == 0, 60)

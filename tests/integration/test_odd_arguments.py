@@ -39,6 +39,8 @@ NEEDED: Mapping[str, tuple[str, ...]] = {
     ),
     **dict.fromkeys(("dlq drop", "dlq retry", "dlq show"), ("no-letter",)),
     **dict.fromkeys(("outbox show", "outbox retry", "outbox sent", "outbox resend"), ("no-message",)),
+    **dict.fromkeys(("queue:list", "queue:flush"), ("spam",)),
+    "completion": ("bash",),
     "release build": ("--for=3.11.2/x86_64",),
     "secrets init": ("--inventory={folder}",),
     "secrets renew": ("--inventory={folder}", "redis_password"),

@@ -1,5 +1,6 @@
 """No control character of servers and mail comes to the terminal, from any command: a real one, and a real worker."""
 
+import json
 import re
 import unicodedata
 from collections.abc import Callable, Iterator
@@ -8,7 +9,10 @@ from pathlib import Path
 import pytest
 
 from native.state import State
+from tasks.celery_app import celery_app
 from tasks.errors import MessageRefusedError
+from tasks.registry import QUEUES, REREAD_MESSAGES
+from tasks.runtime.broker.transport import broker_client
 from tasks.storage.accounts.rows import Account, find_account
 from tasks.storage.dead_letters import Failure, bury
 from tests.conftest import TENANT, USER, Database, register, sync
@@ -26,6 +30,12 @@ SHOWN, IN_JSON = (
     r"\x1b]0;owned\x07\x1b[2J\x1b[35;5m\x9b6n\x7f\u202e",
     r"\u001b]0;owned\u0007\u001b[2J\u001b[35;5m\u009b6n\u007f",
 )
+# As somebody may have queued one: the ids of accounts and tenants are shown.
+MESSAGE = {
+    "headers": {"task": REREAD_MESSAGES, "id": "1"},
+    "body": json.dumps([[SENT, SENT, SENT], {}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}]),
+    "properties": {},
+}
 NAME, REFUSED, LOST = f"mail {SENT}", f"refused {SENT}", f"lost {SENT}"
 # What Rich and Click send of their own: colours, and what draws bars anew.
 _OURS = re.compile(
@@ -36,7 +46,9 @@ SAYS_NOTHING_OF_OTHERS = {
     **dict.fromkeys(("demo", "up", "down", "restart", "ps", "health"), "of servers that it starts itself"),
     **dict.fromkeys(("setup", "test", "bench", "lock", "release build", "docs"), "of the code in this clone"),
     **dict.fromkeys(("secrets init", "secrets renew"), "of the inventory"),
-    **dict.fromkeys(("version", "help", "credentials new-key"), "of this program"),
+    **dict.fromkeys(("version", "help", "completion", "credentials new-key"), "of this program"),
+    **dict.fromkeys(("beat:status", "beat:restart"), "of the schedule, whose times are numbers"),
+    **dict.fromkeys(("queue:flush", "task:purge"), "counts"),
     "outbox sent": "counts",
     "outbox resend": "counts",
     "dlq drop": "counts",
@@ -100,6 +112,8 @@ def fill(account: Account, imap: ImapServer, state: State) -> dict[str, str]:
         "key", f"task {SENT}", "id", USER, {"args": [SENT]}, f"code {SENT}", SENT, f"Traceback\n  {SENT}\n", 1
     )
     bury(TENANT, failure, (TENANT, USER), {})
+    with broker_client(celery_app) as client:
+        client.lpush("reread", json.dumps(MESSAGE))
     state.create()
     (state.logs / "worker.log").write_text(f"{SENT}\nnext line\n")
     (state.logs / "postgres.log").write_text(f"ERROR: {SENT}\n\tDETAIL: {SENT}\n")
@@ -152,6 +166,8 @@ def calls(ids: dict[str, str]) -> list[Call]:
         Call(("dlq", "show", letter)),
         Call(("dlq", "show", letter, "--json")),
         Call(("dlq", "retry", letter)),
+        Call(("queue:list", "reread")),
+        Call(("queue:list", "reread", "--json")),
         Call(("logs", "worker")),
         Call(("logs",)),
         Call(("sync", NAME, "--full", "--follow", *tenant), expects="Nothing new"),
@@ -180,7 +196,7 @@ def test_every_command_has_a_case() -> None:
 
 def test_nothing_of_others_comes_to_the_terminal(account: Account, imap: ImapServer, tmp_path: Path) -> None:
     made = calls(fill(account, imap, State(tmp_path / "state")))
-    with Worker(tmp_path) as worker:
+    with Worker(tmp_path, queues=",".join(QUEUES.keys() - {"reread"})) as worker:
         seen = on_a_terminal(made, tmp_path)
     log = worker.log.read_text()
 

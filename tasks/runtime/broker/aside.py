@@ -92,13 +92,13 @@ def put(client: Any, tables: tuple[str, str], tag: Tag, error: EmailError, messa
 
     `tables` are kombu's table of delivered messages and its index. `message` may be anything that could be decoded.
     """
-    headers = _part(message, "headers")
+    headers = part(message, "headers")
     is_unknown = isinstance(error, TaskUnknownError)
     note = Note(
         code="task_unknown" if is_unknown else "message_unreadable",
         error=str(error),
-        task_name=_word(headers.get("task")),
-        task_id=_word(headers.get("id")),
+        task_name=word(headers.get("task")),
+        task_id=word(headers.get("id")),
         size=size,
         at=redis_now(client),
     )
@@ -209,12 +209,13 @@ def split(entry: bytes | str | None) -> tuple[object, str | None]:
     return message, queue if isinstance(queue, str) else None
 
 
-def _part(value: object, name: str) -> dict[str, Any]:
+def part(value: object, name: str) -> dict[str, Any]:
+    """A part of a message that is a mapping; an empty mapping where there is no such part."""
     part = value.get(name) if isinstance(value, dict) else None
     return part if isinstance(part, dict) else {}
 
 
-def _word(value: object) -> str | None:
+def word(value: object) -> str | None:
     """A name or id from a message as it may be shown; None where it is no plain word."""
     return value if isinstance(value, str) and len(value) <= _MAX_WORD_LENGTH and value.isprintable() else None
 

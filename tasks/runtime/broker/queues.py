@@ -16,6 +16,15 @@ def wake_key(queue: str) -> str:
     return f"metabuilder:wake:{queue}"
 
 
+# As kombu's Redis transport names the lists of a queue, one for each priority.
+_PRIORITIES, _SEPARATOR = (0, 3, 6, 9), "\x06\x16"
+
+
+def lists(queue: str) -> list[str]:
+    """The lists of the messages of a queue, one for each priority, in the order in which workers take from them."""
+    return [f"{queue}{_SEPARATOR}{priority}" if priority else queue for priority in _PRIORITIES]
+
+
 _OTHER_WEIGHT = 1  # of queues that are not in the registry
 
 

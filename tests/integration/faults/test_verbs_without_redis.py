@@ -60,6 +60,8 @@ VERBS = {
     "sync": ["sync", "mail", "--tenant", TENANT],
     "send": ["send", "mail", "--tenant", TENANT, "--to", "a@example.org", "--text", "x"],
     "list": ["dlq", "list"],
+    "look": ["queue:list", "sync"],
+    "flush": ["queue:flush", "spam", "--yes"],
 }
 # With these troubles alone, the last two with a silent Redis.
 MORE = ("stopped", "silent", "wrong password", "full")
@@ -84,7 +86,7 @@ DECIDE = {"retry": ["dlq", "retry"], "drop": ["dlq", "drop", "--yes"]}
 # Of the native stack, in a clone; each with a state folder of its own.
 IN_A_CLONE = {"up": ["up"], "demo": ["demo"], "rotate-own": ["credentials", "rotate"]}
 # What looks needs no room and writes nothing; what drops makes room.
-WORKS_WHILE = {"full": ("list", "drop"), "read-only": ("list",)}
+WORKS_WHILE = {"full": ("list", "drop", "look", "flush"), "read-only": ("list", "look")}
 # A task may be queued of these though nobody answered.
 IN_DOUBT = ("sync", "send", "follow", "reread", "reread-follow")
 

@@ -1,5 +1,7 @@
 """The command line: what it lists, how it fails, how fast it starts."""
 
+import os
+import shlex
 import subprocess
 import sys
 
@@ -87,9 +89,73 @@ def test_versions_for_machines() -> None:
     assert '"celery": "5.' in run("version", "--json").output
 
 
-def test_starting_imports_nothing_slow() -> None:
+def loaded_by(*arguments: str) -> set[str]:
+    """The modules that a command line loads."""
     program = (
-        "import manage.cli, sys; print([m for m in ('celery', 'rich', 'sqlalchemy', 'redis') if m in sys.modules])"
+        "import sys; from manage.cli import main; main(sys.argv[1:], standalone_mode=False);"
+        "print('LOADED', *sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    command = [sys.executable, "-c", program, *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    return set(done.stdout.rpartition("LOADED ")[2].split())
+
+
+def test_help_is_quick_as_it_loads_nothing_slow() -> None:
+    slow = {"amqp", "asyncio", "celery", "kombu", "pydantic", "redis", "rich", "sqlalchemy", "ssl", "supervisor"}
+    assert slow & loaded_by("version", "--help") == set()
+
+
+def leaves(group: click.Group, above: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    found = []
+    for name, command in group.commands.items():
+        found += leaves(command, (*above, name)) if isinstance(command, click.Group) else [(*above, name)]
+    return found
+
+
+@pytest.mark.parametrize("words", leaves(cli.main), ids=" ".join)
+def test_the_help_of_every_verb_has_an_example_and_the_exit_codes(words: tuple[str, ...]) -> None:
+    shown = run("help", *words).output
+    _, _, end = shown.partition("\n  Example:\n")
+    examples, _, codes = end.partition("\n\n  Exit codes:\n")
+    assert examples
+    for example in examples.splitlines():
+        program, *typed = shlex.split(example)
+        assert (program, *typed[: len(words)]) == ("./manage.sh", *words)
+        parse(typed)
+    assert [line.split()[0] for line in codes.splitlines()] == ["0", "1", "2"]
+
+
+def parse(arguments: list[str]) -> click.Context:
+    """The context of the verb of a command line, which is not run. Raises UsageError where the line is wrong."""
+    context = click.Context(cli.main)
+    while isinstance(context.command, click.Group):
+        name, found, arguments = context.command.resolve_command(context, arguments)
+        assert found is not None
+        if not isinstance(found, click.Group):
+            return found.make_context(name, list(arguments), parent=context)
+        context = click.Context(found, parent=context, info_name=name)
+    return context
+
+
+def test_a_mistyped_verb_gets_a_suggestion() -> None:
+    assert "Did you mean one of: 'queue:flush', 'queue:list'" in run("queue:lst").stderr
+    assert "Did you mean 'list'" in run("account", "lst").stderr
+    assert "Did you mean" not in run("xyzzy").stderr
+
+
+def test_a_verb_of_the_clone_says_on_a_host_where_it_is_and_what_to_do_there() -> None:
+    here = {"METABUILDER_COMMAND": "metabuilder"}
+    program = "import sys; from manage.cli import main; main(sys.argv[1:], prog_name='metabuilder')"
+    for arguments, wanted in (
+        (["beat:restart"], ("works in a clone", "./manage.sh beat:restart", "systemctl restart celery-beat")),
+        (["help", "logs"], ("works in a clone", "journalctl")),
+        (["--help"], ("queue:list", "metabuilder")),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", program, *arguments],
+            cwd=ROOT, env={**os.environ, **here}, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        said = done.stdout + done.stderr
+        assert all(words in said for words in wanted), said
+        assert done.returncode == (0 if arguments == ["--help"] else 2)
+        assert "./manage.sh up" not in said
