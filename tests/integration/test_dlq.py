@@ -1,6 +1,5 @@
 """`dlq retry` and `dlq drop` of several dead letters: an id at which the verb fails keeps no other from its turn."""
 
-import importlib
 import json
 from collections.abc import Callable, Iterator
 
@@ -31,14 +30,12 @@ def client(
 ) -> Iterator[redis_client.Redis]:
     environment(REDIS_URL=redis.url)
     monkeypatch.setattr(dlq, "connect", lambda **_: None)
-    importlib.reload(fault_app)  # its application keeps to the first server that it has seen
-    with connection_to(redis) as client, application(fault_app.app):
+    with connection_to(redis) as client, application(fault_app):
         client.flushall()
         for name, (arguments, _) in LETTERS.items():
             failure = dead_letters.Failure(name, name, f"id of {name}", USER, {}, "code", "error", "", 1)
             dead_letters.bury(TENANT, failure, arguments, {})
         yield client
-    importlib.reload(fault_app)
 
 
 def run(*arguments: str) -> Result:

@@ -22,7 +22,6 @@ from redis.exceptions import RedisError
 from native.health import flower_answers
 from native.ports import free_port
 from native.state import ROOT
-from tasks.celery_app import create_celery_app
 from tasks.monitoring import flower_events
 from tasks.monitoring.throttle import OF_ADDRESS
 from tasks.registry import QUEUES
@@ -164,7 +163,7 @@ def test_its_status_is_true_when_another_question_is_the_first_without_an_answer
 
     environment(**tls_redis.variables)
     monkeypatch.setattr(systemd, "notify", notify)
-    with application(create_celery_app()) as app:
+    with application() as app:
         try:
             with app.connection_for_read() as connection, pytest.raises(RedisError):
                 flower_events.Receiver(connection, app, print, flower_events.Broker()).capture()

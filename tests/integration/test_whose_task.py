@@ -1,6 +1,5 @@
 """Who says who they are learns of their own tasks, and revokes no others; a real worker on a real Redis."""
 
-import importlib
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -32,10 +31,9 @@ def worker(
     redis: RedisServer, database: Database, environment: Callable[..., None], tmp_path: Path
 ) -> Iterator[Worker]:
     environment(REDIS_URL=redis.url)
-    importlib.reload(fault_app)  # its application keeps to the settings and the server that it has seen first
     with redis_client.Redis(port=redis.port, password=redis.password) as client:
         client.flushall()
-    with application(fault_app.app), Worker(tmp_path, app=APP, options=("--without-gossip",)) as worker:
+    with application(fault_app), Worker(tmp_path, app=APP, options=("--without-gossip",)) as worker:
         yield worker
 
 

@@ -1,7 +1,9 @@
 """The application with the settings of a test, and what it puts into Redis."""
 
+import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from types import ModuleType
 from typing import Any
 
 from celery import Celery
@@ -10,9 +12,13 @@ from tasks.celery_app import celery_app, create_celery_app
 
 
 @contextmanager
-def application(app: Celery | None = None) -> Iterator[Celery]:
-    """`app`, or one with the settings of this moment: the current one for the block, closed after it."""
-    app = app or create_celery_app()
+def application(module: ModuleType | None = None) -> Iterator[Celery]:
+    """An application with the settings of this moment: the current application for the block, closed after it.
+
+    With `module` it is the module's `app`. The module is loaded anew, as an application keeps to the Redis that it
+    used first, which may have been that of another test.
+    """
+    app = importlib.reload(module).app if module else create_celery_app()
     app.set_current()
     try:
         yield app

@@ -1,6 +1,5 @@
 """A real worker on real servers, with all waits short."""
 
-import importlib
 import os
 import signal
 import time
@@ -89,11 +88,9 @@ def tasks_queue(short_waits: None) -> Iterator[Queue]:
 def client(redis: RedisServer, database: Database, environment: Callable[..., None]) -> Iterator[redis_client.Redis]:
     """A connection to the broker's database, which is empty. The tasks of `fault_app` are published there."""
     environment(REDIS_URL=redis.url, **SHORT_WAITS)
-    importlib.reload(fault_app)  # its application keeps to the first server that it has seen
-    with broker(redis) as client, application(fault_app.app):
+    with broker(redis) as client, application(fault_app):
         client.flushall()
         yield client
-    importlib.reload(fault_app)
 
 
 @pytest.fixture

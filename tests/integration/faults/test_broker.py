@@ -36,7 +36,7 @@ def marks(redis: RedisServer, database: Database, environment: Callable[..., Non
         client.flushall()
     folder = tmp_path / "marks"
     folder.mkdir()
-    with application(fault_app.app):
+    with application(fault_app):
         yield folder
 
 

@@ -115,7 +115,7 @@ def put(message: Any, path: tuple[str, ...], value: object) -> None:
 @pytest.fixture
 def client(redis: RedisServer, database: Database, environment: Callable[..., None]) -> Iterator[redis_client.Redis]:
     environment(REDIS_URL=redis.url, **SHORT_WAITS)
-    with redis_client.Redis(port=redis.port, password=redis.password) as client, application(fault_app.app):
+    with redis_client.Redis(port=redis.port, password=redis.password) as client, application(fault_app):
         client.flushall()
         yield client
 

@@ -34,7 +34,7 @@ def client(
     environment(REDIS_URL=redis.url, **SHORT_WAITS)
     monkeypatch.setattr(session, "connect", lambda **_: None)
     monkeypatch.setattr(dlq, "connect", lambda **_: None)
-    with connection_to(redis) as client, application(fault_app.app):
+    with connection_to(redis) as client, application(fault_app):
         client.flushall()
         yield client
 

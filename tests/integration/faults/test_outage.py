@@ -1,6 +1,5 @@
 """A broker in any trouble: what systemd is told is true, the log stays short, no task suffers."""
 
-import importlib
 import resource
 import subprocess
 import sys
@@ -12,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from native.ports import LOOPBACK
-from tasks.celery_app import create_celery_app
 from tasks.errors import BrokerUnavailableError
 from tasks.registry import SYNC_EMAILS
 from tasks.storage.dead_letters import list_letters
@@ -40,10 +38,8 @@ MAX_LINES = 40  # of all outages
 def broker(database: Database, environment: Callable[..., None], tmp_path: Path) -> Iterator[RedisServer]:
     with RedisServer(tmp_path / "redis") as server:
         environment(REDIS_URL=server.url, **SHORT_WAITS)
-        importlib.reload(fault_app)  # its application keeps to the first server that it has seen
-        with application(fault_app.app):
+        with application(fault_app):
             yield server
-    importlib.reload(fault_app)
 
 
 @pytest.fixture
@@ -173,7 +169,7 @@ def test_a_slow_redis_is_waited_for(
             network.late_seconds = ANSWER_SECONDS / 2  # each way
             publish(tmp_path, range(1, 3))
             began, said = time.monotonic(), set[str]()
-            with application(create_celery_app()) as app:
+            with application() as app:
                 app.tasks[SYNC_EMAILS].apply_async(("account", TENANT, USER), queue="send")
             assert time.monotonic() - began < MAX_PUBLISH_SECONDS
             assert client.llen("send") == 1

@@ -13,7 +13,6 @@ import redis as redis_client
 from celery import Celery
 
 from native.ports import LOOPBACK
-from tasks.celery_app import create_celery_app
 from tasks.errors import BrokerUnavailableError
 from tasks.registry import SYNC_EMAILS
 from tasks.storage.dead_letters import list_letters
@@ -65,7 +64,7 @@ def dropped(network: Network) -> Iterator[None]:
 
 def publish_through_it() -> None:
     """As an application does whose Redis is behind the network of the last worker."""
-    with application(create_celery_app()) as app:
+    with application() as app:
         app.tasks[SYNC_EMAILS].delay("account", TENANT, USER)
 
 
@@ -174,7 +173,7 @@ def test_a_network_that_is_silent_for_longer_than_anything_waits(
         for *_, queue, folder in workers:
             publish(folder, range(3), queue=queue)
         environment(REDIS_URL=through(workers[-1][1], redis))
-        program = ended.enter_context(application(create_celery_app()))
+        program = ended.enter_context(application())
         program.tasks[SYNC_EMAILS].delay("account", TENANT, USER)
         wait_until(lambda: client.hlen("unacked") == 2 * len(workers), "some do not take two tasks")
         wait_until(lambda: all(begun(folder) == 1 for *_, folder in workers), "some do not begin")

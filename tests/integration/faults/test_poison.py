@@ -49,7 +49,7 @@ def worker(short_limits: None, tmp_path: Path) -> Iterator[Worker]:
 @pytest.fixture
 def send(worker: Worker, tmp_path: Path) -> Iterator[Callable[..., Any]]:
     """Queues the task that fails as it is told to."""
-    with application(fault_app.app):
+    with application(fault_app):
         yield lambda what, **options: fault_app.fault.apply_async(
             (TENANT, USER, str(tmp_path), what, SECRET), queue="sync", **options
         )
@@ -129,7 +129,7 @@ def test_what_a_worker_that_stops_gives_back_has_killed_nobody(short_limits: Non
     # Given six times the same to do, held by a worker until their time comes
     with (
         Worker(tmp_path, concurrency=4, app="tests.support.fault_app:app") as worker,
-        application(fault_app.app),
+        application(fault_app),
     ):
         given = (TENANT, USER, str(tmp_path), "slow", SECRET)
         tasks = [fault_app.fault.apply_async(given, queue="sync", countdown=4) for _ in range(6)]
@@ -147,7 +147,7 @@ def test_what_a_worker_that_stops_gives_back_has_killed_nobody(short_limits: Non
 
 
 def test_progress_does_not_hide_a_letter_from_the_success_that_clears_it(short_limits: None) -> None:
-    with application(fault_app.app) as app:
+    with application(fault_app) as app:
         redeliveries.begin(app, "key", "one", is_redelivered=True)
         redeliveries.begin(app, "key", "one", is_redelivered=True)
         redeliveries.begin(app, "key", "other", is_redelivered=True)

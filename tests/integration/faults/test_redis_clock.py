@@ -1,6 +1,5 @@
 """A Redis whose clock is set, ahead or back, while it runs: nothing is thrown away or done twice, and it is said."""
 
-import importlib
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -8,7 +7,6 @@ from pathlib import Path
 import pytest
 import redis as redis_client
 
-from tasks.celery_app import create_celery_app
 from tasks.registry import PERIODIC_SYNC
 from tasks.runtime.scheduler import SharedScheduler
 from tasks.storage.dead_letters import list_letters
@@ -51,10 +49,8 @@ def client(
         # Longer than the clock is off: what workers have in hand would count as abandoned.
         environment(FAULT_VISIBILITY_TIMEOUT="2000", TASK_TIMEOUT="300", CELERY_TASK_SOFT_TIME_LIMIT="280")
         environment(CELERY_VISIBILITY_TIMEOUT="2000")
-        importlib.reload(fault_app)  # its application keeps to the first server that it has seen
-        with broker(server) as connected, application(fault_app.app):
+        with broker(server) as connected, application(fault_app):
             yield connected
-    importlib.reload(fault_app)
 
 
 def test_a_worker_throws_nothing_away_and_does_nothing_twice(
@@ -83,7 +79,7 @@ def test_a_worker_throws_nothing_away_and_does_nothing_twice(
 
 
 def test_two_beats_fire_once_whenever_the_clock_is_set(client: redis_client.Redis, clock: Clock) -> None:
-    with application(create_celery_app()) as app:
+    with application() as app:
         entry = {"task": PERIODIC_SYNC, "schedule": timedelta(seconds=INTERVAL), "options": {"expires": INTERVAL}}
         app.conf.beat_schedule = {"probe": entry}
         beats = [SharedScheduler(app), SharedScheduler(app)]

@@ -12,7 +12,6 @@ import psutil
 import pytest
 import redis as redis_client
 
-from tasks.celery_app import create_celery_app
 from tasks.errors import BrokerUnavailableError
 from tasks.registry import SYNC_EMAILS
 from tasks.runtime.control import get_active_tasks, get_task_status
@@ -96,7 +95,7 @@ def test_a_worker_that_starts_with_a_full_redis_empties_it(client: redis_client.
 
 
 def test_beat_and_publishers_leak_nothing_however_often_they_connect_anew(client: redis_client.Redis) -> None:
-    with application(create_celery_app()) as app:
+    with application() as app:
         scheduler, sync = SharedScheduler(app, lazy=True), app.tasks[SYNC_EMAILS]
         process = psutil.Process()
 
@@ -236,6 +235,6 @@ def test_a_broker_that_is_away_is_said_at_once(
 ) -> None:
     environment(REDIS_URL="redis://127.0.0.1:1")
     began = time.monotonic()
-    with application(create_celery_app()) as app, pytest.raises(BrokerUnavailableError, match="idempotency_key"):
+    with application() as app, pytest.raises(BrokerUnavailableError, match="idempotency_key"):
         app.tasks["email_service.tasks.sync_emails"].delay("account", TENANT, USER)
     assert time.monotonic() - began < 10

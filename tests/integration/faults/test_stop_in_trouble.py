@@ -1,6 +1,5 @@
 """A worker that is stopped in the midst of any trouble with its broker takes its normal time, and loses no task."""
 
-import importlib
 import resource
 import signal
 import time
@@ -69,9 +68,8 @@ def sites(database: Database, environment: Callable[..., None], tmp_path: Path) 
             server = ended.enter_context(RedisServer(folder / "redis"))
             network = ended.enter_context(Network((LOOPBACK, server.port)))
             environment(REDIS_URL=server.url, FAULT_VISIBILITY_TIMEOUT="1000", **SHORT_WAITS)
-            importlib.reload(fault_app)  # its application keeps to the first server that it has seen
             hold(folder)
-            with application(fault_app.app):
+            with application(fault_app):
                 publish(folder, range(AT_WORK, AT_WORK + WAITING), countdown=600)
                 publish(folder, range(AT_WORK))
             environment(
@@ -84,7 +82,6 @@ def sites(database: Database, environment: Callable[..., None], tmp_path: Path) 
             made.append(Site(trouble, server, network, worker, folder))
         wait_until(lambda: all(begun(site.folder) == AT_WORK for site in made), "some have not begun")
         yield made
-    importlib.reload(fault_app)
 
 
 def test_a_stop_takes_its_normal_time(sites: list[Site]) -> None:
