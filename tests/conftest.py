@@ -156,7 +156,8 @@ def database(postgres: PostgresServer, environment: Callable[..., None]) -> Iter
     name = f"test_{next(_numbers)}"
     as_superuser(
         postgres,
-        f"CREATE DATABASE {name} OWNER {OWNER} TEMPLATE metabuilder",
+        # Copied as files, which takes half as long as through the write-ahead log.
+        f"CREATE DATABASE {name} OWNER {OWNER} TEMPLATE metabuilder STRATEGY FILE_COPY",
         f"GRANT CONNECT, TEMPORARY ON DATABASE {name} TO {APPLICATION}",
     )
     database = Database(postgres, name)
