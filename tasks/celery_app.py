@@ -20,7 +20,7 @@ from kombu.utils.url import parse_url
 from tasks.engine import shutdown
 from tasks.monitoring import flower_door, flower_events
 from tasks.registry import QUEUES, TASKS, TaskRow
-from tasks.runtime import journal, systemd
+from tasks.runtime import log, systemd
 from tasks.runtime.broker import outage
 from tasks.runtime.control import get_active_tasks, get_queue_stats, get_task_status, revoke_task
 from tasks.runtime.results import ResultStore
@@ -186,5 +186,5 @@ worker_shutting_down.connect(shutdown.request)
 systemd.connect()
 flower_door.connect()
 flower_events.connect()
-journal.connect()
+log.connect()
 outage.connect()

@@ -56,7 +56,7 @@ def reread_messages(self: Any, email_client_id: str, tenant_id: str, user_id: st
             self.snooze(error, _BUSY_SECONDS)
         return _result("busy", Reread(), str(error))
     except TransientError as error:
-        logger.warning("reading again was interrupted: %s", error, extra={"email_client_id": email_client_id})
+        logger.warning("reading again was interrupted: %s", error)
         return _result("interrupted", Reread(), str(error))
     if done.read:
         queue_engines(email_client_id, tenant_id, user_id)

@@ -163,7 +163,7 @@ def _sent(task: Any, send_it: Callable[[], Outgoing | None]) -> dict[str, Any]:
     except DeliveryUnderWayError as error:
         return task.snooze(error, error.seconds_left + 1, max_retries=_WAITS)  # type: ignore[no-any-return]
     except DeliveryWaitsError as error:
-        logger.warning("not sent yet: %s", error, extra={"outbox_id": error.waiting["outbox_id"]})
+        logger.warning("not sent yet: %s", error, extra={"outbox": error.waiting["outbox_id"]})
         task.wait(error)
     except TransientError as error:
         logger.warning("not sent yet: %s", error)

@@ -350,12 +350,13 @@ class CredentialSettings(_Group):
 
 
 class LogSettings(_Group):
-    """Logging. DEBUG wins over LOG_LEVEL."""
+    """Logging. DEBUG wins over LOG_LEVEL. Without `addresses`, lines have no names before the @ of mail addresses."""
 
     configured_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = Field(
         "INFO", validation_alias="LOG_LEVEL"
     )
     debug: bool = Field(False, validation_alias="DEBUG")
+    addresses: bool = Field(False, validation_alias="LOG_ADDRESSES")
 
     @property
     def level(self) -> str:

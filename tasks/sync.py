@@ -102,7 +102,7 @@ def sync_emails(
     except LoginDelayedError:
         raise  # the schedule queues a sync when the next login is due
     except (SoftTimeLimitError, TransientError) as error:
-        logger.warning("sync interrupted: %s", error, extra={"email_client_id": email_client_id})
+        logger.warning("sync interrupted: %s", error)
         if so_far.stored > before:
             # The sync made progress, so its retries are counted from
             # zero again, and a flaky server never uses them up.

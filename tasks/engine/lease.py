@@ -15,6 +15,7 @@ from tasks.errors import (
     StorageUnavailableError,
     TooSlowError,
 )
+from tasks.log_fields import logged_with
 from tasks.settings import get_settings
 from tasks.storage.accounts.leases import owner_of, release_lease, take_lease
 from tasks.storage.accounts.rows import record_failure
@@ -67,7 +68,7 @@ def leased_run(
         is_urgent=is_urgent,
         in_background=in_background,
     )
-    with _leased(run):
+    with logged_with(account=account_id), _leased(run):
         yield run
 
 

@@ -153,7 +153,7 @@ class ParserProcess:
 
     def _restart(self) -> int:
         status = self._end()
-        logger.error("a process to parse in has ended", extra={"status": status})
+        logger.error("a process to parse in has ended: exit status %s", status)
         self._start()
         if not self.has_failed:
             self._await_start()

@@ -43,7 +43,7 @@ def to_rows(destination: Destination, message: FetchedMessage) -> Arrival | Quar
         return Quarantined(message.uid, "unparsable", error.detail, message.size, raw)
     except Exception as error:
         # A defect of the parser must not stop a folder. The bytes are kept, so that the defect can be found.
-        logger.exception("parser failed", extra={"folder_id": destination.folder_id, "uid": message.uid})
+        logger.exception("parser failed", extra={"folder": destination.folder_id, "uid": message.uid})
         return Quarantined(message.uid, "parser_failed", type(error).__name__, message.size, raw)
 
 

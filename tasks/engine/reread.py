@@ -25,6 +25,7 @@ from tasks.engine.sync.batches import BrokenOffError
 from tasks.engine.sync.fetch import fetch_batches
 from tasks.engine.sync.maildrop import fetch_again, identify
 from tasks.errors import EmailError, LeaseLostError, StorageUnavailableError
+from tasks.log_fields import logged_with
 from tasks.mail.imap.commands import ImapConnection
 from tasks.mail.imap.uidset import UidSet
 from tasks.mail.kinds import MailProtocol
@@ -170,7 +171,8 @@ class _Rereader:
         Messages that do not arrive count as gone.
         """
         try:
-            with closing(arriving(self._run, folder, batches, interrupt=interrupt)) as stream:
+            stream = arriving(self._run, folder, batches, interrupt=interrupt)
+            with logged_with(folder=folder.id), closing(stream):
                 for batch in stream:
                     self._store(batch, wanted)
                     for uid in [*(a.uid for a in batch.arrivals), *(q.uid for q in batch.quarantined)]:

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Final, NamedTuple
 
+from tasks import log_fields
 from tasks.errors import NotFoundError, SpamEngineUnavailableError
 from tasks.mail.compose.rebuild import rebuild
 from tasks.mail.spam import judge
@@ -94,7 +95,7 @@ def ask_engines(tenant_id: str, user_id: str, account_id: str) -> int:
         batch = load_messages(connection, tenant_id, user_id, ids) if ids else []
     if not batch:
         return 0
-    with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="spam") as pool:
+    with ThreadPoolExecutor(_AT_ONCE, "spam", log_fields.use, (log_fields.current(),)) as pool:
         verdicts = list(pool.map(partial(_asked, engines, settings), batch))
     with tenant_transaction(tenant_id) as connection:
         save_verdicts(connection, tenant_id, verdicts)

@@ -16,7 +16,7 @@ from typing import Any
 from celery.signals import import_modules
 
 from tasks.monitoring.throttle import Throttle
-from tasks.runtime import journal
+from tasks.runtime import log
 
 _logger = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ def _close(**_: Any) -> None:
         return application.get_handler_delegate(request, refusal, {"status": status, "wait": wait})
 
     flower.Flower.find_handler = find_handler_for_who_may
-    journal.set_up(logging.getLogger(), _LOG_FORMAT)
+    log.set_up(logging.getLogger(), _LOG_FORMAT)
 
 
 def _make_refusal() -> Any:

@@ -26,10 +26,12 @@ from kombu.exceptions import DecodeError
 
 from tasks.engine import shutdown
 from tasks.errors import EmailError, MessageUnreadableError
+from tasks.log_fields import Field, logged_with
 from tasks.runtime import systemd
 from tasks.runtime.admission import admit
 from tasks.runtime.broker.seldom import Seldom
 from tasks.runtime.clocks import Watch
+from tasks.runtime.log.tasks import fields_of
 from tasks.runtime.redaction import redact_arguments
 from tasks.runtime.search import Search
 from tasks.settings import get_settings
@@ -144,11 +146,12 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]  # celery has no types
         def admit_and_handle(message: Any) -> None:
             try:
                 try:
-                    self._admit(message)
+                    fields = self._admit(message)
                 except EmailError as error:
                     message.put_aside(error)
                 else:
-                    handle(message)
+                    with logged_with(**fields):
+                        handle(message)
             except Exception:
                 message.give_back_later()
                 raise
@@ -189,8 +192,11 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]  # celery has no types
         consumes = f"Consumes {queues} with {self.pool.num_processes} processes"
         systemd.notify("READY=1", f"STATUS={'; '.join(filter(None, (consumes, self._clocks.words)))}")
 
-    def _admit(self, message: Any) -> None:
-        """Check the arguments of a message. Raises TaskUnknownError and MessageUnreadableError."""
+    def _admit(self, message: Any) -> dict[Field, object]:
+        """Check the arguments of a message. Returns what the lines of its task say.
+
+        Raises TaskUnknownError and MessageUnreadableError.
+        """
         try:
             body = message.payload
         except (DecodeError, RecursionError) as error:
@@ -199,6 +205,7 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]  # celery has no types
         # The publisher of the message may not have redacted the arguments.
         shown = redact_arguments(task.run, args, kwargs)
         message.headers["argsrepr"], message.headers["kwargsrepr"] = map(repr, shown)
+        return fields_of(task, message.headers["id"], args, kwargs)
 
     def _look_at_the_clocks(self) -> None:
         """Report it if the clock of this host, of Redis or of PostgreSQL is off."""

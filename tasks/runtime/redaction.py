@@ -10,8 +10,11 @@ from functools import lru_cache
 from itertools import chain, repeat
 from typing import Any
 
-# Also matches the login in a URL, which ends with an @ too.
-_BEFORE_AN_AT = re.compile(r"[^\s<>(),;@]+@(?=\w)")
+# Also matches the login in a URL, which ends with an @ too. Begins where a word begins: a long text is read once.
+_BEFORE_AN_AT = re.compile(r"(?<![^\s<>(),;@])[^\s<>(),;@]+@(?=(?P<host>[\w.-]*\w)|\[)")
+
+# The end of a login in a URL without its password, as libraries show it.
+_MASKED = ":**@"
 
 
 def redact_arguments(
@@ -23,9 +26,14 @@ def redact_arguments(
     return shown, {name: _redact(name, value) for name, value in kwargs.items()}
 
 
-def redact_text(text: str) -> str:
-    """The text of an error without the local parts of mail addresses and the logins in URLs."""
-    return _BEFORE_AN_AT.sub("…@", text)
+def redact_text(text: str, but: str = "") -> str:
+    """A text without the local parts of mail addresses and the logins in URLs, except those at the host `but`."""
+
+    def redacted(found: re.Match[str]) -> str:
+        is_public = (but and found["host"] == but) or found[0].endswith(_MASKED)
+        return found[0] if is_public else "…@"
+
+    return _BEFORE_AN_AT.sub(redacted, text)
 
 
 @lru_cache

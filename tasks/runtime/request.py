@@ -3,6 +3,7 @@
 Imported by workers only.
 """
 
+from contextlib import AbstractContextManager
 from typing import Any
 
 from billiard.einfo import ExceptionWithTraceback
@@ -13,6 +14,8 @@ from celery.worker.state import revoked as revoked_tasks
 from redis.exceptions import RedisError
 
 from tasks.errors import SoftTimeLimitError
+from tasks.log_fields import logged_with
+from tasks.runtime.log.tasks import fields_of
 from tasks.runtime.owners import marks
 
 
@@ -47,4 +50,14 @@ class CarefulRequest(Request):  # type: ignore[misc]  # celery has no types
         )
         if is_unnoted or is_overtaken:
             exc_info.exception = Reject(error, requeue=True)
-        super().on_failure(exc_info, send_failed_event=send_failed_event, return_ok=return_ok)
+        with self._logged():
+            super().on_failure(exc_info, send_failed_event=send_failed_event, return_ok=return_ok)
+
+    def on_timeout(self, soft: bool, timeout: float) -> None:
+        """As Celery's."""
+        with self._logged():
+            super().on_timeout(soft, timeout)
+
+    def _logged(self) -> AbstractContextManager[None]:
+        """A block of the worker's main process whose lines have the fields of this task."""
+        return logged_with(**fields_of(self.task, self.id, self.args, self.kwargs))

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+from tasks.log_fields import FIELDS
 from tasks.secrecy.forms import Known
 
 NOT_SHOWN = "its answer repeats a secret, so it is not shown"
@@ -67,9 +68,12 @@ def shown(text: str) -> str:
 
 
 def tells_secret(error: BaseException) -> bool:
-    """Whether the text of an error holds a secret, apart from its causes."""
+    """Whether the text of an error holds a secret, apart from its causes.
+
+    A text that is too long to be searched counts as one that does: whoever shows an error shows all of its text.
+    """
     words = " ".join((str(error), str(error.args), *getattr(error, "__notes__", ())))
-    return _known.get().are_told_by(words[:_LOOKED_AT_OF_OURS])
+    return len(words) > _LOOKED_AT_OF_OURS or _known.get().are_told_by(words)
 
 
 def without_secrets(error: BaseException) -> None:
@@ -102,8 +106,13 @@ class SecretFilter(logging.Filter):
         learned = tuple(secret for secret in before.secrets if secret not in self._always.secrets)
         with secrets_kept(Known((*self._always.secrets, *learned), before.public) if learned else self._always):
             message = record.getMessage()
-            if shown(message) != message:
+            if (text := shown(message)) == NOT_SHOWN:
                 record.msg, record.args = f"{record.name}: a line that holds a secret is not shown", ()
+            elif text != message:
+                record.msg, record.args = f"{text}… (the first of {len(message)} characters)", ()
+            fields: dict[str, str] = record.__dict__.get(FIELDS, {})
+            if fields and shown(joined := "\n".join(fields.values())) != joined:
+                record.__dict__[FIELDS] = {name: shown(value) for name, value in fields.items()}
             if error := record.exc_info and record.exc_info[1]:
                 without_secrets(error)
                 if tells_secret(error):

@@ -71,7 +71,7 @@ def file(account: Account, outgoing: Outgoing, raw: bytes) -> Outgoing:
     except EmailError as error:
         waits = isinstance(error, PASSING) and outgoing.asked_seconds < get_settings().send.max_age
         logger.warning(
-            "no copy in the Sent folder%s: %s", " yet" if waits else "", error, extra={"outbox_id": outgoing.id}
+            "no copy in the Sent folder%s: %s", " yet" if waits else "", error, extra={"outbox": outgoing.id}
         )
         return note(outgoing, {**(_copy_later(outgoing, error) if waits else SENT), **no_copy(error)})
     noted = note(outgoing, {**SENT, **error_columns(unhappy(outgoing.recipients))})

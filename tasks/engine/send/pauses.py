@@ -50,7 +50,7 @@ def try_later(outgoing: Outgoing, changes: dict[str, Any], error: EmailError) ->
     pause = pause_before(age, error, is_quick=is_quick)
     noted = note(outgoing, {**changes, "next_try_at": In(pause), "dispatched_at": NOW if is_quick else None})
     if age >= limits.delay_warning:
-        logger.warning("outbox message %s is not sent for %.1f h: %s", outgoing.id, age / 3600, error)
+        logger.warning("not sent for %.1f h: %s", age / 3600, error, extra={"outbox": outgoing.id})
     if not is_quick:
         raise_that_it_waits(noted)
     passing = error if isinstance(error, TransientError) else MailServerUnavailableError(str(error))

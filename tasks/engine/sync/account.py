@@ -95,7 +95,7 @@ def _sync(run: Run, folder_id: str | None) -> None:
             record_incomplete(connection, run.account, MailboxIncompleteError(_shortened(words)))
     tally.incomplete = [folder for folder in incomplete if folder_id in (None, folder.folder_id)]
     if incomplete:
-        logger.warning("messages are missing", extra={"messages": sum(folder.missing for folder in incomplete)})
+        logger.warning("%d messages are missing", sum(folder.missing for folder in incomplete))
     if tally.failed_folders:
         failed = [f"{name}: {why}" for name, why in tally.failed_folders.items()]
         record_failure(run.account, FoldersFailedError(_shortened([*failed, *words])))

@@ -112,7 +112,7 @@ def _narrowed(batch: Batch, error: DBAPIError) -> tuple[Batch, ...]:
         return Batch(first, (), 1), Batch(second, batch.quarantined, batch.uidnext)
     arrival = batch.arrivals[0]
     detail = f"PostgreSQL refuses it: SQLSTATE {getattr(error.orig, 'pgcode', None)}"
-    logger.error("message cannot be stored", extra={"uid": arrival.uid, "detail": detail})
+    logger.error("a message cannot be stored: %s", detail, extra={"uid": arrival.uid})
     refused = Quarantined(arrival.uid, "unstorable", detail, arrival.size, arrival.raw)
     return (Batch((), (*batch.quarantined, refused), batch.uidnext),)
 

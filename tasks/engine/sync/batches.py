@@ -11,6 +11,7 @@ from operator import attrgetter
 from types import TracebackType
 from typing import Self
 
+from tasks import log_fields
 from tasks.engine.parser_process import ParserProcess
 from tasks.engine.parsing import Destination, to_rows
 from tasks.engine.run import Run
@@ -105,7 +106,8 @@ class _Parsers:
         if self._process:
             self._open.enter_context(self._process)
         count = 1 if self._in_process_only else _PARSERS
-        self._threads = self._open.enter_context(ThreadPoolExecutor(count, thread_name_prefix="parse"))
+        threads = ThreadPoolExecutor(count, "parse", log_fields.use, (log_fields.current(),))
+        self._threads = self._open.enter_context(threads)
         return self
 
     def __exit__(

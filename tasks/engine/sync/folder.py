@@ -29,6 +29,7 @@ from tasks.engine.sync.arriving import store_arriving
 from tasks.engine.sync.changes import apply_changes, compare_uids, has_other_messages, renumber
 from tasks.engine.sync.completeness import is_as_known, standing
 from tasks.engine.sync.fetch import fetch_batches
+from tasks.log_fields import logged_with
 from tasks.mail.imap.commands import ImapConnection
 from tasks.mail.imap.responses import FolderStatus
 from tasks.mail.imap.uidset import UidSet
@@ -71,7 +72,8 @@ def sync_folder(
     tally = run.tally.of(folder.name)
     started = time.monotonic()
     try:
-        _sync(run, imap, folder, tally, full=full, is_identified=is_identified)
+        with logged_with(folder=folder.id):
+            _sync(run, imap, folder, tally, full=full, is_identified=is_identified)
     finally:
         tally.seconds += time.monotonic() - started
 

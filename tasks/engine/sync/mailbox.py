@@ -122,7 +122,7 @@ def _is_gone_again(imap: ImapConnection, path: str) -> bool:
 def _note_unread_names(run: Run, lines: Sequence[bytes]) -> None:
     run.tally.failed_folders.pop(_UNREAD_NAMES, None)
     if lines:
-        logger.warning("%s: LIST gave %d lines that cannot be read", run.account.account_name, len(lines))
+        logger.warning("LIST gave %d lines that cannot be read", len(lines))
         first = lines[0][:_MAX_SHOWN_LENGTH]
         run.tally.failed_folders[_UNREAD_NAMES] = f"the server names {len(lines)} that cannot be read: {first!r}"
 

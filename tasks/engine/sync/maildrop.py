@@ -22,6 +22,7 @@ from tasks.engine.sync.batches import BrokenOffError, Received, in_batches
 from tasks.engine.sync.mailbox import TRY_AGAIN_HOURS
 from tasks.engine.sync.unique_ids import other_messages
 from tasks.errors import MailServerBusyError, NotFoundError, ProtocolError, TransientError
+from tasks.log_fields import logged_with
 from tasks.mail.kinds import FolderType
 from tasks.mail.message import FetchedMessage
 from tasks.mail.pop3.commands import Pop3Connection
@@ -51,6 +52,12 @@ def sync_maildrop(run: Run, pop3: Pop3Connection, folder_id: str | None) -> None
             raise NotFoundError("folder")
         return  # the Trash, which the server does not have
     run.show(folder=_INBOX, folders_total=1)
+    with logged_with(folder=inbox.id):
+        _sync_inbox(run, pop3, inbox, is_full=is_full)
+    run.show(folder="", folders_done=1)
+
+
+def _sync_inbox(run: Run, pop3: Pop3Connection, inbox: Folder, *, is_full: bool) -> None:
     tally = run.tally.of(_INBOX)
     started = time.monotonic()
     try:
@@ -63,7 +70,6 @@ def sync_maildrop(run: Run, pop3: Pop3Connection, folder_id: str | None) -> None
     _finish(run, inbox, keys, pop3.count())
     if run.account.pop3_keep_days is not None:
         _delete_from_server(run, pop3, keys, run.account.pop3_keep_days)
-    run.show(folder="", folders_done=1)
 
 
 def identify(run: Run, pop3: Pop3Connection) -> dict[UidlEntry, str]:
@@ -204,7 +210,7 @@ def _delete_from_server(run: Run, pop3: Pop3Connection, keys: dict[UidlEntry, st
     others = other_messages(pop3, doomed)
     refused = pop3.delete([message.number for message in doomed if message not in others])
     if doomed:
-        logger.info("deleted from the server", extra={"messages": len(doomed) - len(others) - len(refused)})
+        logger.info("%d messages deleted from the server", len(doomed) - len(others) - len(refused))
     if others:
         logger.warning("%d messages have unique-ids of others; they are left on the server", len(others))
     if refused:

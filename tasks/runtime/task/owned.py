@@ -48,8 +48,12 @@ class OwnedTask(Task):  # type: ignore[misc]  # celery has no types
 
     def owner(self, args: Any, kwargs: Any) -> tuple[str, str | None]:
         """The tenant and the user of the task with these arguments."""
-        given = self._signature.bind_partial(*args, **kwargs).arguments
+        given = self.arguments(args, kwargs)
         return given.get("tenant_id", NOBODY), given.get("user_id")
+
+    def arguments(self, args: Any, kwargs: Any) -> dict[str, Any]:
+        """The given arguments by their names. Raises TypeError where they do not fit."""
+        return self._signature.bind_partial(*args, **kwargs).arguments
 
     def key(self, args: Sequence[Any], kwargs: Mapping[str, Any], task_id: str) -> str:
         """The key of the work that the task with this id does (tasks/runtime/redeliveries.py)."""

@@ -114,6 +114,7 @@ def test_notes_words_and_arguments_of_an_error_are_looked_at() -> None:
         assert tells_secret(KeyError({"answer": SECRET.encode()}))
         assert tells_secret(_QuietError(SECRET))
         assert tells_secret(_LoudError())
+        assert tells_secret(ValueError("x" * 100_000 + SECRET))
         assert not tells_secret(ValueError("no"))
 
 
@@ -143,10 +144,13 @@ def test_a_line_of_the_log_holds_no_secret(log: io.StringIO) -> None:
         except ProtocolError:
             logger.exception("and again")
     logger.warning("an ordinary line: %s", "redis://cache.example:6379/0")
+    logger.warning("a long line: %s", "100% " * 20_000 + "always a secret")
 
     written = log.getvalue()
     assert "s3cret" not in written
     assert "always" not in written
     assert "an ordinary line: redis://cache.example:6379/0" in written
+    assert "a long line: 100% 100% 100%" in written
+    assert written.endswith("… (the first of 100028 characters)\n")
     assert "it went wrong\nValueError: its answer repeats a secret" in written
     assert "and again\nTraceback" in written
