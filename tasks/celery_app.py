@@ -18,7 +18,7 @@ from kombu.transport import TRANSPORT_ALIASES
 from kombu.utils.url import parse_url
 
 from tasks.engine import shutdown
-from tasks.monitoring import flower_door, flower_events
+from tasks.monitoring import flower_door, flower_events, watchdog
 from tasks.registry import QUEUES, TASKS, TaskRow
 from tasks.runtime import log, systemd
 from tasks.runtime.broker import outage
@@ -92,6 +92,7 @@ def create_celery_app(get: Callable[[], Settings] = get_settings) -> Celery:
     # Only `celery_app` below becomes the current application of the process; others, as for tests, do not replace it.
     app = _Application("email_service", set_as_current=False)
     app.add_defaults(lambda: _configuration(get()))
+    watchdog.connect(app)
     return app
 
 

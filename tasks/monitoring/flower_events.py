@@ -5,12 +5,15 @@ Flower itself doubles its pause after each failed try to reach the broker, up to
 a long outage, and waits for ever if the broker stops answering without closing the
 connection. Here Flower asks each second whether the broker still answers, and if not,
 connects anew each second. This holds for every Flower that is started with this application.
+
+The event loop that serves the pages says that Flower is alive, while the thread that receives the events goes on.
 """
 
 import logging
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from celery import Celery
@@ -22,6 +25,10 @@ from tasks.runtime import systemd
 _logger = logging.getLogger(__name__)
 
 _LOOK_SECONDS, _RETRY_SECONDS = 1, 1
+_SIGNS = 8  # of life in the time after which a silent Flower is restarted
+# How long the thread that receives the events may be silent at least: to close a connection that does not answer
+# takes several seconds.
+_PATIENCE_SECONDS = 15
 
 
 def connect() -> None:
@@ -33,8 +40,10 @@ class Broker:
     """Whether the broker answers. Each look is reported to systemd; the log gets one line for each change."""
 
     is_heard: bool | None = None
+    looked = 0.0  # when the last look was, in seconds of time.monotonic()
 
     def answers(self) -> None:
+        self.looked = time.monotonic()
         if self.is_heard:
             return
         if self.is_heard is False:
@@ -43,10 +52,21 @@ class Broker:
         self.is_heard = True
 
     def fails(self, error: Exception) -> None:
+        self.looked = time.monotonic()
         systemd.notify_away("Hears nothing", error)
         if self.is_heard is not False:
             _logger.warning("Flower: the broker does not answer, trying again every %s s: %s", _RETRY_SECONDS, error)
         self.is_heard = False
+
+
+def _say_alive(broker: Broker, seconds: float) -> None:
+    """Called by the event loop that serves the pages."""
+    silence = time.monotonic() - broker.looked
+    if silence < max(seconds, _PATIENCE_SECONDS):
+        systemd.notify_alive()
+    else:
+        _logger.critical("Flower has not looked for events for %.0f s: it has itself restarted", silence)
+        systemd.notify_stuck()
 
 
 class Receiver(EventReceiver):  # type: ignore[misc]  # celery has no types
@@ -90,6 +110,7 @@ def _replace(**_: Any) -> None:
 def _make_events() -> Any:
     """The class that replaces Flower's. It is made in this function because only Flower needs the packages."""
     from flower.events import Events
+    from tornado.ioloop import PeriodicCallback
 
     class HeardEvents(Events):  # type: ignore[misc, unused-ignore]
         def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -100,6 +121,9 @@ def _make_events() -> Any:
             super().start()
             # Run when the event loop runs, which serves the pages.
             self.io_loop.add_callback(systemd.notify, "READY=1")
+            if seconds := systemd.watchdog_seconds():
+                self._broker.looked = time.monotonic()
+                PeriodicCallback(partial(_say_alive, self._broker, seconds), seconds / _SIGNS * 1000).start()
 
         def run(self) -> None:
             while True:

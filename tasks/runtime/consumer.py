@@ -125,6 +125,12 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]  # celery has no types
         else:
             super().on_close()
 
+    def stop(self) -> None:
+        """As Celery's, but tell the service manager, which otherwise would wait for signs of life. A stop may have
+        been asked for by remote control."""
+        systemd.notify("STOPPING=1")
+        super().stop()
+
     def shutdown(self) -> None:
         """As Celery's, but first tells the broker what became of the messages in hand: of all that a worker that
         stops has to say, only this matters, and Celery's says it last."""
@@ -182,6 +188,7 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]  # celery has no types
         _outages.error("Cannot connect to %s: %s. It is tried every second.", self._address, said)
 
     def _say_away(self, error: Exception) -> None:
+        systemd.notify_alive()  # there is no event loop that would say so
         systemd.notify_away("Does not consume", error)
 
     def _say_consuming(self) -> None:

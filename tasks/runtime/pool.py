@@ -9,7 +9,9 @@ to a process, and results are read until the last process has ended.
 """
 
 import signal
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
+from functools import partial
 from multiprocessing.connection import wait
 from typing import NoReturn
 
@@ -77,6 +79,11 @@ class _Pool(asynpool.AsynPool):  # type: ignore[misc]
             job._accepted = job._accepted or job._write_to is not None  # noqa: SLF001
         super().flush()
 
+    def is_at_work(self, grace: float) -> bool:
+        """Whether a process has begun a task and is within the time limit of the task, plus these seconds."""
+        now, jobs = time.monotonic(), self._cache.values()
+        return any(job._time_accepted and now < job._time_accepted + job._timeout + grace for job in jobs)  # noqa: SLF001
+
 
 class TaskPool(prefork.TaskPool):  # type: ignore[misc]
     """Celery's pool, made of the pool above."""
@@ -91,3 +98,16 @@ class TaskPool(prefork.TaskPool):  # type: ignore[misc]
         """Read the results of ended tasks, before the event loop
         looks at time limits and takes these tasks for too slow."""
         self._pool.read_results()
+
+    def is_at_work(self, grace: float) -> bool:
+        """Whether a process has begun a task and is within the time limit of the task, plus these seconds."""
+        return bool(self._pool.is_at_work(grace))
+
+    def probe(self, begun: Callable[[], object]) -> None:
+        """Give a free process, if there is any, a job that does nothing.
+
+        `begun` is called when the process begins the job.
+        """
+        slots = self._pool._putlock  # noqa: SLF001 - each task that is given to the pool takes a slot
+        if slots.value:
+            slots.acquire(partial(self.apply_async, int, accept_callback=lambda *_: begun()))

@@ -86,6 +86,7 @@ class SharedScheduler(Scheduler):  # type: ignore[misc]  # celery has no types
 
     def tick(self, **_: Any) -> float:
         """Fire all entries that are due. Returns the seconds to sleep until the next tick."""
+        systemd.notify_alive()
         try:
             wait = min([*self._fire_due(self.schedule.values()), self.max_interval])
             with self.producer.channel.conn_or_acquire() as client:

@@ -4,8 +4,12 @@ a unit with `Type=notify` counts as started when it works.
 The state is sent when the broker first answers, and when it stops answering: for a worker by
 tasks/runtime/consumer.py, for beat by tasks/runtime/scheduler.py, for Flower by tasks/monitoring/flower_events.py.
 
-Without systemd, NOTIFY_SOCKET is not set and nothing is sent. There is no watchdog: a worker whose broker is away
-cannot turn its event loop, and restarting it would not bring the broker back.
+A unit with `WatchdogSec=` is restarted if nothing says within that time that it is alive. So what does the work of a
+process says so itself, and no thread beside it: a worker's event loop (tasks/monitoring/watchdog.py), each tick of
+beat, the event loop of Flower. An outage of the broker is no reason to restart, so each failed try to reach the
+broker counts as alive too.
+
+Without systemd, NOTIFY_SOCKET is not set and nothing is sent.
 """
 
 import os
@@ -45,6 +49,26 @@ def _sender() -> socket.socket:
     It is kept open, so that a process that can open no more files can still report that.
     """
     return socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+
+
+def watchdog_seconds() -> float | None:
+    """How long this process may be silent before it is restarted (sd_watchdog_enabled(3)); None for ever."""
+    microseconds, pid = os.environ.get("WATCHDOG_USEC"), os.environ.get("WATCHDOG_PID")
+    if not microseconds or pid not in (None, str(os.getpid())):
+        return None
+    return int(microseconds) / 1_000_000
+
+
+def notify_alive() -> None:
+    """Say that this process does its work."""
+    if watchdog_seconds():
+        notify("WATCHDOG=1")
+
+
+def notify_stuck() -> None:
+    """Have this process restarted at once, as if it had been silent for too long."""
+    if watchdog_seconds():
+        notify("WATCHDOG=trigger")
 
 
 def notify_away(consequence: str, error: Exception) -> None:
