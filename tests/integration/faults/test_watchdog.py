@@ -3,7 +3,6 @@
 All three run beside each other on one Redis for the tests of this file.
 """
 
-import importlib
 import os
 import signal
 import subprocess
@@ -112,8 +111,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         for name, value in {**ENVIRONMENT, "REDIS_URL": redis.url}.items():
             patch.setenv(name, value)
         get_settings.cache_clear()
-        importlib.reload(fault_app)
-        stack.enter_context(application(fault_app.app))
+        stack.enter_context(application(fault_app))
         made = Site(folder, redis)
         try:
             for unit in made.units.values():
@@ -126,7 +124,6 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
             for log in folder.glob("*.log"):
                 print(log.name, log.read_text(errors="replace")[-10_000:], sep="\n")
     get_settings.cache_clear()
-    importlib.reload(fault_app)
 
 
 def test_a_process_that_is_stopped_is_restarted_and_its_tasks_are_done_once(site: Site) -> None:
