@@ -18,7 +18,7 @@ from kombu.transport import TRANSPORT_ALIASES
 from kombu.utils.url import parse_url
 
 from tasks.engine import shutdown
-from tasks.monitoring import flower_door, flower_events, watchdog
+from tasks.monitoring import flower_door, flower_events, reporter, watchdog
 from tasks.registry import QUEUES, TASKS, TaskRow
 from tasks.runtime import log, systemd
 from tasks.runtime.broker import outage
@@ -189,3 +189,4 @@ flower_door.connect()
 flower_events.connect()
 log.connect()
 outage.connect()
+reporter.connect()

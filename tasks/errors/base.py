@@ -61,6 +61,11 @@ def remedy_of(code: str | None) -> Remedy | None:
     return next((kind.remedy for kind in _kinds(EmailError) if kind.code == code), None)
 
 
+def codes() -> frozenset[str]:
+    """The codes of all errors."""
+    return frozenset(kind.code for kind in _kinds(EmailError))
+
+
 def _kinds(kind: type[EmailError]) -> Iterator[type[EmailError]]:
     """An error class and all its subclasses, each class before its own subclasses, which may share its code."""
     yield kind

@@ -50,6 +50,7 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]  # celery has no types
     """Celery's consumer, which here gets only messages that it
     can handle, and reports its state to the service manager."""
 
+    turned_at = float("-inf")  # when the event loop last turned, in seconds of time.monotonic()
     _is_answered = False  # whether Redis has answered over the present connection
     _deliveries: Any = None  # the messages in hand (broker/deliveries.py); None before the first connection
     _connects_anew = False
@@ -59,6 +60,16 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]  # celery has no types
         self._clocks = Watch()
         self._search = Search(self.app)
         self._address = self.conninfo.as_uri()  # kept, because asking a connection for its address may open files
+
+    @property
+    def is_consuming(self) -> bool:
+        """Whether the worker takes messages: the broker answers, and it is not being stopped."""
+        return self._is_answered and not self._connects_anew and not shutdown.is_requested()
+
+    @property
+    def in_hand(self) -> int:
+        """How many messages the worker has in hand."""
+        return self._deliveries.in_hand if self._deliveries else 0
 
     def ensure_connected(self, connection: Any) -> Any:
         """Connect, however long that takes.
@@ -170,12 +181,16 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]  # celery has no types
         channel = self.connection.default_channel
         channel.on_answer = self._say_consuming
         self.pool.read_results()
-        hub.call_repeatedly(1, channel.check_answer)
+        hub.call_repeatedly(1, self._turn, channel)
         hub.call_repeatedly(_RETRY_SECONDS, self._deliveries.tell_what_is_owed)
         self._look_at_the_clocks()
         self._look_aside()
         hub.call_repeatedly(_CLOCKS_SECONDS, Seldom(self._look_at_the_clocks))
         hub.call_repeatedly(_SEARCH_SECONDS, Seldom(self._look_aside))
+
+    def _turn(self, channel: Any) -> None:
+        self.turned_at = time.monotonic()
+        channel.check_answer()
 
     def _keep_deliveries(self) -> None:
         """Have the present channel give no messages back when it is closed."""

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable
 from functools import partial
 from multiprocessing.connection import wait
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from billiard.pool import SIG_SOFT_TIMEOUT, TERMINATE, WorkersJoined
 from celery.concurrency import asynpool, prefork
@@ -60,6 +60,16 @@ def _end_task(*_: object) -> NoReturn:
 class _Pool(asynpool.AsynPool):  # type: ignore[misc]
     Worker = _Process
     ResultHandler = _ResultHandler
+    started = 0  # how many processes it has started so far
+
+    def _create_worker_process(self, i: int) -> Any:
+        self.started += 1
+        return super()._create_worker_process(i)
+
+    @property
+    def pids(self) -> list[int]:
+        """The ids of its processes."""
+        return [process.pid for process in tuple(self._pool) if process.pid]
 
     def finish_writes(self) -> None:
         """Finish tasks that are written to a process only in part:
@@ -89,6 +99,16 @@ class TaskPool(prefork.TaskPool):  # type: ignore[misc]
     """Celery's pool, made of the pool above."""
 
     Pool = _Pool
+
+    @property
+    def pids(self) -> list[int]:
+        """The ids of the processes."""
+        return self._pool.pids  # type: ignore[no-any-return]
+
+    @property
+    def restarts(self) -> int:
+        """How many processes were started in the place of others."""
+        return max(self._pool.started - self.num_processes, 0)  # type: ignore[no-any-return]
 
     def finish_writes(self) -> None:
         """Finish tasks that are written to a process only in part."""

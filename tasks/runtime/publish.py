@@ -15,7 +15,7 @@ from kombu.utils.json import dumps
 from uuid_utils import uuid4
 
 from tasks.runtime.broker import transport
-from tasks.runtime.broker.clock import to_redis
+from tasks.runtime.broker.clock import not_before, to_redis
 from tasks.runtime.broker.scripts import put
 from tasks.runtime.redaction import redact_arguments
 
@@ -60,7 +60,7 @@ def publish_many(
         with producer.channel.conn_or_acquire() as client:
             for first in range(0, len(calls), _MESSAGES_PER_WRITE):
                 part = slice(first, first + _MESSAGES_PER_WRITE)
-                put(client, key, queue, _copies(task, message, calls[part], ids[part]))
+                put(client, key, queue, _copies(task, message, calls[part], ids[part]), not_before(message))
     return ids
 
 

@@ -24,7 +24,7 @@ from tasks.runtime import systemd
 from tasks.runtime.broker import transport
 from tasks.runtime.broker.clock import to_redis
 from tasks.runtime.broker.queues import wake_key
-from tasks.runtime.broker.scripts import rename_unless
+from tasks.runtime.broker.scripts import STAMP, rename_unless
 from tasks.runtime.clocks import Watch
 
 logger = get_logger("celery.beat")
@@ -41,9 +41,9 @@ _RETRY_SECONDS = 1
 # KEYS: the last runs, the queue, the tokens that wake its workers (tasks/runtime/broker/transport.py). ARGV: the
 # entry, its last run as this beat saw it, this run, the message. The command that may fail comes before the run is
 # noted. The token comes last and may fail: without it a worker takes the message a second later.
-_FIRE = """
+_FIRE = f"""{STAMP}
 if redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[2] then return 0 end
-redis.call('LPUSH', KEYS[2], ARGV[4])
+redis.call('LPUSH', KEYS[2], stamped(ARGV[4], 0))
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
 redis.pcall('LPUSH', KEYS[3], '')
 return 1

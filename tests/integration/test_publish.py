@@ -38,7 +38,7 @@ def comparable(raw: str, task_id: str) -> str:
     """A message with what is new in each replaced, still as bytes in their order."""
     message = json.loads(raw)
     own = {message["properties"]["delivery_tag"]: "DELIVERY_TAG", message["headers"]["id"]: "ID"}
-    own |= {message["properties"]["reply_to"]: "REPLY_TO"}
+    own |= {message["properties"]["reply_to"]: "REPLY_TO", f"{message['due']:.6f}": "DUE"}
     assert message["headers"]["id"] == task_id
     if message["headers"]["expires"]:
         own[message["headers"]["expires"]] = "EXPIRES"

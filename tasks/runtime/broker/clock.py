@@ -7,11 +7,11 @@ From then on Celery waits by time.monotonic(), which cannot be set.
 
 import logging
 import time
-from collections.abc import MutableMapping
-from datetime import timedelta
+from collections.abc import Mapping, MutableMapping
+from datetime import UTC, timedelta
 from typing import Any
 
-from celery.utils.time import maybe_iso8601
+from celery.utils.time import maybe_iso8601, maybe_make_aware
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +36,12 @@ def to_redis(client: Any, message: MutableMapping[str, Any]) -> None:
     """Convert the times in a message that is to be queued to Redis's clock. Costs a round trip if there are times."""
     if any(message["headers"].get(name) for name in _TIMES):
         shift(message["headers"], -ahead_of_redis(client))
+
+
+def not_before(message: Mapping[str, Any]) -> float:
+    """The moment for which the task of a message is to wait, in Unix seconds; 0 where it is to run at once."""
+    eta = message["headers"].get("eta")
+    return maybe_make_aware(maybe_iso8601(eta), UTC).timestamp() if eta else 0.0
 
 
 def shift(headers: MutableMapping[str, Any], seconds: float) -> None:

@@ -47,6 +47,11 @@ _NEVER_EXPIRES = -1  # Redis's answer to TTL for a key without an expiry
 class Message(virtual.Message):  # type: ignore[misc]  # kombu has no types
     """A message whose acknowledgement or return reaches the broker: if this connection breaks, over a later one."""
 
+    @property
+    def due(self) -> float | None:
+        """Since when the task is due, in seconds of time.monotonic(); None where the message does not say so."""
+        return self._raw.get("due")  # type: ignore[no-any-return]
+
     def ack_log_error(self, _logger: Any, _errors: Any, multiple: bool = False) -> None:
         """Acknowledge the message: its task is done."""
         try:
@@ -83,6 +88,11 @@ class Deliveries(redis.QoS):  # type: ignore[misc]
         # The lock is reentrant: the handler of SIGQUIT settles messages too, while the main thread may be in `_tell`.
         self._one_at_a_time = RLock()
         self._tell_soon = Seldom(self.tell_what_is_owed)
+
+    @property
+    def in_hand(self) -> int:
+        """How many messages are in hand."""
+        return len(self._delivered)
 
     def move_to(self, channel: Any) -> None:
         """Continue on a new channel with the messages in hand."""
@@ -165,14 +175,14 @@ class Deliveries(redis.QoS):  # type: ignore[misc]
                 self.put_aside(tag, too_large(entry), size=entry)
                 continue
             try:
-                key, message = self.channel.given_back(entry)
+                key, not_before, message = self.channel.given_back(entry)
             except (*self.channel.connection_errors, *redis.Transport.channel_errors):
                 raise
             except Exception as error:
                 self.put_aside(tag, unreadable(error))
             else:
                 keys.append(key)
-                arguments += [tag, "LPUSH" if settlement == "last" else "RPUSH", message]
+                arguments += [tag, "LPUSH" if settlement == "last" else "RPUSH", not_before, message]
         if keys:
             tables = self.unacked_key, self.unacked_index_key
             with self.channel.conn_or_acquire() as client:

@@ -10,11 +10,22 @@ from tasks.runtime.broker.queues import wake_key
 
 _logger = get_logger(__name__)
 
-# KEYS: the queue, its tokens. ARGV: the messages. There are never more tokens than messages: while there are tokens
-# no worker waits, so further tokens would wake nobody.
-_PUT = """
-for _, message in ipairs(ARGV) do
-  redis.call('LPUSH', KEYS[1], message)
+# A message on a queue begins with the moment since which it is due, so that the age of a message is seen without
+# reading the rest: {"due": 1753000000.123456, "body": … The moment is when the message was put there, or a later one
+# for which it is to wait, in Unix seconds of Redis's clock. Messages of older releases begin without it.
+STAMP = """
+local time = redis.call('TIME')
+local function stamped(message, not_before)
+  local due = math.max(time[1] + time[2] / 1000000, tonumber(not_before))
+  return string.format('{"due": %.6f, ', due) .. string.sub(message, 2)
+end
+"""
+
+# KEYS: the queue, its tokens. ARGV: before which moment the messages are not due, the messages. There are never more
+# tokens than messages: while there are tokens no worker waits, so further tokens would wake nobody.
+_PUT = f"""{STAMP}
+for i = 2, #ARGV do
+  redis.call('LPUSH', KEYS[1], stamped(ARGV[i], ARGV[1]))
   local tokens = redis.pcall('LLEN', KEYS[2])
   if tonumber(tokens) and tokens < redis.call('LLEN', KEYS[1]) then
     redis.call('LPUSH', KEYS[2], '')
@@ -95,18 +106,19 @@ return entries
 """
 
 # Gives messages back to their queues, each once, whoever else does so too. KEYS: the table, its index, the list of
-# each message. ARGV: for each message its tag, the command that puts it on its list, and its JSON. As in TAKE, a list
-# of another type is renamed and removals come before writes: a full Redis takes the messages, which it had anyway.
-GIVE_BACK = """
+# each message. ARGV: for each message its tag, the command that puts it on its list, before which moment it is not
+# due, and its JSON. As in TAKE, a list of another type is renamed and removals come before writes: a full Redis takes
+# the messages, which it had anyway.
+GIVE_BACK = f"""{STAMP}
 for i = 3, #KEYS do
   local found = redis.call('TYPE', KEYS[i]).ok
   if found ~= 'list' and found ~= 'none' then
     redis.call('RENAME', KEYS[i], KEYS[i] .. ':of-another-type')
   end
-  local first = 3 * (i - 3) + 1
+  local first = 4 * (i - 3) + 1
   redis.call('ZREM', KEYS[2], ARGV[first])
   if redis.call('HDEL', KEYS[1], ARGV[first]) == 1 then
-    redis.call(ARGV[first + 1], KEYS[i], ARGV[first + 2])
+    redis.call(ARGV[first + 1], KEYS[i], stamped(ARGV[first + 3], ARGV[first + 2]))
   end
 end
 """
@@ -139,8 +151,10 @@ def rename_unless(client: Any, key: str, kind: str) -> None:
         _logger.error("a key of Redis was of another type than it is used as; renamed %s:of-another-type", key)
 
 
-def put(client: Any, key: str, queue: str, messages: Iterable[str]) -> None:
+def put(client: Any, key: str, queue: str, messages: Iterable[str], not_before: float = 0) -> None:
     """Append these messages, as JSON, to the list at `key`, and wake a worker for each; all or none.
+
+    They are due from now on, or from `not_before` on, in Unix seconds of Redis's clock.
 
     Raises ValueError where a message is larger than a worker takes.
     """
@@ -149,4 +163,4 @@ def put(client: Any, key: str, queue: str, messages: Iterable[str]) -> None:
         raise ValueError(
             f"the arguments are too large: a message of {size:,} bytes, and {MAX_MESSAGE_BYTES:,} is the most"
         )
-    client.eval(_PUT, 2, key, wake_key(queue), *messages)
+    client.eval(_PUT, 2, key, wake_key(queue), not_before, *messages)

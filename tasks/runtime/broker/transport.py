@@ -53,6 +53,7 @@ _SILENCE_SECONDS, _CLOSING_SECONDS = 5, 2
 _NOT_ASKED_SECONDS = 15
 # An answer that takes longer is late.
 _LATE_SECONDS = 0.5
+_END = 2**32  # Unix seconds, in the year 2106
 # A connection that was idle for longer may be dead: a fresh one takes milliseconds, waiting for an answer over a dead
 # one takes 5 s.
 _IDLE_SECONDS = 10
@@ -200,7 +201,7 @@ class Channel(redis.Channel):  # type: ignore[misc]
         key = self._q_for_pri(queue, self._get_message_priority(message, reverse=False))
         with self.conn_or_acquire() as client:
             clock.to_redis(client, message)
-            put(client, key, queue, [dumps(message)])
+            put(client, key, queue, [dumps(message)], clock.not_before(message))
 
     def _handle_message(self, client: Any, response: list[Any]) -> dict[str, Any]:
         """As kombu's, without the content of what is neither a command nor an event: kombu passes it over."""
@@ -254,23 +255,23 @@ class Channel(redis.Channel):  # type: ignore[misc]
                     "a key of Redis was of another type than it is used as; renamed %s:of-another-type", found
                 )
                 raise Empty
-            ahead = time() - float(taken_at[0])
+            now = float(taken_at[0])
             if number:
                 self._queue_cycle.rotate(self._looked_in[number - 1])
-                self._deliver(found, self._looked_in[number - 1], ahead)
+                self._deliver(found, self._looked_in[number - 1], now)
             else:
-                self._deliver(*aside.split(found), ahead)
+                self._deliver(*aside.split(found), now)
             return True
         finally:
             self._in_poll = None
             self._flush_brpop_reauth()
 
-    def _deliver(self, found: Any, queue: Any, ahead: float) -> None:
+    def _deliver(self, found: Any, queue: Any, now: float) -> None:
         """Hand a message to its consumer.
 
         `found` is JSON, or the decoded value, or the number of bytes if there are too many.
 
-        `ahead` is how many seconds the clock of this host is ahead of Redis's.
+        `now` is Redis's time, in Unix seconds.
         """
         message: Any = None
         try:
@@ -278,7 +279,8 @@ class Channel(redis.Channel):  # type: ignore[misc]
                 raise too_large(found)
             message = loads(bytes_to_str(found)) if isinstance(found, bytes | str) else found
             envelope.check_envelope(message)
-            clock.shift(message["headers"], ahead)
+            clock.shift(message["headers"], time() - now)
+            message["due"] = _due_here(message.get("due"), now)
             message["properties"]["delivery_tag"] = self._tag
             self.decode_body(message["body"], message["properties"].get("body_encoding"))
         except Exception as error:
@@ -291,9 +293,12 @@ class Channel(redis.Channel):  # type: ignore[misc]
         finally:
             self.is_noted = False
 
-    def given_back(self, entry: bytes) -> tuple[str, str]:
-        """The list to which a message is given back, and the message as JSON, of its entry in the table of delivered
-        messages. Raises whatever the content of an odd entry leads to."""
+    def given_back(self, entry: bytes) -> tuple[str, float, str]:
+        """The list to which a message is given back, before which moment it is not due, and the message as JSON, read
+        from its entry in the table of delivered messages.
+
+        Raises whatever the content of an odd entry leads to.
+        """
         message, exchange, routing_key = loads(bytes_to_str(entry))
         envelope.check_envelope(message)
         message["headers"]["redelivered"] = True
@@ -304,7 +309,18 @@ class Channel(redis.Channel):  # type: ignore[misc]
             with self.conn_or_acquire() as client:
                 if bytes_to_str(client.type(key)) not in ("list", "none"):  # such as the table itself
                     raise MessageUnreadableError("its entry names no queue")
-        return key, dumps(message)
+        message.pop("due", None)  # it gets another
+        return key, clock.not_before(message), dumps(message)
+
+
+def _due_here(due: object, now: float) -> float | None:
+    """Since when a message is due, in seconds of time.monotonic(); None where that is not noted as a time.
+
+    `due` and `now` are by Redis's clock.
+    """
+    if not isinstance(due, int | float) or not 0 <= due < _END:
+        return None
+    return monotonic() - (now - due)
 
 
 class Transport(redis.Transport):  # type: ignore[misc]
