@@ -65,16 +65,29 @@ def broker_alone() -> Iterator["Redis"]:
     """The broker's Redis, for verbs that ask it alone: they load neither the application nor its tasks, and are
     quick."""
     connect(database=False)
+    from tasks.settings import get_settings
+
+    with _redis_at(get_settings().redis.broker_url) as client:
+        yield client
+
+
+@contextmanager
+def results_alone() -> Iterator["Redis"]:
+    """The Redis of the results, as `broker_alone`."""
+    connect(database=False)
+    from tasks.settings import get_settings
+
+    with _redis_at(get_settings().redis.result_backend) as client:
+        yield client
+
+
+def _redis_at(url: str) -> "Redis":
     from redis import Redis
     from redis.backoff import NoBackoff
     from redis.retry import Retry
 
-    from tasks.settings import get_settings
-
     options = {"socket_timeout": _SILENCE_SECONDS, "socket_connect_timeout": _SILENCE_SECONDS}
-    url = get_settings().redis.broker_url
-    with Redis.from_url(url, retry=Retry(NoBackoff(), 0), **options) as client:
-        yield client
+    return Redis.from_url(url, retry=Retry(NoBackoff(), 0), **options)
 
 
 def _use_the_stack(*, database: bool, broker: bool) -> None:

@@ -53,6 +53,7 @@ SAYS_NOTHING_OF_OTHERS = {
     "outbox resend": "counts",
     "dlq drop": "counts",
     "credentials rotate": "counts",
+    "psql": "rows, as PostgreSQL's own program shows them",
     "account password": "what the operator has typed",
 }
 
@@ -114,6 +115,7 @@ def fill(account: Account, imap: ImapServer, state: State) -> dict[str, str]:
     bury(TENANT, failure, (TENANT, USER), {})
     with broker_client(celery_app) as client:
         client.lpush("reread", json.dumps(MESSAGE))
+        client.rpush("words", SENT, SENT.encode("latin-1", "replace"))
     state.create()
     (state.logs / "worker.log").write_text(f"{SENT}\nnext line\n")
     (state.logs / "postgres.log").write_text(f"ERROR: {SENT}\n\tDETAIL: {SENT}\n")
@@ -166,6 +168,7 @@ def calls(ids: dict[str, str]) -> list[Call]:
         Call(("dlq", "show", letter)),
         Call(("dlq", "show", letter, "--json")),
         Call(("dlq", "retry", letter)),
+        Call(("redis-cli", "LRANGE", "words", "0", "-1")),
         Call(("queue:list", "reread")),
         Call(("queue:list", "reread", "--json")),
         Call(("logs", "worker")),

@@ -62,6 +62,7 @@ VERBS = {
     "list": ["dlq", "list"],
     "look": ["queue:list", "sync"],
     "flush": ["queue:flush", "spam", "--yes"],
+    "cli": ["redis-cli", "LLEN", "sync"],
 }
 # With these troubles alone, the last two with a silent Redis.
 MORE = ("stopped", "silent", "wrong password", "full")
@@ -86,7 +87,7 @@ DECIDE = {"retry": ["dlq", "retry"], "drop": ["dlq", "drop", "--yes"]}
 # Of the native stack, in a clone; each with a state folder of its own.
 IN_A_CLONE = {"up": ["up"], "demo": ["demo"], "rotate-own": ["credentials", "rotate"]}
 # What looks needs no room and writes nothing; what drops makes room.
-WORKS_WHILE = {"full": ("list", "drop", "look", "flush"), "read-only": ("list", "look")}
+WORKS_WHILE = {"full": ("list", "drop", "look", "flush", "cli"), "read-only": ("list", "look", "cli")}
 # A task may be queued of these though nobody answered.
 IN_DOUBT = ("sync", "send", "follow", "reread", "reread-follow")
 
