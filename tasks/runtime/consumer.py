@@ -146,6 +146,7 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]  # celery has no types
         """As Celery's, but first tells the broker what became of the messages in hand: of all that a worker that
         stops has to say, only this matters, and Celery's says it last."""
         if self.connection:
+            ignore_errors(self, self._deliveries.hang_up)
             ignore_errors(self, self._deliveries.restore_unacked_once)
             # kombu's does nothing where no message is in hand, but acknowledgements may still be owed.
             ignore_errors(self, self._deliveries.tell_what_is_owed)

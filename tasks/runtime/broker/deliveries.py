@@ -96,9 +96,16 @@ class Deliveries(redis.QoS):  # type: ignore[misc]
 
     def move_to(self, channel: Any) -> None:
         """Continue on a new channel with the messages in hand."""
+        self.hang_up()
         self.channel = channel
         for message in self._delivered.values():
             message.channel = channel
+
+    def hang_up(self) -> None:
+        """Ask for no more messages on this channel. A message whose delivery was not read is owed to its queue."""
+        self.channel.hang_up()
+        if tag := self.channel.unanswered:
+            self.owed.setdefault(tag, "first")
 
     def append(self, message: Any, delivery_tag: str) -> None:
         """Count the message as in hand; note it in Redis unless the script that took it has done so."""

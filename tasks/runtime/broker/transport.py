@@ -83,6 +83,7 @@ class Channel(redis.Channel):  # type: ignore[misc]
     QoS = Deliveries
     is_noted = False  # whether the message being delivered is already noted as delivered
     on_answer: Callable[[], None] | None = None  # called once, after Redis's first answer about messages
+    unanswered: aside.Tag | None = None  # of the message that Redis may have given in an answer that was not read
     _in_poll: Any = None  # the connection on which an answer is awaited
     _pending: Literal["take", "wait", "kombu's"] = "take"  # the command to send next, or waiting for its answer
 
@@ -142,14 +143,23 @@ class Channel(redis.Channel):  # type: ignore[misc]
         self._qos = deliveries
         deliveries.move_to(self)
 
+    def hang_up(self) -> None:
+        """End the question for messages that is open, without reading its answer."""
+        if self._in_poll and self._pending != "kombu's":
+            if self.unanswered:
+                self._is_answered(_CLOSING_SECONDS)  # else Redis might take a message after this worker gave it back
+            self._in_poll.disconnect()
+            self._in_poll = None
+
     def close(self) -> None:
         """As kombu's, but waits less long for the last answer.
 
-        A message in that answer is noted, so it is delivered again. A worker that stops leaves its queues for remote
-        control to a slow broker, as a worker that is killed does: it would wait for three answers for each.
+        A worker that stops leaves its queues for remote control to a slow broker, as a worker that is killed does: it
+        would wait for three answers for each.
         """
         if shutdown.is_requested() and monotonic() < Transport.late_at + _NOT_ASKED_SECONDS:
             self.auto_delete_queues.clear()
+        self.hang_up()
         if self._in_poll and not self._is_answered(_CLOSING_SECONDS):
             self._in_poll.disconnect()
             self._in_poll = None
@@ -222,7 +232,7 @@ class Channel(redis.Channel):  # type: ignore[misc]
             self._in_poll.send_command("BRPOP", *tokens, timeout or self.brpop_timeout)
             return
         self._pending = "take"
-        self._tag = self._next_delivery_tag()
+        self._tag = self.unanswered = self._next_delivery_tag()
         self._looked_in = queues * len(self.priority_steps)
         lists = [self._q_for_pri(queue, priority) for priority in self.priority_steps for queue in queues]
         keys = [self.unacked_key, self.unacked_index_key, *aside.KEYS, *lists, *tokens]
@@ -241,6 +251,7 @@ class Channel(redis.Channel):  # type: ignore[misc]
             except self.connection_errors:
                 connection.disconnect()
                 raise
+            self.unanswered = None
             if self.on_answer:
                 answered, self.on_answer = self.on_answer, None
                 answered()
