@@ -7,8 +7,9 @@ which the application knew that they were queued; the mail server has the mail t
 import socket
 import time
 from collections.abc import Collection
+from typing import Any
 
-from tests.support.smtp_server import SmtpServer
+from tests.support.smtp_server import SmtpServer, Taken
 from tests.support.tcp_server import TcpServer
 
 _EVERYWHERE = "0.0.0.0"
@@ -18,7 +19,9 @@ _WAITING = 50
 # A name that is an account stands for a sync of it, any other for a send.
 _APPLICATION = """
 import itertools, socket, time
+from redis.exceptions import RedisError
 from tasks.celery_app import celery_app, send_email, sync_emails
+from tasks.errors import BrokerUnavailableError
 from tasks.runtime.broker.transport import broker_client
 from tasks.storage.accounts.rows import find_account
 who, accounts = {who!r}, {accounts!r}
@@ -28,16 +31,26 @@ ledger = socket.create_connection({ledger!r})
 def note(*words):
     ledger.sendall(' '.join(words).encode() + b'\\n')
     assert ledger.recv(1)
+def patiently(ask):
+    while True:
+        try:
+            return ask()
+        except (RedisError, BrokerUnavailableError) as error:
+            if 'password' in str(error):
+                raise
+            time.sleep(0.05)
+def call(name):
+    if name in accounts:
+        sync_emails.delay(ids[accounts.index(name)], *who)
+    else:
+        account = ids[int(name.rpartition('-')[2]) % len(ids)]
+        send_email.delay(account, *who, 'bob@example.org', subject=name, idempotency_key=name)
 with broker_client(celery_app) as broker:
     for name in names:
-        while broker.llen('sync') + broker.llen('send') >= {waiting}:
+        while patiently(lambda: broker.llen('sync') + broker.llen('send')) >= {waiting}:
             time.sleep(0.05)
         note('begun', name)
-        if name in accounts:
-            sync_emails.delay(ids[accounts.index(name)], *who)
-        else:
-            account = ids[int(name.rpartition('-')[2]) % len(ids)]
-            send_email.delay(account, *who, 'bob@example.org', subject=name, idempotency_key=name)
+        patiently(lambda: call(name))
         note('queued', name)
 """
 
@@ -46,6 +59,15 @@ class OutsideMailServer(SmtpServer):
     """An SMTP server that hosts reach, too."""
 
     host = _EVERYWHERE
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.times: list[float] = []  # when it took each mail
+
+    def record(self, taken: Taken) -> None:
+        """Keep a mail, and the time."""
+        super().record(taken)
+        self.times.append(time.time())
 
 
 class Ledger(TcpServer):
@@ -76,7 +98,8 @@ class Ledger(TcpServer):
         """The code of an application that reaches the ledger at `address`.
 
         It makes the calls with these names. Without names it syncs each account once, and then sends from them by
-        turns (the names are `prefix` and a number) until something ends it.
+        turns (the names are `prefix` and a number) until its host ends or Redis refuses its password. A call that
+        Redis does not take is made again.
         """
         return _APPLICATION.format(
             ledger=(address, self.port),

@@ -4,6 +4,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 
 from tests.support.ledger import Ledger, OutsideMailServer, own_address
 from tests.support.site import TENANT, USER, Site, deliver, register, sql, start_code
@@ -58,6 +59,17 @@ class Load:
     def _row(self, name: str) -> str:
         columns = "state, attempts, claimed_at, data_at, next_try_at, now(), last_error_code, last_error"
         return sql(self.site, f"SELECT {columns} FROM outbox_message WHERE key = 'key:{name}'").strip()
+
+    def lateness(self) -> dict[str, float]:
+        """Seconds from the moment in which the application knew that a mail was queued until the mail server had the
+        mail, by the name of the call."""
+        taken = zip(self.mail.taken(), self.mail.times, strict=False)
+        return {name: at - self.ledger.queued[name] for name, at in taken if name in self.ledger.queued}
+
+    def longest_pause(self) -> float:
+        """Seconds between two mails that the server took, at most."""
+        times = sorted(self.mail.times)
+        return max(later - earlier for earlier, later in pairwise(times))
 
     def states(self) -> dict[str, str]:
         """The state of each message in the outbox, by its idempotency key."""

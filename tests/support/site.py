@@ -19,6 +19,7 @@ from testinfra.host import Host
 
 from tests.support.mailbox import message
 from tests.support.processes import kill_tree
+from tests.support.secret_forms import FORMS
 
 ROOT = Path(__file__).parents[2]
 SHARED = ROOT / "molecule" / "shared" / "inventory"
@@ -79,13 +80,24 @@ class Site:
 
     @cached_property
     def secrets(self) -> list[str]:
-        """Those of the scenarios' vault, as far as no quoting changes them."""
-        values = yaml.safe_load((SHARED / "group_vars/all/secrets.yml").read_text())
-        return [value.partition("@")[0] for value in values.values()]
+        """Those of the scenarios' vault. A test that gives a secret another value adds that value here."""
+        return list(yaml.safe_load((SHARED / "group_vars/all/secrets.yml").read_text()).values())
 
-    def lines_with_secrets(self, text: str) -> list[str]:
-        """The lines of a text in which a secret stands."""
-        return [line.strip()[:200] for line in text.splitlines() if any(secret in line for secret in self.secrets)]
+    @property
+    def beginnings(self) -> list[str]:
+        """The beginning of each secret, which no quoting changes."""
+        return [secret.partition("@")[0] for secret in self.secrets]
+
+    def secrets_in(self, text: str) -> list[str]:
+        """The lines of a text in which a secret begins, and in which encodings a whole secret stands in the text."""
+        lines = [line.strip()[:200] for line in text.splitlines() if any(each in line for each in self.beginnings)]
+        encoded = [
+            f"{secret.partition('@')[0]}: {form}"
+            for secret in self.secrets
+            for form, write in FORMS.items()
+            if secret.partition("@")[0] not in (written := write(secret)) and written in text
+        ]
+        return lines + encoded
 
     def host(self, name: str) -> Host:
         """A host, to look at as its administrator does."""
@@ -245,6 +257,17 @@ def sql(site: Site, query: str, *, database: str = "metabuilder") -> str:
     done = server.run(f"cd / && runuser -u postgres -- psql -X -At -d {database} -c {shlex.quote(query)}")
     assert done.rc == 0, done.stderr
     return str(done.stdout)
+
+
+def ask_redis(site: Site, host: Host, user: str, command: str, port: int = 6379, *, password: str = "") -> str:
+    """What Redis answers to a user on its own host, by default with the user's password in the inventory."""
+    variables = {"metabuilder": "redis_password", "default": "redis_admin_password"}
+    name = site.group("redis")[0]
+    quoted = shlex.quote(password or site.variable(name, variables[user]))
+    tls = "--tls --cacert /etc/metabuilder/tls/ca.crt" if len(site.names) > 1 else ""
+    address = name if tls else "127.0.0.1"
+    done = host.run(f"REDISCLI_AUTH={quoted} redis-cli {tls} -h {address} -p {port} --user {user} {command}")
+    return (done.stdout + done.stderr).strip()
 
 
 def main_pid(host: Host, unit: str) -> int:

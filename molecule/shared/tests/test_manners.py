@@ -171,7 +171,7 @@ def test_the_site_is_put_right_and_prints_no_secret(site: Site, one: Host) -> No
 
     assert play.status == 0, play.output[-3000:]
     assert "+++ after" in play.output, "no difference is shown"
-    assert site.lines_with_secrets(play.output) == []
+    assert site.secrets_in(play.output) == []
     one.check_output("nft list table inet metabuilder")
     assert one.check_output("find /var/lib/redis/broker ! -user redis") == ""
     assert one.check_output("readlink /opt/metabuilder/current") == release

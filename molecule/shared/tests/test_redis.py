@@ -1,25 +1,13 @@
 """redis-server@broker.service"""
 
-import shlex
 import signal
 
 import pytest
 from testinfra.host import Host
 
-from tests.support.site import Site, main_pid, run_code, wait_active
+from tests.support.site import Site, ask_redis, main_pid, run_code, wait_active
 
 UNIT = "redis-server@broker.service"
-
-
-def ask(site: Site, redis_host: Host, user: str, command: str, port: int = 6379) -> str:
-    """What Redis answers to a user on its own host."""
-    variables = {"metabuilder": "redis_password", "default": "redis_admin_password"}
-    name = site.group("redis")[0]
-    password = shlex.quote(site.variable(name, variables[user]))
-    tls = "--tls --cacert /etc/metabuilder/tls/ca.crt" if len(site.names) > 1 else ""
-    host = name if tls else "127.0.0.1"
-    done = redis_host.run(f"REDISCLI_AUTH={password} redis-cli {tls} -h {host} -p {port} --user {user} {command}")
-    return (done.stdout + done.stderr).strip()
 
 
 def test_it_runs_and_starts_with_the_host(redis_host: Host) -> None:
@@ -28,9 +16,9 @@ def test_it_runs_and_starts_with_the_host(redis_host: Host) -> None:
 
 
 def test_the_broker_never_evicts_and_writes_everything_down(site: Site, redis_host: Host) -> None:
-    assert ask(site, redis_host, "default", "config get maxmemory-policy").split()[-1] == "noeviction"
-    assert ask(site, redis_host, "default", "config get appendonly").split()[-1] == "yes"
-    assert int(ask(site, redis_host, "default", "config get maxmemory").split()[-1]) > 0
+    assert ask_redis(site, redis_host, "default", "config get maxmemory-policy").split()[-1] == "noeviction"
+    assert ask_redis(site, redis_host, "default", "config get appendonly").split()[-1] == "yes"
+    assert int(ask_redis(site, redis_host, "default", "config get maxmemory").split()[-1]) > 0
 
 
 def test_results_are_in_an_instance_of_their_own_and_may_be_evicted(site: Site, redis_host: Host) -> None:
@@ -40,21 +28,21 @@ def test_results_are_in_an_instance_of_their_own_and_may_be_evicted(site: Site, 
     unit, port = "redis-server@results.service", instances["results"]["port"]
     assert redis_host.service(unit).is_running
     assert redis_host.service(unit).is_enabled
-    assert ask(site, redis_host, "default", "config get maxmemory-policy", port).split()[-1] == "allkeys-lru"
-    assert ask(site, redis_host, "default", "config get appendonly", port).split()[-1] == "no"
+    assert ask_redis(site, redis_host, "default", "config get maxmemory-policy", port).split()[-1] == "allkeys-lru"
+    assert ask_redis(site, redis_host, "default", "config get appendonly", port).split()[-1] == "no"
     # A task's state goes there, and nothing of it to the broker.
     code = "import json\nfrom tasks.celery_app import celery_app\n"
     task = "email_service.tasks.cleanup_stale_results"
     code += f"result = celery_app.send_task({task!r})\nresult.get(60)\nprint(json.dumps(result.id))"
     key = f"celery-task-meta-{run_code(site.first('celery_workers'), code)}"
-    assert ask(site, redis_host, "metabuilder", f"-n 1 exists {key}", port) == "1"
-    assert ask(site, redis_host, "metabuilder", f"-n 1 exists {key}") == "0"
+    assert ask_redis(site, redis_host, "metabuilder", f"-n 1 exists {key}", port) == "1"
+    assert ask_redis(site, redis_host, "metabuilder", f"-n 1 exists {key}") == "0"
 
 
 def test_the_application_may_work_but_not_administer(site: Site, redis_host: Host) -> None:
-    assert ask(site, redis_host, "metabuilder", "ping").endswith("PONG")
-    assert "NOPERM" in ask(site, redis_host, "metabuilder", "config get dir")
-    assert "NOPERM" in ask(site, redis_host, "metabuilder", "flushall")
+    assert ask_redis(site, redis_host, "metabuilder", "ping").endswith("PONG")
+    assert "NOPERM" in ask_redis(site, redis_host, "metabuilder", "config get dir")
+    assert "NOPERM" in ask_redis(site, redis_host, "metabuilder", "flushall")
 
 
 def test_nobody_is_answered_without_a_password(redis_host: Host) -> None:

@@ -1,14 +1,16 @@
 """Redis and PostgreSQL restarted in the middle of a first sync: it finishes by itself, with each message once.
 
-And PostgreSQL away for longer than any task has retries.
+And PostgreSQL away for longer than any task has retries, or with a new password.
 """
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 
 from native.dovecot import Dovecot
+from native.postgres import WORKER
 from tasks.registry import (
     CHECK_SPAM,
     CLEANUP_STALE_RESULTS,
@@ -67,6 +69,22 @@ def restart(server: PostgresServer | RedisServer) -> None:
 def crash(server: PostgresServer | RedisServer) -> None:
     server.kill()
     server.start()
+
+
+@contextmanager
+def renewed_password(server: PostgresServer) -> Iterator[None]:
+    """The workers' role has another password, and its sessions have ended."""
+
+    def set_password(password: str) -> None:
+        with server.postgres.superuser() as cursor:
+            cursor.execute(f"ALTER ROLE {WORKER} PASSWORD %s", (password,))
+            cursor.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = %s", (WORKER,))
+
+    set_password("renewed")
+    try:
+        yield
+    finally:
+        set_password(server.postgres.passwords.worker)
 
 
 @pytest.mark.parametrize("end", [restart, crash])
@@ -157,4 +175,20 @@ def test_a_database_that_is_away_is_waited_for_and_wears_out_no_retries(
         environment()  # this process connects anew
 
     assert queued.get(timeout=90)["status"] == "success"
+    assert column("SELECT count(*) FROM dead_letter") == [0]
+
+
+def test_a_worker_that_is_to_get_a_new_password_of_postgresql_waits_for_it(
+    database: Database,
+    mailbox: Mailbox,
+    postgres: PostgresServer,
+    worker: Worker,
+    tasks_queue: Queue,
+) -> None:
+    account = register(mailbox)
+    with renewed_password(postgres):
+        queued = tasks_queue.sync(account)
+        wait_until(lambda: worker.log.read_text().count(f"[{queued.id}] retry") > 5, "it does not wait", 60)
+
+    assert queued.get(timeout=60)["status"] == "success"
     assert column("SELECT count(*) FROM dead_letter") == [0]
