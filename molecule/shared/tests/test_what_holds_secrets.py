@@ -62,7 +62,8 @@ def test_a_play_at_full_verbosity_prints_none_and_renews_them_under_load(site: S
     assert not load.not_done(load.ledger.queued)
     load.check_mails()
     late, pause = max(load.lateness().values()), load.longest_pause()
-    print(f"{len(load.ledger.queued)} calls in {seconds:.0f} s, at most {late:.1f} s late and {pause:.1f} s without a mail")
+    calls = f"{len(load.ledger.queued)} calls in {seconds:.0f} s"
+    print(f"{calls}, at most {late:.1f} s late and {pause:.1f} s without a mail")
     assert late < MAX_LATE_SECONDS
     # and a run that leaves out a part refuses no password
     assert site.play("site.yml", "--skip-tags=old_passwords").status == 0
