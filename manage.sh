@@ -11,7 +11,7 @@ fail() { say "error: $*"; exit 1; }
 
 # The verbs that need Ansible, the linters, the test tools, the benchmarks' plotting, or uv.
 case ${1:-help} in
-    setup | test | bench | lock | release | secrets | docs) NEEDS=dev ;;
+    setup | test | dev:test | bench | lock | release | secrets | docs) NEEDS=dev ;;
     *) NEEDS=native ;;
 esac
 
@@ -79,6 +79,14 @@ install_packages() {
     checksum "$NEEDS" >"$VENV/.locked-$NEEDS"
     rm -f "$VENV/.installing"
 }
+
+if [[ $* == rebuild ]]; then
+    # As much as there was; the programs that run from it are stopped first.
+    [[ ! -e $VENV/.locked-dev ]] || NEEDS=dev
+    ! is_current "$NEEDS" || (cd -- "$ROOT" && "$VENV/bin/python" -m manage down)
+    mkdir -p "$VENV"
+    touch "$VENV/.installing"
+fi
 
 if ! is_current "$NEEDS"; then
     [[ -z ${_METABUILDER_COMPLETE-} ]] || exit 1 # a shell that completes a word does not install

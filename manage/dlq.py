@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tasks.storage.dead_letters import Summary
 
 
-def _filters(command: Callable[..., Any]) -> Callable[..., Any]:
+def filters(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options that choose among the dead letters."""
     for option in (
         click.option("--json", "as_json", is_flag=True, help="For machines."),
@@ -38,7 +38,7 @@ def dlq() -> None:
     fails="Redis fails, so that only the dead letters in PostgreSQL are listed",
 )
 @dlq.command(name="list")
-@_filters
+@filters
 def list_(tenant: str | None, task: str | None, code: str | None, as_json: bool) -> None:
     """List the dead letters, those that failed last at the end."""
     connect()
@@ -109,7 +109,7 @@ def show(letter_id: str, as_json: bool) -> None:
 @dlq.command()
 @click.argument("letter_ids", metavar="[ID]...", nargs=-1)
 @click.option("--all", "is_all", is_flag=True, help="All that the other options choose.")
-@_filters
+@filters
 def retry(
     letter_ids: tuple[str, ...], is_all: bool, tenant: str | None, task: str | None, code: str | None, as_json: bool
 ) -> None:
@@ -131,7 +131,7 @@ def retry(
 @click.argument("letter_ids", metavar="[ID]...", nargs=-1)
 @click.option("--all", "is_all", is_flag=True, help="All that the other options choose.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
-@_filters
+@filters
 def drop(
     letter_ids: tuple[str, ...],
     is_all: bool,

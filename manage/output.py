@@ -28,8 +28,6 @@ class Coloured(NamedTuple):
 Cell = str | Coloured
 T = TypeVar("T")
 
-_MAX_ARGUMENTS = 200  # characters of the arguments of a task in a table
-
 
 def say(text: str) -> None:
     """Print a line of progress on stderr."""
@@ -84,8 +82,13 @@ def track(values: Sequence[T], what: str, *, quiet: bool) -> Iterable[T]:
     return tracked(values, what, console=Console(stderr=True), disable=quiet, transient=True)
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[Cell]], *, right: Sequence[str] = ()) -> None:
-    """Print a result as a table for people. Columns named in `right` are aligned to the right."""
+def table(
+    columns: Sequence[str], rows: Iterable[Sequence[Cell]], *, right: Sequence[str] = (), whole: Sequence[str] = ()
+) -> None:
+    """Print a result as a table for people.
+
+    Columns named in `right` are aligned to the right; cells of those named in `whole` stay on one line, to be copied.
+    """
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -93,7 +96,9 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Cell]], *, right: Sequ
 
     drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
-        drawn.add_column(column, justify="right" if column in right else "left", overflow="fold")
+        drawn.add_column(
+            column, justify="right" if column in right else "left", overflow="fold", no_wrap=column in whole
+        )
     for row in rows:
         coloured = (cell if isinstance(cell, Coloured) else Coloured(cell, "") for cell in row)
         # As Text, so that a subject or folder name in square brackets is not read as markup.
@@ -130,12 +135,3 @@ def ago(moment: datetime | None, now: datetime) -> str:
     if moment is None:
         return "never"
     return f"{duration(max((now - moment).total_seconds(), 0))} ago"
-
-
-def shortened(arguments: dict[str, Any] | None) -> str:
-    """The redacted arguments of a task on one line."""
-    if arguments is None:
-        return "cannot be read"
-    named = (f"{name}={value}" for name, value in arguments["kwargs"].items())
-    text = ", ".join((*map(str, arguments["args"]), *named))
-    return text if len(text) <= _MAX_ARGUMENTS else f"{text[:_MAX_ARGUMENTS]}…"

@@ -1,16 +1,91 @@
-"""`queue:list`, `queue:flush` and `task:purge`: the queues, straight from Redis."""
+"""`queue:status`, `queue:list`, `queue:flush` and `task:purge`: the queues, straight from Redis."""
 
+import sys
+import time
+from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from manage.examples import example
-from manage.output import confirm, print_json, say, shortened, size, table
+from manage.messages import on_a_line, short, shown
+from manage.output import Coloured, confirm, duration, print_json, say, size, table
 from manage.session import broker_alone, json_option
-from tasks.registry import QUEUES
+from tasks.registry import QUEUES, TASKS
+
+if TYPE_CHECKING:
+    from redis import Redis
 
 _queue = click.Choice(list(QUEUES))
+_OF_QUEUE = {row.name: row.queue for row in TASKS}
+
+
+@example("queue:status", "queue:status --rate 10 --json", fails="a queue is blocked")
+@click.command(name="queue:status")
+@click.option(
+    "--rate", "seconds", type=click.IntRange(1, 600), metavar="SECONDS", help="Count for so long what comes and goes."
+)
+@json_option
+def status(seconds: int | None, as_json: bool) -> None:
+    """Show how many messages wait in each queue, and for how long the oldest has been due.
+
+    A queue is blocked if messages are due and no worker takes any; it is shown for how long. With --rate: how many
+    messages come and how many tasks end in a second. Workers tell Redis every 2 s what has ended.
+    """
+    with broker_alone() as client:
+        from tasks.monitoring.readings.queues import queues
+        from tasks.monitoring.readings.workers import workers
+
+        ended, before, began = (_ended(client), queues(client), time.monotonic()) if seconds else ({}, (), 0.0)
+        time.sleep(seconds or 0)
+        found, has_worker = queues(client), any(worker.consumes for worker in workers(client))
+        passed, ends = time.monotonic() - began, _ended(client) if seconds else {}
+    rows: list[dict[str, Any]] = [
+        {
+            "queue": queue.name,
+            "depth": queue.depth,
+            "oldest_seconds": queue.oldest_seconds,
+            "blocked_seconds": None if has_worker else queue.oldest_seconds,
+        }
+        for queue in found
+    ]
+    for row, now, then in zip(rows, found, before, strict=False):
+        out = ends.get(now.name, 0) - ended.get(now.name, 0)
+        row |= {"in_per_second": max(out + now.depth - then.depth, 0) / passed, "out_per_second": out / passed}
+    if as_json:
+        print_json(rows)
+    else:
+        rates = ("in/s", "out/s") if seconds else ()
+        table(
+            ("queue", "depth", "oldest", *rates, "blocked for"),
+            (
+                (
+                    row["queue"],
+                    f"{row['depth']:,}",
+                    _duration(row["oldest_seconds"]),
+                    *(f"{row[rate]:,.1f}" for rate in ("in_per_second", "out_per_second")[: len(rates)]),
+                    Coloured(_duration(row["blocked_seconds"]), "red"),
+                )
+                for row in rows
+            ),
+            right=("depth", "oldest", *rates, "blocked for"),
+        )
+    sys.exit(1 if any(row["blocked_seconds"] is not None for row in rows) else 0)
+
+
+def _ended(client: "Redis") -> Counter[str]:
+    """How many tasks of each queue have ended since the beginning."""
+    from tasks.monitoring.readings.totals import totals
+
+    counts: Counter[str] = Counter()
+    for (task, _), count in totals(client).ended.items():
+        counts[_OF_QUEUE.get(task, "")] += count
+    return counts
+
+
+def _duration(seconds: float | None) -> str:
+    return "" if seconds is None else duration(seconds)
 
 
 @example("queue:list sync", "queue:list send --limit 5 --json")
@@ -27,7 +102,7 @@ def list_(queue: str, limit: int, as_json: bool) -> None:
         from tasks.runtime.broker.contents import count, look
 
         found, depth = list(look(client, queue, limit)), count(client, queue)
-    messages = [_shown(message) for message in found]
+    messages = [shown(message) for message in found]
     if as_json:
         print_json({"queue": queue, "depth": depth, "messages": messages})
         return
@@ -36,9 +111,9 @@ def list_(queue: str, limit: int, as_json: bool) -> None:
             ("task", "id", "arguments", "not before", "expires", "size"),
             (
                 (
-                    (message["task"] or "?").rpartition(".")[2],
+                    short(message["task"]),
                     message["id"] or "?",
-                    shortened(message["arguments"]),
+                    on_a_line(message["arguments"]),
                     message["eta"] or "",
                     message["expires"] or "",
                     size(message["bytes"]),
@@ -46,16 +121,9 @@ def list_(queue: str, limit: int, as_json: bool) -> None:
                 for message in messages
             ),
             right=("size",),
+            whole=("id",),
         )
     say(f"{len(messages)} of {depth} messages" if depth else f"The queue {queue} is empty")
-
-
-def _shown(message: Any) -> dict[str, Any]:
-    import tasks.celery_app  # noqa: F401 - becomes the application whose tasks say which arguments may be shown
-    from tasks.runtime.dead_letters import shown_arguments
-
-    headers = {name: message.header(name) for name in ("task", "id", "eta", "expires")}
-    return {**headers, "arguments": shown_arguments(message.message), "bytes": message.size}
 
 
 def _purge_options(command: Any) -> Any:

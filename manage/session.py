@@ -90,6 +90,15 @@ def _redis_at(url: str) -> "Redis":
     return Redis.from_url(url, retry=Retry(NoBackoff(), 0), **options)
 
 
+def application() -> Any:
+    """The Celery application, for verbs that queue tasks or command workers. Takes long to load."""
+    from celery import current_app
+
+    import tasks.celery_app  # noqa: F401 - becomes the current application
+
+    return current_app
+
+
 def _use_the_stack(*, database: bool, broker: bool) -> None:
     from native.environment import apply
     from native.state import State

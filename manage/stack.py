@@ -55,6 +55,16 @@ def restart() -> None:
     announce(stack, stack.up())
 
 
+@example("rebuild")
+@click.command()
+def rebuild() -> None:
+    """Stop everything, make .venv anew from the locked requirements, and start the native stack."""
+    # manage.sh has stopped the stack and made .venv.
+    stack = _stack()
+    stack.down()
+    announce(stack, stack.up())
+
+
 @example("ps --json")
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="For machines.")

@@ -91,6 +91,21 @@ def show(
                 time.sleep(_WAIT_SECONDS)
 
 
+def clear(folder: Path) -> int:
+    """Delete the older files of the logs and empty those that are being written. Returns how many bytes went.
+
+    The supervisor appends to its files, so that it goes on at the beginning of an emptied one.
+    """
+    removed = 0
+    for path in folder.glob("*.log*"):
+        removed += path.stat().st_size
+        if path.suffix == ".log":
+            os.truncate(path, 0)
+        else:
+            path.unlink(missing_ok=True)
+    return removed
+
+
 class _Tail:
     """One log file, which the supervisor may rename and begin anew."""
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from celery import shared_task
+from celery import Celery, shared_task
 from redis.exceptions import ResponseError
 
 from tasks.errors import SoftTimeLimitError
@@ -20,6 +20,9 @@ from tasks.settings import get_settings
 from tasks.storage.cleanup import delete_old_dead_letters, delete_unreferenced_blobs, release_expired_leases
 
 logger = logging.getLogger(__name__)
+
+# The name of a count, and what removes and counts.
+Step = tuple[str, Callable[[], int]]
 
 # The key with the place (tenant and SHA-256) at which the walk over all blobs goes on, if one run does not finish it.
 _PLACE = "metabuilder:cleanup:blobs"
@@ -33,22 +36,39 @@ def cleanup_stale_results(self: Any) -> dict[str, Any]:
     blobs_deleted, dead_letters_deleted. A step that fails keeps no other from its work; after the last step the first
     error is raised.
     """
+    deadline = time.monotonic() + get_settings().worker.budget_seconds
+    return {"status": "success", **remove(*in_redis(self.app), *in_postgresql(self.app, deadline))}
+
+
+def in_redis(app: Celery) -> tuple[Step, ...]:
+    """What is removed from Redis: old results, unread answers, old messages that no worker could run."""
     worker = get_settings().worker
-    deadline = time.monotonic() + worker.budget_seconds
-    days = worker.dead_letter_days
-    with broker_client(self.app) as broker:
-        removed = _each(
-            ("results_deleted", lambda: cleanup.delete_old_results(self.app.backend.client, worker.result_expires)),
-            ("reply_queues_deleted", lambda: cleanup.delete_orphaned_replies(broker)),
-            ("leases_released", release_expired_leases),
-            ("dead_letters_deleted", lambda: aside.delete_old(broker, days * 24 * 3600)),
-            ("dead_letters_deleted", lambda: _delete_dead_letters(days, deadline)),
-            ("blobs_deleted", lambda: _delete_blobs(broker, deadline)),
-        )
-    return {"status": "success", **removed}
+    age_seconds = worker.dead_letter_days * 24 * 3600
+    return (
+        ("results_deleted", lambda: cleanup.delete_old_results(app.backend.client, worker.result_expires)),
+        ("reply_queues_deleted", lambda: _in_broker(app, cleanup.delete_orphaned_replies)),
+        ("dead_letters_deleted", lambda: _in_broker(app, lambda broker: aside.delete_old(broker, age_seconds))),
+    )
 
 
-def _each(*steps: tuple[str, Callable[[], int]]) -> dict[str, int]:
+def in_postgresql(app: Celery, deadline: float) -> tuple[Step, ...]:
+    """What is removed from PostgreSQL: expired leases, old dead letters, blobs without references.
+
+    Nothing more is begun after `deadline`, in seconds of time.monotonic(); the next run goes on from there.
+    """
+    return (
+        ("leases_released", release_expired_leases),
+        ("dead_letters_deleted", lambda: _delete_dead_letters(get_settings().worker.dead_letter_days, deadline)),
+        ("blobs_deleted", lambda: _in_broker(app, lambda broker: _delete_blobs(broker, deadline))),
+    )
+
+
+def _in_broker(app: Celery, step: Callable[[Any], int]) -> int:
+    with broker_client(app) as broker:
+        return step(broker)
+
+
+def remove(*steps: Step) -> dict[str, int]:
     """How many were removed by name. Runs all steps, then raises the first error of those that failed."""
     removed = dict.fromkeys((name for name, _ in steps), 0)
     errors: list[Exception] = []

@@ -21,6 +21,7 @@ from celery.exceptions import CPendingDeprecationWarning
 from celery.utils.log import get_logger
 from celery.worker import consumer
 from celery.worker.state import maybe_shutdown
+from celery.worker.state import revoked as revoked_tasks
 from kombu.common import ignore_errors
 from kombu.exceptions import DecodeError
 
@@ -33,14 +34,16 @@ from tasks.runtime.broker.seldom import Seldom
 from tasks.runtime.clocks import Watch
 from tasks.runtime.log.tasks import fields_of
 from tasks.runtime.redaction import redact_arguments
+from tasks.runtime.revocations import revocations, take_over
 from tasks.runtime.search import Search
 from tasks.settings import get_settings
 
 _outages = get_logger(f"{__name__}.outages")  # tasks/runtime/broker/outage.py
 _logger = get_logger(__name__)
 
-# How often a worker looks at the clocks, and at a part of the messages that other workers put aside.
-_CLOCKS_SECONDS, _SEARCH_SECONDS = 5, 1
+# How often a worker looks at the clocks, at a part of the messages that other workers put aside, and at what
+# operators have revoked.
+_CLOCKS_SECONDS, _SEARCH_SECONDS, _REVOCATIONS_SECONDS = 5, 1, 1
 # The pause between two tries to connect or to get an answer.
 # It is short, so that a broker that is back is noticed soon.
 _RETRY_SECONDS = 1
@@ -59,6 +62,7 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]  # celery has no types
         super().__init__(*args, **kwargs)
         self._clocks = Watch()
         self._search = Search(self.app)
+        self._revoked: set[str] = set()  # what operators have revoked, as last seen
         self._address = self.conninfo.as_uri()  # kept, because asking a connection for its address may open files
 
     @property
@@ -186,8 +190,10 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]  # celery has no types
         hub.call_repeatedly(_RETRY_SECONDS, self._deliveries.tell_what_is_owed)
         self._look_at_the_clocks()
         self._look_aside()
+        self._look_at_revocations()
         hub.call_repeatedly(_CLOCKS_SECONDS, Seldom(self._look_at_the_clocks))
         hub.call_repeatedly(_SEARCH_SECONDS, Seldom(self._look_aside))
+        hub.call_repeatedly(_REVOCATIONS_SECONDS, Seldom(self._look_at_revocations))
 
     def _turn(self, channel: Any) -> None:
         self.turned_at = time.monotonic()
@@ -238,6 +244,13 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]  # celery has no types
             has_changed = self._clocks.look(client)
         if has_changed and self._is_answered:
             self._say_consuming()
+
+    def _look_at_revocations(self) -> None:
+        """Learn which tasks operators have revoked, and which they let run again."""
+        if shutdown.is_requested():
+            return
+        with self.connection.default_channel.conn_or_acquire() as client:
+            self._revoked = take_over(revoked_tasks, self._revoked, revocations(client))
 
     def _look_aside(self) -> None:
         """Have the channel take messages that were put aside and that this worker can run."""

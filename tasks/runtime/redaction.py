@@ -10,6 +10,7 @@ from functools import lru_cache
 from itertools import chain, repeat
 from typing import Any
 
+_WORD = re.compile(r"[a-z_]{1,40}")
 # Also matches the login in a URL, which ends with an @ too. Begins where a word begins: a long text is read once.
 _BEFORE_AN_AT = re.compile(r"(?<![^\s<>(),;@])[^\s<>(),;@]+@(?=(?P<host>[\w.-]*\w)|\[)")
 
@@ -24,6 +25,18 @@ def redact_arguments(
     # Arguments beyond the names that the function has are no known identifiers, so they are not shown.
     shown = tuple(_redact(name, value) for name, value in zip(chain(_names(run), repeat("")), args, strict=False))
     return shown, {name: _redact(name, value) for name, value in kwargs.items()}
+
+
+def redact_values(value: Any) -> Any:
+    """A result of a task as it may be shown: of a mapping, the values as those of arguments, and short words."""
+    if isinstance(value, Mapping):
+        return {str(name): inner if _is_word(inner) else _redact(str(name), inner) for name, inner in value.items()}
+    return value if _is_word(value) else _redact("", value)
+
+
+def _is_word(value: object) -> bool:
+    """Whether a text is a word that the tasks themselves say, such as a status: nobody's mail is so plain."""
+    return isinstance(value, str) and _WORD.fullmatch(value) is not None
 
 
 def redact_text(text: str, but: str = "") -> str:

@@ -20,6 +20,7 @@ from tasks.errors import SoftTimeLimitError
 from tasks.log_fields import logged_with
 from tasks.runtime.log.tasks import fields_of
 from tasks.runtime.owners import marks
+from tasks.runtime.revocations import name_mark
 from tasks.runtime.signals import Outcome, task_begun, task_ended
 
 # How a run ended by the error that Celery gives. The first class that fits counts.
@@ -60,9 +61,12 @@ class CarefulRequest(Request):  # type: ignore[misc]  # celery has no types
 
     def revoked(self) -> bool:
         """As Celery's, but also true if the task's owner revoked it before its worker knew the owner
-        (tasks/runtime/control.py)."""
+        (tasks/runtime/control.py), and if an operator revoked all tasks of its name."""
         # The rest of Celery's code looks for the task's id in this list, not for a mark.
-        if revoked_tasks and any(mark in revoked_tasks for mark in marks(self.task, self.id, self.args, self.kwargs)):
+        if revoked_tasks and any(
+            mark in revoked_tasks
+            for mark in (name_mark(self.name), *marks(self.task, self.id, self.args, self.kwargs))
+        ):
             revoked_tasks.add(self.id)
         return bool(super().revoked())
 

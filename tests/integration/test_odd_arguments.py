@@ -39,6 +39,9 @@ NEEDED: Mapping[str, tuple[str, ...]] = {
     ),
     **dict.fromkeys(("dlq drop", "dlq retry", "dlq show"), ("no-letter",)),
     **dict.fromkeys(("outbox show", "outbox retry", "outbox sent", "outbox resend"), ("no-message",)),
+    **dict.fromkeys(("task:status", "task:retry", "worker:shutdown", "worker:ping", "worker:info"), ("nobody",)),
+    "task:revoke": ("nobody", "--hours=1"),
+    "task:run": ("check_spam",),
     **dict.fromkeys(("queue:list", "queue:flush"), ("spam",)),
     "completion": ("bash",),
     "redis-cli": ("PING",),
@@ -49,7 +52,10 @@ NEEDED: Mapping[str, tuple[str, ...]] = {
     "sync": ("mail",),
 }
 # What these do with an argument they do on the machine, whatever the argument is; only an argument too many is tried.
-NOT_TRIED = ("demo", "up", "down", "restart", "setup", "test", "bench", "lock", "docs", "health", "ps", "psql")
+NOT_TRIED = (
+    *("demo", "up", "down", "restart", "rebuild", "setup", "test", "bench", "lock", "docs", "health", "ps"),
+    *("psql", "dev:shell", "dev:logs", "dev:test"),
+)
 
 
 ON_STDIN = {
@@ -76,7 +82,7 @@ class Case(NamedTuple):
 def cases(folder: Path) -> Iterator[Case]:
     for name in sorted(commands()):
         words = name.split()
-        if name not in ("test", "bench", "psql"):  # which take any
+        if name not in ("test", "dev:test", "bench", "psql"):  # which take any
             yield Case(f"{name}: three arguments too many", [*words, *[ODD["control characters"]] * 3])
         for what, odd in ODD.items():
             if name not in NOT_TRIED:

@@ -5,14 +5,16 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import redis as redis_client
 
 from native.state import State
-from tasks.celery_app import celery_app
 from tasks.errors import MessageRefusedError
+from tasks.monitoring.report import WORKERS
 from tasks.registry import QUEUES, REREAD_MESSAGES
-from tasks.runtime.broker.transport import broker_client
+from tasks.settings import get_settings
 from tasks.storage.accounts.rows import Account, find_account
 from tasks.storage.dead_letters import Failure, bury
 from tests.conftest import TENANT, USER, Database, register, sync
@@ -31,7 +33,7 @@ SHOWN, IN_JSON = (
     r"\u001b]0;owned\u0007\u001b[2J\u001b[35;5m\u009b6n\u007f",
 )
 # As somebody may have queued one: the ids of accounts and tenants are shown.
-MESSAGE = {
+MESSAGE: dict[str, Any] = {
     "headers": {"task": REREAD_MESSAGES, "id": "1"},
     "body": json.dumps([[SENT, SENT, SENT], {}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}]),
     "properties": {},
@@ -48,7 +50,14 @@ SAYS_NOTHING_OF_OTHERS = {
     **dict.fromkeys(("secrets init", "secrets renew"), "of the inventory"),
     **dict.fromkeys(("version", "help", "completion", "credentials new-key"), "of this program"),
     **dict.fromkeys(("beat:status", "beat:restart"), "of the schedule, whose times are numbers"),
-    **dict.fromkeys(("queue:flush", "task:purge"), "counts"),
+    **dict.fromkeys(("queue:flush", "queue:status", "task:purge", "stats"), "counts"),
+    **dict.fromkeys(("clean:logs", "clean:redis", "clean:db", "clean:all"), "counts"),
+    **dict.fromkeys(("rebuild", "flower:open", "worker:reload", "worker:drain"), "of servers that it starts itself"),
+    **dict.fromkeys(("dev:shell", "dev:test", "tasks registered"), "of the code in this clone"),
+    "dev:logs": "the same as `logs`",
+    "tasks active": "only while a worker reports it (tests/integration/test_task_verbs.py)",
+    **dict.fromkeys(("tasks revoked", "task:revoke"), "only ids that are plain words"),
+    "task:retry": "the same as `dlq retry`",
     "outbox sent": "counts",
     "outbox resend": "counts",
     "dlq drop": "counts",
@@ -113,14 +122,29 @@ def fill(account: Account, imap: ImapServer, state: State) -> dict[str, str]:
         "key", f"task {SENT}", "id", USER, {"args": [SENT]}, f"code {SENT}", SENT, f"Traceback\n  {SENT}\n", 1
     )
     bury(TENANT, failure, (TENANT, USER), {})
-    with broker_client(celery_app) as client:
-        client.lpush("reread", json.dumps(MESSAGE))
-        client.rpush("words", SENT, SENT.encode("latin-1", "replace"))
+    fill_redis()
     state.create()
     (state.logs / "worker.log").write_text(f"{SENT}\nnext line\n")
     (state.logs / "postgres.log").write_text(f"ERROR: {SENT}\n\tDETAIL: {SENT}\n")
     [(outbox_id,)], [(letter_id,)] = rows("SELECT id FROM outbox_message"), rows("SELECT id FROM dead_letter")
     return {"outbox": str(outbox_id), "letter": str(letter_id)}
+
+
+def fill_redis() -> None:
+    """A message on a queue, two in hand, the result of a task, and a worker that is down."""
+    places = get_settings().redis
+    error = {"exc_type": "WrongError", "exc_message": [SENT], "exc_module": "x"}
+    failed = {"status": "FAILURE", "result": error, "traceback": None, "children": [], "task_id": "failed"}
+    later = {**MESSAGE, "headers": {**MESSAGE["headers"], "eta": "2199-01-01T00:00:00+00:00"}}
+    with redis_client.Redis.from_url(places.broker_url) as client:
+        now = client.time()[0]
+        client.lpush("reread", json.dumps(MESSAGE))
+        client.rpush("words", SENT, SENT.encode("latin-1", "replace"))
+        client.hset("unacked", mapping={"1": json.dumps([MESSAGE, "", "x"]), "2": json.dumps([later, "", "x"])})
+        client.zadd("unacked_index", {"1": now, "2": now})
+        client.zadd(WORKERS, {f"node {SENT}": now})
+    with redis_client.Redis.from_url(places.result_backend) as client:
+        client.set("celery-task-meta-failed", json.dumps(failed))
 
 
 def calls(ids: dict[str, str]) -> list[Call]:
@@ -168,9 +192,17 @@ def calls(ids: dict[str, str]) -> list[Call]:
         Call(("dlq", "show", letter)),
         Call(("dlq", "show", letter, "--json")),
         Call(("dlq", "retry", letter)),
-        Call(("redis-cli", "LRANGE", "words", "0", "-1")),
+        Call(("tasks", "failed", "--json")),
+        Call(("tasks", "reserved", "--limit", "5")),
+        Call(("tasks", "scheduled", "--json")),
+        Call(("task:status", "failed")),
+        Call(("task:run", "check_spam", "--kwargs", json.dumps({SENT: 1})), expects="Error"),
+        Call(("worker:ping",)),
+        Call(("worker:info",)),
+        Call(("worker:shutdown", f"none {SENT}")),
         Call(("queue:list", "reread")),
         Call(("queue:list", "reread", "--json")),
+        Call(("redis-cli", "LRANGE", "words", "0", "-1")),
         Call(("logs", "worker")),
         Call(("logs",)),
         Call(("sync", NAME, "--full", "--follow", *tenant), expects="Nothing new"),

@@ -8,10 +8,8 @@ From then on Celery waits by time.monotonic(), which cannot be set.
 import logging
 import time
 from collections.abc import Mapping, MutableMapping
-from datetime import UTC, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
-
-from celery.utils.time import maybe_iso8601, maybe_make_aware
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +39,7 @@ def to_redis(client: Any, message: MutableMapping[str, Any]) -> None:
 def not_before(message: Mapping[str, Any]) -> float:
     """The moment for which the task of a message is to wait, in Unix seconds; 0 where it is to run at once."""
     eta = message["headers"].get("eta")
-    return maybe_make_aware(maybe_iso8601(eta), UTC).timestamp() if eta else 0.0
+    return _read(eta).timestamp() if eta else 0.0
 
 
 def shift(headers: MutableMapping[str, Any], seconds: float) -> None:
@@ -50,4 +48,11 @@ def shift(headers: MutableMapping[str, Any], seconds: float) -> None:
         return
     for name in _TIMES:
         if headers.get(name):
-            headers[name] = (maybe_iso8601(headers[name]) + timedelta(seconds=seconds)).isoformat()
+            headers[name] = (_read(headers[name]) + timedelta(seconds=seconds)).isoformat()
+
+
+def _read(text: Any) -> datetime:
+    # Imported here, as it loads much of Celery, for which verbs that ask for the time alone would wait.
+    from celery.utils.time import maybe_iso8601, maybe_make_aware
+
+    return maybe_make_aware(maybe_iso8601(text), UTC)  # type: ignore[no-any-return]

@@ -1,4 +1,4 @@
-"""What waits in a queue, as messages: to look at them, and to delete them all.
+"""The messages that wait in a queue and those that workers have in hand: to look at them, and to empty a queue.
 
 Whoever can write to Redis can put anything there. So a message that is too large is only measured, and what cannot be
 read counts as a message of which nothing is known.
@@ -6,6 +6,7 @@ read counts as a message of which nothing is known.
 
 import json
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from tasks.runtime.broker.aside import part, word
@@ -40,6 +41,26 @@ for i, key in ipairs(KEYS) do
   redis.call('UNLINK', key)
 end
 return messages
+"""
+
+# kombu's table of delivered messages and its index.
+_TAKEN = ("unacked", "unacked_index")
+# KEYS: these two. ARGV: how many messages, the most bytes of each, the most bytes altogether. Returns the time, then
+# of each message when it was taken, its size, and its entry where that is not too much.
+_LOOK_AT_TAKEN = """
+local time = redis.call('TIME')
+local found, bytes = {time[1] .. string.format('.%06d', time[2])}, 0
+for i, type in ipairs({'hash', 'zset'}) do
+  if redis.call('TYPE', KEYS[i]).ok ~= type then return found end
+end
+local tags = redis.call('ZRANGE', KEYS[2], 0, ARGV[1] - 1, 'WITHSCORES')
+for i = 1, #tags, 2 do
+  local size, entry = redis.call('HSTRLEN', KEYS[1], tags[i]), false
+  bytes = bytes + size
+  if size <= tonumber(ARGV[2]) and bytes <= tonumber(ARGV[3]) then entry = redis.call('HGET', KEYS[1], tags[i]) end
+  if size > 0 then found[#found + 1] = {tags[i + 1], size, entry or ''} end
+end
+return found
 """
 
 
@@ -82,3 +103,38 @@ def read(found: bytes | str) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     return message if isinstance(message, dict) else None
+
+
+class InHand(NamedTuple):
+    """A message that a worker has taken and whose task is not done, or whose worker died; `seconds` ago."""
+
+    queue: str | None
+    seconds: float
+    taken: Waiting
+    is_scheduled: bool  # its time has not come
+
+
+def in_hand(client: Any, limit: int) -> Iterator[InHand]:
+    """The messages that workers have in hand, those that were taken first at the beginning."""
+    arguments = limit, _MAX_BYTES, _MAX_BYTES_AT_ONCE
+    now, *found = client.eval(_LOOK_AT_TAKEN, 2, *_TAKEN, *arguments)
+    for taken_at, size, entry in found:
+        message, queue = _split(entry)
+        taken = Waiting(size, message)
+        yield InHand(queue, max(float(now) - float(taken_at), 0), taken, _is_later(taken.header("eta"), float(now)))
+
+
+def _split(entry: bytes | str) -> tuple[dict[str, Any] | None, str | None]:
+    try:
+        message, _, queue = json.loads(entry)
+    except (ValueError, TypeError, RecursionError):
+        return None, None
+    return message if isinstance(message, dict) else None, word(queue)
+
+
+def _is_later(eta: str | None, now: float) -> bool:
+    try:
+        moment = datetime.fromisoformat(eta or "")
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() > now
+    except (ValueError, OverflowError):
+        return False

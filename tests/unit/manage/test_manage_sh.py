@@ -121,6 +121,22 @@ def test_an_install_that_was_interrupted_is_begun_anew(made: Clone) -> None:
     assert not (made.root / ".venv" / "rubbish").exists()
 
 
+def test_rebuild_stops_what_runs_and_makes_the_environment_anew(made: Clone, path: str) -> None:
+    (made.root / ".venv" / "rubbish").touch()
+    done = made.run("rebuild", PATH=path)
+    assert "Making .venv" in done.stderr
+    assert done.stdout == "CLI down\nCLI rebuild\n"
+    assert not (made.root / ".venv" / "rubbish").exists()
+    assert made.run("rebuild", "--help", PATH=path).stderr == ""
+
+
+def test_a_shell_that_completes_a_word_installs_nothing(made: Clone) -> None:
+    (made.root / ".venv" / ".installing").touch()
+    done = made.run(_METABUILDER_COMPLETE="fish_complete")
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", "")
+    (made.root / ".venv" / ".installing").unlink()
+
+
 def test_half_a_venv_is_mended(made: Clone, path: str) -> None:
     shutil.rmtree(next((made.root / ".venv" / "lib").glob("python*")) / "site-packages")
     (made.root / ".venv" / ".locked-native").unlink()

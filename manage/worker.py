@@ -1,0 +1,202 @@
+"""`worker:ping`, `worker:info`, `worker:shutdown`, `worker:reload` and `worker:drain`: the worker processes.
+
+The workers are known by what they last reported to Redis (every 2 s), so that nobody waits for an answer.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from manage.examples import example
+from manage.messages import short
+from manage.output import Coloured, confirm, duration, good_or_bad, print_json, say, size, table
+from manage.place import COMMAND, LOOK_AT_HEALTH
+from manage.session import application, broker_alone, json_option
+from native.errors import StackError
+
+if TYPE_CHECKING:
+    from tasks.monitoring.readings.workers import WorkerReading
+    from tasks.monitoring.report import Child
+
+_START_SECONDS, _LOOK_SECONDS = 30, 0.2
+
+_nodes = click.argument("nodes", metavar="[WORKER]...", nargs=-1)
+
+
+def _find(nodes: Sequence[str]) -> "list[WorkerReading]":
+    """The workers of these names, or all. Raises StackError where one has not reported within a day."""
+    with broker_alone() as client:
+        from tasks.monitoring.readings.workers import workers
+
+        found = [worker for worker in workers(client) if not nodes or worker.node in nodes]
+    if missing := set(nodes) - {worker.node for worker in found}:
+        raise StackError(
+            f"no worker of this name has reported: {', '.join(sorted(missing))}; see {COMMAND} worker:info"
+        )
+    return found
+
+
+@example("worker:ping", "worker:ping worker@mail1", fails="a worker is down or takes no messages, or there is none")
+@click.command(name="worker:ping")
+@_nodes
+@json_option
+def ping(nodes: tuple[str, ...], as_json: bool) -> None:
+    """Say of each worker whether it takes messages.
+
+    A worker that was stopped is not listed, one that died is listed for a day.
+    """
+    found = _find(nodes)
+    if as_json:
+        print_json([{"worker": one.node, "state": _state(one).text, "seconds": round(one.age, 1)} for one in found])
+    elif found:
+        table(
+            ("worker", "state", "reported"),
+            ((one.node, _state(one), f"{duration(one.age)} ago") for one in found),
+            right=("reported",),
+        )
+    if not found:
+        say(f"No worker has reported. {LOOK_AT_HEALTH}")
+    sys.exit(0 if found and all(one.consumes for one in found) else 1)
+
+
+def _state(worker: "WorkerReading") -> Coloured:
+    if worker.report is None:
+        return Coloured("down", "red")
+    if worker.report.is_stopping:
+        return Coloured("stopping", "yellow")
+    return good_or_bad(worker.consumes, "consumes" if worker.consumes else "does not consume")
+
+
+@example("worker:info", "worker:info worker@mail1 --json")
+@click.command(name="worker:info")
+@_nodes
+@json_option
+def info(nodes: tuple[str, ...], as_json: bool) -> None:
+    """Show the workers, their processes, and the task and the memory of each process."""
+    found = _find(nodes)
+    if as_json:
+        print_json([_for_programs(worker) for worker in found])
+        return
+    if not found:
+        say(f"No worker has reported. {LOOK_AT_HEALTH}")
+        return
+    table(
+        ("worker", "state", "pid", "release", "up for", "busy", "reserved", "restarts", "memory"),
+        map(_row, found),
+        right=("pid", "up for", "busy", "reserved", "restarts", "memory"),
+    )
+    children = [(worker.node, child) for worker in found if worker.report for child in worker.report.children]
+    if children:
+        table(
+            ("worker", "process", "memory", "task", "id", "for"),
+            (_child_row(node, child) for node, child in children),
+            right=("process", "memory", "for"),
+            whole=("id",),
+        )
+
+
+def _for_programs(worker: "WorkerReading") -> dict[str, Any]:
+    report = worker.report.model_dump() if worker.report else {}
+    return {**report, "node": worker.node, "state": _state(worker).text, "age_seconds": round(worker.age, 1)}
+
+
+def _row(worker: "WorkerReading") -> tuple[str | Coloured, ...]:
+    report = worker.report
+    if report is None:
+        return (worker.node, _state(worker), *[""] * 7)
+    busy = sum(child.work is not None for child in report.children)
+    memory = sum(pss or 0 for pss in (report.pss, *(child.pss for child in report.children)))
+    return (
+        worker.node,
+        _state(worker),
+        str(report.pid),
+        report.release,
+        duration(report.seconds + worker.age),
+        f"{busy}/{len(report.children)}",
+        str(report.reserved),
+        str(report.restarts),
+        size(memory),
+    )
+
+
+def _child_row(node: str, child: "Child") -> tuple[str, ...]:
+    memory = size(child.pss) if child.pss is not None else ""
+    if child.work is None:
+        return node, str(child.pid), memory, "", "", ""
+    return node, str(child.pid), memory, short(child.work.name), child.work.id, duration(child.work.seconds)
+
+
+@example("worker:shutdown worker@mail1", "worker:shutdown --all --yes")
+@click.command(name="worker:shutdown")
+@_nodes
+@click.option("--all", "is_all", is_flag=True, help="All workers.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def shutdown(nodes: tuple[str, ...], is_all: bool, yes: bool) -> None:
+    """Have workers end after the tasks that they are at.
+
+    supervisor (in a clone) and systemd (on hosts) start them again, with the settings of that moment. To keep a
+    worker stopped: `./manage.sh worker:drain`, on a host systemctl stop celery-worker.
+    """
+    if bool(nodes) == is_all:
+        raise click.UsageError("name the workers (worker:info lists them), or give --all")
+    names = [worker.node for worker in _find(nodes) if worker.is_up]
+    if not names:
+        raise StackError("no such worker is up")
+    if not yes:
+        confirm(f"End {', '.join(names)} after the tasks that they are at?")
+    application().control.shutdown(destination=names)
+    say(f"{', '.join(names)}: told to end")
+
+
+@example("worker:reload")
+@click.command(name="worker:reload")
+def reload_() -> None:
+    """Restart the worker after the tasks that it is at, and wait until it takes messages again.
+
+    Changed settings come with `up`, which restarts the worker by itself.
+    """
+    _stop()
+    began = time.monotonic()
+    _supervisor().start_program("worker")
+    _wait(
+        lambda: any(
+            one.consumes and one.report and one.report.seconds <= time.monotonic() - began for one in _find(())
+        )
+    )
+    say("The worker consumes")
+
+
+@example("worker:drain")
+@click.command(name="worker:drain")
+def drain() -> None:
+    """Stop the worker after the tasks that it is at, and keep it stopped until `up`.
+
+    Messages that it has taken and not begun go back to their queues.
+    """
+    _stop()
+    say("The worker is stopped; ./manage.sh up starts it")
+
+
+def _stop() -> None:
+    at_work = sum(child.work is not None for one in _find(()) if one.report for child in one.report.children)
+    if at_work:
+        say(f"Waiting for {at_work} tasks …")
+    _supervisor().stop(["worker"])
+
+
+def _supervisor() -> Any:
+    from native.state import State
+    from native.supervisor import Supervisor
+
+    return Supervisor(State.default())
+
+
+def _wait(is_true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + _START_SECONDS
+    while not is_true():
+        if time.monotonic() > deadline:
+            raise StackError(f"the worker does not consume after {_START_SECONDS} s. {LOOK_AT_HEALTH}")
+        time.sleep(_LOOK_SECONDS)
