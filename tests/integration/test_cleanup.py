@@ -108,8 +108,8 @@ def test_a_spoilt_place_is_the_beginning(
 STEPS = {
     "results_deleted": (broker_cleanup, "delete_old_results"),
     "reply_queues_deleted": (broker_cleanup, "delete_orphaned_replies"),
-    "leases_released": (maintenance, "release_expired_leases"),
     "dead_letters_deleted": (aside, "delete_old"),
+    "leases_released": (maintenance, "release_expired_leases"),
     "blobs_deleted": (maintenance, "delete_unreferenced_blobs"),
 }
 
