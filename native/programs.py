@@ -23,6 +23,12 @@ SERVERS = ("redis", "postgres", *demo.SERVERS)
 APPLICATION = ("worker", "beat", "flower")
 # How many seconds longer than a task's time limit a stopping worker may take, so that a drain is not cut short.
 _DRAIN_MARGIN_SECONDS = 20
+# Flower's history outlives a restart. It is bounded: in tasks, and in the seconds for which a worker that is gone is
+# shown. It is written to disk every so many milliseconds, and at the end.
+FLOWER_REMEMBERS = (
+    *("--persistent=True", "--max-tasks=10000", "--purge-offline-workers=86400"),
+    "--state-save-interval=60000",
+)
 # Secrets that are withheld from programs: only `up` and `health` act as the owner of the tables, only Flower checks
 # Flower's password, and only programs that run tasks need the others.
 _OF_OWNER, _OF_FLOWER = "DATABASE_OWNER_URL", "FLOWER_BASIC_AUTH"
@@ -69,7 +75,13 @@ def programs(state: State, operator: Mapping[str, str], ports: Mapping[str, int]
     )
     worker_command = _celery(*worker, "--loglevel", settings.log.level)
     beat_command = _celery("beat", "--pidfile=", "--loglevel", settings.log.level)
-    flower_command = _celery("flower", f"--address={LOOPBACK}", f"--port={ports['flower']}")
+    flower = (
+        f"--address={LOOPBACK}",
+        f"--port={ports['flower']}",
+        f"--db={state.flower / 'flower'}",
+        *FLOWER_REMEMBERS,
+    )
+    flower_command = _celery("flower", *flower)
     return [
         *found,
         Program("worker", worker_command, stop_seconds=drain, withheld=(_OF_OWNER, _OF_FLOWER)),

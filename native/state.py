@@ -2,6 +2,7 @@
 
 postgres/ redis/         data
 logs/                    one file a program, rotated by the supervisor
+flower/                  the tasks that Flower remembers
 run/                     sockets and the process ids of the programs
 demo/                    the demo mailbox and its server
 secrets.env              passwords and the encryption key, made once (0600)
@@ -36,6 +37,7 @@ class State:
         self.postgres = self.folder / "postgres"
         self.redis = self.folder / "redis"
         self.logs = self.folder / "logs"
+        self.flower = self.folder / "flower"
         self.demo = self.folder / "demo"
         self.secrets = self.folder / "secrets.env"
         self.environment = self.folder / "environment.json"
@@ -65,7 +67,7 @@ class State:
     def create(self) -> None:
         """Make the folders. Raises StackError when they cannot be made or belong to somebody else."""
         try:
-            for folder in (self.folder, self.logs, self.run):
+            for folder in (self.folder, self.logs, self.flower, self.run):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             for folder in (self.folder, self.run):
                 if folder.stat().st_uid != os.geteuid():

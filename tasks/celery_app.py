@@ -144,6 +144,8 @@ def _configuration(settings: Settings) -> dict[str, Any]:
         "worker_cancel_long_running_tasks_on_connection_loss": False,
         # Messages in hand still count after a new connection (tasks/runtime/broker/deliveries.py).
         "worker_enable_prefetch_count_reduction": False,
+        # From the start, not only when Flower asks for it (tasks/runtime/heartbeat.py).
+        "worker_send_task_events": True,
         "worker_hijack_root_logger": True,
         "beat_scheduler": "tasks.runtime.scheduler:SharedScheduler",
         "beat_schedule": dict(_entry(row) for row in TASKS if row.schedule),

@@ -44,6 +44,8 @@ _logger = get_logger(__name__)
 # How often a worker looks at the clocks, at a part of the messages that other workers put aside, and at what
 # operators have revoked.
 _CLOCKS_SECONDS, _SEARCH_SECONDS, _REVOCATIONS_SECONDS = 5, 1, 1
+# How long events are collected before they are sent.
+_EVENTS_SECONDS = 0.5
 # The pause between two tries to connect or to get an answer.
 # It is short, so that a broker that is back is noticed soon.
 _RETRY_SECONDS = 1
@@ -57,6 +59,7 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]  # celery has no types
     _is_answered = False  # whether Redis has answered over the present connection
     _deliveries: Any = None  # the messages in hand (broker/deliveries.py); None before the first connection
     _connects_anew = False
+    _sends_events_soon = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -154,7 +157,15 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]  # celery has no types
             ignore_errors(self, self._deliveries.restore_unacked_once)
             # kombu's does nothing where no message is in hand, but acknowledgements may still be owed.
             ignore_errors(self, self._deliveries.tell_what_is_owed)
+        if self._is_answered:
+            self._send_events()
         super().shutdown()
+
+    def on_send_event_buffered(self) -> None:
+        """As Celery's, but sends the events of half a second in one message."""
+        if self.hub and not self._sends_events_soon:
+            self._sends_events_soon = True
+            self.hub.call_later(_EVENTS_SECONDS, self._send_events)
 
     def call_soon_ack(self, settle: Callable[..., None], *args: Any, **kwargs: Any) -> None:
         """Acknowledge or give back at once: a call that waits
@@ -186,6 +197,7 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]  # celery has no types
         channel = self.connection.default_channel
         channel.on_answer = self._say_consuming
         self.pool.read_results()
+        self._sends_events_soon = False  # a new connection has forgotten all timers
         hub.call_repeatedly(1, self._turn, channel)
         hub.call_repeatedly(_RETRY_SECONDS, self._deliveries.tell_what_is_owed)
         self._look_at_the_clocks()
@@ -198,6 +210,11 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]  # celery has no types
     def _turn(self, channel: Any) -> None:
         self.turned_at = time.monotonic()
         channel.check_answer()
+
+    def _send_events(self) -> None:
+        self._sends_events_soon = False
+        if self.event_dispatcher:
+            self.event_dispatcher.flush()
 
     def _keep_deliveries(self) -> None:
         """Have the present channel give no messages back when it is closed."""

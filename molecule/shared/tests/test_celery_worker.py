@@ -1,6 +1,8 @@
 """celery-worker.service"""
 
+import json
 import signal
+import time
 
 from testinfra.host import Host
 
@@ -54,6 +56,36 @@ def test_it_does_not_run_as_root(worker: Host) -> None:
 
 def test_its_journal_reads_well(worker: Host) -> None:
     assert "celery-worker[" in journal(worker, "celery-worker", 200)
+
+
+def test_the_journal_takes_more_lines_of_it_than_of_other_units(worker: Host) -> None:
+    limits = worker.check_output(f"systemctl show -p LogRateLimitIntervalUSec,LogRateLimitBurst {UNIT}")
+    assert {*limits.splitlines()} == {"LogRateLimitIntervalUSec=30s", "LogRateLimitBurst=200000"}
+
+
+def test_the_journal_finds_the_lines_of_an_account(site: Site) -> None:
+    workers = [site.host(name) for name in site.group("celery_workers")]
+    account = f"nobody-{time.time_ns()}"
+    code = (
+        "import json; from tasks.celery_app import sync_emails\n"
+        f"print(json.dumps(sync_emails.delay({account!r}, 'no-tenant', 'nobody').id))"
+    )
+    task_id = run_code(workers[0], code)
+
+    def found() -> list[dict[str, str]]:
+        command = f"journalctl --no-pager -o json METABUILDER_ACCOUNT={account}"
+        return [json.loads(line) for host in workers for line in host.check_output(command).splitlines()]
+
+    deadline = time.monotonic() + 60
+    while not any("METABUILDER_DURATION" in entry for entry in found()) and time.monotonic() < deadline:
+        time.sleep(1)
+    begun, ended = found()
+    assert begun["METABUILDER_TASK_ID"] == ended["METABUILDER_TASK_ID"] == task_id
+    assert begun["_SYSTEMD_UNIT"] == f"{begun['SYSLOG_IDENTIFIER']}.service"
+    # The whole traceback is in the entry that says how the task ended.
+    assert (begun["PRIORITY"], ended["PRIORITY"]) == ("6", "3")
+    assert "NotFoundError" in ended["MESSAGE"]
+    assert "\n    Traceback" in ended["MESSAGE"]
 
 
 def test_it_comes_back_when_killed(worker: Host) -> None:

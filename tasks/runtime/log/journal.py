@@ -11,6 +11,7 @@ import errno
 import fcntl
 import logging
 import os
+import re
 import socket
 import struct
 import sys
@@ -26,6 +27,7 @@ _WAIT_SECONDS = 0.2
 # sd-daemon(3): the levels of syslog, from 0 for emergencies to 7 for debugging.
 _PRIORITIES = {logging.CRITICAL: 2, logging.ERROR: 3, logging.WARNING: 4, logging.INFO: 6, logging.DEBUG: 7}
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
+_CGROUP = re.compile(r"(?m)^\d+:([^:]*):(.*)$")
 
 
 class Journal:
@@ -95,7 +97,7 @@ class JournalHandler(logging.Handler):
     def __init__(self, journal: Journal) -> None:
         super().__init__()
         self._journal = journal
-        self._identifier = _unit() or "celery"
+        self._identifier = unit_of(Path("/proc/self/cgroup").read_text()) or "celery"
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write the record."""
@@ -142,11 +144,8 @@ def _is_too_large(error: OSError) -> bool:
     return error.errno in (errno.EMSGSIZE, errno.ENOBUFS)
 
 
-def _unit() -> str | None:
-    """The name of the unit that this process belongs to, found as by sd_pid_get_unit(3)."""
-    try:
-        groups = Path("/proc/self/cgroup").read_text().split("\n")
-    except OSError:
-        return None
-    parts = next((group.split("/") for group in groups if group.startswith("0::")), [])
-    return next((part.removesuffix(".service") for part in reversed(parts) if part.endswith(".service")), None)
+def unit_of(groups: str) -> str | None:
+    """The name of the unit in /proc/PID/cgroup (cgroups(7)), as sd_pid_get_unit(3) finds it, without its suffix."""
+    of_systemd = [path for name, path in _CGROUP.findall(groups) if name in ("", "name=systemd")]
+    parts = [part for path in of_systemd for part in reversed(path.split("/"))]
+    return next((part.removesuffix(".service") for part in parts if part.endswith(".service")), None)

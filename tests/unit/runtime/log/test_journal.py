@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tasks.log_fields import logged_with
-from tasks.runtime.log.journal import Journal, JournalHandler, is_standard_error
+from tasks.runtime.log.journal import Journal, JournalHandler, is_standard_error, unit_of
 from tasks.runtime.log.line import LineFormatter, describe
 
 _ROOT = Path(__file__).parents[4]
@@ -187,3 +187,17 @@ def test_a_process_under_systemd_writes_to_the_journal_and_another_does_not(
 def test_standard_error_may_be_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", None)
     assert not is_standard_error("1:1")
+
+
+@pytest.mark.parametrize(
+    ("groups", "unit"),
+    [
+        ("0::/system.slice/celery-worker.service\n", "celery-worker"),
+        ("0::/system.slice/system-celery.slice/celery-worker@bulk.service\n", "celery-worker@bulk"),
+        ("12:pids:/a.service\n1:name=systemd:/payload/system.slice/celery-beat.service\n0::/\n", "celery-beat"),
+        ("0::/machine.slice/host.service/payload/system.slice/celery-flower.service\n", "celery-flower"),
+        ("0::/user.slice/user-1000.slice\n", None),
+    ],
+)
+def test_the_identifier_is_the_name_of_the_unit(groups: str, unit: str | None) -> None:
+    assert unit_of(groups) == unit
