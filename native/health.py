@@ -1,12 +1,11 @@
 """Whether each part of the stack does its work, and what to do when it does not.
 
 Each part is asked in the way in which it is used: Redis and PostgreSQL as by workers (native/stores.py), the worker
-for the result of a task that does nothing. The environment must be in effect.
+for the results of tasks that do nothing, one of each queue. The environment must be in effect.
 """
 
 import base64
 import os
-import time
 import urllib.error
 import urllib.request
 
@@ -61,52 +60,29 @@ def configuration_is_valid() -> Check:
 
 
 def worker_consumes(patience: float = _PROBE_SECONDS) -> Check:
-    """Check that a worker takes a task that does nothing from the queue, and that its result arrives.
+    """Check that a worker takes a task that does nothing from each queue, and that its result arrives.
 
-    If all processes of the worker are at work on long tasks, it cannot
-    take that task; then its answer to `inspect` shows that it lives.
+    If all processes of the worker are at work on long tasks, it cannot take that task; then the tasks at work show
+    that it consumes.
     """
     from kombu.exceptions import OperationalError
     from redis import RedisError
 
+    from tasks.celery_app import celery_app
+    from tasks.errors import ResultsUnavailableError
+    from tasks.monitoring.canary import consumption
+
     try:
-        seconds = _probe_worker(patience)
-        busy = _count_active_tasks() if seconds is None else 0
-    except (OperationalError, RedisError) as error:
+        found = consumption(celery_app, patience=patience)
+    except (OperationalError, RedisError, ResultsUnavailableError) as error:
         return Check("worker", False, one_line(error), "Look at ./manage.sh health for redis first")
-    if seconds is not None:
-        return Check("worker", True, f"consumed a probe in {seconds * 1000:.0f} ms")
-    if busy:
+    if stuck := [queue.name for queue in found if not queue.ok]:
+        advice = "See ./manage.sh logs worker, then ./manage.sh restart"
+        return Check("worker", False, f"took no task within {patience:.0f} s from {', '.join(stuck)}", advice)
+    if busy := max(queue.at_work for queue in found):
         return Check("worker", True, f"at work on {busy} tasks, no process free within {patience:.0f} s")
-    advice = "See ./manage.sh logs worker, then ./manage.sh restart"
-    return Check("worker", False, f"took no task from the queue within {patience:.0f} s", advice)
-
-
-def _probe_worker(patience: float) -> float | None:
-    """How many seconds a worker took to run a task that every Celery
-    worker has and that returns its argument; None if none did."""
-    from celery.exceptions import TimeoutError as NoResultError
-
-    from tasks.celery_app import celery_app
-    from tasks.runtime.admission import PROBE
-
-    started = time.monotonic()
-    probe = celery_app.send_task(PROBE, ("ok",), {"index": 0}, queue="sync", expires=patience)
-    try:
-        # A task that expired in the queue has the state REVOKED: there is a worker, but it is late.
-        probe.get(timeout=patience, propagate=False)
-        return time.monotonic() - started if probe.successful() else None
-    except NoResultError:
-        return None
-    finally:
-        probe.forget()
-
-
-def _count_active_tasks() -> int:
-    from tasks.celery_app import celery_app
-
-    active = celery_app.control.inspect(timeout=2).active() or {}
-    return sum(len(tasks) for tasks in active.values())
+    slowest = max(queue.seconds or 0 for queue in found)
+    return Check("worker", True, f"consumed a task from each queue in {slowest * 1000:.0f} ms")
 
 
 def beat_is_alive(state: State, *, may_ask: bool = True) -> Check:

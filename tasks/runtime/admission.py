@@ -8,7 +8,7 @@ from tasks.errors import MessageUnreadableError, TaskUnknownError
 from tasks.runtime.broker import envelope
 from tasks.runtime.task import EmailTask
 
-# The task that `./manage.sh health` has a worker run: one of Celery's own, which does nothing but return an argument.
+# The task of a canary (tasks/monitoring/canary.py): one of Celery's own, which does nothing but return an argument.
 PROBE = "celery.accumulate"
 
 
