@@ -56,7 +56,7 @@ class Watch(Manager):
     def __init__(self, path: Path, seconds: float, start: Callable[[], "subprocess.Popen[bytes]"]) -> None:
         super().__init__(path)
         self.seconds, self._start = seconds, start
-        self.restarts, self.longest_silence = 0, 0.0
+        self.restarts = 0
         self.is_stopping, self._has_ended, self._alive_at = False, False, 0.0
         self._thread = threading.Thread(target=self._watch)
 
@@ -83,8 +83,6 @@ class Watch(Manager):
         elif line == "WATCHDOG=trigger":
             self._alive_at = 0.0
         elif line in ("READY=1", "WATCHDOG=1"):
-            if self._alive_at:
-                self.longest_silence = max(self.longest_silence, time.monotonic() - self._alive_at)
             self._alive_at = time.monotonic()
 
     def _watch(self) -> None:
@@ -98,6 +96,7 @@ class Watch(Manager):
             time.sleep(0.02)
 
     def _begin(self) -> None:
+        self._read()  # what the process before said last
         self._is_ready = self.is_stopping = False
         self._last, self._alive_at = "", 0.0
         self._process = self._start()

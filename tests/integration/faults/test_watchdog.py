@@ -183,8 +183,6 @@ def test_a_broker_that_is_away_restarts_nothing(site: Site) -> None:
     site.assert_consumes()
     assert time.monotonic() - began < MAX_CURE_SECONDS
     assert site.restarts() == before
-    for unit in site.units.values():
-        assert unit.longest_silence < unit.seconds
 
 
 @pytest.mark.usefixtures("at_work")
