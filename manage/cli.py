@@ -133,7 +133,7 @@ _IN_A_CLONE = {
     stack.restart: f"{_UNITS} systemctl restart 'celery-*'",
     stack.rebuild: "A release is brought to hosts by playbooks/deploy.yml from the control machine",
     stack.ps: f"{_UNITS} systemctl status 'celery-*'",
-    stack.logs: f"{_UNITS} journalctl -u 'celery-*' -f",
+    stack.logs: f"{_UNITS} journalctl -u 'celery-*' -f, or of an account: journalctl METABUILDER_ACCOUNT=ID",
     stack.health: f"{_UNITS} systemctl status 'celery-*' 'redis-server@*' 'postgresql@*'",
     beat.restart: f"{_UNITS} systemctl restart celery-beat, on the hosts of celery_beat",
     worker.reload_: f"{_UNITS} systemctl restart celery-worker",

@@ -156,7 +156,7 @@ def test_a_worker_obeys_only_the_commands_that_the_product_uses(client: redis_cl
         assert "ok" in ask("revoke", {"task_id": "x", "terminate": True, "signal": "SIGTERM"})
         for name in ("stats", "conf", "active_queues", "registered", "revoked", "scheduled", "active", "reserved"):
             assert "error" not in getattr(control.inspect(**once), name)().popitem()[1], name
-        assert ask("enable_events", {}) == {"ok": "task events enabled"}
+        assert ask("enable_events", {}) == {"ok": "task events already enabled"}
         control.broadcast("shutdown")
         assert worker.wait(30) == 0
 
