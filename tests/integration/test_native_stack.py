@@ -202,26 +202,6 @@ def test_a_killed_worker_comes_back(up: Clone) -> None:
     wait_for(lambda: up.manage("health").returncode == 0, 60)
 
 
-def test_beat_is_restarted_alone_and_keeps_the_schedule(up: Clone) -> None:
-    before = up.pids()
-    assert "beat keeps the schedule" in up.succeed("beat:restart").stderr
-    after = up.pids()
-    assert {name for name in before if before[name] != after[name]} == {"beat"}
-    assert "00:05:00" in up.succeed("beat:status").stdout
-
-
-def test_the_worker_is_reloaded_and_drained_alone(up: Clone) -> None:
-    before = up.pids()
-    assert "The worker consumes" in up.succeed("worker:reload").stderr
-    after = up.pids()
-    assert {name for name in before if before[name] != after[name]} == {"worker"}
-    up.succeed("worker:drain")
-    assert [row["program"] for row in up.ps().values() if row["state"] != "running"] == ["worker"]
-    assert up.manage("worker:ping").returncode == 1
-    up.up()
-    wait_for(lambda: up.manage("worker:ping").returncode == 0)
-
-
 def test_what_is_at_hand_for_who_changes_the_code(up: Clone) -> None:
     script = "print(settings.worker.concurrency, sync_emails.name, models.__name__)\n"
     assert "email_service.tasks.sync_emails tasks.storage.models" in up.manage("dev:shell", input_text=script).stdout
@@ -231,6 +211,18 @@ def test_what_is_at_hand_for_who_changes_the_code(up: Clone) -> None:
     assert not (up.state / "logs" / "beat.log.1").exists()
     assert (up.state / "logs" / "beat.log").stat().st_size < 10_000
     wait_for(lambda: (up.state / "logs" / "beat.log").read_bytes().count(b"\0") == 0)
+
+
+def test_beat_and_the_worker_are_restarted_and_stopped_alone(up: Clone) -> None:
+    before = up.pids()
+    assert "beat keeps the schedule" in up.succeed("beat:restart").stderr
+    assert "The worker consumes" in up.succeed("worker:reload").stderr
+    after = up.pids()
+    assert {name for name in before if before[name] != after[name]} == {"beat", "worker"}
+    assert "00:05:00" in up.succeed("beat:status").stdout
+    up.succeed("worker:drain")
+    assert [row["program"] for row in up.ps().values() if row["state"] != "running"] == ["worker"]
+    assert up.manage("worker:ping").returncode == 1
 
 
 def test_a_killed_postgres_comes_back_with_its_data(up: Clone) -> None:

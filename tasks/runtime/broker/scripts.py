@@ -1,14 +1,12 @@
 """Scripts that the broker's Redis runs, so that putting a message on a queue and taking one are one step each."""
 
+import logging
 from collections.abc import Iterable
 from typing import Any
 
-from kombu.log import get_logger
-from kombu.utils.encoding import bytes_to_str
-
 from tasks.runtime.broker.queues import wake_key
 
-_logger = get_logger(__name__)
+_logger = logging.getLogger(__name__)
 
 # A message on a queue begins with the moment since which it is due, so that the age of a message is seen without
 # reading the rest: {"due": 1753000000.123456, "body": … The moment is when the message was put there, or a later one
@@ -146,7 +144,7 @@ MAX_ENTRY_BYTES = MAX_MESSAGE_BYTES + 1024
 
 def rename_unless(client: Any, key: str, kind: str) -> None:
     """Rename the key `key` if it does not hold this type, so that it can be used again."""
-    if bytes_to_str(client.type(key)) not in (kind, "none"):
+    if client.type(key) not in (kind, kind.encode(), "none", b"none"):
         client.rename(key, f"{key}:of-another-type")
         _logger.error("a key of Redis was of another type than it is used as; renamed %s:of-another-type", key)
 

@@ -200,7 +200,7 @@ def test_a_result_that_is_none_costs_itself(
     "key",
     [
         *("unacked", "unacked_index", "sync", "metabuilder:aside", "metabuilder:aside:unknown"),
-        "metabuilder:wake:sync",
+        *("metabuilder:wake:sync", "metabuilder:revoked"),
         *("_kombu.binding_deadlines", "_kombu.binding.celery.pidbox"),
     ],
 )
