@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +18,7 @@ import pytest
 
 from native.ports import free_port
 from tasks.settings import get_settings
-from tests.conftest import TENANT, USER
+from tests.conftest import TENANT, USER, unavailable
 from tests.integration.faults.conftest import MAX_CURE_SECONDS
 from tests.support import fault_app
 from tests.support.application import application
@@ -47,10 +47,10 @@ APPS = {"worker": "fault_app", "beat": "beat_app", "flower": "fault_app"}
 
 
 class Site:
-    """The three units, each with its log, and the folder in which tasks leave their marks."""
+    """The three units, which run on a disk of their own, and the folder in which tasks leave their marks."""
 
-    def __init__(self, folder: Path, redis: RedisServer) -> None:
-        self.folder, self.redis, self._published = folder, redis, 0
+    def __init__(self, folder: Path, disk: Path, redis: RedisServer) -> None:
+        self.folder, self.disk, self.redis, self._published = folder, disk, redis, 0
         arguments = {
             "worker": ("worker", "-l", "INFO", "-c", str(PROCESSES), "--without-gossip", "--without-mingle"),
             "beat": ("beat", "--pidfile=", "-l", "INFO"),
@@ -65,7 +65,7 @@ class Site:
         start = partial(
             subprocess.Popen,
             command,
-            cwd=self.folder,
+            cwd=self.disk,
             env={**os.environ, **watch.environment},
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -75,7 +75,12 @@ class Site:
         return watch
 
     def log(self, name: str) -> Path:
-        return self.folder / f"{name}.log"
+        return self.disk / f"{name}.log"
+
+    def show_logs(self) -> None:
+        """Print them, for pytest to show."""
+        for name in self.units:
+            print(name, self.log(name).read_text(errors="replace")[-10_000:], sep="\n")
 
     def children(self) -> list[psutil.Process]:
         """The processes of the worker's pool."""
@@ -108,21 +113,21 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("watchdog")
     with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
         redis = stack.enter_context(RedisServer(folder / "redis"))
+        (disk := folder / "disk").mkdir()
+        mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)]
+        if not subprocess.run(mount, capture_output=True, check=False).returncode:
+            stack.callback(subprocess.run, ["umount", "--lazy", str(disk)], check=True)
         for name, value in {**ENVIRONMENT, "REDIS_URL": redis.url}.items():
             patch.setenv(name, value)
         get_settings.cache_clear()
         stack.enter_context(application(fault_app))
-        made = Site(folder, redis)
-        try:
-            for unit in made.units.values():
-                stack.enter_context(unit)
-            for name, unit in made.units.items():
-                wait_until(unit.is_ready, f"{name} does not start")
-            yield made
-        finally:
-            stack.close()
-            for log in folder.glob("*.log"):
-                print(log.name, log.read_text(errors="replace")[-10_000:], sep="\n")
+        made = Site(folder, disk, redis)
+        stack.callback(made.show_logs)
+        for unit in made.units.values():
+            stack.enter_context(unit)
+        for name, unit in made.units.items():
+            wait_until(unit.is_ready, f"{name} does not start")
+        yield made
     get_settings.cache_clear()
 
 
@@ -165,8 +170,21 @@ def at_work(site: Site) -> Iterator[None]:
     site.assert_consumes()
 
 
-@pytest.mark.usefixtures("at_work")
-def test_long_tasks_restart_nothing(site: Site) -> None:
+@pytest.fixture
+def full_disk(site: Site) -> Iterator[None]:
+    """The disk of the units takes no byte more."""
+    if not site.disk.is_mount():
+        unavailable("a small disk cannot be mounted")
+    filling = site.disk / "filling"
+    with filling.open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+    yield
+    filling.unlink()
+
+
+@pytest.mark.usefixtures("at_work", "full_disk")
+def test_neither_long_tasks_nor_a_full_disk_restart_anything(site: Site) -> None:
     before = site.restarts()
     time.sleep(1.5 * WATCHDOG_SECONDS["worker"])
     assert site.restarts() == before
