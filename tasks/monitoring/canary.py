@@ -133,6 +133,7 @@ def _at_work(app: Celery) -> Counter[str]:
     """How many tasks the workers of each queue have begun."""
     workers, tasks = app.control.inspect(timeout=_ASKED_SECONDS), Counter[str]()
     active = workers.active() or {}
-    for node, queues in (workers.active_queues() or {}).items():
+    consumed = workers.active_queues() if any(active.values()) else None
+    for node, queues in (consumed or {}).items():
         tasks.update({queue["name"]: len(active.get(node, ())) for queue in queues})
     return tasks
