@@ -15,7 +15,7 @@ from hypothesis import settings as hypothesis_settings
 
 from native.dovecot import Dovecot
 from native.errors import StackError
-from native.postgres import APPLICATION, OWNER, WORKER, libpq
+from native.postgres import libpq
 from tasks import settings
 from tasks.engine.run import Tally
 from tasks.engine.sync.account import SyncRequest, sync_account
@@ -26,6 +26,7 @@ from tasks.storage.accounts.rows import Account, NewAccount, add_account, find_a
 from tasks.storage.migrate import upgrade
 from tests.support.courier import Courier
 from tests.support.cyrus import Cyrus
+from tests.support.databases import Database
 from tests.support.mailbox import Mailbox
 from tests.support.servers import PostgresServer, RedisServer
 
@@ -140,31 +141,17 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]
     forget()
 
 
-class Database:
-    """A database of the test's own, with the schema."""
-
-    def __init__(self, server: PostgresServer, name: str) -> None:
-        self.server, self.name = server, name
-        self.worker_url = server.url(WORKER, name)
-        self.app_url = server.url(APPLICATION, name)
-        self.owner_url = server.url(OWNER, name)
-
-
 @pytest.fixture
 def database(postgres: PostgresServer, environment: Callable[..., None]) -> Iterator[Database]:
     """The schema, empty; the settings point to it."""
-    name = f"test_{next(_numbers)}"
-    as_superuser(
-        postgres,
-        # Copied as files, which takes half as long as through the write-ahead log.
-        f"CREATE DATABASE {name} OWNER {OWNER} TEMPLATE metabuilder STRATEGY FILE_COPY",
-        f"GRANT CONNECT, TEMPORARY ON DATABASE {name} TO {APPLICATION}",
-    )
-    database = Database(postgres, name)
+    database = postgres.spare.pop() if postgres.spare else Database(postgres, f"test_{next(_numbers)}")
     environment(DATABASE_URL=database.worker_url)
     yield database
     environment()
-    postgres.drop_database(name)
+    if database.empty():
+        postgres.spare.append(database)
+    else:
+        postgres.drop_database(database.name)
 
 
 def as_superuser(server: PostgresServer, *statements: str) -> None:

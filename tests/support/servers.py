@@ -4,6 +4,7 @@ import secrets
 import signal
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from psycopg2 import sql
 
@@ -40,6 +41,8 @@ class PostgresServer(Server):
         self.owner_url = self.postgres.url(OWNER)
         self.worker_url = self.postgres.url(WORKER)
         self.app_url = self.postgres.url(APPLICATION)
+        # Databases that tests have used, emptied (tests/support/databases.py).
+        self.spare: list[Any] = []
         self._provisioned = False
 
     def start(self) -> None:
