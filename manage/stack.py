@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from native.stack import Stack, Started
     from native.supervisor import Status
 
-LOGS = ("worker", "beat", "flower", "redis", "postgres", "demo-imap", "demo-smtp", "supervisord", "all")
+LOGS = ("worker", "beat", "flower", "exporter", "redis", "postgres", "demo-imap", "demo-smtp", "supervisord", "all")
 
 
 @example("up")
@@ -170,6 +170,7 @@ def announce(stack: "Stack", started: "Started") -> None:
         say("The native stack is already up")
     say(f"Flower   http://127.0.0.1:{started.ports['flower']}  (user and password: FLOWER_BASIC_AUTH in")
     say(f"         {stack.state.secrets})")
+    say(f"Metrics  http://127.0.0.1:{started.ports['exporter']}/metrics  (the same user and password)")
     say("Next     ./manage.sh ps | health | logs -f | account add")
 
 

@@ -61,7 +61,7 @@ def variables() -> set[str]:
     """The names of all variables that the settings read, and those of the tools beside them."""
     from tasks.settings import Settings
 
-    names = {"FLOWER_BASIC_AUTH", "DATABASE_OWNER_URL"}
+    names = {"DATABASE_OWNER_URL"}
     for group in Settings.model_fields.values():
         fields = getattr(group.annotation, "model_fields", {})
         names |= {str(field.validation_alias) for field in fields.values() if field.validation_alias}
@@ -147,7 +147,8 @@ def effective(state: State, operator: Mapping[str, str], ports: Mapping[str, int
     # accounts must not lead to Redis, PostgreSQL or Flower.
     demo_servers = [f"{LOOPBACK}={ports[name]}" for name in demo.SERVERS] if demo.exists(state) else []
     networks = ",".join(filter(None, (*demo_servers, operator.get("MAIL_ALLOWED_NETWORKS"))))
-    return {**values, **operator, "MAIL_ALLOWED_NETWORKS": networks, "FLOWER_PORT": str(ports["flower"])}
+    chosen = {"FLOWER_PORT": str(ports["flower"]), "PROMETHEUS_PORT": str(ports["exporter"])}
+    return {**values, **operator, "MAIL_ALLOWED_NETWORKS": networks, **chosen}
 
 
 def apply(state: State) -> dict[str, str]:

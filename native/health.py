@@ -33,6 +33,7 @@ def check_all(state: State) -> list[Check]:
     checks.append(worker_consumes() if checks[0].ok else not_asked("worker", "Redis is down"))
     checks.append(beat_is_alive(state, may_ask=checks[0].ok))
     checks.append(flower_answers(state.port("flower") or 0))
+    checks.append(exporter_answers(state.port("exporter") or 0))
     has_schema = all(check.ok for check in checks if check.component in ("postgres", "migrations"))
     return [
         *checks,
@@ -120,6 +121,19 @@ def flower_answers(port: int) -> Check:
     if known != 200:
         return Check("flower", False, f"answers {known} with its password, not 200", advice)
     return Check("flower", True, f"answers on port {port}, with its password only")
+
+
+def exporter_answers(port: int) -> Check:
+    """Check that the exporter runs, and shows no metrics without Flower's password.
+
+    No metrics are asked for: they wait for Redis and PostgreSQL, which have checks of their own.
+    """
+    advice = "See ./manage.sh logs exporter, then ./manage.sh up"
+    for path, wanted in (("/healthz", 200), ("/metrics", 401)):
+        if (status := _status(port, path, None)) != wanted:
+            said = "does not answer" if status is None else f"answers {status} without a password, not {wanted}"
+            return Check("exporter", False, f"{path} on port {port} {said}", advice)
+    return Check("exporter", True, f"answers on port {port}, with Flower's password only")
 
 
 def _status(port: int, path: str, login: str | None) -> int | None:

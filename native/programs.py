@@ -18,9 +18,11 @@ from native.pymap import Pymap
 from native.state import State
 from native.supervisor import Program
 
-PORTS = {"redis": 6379, "postgres": 5432, "flower": 5556, "demo-imap": 1143, "demo-smtp": 1025}
+PORTS = {"redis": 6379, "postgres": 5432, "flower": 5556, "exporter": 8000, "demo-imap": 1143, "demo-smtp": 1025}
 SERVERS = ("redis", "postgres", *demo.SERVERS)
-APPLICATION = ("worker", "beat", "flower")
+APPLICATION = ("worker", "beat", "flower", "exporter")
+# Programs whose port the operator may ask for.
+_ASKED = {"flower": "FLOWER_PORT", "exporter": "PROMETHEUS_PORT"}
 # How many seconds longer than a task's time limit a stopping worker may take, so that a drain is not cut short.
 _DRAIN_MARGIN_SECONDS = 20
 # Flower's history outlives a restart. It is bounded: in tasks, and in the seconds for which a worker that is gone is
@@ -29,10 +31,11 @@ FLOWER_REMEMBERS = (
     *("--persistent=True", "--max-tasks=10000", "--purge-offline-workers=86400"),
     "--state-save-interval=60000",
 )
-# Secrets that are withheld from programs: only `up` and `health` act as the owner of the tables, only Flower checks
-# Flower's password, and only programs that run tasks need the others.
+# Secrets that are withheld from programs: only `up` and `health` act as the owner of the tables, only Flower and the
+# exporter check Flower's password, and only programs that run tasks need the keys.
 _OF_OWNER, _OF_FLOWER = "DATABASE_OWNER_URL", "FLOWER_BASIC_AUTH"
-_OF_WORKERS = ("DATABASE_URL", "CREDENTIAL_ENCRYPTION_KEY", "SPAM_API_ENABLED", "SPAM_API_URL")
+_KEYS = ("CREDENTIAL_ENCRYPTION_KEY", "SPAM_API_ENABLED", "SPAM_API_URL")
+_OF_WORKERS = ("DATABASE_URL", *_KEYS)
 
 
 def choose_ports(state: State, operator: Mapping[str, str], running: set[str]) -> dict[str, int]:
@@ -40,10 +43,11 @@ def choose_ports(state: State, operator: Mapping[str, str], running: set[str]) -
     that is free, else a free port."""
     remembered = state.read().get("ports", {})
     asked = {**PORTS, **remembered}
-    if operator.get("FLOWER_PORT"):
-        asked["flower"] = int(operator["FLOWER_PORT"])
-        if asked["flower"] != remembered.get("flower"):
-            running = running - {"flower"}
+    for name, variable in _ASKED.items():
+        if operator.get(variable):
+            asked[name] = int(operator[variable])
+            if asked[name] != remembered.get(name):
+                running = running - {name}
     ports: dict[str, int] = {}
     for name, port in asked.items():
         ports[name] = port if name in running else free_port(port, taken=set(ports.values()))
@@ -82,12 +86,14 @@ def programs(state: State, operator: Mapping[str, str], ports: Mapping[str, int]
         *FLOWER_REMEMBERS,
     )
     flower_command = _celery("flower", *flower)
+    exporter_command = (sys.executable, "-m", "tasks.exporter")
     return [
         *found,
         Program("worker", worker_command, stop_seconds=drain, withheld=(_OF_OWNER, _OF_FLOWER)),
-        # These two have no work to finish, and may hang while the broker is away.
+        # These have no work to finish, and may hang while the broker is away.
         Program("beat", beat_command, stop_seconds=8, withheld=(_OF_OWNER, _OF_FLOWER, *_OF_WORKERS)),
         Program("flower", flower_command, stop_seconds=8, withheld=(_OF_OWNER, *_OF_WORKERS)),
+        Program("exporter", exporter_command, stop_seconds=8, withheld=(_OF_OWNER, *_KEYS)),
     ]
 
 

@@ -94,7 +94,7 @@ class Stack:
             self._prepare_servers(names - running, ports)
             self._start_supervisor(alive)
             if changed and alive:
-                self._say("The configuration has changed: restarting worker, beat and Flower")
+                self._say("The configuration has changed: restarting worker, beat, Flower and exporter")
                 self.supervisor.stop(APPLICATION)
             self._start_servers(names, ports)
             self._migrate(environment)
@@ -111,7 +111,7 @@ class Stack:
         with self.state.locked():
             if not self.supervisor.is_alive():
                 return self._stop_orphans()
-            self._say("Stopping worker, beat and Flower (a task at work is allowed to finish)")
+            self._say("Stopping worker, beat, Flower and exporter (a task at work is allowed to finish)")
             self.supervisor.stop(APPLICATION)
             self.supervisor.stop(SERVERS)
             self.supervisor.shut_down()
@@ -212,6 +212,8 @@ class Stack:
         self._say("The worker consumes")
         self._await("flower", lambda: health.flower_answers(ports["flower"]).ok, _APPLICATION_SECONDS)
         self._say(f"Flower is ready on http://127.0.0.1:{ports['flower']}")
+        self._await("exporter", lambda: health.exporter_answers(ports["exporter"]).ok, _APPLICATION_SECONDS)
+        self._say(f"Metrics are served on http://127.0.0.1:{ports['exporter']}/metrics")
         self._await("beat", lambda: self.supervisor.status()["beat"].is_running, _APPLICATION_SECONDS)
 
     def _await(

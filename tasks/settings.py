@@ -349,6 +349,18 @@ class CredentialSettings(_Group):
         return values
 
 
+class MonitoringSettings(_Group):
+    """The exporter of metrics, which takes the same logins as Flower."""
+
+    port: Port = Field(8000, validation_alias="PROMETHEUS_PORT")
+    flower_logins: SecretStr | None = Field(None, validation_alias="FLOWER_BASIC_AUTH")
+
+    @property
+    def logins(self) -> tuple[str, ...]:
+        """The logins, each `user:password`, as Flower reads them."""
+        return tuple(filter(None, (_text(self.flower_logins) or "").split(",")))
+
+
 class LogSettings(_Group):
     """Logging. DEBUG wins over LOG_LEVEL. Without `addresses`, lines have no names before the @ of mail addresses."""
 
@@ -380,6 +392,7 @@ class Settings(BaseModel, frozen=True):
     spam: SpamSettings
     send: SendSettings
     credentials: CredentialSettings
+    monitoring: MonitoringSettings
     log: LogSettings
 
     @cached_property

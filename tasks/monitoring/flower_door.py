@@ -44,7 +44,7 @@ def judge(authorization: str | None, address: str, logins: Sequence[str], thrott
         throttle.right(address)
         return 0, 0
     throttle.wrong(address)
-    _logger.warning("Flower: a wrong login from %s", address)
+    _logger.warning("a wrong login from %s", address)
     return _UNAUTHORIZED, 0
 
 

@@ -251,9 +251,7 @@ def test_wrong_logins_are_slowed_down_and_the_right_one_is_not_for_long(flower: 
     waits = {int(headers["retry-after"]) for status, headers, _ in answers if status == 429}
     assert waits == {1}
     # Each that was looked at is a line of the log, as its other lines are.
-    line = re.compile(
-        r"(?m)^\[[^\]]+: WARNING/tasks\.monitoring\.flower_door\] Flower: a wrong login from 127\.0\.0\.1$"
-    )
+    line = re.compile(r"(?m)^\[[^\]]+: WARNING/tasks\.monitoring\.flower_door\] a wrong login from 127\.0\.0\.1$")
     assert len(line.findall(flower.log.read_text())) >= statuses.count(401)
     # Not looked at, or it could be guessed on; from elsewhere it is.
     assert flower.status(path, LOGIN, source="127.0.0.2") == 200

@@ -40,6 +40,11 @@ GRANTS = {
     "release_waiting_mail": {WORKER},
     "release_waiting_copies": {WORKER},
     "count_waiting_mail": {WORKER},
+    "estimate_accounts": {WORKER},  # metrics, which the exporter reads as the workers' role
+    "count_accounts": {WORKER},
+    "count_late_accounts": {WORKER},
+    "count_outbox": {WORKER},
+    "count_dead_letters": {WORKER},
     "refuse_unless": NOBODY,
     "deletion_key": NOBODY,
     "intake_blob": NOBODY,
@@ -86,9 +91,17 @@ USUAL: dict[str, dict[str, Any]] = {
     "release_waiting_mail": {"of_tenant": TENANT, "of_account": "nobody's"},
     "release_waiting_copies": {"of_tenant": TENANT, "of_account": "nobody's"},
     "count_waiting_mail": {"late_seconds": 14_400},
+    "estimate_accounts": {},
+    "count_accounts": {},
+    "count_late_accounts": {},
+    "count_outbox": {},
+    "count_dead_letters": {},
 }
 # Workers of the release before the workers' role do not call these.
-NEW = {"claim_waiting_mail", "release_waiting_mail", "release_waiting_copies", "count_waiting_mail"}
+NEW = {
+    *("claim_waiting_mail", "release_waiting_mail", "release_waiting_copies", "count_waiting_mail"),
+    *("estimate_accounts", "count_accounts", "count_late_accounts", "count_outbox", "count_dead_letters"),
+}
 HOSTILE: dict[str, tuple[Any, ...]] = {
     "integer": (None, -1, 2**31 - 1, -(2**31), 2**31, "infinity"),
     "bigint": (None, -1, 2**63 - 1, "infinity"),

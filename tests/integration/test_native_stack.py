@@ -24,7 +24,7 @@ from tests.support.clock import Clock
 from tests.support.servers import PostgresServer, RedisServer
 
 MAX_HEALTH_SECONDS = 20
-PROGRAMS = {"redis", "postgres", "worker", "beat", "flower"}
+PROGRAMS = {"redis", "postgres", "worker", "beat", "flower", "exporter"}
 Done = subprocess.CompletedProcess[str]
 
 
@@ -158,6 +158,7 @@ def test_each_program_knows_the_secrets_that_it_needs_and_no_others(up: Clone) -
         "worker": {"REDIS_URL", "DATABASE_URL", "CREDENTIAL_ENCRYPTION_KEY"},
         "beat": {"REDIS_URL"},
         "flower": {"REDIS_URL", "FLOWER_BASIC_AUTH"},
+        "exporter": {"REDIS_URL", "DATABASE_URL", "FLOWER_BASIC_AUTH"},
     }
     lines = (up.state / "secrets.env").read_text().splitlines()
     secrets = [part for line in lines for part in line.partition("=")[2].strip("'").split(":") if part != "admin"]

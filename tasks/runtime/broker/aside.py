@@ -112,6 +112,11 @@ def notes(client: Any) -> Iterator[tuple[Tag, Note]]:
         yield tag, note or _nothing_noted(time.time())
 
 
+def count(client: Any) -> int:
+    """How many messages are aside."""
+    return int(client.hlen(_MESSAGES)) if client.type(_MESSAGES) == b"hash" else 0
+
+
 def find(client: Any, tag: Tag) -> tuple[Note, object, str | None]:
     """The note of the message with this id, the message, and
     its queue; the last two are None where they cannot be read.

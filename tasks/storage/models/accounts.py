@@ -168,4 +168,13 @@ class EmailClient(Base):
         ),
         # The accounts that are being synced now, to count the connections to a host.
         Index("email_client_leased_idx", "hostname", postgresql_where=text("lease_owner IS NOT NULL")),
+        # The few accounts that are not well, to count them without reading them.
+        Index(
+            "email_client_unwell_idx",
+            *("hostname", "protocol", "last_error_code", "paused_at", "failing_since", "last_sync_at"),
+            postgresql_where=text(
+                "is_enabled AND is_sync_enabled AND (paused_at IS NOT NULL OR failing_since IS NOT NULL "
+                "OR smtp_paused_at IS NOT NULL OR last_sync_at IS NULL)"
+            ),
+        ),
     )

@@ -37,6 +37,7 @@ class DeadLetter(Base):
         ForeignKeyConstraint(["tenant_id", "credential_id"], ["credential.tenant_id", "credential.id"]),
         CheckConstraint("tenant_id <> ''", "tenant_id"),
         Index("dead_letter_last_failed_idx", "last_failed_at"),
+        Index("dead_letter_task_idx", "task_name", "retried_at"),  # to count them
     )
 
 

@@ -18,7 +18,7 @@ from tasks.errors import HostNotAllowedError
 from tasks.mail.hosts import resolve
 from tasks.settings import load
 
-PORTS = {"redis": 16379, "postgres": 15432, "flower": 15556}
+PORTS = {"redis": 16379, "postgres": 15432, "flower": 15556, "exporter": 18000}
 AWKWARD = "p@ss:/#%$ \"word' ${HOME}"
 
 

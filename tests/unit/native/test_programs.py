@@ -31,16 +31,19 @@ def test_every_program_gets_its_own(state: State) -> None:
     assert len(set(ports.values())) == len(ports)
 
 
-def test_the_port_asked_for_flower_is_tried_even_while_it_runs_on_another(state: State) -> None:
-    write_json(state.stack, {"ports": {"flower": 5556}})
-    assert choose_ports(state, {"FLOWER_PORT": "25556"}, {"flower"})["flower"] == 25556
+@pytest.mark.parametrize(("name", "variable"), [("flower", "FLOWER_PORT"), ("exporter", "PROMETHEUS_PORT")])
+def test_the_port_asked_for_is_tried_even_while_the_program_runs_on_another(
+    state: State, name: str, variable: str
+) -> None:
+    write_json(state.stack, {"ports": {name: 5556}})
+    assert choose_ports(state, {variable: "25556"}, {name})[name] == 25556
 
 
 def test_commands_hold_no_secret_and_named_servers_are_not_started(state: State) -> None:
     operator = {"DATABASE_URL": "postgresql://u:database-secret@h/d", "REDIS_URL": "redis://:redis-secret@h"}
-    assert [program.name for program in programs(state, operator, PORTS)] == ["worker", "beat", "flower"]
+    assert [program.name for program in programs(state, operator, PORTS)] == ["worker", "beat", "flower", "exporter"]
     found = programs(state, {}, PORTS)
-    assert [program.name for program in found] == ["redis", "postgres", "worker", "beat", "flower"]
+    assert [program.name for program in found] == ["redis", "postgres", "worker", "beat", "flower", "exporter"]
     secrets = [line.partition("=")[2].strip("'") for line in state.secrets.read_text().splitlines()]
     commands = " ".join(part for program in found for part in program.command)
     assert not [secret for secret in secrets if secret in commands]

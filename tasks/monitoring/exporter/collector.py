@@ -1,0 +1,168 @@
+"""Reads Redis and PostgreSQL when it is scraped, and makes metrics of what they say; it keeps nothing.
+
+A source that does not answer leaves out its own metrics, and is said by metabuilder_source_up.
+"""
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from itertools import accumulate
+from typing import Any
+
+from celery import Celery
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from tasks.errors import codes
+from tasks.monitoring.exporter.metrics import families
+from tasks.monitoring.readings.beat import beat
+from tasks.monitoring.readings.queues import in_hand, queues
+from tasks.monitoring.readings.totals import OTHER, Histogram, TotalsReading, totals
+from tasks.monitoring.readings.workers import WorkerReading, tasks_at_work, workers
+from tasks.registry import TASKS
+from tasks.runtime.broker import aside
+from tasks.runtime.broker.transport import broker_client
+from tasks.storage import counts
+from tasks.storage.session import database_now
+from tasks.storage.states import OutboxState
+
+_logger = logging.getLogger(__name__)
+
+_TASKS = frozenset(row.name for row in TASKS)
+_OPEN = tuple(state for state in OutboxState if state not in (OutboxState.SENT, OutboxState.FAILED))
+
+Found = Mapping[str, Any]
+
+
+class SiteCollector(Collector):
+    """Collects the metrics of the site of this application."""
+
+    def __init__(self, app: Celery) -> None:
+        self._app = app
+        self._is_heard: dict[str, bool] = {}
+
+    def collect(self) -> Iterator[Metric]:
+        """All metrics, with the values of this moment."""
+        found = families()
+        for source, read in {"redis": self._read_redis, "postgresql": _read_postgresql}.items():
+            began = time.monotonic()
+            is_up = self._try(source, read, found)
+            found["metabuilder_source_up"].add_metric([source], is_up)
+            found["metabuilder_source_seconds"].add_metric([source], time.monotonic() - began)
+        yield from found.values()
+
+    def silent_sources(self) -> list[str]:
+        """The sources that do not answer now."""
+        asked: dict[str, Callable[[Found], object]] = {"redis": self._ping, "postgresql": lambda _: database_now()}
+        return [source for source, ask in asked.items() if not self._try(source, ask, {})]
+
+    def _ping(self, _: Found) -> None:
+        with broker_client(self._app) as client:
+            client.ping()
+
+    def _try(self, source: str, read: Callable[[Found], object], found: Found) -> bool:
+        """Read from the source; whether it answered. The log gets one line for each change."""
+        try:
+            read(found)
+        except Exception as error:  # whatever is wrong with one source, the other is shown
+            if self._is_heard.get(source, True):
+                said = str(error).partition("\n")[0]
+                _logger.warning("%s does not answer: %s: %s", source, type(error).__name__, said)
+            self._is_heard[source] = False
+            return False
+        if not self._is_heard.get(source, True):
+            _logger.warning("%s answers again", source)
+        self._is_heard[source] = True
+        return True
+
+    def _read_redis(self, found: Found) -> None:
+        with broker_client(self._app) as client:
+            _add_totals(found, totals(client))
+            _add_queues(found, client)
+            _add_workers(found, workers(client))
+            _add_beat(found, client)
+
+
+def _add_totals(found: Found, reading: TotalsReading) -> None:
+    for name, counted in {
+        "metabuilder_tasks_total": reading.ended,
+        "metabuilder_task_redeliveries_total": reading.redelivered,
+        "metabuilder_task_errors_total": reading.errors,
+    }.items():
+        _add(found[name], counted)
+    for name, histograms in {
+        "metabuilder_task_run_seconds": reading.run,
+        "metabuilder_task_wait_seconds": reading.wait,
+    }.items():
+        for labels, histogram in histograms.items():
+            found[name].add_metric(labels, buckets=_cumulative(histogram), sum_value=histogram.seconds)
+
+
+def _add(metric: Any, counted: Mapping[tuple[str, ...], int]) -> None:
+    for labels, count in counted.items():
+        metric.add_metric(labels, count)
+
+
+def _cumulative(histogram: Histogram) -> list[tuple[str, int]]:
+    return list(zip(histogram.counts, accumulate(histogram.counts.values()), strict=True))
+
+
+def _add_queues(found: Found, client: Any) -> None:
+    for queue in queues(client):
+        found["metabuilder_queue_messages"].add_metric([queue.name], queue.depth)
+        found["metabuilder_queue_oldest_seconds"].add_metric([queue.name], queue.oldest_seconds or 0)
+    found["metabuilder_messages_in_hand"].add_metric([], in_hand(client))
+    found["metabuilder_messages_aside"].add_metric([], aside.count(client))
+
+
+def _add_workers(found: Found, readings: tuple[WorkerReading, ...]) -> None:
+    for worker in readings:
+        found["metabuilder_worker_up"].add_metric([worker.node], worker.is_up)
+        found["metabuilder_worker_consumes"].add_metric([worker.node], worker.consumes)
+        report = worker.report
+        if report is None:
+            continue
+        busy = [task.seconds for task in tasks_at_work([worker])]
+        largest = max((child.pss or 0 for child in report.children), default=0)
+        for name, labels, value in (
+            ("info", [report.host, report.release], 1),
+            ("children", ["busy"], len(busy)),
+            ("children", ["idle"], len(report.children) - len(busy)),
+            ("reserved", [], report.reserved),
+            ("restarts_total", [], report.restarts),
+            ("memory_bytes", ["main"], report.pss or 0),
+            ("memory_bytes", ["child"], largest),
+            ("longest_task_seconds", [], max(busy, default=0)),
+        ):
+            found[f"metabuilder_worker_{name}"].add_metric([worker.node, *labels], value)
+
+
+def _add_beat(found: Found, client: Any) -> None:
+    reading = beat(client)
+    if reading.ticked is not None:
+        found["metabuilder_beat_silence_seconds"].add_metric([], max(reading.ticked, 0))
+    for entry in reading.entries:
+        if entry.next_run is not None:
+            found["metabuilder_beat_late_seconds"].add_metric([entry.name], max(-entry.next_run, 0))
+
+
+def _read_postgresql(found: Found) -> None:
+    counted, known = counts.count(), codes()
+    found["metabuilder_accounts_estimate"].add_metric([], counted.accounts_estimate)
+    accounts: Counter[tuple[str, ...]] = Counter()
+    for row in counted.accounts:
+        code = row.error_code if row.error_code in {*known, None} else OTHER
+        accounts[row.state, row.protocol, row.provider, code or ""] += row.accounts
+    _add(found["metabuilder_accounts"], accounts)
+    for late in counted.late:
+        found["metabuilder_accounts_late"].add_metric([f"{late.seconds:.0f}"], late.accounts)
+    outbox = {row.state: row for row in counted.outbox}
+    for state in _OPEN:
+        is_in = outbox.get(state, counts.Outbox(state, 0, 0))
+        found["metabuilder_outbox_messages"].add_metric([state], is_in.messages)
+        found["metabuilder_outbox_oldest_seconds"].add_metric([state], max(is_in.oldest_seconds, 0))
+    letters: Counter[tuple[str, ...]] = Counter()
+    for kind in counted.dead_letters:
+        letters[kind.task_name if kind.task_name in _TASKS else OTHER, str(kind.is_retried).lower()] += kind.letters
+    _add(found["metabuilder_dead_letters"], letters)

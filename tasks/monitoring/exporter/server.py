@@ -1,0 +1,108 @@
+"""The exporter's pages: /metrics for whoever has the login of Flower, /healthz and /readyz for everybody."""
+
+import logging
+import math
+import signal
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+
+from celery import Celery
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, ThreadingWSGIServer, generate_latest
+from prometheus_client.registry import CollectorRegistry
+
+from tasks.monitoring.exporter.collector import SiteCollector
+from tasks.monitoring.flower_door import judge
+from tasks.monitoring.throttle import Throttle
+from tasks.runtime import systemd
+
+_logger = logging.getLogger(__name__)
+
+# A client that says nothing for so long is left.
+_SILENCE_SECONDS = 10
+_PLAIN = "text/plain; charset=utf-8"
+
+StartResponse = Callable[[str, list[tuple[str, str]]], Any]
+
+
+class Page(NamedTuple):
+    """An answer. `headers` come in addition to the type of its content."""
+
+    status: str
+    body: bytes
+    content_type: str = _PLAIN
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+class Site:
+    """The pages, as a WSGI application (PEP 3333)."""
+
+    def __init__(self, app: Celery, logins: Sequence[str]) -> None:
+        self._collector, self._registry = SiteCollector(app), CollectorRegistry()
+        self._registry.register(self._collector)
+        self._logins, self._throttle = logins, Throttle()
+
+    def __call__(self, request: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        """Answer a request."""
+        page = self._page(request)
+        start_response(page.status, [("Content-Type", page.content_type), *page.headers])
+        return [] if request["REQUEST_METHOD"] == "HEAD" else [page.body]
+
+    def _page(self, request: dict[str, Any]) -> Page:
+        if request["REQUEST_METHOD"] not in ("GET", "HEAD"):
+            return Page("405 Method Not Allowed", b"Only GET and HEAD\n", headers=(("Allow", "GET, HEAD"),))
+        path = request["PATH_INFO"]
+        if path == "/healthz":
+            return Page("200 OK", b"ok\n")
+        if path == "/readyz":
+            return self._ready()
+        if refusal := self._refusal(request):
+            return refusal
+        if path == "/metrics":
+            return Page("200 OK", generate_latest(self._registry), CONTENT_TYPE_LATEST)
+        return Page("404 Not Found", b"There are /metrics, /healthz and /readyz\n")
+
+    def _ready(self) -> Page:
+        silent = self._collector.silent_sources()
+        if silent:
+            return Page("503 Service Unavailable", f"{' and '.join(silent)} cannot be read\n".encode())
+        return Page("200 OK", b"ok\n")
+
+    def _refusal(self, request: dict[str, Any]) -> Page | None:
+        """What to answer to whoever has no login; None where it has one."""
+        address = request.get("REMOTE_ADDR", "")
+        status, wait = judge(request.get("HTTP_AUTHORIZATION"), address, self._logins, self._throttle)
+        if status == 401:
+            challenge = ("WWW-Authenticate", 'Basic realm="metabuilder"')
+            return Page("401 Unauthorized", b"Access denied\n", headers=(challenge,))
+        if status:
+            retry = ("Retry-After", str(math.ceil(wait)))
+            return Page("429 Too Many Requests", b"Access denied\n", headers=(retry,))
+        return None
+
+
+class _Handler(WSGIRequestHandler):
+    timeout = _SILENCE_SECONDS
+
+    def address_string(self) -> str:
+        """The address, without asking for its name."""
+        return str(self.client_address[0])
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - as http.server's
+        """Log nothing: a scrape every few seconds would fill the log."""
+
+
+def serve(app: Celery, address: str, port: int, logins: Sequence[str]) -> None:
+    """Serve the pages until SIGTERM or SIGINT."""
+    with make_server(address, port, Site(app, logins), ThreadingWSGIServer, _Handler) as server:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: _stop(server))
+        _logger.warning("metrics are served on http://%s:%s/metrics", address, port)
+        systemd.notify("READY=1", f"STATUS=Serves on {address}:{port}")
+        server.serve_forever()
+
+
+def _stop(server: WSGIServer) -> None:
+    # `shutdown` waits for `serve_forever`, which this handler interrupts.
+    threading.Thread(target=server.shutdown).start()

@@ -1,0 +1,80 @@
+"""Counts over all tenants, for metrics. Each is answered from an index of the few rows that it is about."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from sqlalchemy import Connection, text
+
+from tasks.storage.session import unbound_transaction
+
+# PostgreSQL gives up on a count that takes longer: a busy server matters more than a metric.
+_PATIENCE = text("SET LOCAL statement_timeout = '3s'")
+
+
+class Accounts(NamedTuple):
+    """How many accounts that should be synced are in this state, all with the same error.
+
+    The state is `paused` (logins were refused), `failing`, `first_sync` (none has ended yet) or `sending_paused`; the
+    error is None where there was none.
+    """
+
+    state: str
+    protocol: str
+    provider: str
+    error_code: str | None
+    accounts: int
+
+
+class Late(NamedTuple):
+    """How many accounts are due for longer than so many seconds."""
+
+    seconds: float
+    accounts: int
+
+
+class Outbox(NamedTuple):
+    """How many messages of the outbox are in this state, and how many seconds ago the oldest was asked for."""
+
+    state: str
+    messages: int
+    oldest_seconds: float
+
+
+class DeadLetters(NamedTuple):
+    """How many tasks of this name failed for good, and were queued again since or not."""
+
+    task_name: str
+    is_retried: bool
+    letters: int
+
+
+class Counts(NamedTuple):
+    """What is counted. `accounts_estimate` is PostgreSQL's estimate of how many accounts there are."""
+
+    accounts_estimate: int
+    accounts: list[Accounts]
+    late: list[Late]
+    outbox: list[Outbox]
+    dead_letters: list[DeadLetters]
+
+
+def count() -> Counts:
+    """Count. Raises StorageUnavailableError, and sqlalchemy.exc.DBAPIError."""
+    with _patiently() as connection:
+        return Counts(
+            accounts_estimate=connection.execute(text("SELECT estimate_accounts()")).scalar_one(),
+            accounts=[Accounts._make(row) for row in connection.execute(text("SELECT * FROM count_accounts()"))],
+            late=[Late._make(row) for row in connection.execute(text("SELECT * FROM count_late_accounts()"))],
+            outbox=[Outbox._make(row) for row in connection.execute(text("SELECT * FROM count_outbox()"))],
+            dead_letters=[
+                DeadLetters._make(row) for row in connection.execute(text("SELECT * FROM count_dead_letters()"))
+            ],
+        )
+
+
+@contextmanager
+def _patiently() -> Iterator[Connection]:
+    with unbound_transaction() as connection:
+        connection.execute(_PATIENCE)
+        yield connection

@@ -1,0 +1,230 @@
+"""The exporter, as a process of its own on a real Redis and PostgreSQL."""
+
+import base64
+import http.client
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from native.ports import LOOPBACK, free_port
+from native.postgres import libpq
+from tasks.monitoring import report, totals
+from tasks.monitoring.exporter.metrics import METRICS
+from tasks.registry import QUEUES, SEND_EMAIL, SYNC_EMAILS
+from tasks.storage import dead_letters
+from tasks.storage.accounts.rows import NewAccount, add_account
+from tests.conftest import TENANT, USER, Database, as_superuser
+from tests.integration.faults.conftest import broker
+from tests.support.servers import RedisServer
+from tests.support.trouble import in_trouble
+from tests.support.worker import wait_until
+
+ROOT = Path(__file__).parents[2]
+LOGIN = "admin:sample with : in it"
+# An account in each state, as its columns say, and what it counts as.
+ACCOUNTS = {
+    ("imap.gmail.com", "paused_at = now(), failing_since = now(), last_error_code = 'authentication_failed'"): (
+        "paused",
+        "google",
+        "authentication_failed",
+    ),
+    ("outlook.office365.com", "failing_since = now(), last_error_code = 'odd words'"): (
+        "failing",
+        "microsoft",
+        "other",
+    ),
+    ("imap.example.org", "last_sync_at = NULL"): ("first_sync", "other", ""),
+    ("gmail.com.example.org", "smtp_paused_at = now()"): ("sending_paused", "other", ""),
+    ("late.example.org", "next_sync_at = now() - interval '10 minutes'"): None,
+    ("off.example.org", "is_sync_enabled = false, failing_since = now()"): None,
+}
+
+
+class Exporter:
+    """The process, and what it answers."""
+
+    def __init__(self, port: int, process: "subprocess.Popen[bytes]") -> None:
+        self.port, self.process = port, process
+
+    def get(self, path: str, login: str | None = LOGIN, method: str = "GET") -> tuple[int, str]:
+        connection = http.client.HTTPConnection(LOOPBACK, self.port, timeout=30)
+        headers = {"Authorization": f"Basic {base64.b64encode(login.encode()).decode()}"} if login else {}
+        connection.request(method, path, headers=headers)
+        answer = connection.getresponse()
+        text = answer.read().decode()
+        connection.close()
+        return answer.status, text
+
+    def is_up(self) -> bool:
+        try:
+            return self.get("/healthz")[0] == 200
+        except OSError:
+            return False
+
+    def scrape(self) -> dict[tuple[str, ...], float]:
+        """The values, by the name of the sample and the values of its labels in their order."""
+        status, text = self.get("/metrics")
+        assert status == 200
+        found = {}
+        for family in text_string_to_metric_families(text):
+            name = family.name if family.name in METRICS else f"{family.name}_total"
+            for sample in family.samples:
+                labels = {label: value for label, value in sample.labels.items() if label != "le"}
+                assert set(labels) == set(METRICS[name].labels), sample
+                of = sample.name, *(labels[label] for label in METRICS[name].labels)
+                key = (*of, sample.labels["le"]) if "le" in sample.labels else of
+                assert key not in found, key
+                found[key] = sample.value
+        return found
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[RedisServer]:
+    with RedisServer(tmp_path / "redis") as server:
+        yield server
+
+
+@pytest.fixture
+def exporter(server: RedisServer, database: Database, environment: Callable[..., None]) -> Iterator[Exporter]:
+    port = free_port()
+    environment(REDIS_URL=server.url, PROMETHEUS_PORT=str(port), FLOWER_BASIC_AUTH=f"other:login,{LOGIN}")
+    with subprocess.Popen(
+        [sys.executable, "-m", "tasks.exporter"], cwd=ROOT, env=dict(os.environ), stdin=subprocess.DEVNULL
+    ) as process:
+        try:
+            found = Exporter(port, process)
+            wait_until(found.is_up, "the exporter does not answer")
+            yield found
+        finally:
+            process.kill()
+
+
+def fill_postgresql(database: Database) -> None:
+    with psycopg2.connect(libpq(database.owner_url)) as connection, connection.cursor() as cursor:
+        for number, (host, changes) in enumerate(ACCOUNTS):
+            new = NewAccount(f"{number}", f"{number}@example.org", host, 993, "tls", f"{number}", "sample")
+            account = add_account(TENANT, USER, new)
+            cursor.execute(
+                "UPDATE email_client SET last_sync_at = now(), next_sync_at = now() + interval '1 day' WHERE id = %s",
+                [account],
+            )
+            cursor.execute(f"UPDATE email_client SET {changes} WHERE id = %s", [account])
+            for state, age in (("queued", 60), ("unknown", 3600), ("sent", 9999)) if number == 0 else ():
+                cursor.execute(
+                    "INSERT INTO outbox_message (tenant_id, id, email_client_id, key, digest, state, message_id,"
+                    " sender, recipients, size, asked_at) VALUES (%s, %s, %s, %s, '', %s, '', '', '[]', 0,"
+                    " now() - make_interval(secs => %s))",
+                    [TENANT, state, account, state, state, age],
+                )
+    for key, task in {"1": SEND_EMAIL, "2": SEND_EMAIL, "3": "an.old.task", "4": "another"}.items():
+        dead_letters.bury(TENANT, dead_letters.Failure(key, task, key, USER, {}, "c", "e", "", 1), [], {})
+
+
+def fill_redis(client: Any) -> None:
+    counted = totals.Totals()
+    counted.add("ended", SYNC_EMAILS, "success", amount=3)
+    for seconds in (0.02, 7, 7000):
+        counted.observe(seconds, "run", SYNC_EMAILS, "success")
+    counted.tell(client)
+    work = report.Work(id="id", name=SYNC_EMAILS, positional="()", named="{}", seconds=100)
+    children = (report.Child(pid=2, pss=300, work=work), report.Child(pid=3, pss=None, work=None))
+    options = {"seconds": 1, "concurrency": 2, "consumes": True, "is_stopping": False, "reserved": 4, "restarts": 5}
+    report.tell(
+        client,
+        report.Report(node="w@h", host="h", pid=1, release="1.2", pss=200, children=children, **options),
+    )
+    client.zadd(report.WORKERS, {"gone@h": time.time() - 60})
+    client.lpush("send\x06\x163", f'{{"due": {time.time() - 50:.6f}, "body": ""}}')
+    client.hset("metabuilder:aside", "tag", "x")
+
+
+def test_what_it_tells_and_to_whom(exporter: Exporter, server: RedisServer, database: Database) -> None:
+    # A site where nothing has happened yet
+    found = exporter.scrape()
+    assert {of: value for of, value in found.items() if of[0] == "metabuilder_source_up"} == {
+        ("metabuilder_source_up", "redis"): 1,
+        ("metabuilder_source_up", "postgresql"): 1,
+    }
+    assert {of[1] for of in found if of[0] == "metabuilder_queue_messages"} == set(QUEUES)
+
+    # Nobody without the login is told anything
+    assert [exporter.get(path, None)[0] for path in ("/metrics", "/", "/other")] == [401] * 3
+    assert exporter.get("/metrics", "admin:wrong")[0] == 401
+    assert exporter.get("/other")[0] == 404
+    assert exporter.get("/metrics", method="POST")[0] == 405
+    assert exporter.get("/metrics", method="HEAD") == (200, "")
+    assert exporter.get("/healthz", None) == exporter.get("/readyz", None) == (200, "ok\n")
+
+    # A site at work
+    fill_postgresql(database)
+    with broker(server) as client:
+        fill_redis(client)
+    found = exporter.scrape()
+    states = {of[1:]: value for of, value in found.items() if of[0] == "metabuilder_accounts"}
+    assert states == {(state, "imap", provider, code): 1 for state, provider, code in filter(None, ACCOUNTS.values())}
+    late = {of[1]: value for of, value in found.items() if of[0] == "metabuilder_accounts_late"}
+    assert late == {"0": 1, "60": 1, "300": 1, "900": 0, "3600": 0, "21600": 0, "86400": 0}
+    run = {of[3]: value for of, value in found.items() if of[0] == "metabuilder_task_run_seconds_bucket"}
+    assert (run["0.01"], run["0.05"], run["5"], run["10"], run["3600"], run["+Inf"]) == (0, 1, 1, 2, 2, 3)
+    of_the_rest = {
+        ("metabuilder_task_run_seconds_sum", SYNC_EMAILS, "success"): 7007.02,
+        ("metabuilder_tasks_total", SYNC_EMAILS, "success"): 3,
+        ("metabuilder_queue_messages", "send"): 1,
+        ("metabuilder_queue_messages", "sync"): 0,
+        ("metabuilder_queue_oldest_seconds", "sync"): 0,
+        ("metabuilder_messages_aside",): 1,
+        ("metabuilder_worker_up", "w@h"): 1,
+        ("metabuilder_worker_up", "gone@h"): 0,
+        ("metabuilder_worker_consumes", "w@h"): 1,
+        ("metabuilder_worker_info", "w@h", "h", "1.2"): 1,
+        ("metabuilder_worker_children", "w@h", "busy"): 1,
+        ("metabuilder_worker_children", "w@h", "idle"): 1,
+        ("metabuilder_worker_reserved", "w@h"): 4,
+        ("metabuilder_worker_restarts_total", "w@h"): 5,
+        ("metabuilder_worker_memory_bytes", "w@h", "main"): 200,
+        ("metabuilder_worker_memory_bytes", "w@h", "child"): 300,
+        ("metabuilder_outbox_messages", "queued"): 1,
+        ("metabuilder_outbox_messages", "unknown"): 1,
+        ("metabuilder_outbox_messages", "sending"): 0,
+        ("metabuilder_dead_letters", SEND_EMAIL, "false"): 2,
+        ("metabuilder_dead_letters", "other", "false"): 2,
+    }
+    assert {of: found.get(of) for of in of_the_rest} == of_the_rest
+    assert ("metabuilder_outbox_messages", "sent") not in found
+    for of, at_least in {
+        ("metabuilder_queue_oldest_seconds", "send"): 50,
+        ("metabuilder_worker_longest_task_seconds", "w@h"): 100,
+        ("metabuilder_outbox_oldest_seconds", "unknown"): 3600,
+    }.items():
+        assert at_least <= found[of] < at_least + 60, of
+
+    # A source that is away leaves out its own metrics
+    as_superuser(database.server, f"ALTER DATABASE {database.name} ALLOW_CONNECTIONS false")
+    as_superuser(
+        database.server, f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{database.name}'"
+    )
+    found = exporter.scrape()
+    assert (found["metabuilder_source_up", "redis"], found["metabuilder_source_up", "postgresql"]) == (1, 0)
+    assert ("metabuilder_messages_in_hand",) in found
+    assert not [of for of in found if of[0].startswith("metabuilder_accounts")]
+    assert exporter.get("/readyz", None) == (503, "postgresql cannot be read\n")
+    as_superuser(database.server, f"ALTER DATABASE {database.name} ALLOW_CONNECTIONS true")
+    with in_trouble(server, "away"):
+        found = exporter.scrape()
+        assert (found["metabuilder_source_up", "redis"], found["metabuilder_source_up", "postgresql"]) == (0, 1)
+        assert ("metabuilder_accounts_estimate",) in found
+        assert ("metabuilder_messages_in_hand",) not in found
+        assert exporter.get("/healthz", None)[0] == 200
+    wait_until(lambda: exporter.get("/readyz", None)[0] == 200, "it does not find the servers again")
+
+    # It ends when it is told to
+    exporter.process.terminate()
+    assert exporter.process.wait(10) == 0
