@@ -54,9 +54,11 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServe
     """PostgreSQL with the schema in its database, which the tests' databases are copies of.
 
     It does not wait for the disk at each of these copies; what is committed outlives the server all the same, and
-    only a crash of the machine would take it.
+    only a crash of the machine would take it. Without autovacuum no database keeps statistics of rows that an earlier
+    test left, by which a statement on thousands of rows would be planned for none.
     """
-    with PostgresServer(tmp_path_factory.mktemp("postgres"), settings={"fsync": "off"}) as server:
+    settings = {"fsync": "off", "autovacuum": "off"}
+    with PostgresServer(tmp_path_factory.mktemp("postgres"), settings=settings) as server:
         upgrade(server.owner_url)
         yield server
 

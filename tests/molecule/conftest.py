@@ -1,4 +1,4 @@
-"""Starts the scenarios with the session: they run two at a time beside the other tests, and all mostly wait.
+"""Starts the scenarios with the session: they run one after another beside the other tests, and both mostly wait.
 
 In a run of several processes (`pytest -n`) the controlling process runs them, as its workers come and go; the tests,
 which are in a worker, wait for the file that each scenario leaves.
@@ -14,7 +14,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -25,9 +24,8 @@ from tests.support.processes import kill_tree
 
 _HERE = Path(__file__).parent
 _ROOT = _HERE.parents[1]
-# A scenario takes ten to twenty minutes beside another; a machine that needs this long has a problem of its own.
-_SECONDS = 2700
-_AT_A_TIME = 2
+# A scenario takes five to ten minutes; a machine that needs this long has a problem of its own.
+_SECONDS = 1800
 _LAST_CHARACTERS = 20_000
 
 
@@ -57,30 +55,31 @@ class Outcomes:
 
 
 class Scenarios:
-    """Runs `molecule test` for the scenarios in the background, in the order given, two at a time."""
+    """Runs `molecule test` for one scenario after another in the background."""
 
     def __init__(self, names: Iterable[str], outcomes: Outcomes) -> None:
         self._lock = threading.Lock()
-        self._processes: set[subprocess.Popen[bytes]] = set()
+        self._process: subprocess.Popen[bytes] | None = None
         self._stopped = False
-        self._runners = ThreadPoolExecutor(_AT_A_TIME, thread_name_prefix="molecule")
-        for name in names:
-            self._runners.submit(self._leave_outcome, name, outcomes)
+        self._runner = threading.Thread(target=self._test_all, args=(list(names), outcomes), name="molecule")
+        self._runner.start()
 
     def stop(self) -> None:
         """End what still runs, as when the session is interrupted, and remove what it made."""
         with self._lock:
             self._stopped = True
-            for process in self._processes:
-                kill_tree(process)
-        self._runners.shutdown()
+            if self._process:
+                kill_tree(self._process)
+        self._runner.join()
 
-    def _leave_outcome(self, name: str, outcomes: Outcomes) -> None:
-        try:
-            outcome = self._test(name)
-        except Exception as error:  # a test waits for the outcome, whatever it is
-            outcome = Outcome(-1, f"the scenario could not be run: {error!r}")
-        if outcome:
+    def _test_all(self, names: list[str], outcomes: Outcomes) -> None:
+        for name in names:
+            try:
+                outcome = self._test(name)
+            except Exception as error:  # a test waits for the outcome, whatever it is
+                outcome = Outcome(-1, f"the scenario could not be run: {error!r}")
+            if outcome is None:
+                return
             outcomes.leave(name, outcome)
 
     def _test(self, name: str) -> Outcome | None:
@@ -88,15 +87,12 @@ class Scenarios:
             with self._lock:
                 if self._stopped:
                     return None
-                process = _start("test", name, output)
-                self._processes.add(process)
+                self._process = _start("test", name, output)
             try:
-                status = process.wait(_SECONDS)
+                status = self._process.wait(_SECONDS)
             except subprocess.TimeoutExpired:
-                kill_tree(process)
-                status = process.wait()
-            with self._lock:
-                self._processes.remove(process)
+                kill_tree(self._process)
+                status = self._process.wait()
             if status < 0:
                 _start("destroy", name, output).wait()
             output.seek(0)

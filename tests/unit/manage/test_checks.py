@@ -65,10 +65,10 @@ def test_everything_runs_and_arguments_go_to_pytest(monkeypatch: pytest.MonkeyPa
     assert commands.ran[-1][1:] == ["-m", "pytest", "-k", "parse", "-x"]
 
 
-def test_all_tests_go_on_in_four_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_tests_go_on_in_two_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     commands = Commands()
     assert run(monkeypatch, commands).exit_code == 0
-    assert commands.ran[-1][1:] == ["-m", "pytest", "-n", "4", "--dist", "loadfile", "--no-loadscope-reorder"]
+    assert commands.ran[-1][1:] == ["-m", "pytest", "-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"]
 
 
 def test_the_quick_part_is_linters_unit_and_contract_tests(monkeypatch: pytest.MonkeyPatch) -> None:
