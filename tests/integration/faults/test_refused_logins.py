@@ -213,7 +213,7 @@ def test_mail_waits_while_the_login_of_the_smtp_server_is_refused(
         with pytest.raises(DeliveryWaitsError):
             send_once(account, "task-2")
     assert logins(smtp) == tried
-    assert rows("SELECT state, attempts FROM outbox_message ORDER BY created_at") == [("sent", 0), ("queued", 0)]
+    assert rows("SELECT state, attempts FROM outbox_message ORDER BY message_id") == [("sent", 0), ("queued", 0)]
     refused = find_account(TENANT, account.id)
     assert (refused.paused_at, refused.smtp_paused_at) == (None, None)
     assert "refused since" in str(refused.smtp_last_error)

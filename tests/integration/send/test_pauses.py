@@ -111,7 +111,7 @@ def test_copies_are_not_filed_with_a_password_that_was_refused(
         assert [send_once(account, f"task-{number}").state for number in range(4)] == ["sent"] * 4
         assert (len(smtp.messages), imap.logins, paused()) == (4, 1, (True, False))
     # And it is said which messages have no copy, and why
-    found = rows("SELECT last_error_code, last_error FROM outbox_message ORDER BY created_at")
+    found = rows("SELECT last_error_code, last_error FROM outbox_message ORDER BY message_id")
     assert [code for code, _ in found] == ["authentication_failed"] + ["account_paused"] * 3
     assert all("wrong user name or password" in str(words) for _, words in found)
 
