@@ -1,0 +1,58 @@
+"""The commands of docs/troubleshooting.md are run, as an operator runs them: each exists, and takes its options."""
+
+import os
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+from native.postgres import wheel_binaries
+from native.state import ROOT
+from tasks.storage.accounts.rows import Account
+from tests.conftest import TENANT, Database
+from tests.support.servers import RedisServer
+from tests.support.verbs import Verb, run_all
+
+PAGE = Path(ROOT) / "docs/troubleshooting.md"
+# They change something, or wait for an answer.
+NOT_RUN = ("account password", "account audit", "dlq retry")
+# No worker and no beat runs, and there is no dead letter.
+SAID = re.compile(r"^(No worker has reported|No beat has looked|error: Not found\. \(dead letter)")
+UNITS = {path.stem for path in (Path(ROOT) / "templates/systemd").glob("*.service")}
+
+
+def commands(program: str) -> list[str]:
+    """The arguments of each command of the page that begins with this program."""
+    return sorted(set(re.findall(rf"`{re.escape(program)} ([^`]+)`", PAGE.read_text())))
+
+
+def test_each_command_that_looks_works(
+    database: Database, redis: RedisServer, environment: Callable[..., None], account: Account, tmp_path: Path
+) -> None:
+    environment(REDIS_URL=redis.url)
+    looks = [line for line in commands("metabuilder") if line != "…" and not line.startswith(NOT_RUN)]
+    assert len(looks) > 15
+    path = {"PATH": f"{wheel_binaries()}:{os.environ['PATH']}"}
+    verbs = {str(number): Verb(arguments(line, account), path) for number, line in enumerate(looks)}
+    done = {looks[int(number)]: ended for number, ended in run_all(tmp_path / "verbs", verbs).items()}
+    assert {line: ended for line, ended in done.items() if ended.status and not SAID.search(ended.stderr)} == {}
+    assert sum(ended.status == 0 for ended in done.values()) > 10
+
+
+def arguments(line: str, account: Account) -> list[str]:
+    words = [{"ACCOUNT": account.account_name, "ID": "no-such-id"}.get(word, word) for word in shlex.split(line)]
+    return [*words, "--tenant", TENANT] if words[0] == "account" and words[1] != "list" else words
+
+
+def test_units_exist() -> None:
+    text = PAGE.read_text()
+    named = set(re.findall(r"(?:-u|status|start|reset-failed) (celery-[a-z]+)", text))
+    assert named == {"celery-worker", "celery-beat"}
+    assert named <= UNITS
+
+
+def test_variables_exist() -> None:
+    named = set(re.findall(r"`((?:celery_worker|application|redis|postgresql)_[a-z_]+)`", PAGE.read_text()))
+    defaults = "".join(path.read_text() for path in Path(ROOT).glob("roles/*/defaults/main.yml"))
+    assert {name for name in named if f"\n{name}:" not in defaults} == set()
+    assert named
