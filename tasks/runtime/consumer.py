@@ -266,7 +266,9 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]  # celery has no types
         """Learn which tasks operators have revoked, and which they let run again."""
         if shutdown.is_requested():
             return
-        with self.connection.default_channel.conn_or_acquire() as client:
+        channel = self.connection.default_channel
+        channel.check_answer()  # another question to a silent broker would only delay what is said of it
+        with channel.conn_or_acquire() as client:
             self._revoked = take_over(revoked_tasks, self._revoked, revocations(client))
 
     def _look_aside(self) -> None:

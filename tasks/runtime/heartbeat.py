@@ -9,17 +9,21 @@ kept, as the next one follows two seconds later.
 """
 
 from contextlib import suppress
+from time import monotonic
 from typing import Any
 
 from celery.app import events
 from celery.events import dispatcher
 
 from tasks.runtime.broker.seldom import Seldom
+from tasks.runtime.broker.transport import Transport
 from tasks.runtime.redaction import redact_text
 
 # How many events of tasks are kept: about three for each task.
 _MAX_KEPT = 1000
 _OF_TASKS = "task"
+# For so long after a question that Redis left unanswered no event is sent. The event loop notices within a second.
+_SILENT_SECONDS = 5
 # Fields of events that may repeat what a mail server said.
 _WORDS = ("exception", "traceback", "result")
 
@@ -39,13 +43,13 @@ class Dispatcher(dispatcher.EventDispatcher):  # type: ignore[misc]  # celery ha
             words = {name: redact_text(fields[name]) for name in _WORDS if isinstance(fields.get(name), str)}
             self._try(super().send, type, *args, **fields | words)
         else:
-            self._try(self._send_seldom, type, *args, **fields)
+            self._ask(self._send_seldom, type, *args, **fields)
             self.flush()  # what Redis did not take before
 
     def flush(self, *_: Any, **__: Any) -> None:
         """Send the kept events of tasks, in one message."""
         if self.kept:
-            self._try(self._flush_seldom)
+            self._ask(self._flush_seldom)
 
     @property
     def kept(self) -> list[Any]:
@@ -55,6 +59,11 @@ class Dispatcher(dispatcher.EventDispatcher):  # type: ignore[misc]  # celery ha
     def extend_buffer(self, other: "Dispatcher") -> None:
         """Take over the kept events of the dispatcher of the connection before."""
         self.kept[:0] = other.kept
+
+    def _ask(self, send: Any, *args: Any, **fields: Any) -> None:
+        # Else it would wait for another time-out before the event loop can notice that the worker is cut off.
+        if monotonic() >= Transport.silent_at + _SILENT_SECONDS:
+            self._try(send, *args, **fields)
 
     def _try(self, send: Any, *args: Any, **fields: Any) -> None:
         with suppress(Exception):  # of any kind: the worker's consumer notices and reports a broker that fails

@@ -1,11 +1,13 @@
 """Events of tasks: kept while Redis takes none, bounded, sent in one message, and without addresses."""
 
+import time
 from typing import Any
 
 import pytest
 from celery import Celery
 from celery.events import dispatcher
 
+from tasks.runtime.broker.transport import Transport
 from tasks.runtime.heartbeat import Dispatcher
 
 
@@ -62,3 +64,14 @@ def test_words_of_servers_lose_their_addresses(broker: Broker) -> None:
     sender.flush()
     [[event]] = broker.published
     assert (event["exception"], event["traceback"], event["result"]) == ("no …@mail.example", "…@mail.example", 5)
+
+
+def test_a_silent_broker_is_not_asked_again(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each event would wait for a time-out before the event loop can notice that the worker is cut off."""
+    monkeypatch.setattr(Transport, "silent_at", time.monotonic())
+    sender = made()
+    sender.send("worker-heartbeat", freq=2)
+    sender.send("task-started", uuid="1")
+    sender.flush()
+    assert broker.published == []
+    assert [event["uuid"] for event in sender.kept] == ["1"]
