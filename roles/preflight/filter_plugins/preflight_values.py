@@ -96,9 +96,13 @@ FORMS = {
         re.compile(r"(\d+ \d+( \d+ \d+)*)?").fullmatch,
         'is not pairs of seconds and changes: write it like 3600 1, or "" for never',
     ),
+    "redis_user": (
+        re.compile(r"(?!default$)[A-Za-z_][A-Za-z0-9_.-]*").fullmatch,
+        "cannot be the workers' user of Redis: use letters, digits, ., - and _, and not default, the administrator",
+    ),
     **dict.fromkeys(
         (
-            *("redis_user", "flower_user"),
+            "flower_user",
             *("postgresql_owner_role", "postgresql_worker_role", "postgresql_application_role"),
         ),
         (re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*").fullmatch, "is not a name: use letters, digits, ., - and _"),

@@ -233,6 +233,7 @@ def test_a_finding_names_the_variable_the_value_and_the_remedy(variables: dict[s
         pytest.param({"firewall_allow": [{"from": ["10.0.0.1"]}]}, ["missing", "port"], id="an opening without port"),
         pytest.param({"redis_save": "x y"}, ["x y", "3600 1"], id="when to save"),
         pytest.param({"redis_user": "a b"}, ["a b", "letters"], id="name of a user"),
+        pytest.param({"redis_user": "default"}, ["default", "administrator"], id="the administrator of Redis"),
         pytest.param({"postgresql_listen_addresses": "it's"}, ["it's", "10.1.2.3"], id="addresses"),
         pytest.param({"flower_address": "not an address?"}, ["not an address", "10.1.2.3"], id="address"),
         pytest.param({"flower_url_prefix": "fl ower"}, ["fl ower", "like flower"], id="path"),
