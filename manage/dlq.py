@@ -9,7 +9,7 @@ import click
 from manage.advice import advice, explained, said_here
 from manage.examples import example
 from manage.output import ago, complain, confirm, print_json, say, table, tell_lines
-from manage.session import connect
+from manage.session import application, connect
 from manage.trouble import redis_words
 
 if TYPE_CHECKING:
@@ -82,7 +82,6 @@ def _show_all(found: "list[Summary]") -> None:
 def show(letter_id: str, as_json: bool) -> None:
     """Show a dead letter: the task and its arguments, without anybody's mail, and where the task failed."""
     connect()
-    import tasks.celery_app  # noqa: F401 - becomes the application that dead_letters asks
     from tasks.errors import NotFoundError, Remedy
     from tasks.runtime.dead_letters import is_aside, show_aside
     from tasks.storage.dead_letters import get_letter
@@ -115,7 +114,6 @@ def retry(
 ) -> None:
     """Queue tasks again as they were. A task that succeeds is removed from the dead letters."""
     connect(broker=True)
-    import tasks.celery_app  # noqa: F401 - becomes the application that dead_letters queues through
     from tasks.runtime.dead_letters import is_aside, retry_aside, retry_letter
     from tasks.storage.dead_letters import get_letter
 
@@ -143,7 +141,6 @@ def drop(
 ) -> None:
     """Delete dead letters with their arguments. The work of their tasks is not done."""
     connect(broker=True)
-    import tasks.celery_app  # noqa: F401 - becomes the application that dead_letters asks
     from tasks.runtime.dead_letters import drop_aside, forget_letter, is_aside
     from tasks.storage.dead_letters import get_letter
 
@@ -163,7 +160,7 @@ def drop(
 
 def _find(tenant: str | None, task: str | None, code: str | None, *, with_messages: bool = True) -> list["Summary"]:
     """The dead letters in PostgreSQL, and the messages that were put aside, which are in Redis."""
-    import tasks.celery_app  # noqa: F401 - becomes the application that dead_letters asks
+    application()  # which tasks.runtime.dead_letters asks and queues through
     from tasks.runtime.dead_letters import list_aside
     from tasks.storage.dead_letters import list_letters
 
