@@ -176,6 +176,7 @@ def test_what_it_tells_and_to_whom(exporter: Exporter, server: RedisServer, data
     assert (run["0.01"], run["0.05"], run["5"], run["10"], run["3600"], run["+Inf"]) == (0, 1, 1, 2, 2, 3)
     of_the_rest = {
         ("metabuilder_task_run_seconds_sum", SYNC_EMAILS, "success"): 7007.02,
+        ("metabuilder_task_info", SEND_EMAIL, "send"): 1,
         ("metabuilder_tasks_total", SYNC_EMAILS, "success"): 3,
         ("metabuilder_queue_messages", "send"): 1,
         ("metabuilder_queue_messages", "sync"): 0,

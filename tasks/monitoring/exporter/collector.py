@@ -45,6 +45,7 @@ class SiteCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """All metrics, with the values of this moment."""
         found = families()
+        _add(found["metabuilder_task_info"], {(row.name, row.queue): 1 for row in TASKS})
         for source, read in {"redis": self._read_redis, "postgresql": _read_postgresql}.items():
             began = time.monotonic()
             is_up = self._try(source, read, found)

@@ -32,6 +32,7 @@ METRICS: Mapping[str, Spec] = {
         Kind.GAUGE, ("source",), "1 if Redis (`redis`) or PostgreSQL (`postgresql`) answered this scrape, else 0"
     ),
     "metabuilder_source_seconds": Spec(Kind.GAUGE, ("source",), "How long it took to read from the source"),
+    "metabuilder_task_info": Spec(Kind.GAUGE, ("task", "queue"), "Always 1; the queue of the task"),
     "metabuilder_tasks_total": Spec(Kind.COUNTER, ("task", "outcome"), "Runs of tasks that ended"),
     "metabuilder_task_run_seconds": Spec(Kind.HISTOGRAM, ("task", "outcome"), "How long runs of tasks took"),
     "metabuilder_task_wait_seconds": Spec(
