@@ -1,5 +1,7 @@
 """The verbs of ./manage.sh.
 
+With -i INVENTORY a verb is about the hosts of that site (manage/site.py).
+
 Exit codes: 0 the verb worked, 1 it failed, 2 the command line is wrong. Expected errors are one line on stderr; a
 traceback means a bug. Modules that are slow to import are imported only when their verb runs.
 """
@@ -36,12 +38,14 @@ from manage import (
     sync,
     task,
     task_lists,
+    units,
     worker,
 )
 from manage.advice import explained, said_here
 from manage.examples import example
 from manage.output import complain
 from manage.place import IS_HOST
+from manage.site import Site, remember
 from manage.trouble import redis_words
 from tasks.secrecy.forms import Known
 from tasks.secrecy.secrets import NOT_SHOWN, secrets_kept, tells_secret, without_secrets
@@ -51,12 +55,14 @@ from tasks.secrecy.visible import visible
 class Manage(click.Group):
     """Lists the verbs in the order in which they were added, and turns expected errors into one line.
 
-    `elsewhere` maps the verbs that exist in another place to what an operator does here instead.
+    `elsewhere` maps the verbs of the clone that hosts do not have to what an operator does there instead, `on_hosts`
+    those that hosts have in their own way to that way.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.elsewhere: dict[str, str] = {}
+        self.on_hosts: dict[str, click.Command] = {}
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         return list(self.commands)
@@ -66,17 +72,30 @@ class Manage(click.Group):
         wrong = next((argument for argument in args if not _is_text(argument)), None)
         if wrong is not None and not ctx.resilient_parsing:
             raise click.UsageError(f"this argument is no text (UTF-8 without NUL): {visible(wrong)}", ctx)
-        return super().parse_args(ctx, args)
+        rest = super().parse_args(ctx, args)
+        if inventories := ctx.params.get("inventories"):
+            options = [option for name, option in _ASKING.items() if ctx.params[name]]
+            remember(ctx, Site(inventories, ctx.params["limit"], tuple(options)))
+        elif any(ctx.params.get(name) for name in ("limit", *_ASKING)):
+            raise click.UsageError("--limit, --ask-vault-pass and --ask-become-pass go with -i INVENTORY", ctx)
+        return rest
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """As Click's, which suggests verbs that are alike; says of a verb of another place where it is."""
-        if (instead := self.elsewhere.get(args[0])) and not ctx.resilient_parsing:
-            raise click.UsageError(
-                f"{args[0]} works in a clone, on the native stack: ./manage.sh {args[0]}. {instead}", ctx
-            )
-        return super().resolve_command(ctx, args)
+        is_about_hosts = IS_HOST or bool(ctx.params.get("inventories"))
+        if is_about_hosts and (instead := self.elsewhere.get(args[0])) and not ctx.resilient_parsing:
+            how = f"./manage.sh {args[0]}" + ("" if IS_HOST else ", without -i")
+            raise click.UsageError(f"{args[0]} works in a clone, on the native stack: {how}. {instead}", ctx)
+        if is_about_hosts and (verb := self.on_hosts.get(args[0])):
+            return args[0], verb, args[1:]
+        name, command, rest = super().resolve_command(ctx, args)
+        if command is None or IS_HOST or not is_about_hosts or command in (info.help_, completion.completion):
+            return name, command, rest
+        from manage.passed_on import passed_on
+
+        return name, passed_on(command), rest
 
     def invoke(self, ctx: click.Context) -> Any:
         with secrets_kept(Known()):
@@ -114,9 +133,35 @@ def _is_expected(error: Exception) -> bool:
     return isinstance(error, StackError | EmailError)
 
 
-@example("queue:status", "help queue:flush")
+# Options of ansible-playbook, which asks for the passwords itself.
+_ASKING = {"ask_vault_pass": "--ask-vault-pass", "ask_become_pass": "--ask-become-pass"}
+
+
+def _site_options(command: Manage) -> Manage:
+    """The options for the verbs of a site, which only the control machine has."""
+    if IS_HOST:
+        return command
+    for option in (
+        click.option(
+            "-i",
+            "--inventory",
+            "inventories",
+            multiple=True,
+            metavar="INVENTORY",
+            help="Have the hosts of inventories/NAME do it, instead of the native stack.",
+        ),
+        click.option("--limit", metavar="PATTERN", help="With -i: only these hosts of it, as for ansible-playbook."),
+        click.option("--ask-vault-pass", is_flag=True, help="With -i: ask for the password of the vault."),
+        click.option("-K", "--ask-become-pass", is_flag=True, help="With -i: ask for the password of sudo."),
+    ):
+        command = option(command)
+    return command
+
+
+@example("queue:status", "help queue:flush", *(() if IS_HOST else ("-i inventories/production queue:status",)))
+@_site_options
 @click.group(cls=Manage, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-def main() -> None:
+def main(**_: Any) -> None:
     """MetaBuilder email workers: run, look at and test them."""
 
 
@@ -128,19 +173,11 @@ _IN_A_CLONE = {
     info.setup: _CONTROL_MACHINE,
     checks.test: _CONTROL_MACHINE,
     bench.bench: _CONTROL_MACHINE,
-    stack.up: f"{_UNITS} systemctl start 'celery-*'",
-    stack.down: f"{_UNITS} systemctl stop 'celery-*'",
-    stack.restart: f"{_UNITS} systemctl restart 'celery-*'",
     stack.rebuild: "A release is brought to hosts by playbooks/deploy.yml from the control machine",
-    stack.ps: f"{_UNITS} systemctl status 'celery-*'",
-    stack.logs: f"{_UNITS} journalctl -u 'celery-*' -f, or of an account: journalctl METABUILDER_ACCOUNT=ID",
     stack.health: f"{_UNITS} systemctl status 'celery-*' 'redis-server@*' 'postgresql@*'",
-    beat.restart: f"{_UNITS} systemctl restart celery-beat, on the hosts of celery_beat",
-    worker.reload_: f"{_UNITS} systemctl restart celery-worker",
-    worker.drain: f"{_UNITS} systemctl stop celery-worker",
     dev.flower_open: "Flower listens on its host alone: ssh -L 5556:127.0.0.1:5556 HOST, then http://127.0.0.1:5556",
     dev.shell: "Hosts run releases; tasks and accounts have their verbs: metabuilder help",
-    dev.logs: f"{_UNITS} journalctl -u 'celery-*' -f",
+    dev.logs: "Hosts have logs -f",
     dev.test: _CONTROL_MACHINE,
     clean.logs: f"{_UNITS} journalctl --vacuum-time=7d",
     clean.everything: "On a host: metabuilder clean:redis, metabuilder clean:db, journalctl --vacuum-time=7d",
@@ -148,6 +185,17 @@ _IN_A_CLONE = {
     release.release: _CONTROL_MACHINE,
     secrets.secrets: _CONTROL_MACHINE,
     docs.docs: _CONTROL_MACHINE,
+}
+# Verbs that are about supervisor's programs in a clone, and about systemd's units on hosts.
+_ITS_OWN_WAY = {
+    stack.up: units.up,
+    stack.down: units.down,
+    stack.restart: units.restart,
+    stack.ps: units.ps,
+    stack.logs: units.logs,
+    beat.restart: units.beat_restart,
+    worker.reload_: units.worker_reload,
+    worker.drain: units.worker_drain,
 }
 _EVERYWHERE = (
     account.account,
@@ -180,7 +228,7 @@ _EVERYWHERE = (
     info.help_,
 )
 
-for verb in _EVERYWHERE if IS_HOST else (*_IN_A_CLONE, *_EVERYWHERE):
+for verb in (*_ITS_OWN_WAY.values(), *_EVERYWHERE) if IS_HOST else (*_ITS_OWN_WAY, *_IN_A_CLONE, *_EVERYWHERE):
     main.add_command(verb)
-if IS_HOST:
-    main.elsewhere = {str(verb.name): instead for verb, instead in _IN_A_CLONE.items()}
+main.elsewhere = {str(verb.name): instead for verb, instead in _IN_A_CLONE.items()}
+main.on_hosts = {str(verb.name): verb for verb in _ITS_OWN_WAY.values()}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from manage.examples import example
+from manage.log_options import LINES, log_options
 from manage.output import Coloured, confirm, duration, good_or_bad, print_json, say, size, table
 
 if TYPE_CHECKING:
@@ -101,33 +102,19 @@ def ps(as_json: bool) -> None:
 
 @example("logs -f worker")
 @click.command()
-@click.option("-f", "--follow", is_flag=True, help="Go on printing new lines.")
-@click.option(
-    "-n",
-    "--lines",
-    type=click.IntRange(min=0),
-    help="How many lines of each log: 50 by default, all with the options that choose lines.",
-)
-@click.option(
-    "--since", metavar="TIME", help="Lines since 10m, 2h or 3d ago, since 15:00, or since 2026-11-27 15:00."
-)
-@click.option("--account", metavar="ID", help="Lines of this account, by the id that account list shows.")
-@click.option("--task", "task_id", metavar="ID", help="Lines of the task with this id.")
+@log_options
 @click.argument("name", type=click.Choice(LOGS), default="all", metavar="[PROGRAM|all]")
 def logs(
-    follow: bool, lines: int | None, since: str | None, account: str | None, task_id: str | None, name: str
+    follow: bool, lines: int | None, since: datetime | None, account: str | None, task_id: str | None, name: str
 ) -> None:
     """Show the logs: worker, beat, flower, redis, postgres, or all of them.
 
     Lines of tasks end with fields, such as account=ID, by which lines can be chosen (docs/operations.md, Logs).
     """
-    from native.logs import LINES, Wanted, moment, show
+    from native.logs import Wanted, show
     from native.state import State
 
-    try:
-        wanted = Wanted(moment(since, datetime.now().astimezone()) if since else None, account, task_id)
-    except (ValueError, OverflowError):
-        raise click.UsageError(f"--since takes 90s, 10m, 2h, 3d, 15:00 or 2026-11-27 15:00, not {since}") from None
+    wanted = Wanted(since, account, task_id)
     if lines is None and wanted.is_everything:
         lines = LINES
     folder = State.default().logs

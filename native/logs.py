@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TextIO
 
@@ -19,9 +19,6 @@ from tasks.secrecy.visible import visible
 _WAIT_SECONDS = 0.2
 # How much of the end of a log is read: more than fifty long lines.
 _TAIL_BYTES = 1_000_000
-LINES = 50
-
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 # When a line was written: by our programs, supervisord and PostgreSQL; by Redis; by Dovecot, without the year.
 _TIMES = (
     (re.compile(r"\[?(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)(?:[.,]\d+)?(?: (UTC))?"), "%Y-%m-%d %H:%M:%S"),
@@ -52,18 +49,6 @@ class Wanted:
         asked = {Field.ACCOUNT: self.account, Field.TASK_ID: self.task_id}
         fields = _fields_of(line)
         return all(fields.get(field) == value for field, value in asked.items() if value is not None)
-
-
-def moment(text: str, now: datetime) -> datetime:
-    """The time that is meant by 90s, 10m, 2h or 3d (ago), by 2026-11-27, 2026-11-27 15:00, or by 15:00 (today).
-
-    Raises ValueError.
-    """
-    if ago := re.fullmatch(r"(\d{1,9})([smhd])", text):
-        return now - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
-    if re.fullmatch(r"\d\d:\d\d(:\d\d)?", text):
-        text = f"{now.date()} {text}"
-    return datetime.fromisoformat(text).astimezone()
 
 
 def show(

@@ -15,14 +15,14 @@ SUBVERB = re.compile(r"`(?:(?P<group>[a-z]+) )?(?P<verb>[a-z-]+)(?: [^`]*)?`")
 
 def rows() -> list[list[str]]:
     cells = [line.strip("|\n ").split(" | ") for line in PAGE.read_text().splitlines() if line.startswith("| `")]
-    return [row for row in cells if len(row) == 4 and row[1] in ("yes", "–")]
+    return [row for row in cells if len(row) == 5 and row[1] in ("yes", "–")]
 
 
 def listed(where: int) -> set[str]:
-    """The verbs that the page says exist in a clone (1) or on a host (2)."""
+    """The verbs that the page says exist in a clone (1), on a host (2) or with -i (3)."""
     names: set[str] = set()
     for row in rows():
-        if row[where] == "yes":
+        if row[where] != "–":
             found = VERB.findall(row[0])
             names |= {found[0]} if isinstance(cli.main.commands.get(found[0]), click.Group) else set(found)
     return names
@@ -30,8 +30,12 @@ def listed(where: int) -> set[str]:
 
 def test_every_verb_is_listed_where_it_exists() -> None:
     everywhere = {verb.name for verb in cli._EVERYWHERE}
-    assert listed(1) == everywhere | {verb.name for verb in cli._IN_A_CLONE}
-    assert listed(2) == everywhere
+    on_hosts = everywhere | {verb.name for verb in cli._ITS_OWN_WAY}
+    assert listed(1) == on_hosts | {verb.name for verb in cli._IN_A_CLONE}
+    assert listed(2) == listed(3) == on_hosts
+    assert {verb.name: other.name for verb, other in cli._ITS_OWN_WAY.items()} == {
+        verb.name: verb.name for verb in cli._ITS_OWN_WAY
+    }
 
 
 def test_every_verb_of_a_group_is_listed() -> None:

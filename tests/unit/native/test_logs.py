@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from native.logs import Wanted, _Tail, moment, show
+from native.logs import Wanted, _Tail, show
 
 
 def test_the_last_lines_of_each_with_the_name_in_front(tmp_path: Path) -> None:
@@ -128,15 +128,3 @@ def test_chosen_lines_are_found_in_renamed_logs_and_followed(tmp_path: Path) -> 
     tail.print_new(out)
     words = [shown.partition("] ")[2].split()[:1] or [shown] for shown in out.getvalue().splitlines()]
     assert words == [["1"], ["2"], ["3"], ["4"], ["    and its end"]]
-
-
-def test_since_is_a_time_or_how_long_ago() -> None:
-    now = datetime.now().astimezone().replace(microsecond=0)
-    assert moment("90s", now) == now - timedelta(seconds=90)
-    assert moment("3d", now) == now - timedelta(days=3)
-    assert moment("15:04", now) == now.replace(hour=15, minute=4, second=0)
-    assert moment("2026-11-27", now) == datetime(2026, 11, 27).astimezone()
-    assert moment("2026-11-27T15:00:00+00:00", now) == datetime(2026, 11, 27, 15, tzinfo=UTC)
-    for odd in ("", "yesterday", "10", "m", "-5m", "25:00", "2026-13-01", "99999999d"):
-        with pytest.raises((ValueError, OverflowError)):
-            moment(odd, now)

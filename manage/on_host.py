@@ -1,0 +1,148 @@
+"""What a host's units do and what the host has, as JSON: a program that needs only Debian's Python.
+
+    on_host.py state                       units, disks, certificates, release and clock
+    on_host.py start|stop|restart [SERVICE]...
+    on_host.py logs JSON                   lines of the journal, as text; JSON has what journalctl is asked for
+
+`metabuilder` runs it on its own host. ./manage.sh -i INVENTORY has each host's Python read it from standard input, as
+the hosts of Redis and PostgreSQL have no release.
+"""
+
+import fnmatch
+import json
+import os
+import subprocess
+import sys
+import time
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Any
+
+SERVICES = {
+    "worker": ("celery-worker.service", "celery-worker@*.service"),
+    "beat": ("celery-beat.service",),
+    "flower": ("celery-flower.service",),
+    "exporter": ("metabuilder-exporter.service",),
+    "redis": ("redis-server@*.service",),
+    "postgres": ("postgresql@*.service",),
+}
+# The others are the servers that these need.
+OURS = ("worker", "beat", "flower", "exporter")
+HOME = "/opt/metabuilder"
+_CERTIFICATES = Path("/etc/metabuilder/tls")
+# Where the parts write; those on one file system are one disk.
+_PLACES = ("/", "/var/log/journal", "/var/lib/redis", "/var/lib/postgresql", "/var/lib/metabuilder", HOME)
+_PROPERTIES = "Id,ActiveState,SubState,MainPID,MemoryCurrent,NRestarts,ActiveEnterTimestampMonotonic"
+
+
+def main(command: str, *words: str) -> int:
+    """Run one of the commands; the exit code."""
+    if command == "state":
+        _tell(state())
+        return 0
+    if command == "logs":
+        asked = json.loads(words[0])
+        return subprocess.run(journalctl(**asked), check=False).returncode
+    found = units(words or OURS)
+    _tell(found)
+    return subprocess.run(["systemctl", command, *found], check=False).returncode if found else 0
+
+
+def journalctl(services: list[str], fields: list[str], since: float | None, lines: int | None) -> list[str]:
+    """The command for the last lines of these services (all: None), since that moment in Unix seconds, with these
+    fields."""
+    patterns = [f"--unit={pattern}" for name in services for pattern in SERVICES[name]]
+    number = [] if lines is None else [f"--lines={lines}"]
+    start = [] if since is None else [f"--since=@{since:.0f}"]
+    shape = ["--no-pager", "--quiet", "--utc", "--output=short-iso-precise"]
+    return ["journalctl", *shape, *number, *start, *patterns, *fields]
+
+
+def state() -> dict[str, Any]:
+    """What is seen of this host."""
+    release = Path(HOME, "current")
+    return {
+        "units": unit_states(units(tuple(SERVICES))),
+        "disks": disks(_PLACES),
+        "certificates": [certificate(path) for path in sorted(_CERTIFICATES.glob("*.crt"))],
+        "release": release.readlink().name if release.is_symlink() else None,
+        "clock": time.time(),
+    }
+
+
+def units(services: tuple[str, ...]) -> list[str]:
+    """The names of the units of these services that this host has: enabled, or loaded."""
+    patterns = [pattern for name in services for pattern in SERVICES[name]]
+    wanted = _said("systemctl", "show", "multi-user.target", "--property=Wants", "--value").split()
+    loaded = _said("systemctl", "list-units", "--all", "--plain", "--no-legend", *patterns).splitlines()
+    names = [*wanted, *(line.split()[0] for line in loaded if " not-found " not in line)]
+    return sorted({name for name in names if any(fnmatch.fnmatch(name, pattern) for pattern in patterns)})
+
+
+def unit_states(names: list[str]) -> list[dict[str, Any]]:
+    """What systemd says of these units."""
+    if not names:
+        return []
+    now = time.clock_gettime(time.CLOCK_MONOTONIC)
+    blocks = _said("systemctl", "show", f"--property={_PROPERTIES}", *names).strip().split("\n\n")
+    found = [dict(line.split("=", 1) for line in block.splitlines()) for block in blocks]
+    return [
+        {
+            "unit": unit["Id"],
+            "state": unit["ActiveState"],
+            "detail": unit["SubState"],
+            "pid": int(unit["MainPID"]) or None,
+            "uptime_seconds": max(now - int(unit["ActiveEnterTimestampMonotonic"]) / 1e6, 0)
+            if unit["ActiveState"] == "active"
+            else None,
+            "restarts": int(unit["NRestarts"]),
+            "memory_bytes": int(unit["MemoryCurrent"]) if unit["MemoryCurrent"].isdecimal() else None,
+        }
+        for unit in found
+    ]
+
+
+def disks(places: tuple[str, ...]) -> list[dict[str, Any]]:
+    """The file systems on which these folders lie, each once, with the share of bytes and of files that is used."""
+    found: dict[int, dict[str, Any]] = {}
+    for place in places:
+        if not Path(place).exists():
+            continue
+        size = os.statvfs(place)
+        found.setdefault(
+            Path(place).stat().st_dev,
+            {
+                "place": place,
+                "bytes_free": size.f_bavail * size.f_frsize,
+                "bytes_used": _share(size.f_blocks - size.f_bfree, size.f_blocks - size.f_bfree + size.f_bavail),
+                "files_used": _share(size.f_files - size.f_ffree, size.f_files),
+            },
+        )
+    return list(found.values())
+
+
+def certificate(path: Path) -> dict[str, Any]:
+    """When a certificate ends, in Unix seconds; None where openssl cannot read it."""
+    said = _said("openssl", "x509", "-noout", "-enddate", "-in", str(path)).partition("=")[2].strip()
+    if not said:
+        return {"path": str(path), "ends": None}
+    month, day, clock, year, _ = said.split()
+    return {"path": str(path), "ends": parsedate_to_datetime(f"{day} {month} {year} {clock} +0000").timestamp()}
+
+
+def _tell(found: Any) -> None:
+    sys.stdout.write(f"{json.dumps(found)}\n")
+    sys.stdout.flush()  # before a program that this one starts
+
+
+def _share(used: int, whole: int) -> float:
+    return used / whole if whole else 0.0
+
+
+def _said(*command: str) -> str:
+    environment = {**os.environ, "LC_ALL": "C"}
+    return subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=False).stdout
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

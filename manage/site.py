@@ -1,0 +1,119 @@
+"""The hosts of an inventory, on which Ansible runs commands for ./manage.sh -i INVENTORY VERB."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from native.errors import StackError
+
+WORKERS = "celery_workers"
+# The groups on whose hosts something of ours runs.
+GROUPS = ("redis", "postgresql", WORKERS, "celery_beat", "flower")
+_KEY = "metabuilder.site"
+# Of a command that could not be run: the host is away, or lets nobody become root.
+NOT_RUN = 1
+_MAX_WHY = 300
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a command said on a host, and how it ended. `out` is empty and `said` says why where it was not run."""
+
+    host: str
+    exit_code: int
+    out: str
+    said: str
+    is_away: bool = False
+
+
+@dataclass(frozen=True)
+class Site:
+    """The hosts of `inventories`, as ansible-playbook takes them, or those of them that `limit` leaves."""
+
+    inventories: tuple[str, ...]
+    limit: str | None = None
+    options: tuple[str, ...] = ()
+
+    def hosts(self, *groups: str) -> list[str]:
+        """The names of the hosts of these groups. Raises StackError where there are none."""
+        from ansible.errors import AnsibleError
+        from ansible.inventory.manager import InventoryManager
+        from ansible.parsing.dataloader import DataLoader
+
+        try:
+            inventory = InventoryManager(loader=DataLoader(), sources=list(self.inventories))
+            inventory.subset(self.limit)
+            known = [group for group in groups if group in inventory.groups]
+            found = [host.name for host in inventory.get_hosts(":".join(known))] if known else []
+        except AnsibleError as error:
+            raise StackError(f"the inventory cannot be read: {error}") from error
+        if not found:
+            limited = f" that matches --limit {self.limit}" if self.limit else ""
+            raise StackError(f"{', '.join(self.inventories)} has no host of {' or '.join(groups)}{limited}")
+        return found
+
+    def run(self, hosts: Sequence[str], argv: Sequence[str], stdin: str = "") -> list[Answer]:
+        """Run a command as root on these hosts, all at once. Raises StackError where Ansible does not even try."""
+        columns = str(shutil.get_terminal_size().columns) if sys.stdout.isatty() else ""
+        wanted = {"hosts": list(hosts), "argv": list(argv), "stdin": stdin, "columns": columns}
+        with tempfile.TemporaryDirectory() as folder:  # which only this user may enter
+            given = Path(folder) / "run.json"
+            given.write_text(json.dumps(wanted))
+            done = self._play(given)
+        try:
+            plays = json.loads(done.stdout)["plays"]
+        except (ValueError, KeyError):
+            raise StackError(f"Ansible fails: {(done.stderr or done.stdout).strip()}") from None
+        seen = {
+            host: _answer(host, result)
+            for play in plays
+            for task in play["tasks"]
+            for host, result in task["hosts"].items()
+        }
+        return [seen.get(host) or Answer(host, NOT_RUN, "", "Ansible said nothing of this host") for host in hosts]
+
+    def _play(self, given: Path) -> "subprocess.CompletedProcess[str]":
+        from native.state import ROOT
+
+        command = [sys.executable, "-m", "ansible", "playbook", *self.options, "--extra-vars", f"run_file={given}"]
+        command += [part for inventory in self.inventories for part in ("--inventory", inventory)]
+        environment = {
+            **os.environ,
+            "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+            "ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json",
+            "ANSIBLE_CALLBACKS_ENABLED": "ansible.posix.json",
+            # The hosts' journals are not to say what the command was given.
+            "ANSIBLE_NO_TARGET_SYSLOG": "true",
+            "ANSIBLE_NOCOLOR": "true",
+        }
+        command.append(str(ROOT / "playbooks/run.yml"))
+        return subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+
+
+def _answer(host: str, result: dict[str, Any]) -> Answer:
+    if "rc" in result and "stdout" in result:
+        return Answer(host, int(result["rc"]), result["stdout"], result.get("stderr", ""))
+    why = " ".join(str(result.get("msg", "")).split()) or "Ansible does not say why"
+    is_away = bool(result.get("unreachable"))
+    what = "cannot be reached" if is_away else "cannot be asked"
+    return Answer(host, NOT_RUN, "", f"{what}: {why[-_MAX_WHY:]}", is_away)
+
+
+def here() -> Site | None:
+    """The site that the verb is about, None without -i."""
+    found = click.get_current_context().find_root().meta.get(_KEY)
+    return found if isinstance(found, Site) else None
+
+
+def remember(context: click.Context, site: Site) -> None:
+    """Make it the site that the verb is about."""
+    context.meta[_KEY] = site

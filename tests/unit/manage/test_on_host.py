@@ -1,0 +1,65 @@
+"""What manage/on_host.py makes of systemd's words. It runs without any package, as on the hosts of Redis."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from native.state import ROOT
+
+SYSTEMCTL = r"""#!/bin/sh
+case "$*" in
+    "show multi-user.target"*) echo "ssh.service celery-worker@sending.service celery-beat.service" ;;
+    list-units*) echo "celery-worker.service loaded active running A worker"
+        echo "● redis-server@old.service not-found inactive dead redis-server@old.service" ;;
+    "show --property"*) shift 2
+        for unit; do
+            state=active; [ $unit = celery-beat.service ] && state=failed
+            printf 'Id=%s\nActiveState=%s\nSubState=running\nMainPID=7\nMemoryCurrent=[not set]\n' $unit $state
+            printf 'NRestarts=2\nActiveEnterTimestampMonotonic=1000000\n\n'
+        done ;;
+    *) echo "$*" >&2; exit 4 ;;
+esac
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    program = tmp_path / "systemctl"
+    program.write_text(SYSTEMCTL)
+    program.chmod(0o755)
+    return f"{tmp_path}:{os.environ['PATH']}"
+
+
+def run(path: str, *words: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-I", "-S", "-", *words]
+    program = (ROOT / "manage/on_host.py").read_text()
+    return subprocess.run(command, input=program, env={"PATH": path}, capture_output=True, text=True, check=False)
+
+
+def test_units_that_are_enabled_or_loaded_are_seen(path: str) -> None:
+    found: dict[str, Any] = json.loads(run(path, "state").stdout)
+    states = {unit["unit"]: (unit["state"], unit["pid"], unit["restarts"]) for unit in found["units"]}
+    assert states == {
+        "celery-beat.service": ("failed", 7, 2),
+        "celery-worker.service": ("active", 7, 2),
+        "celery-worker@sending.service": ("active", 7, 2),
+    }
+    assert {unit["memory_bytes"] for unit in found["units"]} == {None}
+    assert [disk["place"] for disk in found["disks"]][:1] == ["/"]
+    assert all(0 <= disk["bytes_used"] <= 1 and 0 <= disk["files_used"] <= 1 for disk in found["disks"])
+
+
+def test_units_of_a_service_are_changed_and_named(path: str) -> None:
+    done = run(path, "restart", "worker")
+    assert json.loads(done.stdout) == ["celery-worker.service", "celery-worker@sending.service"]
+    assert (done.returncode, done.stderr) == (4, "restart celery-worker.service celery-worker@sending.service\n")
+
+
+def test_a_host_without_such_units_is_left_alone(path: str) -> None:
+    done = run(path, "restart", "flower")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "[]\n", "")
