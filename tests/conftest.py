@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import psycopg2
 import pytest
+import redis as redis_client
 from cryptography.fernet import Fernet
 from hypothesis import settings as hypothesis_settings
 
@@ -64,10 +65,18 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServe
 
 
 @pytest.fixture(scope="session")
-def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    """Redis."""
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """Redis, with what earlier tests left there."""
     with RedisServer(tmp_path_factory.mktemp("redis")) as server:
         yield server
+
+
+@pytest.fixture
+def redis(redis_server: RedisServer) -> RedisServer:
+    """Redis, empty."""
+    with redis_client.Redis(port=redis_server.port, password=redis_server.password) as client:
+        client.flushall()
+    return redis_server
 
 
 @pytest.fixture(scope="session")

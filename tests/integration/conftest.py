@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 
 import pytest
-import redis as redis_client
 
 from tests.support.application import Broker, application
 from tests.support.servers import RedisServer
@@ -13,7 +12,5 @@ from tests.support.servers import RedisServer
 def broker(redis: RedisServer, environment: Callable[..., None]) -> Iterator[Broker]:
     """An empty Redis, and the application that uses it."""
     environment(REDIS_URL=redis.url)
-    with redis_client.Redis(port=redis.port, password=redis.password) as client:
-        client.flushall()
     with application() as app:
         yield Broker(app)

@@ -31,7 +31,6 @@ INTERVAL = 2.0
 def broker(redis: RedisServer, environment: Callable[..., None]) -> Iterator[redis_client.Redis]:
     environment(REDIS_URL=redis.url, BEAT_TEST_SECONDS=str(INTERVAL))
     with redis_client.Redis(port=redis.port, password=redis.password, decode_responses=True) as client:
-        client.flushall()
         yield client
 
 

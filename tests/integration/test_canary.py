@@ -32,7 +32,6 @@ def client(redis: RedisServer, database: Database, environment: Callable[..., No
     environment(REDIS_URL=redis.url, **{**SHORT_WAITS, "TASK_TIMEOUT": "60", "CELERY_TASK_SOFT_TIME_LIMIT": "50"})
     environment(CELERY_VISIBILITY_TIMEOUT="90")
     with connection_to(redis) as connected, application(fault_app):
-        connected.flushall()
         yield connected
 
 

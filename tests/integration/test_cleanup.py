@@ -28,7 +28,6 @@ def clients(redis: RedisServer, environment: Callable[..., None]) -> Iterator[li
     """The broker's database and that of the results."""
     environment(REDIS_URL=redis.url)
     found = [redis_client.Redis(port=redis.port, password=redis.password, db=db) for db in (0, 1)]
-    found[0].flushall()
     yield found
     for client in found:
         client.close()

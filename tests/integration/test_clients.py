@@ -48,7 +48,6 @@ def client(
     environment(REDIS_URL=redis.url)
     monkeypatch.setattr(session, "IS_HOST", True)  # the environment is that of the test
     with redis_client.Redis(port=redis.port, password=redis.password) as client:
-        client.flushall()
         client.mset({"word": "value", "odd": b"\x1b[2J\xff"})
         client.rpush("list", "a", "b")
         yield client

@@ -31,7 +31,6 @@ def client(
     environment(REDIS_URL=redis.url)
     monkeypatch.setattr(dlq, "connect", lambda **_: None)
     with connection_to(redis) as client, application(fault_app):
-        client.flushall()
         for name, (arguments, _) in LETTERS.items():
             failure = dead_letters.Failure(name, name, f"id of {name}", USER, {}, "code", "error", "", 1)
             dead_letters.bury(TENANT, failure, arguments, {})

@@ -19,7 +19,6 @@ CALLS = [("account-1", "tenant-1", "user-1"), ("account 2", "Mandant Süd", 'u"\
 def broker(redis: RedisServer, environment: Callable[..., None]) -> Iterator[redis_client.Redis]:
     environment(REDIS_URL=redis.url)
     with redis_client.Redis(port=redis.port, password=redis.password, decode_responses=True) as client:
-        client.flushall()
         yield client
 
 

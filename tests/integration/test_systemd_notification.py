@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.faults.conftest import broker
 from tests.support.servers import RedisServer
 from tests.support.worker import Worker, wait_until
 
@@ -27,8 +26,6 @@ def test_a_worker_is_ready_when_it_consumes_and_says_that_it_stops(
     manager: socket.socket, redis: RedisServer, environment, database, tmp_path: Path
 ) -> None:
     environment(REDIS_URL=redis.url)
-    with broker(redis) as client:
-        client.flushall()  # no task of another test
     with Worker(tmp_path) as worker:
         ready = manager.recv(1000).decode().splitlines()
         assert ready[0] == "READY=1"

@@ -38,7 +38,6 @@ def client(
     environment(REDIS_URL=redis.url, CELERY_WORKER_PREFETCH_MULTIPLIER="2")
     monkeypatch.setattr(session, "IS_HOST", True)  # the environment is that of the test
     with redis_client.Redis(port=redis.port, password=redis.password) as client, application(fault_app):
-        client.flushall()
         yield client
 
 

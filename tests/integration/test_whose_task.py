@@ -31,8 +31,6 @@ def worker(
     redis: RedisServer, database: Database, environment: Callable[..., None], tmp_path: Path
 ) -> Iterator[Worker]:
     environment(REDIS_URL=redis.url)
-    with redis_client.Redis(port=redis.port, password=redis.password) as client:
-        client.flushall()
     with application(fault_app), Worker(tmp_path, app=APP, options=("--without-gossip",)) as worker:
         yield worker
 

@@ -65,8 +65,6 @@ class Queue:
 def short_waits(redis: RedisServer, database: Database, environment: Callable[..., None]) -> None:
     """The environment of the worker."""
     environment(REDIS_URL=redis.url, **SHORT_WAITS)
-    with broker(redis) as client:
-        client.flushall()
 
 
 @pytest.fixture
@@ -89,7 +87,6 @@ def client(redis: RedisServer, database: Database, environment: Callable[..., No
     """A connection to the broker's database, which is empty. The tasks of `fault_app` are published there."""
     environment(REDIS_URL=redis.url, **SHORT_WAITS)
     with broker(redis) as client, application(fault_app):
-        client.flushall()
         yield client
 
 

@@ -32,8 +32,6 @@ APP = "tests.support.fault_app:app"
 def marks(redis: RedisServer, database: Database, environment: Callable[..., None], tmp_path: Path) -> Iterator[Path]:
     """Where tasks leave their marks."""
     environment(REDIS_URL=redis.url, **SHORT_WAITS)
-    with broker(redis) as client:
-        client.flushall()
     folder = tmp_path / "marks"
     folder.mkdir()
     with application(fault_app):

@@ -24,7 +24,7 @@ from tests.support.worker import Worker, wait_until
 
 
 @pytest.fixture(scope="module", params=[RedisServer, DebiansRedis])
-def redis(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+def redis_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     with request.param(tmp_path_factory.mktemp("redis")) as server:
         yield server
 

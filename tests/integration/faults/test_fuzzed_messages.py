@@ -116,7 +116,6 @@ def put(message: Any, path: tuple[str, ...], value: object) -> None:
 def client(redis: RedisServer, database: Database, environment: Callable[..., None]) -> Iterator[redis_client.Redis]:
     environment(REDIS_URL=redis.url, **SHORT_WAITS)
     with redis_client.Redis(port=redis.port, password=redis.password) as client, application(fault_app):
-        client.flushall()
         yield client
 
 

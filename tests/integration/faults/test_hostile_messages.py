@@ -35,7 +35,6 @@ def client(
     monkeypatch.setattr(session, "connect", lambda **_: None)
     monkeypatch.setattr(dlq, "connect", lambda **_: None)
     with connection_to(redis) as client, application(fault_app):
-        client.flushall()
         yield client
 
 

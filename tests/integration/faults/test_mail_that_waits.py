@@ -103,7 +103,12 @@ def test_an_outage_of_the_name_server_costs_no_mail_and_no_account(
     let_it_be_due()
     assert dispatch(tasks_queue) == 1
     wait_until(lambda: len(smtp.messages) == 1, "nothing is sent")
-    wait_until(lambda: dispatch(tasks_queue) == MAILS, "the others are not released")
+    # One of them may be queued before the success is noted, as the next that asks.
+    released: list[int] = []
+    wait_until(
+        lambda: released.append(dispatch(tasks_queue)) or sum(released) == MAILS, "the others are not released"
+    )
+    assert len([messages for messages in released if messages]) <= 2
     assert {result.get(timeout=60)["status"] for result in sent} == {"success"}
     wait_until(lambda: len(smtp.messages) == MAILS + 2, "what follows does not")
     assert sorted(smtp.taken()) == sorted([*(f"mail {n}" for n in range(MAILS)), "the last", "what follows"])

@@ -270,8 +270,6 @@ def test_no_secret_that_a_server_repeats_is_seen_anywhere(
         environment(
             REDIS_URL=redis.url, TASK_RETRY_MAX_DELAY="1", SMTP_RETRIES="0", SPAM_API_ENABLED="true", SPAM_API_URL=api
         )
-        with redis_client.Redis(port=redis.port, password=redis.password) as client:
-            client.flushall()
         # Given servers that repeat secrets, one account and one form each
         # The passwords of Redis and PostgreSQL too, as those of the settings are known in every task.
         database_password = urlsplit(database.worker_url).password

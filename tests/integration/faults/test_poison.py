@@ -36,8 +36,6 @@ def short_limits(redis: RedisServer, database: Database, environment: Callable[.
     """The environment of the worker."""
     limits = {"TASK_TIMEOUT": "6", "CELERY_TASK_SOFT_TIME_LIMIT": "4", "TASK_MAX_REDELIVERIES": "3"}
     environment(REDIS_URL=redis.url, **{**SHORT_WAITS, **limits})
-    with broker(redis) as client:
-        client.flushall()
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-import redis as redis_client
 from click.testing import CliRunner
 
 from manage import cli, session
@@ -55,8 +54,6 @@ class Urls:
 
 @pytest.fixture
 def urls(redis: RedisServer, database: Database, environment: Callable[..., None]) -> Urls:
-    with redis_client.Redis(port=redis.port, password=redis.password) as client:
-        client.flushall()
     environment(TASK_RETRY_MAX_DELAY="1", LOG_LEVEL="DEBUG", FLOWER_BASIC_AUTH="admin:sample")
     return Urls(redis, database)
 

@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-import redis as redis_client
 from sqlalchemy import event
 
 from tasks.errors import NotFoundError
@@ -27,8 +26,6 @@ from tests.support.stored import column
 def look(redis: RedisServer, environment: Callable[..., None]) -> Iterator[Callable[[], int]]:
     """Runs the dispatcher as a worker does, and says for how many accounts it queued the task."""
     environment(REDIS_URL=redis.url)
-    with redis_client.Redis(port=redis.port, password=redis.password) as client:
-        client.flushall()
     with application() as app:
         yield lambda: app.tasks[QUEUE_REREADING].apply().result["accounts"]
 

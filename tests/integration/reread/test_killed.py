@@ -11,7 +11,7 @@ from native.dovecot import Dovecot
 from tasks.registry import REREAD_MESSAGES
 from tasks.storage.accounts.rows import Account
 from tests.conftest import Database, register, sync
-from tests.integration.faults.conftest import SHORT_WAITS, Queue, broker
+from tests.integration.faults.conftest import SHORT_WAITS, Queue
 from tests.integration.reread.conftest import DERIVED, KEPT, as_owner, ask, outcomes, table
 from tests.integration.reread.test_reread import attachments, with_files
 from tests.support.mailbox import Mailbox, message
@@ -43,8 +43,6 @@ HALF = """
 @pytest.fixture
 def queue(redis: RedisServer, database: Database, environment: Callable[..., None]) -> Iterator[Queue]:
     environment(REDIS_URL=redis.url, **SHORT_WAITS)
-    with broker(redis) as client:
-        client.flushall()
     queue = Queue()
     yield queue
     queue.close()

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 
 import psycopg2
 import pytest
-import redis as redis_client
 from sqlalchemy import create_engine, text
 
 from native.postgres import libpq
@@ -229,8 +228,6 @@ def test_each_is_queued_as_a_sync_of_its_own_that_expires(
 ) -> None:
     environment(REDIS_URL=redis.url)
     with application() as app:
-        with redis_client.Redis(port=redis.port, password=redis.password) as client:
-            client.flushall()
         first = app.tasks["email_service.tasks.periodic_sync"].apply().get()
         second = app.tasks["email_service.tasks.periodic_sync"].apply().get()
 
