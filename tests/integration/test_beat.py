@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from itertools import pairwise
@@ -18,12 +16,12 @@ from tasks.runtime.broker.queues import wake_key
 from tasks.runtime.scheduler import LAST_RUNS, TICKED, seconds_since_tick
 from tests.support.application import application
 from tests.support.clock import Clock
+from tests.support.programs import Program, start
 from tests.support.proxy import Network
 from tests.support.servers import RedisServer
 from tests.support.service_manager import Manager
 from tests.support.worker import wait_until
 
-ROOT = Path(__file__).parents[2]
 INTERVAL = 2.0
 
 
@@ -39,22 +37,15 @@ class Beats:
 
     def __init__(self, folder: Path) -> None:
         self.log = folder / "beat.log"
-        self.running: list[subprocess.Popen[bytes]] = []
+        self.running: list[Program] = []
 
-    def start(self, **environment: str) -> subprocess.Popen[bytes]:
-        celery = [sys.executable, "-m", "celery", "-A", "tests.support.beat_app:app"]
-        with self.log.open("ab") as log:
-            beat = subprocess.Popen(
-                [*celery, "beat", "--pidfile=", "-l", "INFO"],
-                cwd=ROOT,
-                env={**os.environ, **environment},
-                stdout=log,
-                stderr=log,
-            )
+    def start(self, **environment: str) -> Program:
+        arguments = ("-A", "tests.support.beat_app:app", "beat", "--pidfile=", "-l", "INFO")
+        beat = start("celery", arguments, self.log, **environment)
         self.running.append(beat)
         return beat
 
-    def kill(self, beat: subprocess.Popen[bytes]) -> None:
+    def kill(self, beat: Program) -> None:
         self.running.remove(beat)
         beat.kill()
         beat.wait()
@@ -152,12 +143,12 @@ def test_one_that_slept_through_its_turn_does_not_fire_again(beats: Beats, broke
     """Stopped longer than an interval, as a virtual machine is while it is moved."""
     sleeper = beats.start()
     wait_until(lambda: firings(broker), "nothing is queued", 30)
-    sleeper.send_signal(signal.SIGSTOP)
+    os.kill(sleeper.pid, signal.SIGSTOP)
     beats.start()
     wait_until(lambda: firings(broker) == 3, "the other does not go on", 30)
     time.sleep(INTERVAL / 4)
 
-    sleeper.send_signal(signal.SIGCONT)
+    os.kill(sleeper.pid, signal.SIGCONT)
     arrivals = watch(broker, 3 * INTERVAL)
 
     assert min(gaps(arrivals)) > 0.75 * INTERVAL

@@ -31,7 +31,7 @@ def test_a_worker_is_ready_when_it_consumes_and_says_that_it_stops(
         assert ready[0] == "READY=1"
         assert ready[1].startswith("STATUS=Consumes ")
         assert worker.children()
-        os.kill(worker._process.pid, signal.SIGTERM)
+        os.kill(worker.pid, signal.SIGTERM)
         assert manager.recv(1000) == b"STOPPING=1\nSTATUS=Warm shutdown: 0 tasks at work"
 
 

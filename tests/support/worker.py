@@ -3,8 +3,6 @@
 import contextlib
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +11,8 @@ import psutil
 
 from native.process import is_alive, wait_until_gone
 from tasks.registry import QUEUES
+from tests.support.programs import Program, start
 
-_ROOT = Path(__file__).parents[2]
 _START_SECONDS = 30
 # What takes a second on a quiet machine takes several on a slow one with other tests beside it.
 _PATIENCE = 3
@@ -56,23 +54,14 @@ class Worker:
     ) -> None:
         self.log = folder / "worker.log"
         options = ("-l", "INFO", "-c", str(concurrency), "-Q", queues, *options)
-        self._command = (sys.executable, "-m", "celery", "-A", app, "worker", *options)
-        self._process: subprocess.Popen[bytes] | None = None
+        self._arguments = ("-A", app, "worker", *options)
+        self._process: Program | None = None
         self._started: list[psutil.Process] = []
 
     def start(self, *, wait: bool = True) -> None:
         """Start it; with `wait` until it consumes."""
         before = self.log.read_text().count(" ready.") if self.log.exists() else 0
-        with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                self._command,
-                cwd=_ROOT,
-                env=dict(os.environ),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+        self._process = start("celery", self._arguments, self.log)
         self._started.append(psutil.Process(self._process.pid))
         if wait:
             self.wait_until_ready(before)

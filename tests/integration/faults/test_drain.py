@@ -42,7 +42,7 @@ def test_a_stop_does_not_wait_for_the_sync_and_loses_nothing(
                 wait_until(lambda before=before: count() > before, "the sync does not move")
 
                 # When its worker is told to stop, it does so within seconds, by itself
-                os.kill(worker._process.pid, signal.SIGTERM)
+                os.kill(worker.pid, signal.SIGTERM)
                 assert worker.wait(10) == 0
             assert count() < MESSAGES
 
