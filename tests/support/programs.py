@@ -18,14 +18,20 @@ from typing import Protocol
 _ROOT = Path(__file__).parents[2]
 # None of them reads settings or connects when it is loaded.
 _MODULES = (
+    "celery.app.log",
     "celery.apps.worker",
     "celery.bin.celery",
     "celery.concurrency.prefork",
-    "celery.worker.consumer",
+    "celery.worker.autoscale",
+    "celery.worker.components",
     "celery.worker.strategy",
     "kombu.transport.redis",
     "sqlalchemy.dialects.postgresql.psycopg2",
     "tasks.celery_app",
+    "tasks.runtime.consumer",
+    "tasks.runtime.pool",
+    "tasks.runtime.request",
+    "tasks.runtime.revocations",
 )
 # Read by the dynamic linker, the C library or the interpreter when a program starts: a fork would not heed them.
 _READ_AT_START = ("LD_", "LC_", "LANG", "MALLOC_", "PYTHON", "TZ")

@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from native.dovecot import Dovecot
+from tasks.runtime.publish import publish_many
 from tests.conftest import TENANT, USER, Database, register
 from tests.integration.faults.conftest import SHORT_WAITS, Queue, broker
 from tests.integration.send.conftest import sending_account
@@ -39,8 +40,8 @@ def marks(redis: RedisServer, database: Database, environment: Callable[..., Non
 
 
 def publish(marks: Path, numbers: range, **options: object) -> None:
-    for number in numbers:
-        fault_app.count.apply_async((TENANT, USER, str(marks), number), **{"queue": "sync", **options})
+    calls = [(TENANT, USER, str(marks), number) for number in numbers]
+    publish_many(fault_app.count, calls, **{"queue": "sync", **options})
 
 
 def done(marks: Path) -> Counter[int]:
