@@ -17,7 +17,7 @@ from manage.site import Answer, Site
 from manage.stdin import read_text
 from native.errors import StackError
 
-_PROGRAM = "/usr/local/bin/metabuilder"
+PROGRAM = "/usr/local/bin/metabuilder"
 # Verbs about the release of a host, which each one answers.
 _OF_EACH_HOST = ("version",)
 # Without arguments these take commands from a terminal. They and `send` read standard input.
@@ -58,7 +58,7 @@ class _PassedOn(click.Command):
         if is_typed and words[0] in _CONVERSATIONS and not given:
             raise StackError(f"{words[0]} without a command is a conversation: ssh -t HOST metabuilder {words[0]}")
         reads = not is_typed and (words[0] in _READERS or ctx.params.get("password_stdin"))
-        answers = _ask(place, (_PROGRAM, *words, *given), read_text() if reads else "", words[0] in _OF_EACH_HOST)
+        answers = _ask(place, (PROGRAM, *words, *given), read_text() if reads else "", words[0] in _OF_EACH_HOST)
         _show(answers, as_json=bool(ctx.params.get("as_json")))
         sys.exit(max(abs(answer.exit_code) for answer in answers))
 

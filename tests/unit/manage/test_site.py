@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,7 +10,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from manage import cli
+from manage.passed_on import PROGRAM
 from manage.site import Answer, Site
+from native.check import Check
 from native.state import ROOT
 
 INVENTORY = """
@@ -28,12 +31,17 @@ class Hosts:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, inventory: Path) -> None:
         self.answers: dict[str, tuple[int, str, str]] = {}
+        self.of_metabuilder: tuple[int, str, str] | None = (
+            None  # what `metabuilder` says, where that is another answer
+        )
         self.asked: list[tuple[tuple[str, ...], tuple[str, ...], str]] = []
         self._inventory = str(inventory)
         monkeypatch.setattr(Site, "run", lambda _, *asked: self._run(*asked))
 
     def _run(self, hosts: Sequence[str], argv: Sequence[str], stdin: str = "") -> list[Answer]:
         self.asked.append((tuple(hosts), tuple(argv), stdin))
+        if self.of_metabuilder and argv[0] == PROGRAM:
+            return [Answer(host, *self.of_metabuilder) for host in hosts]
         return [
             Answer(host, *self.answers[host]) if host in self.answers else Answer(host, 1, "", "is away", True)
             for host in hosts
@@ -158,6 +166,33 @@ def test_lines_of_several_journals_are_in_the_order_of_their_times(hosts: Hosts)
     assert [line.split(": ")[-1] for line in done.stdout.splitlines()] == ["first", "    and its end", "second"]
     asked = json.loads(hosts.asked[0][1][-1])
     assert (asked["fields"], asked["lines"]) == (["METABUILDER_ACCOUNT=a1"], None)
+
+
+def test_health_of_a_site_is_that_of_its_hosts_and_what_one_worker_says_of_the_whole(hosts: Hosts) -> None:
+    unit = {**UNIT, "state": "active"}
+    full = {"place": "/", "bytes_free": 0, "bytes_used": 1.0, "files_used": 0.1}
+    state = {**STATE, "units": [unit], "clock": time.time()}
+    hosts.answers = {
+        "r1": (0, json.dumps({**state, "disks": [full]}), ""),
+        "w2": (0, json.dumps({**state, "release": "0.1.0-b"}), ""),
+    }
+    letters = Check("dead letters", True, "2 not retried", "dlq list", warns=True)
+    hosts.of_metabuilder = (0, json.dumps([{"host": None, **letters.as_dict()}]), "")
+    done = hosts.verb("health")
+    assert (done.exit_code, done.stderr) == (1, "5 of 8 checks are well\n")
+    assert [line.partition(". ")[0] for line in done.stdout.splitlines()] == [
+        "DOWN   r1: disk /: 100% of its bytes used, 0 B free",
+        "DOWN   w1: host: is away",
+        "look   dead letters: 2 not retried",
+    ]
+    seen = {(row["host"], row["component"]) for row in json.loads(hosts.verb("health", "--json").stdout)}
+    assert {("w1", "host"), (None, "dead letters"), ("w2", "units")} <= seen
+    # What is only to be looked at counts where that is asked for.
+    hosts.answers = dict.fromkeys(("r1", "w1", "w2"), (0, json.dumps(state), ""))
+    assert [hosts.verb("health", *strict).exit_code for strict in ((), ("--strict",))] == [0, 1]
+    # A worker's host that cannot say it is a finding of its own.
+    hosts.of_metabuilder = (2, "", "No such command 'health'")
+    assert "DOWN   site: w1: No such command 'health'" in hosts.verb("health").stdout
 
 
 @pytest.mark.parametrize("verb", [verb.name for verb in cli._ITS_OWN_WAY.values()])

@@ -1,0 +1,165 @@
+"""Checks of a whole site, by what Redis and PostgreSQL say, for `metabuilder health`.
+
+A queue is well if a canary comes back from it. The environment must be in effect.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from manage.output import duration
+from manage.place import COMMAND
+from manage.session import application, broker_alone
+from manage.trouble import redis_words
+from native.check import Check, not_asked, one_line
+
+# Beat looks at its schedule every few seconds, and notes in Redis that it did.
+_BEAT_SILENCE_SECONDS = 30
+# A message, or the sync of an account, that has been due for longer is late. The latter are counted by this bound.
+_OLD_SECONDS, _OVERDUE_SECONDS = 300, 900
+
+
+def check_site() -> list[Check]:
+    """The checks of all that Redis and PostgreSQL know."""
+    by_redis, by_postgresql = _asked("redis", _by_redis), _asked("postgresql", _by_postgresql)
+    answer = by_redis[0].ok, by_postgresql[0].ok
+    return [
+        *by_redis,
+        *(_asked("consuming", _consuming) if answer[0] else [not_asked("consuming", "Redis does not answer")]),
+        *(_asked("clocks", _clocks) if all(answer) else ()),
+        *by_postgresql,
+    ]
+
+
+def _asked(component: str, ask: Callable[[], Iterator[Check]]) -> list[Check]:
+    """The checks, up to one that cannot be made because Redis or PostgreSQL fails."""
+    from sqlalchemy.exc import DBAPIError
+
+    from tasks.errors import EmailError
+
+    found: list[Check] = []
+    try:
+        found.extend(ask())
+    except Exception as error:
+        if not isinstance(error, EmailError | DBAPIError | OSError) and redis_words(error) is None:
+            raise
+        found.append(_failed(component, error))
+    return found
+
+
+def _failed(component: str, error: Exception) -> Check:
+    if words := redis_words(error):
+        detail, _, advice = words.partition("). ")
+        return Check(component, False, f"{detail})", advice)
+    return Check(component, False, one_line(error), "See the server's log on its host")
+
+
+def _by_redis() -> Iterator[Check]:
+    with broker_alone() as client:
+        from tasks.monitoring.readings.beat import beat
+        from tasks.monitoring.readings.queues import queues
+        from tasks.monitoring.readings.workers import workers
+
+        waiting, found, ticked = queues(client), workers(client), beat(client).ticked
+    yield Check("redis", True, "answers")
+    yield from _workers(found)
+    yield _queues(waiting)
+    yield _beat(ticked)
+
+
+def _clocks() -> Iterator[Check]:
+    with broker_alone() as client:
+        from tasks.runtime.clocks import measure, skew
+        from tasks.storage.session import database_now
+
+        off = skew(measure(client, database_now))
+    if off:
+        yield Check("clocks", True, off.what, off.advice.capitalize(), warns=True)
+    else:
+        yield Check("clocks", True, "those of this host, Redis and PostgreSQL agree")
+
+
+def _workers(found: Any) -> Iterator[Check]:
+    if not found:
+        yield Check("workers", False, "none has reported", f"Start them: {COMMAND} up worker, on their hosts")
+    for worker in found:
+        if not worker.is_up:
+            detail = f"has not reported for {duration(worker.age)}; forgotten a day after its last report"
+            yield Check(f"worker {worker.node}", False, detail, f"On its host: {COMMAND} ps, {COMMAND} logs worker")
+        elif not worker.consumes:
+            what = "is stopping" if worker.report.is_stopping else "takes no messages"
+            yield Check(f"worker {worker.node}", False, what, f"On its host: {COMMAND} logs worker")
+    if up := [worker for worker in found if worker.consumes]:
+        yield Check("workers", True, f"{len(up)} take messages", figures={"consuming": len(up)})
+    releases = {worker.report.release: worker.node for worker in found if worker.report}
+    if len(releases) > 1:
+        detail = "workers differ: " + ", ".join(f"{node} runs {name}" for name, node in releases.items())
+        yield Check("releases", True, detail, "Finish the deployment: playbooks/deploy.yml", warns=True)
+
+
+def _queues(waiting: Any) -> Check:
+    old = [queue for queue in waiting if (queue.oldest_seconds or 0) > _OLD_SECONDS]
+    depth = sum(queue.depth for queue in waiting)
+    oldest = max((queue.oldest_seconds or 0 for queue in waiting), default=0)
+    figures = {"depth": depth, "oldest_seconds": oldest}
+    if not old:
+        return Check("queues", True, f"{depth:,} messages, the oldest due for {duration(oldest)}", figures=figures)
+    detail = "; ".join(f"{one.name}: {one.depth:,}, the oldest due for {duration(one.oldest_seconds)}" for one in old)
+    advice = (
+        f"See what takes long: {COMMAND} tasks active, {COMMAND} stats. More workers, or celery_worker_concurrency"
+    )
+    return Check("queues", True, detail, advice, warns=True, figures=figures)
+
+
+def _beat(ticked: float | None) -> Check:
+    if ticked is not None and ticked <= _BEAT_SILENCE_SECONDS:
+        return Check("beat", True, f"looked at its schedule {ticked:.0f} s ago")
+    detail = "has not looked at its schedule" + ("" if ticked is None else f" for {duration(ticked)}")
+    return Check("beat", False, detail, f"On a host of celery_beat: {COMMAND} ps, {COMMAND} restart beat")
+
+
+def _consuming() -> Iterator[Check]:
+    from tasks.monitoring.canary import consumption
+
+    found = consumption(application())
+    if stuck := [queue.name for queue in found if not queue.ok]:
+        advice = f"{COMMAND} worker:info shows what the workers are at; then {COMMAND} restart worker, on their hosts"
+        yield Check("consuming", False, f"no worker took a canary from {', '.join(stuck)}", advice)
+    elif busy := max(queue.at_work for queue in found):
+        yield Check("consuming", True, f"all processes are at work, on {busy} tasks")
+    else:
+        slowest = max(queue.seconds or 0 for queue in found)
+        yield Check("consuming", True, f"a canary came back from each queue, the last after {slowest * 1000:.0f} ms")
+
+
+def _by_postgresql() -> Iterator[Check]:
+    from tasks.settings import get_settings
+    from tasks.storage.counts import count
+    from tasks.storage.states import OutboxState
+
+    found = count()
+    yield Check("postgresql", True, "answers")
+    overdue = sum(late.accounts for late in found.late if late.seconds == _OVERDUE_SECONDS)
+    yield _counted(
+        "accounts",
+        overdue,
+        f"overdue: their sync has been due for more than {duration(_OVERDUE_SECONDS)}",
+        f"Look at consuming and beat first, then at {COMMAND} account list --tenant TENANT",
+    )
+    letters = sum(kind.letters for kind in found.dead_letters if not kind.is_retried)
+    yield _counted("dead letters", letters, "not retried", f"{COMMAND} dlq list, then dlq retry or dlq drop")
+    outbox = {row.state: row for row in found.outbox}
+    unknown = outbox.get(OutboxState.UNKNOWN)
+    advice = f"{COMMAND} outbox list --tenant TENANT, then outbox sent or outbox resend"
+    yield _counted(
+        "outbox in doubt", unknown.messages if unknown else 0, "nobody knows whether they were sent", advice
+    )
+    bound, queued = get_settings().send.delay_warning, outbox.get(OutboxState.QUEUED)
+    if queued and queued.oldest_seconds > bound:
+        detail = f"{queued.messages:,} messages wait, the oldest for {duration(queued.oldest_seconds)}"
+        yield Check("outbox", True, detail, f"{COMMAND} outbox list --all-tenants shows their errors", warns=True)
+
+
+def _counted(component: str, count: int, what: str, advice: str) -> Check:
+    if not count:
+        return Check(component, True, "none", figures={"count": 0})
+    return Check(component, True, f"{count:,} {what}", advice, warns=True, figures={"count": count})
