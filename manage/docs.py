@@ -1,5 +1,4 @@
-"""`docs`: writes the parts of the documentation that are made
-from the code: the tables of variables in roles/*/README.md."""
+"""`docs`: writes what is made from other files: the tables of variables in roles/*/README.md, and the dashboards."""
 
 from pathlib import Path
 from typing import Any
@@ -13,14 +12,15 @@ from manage.output import say
 @example("docs")
 @click.command()
 def docs() -> None:
-    """Write the tables of the roles' variables again, from their argument specs."""
+    """Write the tables of the roles' variables again, from their argument specs, and the dashboards."""
+    from manage.dashboards import dashboards
     from native.state import ROOT
 
-    for role in sorted((ROOT / "roles").iterdir()):
-        readme, text = role / "README.md", role_readme(role)
-        if not readme.exists() or readme.read_text() != text:
-            readme.write_text(text)
-            say(f"Wrote {readme.relative_to(ROOT)}")
+    readmes = {role / "README.md": role_readme(role) for role in sorted((ROOT / "roles").iterdir())}
+    for file, text in {**readmes, **dashboards(ROOT / "monitoring")}.items():
+        if not file.exists() or file.read_text() != text:
+            file.write_text(text)
+            say(f"Wrote {file.relative_to(ROOT)}")
 
 
 def role_readme(role: Path) -> str:

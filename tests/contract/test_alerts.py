@@ -237,6 +237,9 @@ CASES: dict[str, Case] = {
         {'pg_stat_activity_max_tx_duration{datname="a",state="active"}': always(4000)},
         ("MetabuilderPostgresqlLongTransaction",),
     ),
+    "autovacuum works for hours": Case(
+        {'pg_stat_activity_max_tx_duration{state="active",backend_type="autovacuum worker"}': always(9000)}
+    ),
     "an index is built": Case({'pg_stat_activity_max_tx_duration{datname="a",state="active"}': always(1800)}),
     "Redis is nearly full": Case(
         {'redis_memory_used_bytes{instance="one"}': always(900)}, ("MetabuilderRedisMemory",)
