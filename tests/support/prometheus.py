@@ -15,18 +15,23 @@ from tests.support.debian import unpacked
 
 _PROGRAMS = (
     "prometheus",
+    "prometheus-alertmanager",
     "prometheus-node-exporter",
     "prometheus-postgres-exporter",
     "prometheus-redis-exporter",
 )
 
 
+# Alertmanager looks for its template in /usr/share, which is that of its package for this process alone.
+_WITH_SHARE = ("unshare", "--mount", "--map-root-user", "sh", "-c", 'mount --bind "$0" /usr/share && exec "$@"')
+
+
 def program(name: str) -> str:
     """The path of a program of these packages. Raises StackError where they cannot be had."""
-    return str(Path(unpacked(_PROGRAMS, ())) / "usr/bin" / name)
+    return str(unpacked(_PROGRAMS, ()) / "usr/bin" / name)
 
 
-class DebiansExporter(Server):
+class DebiansServer(Server):
     """An exporter of Debian's on a port of its own."""
 
     def __init__(self, root: Path, name: str, *arguments: str, environment: Mapping[str, str] | None = None) -> None:
@@ -45,19 +50,38 @@ class DebiansExporter(Server):
         return answers(self.port)
 
 
+class Alertmanager(DebiansServer):
+    """An Alertmanager of Debian's with the configuration in `root`."""
+
+    def __init__(self, root: Path) -> None:
+        files = (f"--config.file={root / 'alertmanager.yml'}", f"--storage.path={root / 'alertmanager'}")
+        super().__init__(root, "prometheus-alertmanager", *files, "--cluster.listen-address=")
+
+    def command(self) -> list[str]:
+        return [*_WITH_SHARE, str(unpacked(_PROGRAMS, ()) / "usr/share"), *super().command()]
+
+
 class Prometheus(Server):
-    """A Prometheus that scrapes these jobs every second, with the rules and the console of monitoring/."""
+    """A Prometheus that scrapes these jobs every second, with rules, a console, and the port of an Alertmanager."""
 
     name = "prometheus"
 
-    def __init__(self, root: Path, jobs: Sequence[Mapping[str, Any]], rules: Path, console: Path) -> None:
+    def __init__(
+        self, root: Path, jobs: Sequence[Mapping[str, Any]], rules: Path, console: Path, alertmanager: int
+    ) -> None:
         super().__init__(root)
         self.port = free_port()
         consoles = root / "consoles"
         consoles.mkdir(parents=True)
         (consoles / "metabuilder.html").write_text(console.read_text())
-        seconds = {"scrape_interval": "1s", "evaluation_interval": "1s"}
-        configuration = {"global": seconds, "rule_files": [str(rules)], "scrape_configs": [dict(job) for job in jobs]}
+        configuration = {
+            "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+            "rule_files": [str(rules)],
+            "scrape_configs": [dict(job) for job in jobs],
+            "alerting": {
+                "alertmanagers": [{"static_configs": [{"targets": [f"{LOOPBACK}:{alertmanager}"]}]}],
+            },
+        }
         (root / "prometheus.yml").write_text(yaml.safe_dump(configuration))
 
     def command(self) -> list[str]:
