@@ -41,6 +41,7 @@ def grows(step: float) -> str:
 
 SYNC, SEND = "email_service.tasks.sync_emails", "email_service.tasks.send_email"
 WAITED = 'metabuilder_task_wait_seconds_count{{task="{}"}}'
+QUEUE = 'metabuilder_queue_oldest_seconds{{queue="{}"}}'
 FAILING = 'metabuilder_accounts{{state="{}",protocol="imap",provider="google",code="server_busy"}}'
 HEALTHY = {
     'up{job="metabuilder",instance="one"}': always(1),
@@ -51,9 +52,9 @@ HEALTHY = {
     f'metabuilder_tasks_total{{task="{SYNC}",outcome="failure"}}': grows(1),
     WAITED.format(SYNC): grows(60),
     WAITED.format(SEND): grows(0),
-    'metabuilder_queue_oldest_seconds{queue="sync"}': always(20),
-    'metabuilder_queue_oldest_seconds{queue="send"}': always(0),
-    'metabuilder_queue_oldest_seconds{queue="reread"}': always(0),
+    QUEUE.format("sync"): always(20),
+    QUEUE.format("send"): always(0),
+    QUEUE.format("reread"): always(0),
     "metabuilder_messages_aside": always(0),
     'metabuilder_worker_up{worker="w@one"}': always(1),
     'metabuilder_worker_consumes{worker="w@one"}': always(1),
@@ -97,7 +98,7 @@ def failed(task: str, outcome: str, a_minute: float) -> dict[str, str | None]:
 def waits(queue: str, seconds: float, began: dict[str, float] | None = None) -> dict[str, str | None]:
     """The oldest message waits for so long; so many tasks of each name began in a minute."""
     return {
-        f'metabuilder_queue_oldest_seconds{{queue="{queue}"}}': always(seconds),
+        QUEUE.format(queue): always(seconds),
         **{WAITED.format(task): grows(number) for task, number in (began or {}).items()},
     }
 
@@ -122,6 +123,12 @@ def filesystem(mount: str, kind: str, **values: float) -> dict[str, str | None]:
     return {of.format(name, mount, kind): always(value) for name, value in {**healthy, **values}.items()}
 
 
+# Of each series the last sample alone.
+ONE_SCRAPE: dict[str, str | None] = {
+    of: lately("_", float(values.partition("+")[0]), 0)
+    for of, values in HEALTHY.items()
+    if not of.startswith("node_time")
+}
 CASES: dict[str, Case] = {
     "a healthy site": Case({}),
     "no exporter": Case(
@@ -168,6 +175,7 @@ CASES: dict[str, Case] = {
     "messages of one moment are worked off": Case(waits("send", 600, {SEND: 2})),
     "all processes are at work": Case({**waits("send", 600), **processes(4, 0)}),
     "no process at all": Case({**waits("send", 600), **processes(0, 0)}, ("MetabuilderQueueStandsStill",)),
+    "Prometheus has just started": Case({**ONE_SCRAPE, QUEUE.format("send"): lately("_", 600, 0)}),
     "messages are to be read again after all other work": Case(waits("reread", 9000)),
     "messages wait for twenty minutes": Case(waits("send", 1200, {SEND: 2}), ("MetabuilderMessagesTooOld",)),
     "messages waited for too long, and now do no more": Case(
