@@ -139,7 +139,7 @@ def _groups(count: int) -> dict[str, object]:
     return {
         "all": {"vars": generate()},
         "celery_workers": {"hosts": {f"host{number}": {} for number in range(1, count + 1)}},
-        **dict.fromkeys(("redis", "postgresql", "celery_beat", "flower"), first),
+        **dict.fromkeys(("redis", "postgresql", "celery_beat", "flower", "exporter"), first),
     }
 
 

@@ -15,8 +15,9 @@ _GROUPS = {
     "worker": "celery_workers",
     "beat": "celery_beat",
     "flower": "flower",
+    "exporter": "exporter",
 }
-_UNITS = "-u 'redis-server@*' -u 'postgresql*' -u 'celery-*' -u nftables"
+_UNITS = "-u 'redis-server@*' -u 'postgresql*' -u 'celery-*' -u 'metabuilder-exporter*' -u nftables"
 
 _site: Site
 

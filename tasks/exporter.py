@@ -1,4 +1,4 @@
-"""`python -m tasks.exporter` serves the metrics of the site on PROMETHEUS_PORT of this host alone."""
+"""`python -m tasks.exporter` serves the metrics of the site on PROMETHEUS_ADDRESS and PROMETHEUS_PORT."""
 
 import logging
 
@@ -7,8 +7,6 @@ from tasks.monitoring.exporter.server import serve
 from tasks.runtime import log
 from tasks.settings import get_settings
 
-_ADDRESS = "127.0.0.1"
-
 
 def main() -> None:
     """Serve until the process is told to stop."""
@@ -16,7 +14,7 @@ def main() -> None:
     logging.basicConfig(level=settings.log.level)
     log.set_up(logging.getLogger())
     monitoring = settings.monitoring
-    serve(celery_app, _ADDRESS, monitoring.port, monitoring.logins)
+    serve(celery_app, monitoring.address, monitoring.port, monitoring.logins)
 
 
 if __name__ == "__main__":

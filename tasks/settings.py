@@ -352,6 +352,7 @@ class CredentialSettings(_Group):
 class MonitoringSettings(_Group):
     """The exporter of metrics, which takes the same logins as Flower."""
 
+    address: Host = Field("127.0.0.1", validation_alias="PROMETHEUS_ADDRESS")
     port: Port = Field(8000, validation_alias="PROMETHEUS_PORT")
     flower_logins: SecretStr | None = Field(None, validation_alias="FLOWER_BASIC_AUTH")
 

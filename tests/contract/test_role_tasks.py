@@ -90,5 +90,5 @@ def test_a_release_is_proved_before_anything_is_migrated_or_switched() -> None:
     assert steps(whole) == [*order, ("application", "switch")]
     assert steps(first) == [("preflight", "main"), *order]
     switched = {play["hosts"] for play in others if "hosts" in play}
-    assert switched == {*first["hosts"].split(":")} == {"celery_workers", "celery_beat", "flower"}
+    assert switched == {*first["hosts"].split(":")} == {"celery_workers", "celery_beat", "flower", "exporter"}
     assert all(play["any_errors_fatal"] for play in (first, *others) if "hosts" in play)

@@ -75,7 +75,7 @@ class Site:
     @cached_property
     def names(self) -> list[str]:
         """The hosts on which something of ours runs."""
-        groups = ("redis", "postgresql", "celery_workers", "celery_beat", "flower")
+        groups = ("redis", "postgresql", "celery_workers", "celery_beat", "flower", "exporter")
         return sorted({host for group in groups for host in self.group(group)})
 
     @cached_property
@@ -295,3 +295,19 @@ def journal(host: Host, unit: str, lines: int = 30) -> str:
 def reaches(host: Host, address: str, port: int) -> bool:
     """Whether a TCP connection from a host is accepted within three seconds."""
     return bool(host.run(f"timeout 3 bash -c '</dev/tcp/{address}/{port}'").rc == 0)
+
+
+def ask_page(host: Host, port: int, path: str, login: str | None = None, *, method: str = "GET") -> tuple[int, str]:
+    """The HTTP status (0: no answer) and the text of a page, asked for on its own host. `login` is user:password."""
+    code = (
+        "import base64, json, urllib.error, urllib.request\n"
+        f"request = urllib.request.Request('http://127.0.0.1:{port}{path}', method={method!r})\n"
+        f"login = {login!r}\n"
+        "if login: request.add_header('Authorization', 'Basic ' + base64.b64encode(login.encode()).decode())\n"
+        "try: answer = urllib.request.urlopen(request, timeout=10)\n"
+        "except urllib.error.HTTPError as error: answer = error\n"
+        "except OSError: answer = None\n"
+        "print(json.dumps([answer.status, answer.read().decode()] if answer else [0, '']))\n"
+    )
+    status, text = json.loads(host.check_output(f"python3 -c {shlex.quote(code)}"))
+    return int(status), str(text)

@@ -1,27 +1,16 @@
 """celery-flower.service"""
 
-import shlex
 import signal
 
 from testinfra.host import Host
 
-from tests.support.site import Site, main_pid, reaches, wait_active
+from tests.support.site import Site, ask_page, main_pid, reaches, wait_active
 
 UNIT = "celery-flower.service"
 
 
 def status(flower: Host, path: str, login: str | None = None, *, method: str = "GET") -> int:
-    """The HTTP status of a page, asked for on Flower's own host."""
-    code = (
-        "import base64, sys, urllib.error, urllib.request\n"
-        f"request = urllib.request.Request('http://127.0.0.1:5556{path}', method={method!r})\n"
-        f"login = {login!r}\n"
-        "if login: request.add_header('Authorization', 'Basic ' + base64.b64encode(login.encode()).decode())\n"
-        "try: print(urllib.request.urlopen(request, timeout=10).status)\n"
-        "except urllib.error.HTTPError as error: print(error.code)\n"
-        "except OSError: print(0)\n"
-    )
-    return int(flower.check_output(f"python3 -c {shlex.quote(code)}"))
+    return ask_page(flower, 5556, path, login, method=method)[0]
 
 
 def test_it_runs_and_starts_with_the_host(flower: Host) -> None:

@@ -8,7 +8,9 @@ MOST = 2.0
 
 
 def test_units_of_ours_are_confined(any_host: Host) -> None:
-    names = any_host.run("systemctl list-units --all --plain --no-legend 'celery-*.service'").stdout
+    names = any_host.run(
+        "systemctl list-units --all --plain --no-legend 'celery-*.service' 'metabuilder-exporter*'"
+    ).stdout
     scores = {}
     for name in (line.split()[0] for line in names.splitlines()):
         said = any_host.run(f"systemd-analyze --no-pager security {name}").stdout
@@ -18,5 +20,6 @@ def test_units_of_ours_are_confined(any_host: Host) -> None:
 
 def test_no_process_leaves_its_memory_in_a_file(any_host: Host) -> None:
     """Of ours, of Redis and of PostgreSQL: a core file would hold secrets and mail."""
-    limits = "systemctl show --property=LimitCORE,LimitCORESoft 'celery-*' 'redis-server@*' 'postgresql@*'"
-    assert set(any_host.check_output(limits).split()) <= {"LimitCORE=0", "LimitCORESoft=0"}
+    units = "'celery-*' 'metabuilder-exporter*' 'redis-server@*' 'postgresql@*'"
+    limits = any_host.check_output(f"systemctl show --property=LimitCORE,LimitCORESoft {units}")
+    assert set(limits.split()) <= {"LimitCORE=0", "LimitCORESoft=0"}

@@ -12,7 +12,7 @@ from testinfra.host import Host
 from tests.support.processes import kill_tree
 from tests.support.site import Site, main_pid, wait_active
 
-UNITS = ("redis-server@broker", "celery-worker", "celery-beat", "celery-flower")
+UNITS = ("redis-server@broker", "celery-worker", "celery-beat", "celery-flower", "metabuilder-exporter")
 
 _ANOTHER_PORT = "/etc/ssh/sshd_config.d/another-port.conf"
 
@@ -57,7 +57,7 @@ def test_a_tag_is_one_concern_and_changes_nothing(site: Site, tag: str, role: st
     assert play.changed == 0, play.changed_tasks
     # Arguments are validated whatever the tag.
     ran = set(re.findall(r"TASK \[(\w+) : (?!Validating)", play.output))
-    assert ran & {"redis", "postgresql", "celery_worker", "celery_beat", "flower"} == {role}
+    assert ran & {"redis", "postgresql", "celery_worker", "celery_beat", "flower", "exporter"} == {role}
 
 
 def test_a_changed_variable_restarts_only_what_it_touches_as_check_says_before(site: Site, one: Host) -> None:

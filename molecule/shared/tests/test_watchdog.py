@@ -12,7 +12,7 @@ from testinfra.host import Host
 from tests.support.site import TENANT, USER, Site, main_pid, run_code, wait_active
 
 WORKER, POOL = "celery-worker.service", "celery-worker@sending.service"
-UNITS = (WORKER, "celery-beat.service", "celery-flower.service", POOL)
+UNITS = (WORKER, "celery-beat.service", "celery-flower.service", "metabuilder-exporter.service", POOL)
 SECONDS = 6  # beat looks at its schedule every two seconds
 _SILENT_PORT = 10143
 _ACCOUNTS = ["silent-1", "silent-2"]  # as many as the worker has processes
@@ -79,7 +79,7 @@ def test_what_hangs_is_restarted(one: Host) -> None:
 
     for unit, pid in before.items():
         wait_active(one, unit, not_pid=pid)
-    said = one.check_output(f"journalctl --no-pager --since=@{now} -u 'celery-*'")
+    said = one.check_output(f"journalctl --no-pager --since=@{now} -u 'celery-*' -u metabuilder-exporter")
     for unit in UNITS:
         assert f"{unit}: Watchdog " in said
     assert "this worker has itself restarted" in said

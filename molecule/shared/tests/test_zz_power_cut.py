@@ -20,6 +20,7 @@ _UNITS = {
     "celery_workers": "celery-worker",
     "celery_beat": "celery-beat",
     "flower": "celery-flower",
+    "exporter": "metabuilder-exporter",
 }
 _LEASE_SECONDS = 60
 # The last host is dead this much later than it was told, at the latest, and no host is back.

@@ -48,6 +48,8 @@ BOUNDS = {
     "celery_worker_watchdog_seconds": (0, None),
     "common_apt_cache_valid_time": (0, None),
     "common_dpkg_lock_timeout": (0, None),
+    "exporter_restart_seconds": (0, None),
+    "exporter_watchdog_seconds": (0, None),
     "flower_purge_offline_workers": (0, None),
     "flower_restart_seconds": (0, None),
     "flower_state_save_interval": (0, None),
@@ -108,7 +110,7 @@ FORMS = {
         (re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*").fullmatch, "is not a name: use letters, digits, ., - and _"),
     ),
     **dict.fromkeys(
-        ("postgresql_listen_addresses", "flower_address"),
+        ("postgresql_listen_addresses", "flower_address", "exporter_address"),
         (re.compile(r"[A-Za-z0-9.:*%,_ -]*[A-Za-z0-9.:*]").fullmatch, "is not an address: write it like 10.1.2.3"),
     ),
     "flower_url_prefix": (
@@ -159,9 +161,11 @@ def made():
 
 
 @lru_cache
-def made_for_flower():
-    """The environment variables of Flower that its role writes."""
-    return yaml.safe_load((ROLES / "flower" / "vars" / "main.yml").read_text())["_flower_variables"].keys()
+def made_for_one_unit():
+    """The environment variables that are written for Flower or the exporter alone, each with the role that does."""
+    roles = ("exporter", "flower")
+    files = {role: yaml.safe_load((ROLES / role / "vars" / "main.yml").read_text()) for role in roles}
+    return {name: role for role in roles for name in files[role][f"_{role}_variables"]}
 
 
 def bounds(name):
@@ -257,8 +261,8 @@ def environment_mistakes(environment):
     for name in environment:
         if variables := made().get(name):
             yield f"application_environment: {name} is made from role variables: set {', '.join(variables)} instead"
-        elif name in made_for_flower():
-            yield f"application_environment: {name} is set by the role flower: use the variables in its README"
+        elif role := made_for_one_unit().get(name):
+            yield f"application_environment: {name} is set by the role {role}: use the variables in its README"
         elif name not in settings() and not str(name).startswith("FLOWER_"):  # Flower's own are many
             yield f"application_environment: {name} is not a setting: .env.example lists all settings"
 

@@ -1,9 +1,14 @@
-"""The exporter's pages: /metrics for whoever has the login of Flower, /healthz and /readyz for everybody."""
+"""The exporter's pages: /metrics for whoever has the login of Flower, /healthz and /readyz for everybody.
+
+The loop that takes requests says that the exporter is alive (tasks/runtime/systemd.py). Each request is answered by a
+thread of its own, whose questions to Redis and PostgreSQL are bounded in time.
+"""
 
 import logging
 import math
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
@@ -21,6 +26,8 @@ _logger = logging.getLogger(__name__)
 
 # A client that says nothing for so long is left.
 _SILENCE_SECONDS = 10
+# Signs of life in the time after which a silent exporter is restarted.
+_SIGNS = 8
 _PLAIN = "text/plain; charset=utf-8"
 
 StartResponse = Callable[[str, list[tuple[str, str]]], Any]
@@ -93,9 +100,20 @@ class _Handler(WSGIRequestHandler):
         """Log nothing: a scrape every few seconds would fill the log."""
 
 
+class _Server(ThreadingWSGIServer):
+    _next_sign = 0.0  # in seconds of time.monotonic()
+
+    def service_actions(self) -> None:
+        """Called by the loop that takes requests, twice a second and after each request."""
+        now = time.monotonic()
+        if now >= self._next_sign and (seconds := systemd.watchdog_seconds()):
+            self._next_sign = now + seconds / _SIGNS
+            systemd.notify_alive()
+
+
 def serve(app: Celery, address: str, port: int, logins: Sequence[str]) -> None:
     """Serve the pages until SIGTERM or SIGINT."""
-    with make_server(address, port, Site(app, logins), ThreadingWSGIServer, _Handler) as server:
+    with make_server(address, port, Site(app, logins), _Server, _Handler) as server:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: _stop(server))
         _logger.warning("metrics are served on http://%s:%s/metrics", address, port)
