@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from tests.conftest import TENANT, USER, Database, as_superuser
 from tests.integration.faults.conftest import broker
 from tests.support.servers import RedisServer
 from tests.support.trouble import in_trouble
-from tests.support.worker import wait_until
+from tests.support.worker import Worker, wait_until
 
 ROOT = Path(__file__).parents[2]
 LOGIN = "admin:sample with : in it"
@@ -146,7 +147,9 @@ def fill_redis(client: Any) -> None:
     client.hset("metabuilder:aside", "tag", "x")
 
 
-def test_what_it_tells_and_to_whom(exporter: Exporter, server: RedisServer, database: Database) -> None:
+def test_what_it_tells_and_to_whom(
+    exporter: Exporter, server: RedisServer, database: Database, tmp_path: Path
+) -> None:
     # A site where nothing has happened yet
     found = exporter.scrape()
     assert {of: value for of, value in found.items() if of[0] == "metabuilder_source_up"} == {
@@ -161,7 +164,8 @@ def test_what_it_tells_and_to_whom(exporter: Exporter, server: RedisServer, data
     assert exporter.get("/other")[0] == 404
     assert exporter.get("/metrics", method="POST")[0] == 405
     assert exporter.get("/metrics", method="HEAD") == (200, "")
-    assert exporter.get("/healthz", None) == exporter.get("/readyz", None) == (200, "ok\n")
+    assert exporter.get("/healthz", None) == (200, "ok\n")
+    assert exporter.get("/readyz", None) == (503, f"no worker consumes {', '.join(QUEUES)}\n")
 
     # A site at work
     fill_postgresql(database)
@@ -216,7 +220,7 @@ def test_what_it_tells_and_to_whom(exporter: Exporter, server: RedisServer, data
     assert (found["metabuilder_source_up", "redis"], found["metabuilder_source_up", "postgresql"]) == (1, 0)
     assert ("metabuilder_messages_in_hand",) in found
     assert not [of for of in found if of[0].startswith("metabuilder_accounts")]
-    assert exporter.get("/readyz", None) == (503, "postgresql cannot be read\n")
+    wait_until(lambda: "PostgreSQL cannot be read\n" in exporter.get("/readyz", None)[1], "it does not say so")
     as_superuser(database.server, f"ALTER DATABASE {database.name} ALLOW_CONNECTIONS true")
     with in_trouble(server, "away"):
         found = exporter.scrape()
@@ -224,7 +228,19 @@ def test_what_it_tells_and_to_whom(exporter: Exporter, server: RedisServer, data
         assert ("metabuilder_accounts_estimate",) in found
         assert ("metabuilder_messages_in_hand",) not in found
         assert exporter.get("/healthz", None)[0] == 200
-    wait_until(lambda: exporter.get("/readyz", None)[0] == 200, "it does not find the servers again")
+        wait_until(lambda: "Redis cannot be asked" in exporter.get("/readyz", None)[1], "it does not say so")
+
+    # Where a worker consumes, the site is ready; however many ask, they share a canary
+    with Worker(tmp_path):
+        wait_until(lambda: exporter.get("/readyz", None) == (200, "ok\n"), "it does not find the servers again")
+        with broker(server) as client:
+            before = client.info("commandstats")["cmdstat_rpush"]["calls"]
+            began = time.monotonic()
+            with ThreadPoolExecutor(8) as pool:
+                answers = set(pool.map(lambda _: exporter.get("/readyz", None), range(100)))
+            rounds = 1 + (time.monotonic() - began) // 5
+            assert answers == {(200, "ok\n")}
+            assert client.info("commandstats")["cmdstat_rpush"]["calls"] - before <= rounds * len(QUEUES)
 
     # It ends when it is told to
     exporter.process.terminate()

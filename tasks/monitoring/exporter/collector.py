@@ -3,10 +3,9 @@
 A source that does not answer leaves out its own metrics, and is said by metabuilder_source_up.
 """
 
-import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from itertools import accumulate
 from typing import Any
 
@@ -16,6 +15,7 @@ from prometheus_client.registry import Collector
 
 from tasks.errors import codes
 from tasks.monitoring.exporter.metrics import families
+from tasks.monitoring.exporter.question import Question
 from tasks.monitoring.readings.beat import beat
 from tasks.monitoring.readings.queues import in_hand, queues
 from tasks.monitoring.readings.totals import OTHER, Histogram, TotalsReading, totals
@@ -24,10 +24,10 @@ from tasks.registry import TASKS
 from tasks.runtime.broker import aside
 from tasks.runtime.broker.transport import broker_client
 from tasks.storage import counts
-from tasks.storage.session import database_now
 from tasks.storage.states import OutboxState
 
-_logger = logging.getLogger(__name__)
+# A scrape must end within the ten seconds that Prometheus has for it by default, also where both sources are silent.
+_PATIENCE_SECONDS = 4
 
 _TASKS = frozenset(row.name for row in TASKS)
 _OPEN = tuple(state for state in OutboxState if state not in (OutboxState.SENT, OutboxState.FAILED))
@@ -40,49 +40,39 @@ class SiteCollector(Collector):
 
     def __init__(self, app: Celery) -> None:
         self._app = app
-        self._is_heard: dict[str, bool] = {}
+        self._sources = {
+            source: Question(f"{source} (/metrics)", read, patience=_PATIENCE_SECONDS)
+            for source, read in {"redis": self._read_redis, "postgresql": _read_postgresql}.items()
+        }
 
     def collect(self) -> Iterator[Metric]:
         """All metrics, with the values of this moment."""
         found = families()
         _add(found["metabuilder_task_info"], {(row.name, row.queue): 1 for row in TASKS})
-        for source, read in {"redis": self._read_redis, "postgresql": _read_postgresql}.items():
+        for source, question in self._sources.items():
             began = time.monotonic()
-            is_up = self._try(source, read, found)
+            try:
+                found |= question.answer()
+            except Exception:
+                is_up = False
+            else:
+                is_up = True
             found["metabuilder_source_up"].add_metric([source], is_up)
             found["metabuilder_source_seconds"].add_metric([source], time.monotonic() - began)
         yield from found.values()
 
-    def silent_sources(self) -> list[str]:
-        """The sources that do not answer now."""
-        asked: dict[str, Callable[[Found], object]] = {"redis": self._ping, "postgresql": lambda _: database_now()}
-        return [source for source, ask in asked.items() if not self._try(source, ask, {})]
-
-    def _ping(self, _: Found) -> None:
-        with broker_client(self._app) as client:
-            client.ping()
-
-    def _try(self, source: str, read: Callable[[Found], object], found: Found) -> bool:
-        """Read from the source; whether it answered. The log gets one line for each change."""
-        try:
-            read(found)
-        except Exception as error:  # whatever is wrong with one source, the other is shown
-            if self._is_heard.get(source, True):
-                said = str(error).partition("\n")[0]
-                _logger.warning("%s does not answer: %s: %s", source, type(error).__name__, said)
-            self._is_heard[source] = False
-            return False
-        if not self._is_heard.get(source, True):
-            _logger.warning("%s answers again", source)
-        self._is_heard[source] = True
-        return True
-
-    def _read_redis(self, found: Found) -> None:
+    def _read_redis(self) -> Found:
+        found = families()
         with broker_client(self._app) as client:
             _add_totals(found, totals(client))
             _add_queues(found, client)
             _add_workers(found, workers(client))
             _add_beat(found, client)
+        return _filled(found)
+
+
+def _filled(found: Found) -> Found:
+    return {name: metric for name, metric in found.items() if metric.samples}
 
 
 def _add_totals(found: Found, reading: TotalsReading) -> None:
@@ -148,8 +138,8 @@ def _add_beat(found: Found, client: Any) -> None:
             found["metabuilder_beat_late_seconds"].add_metric([entry.name], max(-entry.next_run, 0))
 
 
-def _read_postgresql(found: Found) -> None:
-    counted, known = counts.count(), codes()
+def _read_postgresql() -> Found:
+    found, counted, known = families(), counts.count(), codes()
     found["metabuilder_accounts_estimate"].add_metric([], counted.accounts_estimate)
     accounts: Counter[tuple[str, ...]] = Counter()
     for row in counted.accounts:
@@ -167,3 +157,4 @@ def _read_postgresql(found: Found) -> None:
     for kind in counted.dead_letters:
         letters[kind.task_name if kind.task_name in _TASKS else OTHER, str(kind.is_retried).lower()] += kind.letters
     _add(found["metabuilder_dead_letters"], letters)
+    return _filled(found)

@@ -1,5 +1,8 @@
 """The exporter's pages: /metrics for whoever has the login of Flower, /healthz and /readyz for everybody.
 
+/healthz says that the exporter itself answers, whatever becomes of the site: for who would restart the exporter.
+/readyz says that the site works (readiness.py): for who watches the site, or waits for it after a deployment.
+
 The loop that takes requests says that the exporter is alive (tasks/runtime/systemd.py). Each request is answered by a
 thread of its own, whose questions to Redis and PostgreSQL are bounded in time.
 """
@@ -18,6 +21,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, ThreadingWSGIServe
 from prometheus_client.registry import CollectorRegistry
 
 from tasks.monitoring.exporter.collector import SiteCollector
+from tasks.monitoring.exporter.readiness import Readiness
 from tasks.monitoring.flower_door import judge
 from tasks.monitoring.throttle import Throttle
 from tasks.runtime import systemd
@@ -46,8 +50,8 @@ class Site:
     """The pages, as a WSGI application (PEP 3333)."""
 
     def __init__(self, app: Celery, logins: Sequence[str]) -> None:
-        self._collector, self._registry = SiteCollector(app), CollectorRegistry()
-        self._registry.register(self._collector)
+        self._registry, self._readiness = CollectorRegistry(), Readiness(app)
+        self._registry.register(SiteCollector(app))
         self._logins, self._throttle = logins, Throttle()
 
     def __call__(self, request: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
@@ -71,9 +75,9 @@ class Site:
         return Page("404 Not Found", b"There are /metrics, /healthz and /readyz\n")
 
     def _ready(self) -> Page:
-        silent = self._collector.silent_sources()
-        if silent:
-            return Page("503 Service Unavailable", f"{' and '.join(silent)} cannot be read\n".encode())
+        problems = "".join(f"{problem}\n" for problem in self._readiness.problems())
+        if problems:
+            return Page("503 Service Unavailable", problems.encode())
         return Page("200 OK", b"ok\n")
 
     def _refusal(self, request: dict[str, Any]) -> Page | None:
