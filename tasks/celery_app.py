@@ -18,7 +18,7 @@ from kombu.transport import TRANSPORT_ALIASES
 from kombu.utils.url import parse_url
 
 from tasks.engine import shutdown
-from tasks.monitoring import flower_door, flower_events, reporter, watchdog
+from tasks.monitoring import flower_door, flower_events, reporter, run_counts, watchdog
 from tasks.registry import QUEUES, TASKS, TaskRow
 from tasks.runtime import log, systemd
 from tasks.runtime.broker import outage
@@ -192,3 +192,4 @@ flower_events.connect()
 log.connect()
 outage.connect()
 reporter.connect()
+run_counts.connect()

@@ -11,6 +11,7 @@ from typing import Any
 from celery import Celery, shared_task
 from redis.exceptions import ResponseError
 
+from tasks.counting import count
 from tasks.errors import SoftTimeLimitError
 from tasks.registry import CLEANUP_STALE_RESULTS
 from tasks.runtime.broker import aside, cleanup
@@ -74,7 +75,9 @@ def remove(*steps: Step) -> dict[str, int]:
     errors: list[Exception] = []
     for name, step in steps:
         try:
-            removed[name] += step()
+            number = step()
+            removed[name] += number
+            count("removed", name, amount=number)
         except SoftTimeLimitError:
             raise
         except Exception as error:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol, TypeVar
 
+from tasks.engine.complaints import complaints_counted
 from tasks.engine.tokens import access_token
 from tasks.errors import (
     AuthenticationFailedError,
@@ -134,7 +135,7 @@ def connected(account: Account) -> Iterator[ImapConnection]:
     """
     if account.protocol != MailProtocol.IMAP:
         raise UnsupportedProtocolError(account.protocol)
-    with _closed(open_imap(account)) as imap:
+    with complaints_counted(account.protocol, account.hostname), _closed(open_imap(account)) as imap:
         try:
             yield imap
         finally:
@@ -170,7 +171,14 @@ def connected_pop3(account: Account) -> Iterator[Pop3Connection]:
     if account.protocol != MailProtocol.POP3:
         raise UnsupportedProtocolError(account.protocol)
     endpoint, max_bytes = endpoint_of(account), get_settings().sync.max_message_bytes
-    with _closed(logged_in(account, RECEIVING, lambda login: Pop3Connection(endpoint, login, max_bytes))) as pop3:
+
+    def connect(login: Login) -> Pop3Connection:
+        return Pop3Connection(endpoint, login, max_bytes)
+
+    with (
+        complaints_counted(account.protocol, account.hostname),
+        _closed(logged_in(account, RECEIVING, connect)) as pop3,
+    ):
         yield pop3
 
 

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import Protocol, TypeVar
 
+from tasks.engine.complaints import complaints_counted
 from tasks.engine.connect import endpoint_of, logged_in, open_imap, remember, smtp_endpoint_of
 from tasks.errors import UnsupportedProtocolError
 from tasks.mail.imap.commands import ImapConnection
@@ -50,7 +51,7 @@ def lent_smtp(account: Account, *, fresh: bool = False) -> Iterator[SmtpConnecti
     def connect() -> SmtpConnection:
         return logged_in(account, SENDING, lambda login: SmtpConnection(endpoint, login))
 
-    with _lent(smtp_pool(), key, connect, fresh=fresh) as smtp:
+    with complaints_counted("smtp", endpoint.hostname), _lent(smtp_pool(), key, connect, fresh=fresh) as smtp:
         yield smtp
 
 
@@ -60,7 +61,10 @@ def lent_imap(account: Account) -> Iterator[ImapConnection]:
     if account.protocol != MailProtocol.IMAP:
         raise UnsupportedProtocolError(account.protocol)
     key = (account.tenant_id, account.id, endpoint_of(account), account.credential_id)
-    with _lent(imap_pool(), key, lambda: open_imap(account)) as imap:
+    with (
+        complaints_counted(account.protocol, account.hostname),
+        _lent(imap_pool(), key, lambda: open_imap(account)) as imap,
+    ):
         try:
             yield imap
         finally:

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -9,6 +10,7 @@ from typing import Any, Self
 
 from sqlalchemy import Connection
 
+from tasks.counting import count
 from tasks.engine import shutdown
 from tasks.settings import SyncSettings
 from tasks.storage.accounts.leases import renew_lease
@@ -67,6 +69,21 @@ class Tally:
     def done(self) -> int:
         """How many messages and changes were stored or applied."""
         return self.deleted_with_folders + sum(map(self.total, ("synced", "updated", "deleted", "quarantined")))
+
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        """A block in which what is added to the tally counts for the metrics (tasks/counting.py)."""
+        before = self._changes()
+        try:
+            yield
+        finally:
+            for change, messages in (self._changes() - before).items():
+                count("sync", change, amount=messages)
+
+    def _changes(self) -> Counter[str]:
+        changes = Counter({name: self.total(name) for name in ("synced", "updated", "deleted", "quarantined")})
+        changes["deleted"] += self.deleted_with_folders
+        return changes
 
     def to_json(self) -> dict[str, Any]:
         """The tally as JSON, which `from_json` reads back."""

@@ -15,6 +15,13 @@ The names of counts, whose parts are bounded by the tasks, outcomes and errors t
     wait|<task>|<bound>, …|sum          the same of the time from when a task was due until it began
     redelivered|<task>                  runs of messages that had been given back
     error|<task>|<code>                 runs that ended with this error
+
+The processes of the pool add what runs of tasks count themselves (tasks/monitoring/run_counts.py), at once:
+
+    sync|<change>                       messages that syncs stored, updated, deleted or put aside; bytes stored
+    server|<protocol>|<provider>|<code> errors of mail servers
+    outbox|<state>                      messages of the outbox that came into this state
+    removed|<kind>                      what the hourly cleanup removed
 """
 
 from bisect import bisect_left
@@ -79,6 +86,14 @@ class Totals:
         changed = [part for name, count in counts.items() if self._told.get(name) != count for part in (name, count)]
         client.eval(_ADD, 2, TOTALS, self._key, _REMEMBERED_SECONDS, *changed)
         self._told = counts
+
+
+def add(client: Any, counts: Mapping[tuple[str, ...], int]) -> None:
+    """Add counts, by the parts of their names. Raises redis.exceptions.RedisError."""
+    with client.pipeline(transaction=False) as pipe:
+        for parts, amount in counts.items():
+            pipe.hincrby(TOTALS, "|".join(parts), amount)
+        pipe.execute()
 
 
 def mend(client: Any) -> None:

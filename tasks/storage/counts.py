@@ -10,6 +10,9 @@ from tasks.storage.session import unbound_transaction
 
 # PostgreSQL gives up on a count that takes longer: a busy server matters more than a metric.
 _PATIENCE = text("SET LOCAL statement_timeout = '3s'")
+_CONNECTIONS = text(
+    "SELECT sum(numbackends)::integer, current_setting('max_connections')::integer FROM pg_stat_database"
+)
 
 
 class Accounts(NamedTuple):
@@ -50,19 +53,26 @@ class DeadLetters(NamedTuple):
 
 
 class Counts(NamedTuple):
-    """What is counted. `accounts_estimate` is PostgreSQL's estimate of how many accounts there are."""
+    """What is counted. `accounts_estimate` is PostgreSQL's estimate of how many accounts there are. `connections` are
+    those of all programs to all databases of the server, which takes `connections_max`.
+    """
 
     accounts_estimate: int
     accounts: list[Accounts]
     late: list[Late]
     outbox: list[Outbox]
     dead_letters: list[DeadLetters]
+    connections: int
+    connections_max: int
 
 
 def count() -> Counts:
     """Count. Raises StorageUnavailableError, and sqlalchemy.exc.DBAPIError."""
     with _patiently() as connection:
+        connections, connections_max = connection.execute(_CONNECTIONS).one()
         return Counts(
+            connections=connections,
+            connections_max=connections_max,
             accounts_estimate=connection.execute(text("SELECT estimate_accounts()")).scalar_one(),
             accounts=[Accounts._make(row) for row in connection.execute(text("SELECT * FROM count_accounts()"))],
             late=[Late._make(row) for row in connection.execute(text("SELECT * FROM count_late_accounts()"))],

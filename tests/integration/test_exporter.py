@@ -24,6 +24,7 @@ from tasks.storage import dead_letters
 from tasks.storage.accounts.rows import NewAccount, add_account
 from tests.conftest import TENANT, USER, Database, as_superuser
 from tests.integration.faults.conftest import broker
+from tests.support.application import application
 from tests.support.servers import RedisServer
 from tests.support.trouble import in_trouble
 from tests.support.worker import Worker, wait_until
@@ -135,6 +136,10 @@ def fill_redis(client: Any) -> None:
     for seconds in (0.02, 7, 7000):
         counted.observe(seconds, "run", SYNC_EMAILS, "success")
     counted.tell(client)
+    totals.add(
+        client, {("sync", "synced"): 4, ("sync", "bytes"): 5000, ("server", "imap", "google", "server_busy"): 6}
+    )
+    totals.add(client, {("outbox", "failed"): 7, ("removed", "results_deleted"): 8, ("server", "x", "y", "z"): 9})
     work = report.Work(id="id", name=SYNC_EMAILS, positional="()", named="{}", seconds=100)
     children = (report.Child(pid=2, pss=300, work=work), report.Child(pid=3, pss=None, work=None))
     options = {"seconds": 1, "concurrency": 2, "consumes": True, "is_stopping": False, "reserved": 4, "restarts": 5}
@@ -182,6 +187,12 @@ def test_what_it_tells_and_to_whom(
         ("metabuilder_task_run_seconds_sum", SYNC_EMAILS, "success"): 7007.02,
         ("metabuilder_task_info", SEND_EMAIL, "send"): 1,
         ("metabuilder_tasks_total", SYNC_EMAILS, "success"): 3,
+        ("metabuilder_sync_messages_total", "synced"): 4,
+        ("metabuilder_sync_bytes_total",): 5000,
+        ("metabuilder_server_errors_total", "imap", "google", "server_busy"): 6,
+        ("metabuilder_server_errors_total", "other", "other", "other"): 9,
+        ("metabuilder_outbox_changes_total", "failed"): 7,
+        ("metabuilder_removed_total", "results_deleted"): 8,
         ("metabuilder_queue_messages", "send"): 1,
         ("metabuilder_queue_messages", "sync"): 0,
         ("metabuilder_queue_oldest_seconds", "sync"): 0,
@@ -204,6 +215,8 @@ def test_what_it_tells_and_to_whom(
     }
     assert {of: found.get(of) for of in of_the_rest} == of_the_rest
     assert ("metabuilder_outbox_messages", "sent") not in found
+    for of in ("broker", "postgresql"):
+        assert 1 <= found["metabuilder_connections", of] < found["metabuilder_connections_max", of]
     for of, at_least in {
         ("metabuilder_queue_oldest_seconds", "send"): 50,
         ("metabuilder_worker_longest_task_seconds", "w@h"): 100,
@@ -241,6 +254,12 @@ def test_what_it_tells_and_to_whom(
             rounds = 1 + (time.monotonic() - began) // 5
             assert answers == {(200, "ok\n")}
             assert client.info("commandstats")["cmdstat_rpush"]["calls"] - before <= rounds * len(QUEUES)
+        # What a run of a task counts arrives
+        gone = add_account(TENANT, USER, NewAccount("gone", "gone@example.org", LOOPBACK, 1, "tls", "gone", "sample"))
+        with application() as app:
+            app.send_task(SYNC_EMAILS, (gone, TENANT, USER))
+        error = "metabuilder_server_errors_total", "imap", "other", "server_unavailable"
+        wait_until(lambda: exporter.scrape().get(error) == 1, "the error of the server is not counted")
 
     # It ends when it is told to
     exporter.process.terminate()

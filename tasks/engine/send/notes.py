@@ -5,6 +5,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tasks.counting import count
 from tasks.errors import (
     DeliveryUnderWayError,
     EmailError,
@@ -43,6 +44,8 @@ def note(outgoing: Outgoing, changes: Mapping[str, Any]) -> Outgoing:
             continue
         if noted is None:
             raise DeliveryUnderWayError(LOOK_AGAIN_SECONDS)
+        if state := changes.get("state"):
+            count("outbox", state)
         return noted
 
 

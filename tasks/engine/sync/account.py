@@ -78,11 +78,11 @@ def sync_account(
 def _sync(run: Run, folder_id: str | None) -> None:
     started = time.monotonic()
     if run.account.protocol == MailProtocol.POP3:
-        with connected_pop3(run.account) as pop3:
+        with run.tally.counted(), connected_pop3(run.account) as pop3:
             run.tally.connect_seconds += time.monotonic() - started
             sync_maildrop(run, pop3, folder_id)
     else:
-        with connected(run.account) as imap:
+        with run.tally.counted(), connected(run.account) as imap:
             run.tally.connect_seconds += time.monotonic() - started
             sync_mailbox(run, imap, folder_id)
     tally = run.tally

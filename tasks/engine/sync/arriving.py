@@ -7,6 +7,7 @@ from contextlib import closing
 
 from sqlalchemy.exc import DBAPIError
 
+from tasks.counting import count
 from tasks.engine.run import CutShortError, FolderTally, Run
 from tasks.engine.sync.batches import BrokenOffError
 from tasks.engine.sync.prefetch import Prefetch
@@ -92,6 +93,7 @@ def _store(run: Run, folder: Folder, numbering: Numbering, batch: Batch, tally: 
         for smaller in _narrowed(batch, error):
             _store(run, folder, numbering, smaller, tally)
         return
+    count("sync", "bytes", amount=sum(arrival.size for arrival in batch.arrivals))
     tally.synced += len(batch.arrivals)
     tally.quarantined += len(batch.quarantined)
     done = len(batch.arrivals) + len(batch.quarantined)

@@ -6,6 +6,7 @@ A source that does not answer leaves out its own metrics, and is said by metabui
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from itertools import accumulate
 from typing import Any
 
@@ -14,20 +15,25 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from tasks.errors import codes
+from tasks.mail.providers import OTHER
 from tasks.monitoring.exporter.metrics import families
 from tasks.monitoring.exporter.question import Question
 from tasks.monitoring.readings.beat import beat
+from tasks.monitoring.readings.certificates import seconds_left
 from tasks.monitoring.readings.queues import in_hand, queues
-from tasks.monitoring.readings.totals import OTHER, Histogram, TotalsReading, totals
+from tasks.monitoring.readings.totals import Histogram, TotalsReading, totals
 from tasks.monitoring.readings.workers import WorkerReading, tasks_at_work, workers
 from tasks.registry import TASKS
 from tasks.runtime.broker import aside
 from tasks.runtime.broker.transport import broker_client
+from tasks.settings import get_settings
 from tasks.storage import counts
 from tasks.storage.states import OutboxState
 
 # A scrape must end within the ten seconds that Prometheus has for it by default, also where both sources are silent.
 _PATIENCE_SECONDS = 4
+# How often the certificates are looked at.
+_CERTIFICATES_SECONDS = 300
 
 _TASKS = frozenset(row.name for row in TASKS)
 _OPEN = tuple(state for state in OutboxState if state not in (OutboxState.SENT, OutboxState.FAILED))
@@ -45,6 +51,13 @@ class SiteCollector(Collector):
             for source, read in {"redis": self._read_redis, "postgresql": _read_postgresql}.items()
         }
 
+        self._certificates = Question(
+            "certificates (/metrics)",
+            _read_certificates,
+            patience=_PATIENCE_SECONDS,
+            shared_seconds=_CERTIFICATES_SECONDS,
+        )
+
     def collect(self) -> Iterator[Metric]:
         """All metrics, with the values of this moment."""
         found = families()
@@ -52,13 +65,15 @@ class SiteCollector(Collector):
         for source, question in self._sources.items():
             began = time.monotonic()
             try:
-                found |= question.answer()
+                _merge(found, question.answer())
             except Exception:
                 is_up = False
             else:
                 is_up = True
             found["metabuilder_source_up"].add_metric([source], is_up)
             found["metabuilder_source_seconds"].add_metric([source], time.monotonic() - began)
+        with suppress(Exception):  # the log says why
+            _merge(found, self._certificates.answer())
         yield from found.values()
 
     def _read_redis(self) -> Found:
@@ -68,11 +83,14 @@ class SiteCollector(Collector):
             _add_queues(found, client)
             _add_workers(found, workers(client))
             _add_beat(found, client)
-        return _filled(found)
+            said = client.info("clients")
+        _add_connections(found, "broker", said["connected_clients"], said["maxclients"])
+        return found
 
 
-def _filled(found: Found) -> Found:
-    return {name: metric for name, metric in found.items() if metric.samples}
+def _merge(found: Found, more: Found) -> None:
+    for name, metric in more.items():
+        found[name].samples.extend(metric.samples)
 
 
 def _add_totals(found: Found, reading: TotalsReading) -> None:
@@ -80,8 +98,16 @@ def _add_totals(found: Found, reading: TotalsReading) -> None:
         "metabuilder_tasks_total": reading.ended,
         "metabuilder_task_redeliveries_total": reading.redelivered,
         "metabuilder_task_errors_total": reading.errors,
+        "metabuilder_server_errors_total": reading.servers,
+        "metabuilder_outbox_changes_total": reading.outbox,
+        "metabuilder_removed_total": reading.removed,
     }.items():
         _add(found[name], counted)
+    for (change,), amount in reading.sync.items():
+        if change == "bytes":
+            found["metabuilder_sync_bytes_total"].add_metric([], amount)
+        else:
+            found["metabuilder_sync_messages_total"].add_metric([change], amount)
     for name, histograms in {
         "metabuilder_task_run_seconds": reading.run,
         "metabuilder_task_wait_seconds": reading.wait,
@@ -138,8 +164,21 @@ def _add_beat(found: Found, client: Any) -> None:
             found["metabuilder_beat_late_seconds"].add_metric([entry.name], max(-entry.next_run, 0))
 
 
+def _add_connections(found: Found, server: str, connections: int, most: int) -> None:
+    found["metabuilder_connections"].add_metric([server], connections)
+    found["metabuilder_connections_max"].add_metric([server], most)
+
+
+def _read_certificates() -> Found:
+    found = families()
+    for name, seconds in seconds_left(get_settings()).items():
+        found["metabuilder_certificate_seconds"].add_metric([name], seconds)
+    return found
+
+
 def _read_postgresql() -> Found:
     found, counted, known = families(), counts.count(), codes()
+    _add_connections(found, "postgresql", counted.connections, counted.connections_max)
     found["metabuilder_accounts_estimate"].add_metric([], counted.accounts_estimate)
     accounts: Counter[tuple[str, ...]] = Counter()
     for row in counted.accounts:
@@ -157,4 +196,4 @@ def _read_postgresql() -> Found:
     for kind in counted.dead_letters:
         letters[kind.task_name if kind.task_name in _TASKS else OTHER, str(kind.is_retried).lower()] += kind.letters
     _add(found["metabuilder_dead_letters"], letters)
-    return _filled(found)
+    return found

@@ -91,6 +91,35 @@ METRICS: Mapping[str, Spec] = {
     "metabuilder_outbox_oldest_seconds": Spec(
         Kind.GAUGE, ("state",), "How long ago the oldest of these messages was asked for; 0 where there is none"
     ),
+    "metabuilder_outbox_changes_total": Spec(
+        Kind.COUNTER, ("state",), "Messages of the outbox that came into this state; `failed` is for good"
+    ),
+    "metabuilder_sync_messages_total": Spec(
+        Kind.COUNTER,
+        ("change",),
+        "Messages that syncs stored (`synced`), `updated`, `deleted`, or put into quarantine (`quarantined`)",
+    ),
+    "metabuilder_sync_bytes_total": Spec(Kind.COUNTER, (), "Bytes of the messages that syncs stored"),
+    "metabuilder_server_errors_total": Spec(
+        Kind.COUNTER,
+        ("protocol", "provider", "code"),
+        "Errors of mail servers, in connections by `imap`, `pop3` or `smtp`",
+    ),
+    "metabuilder_removed_total": Spec(
+        Kind.COUNTER,
+        ("kind",),
+        "What the hourly cleanup removed, such as results in Redis that were nobody's any more",
+    ),
+    "metabuilder_connections": Spec(
+        Kind.GAUGE, ("server",), "Connections to Redis (`broker`) and PostgreSQL (`postgresql`), of all programs"
+    ),
+    "metabuilder_connections_max": Spec(Kind.GAUGE, ("server",), "How many connections the server takes"),
+    "metabuilder_certificate_seconds": Spec(
+        Kind.GAUGE,
+        ("certificate",),
+        "For how long a certificate is still valid, negative where it has ended: of the servers (`broker`, `results`,"
+        " `postgresql`) where they encrypt, and of the site's `authority`",
+    ),
     "metabuilder_dead_letters": Spec(
         Kind.GAUGE, ("task", "retried"), "Tasks that failed for good, and whether they were queued again since"
     ),

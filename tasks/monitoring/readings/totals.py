@@ -7,18 +7,20 @@ from itertools import islice
 from typing import Any
 
 from tasks.errors import codes
+from tasks.mail.kinds import MailProtocol
+from tasks.mail.providers import OTHER, PROVIDERS
 from tasks.monitoring.totals import BOUNDS, SUM, TOTALS
 from tasks.registry import TASKS
 from tasks.runtime.signals import Outcome
+from tasks.storage.states import OutboxState
 
-# Stands for names that this release does not know, such as those of tasks that another release had.
-OTHER = "other"
 # Of counts: a release has fewer, and anybody who can write to Redis can write more.
 _MAX_COUNTS = 20_000
 _AT_A_TIME = 1000
 _MAX_DIGITS = 18
 
-# What the parts of a name may be, by its first part (tasks/monitoring/totals.py).
+# What the parts of a name may be, by its first part (tasks/monitoring/totals.py). What this release does not know,
+# such as a task that another release had, counts as OTHER.
 _TASKS = frozenset(row.name for row in TASKS)
 _OUTCOMES, _CODES = frozenset(Outcome), codes()
 _PARTS: Mapping[str, tuple[frozenset[str], ...]] = {
@@ -27,6 +29,14 @@ _PARTS: Mapping[str, tuple[frozenset[str], ...]] = {
     "wait": (_TASKS, frozenset((*BOUNDS, SUM))),
     "redelivered": (_TASKS,),
     "error": (_TASKS, _CODES),
+    "sync": (frozenset({"synced", "updated", "deleted", "quarantined", "bytes"}),),
+    "server": (frozenset({*MailProtocol, "smtp"}), PROVIDERS, _CODES),
+    "outbox": (frozenset(OutboxState),),
+    "removed": (
+        frozenset(
+            {"results_deleted", "reply_queues_deleted", "leases_released", "blobs_deleted", "dead_letters_deleted"}
+        ),
+    ),
 }
 
 
@@ -40,13 +50,17 @@ class Histogram:
 
 @dataclass(frozen=True)
 class TotalsReading:
-    """Counts by task, and by outcome or code of an error."""
+    """Counts, by the words in the comments."""
 
     ended: Mapping[tuple[str, ...], int]  # by task and outcome
     redelivered: Mapping[tuple[str, ...], int]  # by task
     errors: Mapping[tuple[str, ...], int]  # by task and code
     run: Mapping[tuple[str, ...], Histogram]  # by task and outcome
     wait: Mapping[tuple[str, ...], Histogram]  # by task
+    sync: Mapping[tuple[str, ...], int]  # messages by what was done to them, and bytes
+    servers: Mapping[tuple[str, ...], int]  # errors by protocol, provider and code
+    outbox: Mapping[tuple[str, ...], int]  # messages that came into a state, by state
+    removed: Mapping[tuple[str, ...], int]  # what the cleanup removed, by kind
 
 
 def totals(client: Any) -> TotalsReading:
@@ -64,6 +78,10 @@ def totals(client: Any) -> TotalsReading:
         errors=found["error"],
         run=_histograms(found["run"]),
         wait=_histograms(found["wait"]),
+        sync=found["sync"],
+        servers=found["server"],
+        outbox=found["outbox"],
+        removed=found["removed"],
     )
 
 

@@ -1,0 +1,76 @@
+"""When the certificates of the site end, as this host sees them: what the servers show, and whom this host trusts."""
+
+import socket
+import ssl
+import struct
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from cryptography import x509
+from sqlalchemy import make_url
+
+from tasks.settings import Settings
+
+_PATIENCE_SECONDS = 2
+_REDIS_PORT, _POSTGRESQL_PORT = 6379, 5432
+# PostgreSQL's SSLRequest: the length of the message, and a number that stands for it (protocol flow, SSL session).
+_SSL_REQUEST = struct.pack("!ii", 8, 80877103)
+_ENCRYPTED = ("require", "verify-ca", "verify-full")
+
+
+class _Server(NamedTuple):
+    name: str
+    hostname: str
+    port: int
+    begins_with_tls: bool = True  # else TLS has to be asked for
+
+
+def seconds_left(settings: Settings) -> dict[str, float]:
+    """For how many seconds each certificate is still valid, negative where it has ended: of the `broker`, of the
+    `results` if they are elsewhere, of `postgresql`, and of the `authority`.
+
+    What is not encrypted, or cannot be looked at now, is left out.
+    """
+    ends = {}
+    for server in _servers(settings):
+        with suppress(OSError, ValueError):
+            ends[server.name] = _end_of_server(server)
+    if settings.redis.ssl_ca_certs:
+        with suppress(OSError, ValueError):
+            authority = x509.load_pem_x509_certificate(Path(settings.redis.ssl_ca_certs).read_bytes())
+            ends["authority"] = authority.not_valid_after_utc
+    now = datetime.now(UTC)
+    return {name: (end - now).total_seconds() for name, end in ends.items()}
+
+
+def _servers(settings: Settings) -> Iterator[_Server]:
+    seen = set()
+    for name, place in {"broker": settings.redis.broker, "results": settings.redis.results}.items():
+        url = urlsplit(place.url)
+        address = url.hostname or "", url.port or _REDIS_PORT
+        if url.scheme == "rediss" and address not in seen:
+            seen.add(address)
+            yield _Server(name, *address)
+    url_of_database = make_url(settings.database.url.get_secret_value())
+    if url_of_database.query.get("sslmode") in _ENCRYPTED and url_of_database.host:
+        port = url_of_database.port or _POSTGRESQL_PORT
+        yield _Server("postgresql", url_of_database.host, port, begins_with_tls=False)
+
+
+def _end_of_server(server: _Server) -> datetime:
+    """When the certificate of a server ends. Nothing is sent to the server, so the certificate is not verified: one
+    that has ended is to be seen too."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with socket.create_connection((server.hostname, server.port), _PATIENCE_SECONDS) as plain:
+        if not server.begins_with_tls:
+            plain.sendall(_SSL_REQUEST)
+            if plain.recv(1) != b"S":
+                raise ValueError(f"{server.name} does not encrypt")
+        with context.wrap_socket(plain) as encrypted:
+            certificate = encrypted.getpeercert(binary_form=True)
+    return x509.load_der_x509_certificate(certificate or b"").not_valid_after_utc
