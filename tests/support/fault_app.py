@@ -1,11 +1,14 @@
 """The application with a task that fails or kills its worker in the way it is told to, until it is mended."""
 
+import gc
 import os
 import signal
 import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from tasks.celery_app import create_celery_app
 from tasks.errors import PermanentError
@@ -100,3 +103,11 @@ def count(self: Any, tenant_id: str, user_id: str, folder_id: str, number: int) 
         time.sleep(0.01)
     (folder / f"done-{number}-{time.time_ns()}").touch()
     return number
+
+
+@app.task(bind=True, base=EmailTask, name="test.collect", shared=False)
+def collect(self: Any, tenant_id: str, user_id: str) -> int:
+    """How many bytes the process no longer shares with the worker once its garbage was collected."""
+    before = psutil.Process().memory_full_info().uss
+    gc.collect()
+    return psutil.Process().memory_full_info().uss - before
