@@ -75,9 +75,6 @@ HEALTHY = {
         }.items()
     },
     'node_time_seconds{instance="one"}': f"1+60x{SAMPLES}",
-    'pg_settings_max_connections{instance="one"}': always(100),
-    'pg_stat_activity_count{instance="one",datname="a",state="idle"}': always(30),
-    'pg_stat_activity_count{instance="one",datname="b",state="active"}': always(30),
     'redis_memory_used_bytes{instance="one"}': always(500),
     'redis_memory_max_bytes{instance="one"}': always(1000),
 }  # fmt: skip
@@ -110,6 +107,11 @@ def all_gone(prefix: str) -> dict[str, str | None]:
 def processes(busy: int, idle: int) -> dict[str, str | None]:
     of = 'metabuilder_worker_children{{worker="w@one",state="{}"}}'
     return {of.format("busy"): always(busy), of.format("idle"): always(idle)}
+
+
+def connections(server: str, number: int, most: int) -> dict[str, str | None]:
+    values = {"": number, "_max": most}
+    return {f'metabuilder_connections{part}{{server="{server}"}}': always(value) for part, value in values.items()}
 
 
 def over_hours(changes: dict[str, str | None], *alerts: str) -> Case:
@@ -229,13 +231,17 @@ CASES: dict[str, Case] = {
     "a full file system that is read-only": Case(filesystem("/cd", "ext4", avail_bytes=0, readonly=1)),
     "a clock is ahead": Case({'node_time_seconds{instance="one"}': f"7+60x{SAMPLES}"}, ("MetabuilderClockOff",)),
     "a clock is behind": Case({'node_time_seconds{instance="one"}': f"-7+60x{SAMPLES}"}, ("MetabuilderClockOff",)),
-    "connections of PostgreSQL run out": Case(
-        {'pg_stat_activity_count{instance="one",datname="c",state="active"}': always(25)},
-        ("MetabuilderPostgresqlConnections",),
+    "connections of PostgreSQL run out": Case(connections("postgresql", 85, 100), ("MetabuilderConnections",)),
+    "connections of Redis run out": Case(connections("broker", 900, 1000), ("MetabuilderConnections",)),
+    "a server that takes many has as many": Case(connections("postgresql", 85, 200)),
+    "a certificate ends": Case(
+        {'metabuilder_certificate_seconds{certificate="broker"}': always(10 * 86400)}, ("MetabuilderCertificateEnds",)
     ),
-    "another server of PostgreSQL has as many": Case(
-        {'pg_stat_activity_count{instance="two",datname="c",state="active"}': always(85),
-         'pg_settings_max_connections{instance="two"}': always(200)}
+    "a certificate has ended": Case(
+        {'metabuilder_certificate_seconds{certificate="authority"}': always(-60)}, ("MetabuilderCertificateEnds",)
+    ),
+    "a certificate will be renewed by the next run": Case(
+        {'metabuilder_certificate_seconds{certificate="broker"}': always(20 * 86400)}
     ),
     "a session sits in a transaction": Case(
         {'pg_stat_activity_max_tx_duration{datname="a",state="idle in transaction"}': always(700)},
