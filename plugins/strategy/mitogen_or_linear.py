@@ -4,8 +4,12 @@ Without Mitogen on the control machine it is the linear strategy itself, and a r
 ANSIBLE_STRATEGY=linear does the same on purpose.
 """
 
+import functools
+
 from ansible.collections.list import list_collection_dirs
-from ansible.plugins.loader import filter_loader, test_loader
+from ansible.module_utils.common.json import Direction, get_module_decoder
+from ansible.plugins import loader
+from ansible.template import Templar, trust_as_template
 
 try:
     from ansible_mitogen.loaders import strategy_loader
@@ -19,9 +23,22 @@ else:
 
 
 class StrategyModule(Linear):
-    """Each task runs in a fork. What every fork would load is loaded before: filters, tests, collections."""
+    """Each task runs in a fork for each host. What every fork would load anew is loaded before."""
 
     def run(self, iterator, play_context):
-        for plugins in (filter_loader.all(), test_loader.all(), list_collection_dirs()):
+        _load_what_every_fork_needs()
+        # A play can bring filters and tests of its own.
+        for plugins in (loader.filter_loader.all(), loader.test_loader.all()):
             list(plugins)
         return super().run(iterator, play_context)
+
+
+@functools.cache
+def _load_what_every_fork_needs():
+    """Once for all plays: collections, the folders of plugins, the decoder of results, and the lexer of templates."""
+    list(list_collection_dirs())
+    for plugins in ("action", "become", "connection", "module", "shell"):
+        # To look for a name that no plugin has reads all folders.
+        getattr(loader, f"{plugins}_loader").find_plugin("none")
+    get_module_decoder("legacy", Direction.MODULE_TO_CONTROLLER)
+    Templar().template(trust_as_template("{{ 1 }}"))
