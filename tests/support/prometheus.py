@@ -9,6 +9,7 @@ from urllib.parse import urlencode
 
 import yaml
 
+from native.errors import StackError
 from native.ports import LOOPBACK, answers, free_port
 from native.process import Server
 from tests.support.debian import unpacked
@@ -28,7 +29,10 @@ _WITH_SHARE = ("unshare", "--mount", "--map-root-user", "sh", "-c", 'mount --bin
 
 def program(name: str) -> str:
     """The path of a program of these packages. Raises StackError where they cannot be had."""
-    return str(unpacked(_PROGRAMS, ()) / "usr/bin" / name)
+    found = unpacked(_PROGRAMS, ()) / "usr/bin" / name
+    if not found.exists():
+        raise StackError(f"{name} is in none of the packages {', '.join(_PROGRAMS)} of this Debian")
+    return str(found)
 
 
 class DebiansServer(Server):
