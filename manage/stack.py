@@ -157,7 +157,7 @@ def announce(stack: "Stack", started: "Started") -> None:
         say("The native stack is already up")
     say(f"Flower   http://127.0.0.1:{started.ports['flower']}  (user and password: FLOWER_BASIC_AUTH in")
     say(f"         {stack.state.secrets})")
-    say(f"Metrics  http://127.0.0.1:{started.ports['exporter']}/metrics  (the same user and password)")
+    say(f"Status   http://127.0.0.1:{started.ports['exporter']}  (the same user and password; metrics: /metrics)")
     say("Next     ./manage.sh ps | health | logs -f | account add")
 
 

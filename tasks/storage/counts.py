@@ -68,7 +68,7 @@ class Counts(NamedTuple):
 
 def count() -> Counts:
     """Count. Raises StorageUnavailableError, and sqlalchemy.exc.DBAPIError."""
-    with _patiently() as connection:
+    with patiently() as connection:
         connections, connections_max = connection.execute(_CONNECTIONS).one()
         return Counts(
             connections=connections,
@@ -84,7 +84,8 @@ def count() -> Counts:
 
 
 @contextmanager
-def _patiently() -> Iterator[Connection]:
+def patiently() -> Iterator[Connection]:
+    """A transaction without a tenant whose statements PostgreSQL soon gives up."""
     with unbound_transaction() as connection:
         connection.execute(_PATIENCE)
         yield connection

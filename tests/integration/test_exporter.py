@@ -1,10 +1,5 @@
 """The exporter, as a process of its own on a real Redis and PostgreSQL."""
 
-import base64
-import http.client
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,24 +8,21 @@ from typing import Any
 
 import psycopg2
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
-from native.ports import LOOPBACK, free_port
+from native.ports import LOOPBACK
 from native.postgres import libpq
 from tasks.monitoring import report, totals
-from tasks.monitoring.exporter.metrics import METRICS
 from tasks.registry import QUEUES, SEND_EMAIL, SYNC_EMAILS
 from tasks.storage import dead_letters
 from tasks.storage.accounts.rows import NewAccount, add_account
 from tests.conftest import TENANT, USER, Database, as_superuser
 from tests.integration.faults.conftest import broker
 from tests.support.application import application
+from tests.support.exporter import Exporter, running_exporter
 from tests.support.servers import RedisServer
 from tests.support.trouble import in_trouble
 from tests.support.worker import Worker, wait_until
 
-ROOT = Path(__file__).parents[2]
-LOGIN = "admin:sample with : in it"
 # An account in each state, as its columns say, and what it counts as.
 ACCOUNTS = {
     ("imap.gmail.com", "paused_at = now(), failing_since = now(), last_error_code = 'authentication_failed'"): (
@@ -50,44 +42,6 @@ ACCOUNTS = {
 }
 
 
-class Exporter:
-    """The process, and what it answers."""
-
-    def __init__(self, port: int, process: "subprocess.Popen[bytes]") -> None:
-        self.port, self.process = port, process
-
-    def get(self, path: str, login: str | None = LOGIN, method: str = "GET") -> tuple[int, str]:
-        connection = http.client.HTTPConnection(LOOPBACK, self.port, timeout=30)
-        headers = {"Authorization": f"Basic {base64.b64encode(login.encode()).decode()}"} if login else {}
-        connection.request(method, path, headers=headers)
-        answer = connection.getresponse()
-        text = answer.read().decode()
-        connection.close()
-        return answer.status, text
-
-    def is_up(self) -> bool:
-        try:
-            return self.get("/healthz")[0] == 200
-        except OSError:
-            return False
-
-    def scrape(self) -> dict[tuple[str, ...], float]:
-        """The values, by the name of the sample and the values of its labels in their order."""
-        status, text = self.get("/metrics")
-        assert status == 200
-        found = {}
-        for family in text_string_to_metric_families(text):
-            name = family.name if family.name in METRICS else f"{family.name}_total"
-            for sample in family.samples:
-                labels = {label: value for label, value in sample.labels.items() if label != "le"}
-                assert set(labels) == set(METRICS[name].labels), sample
-                of = sample.name, *(labels[label] for label in METRICS[name].labels)
-                key = (*of, sample.labels["le"]) if "le" in sample.labels else of
-                assert key not in found, key
-                found[key] = sample.value
-        return found
-
-
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[RedisServer]:
     with RedisServer(tmp_path / "redis") as server:
@@ -96,17 +50,9 @@ def server(tmp_path: Path) -> Iterator[RedisServer]:
 
 @pytest.fixture
 def exporter(server: RedisServer, database: Database, environment: Callable[..., None]) -> Iterator[Exporter]:
-    port = free_port()
-    environment(REDIS_URL=server.url, PROMETHEUS_PORT=str(port), FLOWER_BASIC_AUTH=f"other:login,{LOGIN}")
-    with subprocess.Popen(
-        [sys.executable, "-m", "tasks.exporter"], cwd=ROOT, env=dict(os.environ), stdin=subprocess.DEVNULL
-    ) as process:
-        try:
-            found = Exporter(port, process)
-            wait_until(found.is_up, "the exporter does not answer")
-            yield found
-        finally:
-            process.kill()
+    environment(REDIS_URL=server.url)
+    with running_exporter(environment) as found:
+        yield found
 
 
 def fill_postgresql(database: Database) -> None:

@@ -45,6 +45,8 @@ GRANTS = {
     "count_late_accounts": {WORKER},
     "count_outbox": {WORKER},
     "count_dead_letters": {WORKER},
+    "newest_failing_accounts": {WORKER},  # the status page, which the exporter shows
+    "newest_dead_letters": {WORKER},
     "refuse_unless": NOBODY,
     "deletion_key": NOBODY,
     "intake_blob": NOBODY,
@@ -96,11 +98,14 @@ USUAL: dict[str, dict[str, Any]] = {
     "count_late_accounts": {},
     "count_outbox": {},
     "count_dead_letters": {},
+    "newest_failing_accounts": {"max_accounts": 20},
+    "newest_dead_letters": {"max_letters": 20},
 }
 # Workers of the release before the workers' role do not call these.
 NEW = {
     *("claim_waiting_mail", "release_waiting_mail", "release_waiting_copies", "count_waiting_mail"),
     *("estimate_accounts", "count_accounts", "count_late_accounts", "count_outbox", "count_dead_letters"),
+    *("newest_failing_accounts", "newest_dead_letters"),
 }
 HOSTILE: dict[str, tuple[Any, ...]] = {
     "integer": (None, -1, 2**31 - 1, -(2**31), 2**31, "infinity"),
@@ -124,6 +129,8 @@ OUTSIDE: dict[str, dict[str, tuple[Any, ...]]] = {
     "delete_old_dead_letters": {"max_letters": ROWS, "age_seconds": (86_399, LONG)},
     "claim_waiting_mail": {"max_messages": ROWS, "max_probes": ROWS, "max_released": ROWS, "lost_seconds": WAIT},
     "count_waiting_mail": {"late_seconds": WAIT},
+    "newest_failing_accounts": {"max_accounts": (0, 101)},
+    "newest_dead_letters": {"max_letters": (0, 101)},
 }
 # A server that takes any number of connections always has room.
 HARMLESS = [("host_has_room", "max_connections", 2**31 - 1)]

@@ -1,4 +1,5 @@
-"""The exporter's pages: /metrics for whoever has the login of Flower, /healthz and /readyz for everybody.
+"""The exporter's pages: the status page (/) and /metrics for whoever has the login of Flower, /healthz and /readyz
+for everybody.
 
 /healthz says that the exporter itself answers, whatever becomes of the site: for who would restart the exporter.
 /readyz says that the site works (readiness.py): for who watches the site, or waits for it after a deployment.
@@ -21,7 +22,9 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, ThreadingWSGIServe
 from prometheus_client.registry import CollectorRegistry
 
 from tasks.monitoring.exporter.collector import SiteCollector
+from tasks.monitoring.exporter.page import content_security_policy, render
 from tasks.monitoring.exporter.readiness import Readiness
+from tasks.monitoring.exporter.status import StatusReader
 from tasks.monitoring.flower_door import judge
 from tasks.monitoring.throttle import Throttle
 from tasks.runtime import systemd
@@ -32,7 +35,12 @@ _logger = logging.getLogger(__name__)
 _SILENCE_SECONDS = 10
 # Signs of life in the time after which a silent exporter is restarted.
 _SIGNS = 8
-_PLAIN = "text/plain; charset=utf-8"
+_PLAIN, _HTML = "text/plain; charset=utf-8", "text/html; charset=utf-8"
+_OF_A_PAGE = (
+    ("X-Content-Type-Options", "nosniff"),
+    ("Referrer-Policy", "no-referrer"),
+    ("Cache-Control", "no-store"),
+)
 
 StartResponse = Callable[[str, list[tuple[str, str]]], Any]
 
@@ -52,6 +60,7 @@ class Site:
     def __init__(self, app: Celery, logins: Sequence[str]) -> None:
         self._registry, self._readiness = CollectorRegistry(), Readiness(app)
         self._registry.register(SiteCollector(app))
+        self._status = StatusReader(app, self._readiness)
         self._logins, self._throttle = logins, Throttle()
 
     def __call__(self, request: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
@@ -72,7 +81,10 @@ class Site:
             return refusal
         if path == "/metrics":
             return Page("200 OK", generate_latest(self._registry), CONTENT_TYPE_LATEST)
-        return Page("404 Not Found", b"There are /metrics, /healthz and /readyz\n")
+        if path == "/":
+            policy = "Content-Security-Policy", content_security_policy()
+            return Page("200 OK", render(self._status.read()), _HTML, (policy, *_OF_A_PAGE))
+        return Page("404 Not Found", b"There are /, /metrics, /healthz and /readyz\n")
 
     def _ready(self) -> Page:
         problems = "".join(f"{problem}\n" for problem in self._readiness.problems())

@@ -168,6 +168,12 @@ class EmailClient(Base):
         ),
         # The accounts that are being synced now, to count the connections to a host.
         Index("email_client_leased_idx", "hostname", postgresql_where=text("lease_owner IS NOT NULL")),
+        # The failing accounts by when they began to fail, for the status page.
+        Index(
+            "email_client_failing_idx",
+            "failing_since",
+            postgresql_where=text("is_enabled AND is_sync_enabled AND failing_since IS NOT NULL"),
+        ),
         # The few accounts that are not well, to count them without reading them.
         Index(
             "email_client_unwell_idx",
