@@ -4,9 +4,10 @@ Alertmanager delivers what fires."""
 import http.server
 import json
 import re
+import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -28,7 +29,7 @@ from tests.conftest import Database, unavailable
 from tests.integration.faults.conftest import broker
 from tests.integration.test_exporter import LOGIN, Exporter, exporter, fill_postgresql, fill_redis, server
 from tests.support.chromium import Chromium
-from tests.support.prometheus import Alertmanager, DebiansServer, Prometheus, program
+from tests.support.prometheus import WITH_SHARE, Alertmanager, DebiansServer, Prometheus, program
 from tests.support.servers import RedisServer
 from tests.support.smtp_server import SmtpServer
 from tests.support.worker import wait_until
@@ -122,6 +123,8 @@ def site(exporter: Exporter, server: RedisServer, database: Database, tmp_path: 
         program("prometheus")
     except StackError as error:
         unavailable(str(error))
+    if subprocess.run([*WITH_SHARE[:3], "true"], check=False).returncode:
+        unavailable("namespaces are not allowed here")
     user, _, password = LOGIN.partition(":")
     kept = [f"--collector.{name}" for name in ("disable-defaults", "meminfo", "filesystem", "time")]
     url = f"{libpq(database.server.url(SUPERUSER, database.name))}?sslmode=disable"
@@ -153,7 +156,6 @@ def site(exporter: Exporter, server: RedisServer, database: Database, tmp_path: 
 def fill(server: RedisServer, database: Database) -> None:
     fill_postgresql(database)
     with broker(server) as client:
-        fill_redis(client)
         client.set(TICKED, time.time())
         client.hset(LAST_RUNS, "cleanup-stale-tasks-hourly", time.time() - 10)
         client.lpush("delete", '{"due": 1.000000, "body": ""}')
@@ -162,13 +164,14 @@ def fill(server: RedisServer, database: Database) -> None:
 
 
 def work(server: RedisServer, counted: totals.Totals) -> None:
-    """A worker runs a task and tells of it."""
+    """A worker reports, runs a task and tells of it. The report is there for 15 s."""
     counted.add("ended", SYNC_EMAILS, Outcome.RETRY)
     counted.add("redelivered", SYNC_EMAILS)
     counted.add("error", SYNC_EMAILS, "server_busy")
     counted.observe(3, "run", SYNC_EMAILS, Outcome.RETRY)
     counted.observe(3, "wait", SYNC_EMAILS)
     with broker(server) as client:
+        fill_redis(client)
         counted.tell(client)
         totals.add(client, {("sync", "synced"): 1, ("sync", "bytes"): 100, ("outbox", "sent"): 1})
         totals.add(client, {("server", "imap", "google", "server_busy"): 1})
@@ -202,9 +205,11 @@ def test_what_prometheus_shows_and_tells(site: Site, server: RedisServer, databa
     assert f"what to do: {RUNBOOK}" in text.replace("=\r\n", "")
 
     # The page shows it, and lines in every graph
-    work(server, counted)
-    wait_for_scrapes(prometheus)
-    shown, alerts, asked = look(prometheus, tmp_path / "chromium")
+    def go_on() -> None:
+        work(server, counted)
+        wait_for_scrapes(prometheus)
+
+    shown, alerts, asked = look(prometheus, tmp_path / "chromium", go_on)
     assert SUMMARY in alerts
     assert [graph["title"] for graph in shown] == [panel["title"] for row in ROWS for panel in row["panels"]]
     assert [graph["title"] for graph in shown if graph["errors"]] == []
@@ -219,11 +224,17 @@ def test_what_prometheus_shows_and_tells(site: Site, server: RedisServer, databa
     wait_until(lambda: f"RESOLVED: {ALERT}" in site.mail.taken(), "no mail tells of the end")
 
 
-def look(prometheus: Prometheus, profile: Path) -> tuple[list[dict[str, Any]], str, list[str]]:
-    """What the console shows of the graphs and of the alerts, and the URLs that it asked for."""
+def look(
+    prometheus: Prometheus, profile: Path, prepare: Callable[[], None]
+) -> tuple[list[dict[str, Any]], str, list[str]]:
+    """What the console shows of the graphs and of the alerts, and the URLs that it asked for.
+
+    `prepare` is called when the browser has started.
+    """
     try:
         with Chromium(profile, prometheus.port) as browser:
             browser.call("Network.enable")
+            prepare()
             # A graph of an hour has a point in 15 s, so that what lasts no longer is seen.
             page = f"http://{LOOPBACK}:{prometheus.port}/consoles/metabuilder.html#1%20hour"
             browser.call("Page.navigate", url=page)

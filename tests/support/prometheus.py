@@ -22,9 +22,8 @@ _PROGRAMS = (
     "prometheus-redis-exporter",
 )
 
-
 # Alertmanager looks for its template in /usr/share, which is that of its package for this process alone.
-_WITH_SHARE = ("unshare", "--mount", "--map-root-user", "sh", "-c", 'mount --bind "$0" /usr/share && exec "$@"')
+WITH_SHARE = ("unshare", "--mount", "--map-root-user", "sh", "-c", 'mount --bind "$0" /usr/share && exec "$@"')
 
 
 def program(name: str) -> str:
@@ -62,7 +61,7 @@ class Alertmanager(DebiansServer):
         super().__init__(root, "prometheus-alertmanager", *files, "--cluster.listen-address=")
 
     def command(self) -> list[str]:
-        return [*_WITH_SHARE, str(unpacked(_PROGRAMS, ()) / "usr/share"), *super().command()]
+        return [*WITH_SHARE, str(unpacked(_PROGRAMS, ()) / "usr/share"), *super().command()]
 
 
 class Prometheus(Server):
