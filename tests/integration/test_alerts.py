@@ -1,0 +1,299 @@
+"""monitoring/alerts.yml: each alert fires on its fault, and keeps silent on what looks like it.
+
+Each case changes a healthy site, and names all alerts that fire in the end.
+"""
+
+import subprocess
+from pathlib import Path
+from typing import NamedTuple
+
+import yaml
+
+from native.errors import StackError
+from native.state import ROOT
+from tasks.registry import TASKS
+from tests.conftest import unavailable
+from tests.support.prometheus import program
+
+ALERTS = ROOT / "monitoring" / "alerts.yml"
+# Of each series, a minute apart unless a case says otherwise.
+SAMPLES = 24
+
+
+def always(value: float) -> str:
+    return f"{value}+0x{SAMPLES}"
+
+
+def lately(before: str, value: float, samples: int) -> str:
+    """A value that came so many samples ago; `before` is `_` where there was none."""
+    first = f"_x{SAMPLES - samples}" if before == "_" else f"{before}+0x{SAMPLES - samples}"
+    return f"{first} {value}+0x{samples}"
+
+
+def grows(step: float) -> str:
+    return f"0+{step}x{SAMPLES}"
+
+
+SYNC, SEND = "email_service.tasks.sync_emails", "email_service.tasks.send_email"
+WAITED = 'metabuilder_task_wait_seconds_count{{task="{}"}}'
+QUEUE = 'metabuilder_queue_oldest_seconds{{queue="{}"}}'
+FAILING = 'metabuilder_accounts{{state="{}",protocol="imap",provider="google",code="server_busy"}}'
+HEALTHY = {
+    'up{job="metabuilder",instance="one"}': always(1),
+    'metabuilder_source_up{source="redis"}': always(1),
+    'metabuilder_source_up{source="postgresql"}': always(1),
+    **{f'metabuilder_task_info{{task="{row.name}",queue="{row.queue}"}}': always(1) for row in TASKS},
+    f'metabuilder_tasks_total{{task="{SYNC}",outcome="success"}}': grows(60),
+    f'metabuilder_tasks_total{{task="{SYNC}",outcome="failure"}}': grows(1),
+    WAITED.format(SYNC): grows(60),
+    WAITED.format(SEND): grows(0),
+    QUEUE.format("sync"): always(20),
+    QUEUE.format("send"): always(0),
+    QUEUE.format("reread"): always(0),
+    "metabuilder_messages_aside": always(0),
+    'metabuilder_worker_up{worker="w@one"}': always(1),
+    'metabuilder_worker_consumes{worker="w@one"}': always(1),
+    'metabuilder_worker_children{worker="w@one",state="busy"}': always(2),
+    'metabuilder_worker_children{worker="w@one",state="idle"}': always(2),
+    "metabuilder_beat_silence_seconds": always(3),
+    'metabuilder_beat_late_seconds{entry="sync-emails-every-5min"}': always(0),
+    "metabuilder_accounts_estimate": always(1000),
+    FAILING.format("failing"): always(30),
+    'metabuilder_outbox_messages{state="queued"}': always(5),
+    'metabuilder_outbox_messages{state="unknown"}': always(0),
+    'node_memory_MemTotal_bytes{instance="one"}': always(1000),
+    'node_memory_MemAvailable_bytes{instance="one"}': always(500),
+    **{
+        f'node_filesystem_{name}{{instance="one",mountpoint="/",fstype="ext4"}}': always(value)
+        for name, value in {
+            "avail_bytes": 500, "size_bytes": 1000, "files_free": 500, "files": 1000, "readonly": 0,
+        }.items()
+    },
+    'node_time_seconds{instance="one"}': f"1+60x{SAMPLES}",
+    'redis_memory_used_bytes{instance="one"}': always(500),
+    'redis_memory_max_bytes{instance="one"}': always(1000),
+}  # fmt: skip
+
+
+class Case(NamedTuple):
+    """What is different from a healthy site, and the alerts that fire. A series that is None is not there."""
+
+    changes: dict[str, str | None]
+    alerts: tuple[str, ...] = ()
+    interval: str = "1m"
+
+
+def failed(task: str, outcome: str, a_minute: float) -> dict[str, str | None]:
+    return {f'metabuilder_tasks_total{{task="{task}",outcome="{outcome}"}}': grows(a_minute)}
+
+
+def waits(queue: str, seconds: float, began: dict[str, float] | None = None) -> dict[str, str | None]:
+    """The oldest message waits for so long; so many tasks of each name began in a minute."""
+    return {
+        QUEUE.format(queue): always(seconds),
+        **{WAITED.format(task): grows(number) for task, number in (began or {}).items()},
+    }
+
+
+def all_gone(prefix: str) -> dict[str, str | None]:
+    return {series: None for series in HEALTHY if series.startswith(prefix)}
+
+
+def processes(busy: int, idle: int) -> dict[str, str | None]:
+    of = 'metabuilder_worker_children{{worker="w@one",state="{}"}}'
+    return {of.format("busy"): always(busy), of.format("idle"): always(idle)}
+
+
+def connections(server: str, number: int, most: int) -> dict[str, str | None]:
+    values = {"": number, "_max": most}
+    return {f'metabuilder_connections{part}{{server="{server}"}}': always(value) for part, value in values.items()}
+
+
+def over_hours(changes: dict[str, str | None], *alerts: str) -> Case:
+    """A case of one sample in four minutes."""
+    return Case({**changes, 'node_time_seconds{instance="one"}': None}, alerts, "4m")
+
+
+def filesystem(mount: str, kind: str, **values: float) -> dict[str, str | None]:
+    of = 'node_filesystem_{}{{instance="one",mountpoint="{}",fstype="{}"}}'
+    healthy = {"avail_bytes": 500, "size_bytes": 1000, "files_free": 500, "files": 1000, "readonly": 0}
+    return {of.format(name, mount, kind): always(value) for name, value in {**healthy, **values}.items()}
+
+
+# Of each series the last sample alone.
+ONE_SCRAPE: dict[str, str | None] = {
+    of: lately("_", float(values.partition("+")[0]), 0)
+    for of, values in HEALTHY.items()
+    if not of.startswith("node_time")
+}
+CASES: dict[str, Case] = {
+    "a healthy site": Case({}),
+    "no exporter": Case(
+        {**all_gone("metabuilder_"), 'up{job="metabuilder",instance="one"}': always(0)},
+        ("MetabuilderNotMeasured", "MetabuilderTargetDown"),
+    ),
+    "one exporter of two is down": Case(
+        {'up{job="metabuilder",instance="two"}': always(0)}, ("MetabuilderTargetDown",)
+    ),
+    "an exporter restarts": Case({'up{job="metabuilder",instance="two"}': lately("1", 0, 3)}),
+    "something else is down": Case({'up{job="printer",instance="two"}': always(0)}),
+    "Redis is away": Case(
+        {**all_gone("metabuilder_queue"), **all_gone("metabuilder_worker"), **all_gone("metabuilder_beat"),
+         'metabuilder_source_up{source="redis"}': always(0)},
+        ("MetabuilderRedisAway",),
+    ),
+    "one exporter of two does not reach Redis": Case(
+        {'metabuilder_source_up{source="redis",instance="two"}': always(0)}
+    ),
+    "PostgreSQL is away": Case(
+        {**all_gone("metabuilder_accounts"), 'metabuilder_source_up{source="postgresql"}': always(0)},
+        ("MetabuilderPostgresqlAway",),
+    ),
+    "PostgreSQL was away for a scrape": Case({'metabuilder_source_up{source="postgresql"}': lately("1", 0, 0)}),
+    "a fifth of the syncs fails": Case(failed(SYNC, "failure", 15), ("MetabuilderTasksFail",)),
+    "a fifth of the syncs is killed at the time limit": Case(
+        failed(SYNC, "timed_out", 15), ("MetabuilderTasksFail",)
+    ),
+    "most syncs are tried again": Case(failed(SYNC, "retry", 300)),
+    "two of three runs of a rare task fail": Case(
+        {'metabuilder_tasks_total{task="rare",outcome="failure"}': f"0+0x{SAMPLES - 10} 2+0x10",
+         'metabuilder_tasks_total{task="rare",outcome="success"}': f"0+0x{SAMPLES - 10} 1+0x10"}
+    ),
+    "a dead letter": Case(
+        {'metabuilder_dead_letters{task="a",retried="false"}': always(1)}, ("MetabuilderDeadLetters",)
+    ),
+    "dead letters that were queued again": Case({'metabuilder_dead_letters{task="a",retried="true"}': always(9)}),
+    "a message is put aside": Case({"metabuilder_messages_aside": always(1)}, ("MetabuilderMessagesAside",)),
+    "a message is aside for a moment": Case({"metabuilder_messages_aside": lately("0", 1, 9)}),
+    "a queue stands still": Case(waits("send", 121), ("MetabuilderQueueStandsStill",)),
+    "a queue stands still, while another task of the worker runs": Case(
+        waits("send", 121, {SYNC: 60}), ("MetabuilderQueueStandsStill",)
+    ),
+    "messages of one moment are worked off": Case(waits("send", 600, {SEND: 2})),
+    "all processes are at work": Case({**waits("send", 600), **processes(4, 0)}),
+    "no process at all": Case({**waits("send", 600), **processes(0, 0)}, ("MetabuilderQueueStandsStill",)),
+    "Prometheus has just started": Case({**ONE_SCRAPE, QUEUE.format("send"): lately("_", 600, 0)}),
+    "messages are to be read again after all other work": Case(waits("reread", 9000)),
+    "messages wait for twenty minutes": Case(waits("send", 1200, {SEND: 2}), ("MetabuilderMessagesTooOld",)),
+    "messages waited for too long, and now do no more": Case(
+        {'metabuilder_queue_oldest_seconds{queue="sync"}': f"1200+0x{SAMPLES - 2} 5+0x2"}
+    ),
+    "a worker is gone": Case(
+        {f'metabuilder_worker_{name}{{worker="w@two"}}': always(0) for name in ("up", "consumes")},
+        ("MetabuilderWorkerDown",),
+    ),
+    "a worker was stopped": Case({'metabuilder_worker_up{worker="w@two"}': f"1+0x{SAMPLES - 10} stale"}),
+    "every worker was stopped": Case(all_gone("metabuilder_worker"), ("MetabuilderNoWorker",)),
+    "a worker does not consume": Case(
+        {'metabuilder_worker_consumes{worker="w@one"}': always(0)}, ("MetabuilderWorkerDoesNotConsume",)
+    ),
+    "a worker stops, and finishes its tasks": Case(
+        {'metabuilder_worker_consumes{worker="w@one"}': lately("1", 0, 6)}
+    ),
+    "beat is gone": Case({"metabuilder_beat_silence_seconds": always(100)}, ("MetabuilderBeatSilent",)),
+    "no beat ever ran": Case({"metabuilder_beat_silence_seconds": None}, ("MetabuilderBeatSilent",)),
+    "beat starts anew": Case({"metabuilder_beat_silence_seconds": lately("3", 70, 1)}),
+    "an entry is late": Case(
+        {'metabuilder_beat_late_seconds{entry="sync-emails-every-5min"}': always(90)}, ("MetabuilderBeatLate",)
+    ),
+    "an entry is due": Case({'metabuilder_beat_late_seconds{entry="sync-emails-every-5min"}': always(20)}),
+    "a provider's accounts began to fail": over_hours(
+        {FAILING.format("failing"): lately("30", 60, 5)}, "MetabuilderAccountsFail"
+    ),
+    "accounts of a provider without failures were paused": over_hours(
+        {FAILING.format("paused").replace("google", "yahoo"): lately("_", 60, 5)}, "MetabuilderAccountsFail"
+    ),
+    "the same, of a hundred thousand accounts": over_hours(
+        {"metabuilder_accounts_estimate": always(100000), FAILING.format("failing"): lately("30", 60, 5)}
+    ),
+    "many accounts fail, as yesterday": over_hours({FAILING.format("failing"): always(300)}),
+    "many accounts failed before Prometheus was there": over_hours(
+        {"metabuilder_accounts_estimate": lately("_", 1000, 5), FAILING.format("failing"): lately("_", 300, 5)}
+    ),
+    "a first sync for everybody": over_hours({FAILING.format("first_sync"): lately("_", 900, 5)}),
+    "nobody knows whether mail was sent": Case(
+        {'metabuilder_outbox_messages{state="unknown"}': always(1)}, ("MetabuilderMailUnknown",)
+    ),
+    "much mail waits": Case({'metabuilder_outbox_messages{state="queued"}': always(5000)}),
+    "memory is low": Case(
+        {'node_memory_MemAvailable_bytes{instance="one"}': always(90)}, ("MetabuilderMemoryLow",)
+    ),
+    "memory is full of files that can be read again": Case({'node_memory_MemFree_bytes{instance="one"}': always(9)}),
+    "a disk is nearly full": Case(filesystem("/data", "xfs", avail_bytes=90), ("MetabuilderDiskFull",)),
+    "a disk has no inodes left": Case(filesystem("/data", "ext4", files_free=9), ("MetabuilderDiskFull",)),
+    "a file system without inodes": Case(filesystem("/data", "btrfs", files_free=0, files=0)),
+    "an image that is full by nature": Case(filesystem("/snap", "squashfs", avail_bytes=0)),
+    "a full file system that is read-only": Case(filesystem("/cd", "ext4", avail_bytes=0, readonly=1)),
+    "a clock is ahead": Case({'node_time_seconds{instance="one"}': f"7+60x{SAMPLES}"}, ("MetabuilderClockOff",)),
+    "a clock is behind": Case({'node_time_seconds{instance="one"}': f"-7+60x{SAMPLES}"}, ("MetabuilderClockOff",)),
+    "connections of PostgreSQL run out": Case(connections("postgresql", 85, 100), ("MetabuilderConnections",)),
+    "connections of Redis run out": Case(connections("broker", 900, 1000), ("MetabuilderConnections",)),
+    "a server that takes many has as many": Case(connections("postgresql", 85, 200)),
+    "a certificate ends": Case(
+        {'metabuilder_certificate_seconds{certificate="broker"}': always(10 * 86400)}, ("MetabuilderCertificateEnds",)
+    ),
+    "a certificate has ended": Case(
+        {'metabuilder_certificate_seconds{certificate="authority"}': always(-60)}, ("MetabuilderCertificateEnds",)
+    ),
+    "a certificate will be renewed by the next run": Case(
+        {'metabuilder_certificate_seconds{certificate="broker"}': always(20 * 86400)}
+    ),
+    "a session sits in a transaction": Case(
+        {'pg_stat_activity_max_tx_duration{datname="a",state="idle in transaction"}': always(700)},
+        ("MetabuilderPostgresqlLongTransaction",),
+    ),
+    "a transaction works for hours": Case(
+        {'pg_stat_activity_max_tx_duration{datname="a",state="active"}': always(4000)},
+        ("MetabuilderPostgresqlLongTransaction",),
+    ),
+    "autovacuum works for hours": Case(
+        {'pg_stat_activity_max_tx_duration{state="active",backend_type="autovacuum worker"}': always(9000)}
+    ),
+    "an index is built": Case({'pg_stat_activity_max_tx_duration{datname="a",state="active"}': always(1800)}),
+    "Redis is nearly full": Case(
+        {'redis_memory_used_bytes{instance="one"}': always(900)}, ("MetabuilderRedisMemory",)
+    ),
+    "Redis has no limit": Case(
+        {'redis_memory_used_bytes{instance="one"}': always(9e9), 'redis_memory_max_bytes{instance="one"}': always(0)}
+    ),
+    "Redis is full": Case(
+        {'redis_errors_total{instance="one",err="OOM"}': grows(1)}, ("MetabuilderRedisRefusesWrites",)
+    ),
+    "Redis was full an hour ago": Case(
+        {'redis_errors_total{instance="one",err="OOM"}': f"0+1x{SAMPLES - 10} {SAMPLES - 10}+0x10"}
+    ),
+    "Redis refuses nonsense": Case({'redis_errors_total{instance="one",err="WRONGTYPE"}': grows(9)}),
+}  # fmt: skip
+
+
+def promtool_test(name: str, case: Case) -> dict[str, object]:
+    series = {**HEALTHY, **case.changes}
+    return {
+        "interval": case.interval,
+        "input_series": [{"series": of, "values": values} for of, values in series.items() if values is not None],
+        "promql_expr_test": [
+            {
+                # The comment, as what promtool says of a failure names no test.
+                "expr": f'group by (alertname) (ALERTS{{alertstate="firing"}}) # {name}',
+                "eval_time": f"{SAMPLES * int(case.interval[0])}m",
+                "exp_samples": [{"labels": f'{{alertname="{alert}"}}', "value": 1} for alert in case.alerts],
+            }
+        ],
+    }
+
+
+def test_each_alert_fires_on_its_fault_alone(tmp_path: Path) -> None:
+    tests = [promtool_test(name, case) for name, case in CASES.items()]
+    file = tmp_path / "tests.yml"
+    file.write_text(yaml.safe_dump({"rule_files": [str(ALERTS)], "evaluation_interval": "2m", "tests": tests}))
+    try:
+        command = (program("promtool"), "test", "rules", str(file))
+    except StackError as error:
+        unavailable(str(error))
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_each_alert_has_a_case() -> None:
+    rules = [rule for group in yaml.safe_load(ALERTS.read_text())["groups"] for rule in group["rules"]]
+    assert {alert for case in CASES.values() for alert in case.alerts} == {rule["alert"] for rule in rules}
