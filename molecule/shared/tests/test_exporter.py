@@ -23,6 +23,19 @@ def test_it_tells_the_whole_site_to_whoever_has_the_password_of_flower(site: Sit
     }
     consuming = re.findall(r'^metabuilder_worker_consumes{worker="(?:\w+@)?([\w.-]+)"} 1.0', text, re.MULTILINE)
     assert {name.partition(".")[0] for name in consuming} == set(site.group("celery_workers"))
+    # Between hosts the servers show certificates
+    ends = dict(re.findall(r'^metabuilder_certificate_seconds{certificate="(\w+)"} (\S+)', text, re.MULTILINE))
+    is_encrypted = len(site.names) > 1
+    assert ends.keys() == ({"broker", "results", "postgresql", "authority"} if is_encrypted else set())
+    assert all(float(seconds) > 30 * 86_400 for seconds in ends.values())
+
+
+def test_it_says_that_the_site_works(site: Site, exporter: Host) -> None:
+    assert ask_page(exporter, PORT, "/readyz") == (200, "ok\n")
+    password = site.variable(site.group("exporter")[0], "flower_password")
+    status, text = ask_page(exporter, PORT, "/", f"admin:{password}")
+    assert status == 200
+    assert "<h1>The site works</h1>" in text
 
 
 def test_it_can_be_reached_and_read_by_nobody_else(site: Site, exporter: Host) -> None:

@@ -285,6 +285,7 @@ def test_the_environment_has_settings_only_and_no_value_is_shown_that_may_be_sec
         "CREDENTIAL_ENCRYPTION_KEY": "planted",
         "FLOWER_PORT": "planted",
         "FLOWER_XHEADERS": "planted",
+        "PROMETHEUS_PORT": "planted",
         "REDIS_URL": "planted",
     }
 
@@ -295,6 +296,7 @@ def test_the_environment_has_settings_only_and_no_value_is_shown_that_may_be_sec
         "NOSUCH is not a setting",
         "CREDENTIAL_ENCRYPTION_KEY is made from role variables",
         "FLOWER_PORT is set by the role flower",
+        "PROMETHEUS_PORT is set by the role exporter",
     ]
     assert "set celery_worker_task_timeout instead" in found[0]
     assert "set application_credential_encryption_key instead" in found[2]
