@@ -1,4 +1,7 @@
-"""The status page, on a real Redis and PostgreSQL and in Chromium: what it shows, to whom, and of hostile names."""
+"""The status page, on a real Redis and PostgreSQL and in Chromium: what it shows, to whom, and of hostile names.
+
+SCREENSHOTS=FOLDER keeps pictures of the page there, for a desk and for a phone.
+"""
 
 import base64
 import os
