@@ -39,6 +39,7 @@ from manage import (
     sync,
     task,
     task_lists,
+    top,
     units,
     worker,
 )
@@ -219,6 +220,7 @@ _EVERYWHERE = (
     worker.info,
     worker.shutdown,
     stats.stats,
+    top.top,
     clean.redis,
     clean.database,
     beat.status,

@@ -6,7 +6,8 @@ of their control characters reaches the terminal. Only a `Coloured` text has col
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -16,6 +17,7 @@ from tasks.secrecy.visible import visible, visible_json
 
 if TYPE_CHECKING:
     from rich.progress import Progress
+    from rich.text import Text
 
 
 class Coloured(NamedTuple):
@@ -105,6 +107,25 @@ def table(
         drawn.add_row(*(Text(visible(text), style=colour) for text, colour in coloured))
     # Output into a file must not be cut to the width of a terminal.
     Console(width=None if sys.stdout.isatty() else 140).print(drawn)
+
+
+@contextmanager
+def full_screen() -> Iterator[Callable[[Callable[[int, int], Sequence["Text"]]], None]]:
+    """The whole terminal, which is as before afterwards: a function that draws lines made for a width and a height.
+
+    The lines are to hold visible characters alone.
+    """
+    from rich.console import Console, Group
+    from rich.control import Control
+
+    console = Console()
+    with console.screen() as screen:
+
+        def draw(lines: Callable[[int, int], Sequence["Text"]]) -> None:
+            console.control(Control.home())
+            screen.update(Group(*lines(*console.size)))
+
+        yield draw
 
 
 def good_or_bad(ok: bool, text: str) -> Coloured:

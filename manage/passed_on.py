@@ -55,6 +55,8 @@ class _PassedOn(click.Command):
             confirm(f"{verb}, on {', '.join(place.inventories)}: without further questions?")
             given = ["--yes", *given]
         is_typed = sys.stdin.isatty()
+        if words == ["top"]:
+            raise StackError("top needs a terminal on its host: ssh -t HOST metabuilder top")
         if is_typed and words[0] in _CONVERSATIONS and not given:
             raise StackError(f"{words[0]} without a command is a conversation: ssh -t HOST metabuilder {words[0]}")
         reads = not is_typed and (words[0] in _READERS or ctx.params.get("password_stdin"))

@@ -15,12 +15,16 @@ from native.errors import StackError
 from tasks.registry import TASKS
 
 if TYPE_CHECKING:
+    from redis import Redis
+
     from tasks.monitoring.readings.workers import TaskAtWork
 
 _NAMES = {row.function: row.name for row in TASKS}
 _name = click.Choice(list(_NAMES))
 _PATIENCE_SECONDS = 300
 _HOUR = 3600
+_REVOKED_HOURS = 24
+_TOO_MANY = "{} tasks are revoked already: revoke by --name, or queue:flush"
 
 
 def _task_id(_context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
@@ -155,7 +159,9 @@ def _result(task: Any, timeout: int) -> Any:
 @click.argument("task_id", metavar="[ID]", required=False, callback=_task_id)
 @click.option("--name", type=_name, help="Every task of this name.")
 @click.option("--terminate", is_flag=True, help="Stop also what runs.")
-@click.option("--hours", default=24, show_default=True, type=click.IntRange(1, 24 * 30), help="How long it holds.")
+@click.option(
+    "--hours", default=_REVOKED_HOURS, show_default=True, type=click.IntRange(1, 24 * 30), help="How long it holds."
+)
 @click.option("--lift", is_flag=True, help="With --name: let tasks of this name run again.")
 @click.option("--yes", is_flag=True, help="With --name: do not ask.")
 @json_option
@@ -190,12 +196,21 @@ def revoke(
             ids = [str(task_id)]
             is_kept = revocations.revoke_id(client, ids[0], hours * _HOUR)
     if not is_kept:
-        raise StackError(f"{revocations.MAX_REVOCATIONS} tasks are revoked already: revoke by --name, or queue:flush")
+        raise StackError(_TOO_MANY.format(revocations.MAX_REVOCATIONS))
     _tell_workers(ids if task_id or terminate else [], terminate=terminate)
     if as_json:
         print_json({"revoked": task_id or name, "hours": hours, "terminated": ids if terminate else []})
     else:
         say(f"{task_id or name} is revoked for {hours} hours" + (", and stopped where it runs" if terminate else ""))
+
+
+def stop(client: "Redis", task_id: str) -> None:
+    """Revoke a task for a day, and stop it where it runs. Raises StackError, and what Redis raises."""
+    from tasks.runtime import revocations
+
+    if not revocations.revoke_id(client, task_id, _REVOKED_HOURS * _HOUR):
+        raise StackError(_TOO_MANY.format(revocations.MAX_REVOCATIONS))
+    _tell_workers([task_id], terminate=True)
 
 
 def _tell_workers(ids: list[str], *, terminate: bool) -> None:

@@ -58,6 +58,7 @@ SAYS_NOTHING_OF_OTHERS = {
     "tasks active": "only while a worker reports it (tests/integration/test_task_verbs.py)",
     **dict.fromkeys(("tasks revoked", "task:revoke"), "only ids that are plain words"),
     "task:retry": "the same as `dlq retry`",
+    "top": "only on a terminal of its own (tests/integration/test_top.py)",
     "outbox sent": "counts",
     "outbox resend": "counts",
     "dlq drop": "counts",

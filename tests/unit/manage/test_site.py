@@ -109,6 +109,7 @@ def test_arguments_and_standard_input_reach_the_host(
         (("queue:lst",), 2, "Did you mean"),
         (("queue:list", "nonsense"), 2, "nonsense"),
         (("queue:flush", "spam"), 1, "Aborted"),
+        (("top",), 1, "ssh -t HOST metabuilder top"),
         (("logs", "-f"), 1, "ssh -t HOST metabuilder logs -f"),
         (("--limit", "r1", "stats"), 1, "no host of celery_workers that matches --limit r1"),
     ],
