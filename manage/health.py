@@ -1,7 +1,7 @@
 """`health` of a host and of a whole site: what does not work, where, and what to do."""
 
 import json
-import socket
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -75,7 +75,7 @@ def _this_host() -> list[Found]:
     began = time.time()
     [answer] = ask("state")
     return _of_host(
-        Answer(socket.gethostname(), answer.exit_code, answer.out, answer.said), (began, time.time()), None
+        Answer(os.uname().nodename, answer.exit_code, answer.out, answer.said), (began, time.time()), None
     )
 
 

@@ -14,7 +14,7 @@ import os
 import subprocess
 import sys
 import time
-from email.utils import parsedate_to_datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -126,8 +126,8 @@ def certificate(path: Path) -> dict[str, Any]:
     said = _said("openssl", "x509", "-noout", "-enddate", "-in", str(path)).partition("=")[2].strip()
     if not said:
         return {"path": str(path), "ends": None}
-    month, day, clock, year, _ = said.split()
-    return {"path": str(path), "ends": parsedate_to_datetime(f"{day} {month} {year} {clock} +0000").timestamp()}
+    ends = datetime.strptime(said, "%b %d %H:%M:%S %Y GMT").replace(tzinfo=UTC)  # as openssl writes times
+    return {"path": str(path), "ends": ends.timestamp()}
 
 
 def _tell(found: Any) -> None:

@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,9 +62,11 @@ class Site:
 
     def run(self, hosts: Sequence[str], argv: Sequence[str], stdin: str = "") -> list[Answer]:
         """Run a command as root on these hosts, all at once. Raises StackError where Ansible does not even try."""
+        from tempfile import TemporaryDirectory
+
         columns = str(shutil.get_terminal_size().columns) if sys.stdout.isatty() else ""
         wanted = {"hosts": list(hosts), "argv": list(argv), "stdin": stdin, "columns": columns}
-        with tempfile.TemporaryDirectory() as folder:  # which only this user may enter
+        with TemporaryDirectory() as folder:  # which only this user may enter
             given = Path(folder) / "run.json"
             given.write_text(json.dumps(wanted))
             done = self._play(given)

@@ -86,7 +86,7 @@ def _row(unit: dict[str, Any]) -> tuple[str | Coloured, ...]:
 @click.command()
 @_service
 def up(service: str | None) -> None:
-    """Start the units of our programs (worker, beat, Flower), or of one of them."""
+    """Start the units of our programs (worker, beat, Flower, exporter), or of one of them."""
     _change("start", "started", service)
 
 

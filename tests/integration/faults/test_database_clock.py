@@ -1,5 +1,6 @@
 """A PostgreSQL whose clock is minutes off, or is set: all times that it keeps are compared with its own clock."""
 
+import json
 import re
 from collections.abc import Callable, Iterator
 from email.utils import parsedate_to_datetime
@@ -225,17 +226,19 @@ def test_an_account_is_overdue_by_postgresqls_clock(
 ) -> None:
     monkeypatch.setattr(command, "connect", lambda: None)
 
-    def listed() -> str:
-        return CliRunner().invoke(command.account, ["list", "--tenant", TENANT]).stdout
+    def listed(*options: str) -> str:
+        return CliRunner().invoke(command.account, ["list", "--tenant", TENANT, *options]).stdout
 
     clock.set(off)
     sync(register(server))
     assert " ok " in listed()
+    assert [one["is_overdue"] for one in json.loads(listed("--json"))] == [False]
     clock.set(off + DUE_ACCOUNTS_SECONDS + 100)
     assert " ok " in listed()
     clock.set(off + 9 * 60)
     assert "overdue" in listed()
     assert "00:09:" in listed()
+    assert [one["is_overdue"] for one in json.loads(listed("--json"))] == [True]
 
 
 def test_a_clock_that_is_set_back_delays_what_waits_until_an_operator_mends_that(

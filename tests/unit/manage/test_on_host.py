@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
 
+from manage.on_host import certificate
 from native.state import ROOT
+from tests.support.certificates import Authority
 
 SYSTEMCTL = r"""#!/bin/sh
 case "$*" in
@@ -63,3 +66,11 @@ def test_units_of_a_service_are_changed_and_named(path: str) -> None:
 def test_a_host_without_such_units_is_left_alone(path: str) -> None:
     done = run(path, "restart", "flower")
     assert (done.returncode, done.stdout, done.stderr) == (0, "[]\n", "")
+
+
+def test_the_end_of_a_certificate_is_read_and_a_file_that_is_none_is_said(tmp_path: Path) -> None:
+    path = Path(Authority(tmp_path).certificate)
+    ends = x509.load_pem_x509_certificate(path.read_bytes()).not_valid_after_utc.timestamp()
+    assert certificate(path) == {"path": str(path), "ends": ends}
+    (broken := tmp_path / "broken.crt").write_text("no certificate")
+    assert certificate(broken)["ends"] is None
