@@ -1,29 +1,32 @@
 """Whether each queue is consumed: a canary is put on it, a task that does nothing, and must come back in time.
 
 A canary goes to the front of its queue, so that a long queue does not look like one that nobody consumes. It comes
-back through the result store, when a process of a worker has run it. A canary that is late is taken out of its queue
-again. One that is left there, because whoever asked was killed, has expired: the first worker that takes it drops it
-without running it. Nothing of a canary stays: no result, no dead letter.
+back through the result store, when a process of a worker has run it. A canary that is meant for one worker goes to
+the queue that only this worker consumes. A canary that is late is taken out of its queue again. One that is left
+there, because whoever asked was killed, has expired: the first worker that takes it drops it without running it.
+Nothing of a canary stays: no result, no dead letter.
 
-No canary of a queue comes back while all processes of its workers are at work; then the tasks at work are counted.
+No canary comes back while all processes of the workers in question are at work; then the tasks at work are counted.
 """
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from celery import Celery
 from celery.exceptions import TimeoutError as NoResultError
 from celery.result import AsyncResult
+from kombu import Queue
 from kombu.utils.json import dumps
 
+from tasks.monitoring.readings.workers import tasks_at_work, workers
 from tasks.registry import QUEUES
 from tasks.runtime.admission import PROBE
 from tasks.runtime.broker import clock, transport
-from tasks.runtime.broker.queues import is_served_last, wake_key
+from tasks.runtime.broker.queues import is_served_last, own_queue, wake_key
 from tasks.runtime.broker.scripts import STAMP
 
 _PATIENCE_SECONDS = 10.0
@@ -41,10 +44,10 @@ return message
 
 @dataclass(frozen=True)
 class Consumption:
-    """Of the queue `name`: after how many `seconds` its canary came back, or None if it did not.
+    """Of the queue or worker `name`: after how many `seconds` its canary came back, or None if it did not.
 
-    If it did not, `at_work` is how many tasks the workers of the queue are at, and `waits_for_others` whether the
-    queue is served only while all others are empty, and they are not.
+    If it did not, `at_work` is how many tasks the worker, or the workers of the queue, are at, and
+    `waits_for_others` whether the queue is served only while all others are empty, and they are not.
     """
 
     name: str
@@ -54,7 +57,8 @@ class Consumption:
 
     @property
     def ok(self) -> bool:
-        """Whether the queue is consumed, or will be when tasks that are at work or come before are done."""
+        """Whether the worker consumes, or the queue is consumed, or will be when tasks that are at work or come
+        before are done."""
         return self.seconds is not None or self.at_work > 0 or self.waits_for_others
 
 
@@ -87,6 +91,53 @@ class _FrontTransport(transport.Transport):
     Channel = _FrontChannel
 
 
+class _Canaries:
+    """Canaries that are on their way, one for each queue. At the end of the block nothing is left of them.
+
+    `seconds` is after how many seconds each that came back did so, by queue.
+    """
+
+    def __init__(self, app: Celery, queues: Iterable[str], patience: float) -> None:
+        self._app, self._queues, self._patience = app, tuple(queues), patience
+        self._sent: dict[str, AsyncResult] = {}
+        self.seconds: dict[str, float] = {}
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            connection = stack.enter_context(self._app.connection_for_write(transport=_FrontTransport))
+            stack.enter_context(connection._reraise_as_library_errors())  # noqa: SLF001
+            producer = stack.enter_context(self._app.amqp.Producer(connection))
+            self.channel = producer.channel
+            self._began = time.monotonic()
+            for queue in self._queues:
+                self._sent[queue] = self._send(producer, queue)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *raised: Any) -> None:
+        with self._stack:
+            self.channel.take_back(self.missing())
+            for canary in self._sent.values():
+                canary.forget()
+
+    def missing(self) -> list[str]:
+        """The queues whose canaries did not come back."""
+        return [queue for queue in self._queues if queue not in self.seconds]
+
+    def wait(self, queues: Iterable[str], patience: float) -> None:
+        """Wait for the canaries of these queues until so many seconds after they were sent."""
+        for queue in queues:
+            with suppress(NoResultError):
+                timeout = max(self._began + patience - time.monotonic(), 0)
+                self._sent[queue].get(timeout=timeout, propagate=False)
+                if self._sent[queue].successful():  # else a worker was late, and dropped it
+                    self.seconds[queue] = time.monotonic() - self._began
+
+    def _send(self, producer: Any, queue: str) -> AsyncResult:
+        options = {"queue": Queue(queue, routing_key=queue), "expires": self._patience, "retry": False}
+        return self._app.send_task(PROBE, ("ok",), {"index": 0}, producer=producer, **options)
+
+
 def consumption(
     app: Celery, queues: Iterable[str] = tuple(QUEUES), patience: float = _PATIENCE_SECONDS
 ) -> tuple[Consumption, ...]:
@@ -95,17 +146,13 @@ def consumption(
     Raises kombu.exceptions.OperationalError where the broker does not answer, and ResultsUnavailableError.
     """
     queues = tuple(queues)
-    with (
-        app.connection_for_write(transport=_FrontTransport) as connection,
-        connection._reraise_as_library_errors(),  # noqa: SLF001
-        app.amqp.Producer(connection) as producer,
-    ):
-        channel = producer.channel
-        canaries = {queue: _put(app, producer, queue, patience) for queue in queues}
-        seconds = _wait(canaries, patience)
-        missing = [queue for queue in queues if queue not in seconds]
-        channel.take_back(missing)
-        is_waiting = bool(missing) and any(channel.length(queue) for queue in QUEUES if not is_served_last(queue))
+    with _Canaries(app, queues, patience) as canaries:
+        canaries.wait(queues, patience)
+        missing, seconds = canaries.missing(), canaries.seconds
+        canaries.channel.take_back(missing)  # they would count as messages that wait
+        is_waiting = bool(missing) and any(
+            canaries.channel.length(queue) for queue in QUEUES if not is_served_last(queue)
+        )
     at_work = _at_work(app) if missing else {}
     return tuple(
         Consumption(queue, seconds.get(queue), at_work.get(queue, 0), is_waiting and is_served_last(queue))
@@ -113,27 +160,31 @@ def consumption(
     )
 
 
-def _put(app: Celery, producer: Any, queue: str, patience: float) -> AsyncResult:
-    return app.send_task(PROBE, ("ok",), {"index": 0}, queue=queue, expires=patience, producer=producer, retry=False)
+def consumption_of_workers(
+    app: Celery, nodes: Iterable[str], patience: float, patience_if_at_work: float
+) -> tuple[Consumption, ...]:
+    """Send a canary to each of these workers, and wait for them, all at once.
 
-
-def _wait(canaries: Mapping[str, AsyncResult], patience: float) -> dict[str, float]:
-    """The seconds after which the canaries of the queues came back, without those that did not."""
-    began, seconds = time.monotonic(), {}
-    for queue, canary in canaries.items():
-        with suppress(NoResultError):
-            canary.get(timeout=max(began + patience - time.monotonic(), 0), propagate=False)
-            if canary.successful():  # else a worker was late, and dropped it
-                seconds[queue] = time.monotonic() - began
-        canary.forget()
-    return seconds
+    A worker that is at work after `patience` seconds has `patience_if_at_work` in all: with as many as its tasks may
+    take, a process of it is free by then. What a worker is at is known from what it last reported to Redis. Raises
+    what `consumption` raises.
+    """
+    queues = {node: own_queue(node) for node in nodes}
+    with _Canaries(app, queues.values(), patience_if_at_work) as canaries:
+        canaries.wait(queues.values(), patience)
+        with canaries.channel.conn_or_acquire() as client:
+            at_work = Counter(task.node for task in tasks_at_work(workers(client)))
+        busy = [queue for node, queue in queues.items() if at_work[node]]
+        canaries.wait(set(busy).intersection(canaries.missing()), patience_if_at_work)
+        seconds = canaries.seconds
+    return tuple(Consumption(node, seconds.get(queue), at_work[node]) for node, queue in queues.items())
 
 
 def _at_work(app: Celery) -> Counter[str]:
     """How many tasks the workers of each queue have begun."""
-    workers, tasks = app.control.inspect(timeout=_ASKED_SECONDS), Counter[str]()
-    active = workers.active() or {}
-    consumed = workers.active_queues() if any(active.values()) else None
+    asked, tasks = app.control.inspect(timeout=_ASKED_SECONDS), Counter[str]()
+    active = asked.active() or {}
+    consumed = asked.active_queues() if any(active.values()) else None
     for node, queues in (consumed or {}).items():
         tasks.update({queue["name"]: len(active.get(node, ())) for queue in queues})
     return tasks

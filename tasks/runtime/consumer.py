@@ -22,6 +22,7 @@ from celery.utils.log import get_logger
 from celery.worker import consumer
 from celery.worker.state import maybe_shutdown
 from celery.worker.state import revoked as revoked_tasks
+from kombu import Queue
 from kombu.common import ignore_errors
 from kombu.exceptions import DecodeError
 
@@ -30,6 +31,7 @@ from tasks.errors import EmailError, MessageUnreadableError
 from tasks.log_fields import Field, logged_with
 from tasks.runtime import systemd
 from tasks.runtime.admission import admit
+from tasks.runtime.broker.queues import is_own, own_queue
 from tasks.runtime.broker.seldom import Seldom
 from tasks.runtime.clocks import Watch
 from tasks.runtime.log.tasks import fields_of
@@ -66,6 +68,8 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]  # celery has no types
         self._clocks = Watch()
         self._search = Search(self.app)
         self._revoked: set[str] = set()  # what operators have revoked, as last seen
+        own = own_queue(self.hostname)
+        self.app.amqp.queues.select_add(Queue(own, routing_key=own))
         self._address = self.conninfo.as_uri()  # kept, because asking a connection for its address may open files
 
     @property
@@ -234,7 +238,7 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]  # celery has no types
         self._is_answered = True
         if self.pool is None:  # the worker is being stopped
             return
-        queues = ", ".join(self.app.amqp.queues.consume_from)
+        queues = ", ".join(queue for queue in self.app.amqp.queues.consume_from if not is_own(queue))
         consumes = f"Consumes {queues} with {self.pool.num_processes} processes"
         systemd.notify("READY=1", f"STATUS={'; '.join(filter(None, (consumes, self._clocks.words)))}")
 

@@ -1,7 +1,12 @@
-"""A canary of each queue comes back where a worker consumes the queue, and only there; nothing of it stays."""
+"""A canary of a queue comes back where a worker consumes the queue, one of a worker where that worker consumes.
 
+Nothing of a canary stays.
+"""
+
+import socket
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -10,9 +15,10 @@ import redis as redis_client
 from native import health
 from tasks import celery_app as celery_app_module
 from tasks.monitoring import canary
-from tasks.monitoring.canary import Consumption, consumption
+from tasks.monitoring.canary import Consumption, consumption, consumption_of_workers
 from tasks.registry import QUEUES
 from tasks.runtime.admission import PROBE
+from tasks.runtime.broker.queues import own_queue
 from tasks.storage.dead_letters import list_letters
 from tests.conftest import TENANT, USER, Database
 from tests.integration.faults.conftest import SHORT_WAITS
@@ -23,6 +29,7 @@ from tests.support.servers import RedisServer
 from tests.support.worker import Worker, wait_until
 
 CONSUMED = ("sync", "reread")
+NODE = f"celery@{socket.gethostname()}"
 PATIENCE = 2.0
 BACKLOG = 200
 
@@ -37,6 +44,11 @@ def client(redis: RedisServer, database: Database, environment: Callable[..., No
 
 def look(*queues: str, patience: float = PATIENCE) -> dict[str, Consumption]:
     return {found.name: found for found in consumption(fault_app.app, queues or tuple(QUEUES), patience)}
+
+
+def look_at_worker(patience: float = PATIENCE) -> Consumption:
+    (found,) = consumption_of_workers(fault_app.app, [NODE], patience, patience)
+    return found
 
 
 def is_idle() -> bool:
@@ -69,7 +81,12 @@ def test_each_queue_is_looked_at_and_nothing_is_left(
         check = health.worker_consumes(patience=1)
         assert not check.ok
         assert "from periodic, send, delete, spam" in check.detail
+        of_worker, of_nobody = consumption_of_workers(fault_app.app, [NODE, "nobody@nowhere"], 1, 10)
+        assert of_worker.name == NODE
+        assert of_worker.seconds is not None
+        assert of_nobody == Consumption("nobody@nowhere", None)
         assert not any(client.llen(queue) for queue in QUEUES)
+        assert not [*client.scan_iter("metabuilder:canary:*")]
         assert not [*redis_results(redis)]
 
         # A long queue is no reason to wait
@@ -81,10 +98,18 @@ def test_each_queue_is_looked_at_and_nothing_is_left(
         assert found["sync"] == Consumption("sync", None, at_work=2)
         assert found["reread"] == Consumption("reread", None, at_work=2, waits_for_others=True)
         assert not found["send"].ok
+        # A worker's report is at most two seconds old.
+        assert look_at_worker(patience=2.5) == Consumption(NODE, None, at_work=2)
         assert client.llen("sync") >= BACKLOG - 4
-        held.unlink()
-        assert (look("sync")["sync"].seconds or PATIENCE) < PATIENCE
-        assert client.llen("sync") > BACKLOG / 2
+        with ThreadPoolExecutor() as aside:
+            patient = aside.submit(consumption_of_workers, fault_app.app, [NODE], 0, 30)
+            wait_until(lambda: client.llen(own_queue(NODE)) == 1, "the canary does not wait")
+            held.unlink()
+            assert (look("sync")["sync"].seconds or PATIENCE) < PATIENCE
+            assert client.llen("sync") > BACKLOG / 2
+            (of_worker,) = patient.result()
+        assert of_worker.seconds is not None
+        assert of_worker.at_work == 2
         client.delete("sync")
 
         # It answers, but runs nothing
@@ -94,6 +119,7 @@ def test_each_queue_is_looked_at_and_nothing_is_left(
         assert fault_app.app.control.inspect(timeout=1).ping()
         began = time.monotonic()
         assert not look("sync", patience=1)["sync"].ok
+        assert not look_at_worker(patience=1).ok
         assert time.monotonic() - began < 10
     assert list_letters() == []
     assert not any(client.llen(queue) for queue in QUEUES)

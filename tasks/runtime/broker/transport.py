@@ -36,11 +36,10 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from tasks.engine import shutdown
 from tasks.errors import MessageUnreadableError
-from tasks.registry import QUEUES
 from tasks.runtime.broker import aside, clock, envelope
 from tasks.runtime.broker.deliveries import Deliveries, Message, too_large, unreadable
 from tasks.runtime.broker.fanout import Sieve
-from tasks.runtime.broker.queues import wake_key
+from tasks.runtime.broker.queues import is_ours, wake_key
 from tasks.runtime.broker.scripts import MAX_MESSAGE_BYTES, TAKE, put, rename_unless
 
 _logger = get_logger(__name__)
@@ -170,7 +169,7 @@ class Channel(redis.Channel):  # type: ignore[misc]
         return connected is None or bool(wait([connected], seconds))
 
     def _queue_bind(self, exchange: str, routing_key: str, pattern: str, queue: str) -> None:
-        if queue in QUEUES:
+        if is_ours(queue):
             return
         # A key of another type in the place of these tables would keep every worker from connecting.
         with self.conn_or_acquire() as client:
@@ -191,7 +190,7 @@ class Channel(redis.Channel):  # type: ignore[misc]
 
     def _lookup(self, exchange: str, routing_key: str, default: str | None = None) -> Any:
         """Our queues are found by their names, not by a table in Redis, in which somebody could write anything."""
-        return [routing_key] if routing_key in QUEUES else super()._lookup(exchange, routing_key, default)
+        return [routing_key] if is_ours(routing_key) else super()._lookup(exchange, routing_key, default)
 
     def _size(self, queue: str) -> int:
         """How many messages wait in the queue. A key that is no list counts as empty; taking from it renames it."""
@@ -205,7 +204,7 @@ class Channel(redis.Channel):  # type: ignore[misc]
         return [binding for binding in super().get_table(exchange) if len(binding) == _BINDING_PARTS]
 
     def _put(self, queue: str, message: dict[str, Any], **kwargs: Any) -> None:
-        if queue not in QUEUES:  # such as the queues for answers
+        if not is_ours(queue):
             super()._put(queue, message, **kwargs)
             return
         key = self._q_for_pri(queue, self._get_message_priority(message, reverse=False))
@@ -316,7 +315,7 @@ class Channel(redis.Channel):  # type: ignore[misc]
         message["properties"]["delivery_info"]["redelivered"] = True
         [queue] = self._lookup(exchange, routing_key)
         key = self._q_for_pri(queue, self._get_message_priority(message, reverse=False))
-        if queue not in QUEUES:
+        if not is_ours(queue):
             with self.conn_or_acquire() as client:
                 if bytes_to_str(client.type(key)) not in ("list", "none"):  # such as the table itself
                     raise MessageUnreadableError("its entry names no queue")

@@ -3,7 +3,7 @@
 from collections import Counter
 
 from tasks.registry import QUEUES
-from tasks.runtime.broker.queues import WeightedCycle
+from tasks.runtime.broker.queues import WeightedCycle, own_queue
 
 
 def take(cycle: WeightedCycle, waiting: Counter[str], count: int) -> list[str]:
@@ -55,6 +55,13 @@ def test_an_empty_queue_costs_nobody_a_turn_and_saves_up_little() -> None:
     assert take(order, full("spam"), 1000) == ["spam"] * 1000
     # The flood that comes now is not served alone to make up for it.
     assert "spam" in take(order, full("spam", "sync"), 8)
+
+
+def test_a_worker_s_own_queue_comes_before_all_others_and_costs_them_no_turn() -> None:
+    own = own_queue("worker@mail1")
+    order, other = cycle(*QUEUES, own), cycle(*QUEUES)
+    assert take(order, full(*QUEUES, own), 100) == [own] * 100
+    assert take(order, full(*QUEUES), 100) == take(other, full(*QUEUES), 100)
 
 
 def test_queues_come_and_go() -> None:
