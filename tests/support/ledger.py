@@ -52,6 +52,7 @@ with broker_client(celery_app) as broker:
         note('begun', name)
         patiently(lambda: call(name))
         note('queued', name)
+        time.sleep({pause})
 """
 
 
@@ -79,12 +80,15 @@ class Ledger(TcpServer):
         super().__init__()
         self.begun: dict[str, float] = {}
         self.queued: dict[str, float] = {}
+        self.is_closed = False  # then no further call is made
 
     def serve(self, connection: socket.socket, _: int) -> None:
         connection.settimeout(60)  # a host that goes without a word does not end it
         try:
             for line in connection.makefile("rb"):
                 verb, name = line.decode().split()
+                if verb == "begun" and self.is_closed:
+                    return
                 (self.begun if verb == "begun" else self.queued)[name] = time.time()
                 connection.sendall(b".")
         except OSError:
@@ -93,13 +97,19 @@ class Ledger(TcpServer):
             connection.close()
 
     def application(
-        self, address: str, who: tuple[str, str], accounts: list[str], prefix: str, names: Collection[str] = ()
+        self,
+        address: str,
+        who: tuple[str, str],
+        accounts: list[str],
+        prefix: str,
+        names: Collection[str] = (),
+        pause: float = 0,
     ) -> str:
         """The code of an application that reaches the ledger at `address`.
 
         It makes the calls with these names. Without names it syncs each account once, and then sends from them by
-        turns (the names are `prefix` and a number) until its host ends or Redis refuses its password. A call that
-        Redis does not take is made again.
+        turns (the names are `prefix` and a number) until its host ends, Redis refuses its password or the ledger is
+        closed. A call that Redis does not take is made again. After each call it pauses for so many seconds.
         """
         return _APPLICATION.format(
             ledger=(address, self.port),
@@ -108,6 +118,7 @@ class Ledger(TcpServer):
             prefix=prefix,
             names=list(names),
             waiting=_WAITING,
+            pause=pause,
         )
 
 

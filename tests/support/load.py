@@ -12,6 +12,7 @@ from tests.support.site import TENANT, USER, Site, deliver, register, sql, start
 _MAILBOXES, _MESSAGES = 10, 100
 # With so many tasks queued and so many mails sent, others wait, and some are at work.
 _ENOUGH_QUEUED, _ENOUGH_SENT = 80, 10
+_PAUSE = 0.2  # of a load that a site has no trouble with
 _SECONDS = 120
 
 
@@ -32,15 +33,27 @@ class Load:
         tomorrow = "next_sync_at = now() + interval '1 day'"
         sql(site, f"UPDATE email_client SET {tomorrow} WHERE username LIKE '{self._stamp}-%'")
 
+    @contextmanager
+    def under_way(self) -> Iterator[None]:
+        """For a block, have an application on a worker's host make some calls a second, which the workers keep up
+        with. Afterwards each call is done, and done once."""
+        self.call(pause=_PAUSE)
+        assert eventually(lambda: bool(self.mails())), "no mail was sent"
+        yield
+        self.ledger.is_closed = True
+        assert eventually(lambda: self.ledger.begun.keys() == self.ledger.queued.keys())
+        assert self.not_done(self.ledger.queued) == {}
+        self.check_mails()
+
     def start(self) -> None:
         """Have an application on a worker's host call until something ends it; return when it is under way."""
         self.call()
         enough = eventually(lambda: len(self.ledger.queued) >= _ENOUGH_QUEUED and len(self.mails()) >= _ENOUGH_SENT)
         assert enough, f"only {len(self.ledger.queued)} calls were made, and {len(self.mails())} mails sent"
 
-    def call(self, names: Collection[str] = ()) -> None:
+    def call(self, names: Collection[str] = (), pause: float = 0) -> None:
         """Have an application on a worker's host make these calls, one after the other; without names as `start`."""
-        code = self.ledger.application(self.address, (TENANT, USER), self._boxes, self._stamp, names)
+        code = self.ledger.application(self.address, (TENANT, USER), self._boxes, self._stamp, names, pause)
         start_code(self.site.first("celery_workers"), code)
 
     def not_done(self, names: Iterable[str]) -> dict[str, str]:

@@ -186,7 +186,9 @@ def main():
     if not is_loaded or (module.params["enabled"] and properties["UnitFileState"] not in ENABLED):
         unit.act("enable", unit.name)
     because = bring_up(unit, properties, module.params)
-    module.exit_json(changed=bool(unit.done), done=unit.done, because=because, diff=unit.told(because))
+    module.exit_json(
+        name=unit.name, changed=bool(unit.done), done=unit.done, because=because, diff=unit.told(because)
+    )
 
 
 if __name__ == "__main__":
