@@ -93,7 +93,7 @@ def _workers(found: Any) -> Iterator[Check]:
     releases = {worker.report.release: worker.node for worker in found if worker.report}
     if len(releases) > 1:
         detail = "workers differ: " + ", ".join(f"{node} runs {name}" for name, node in releases.items())
-        yield Check("releases", True, detail, "Finish the deployment: playbooks/deploy.yml", warns=True)
+        yield Check("releases at work", True, detail, "Finish the deployment: playbooks/deploy.yml", warns=True)
 
 
 def _queues(waiting: Any) -> Check:
