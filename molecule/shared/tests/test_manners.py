@@ -10,7 +10,7 @@ import pytest
 from testinfra.host import Host
 
 from tests.support.processes import kill_tree
-from tests.support.site import Site, main_pid, wait_active
+from tests.support.site import Play, Site, main_pid, wait_active
 
 UNITS = ("redis-server@broker", "celery-worker", "celery-beat", "celery-flower", "metabuilder-exporter")
 
@@ -47,17 +47,19 @@ def pids(host: Host) -> dict[str, int]:
     return {unit: main_pid(host, unit) for unit in (*UNITS, postgresql)}
 
 
-@pytest.mark.parametrize(
-    ("tag", "role"),
-    [("redis", "redis"), ("postgresql", "postgresql"), ("worker", "celery_worker"), ("beat", "celery_beat")],
-)
+@pytest.mark.parametrize(("tag", "role"), [("redis", "redis"), ("postgresql", "postgresql"), ("beat", "celery_beat")])
 def test_a_tag_is_one_concern_and_changes_nothing(site: Site, tag: str, role: str) -> None:
+    """The tag `worker` is that of the test of pools, which changes something."""
     play = site.play("site.yml", "--limit", site.names[0], "--tags", tag)
     assert play.status == 0, play.output[-3000:]
     assert play.changed == 0, play.changed_tasks
-    # Arguments are validated whatever the tag.
+    assert concerns(play) == {role}
+
+
+def concerns(play: Play) -> set[str]:
+    """The roles with services of which the play ran tasks. Arguments are validated whatever the tag."""
     ran = set(re.findall(r"TASK \[(\w+) : (?!Validating)", play.output))
-    assert ran & {"redis", "postgresql", "celery_worker", "celery_beat", "flower", "exporter"} == {role}
+    return ran & {"redis", "postgresql", "celery_worker", "celery_beat", "flower", "exporter"}
 
 
 def test_a_changed_variable_restarts_only_what_it_touches_as_check_says_before(site: Site, one: Host) -> None:
@@ -79,18 +81,21 @@ def test_a_changed_variable_restarts_only_what_it_touches_as_check_says_before(s
 
 
 def test_pools_that_are_named_no_more_are_removed(site: Site, one: Host) -> None:
-    pools = '{"celery_worker_pools": [{"name": "passing", "queues": ["send"], "concurrency": 1}]}'
-    made = site.play("site.yml", "--tags", "worker", "--extra-vars", pools)
-    assert made.status == 0, made.output[-3000:]
-    assert one.service("celery-worker@passing").is_running
-    # And one with a name that systemd does not load
-    units = [f"/etc/systemd/system/celery-worker@{name}.service" for name in ("passing", "a b")]
+    # Given the pool of the inventory, and another one with a name that systemd does not load
+    assert one.service("celery-worker@sending").is_running
+    units = [f"/etc/systemd/system/celery-worker@{name}.service" for name in ("sending", "a b")]
     one.check_output(f"touch '{units[1]}'")
     before = pids(one)
-    play = site.play("site.yml", "--tags", "worker", "--extra-vars", '{"celery_worker_pools": []}')
+    pools = '{"celery_worker_pools": [{"name": "passing", "queues": ["send"], "concurrency": 1}]}'
+
+    play = site.play("site.yml", "--tags", "worker", "--extra-vars", pools)
+
+    # Then only that of the variable is left, and the rest of the site is as it was
     assert play.status == 0, play.output[-3000:]
+    assert concerns(play) == {"celery_worker"}
+    assert one.service("celery-worker@passing").is_running
     assert [unit for unit in units if one.file(unit).exists] == []
-    assert one.run("systemctl is-active celery-worker@passing").stdout.strip() == "inactive"
+    assert one.run("systemctl is-active celery-worker@sending").stdout.strip() == "inactive"
     assert {unit: pid for unit, pid in pids(one).items() if unit != "celery-worker"} == {
         unit: pid for unit, pid in before.items() if unit != "celery-worker"
     }
@@ -175,6 +180,8 @@ def test_the_site_is_put_right_and_prints_no_secret(site: Site, one: Host) -> No
     one.check_output("nft list table inet metabuilder")
     assert one.check_output("find /var/lib/redis/broker ! -user redis") == ""
     assert one.check_output("readlink /opt/metabuilder/current") == release
+    assert one.service("celery-worker@sending").is_running
+    assert not one.file("/etc/systemd/system/celery-worker@passing.service").exists
     assert not one.file("/opt/metabuilder/previous").exists, "one that is gone is none to go back to"
     one.check_output(f"runuser -u celery -- {release}/bin/python -IBc 'import manage.cli, tasks.celery_app'")
     assert one.run("find /opt/metabuilder ! -user root -o -perm /go=w ! -type l").stdout == ""
