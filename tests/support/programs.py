@@ -5,6 +5,7 @@ fork.
 """
 
 import atexit
+import mmap
 import os
 import runpy
 import subprocess
@@ -14,6 +15,8 @@ from multiprocessing import get_context
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Protocol
+
+from tasks.engine import shutdown
 
 _ROOT = Path(__file__).parents[2]
 # None of them reads settings or connects when it is loaded.
@@ -111,6 +114,8 @@ def _run(module: str, arguments: list[str], environment: dict[str, str], log: Pa
     os.environ.clear()
     os.environ.update(environment)
     sys.argv = [module, *arguments]
+    # Made when the module was loaded, so that all programs of this process would stop with the first.
+    shutdown._requested = mmap.mmap(-1, 1)
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
     finally:
