@@ -44,10 +44,10 @@ def _refuse(**_: object) -> None:
 """
 
 
-def copy_of_the_project(folder: Path) -> Path:
-    """The project as it lies here, with this virtual environment."""
+def copy_of(root: Path, folder: Path) -> Path:
+    """The project as it lies in `root`, with this virtual environment."""
     left_out = shutil.ignore_patterns(".git", ".venv", ".state", ".bench", ".*_cache", "__pycache__", "fixtures")
-    shutil.copytree(ROOT, folder, ignore=left_out)
+    shutil.copytree(root, folder, ignore=left_out)
     (folder / ".venv").symlink_to((ROOT / ".venv").resolve())
     return folder
 
@@ -55,7 +55,7 @@ def copy_of_the_project(folder: Path) -> Path:
 @pytest.fixture(scope="module")
 def next_release(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """This code, with another version and a migration more."""
-    root = copy_of_the_project(tmp_path_factory.mktemp("next") / "project")
+    root = copy_of(ROOT, tmp_path_factory.mktemp("next") / "project")
     project = root / "pyproject.toml"
     project.write_text(re.sub(r'^version = ".*"', 'version = "99.0.0"', project.read_text(), flags=re.M))
     versions = root / "tasks/storage/migrations/versions"
@@ -68,9 +68,9 @@ def next_release(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def broken_release(folder: Path, code: str) -> Path:
-    """This code, with `code` at the end of what every unit imports."""
-    root = copy_of_the_project(folder / "project")
+def broken_release(root: Path, folder: Path, code: str) -> Path:
+    """The code of `root`, with `code` at the end of what every unit imports."""
+    root = copy_of(root, folder / "project")
     with (root / "tasks/celery_app.py").open("a") as file:
         file.write(code)
     return root
@@ -177,7 +177,7 @@ def test_a_release_that_cannot_be_imported_stops_nothing(
 ) -> None:
     workers = site.group("celery_workers")
     before = {name: main_pid(site.host(name), "celery-worker") for name in workers}, releases(site)
-    root = broken_release(tmp_path, '\nraise SystemExit("no release at all")\n')
+    root = broken_release(ROOT, tmp_path, '\nraise SystemExit("no release at all")\n')
     play = site.play("playbooks/deploy.yml", root=root)
     assert play.status != 0
     said = " ".join(play.output.split())
@@ -197,12 +197,15 @@ def test_a_release_that_cannot_be_imported_stops_nothing(
 
 
 def test_a_release_whose_worker_cannot_start_is_stopped_at_the_first_host(
-    site: Site, tmp_path: Path, mailboxes: tuple[RemoteMailbox, RemoteMailbox]
+    site: Site, next_release: Path, tmp_path: Path, mailboxes: tuple[RemoteMailbox, RemoteMailbox]
 ) -> None:
     first, *others = site.group("celery_workers")
     before = {name: main_pid(site.host(name), "celery-worker") for name in others}
-    play = site.play("playbooks/deploy.yml", root=broken_release(tmp_path, _NO_WORKER))
+    # A release that lacks the last migration would be refused before any host is switched.
+    play = site.play("playbooks/deploy.yml", root=broken_release(next_release, tmp_path, _NO_WORKER))
     assert play.status != 0
+    assert "a worker that cannot start" in play.output, play.output[-4000:]
+    assert len(releases(site)) == 2
     assert {name: main_pid(site.host(name), "celery-worker") for name in others} == before
     assert mailboxes[0].sync()["status"] == "success"  # by the others
     # Only the host that was switched goes back.
