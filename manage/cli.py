@@ -76,8 +76,8 @@ class Manage(click.Group):
             raise click.UsageError(f"this argument is no text (UTF-8 without NUL): {visible(wrong)}", ctx)
         rest = super().parse_args(ctx, args)
         if inventories := ctx.params.get("inventories"):
-            options = [option for name, option in _ASKING.items() if ctx.params[name]]
-            remember(ctx, Site(inventories, ctx.params["limit"], tuple(options)))
+            asks = tuple(option for name, option in _ASKING.items() if ctx.params[name])
+            remember(ctx, Site(inventories, ctx.params["limit"], asks))
         elif any(ctx.params.get(name) for name in ("limit", *_ASKING)):
             raise click.UsageError("--limit, --ask-vault-pass and --ask-become-pass go with -i INVENTORY", ctx)
         return rest
@@ -135,8 +135,8 @@ def _is_expected(error: Exception) -> bool:
     return isinstance(error, StackError | EmailError)
 
 
-# Options of ansible-playbook, which asks for the passwords itself.
-_ASKING = {"ask_vault_pass": "--ask-vault-pass", "ask_become_pass": "--ask-become-pass"}
+# The passwords that are asked for (manage/site.py).
+_ASKING = {"ask_vault_pass": "vault-password-file", "ask_become_pass": "become-password-file"}
 
 
 def _site_options(command: Manage) -> Manage:

@@ -5,7 +5,7 @@ Redis and PostgreSQL tell each worker's host the same, so the first one that can
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -24,6 +24,11 @@ _OF_EACH_HOST = ("version",)
 _CONVERSATIONS = ("psql", "redis-cli")
 _READERS = (*_CONVERSATIONS, "send")
 _GIVEN = "metabuilder.given"
+# Verbs that ask for some of their arguments alone: whether they do for these.
+_ASKS: dict[str, Callable[[dict[str, Any]], bool]] = {
+    "task:revoke": lambda given: bool(given["name"]) and not given["lift"],
+    "account all-mail": lambda given: given["choice"] == "skip",
+}
 
 
 def passed_on(command: click.Command) -> click.Command:
@@ -50,7 +55,8 @@ class _PassedOn(click.Command):
         place = site.here()
         assert place is not None
         words, given = _words(ctx), ctx.meta[_GIVEN]
-        if ctx.params.get("yes") is False:
+        asks = _ASKS.get(" ".join(words))
+        if ctx.params.get("yes") is False and (asks is None or asks(ctx.params)):
             verb = " ".join((*words, *given))
             confirm(f"{verb}, on {', '.join(place.inventories)}: without further questions?")
             given = ["--yes", *given]

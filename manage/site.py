@@ -2,11 +2,14 @@
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from getpass import getpass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,16 @@ _KEY = "metabuilder.site"
 # Of a command that could not be run: the host is away, or lets nobody become root.
 NOT_RUN = 1
 _MAX_WHY = 300
+# What a person is asked for, by the option of ansible-playbook that takes a file with the answer.
+_PASSWORDS = {
+    "vault-password-file": "Password of the vault: ",
+    "become-password-file": "Password of sudo on the hosts: ",
+}
+
+
+@lru_cache
+def _password(prompt: str) -> str:
+    return getpass(prompt)
 
 
 @dataclass(frozen=True)
@@ -40,7 +53,7 @@ class Site:
 
     inventories: tuple[str, ...]
     limit: str | None = None
-    options: tuple[str, ...] = ()
+    asks: tuple[str, ...] = ()  # of _PASSWORDS
 
     def hosts(self, *groups: str) -> list[str]:
         """The names of the hosts of these groups. Raises StackError where there are none."""
@@ -69,7 +82,7 @@ class Site:
         with TemporaryDirectory() as folder:  # which only this user may enter
             given = Path(folder) / "run.json"
             given.write_text(json.dumps(wanted))
-            done = self._play(given)
+            done = self._play(given, self._passwords(Path(folder)))
         try:
             plays = json.loads(done.stdout)["plays"]
         except (ValueError, KeyError):
@@ -82,10 +95,19 @@ class Site:
         }
         return [seen.get(host) or Answer(host, NOT_RUN, "", "Ansible said nothing of this host") for host in hosts]
 
-    def _play(self, given: Path) -> "subprocess.CompletedProcess[str]":
+    def _passwords(self, folder: Path) -> list[str]:
+        """The options that name files with the passwords that are asked for, once for all runs of Ansible."""
+        options: list[str] = []
+        for option in self.asks:
+            file = folder / option
+            file.write_text(_password(_PASSWORDS[option]))
+            options += [f"--{option}", str(file)]
+        return options
+
+    def _play(self, given: Path, options: list[str]) -> "subprocess.CompletedProcess[str]":
         from native.state import ROOT
 
-        command = [sys.executable, "-m", "ansible", "playbook", *self.options, "--extra-vars", f"run_file={given}"]
+        command = [sys.executable, "-m", "ansible", "playbook", *options, "--extra-vars", f"run_file={given}"]
         command += [part for inventory in self.inventories for part in ("--inventory", inventory)]
         environment = {
             **os.environ,
@@ -101,9 +123,11 @@ class Site:
 
 
 def _answer(host: str, result: dict[str, Any]) -> Answer:
-    if "rc" in result and "stdout" in result:
+    if "delta" in result:  # how long the command ran
         return Answer(host, int(result["rc"]), result["stdout"], result.get("stderr", ""))
     why = " ".join(str(result.get("msg", "")).split()) or "Ansible does not say why"
+    if "cmd" in result:  # the program could not be started; `rc` is the number of the error
+        why = f"{shlex.split(result['cmd'])[0]}: {os.strerror(result['rc'])}"
     is_away = bool(result.get("unreachable"))
     what = "cannot be reached" if is_away else "cannot be asked"
     return Answer(host, NOT_RUN, "", f"{what}: {why[-_MAX_WHY:]}", is_away)

@@ -130,7 +130,7 @@ def worker_drain() -> None:
 @click.command(name="beat:restart")
 def beat_restart() -> None:
     """Restart beat. What is due in between is queued late. The same as `restart beat`."""
-    _change("restart", "restarted", "beat")
+    _change("restart", "restarted", "beat", in_turn=True)
 
 
 def _change(command: str, done: str, service: str | None, *, in_turn: bool = False) -> None:

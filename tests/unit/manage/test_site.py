@@ -5,11 +5,12 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner, Result
 
-from manage import cli
+from manage import cli, site
 from manage.passed_on import PROGRAM
 from manage.site import Answer, Site
 from native.check import Check
@@ -36,6 +37,7 @@ class Hosts:
         )
         self.asked: list[tuple[tuple[str, ...], tuple[str, ...], str]] = []
         self._inventory = str(inventory)
+        self.run_of_site = Site.run
         monkeypatch.setattr(Site, "run", lambda _, *asked: self._run(*asked))
 
     def _run(self, hosts: Sequence[str], argv: Sequence[str], stdin: str = "") -> list[Answer]:
@@ -92,6 +94,12 @@ def test_no_control_character_of_a_host_comes_to_the_terminal(hosts: Hosts) -> N
          ("account", "password", "{{ x }}", "--password-stdin"), "secret\n"),
         (("redis-cli",), "INFO\n", ("redis-cli",), "INFO\n"),
         (("account", "list"), "not read", ("account", "list"), ""),
+        # These ask on the host only where something is lost.
+        (("task:revoke", "an-id"), "", ("task:revoke", "an-id"), ""),
+        (("task:revoke", "--lift", "--name", "sync_emails"), "",
+         ("task:revoke", "--lift", "--name", "sync_emails"), ""),
+        (("task:revoke", "--name", "sync_emails"), "y\n", ("task:revoke", "--yes", "--name", "sync_emails"), ""),
+        (("account", "all-mail", "a", "sync"), "", ("account", "all-mail", "a", "sync"), ""),
     ],
 )  # fmt: skip
 def test_arguments_and_standard_input_reach_the_host(
@@ -120,6 +128,27 @@ def test_what_is_wrong_is_said_here_and_no_host_is_asked(
     done = hosts.verb(*arguments)
     assert (done.exit_code, hosts.asked) == (code, [])
     assert said in done.stderr
+
+
+def test_passwords_are_asked_for_once_and_are_no_arguments(hosts: Hosts, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(site, "getpass", lambda prompt: asked.append(prompt) or f"sample {len(asked)}")
+    site._password.cache_clear()
+    read: list[str] = []
+
+    def run(command: list[str], **_: object) -> object:
+        files = (command[command.index(f"--{name}-password-file") + 1] for name in ("vault", "become"))
+        read.append("".join(Path(file).read_text() for file in files))
+        assert "sample" not in " ".join(command)
+        return SimpleNamespace(stdout='{"plays": []}', stderr="")
+
+    monkeypatch.setattr(site.subprocess, "run", run)
+    monkeypatch.setattr(Site, "run", hosts.run_of_site)
+    hosts.verb("--ask-vault-pass", "-K", "restart", "worker")
+    assert read == ["sample 1sample 2"]
+    hosts.verb("--ask-vault-pass", "-K", "health")
+    assert set(read) == {"sample 1sample 2"}
+    assert len(asked) == 2
 
 
 def test_limit_needs_a_site() -> None:
@@ -155,6 +184,9 @@ def test_hosts_are_restarted_one_after_the_other_until_one_fails(hosts: Hosts) -
     # Where none has such a unit, that is an error.
     hosts.answers = dict.fromkeys(("r1", "w1", "w2"), (0, "[]\n", ""))
     assert hosts.verb("restart", "beat").stderr == "error: no unit of beat is there\n"
+    hosts.asked.clear()
+    hosts.verb("beat:restart")
+    assert [asked[0] for asked in hosts.asked] == [("r1",), ("w1",), ("w2",)]
 
 
 def test_lines_of_several_journals_are_in_the_order_of_their_times(hosts: Hosts) -> None:
@@ -191,6 +223,10 @@ def test_health_of_a_site_is_that_of_its_hosts_and_what_one_worker_says_of_the_w
     # What is only to be looked at counts where that is asked for.
     hosts.answers = dict.fromkeys(("r1", "w1", "w2"), (0, json.dumps(state), ""))
     assert [hosts.verb("health", *strict).exit_code for strict in ((), ("--strict",))] == [0, 1]
+    # What was found of other hosts is shown where no worker's host is among them.
+    limited = hosts.verb("--limit", "r1", "health")
+    assert (limited.exit_code, limited.stderr) == (0, "3 of 4 checks are well\n")
+    assert "site: not asked: " in limited.stdout
     # A worker's host that cannot say it is a finding of its own.
     hosts.of_metabuilder = (2, "", "No such command 'health'")
     assert "DOWN   site: w1: No such command 'health'" in hosts.verb("health").stdout
@@ -208,9 +244,12 @@ def test_ansible_runs_it_and_a_host_that_is_away_is_said(tmp_path: Path) -> None
     here = {"ansible_connection": "local", "ansible_become": False, "ansible_python_interpreter": sys.executable}
     away = {"ansible_host": "127.0.0.1", "ansible_port": 1, "ansible_become": False}
     inventory.write_text(json.dumps({"celery_workers": {"hosts": {"here": here, "away": away}}}))
-    site = Site((str(inventory),))
+    here_and_away = Site((str(inventory),))
     program = "cat; echo \"$1\"; echo said >&2; tr '\\0' ' ' < /proc/$PPID/cmdline | grep -c secret; exit 3"
-    found = site.run(["here", "away"], ("/bin/sh", "-c", program, "-", "{{ 1 + 1 }}"), "{{ secret }}\n\n")
+    found = here_and_away.run(["here", "away"], ("/bin/sh", "-c", program, "-", "{{ 1 + 1 }}"), "{{ secret }}\n\n")
     assert found[0] == Answer("here", 3, "{{ secret }}\n\n{{ 1 + 1 }}\n0\n", "said\n")
     assert (found[1].host, found[1].exit_code, found[1].out, found[1].is_away) == ("away", 1, "", True)
     assert "cannot be reached" in found[1].said
+    [missing] = here_and_away.run(["here"], ("/no/such/program",))
+    assert (missing.exit_code, missing.is_away) == (1, False)
+    assert missing.said == "cannot be asked: /no/such/program: No such file or directory"
