@@ -18,7 +18,7 @@ from tasks.monitoring import canary
 from tasks.monitoring.canary import Consumption, consumption, consumption_of_workers
 from tasks.registry import QUEUES
 from tasks.runtime.admission import PROBE
-from tasks.runtime.broker.queues import own_queue
+from tasks.runtime.broker.queues import own_queue, wake_key
 from tasks.storage.dead_letters import list_letters
 from tests.conftest import TENANT, USER, Database
 from tests.integration.faults.conftest import SHORT_WAITS
@@ -86,7 +86,8 @@ def test_each_queue_is_looked_at_and_nothing_is_left(
         assert of_worker.seconds is not None
         assert of_nobody == Consumption("nobody@nowhere", None)
         assert not any(client.llen(queue) for queue in QUEUES)
-        assert not [*client.scan_iter("metabuilder:canary:*")]
+        assert not [*client.scan_iter("*metabuilder:canary:*")]
+        assert not any(client.llen(wake_key(queue)) for queue in QUEUES)
         assert not [*redis_results(redis)]
 
         # A long queue is no reason to wait
@@ -111,6 +112,18 @@ def test_each_queue_is_looked_at_and_nothing_is_left(
         assert of_worker.seconds is not None
         assert of_worker.at_work == 2
         client.delete("sync")
+
+        # One process is at work, and the other is stuck
+        wait_until(is_idle, "it is at work")
+        held = fault_app.hold(tmp_path)
+        publish(tmp_path, 1)
+        wait_until(lambda: fault_app.app.control.inspect(timeout=0.3).active()[NODE], "the task does not begin")
+        for child in worker.children():
+            child.suspend()
+        assert look("sync", patience=1)["sync"] == Consumption("sync", None)
+        for child in worker.children():
+            child.resume()
+        held.unlink()
 
         # It answers, but runs nothing
         wait_until(is_idle, "it is at work")
