@@ -10,8 +10,9 @@ import os
 import runpy
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
-from multiprocessing import get_context
+from multiprocessing import current_process, get_context
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Protocol
@@ -62,6 +63,10 @@ class _Forked:
         process.start()
         assert process.pid
         self.pid = process.pid
+        while (
+            process.is_alive() and os.getpgid(self.pid) != self.pid
+        ):  # until then it cannot be killed with its group
+            time.sleep(0.001)
 
     def poll(self) -> int | None:
         return self._process.exitcode
@@ -114,6 +119,7 @@ def _run(module: str, arguments: list[str], environment: dict[str, str], log: Pa
     os.environ.clear()
     os.environ.update(environment)
     sys.argv = [module, *arguments]
+    current_process().name = "MainProcess"  # as in a process that was not forked
     # Made when the module was loaded, so that all programs of this process would stop with the first.
     shutdown._requested = mmap.mmap(-1, 1)
     try:
