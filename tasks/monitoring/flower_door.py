@@ -21,7 +21,7 @@ from tasks.runtime import log
 _logger = logging.getLogger(__name__)
 
 _LOG_FORMAT = "[%(asctime)s: %(levelname)s/%(name)s] %(message)s"
-_UNAUTHORIZED, _TOO_MANY_REQUESTS = 401, 429
+UNAUTHORIZED, TOO_MANY_REQUESTS = 401, 429
 
 
 def connect() -> None:
@@ -34,18 +34,23 @@ def judge(authorization: str | None, address: str, logins: Sequence[str], thrott
 
     `logins` are the right logins, each `user:password`. If there are none, nobody is let in.
     """
-    login = _login(authorization or "")
-    if login is None:
-        return _UNAUTHORIZED, 0
+    if _login(authorization) is None:
+        return UNAUTHORIZED, 0
     if (wait := throttle.wait(address)) > 0:
-        return _TOO_MANY_REQUESTS, wait
-    # All logins are compared, by digests of equal length, so that the time taken tells nothing about them.
-    if sum(hmac.compare_digest(_digest(login), _digest(right.encode())) for right in logins):
+        return TOO_MANY_REQUESTS, wait
+    if is_right(authorization, logins):
         throttle.right(address)
         return 0, 0
     throttle.wrong(address)
     _logger.warning("a wrong login from %s", address)
-    return _UNAUTHORIZED, 0
+    return UNAUTHORIZED, 0
+
+
+def is_right(authorization: str | None, logins: Sequence[str]) -> bool:
+    """Whether this header field has one of the right logins. The time taken tells nothing about them."""
+    login = _login(authorization) or b""
+    # All logins are compared, by digests of equal length.
+    return sum(hmac.compare_digest(_digest(login), _digest(right.encode())) for right in logins) > 0
 
 
 def _close(**_: Any) -> None:
@@ -77,7 +82,7 @@ def _make_refusal() -> Any:
     class Refusal(RequestHandler):  # type: ignore[misc, unused-ignore]
         def initialize(self, status: int, wait: float) -> None:
             self.set_status(status)
-            if status == _UNAUTHORIZED:
+            if status == UNAUTHORIZED:
                 self.set_header("WWW-Authenticate", 'Basic realm="flower"')
             else:
                 self.set_header("Retry-After", str(math.ceil(wait)))
@@ -94,9 +99,9 @@ def _make_refusal() -> Any:
     return Refusal
 
 
-def _login(authorization: str) -> bytes | None:
+def _login(authorization: str | None) -> bytes | None:
     """The `user:password` in a header field; None where the field has none."""
-    scheme, _, encoded = authorization.strip().partition(" ")
+    scheme, _, encoded = (authorization or "").strip().partition(" ")
     if scheme.lower() != "basic":
         return None
     try:

@@ -4,37 +4,32 @@ for everybody.
 /healthz says that the exporter itself answers, whatever becomes of the site: for who would restart the exporter.
 /readyz says that the site works (readiness.py): for who watches the site, or waits for it after a deployment.
 
-The loop that takes requests says that the exporter is alive (tasks/runtime/systemd.py). Each request is answered by a
-thread of its own, whose questions to Redis and PostgreSQL are bounded in time.
+Each request is answered by a thread of its own (listener.py), whose questions to Redis and PostgreSQL are bounded in
+time.
 """
 
 import logging
 import math
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from celery import Celery
-from prometheus_client.exposition import CONTENT_TYPE_LATEST, ThreadingWSGIServer, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import CollectorRegistry
 
 from tasks.monitoring.exporter.collector import SiteCollector
+from tasks.monitoring.exporter.listener import Listener
+from tasks.monitoring.exporter.login import Door
 from tasks.monitoring.exporter.page import content_security_policy, render
 from tasks.monitoring.exporter.readiness import Readiness
 from tasks.monitoring.exporter.status import StatusReader
-from tasks.monitoring.flower_door import judge
-from tasks.monitoring.throttle import Throttle
+from tasks.monitoring.flower_door import UNAUTHORIZED
 from tasks.runtime import systemd
 
 _logger = logging.getLogger(__name__)
 
-# A client that says nothing for so long is left.
-_SILENCE_SECONDS = 10
-# Signs of life in the time after which a silent exporter is restarted.
-_SIGNS = 8
 _PLAIN, _HTML = "text/plain; charset=utf-8", "text/html; charset=utf-8"
 _OF_A_PAGE = (
     ("X-Content-Type-Options", "nosniff"),
@@ -61,7 +56,7 @@ class Site:
         self._registry, self._readiness = CollectorRegistry(), Readiness(app)
         self._registry.register(SiteCollector(app))
         self._status = StatusReader(app, self._readiness)
-        self._logins, self._throttle = logins, Throttle()
+        self._door = Door(logins)
 
     def __call__(self, request: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         """Answer a request."""
@@ -94,9 +89,8 @@ class Site:
 
     def _refusal(self, request: dict[str, Any]) -> Page | None:
         """What to answer to whoever has no login; None where it has one."""
-        address = request.get("REMOTE_ADDR", "")
-        status, wait = judge(request.get("HTTP_AUTHORIZATION"), address, self._logins, self._throttle)
-        if status == 401:
+        status, wait = self._door.judge(request.get("HTTP_AUTHORIZATION"), request.get("REMOTE_ADDR", ""))
+        if status == UNAUTHORIZED:
             challenge = ("WWW-Authenticate", 'Basic realm="metabuilder"')
             return Page("401 Unauthorized", b"Access denied\n", headers=(challenge,))
         if status:
@@ -105,38 +99,17 @@ class Site:
         return None
 
 
-class _Handler(WSGIRequestHandler):
-    timeout = _SILENCE_SECONDS
-
-    def address_string(self) -> str:
-        """The address, without asking for its name."""
-        return str(self.client_address[0])
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - as http.server's
-        """Log nothing: a scrape every few seconds would fill the log."""
-
-
-class _Server(ThreadingWSGIServer):
-    _next_sign = 0.0  # in seconds of time.monotonic()
-
-    def service_actions(self) -> None:
-        """Called by the loop that takes requests, twice a second and after each request."""
-        now = time.monotonic()
-        if now >= self._next_sign and (seconds := systemd.watchdog_seconds()):
-            self._next_sign = now + seconds / _SIGNS
-            systemd.notify_alive()
-
-
 def serve(app: Celery, address: str, port: int, logins: Sequence[str]) -> None:
     """Serve the pages until SIGTERM or SIGINT."""
-    with make_server(address, port, Site(app, logins), _Server, _Handler) as server:
+    with Listener(address, port, Site(app, logins)) as server:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: _stop(server))
-        _logger.warning("metrics are served on http://%s:%s/metrics", address, port)
-        systemd.notify("READY=1", f"STATUS=Serves on {address}:{port}")
+        place = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+        _logger.warning("metrics are served on http://%s/metrics", place)
+        systemd.notify("READY=1", f"STATUS=Serves on {place}")
         server.serve_forever()
 
 
-def _stop(server: WSGIServer) -> None:
+def _stop(server: Listener) -> None:
     # `shutdown` waits for `serve_forever`, which this handler interrupts.
     threading.Thread(target=server.shutdown).start()
