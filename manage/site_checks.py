@@ -14,8 +14,8 @@ from native.check import Check, not_asked, one_line
 
 # Beat looks at its schedule every few seconds, and notes in Redis that it did.
 _BEAT_SILENCE_SECONDS = 30
-# A message, or the sync of an account, that has been due for longer is late. The latter are counted by this bound.
-_OLD_SECONDS, _OVERDUE_SECONDS = 300, 900
+# A message that has been due for longer is late.
+_OLD_SECONDS = 300
 
 
 def check_site() -> list[Check]:
@@ -133,16 +133,16 @@ def _consuming() -> Iterator[Check]:
 
 def _by_postgresql() -> Iterator[Check]:
     from tasks.settings import get_settings
-    from tasks.storage.counts import count
+    from tasks.storage.counts import OVERDUE_SECONDS, count
     from tasks.storage.states import OutboxState
 
     found = count()
     yield Check("postgresql", True, "answers")
-    overdue = sum(late.accounts for late in found.late if late.seconds == _OVERDUE_SECONDS)
+    overdue = sum(late.accounts for late in found.late if late.seconds == OVERDUE_SECONDS)
     yield _counted(
         "accounts",
         overdue,
-        f"overdue: their sync has been due for more than {duration(_OVERDUE_SECONDS)}",
+        f"overdue: their sync has been due for more than {duration(OVERDUE_SECONDS)}",
         f"Look at consuming and beat first, then at {COMMAND} account list --tenant TENANT",
     )
     letters = sum(kind.letters for kind in found.dead_letters if not kind.is_retried)

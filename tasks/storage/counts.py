@@ -14,6 +14,10 @@ _CONNECTIONS = text(
     "SELECT sum(numbackends)::integer, current_setting('max_connections')::integer FROM pg_stat_database"
 )
 
+# An account whose sync has been due for longer is overdue: beat looks for due accounts every five minutes, and their
+# syncs wait for one another. Late accounts are counted by this bound, among others.
+OVERDUE_SECONDS = 900
+
 
 class Accounts(NamedTuple):
     """How many accounts that should be synced are in this state, all with the same error.

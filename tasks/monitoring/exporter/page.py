@@ -15,6 +15,7 @@ from tasks.monitoring.exporter.status import MOST, Broker, Database, Status
 from tasks.monitoring.exporter.verdict import Level, findings, late_accounts, open_letters
 from tasks.monitoring.readings.workers import WorkerReading, tasks_at_work
 from tasks.secrecy.visible import visible
+from tasks.storage.counts import OVERDUE_SECONDS
 from tasks.storage.states import OutboxState
 
 _MOST_WORKERS = 24
@@ -117,7 +118,7 @@ def _tiles(status: Status) -> Iterator[str]:
         yield _tile("accounts, about", f"{counts.accounts_estimate:,}")
         yield _tile("failing or paused", f"{failing:,}", "warn" if failing else "")
         late, letters = late_accounts(database), open_letters(database)
-        yield _tile("late by 5 min", f"{late:,}", "warn" if late else "")
+        yield _tile(f"late by {_duration(OVERDUE_SECONDS)}", f"{late:,}", "warn" if late else "")
         yield _tile("dead letters", f"{letters:,}", "warn" if letters else "")
         outbox = {row.state: row.messages for row in counts.outbox}
         unknown = outbox.get(OutboxState.UNKNOWN, 0)
@@ -145,7 +146,13 @@ def _queues(status: Status) -> Iterable[Row] | None:
 
 
 def _workers(broker: Broker | None) -> Iterable[Row] | None:
-    return None if broker is None else [_worker(worker) for worker in broker.workers[:_MOST_WORKERS]]
+    if broker is None:
+        return None
+    # Those that are not well first, each part by name
+    workers = sorted(broker.workers, key=lambda worker: worker.consumes)
+    rows = [_worker(worker) for worker in workers[:_MOST_WORKERS]]
+    more = len(workers) - len(rows)
+    return [*rows, (f"… and {more:,} more",)] if more else rows
 
 
 def _worker(worker: WorkerReading) -> Row:

@@ -13,6 +13,34 @@ _logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
+class Asked(Generic[T]):
+    """A question that was asked, as by somebody who asks others before waiting for the answer."""
+
+    def __init__(self, answer: Future[T], patience: float, note: Callable[[Exception | None], None]) -> None:
+        self._answer, self._patience, self._note = answer, patience, note
+        self._began, self._ended = time.monotonic(), 0.0
+        answer.add_done_callback(self._end)
+
+    @property
+    def seconds(self) -> float:
+        """How long the answer took, or has been waited for."""
+        return (self._ended or time.monotonic()) - self._began
+
+    def answer(self) -> T:
+        """The answer. Raises what `ask` raises, and TimeoutError if there is no answer within the patience, which
+        began when the question was asked."""
+        try:
+            answer = self._answer.result(max(self._began + self._patience - time.monotonic(), 0))
+        except Exception as error:
+            self._note(error)
+            raise
+        self._note(None)
+        return answer
+
+    def _end(self, _: Future[T]) -> None:
+        self._ended = time.monotonic()
+
+
 class Question(Generic[T]):
     """Asks `ask` in a thread of its own. Whoever wants to know meanwhile, or within `shared_seconds` after the
     answer, gets the same answer. The log gets one line for each change between answered and not answered.
@@ -21,7 +49,7 @@ class Question(Generic[T]):
     """
 
     def __init__(self, name: str, ask: Callable[[], T], *, patience: float, shared_seconds: float = 0) -> None:
-        self._name, self._ask = name, ask
+        self._name, self._read = name, ask
         self._patience, self._shared_seconds = patience, shared_seconds
         self._lock = Lock()
         self._asked: Future[T] | None = None
@@ -32,13 +60,11 @@ class Question(Generic[T]):
 
     def answer(self) -> T:
         """The answer. Raises what `ask` raises, and TimeoutError if there is no answer within `patience` seconds."""
-        try:
-            answer = self._asked_now().result(self._patience)
-        except Exception as error:
-            self._note(error)
-            raise
-        self._note(None)
-        return answer
+        return self.ask().answer()
+
+    def ask(self) -> Asked[T]:
+        """Ask, without waiting for the answer."""
+        return Asked(self._asked_now(), self._patience, self._note)
 
     def _asked_now(self) -> "Future[T]":
         with self._lock:
@@ -53,7 +79,7 @@ class Question(Generic[T]):
         while True:
             wanted = self._wanted.get()
             try:
-                answer = self._ask()
+                answer = self._read()
             except BaseException as error:  # of any kind: those who wait must be told
                 self._answered_at = time.monotonic()
                 wanted.set_exception(error)

@@ -66,7 +66,8 @@ class StatusReader:
 
     def read(self) -> Status:
         """Read all parts. Those that do not answer in time are None."""
-        database, broker = _answer(self._database.answer), _answer(self._broker.answer)
+        asked = self._database.ask(), self._broker.ask()
+        database, broker = _answer(asked[0].answer), _answer(asked[1].answer)
         # Without Redis there is no queue to ask.
         return Status(broker, _answer(self._readiness.queues) if broker else None, database)
 

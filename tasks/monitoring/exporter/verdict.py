@@ -5,10 +5,11 @@ from enum import StrEnum, auto
 from typing import NamedTuple
 
 from tasks.monitoring.exporter.status import Broker, Database, Status
+from tasks.storage.counts import OVERDUE_SECONDS
 from tasks.storage.states import OutboxState
 
-# Beat looks at its schedule every few seconds. Accounts that are due for longer than this are late.
-_BEAT_SECONDS, _LATE_SECONDS = 60, 300
+# Beat looks at its schedule every few seconds.
+_BEAT_SECONDS = 60
 
 
 class Level(StrEnum):
@@ -57,7 +58,7 @@ def _of_database(database: Database | None) -> Iterator[Finding]:
         yield Finding(Level.BAD, "PostgreSQL does not answer: nothing is synced or sent")
         return
     if late := late_accounts(database):
-        yield Finding(Level.WARN, f"{_number(late, 'account')} not synced for five minutes after the due time")
+        yield Finding(Level.WARN, f"{_number(late, 'account')} whose sync has been due for 15 minutes")
     if unknown := sum(row.messages for row in database.counts.outbox if row.state == OutboxState.UNKNOWN):
         yield Finding(Level.WARN, f"{_number(unknown, 'message')} of which nobody knows whether they were sent")
     if letters := open_letters(database):
@@ -65,8 +66,8 @@ def _of_database(database: Database | None) -> Iterator[Finding]:
 
 
 def late_accounts(database: Database) -> int:
-    """How many accounts have been due for more than five minutes."""
-    return sum(late.accounts for late in database.counts.late if late.seconds == _LATE_SECONDS)
+    """How many accounts are overdue."""
+    return sum(late.accounts for late in database.counts.late if late.seconds == OVERDUE_SECONDS)
 
 
 def open_letters(database: Database) -> int:

@@ -37,7 +37,8 @@ def listening(limits: Limits, address: str = LOOPBACK) -> Iterator[Listener]:
 
 
 def said(listener: Listener) -> bytes:
-    connection = http.client.HTTPConnection(*listener.socket.getsockname()[:2], timeout=10)
+    address, port = listener.socket.getsockname()[:2]
+    connection = http.client.HTTPConnection(address, port, timeout=10)
     try:
         connection.request("GET", "/")
         return connection.getresponse().read()

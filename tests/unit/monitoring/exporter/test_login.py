@@ -3,6 +3,7 @@
 import threading
 from base64 import b64encode
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 
@@ -20,7 +21,7 @@ def test_the_right_login_is_let_in_beside_wrong_ones_from_its_address(monkeypatc
         waiting.append(seconds)
         assert may_go_on.wait(10)
 
-    monkeypatch.setattr(login.time, "sleep", sleep)
+    monkeypatch.setattr(login, "time", SimpleNamespace(sleep=sleep))
     for _ in range(OF_ADDRESS.at_once):
         assert door.judge(WRONG, "127.0.0.1")[0] == 401
     assert door.judge(RIGHT, "127.0.0.1") == (0, 0)

@@ -1,11 +1,14 @@
 """A question is asked once for all who want to know, waits for a bounded time, and is logged when that changes."""
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 
 import pytest
+from celery import Celery
 
+from tasks.monitoring.exporter import collector
 from tasks.monitoring.exporter.question import Question
 from tests.support.worker import wait_until
 
@@ -68,3 +71,31 @@ def test_silence_and_errors_are_raised_and_logged_once(server: Server, caplog: p
         "it answers again",
         "it does not answer: ValueError: first line",
     ]
+
+
+def test_questions_asked_together_share_the_time_to_wait(server: Server) -> None:
+    server.may_answer.clear()
+    quick = Question("quick", lambda: 7, patience=0.3).ask()
+    silent = [Question("it", server.ask, patience=0.3).ask() for _ in range(3)]
+    began = time.monotonic()
+    for asked in silent:
+        with pytest.raises(TimeoutError):
+            asked.answer()
+    assert time.monotonic() - began < 0.6
+    server.may_answer.set()
+    # How long each took does not count the waiting for others
+    assert quick.answer() == 7
+    assert quick.seconds < 0.2 <= 0.3 <= silent[0].seconds
+
+
+def test_a_scrape_of_silent_servers_ends_in_time(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.may_answer.clear()
+    monkeypatch.setattr(collector, "_PATIENCE_SECONDS", 0.3)
+    for name in ("_read_postgresql", "_read_certificates", "broker_client"):
+        monkeypatch.setattr(collector, name, lambda *_: server.ask())
+    site = collector.SiteCollector(Celery())
+    began = time.monotonic()
+    found = {metric.name: metric for metric in site.collect()}
+    assert time.monotonic() - began < 0.6
+    assert [sample.value for sample in found["metabuilder_source_up"].samples] == [0, 0]
+    server.may_answer.set()

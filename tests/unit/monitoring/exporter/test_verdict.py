@@ -17,7 +17,9 @@ REPORT = Report(
     node="w", host="h", pid=1, release="", seconds=1, concurrency=1, consumes=True, is_stopping=False, reserved=0,
     restarts=0, pss=None, children=(),
 )  # fmt: skip
-COUNTS = Counts(10, [], [Late(0, 9), Late(300, 0)], [Outbox("queued", 3, 1)], [DeadLetters("t", True, 4)], 5, 100)
+COUNTS = Counts(
+    10, [], [Late(0, 9), Late(300, 8), Late(900, 0)], [Outbox("queued", 3, 1)], [DeadLetters("t", True, 4)], 5, 100
+)
 BROKER = Broker((), (WorkerReading("w", 1, REPORT),), Beat(1, ()), 0, 0)
 DATABASE = Database(COUNTS, [], [])
 WELL = Status(BROKER, (Consumption("sync", 0.1), Consumption("send", None, at_work=2)), DATABASE)
@@ -44,7 +46,7 @@ def counts(**changes: Any) -> Status:
         (broker(beat=Beat(None, ())), [(Level.BAD, "Beat does not look")]),
         (broker(beat=Beat(61, ())), [(Level.BAD, "Beat does not look")]),
         (broker(aside=2), [(Level.WARN, "2 messages that no worker could run")]),
-        (counts(late=[Late(60, 8), Late(300, 7)]), [(Level.WARN, "7 accounts not synced")]),
+        (counts(late=[Late(300, 8), Late(900, 7)]), [(Level.WARN, "7 accounts whose sync has been due for 15 min")]),
         (counts(outbox=[Outbox("unknown", 1, 1)]), [(Level.WARN, "1 message of which nobody knows")]),
         (counts(dead_letters=[DeadLetters("t", False, 1200)]), [(Level.WARN, "1,200 tasks failed for good")]),
         (
