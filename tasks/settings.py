@@ -52,7 +52,13 @@ def _checked(check: Callable[[str], str], url: SecretStr) -> SecretStr:
     return SecretStr(check(url.get_secret_value()))
 
 
+def _without_brackets(host: str) -> str:
+    return host.strip("[]")
+
+
 Host = Annotated[str, AfterValidator(checked_host)]
+# What a program listens on. An IPv6 address has brackets only in URLs.
+Address = Annotated[Host, AfterValidator(_without_brackets)]
 RedisUrl = Annotated[SecretStr, AfterValidator(partial(_checked, checked_redis_url))]
 DatabaseUrl = Annotated[SecretStr, AfterValidator(partial(_checked, checked_postgresql_url))]
 
@@ -352,7 +358,7 @@ class CredentialSettings(_Group):
 class MonitoringSettings(_Group):
     """The exporter of metrics, which takes the same logins as Flower."""
 
-    address: Host = Field("127.0.0.1", validation_alias="PROMETHEUS_ADDRESS")
+    address: Address = Field("127.0.0.1", validation_alias="PROMETHEUS_ADDRESS")
     port: Port = Field(8000, validation_alias="PROMETHEUS_PORT")
     flower_logins: SecretStr | None = Field(None, validation_alias="FLOWER_BASIC_AUTH")
 

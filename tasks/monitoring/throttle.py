@@ -7,7 +7,7 @@ on unhindered. Waiting logins are checked as soon as the bucket has room for one
 
 import time
 from collections.abc import Callable
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv4Address, ip_address, ip_network
 from typing import NamedTuple
 
 
@@ -69,4 +69,7 @@ def _source(address: str) -> str:
         found = ip_address(address)
     except ValueError:  # a Unix socket, or a name that a proxy gave
         return address
-    return address if found.version == 4 else str(ip_network((found, _IPV6_PREFIX), strict=False))
+    if isinstance(found, IPv4Address):
+        return address
+    # A program that listens on :: sees the IPv4 address inside one of IPv6.
+    return str(found.ipv4_mapped or ip_network((found, _IPV6_PREFIX), strict=False))

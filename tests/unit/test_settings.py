@@ -85,6 +85,12 @@ def test_results_may_live_on_another_redis(monkeypatch: pytest.MonkeyPatch) -> N
     assert load().redis.result_backend == "rediss://results:6379/1?ssl_cert_reqs=required"
 
 
+@pytest.mark.parametrize("address", ["::1", "[::1]", "10.1.2.3", "localhost"])
+def test_an_address_to_listen_on_has_no_brackets(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    monkeypatch.setenv("PROMETHEUS_ADDRESS", address)
+    assert load().monitoring.address == address.strip("[]")
+
+
 def test_all_mistakes_are_named_at_once_without_their_values(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REDIS_PORT", "secret-port")
     monkeypatch.setenv("CELERYD_CONCURRENCY", "none")

@@ -72,6 +72,16 @@ def _is_network(text):
         return False
 
 
+_NAME_OF_HOST = re.compile(r"([A-Za-z0-9_-]+\.)*[A-Za-z_][A-Za-z0-9_-]*")
+
+
+def _is_address(text):
+    try:
+        return bool(ipaddress.ip_address(text))
+    except ValueError:
+        return _NAME_OF_HOST.fullmatch(text)
+
+
 def _are_pairs(text):
     return all(all(map(str.strip, pair.partition("="))) for pair in text.split(",") if pair.strip())
 
@@ -109,9 +119,13 @@ FORMS = {
         ),
         (re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*").fullmatch, "is not a name: use letters, digits, ., - and _"),
     ),
+    "postgresql_listen_addresses": (
+        re.compile(r"[A-Za-z0-9.:*%,_ -]*[A-Za-z0-9.:*]").fullmatch,
+        "is not an address: write it like 10.1.2.3",
+    ),
     **dict.fromkeys(
-        ("postgresql_listen_addresses", "flower_address", "exporter_address"),
-        (re.compile(r"[A-Za-z0-9.:*%,_ -]*[A-Za-z0-9.:*]").fullmatch, "is not an address: write it like 10.1.2.3"),
+        ("flower_address", "exporter_address"),
+        (_is_address, "is not one address: write it like 10.1.2.3 or ::1, and 0.0.0.0 for every address"),
     ),
     "flower_url_prefix": (
         re.compile(r"[A-Za-z0-9._~/-]*").fullmatch,

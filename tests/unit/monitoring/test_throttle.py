@@ -61,6 +61,13 @@ def test_addresses_of_one_ipv6_network_are_one(clock: Clock) -> None:
     assert guess(throttle, "a socket")
 
 
+def test_ipv4_addresses_within_ipv6_are_not_one(clock: Clock) -> None:
+    throttle = Throttle(clock)
+    assert sum(guess(throttle, "::ffff:192.0.2.1") for _ in range(100)) == OF_ADDRESS.at_once
+    assert throttle.wait("192.0.2.1")
+    assert not throttle.wait("::ffff:192.0.2.2")
+
+
 def test_only_the_last_addresses_are_known(clock: Clock) -> None:
     throttle = Throttle(clock)
     for number in range(2000):

@@ -236,6 +236,9 @@ def test_a_finding_names_the_variable_the_value_and_the_remedy(variables: dict[s
         pytest.param({"redis_user": "default"}, ["default", "administrator"], id="the administrator of Redis"),
         pytest.param({"postgresql_listen_addresses": "it's"}, ["it's", "10.1.2.3"], id="addresses"),
         pytest.param({"flower_address": "not an address?"}, ["not an address", "10.1.2.3"], id="address"),
+        pytest.param({"exporter_address": "127.0.0.1,10.0.0.1"}, ["0.1,10.0", "not one address"], id="two addresses"),
+        pytest.param({"exporter_address": "*"}, ["*", "not one address", "0.0.0.0"], id="every address"),
+        pytest.param({"flower_address": "10.1.2.300"}, ["10.1.2.300", "not one address"], id="no address"),
         pytest.param({"flower_url_prefix": "fl ower"}, ["fl ower", "like flower"], id="path"),
         pytest.param({"application_spam_api_url": "spam"}, ["spam", "https://"], id="URL"),
         pytest.param({"redis_user": ["x"]}, ["x", "not a text"], id="list for a text"),
@@ -268,6 +271,7 @@ def test_a_value_that_a_role_could_not_use_is_one_finding(variables: dict[str, A
         {
             "redis_save": "3600 1 300 100",
             "flower_address": "::1",
+            "exporter_address": "prometheus-1.example.org",
             "postgresql_listen_addresses": "10.0.0.1, localhost",
         },
         {"application_spam_api_url": "https://spam.x/v2", "flower_url_prefix": "a/b", "redis_user": "meta-builder"},
