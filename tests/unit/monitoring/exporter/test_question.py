@@ -75,27 +75,27 @@ def test_silence_and_errors_are_raised_and_logged_once(server: Server, caplog: p
 
 def test_questions_asked_together_share_the_time_to_wait(server: Server) -> None:
     server.may_answer.clear()
-    quick = Question("quick", lambda: 7, patience=0.3).ask()
-    silent = [Question("it", server.ask, patience=0.3).ask() for _ in range(3)]
+    quick = Question("quick", lambda: 7, patience=1).ask()
+    silent = [Question("it", server.ask, patience=1).ask() for _ in range(3)]
     began = time.monotonic()
     for asked in silent:
         with pytest.raises(TimeoutError):
             asked.answer()
-    assert time.monotonic() - began < 0.6
+    assert time.monotonic() - began < 2
     server.may_answer.set()
     # How long each took does not count the waiting for others
     assert quick.answer() == 7
-    assert quick.seconds < 0.2 <= 0.3 <= silent[0].seconds
+    assert quick.seconds < 1 <= silent[0].seconds
 
 
 def test_a_scrape_of_silent_servers_ends_in_time(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     server.may_answer.clear()
-    monkeypatch.setattr(collector, "_PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr(collector, "_PATIENCE_SECONDS", 1)
     for name in ("_read_postgresql", "_read_certificates", "broker_client"):
         monkeypatch.setattr(collector, name, lambda *_: server.ask())
     site = collector.SiteCollector(Celery())
     began = time.monotonic()
     found = {metric.name: metric for metric in site.collect()}
-    assert time.monotonic() - began < 0.6
+    assert time.monotonic() - began < 2
     assert [sample.value for sample in found["metabuilder_source_up"].samples] == [0, 0]
     server.may_answer.set()
