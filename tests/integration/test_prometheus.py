@@ -219,6 +219,8 @@ def test_what_prometheus_shows_and_tells(site: Site, server: RedisServer, databa
     # On a busy machine a scrape may have been without the queue, which ends the alert until the next one.
     def prepare() -> None:
         wait_until(go_on, "the alert does not fire any more")
+        # Graphs end at the last whole second, so that what was scraped since is not in them.
+        wait_for_scrapes(prometheus)
 
     shown, alerts, asked = look(prometheus, tmp_path / "chromium", prepare)
     assert SUMMARY in alerts
