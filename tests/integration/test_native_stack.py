@@ -467,7 +467,7 @@ class TestDemo:
     def test_a_second_time_there_is_nothing_new(self, demo: Clone) -> None:
         started = time.monotonic()
         assert "Nothing new" in demo.succeed("demo").stderr
-        assert time.monotonic() - started < 10
+        assert time.monotonic() - started < 40  # some 4 s on a quiet machine; a sync that waits for beat takes minutes
 
     def test_a_new_message_is_synced(self, demo: Clone) -> None:
         inbox = demo.state / "demo" / "mail" / "demo" / "new"
