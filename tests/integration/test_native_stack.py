@@ -24,6 +24,8 @@ from tests.support.clock import Clock
 from tests.support.servers import PostgresServer, RedisServer
 
 MAX_HEALTH_SECONDS = 20
+# What takes some seconds on a quiet machine takes several times as long on a busy one.
+PATIENCE = 4
 PROGRAMS = {"redis", "postgres", "worker", "beat", "flower", "exporter"}
 Done = subprocess.CompletedProcess[str]
 
@@ -192,7 +194,7 @@ def test_a_second_up_changes_nothing_and_says_so(up: Clone) -> None:
     before = up.pids()
     started = time.monotonic()
     assert "already up" in up.succeed("up").stderr
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < PATIENCE * 5
     assert up.pids() == before
 
 
@@ -328,7 +330,7 @@ def test_down_is_quick_and_stops_everything(up: Clone) -> None:
     before = up.processes()
     started = time.monotonic()
     up.succeed("down")
-    assert time.monotonic() - started < 15
+    assert time.monotonic() - started < PATIENCE * 15
     assert not [process for process in before if is_alive(process)]
     assert "is down" in up.succeed("ps").stderr
 
@@ -467,7 +469,7 @@ class TestDemo:
     def test_a_second_time_there_is_nothing_new(self, demo: Clone) -> None:
         started = time.monotonic()
         assert "Nothing new" in demo.succeed("demo").stderr
-        assert time.monotonic() - started < 40  # some 4 s on a quiet machine; a sync that waits for beat takes minutes
+        assert time.monotonic() - started < PATIENCE * 10
 
     def test_a_new_message_is_synced(self, demo: Clone) -> None:
         inbox = demo.state / "demo" / "mail" / "demo" / "new"
