@@ -5,6 +5,7 @@ of their control characters reaches the terminal. Only a `Coloured` text has col
 """
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -115,13 +116,15 @@ def full_screen() -> Iterator[Callable[[Callable[[int, int], Sequence["Text"]]],
 
     The lines are to hold visible characters alone.
     """
-    from rich.console import Console, Group
+    from rich.console import Console, ConsoleDimensions, Group
     from rich.control import Control
 
     console = Console()
     with console.screen() as screen:
 
         def draw(lines: Callable[[int, int], Sequence["Text"]]) -> None:
+            # Rich would believe COLUMNS and LINES, which say what the terminal was when it was opened.
+            console.size = ConsoleDimensions(*os.get_terminal_size(sys.stdout.fileno()))
             console.control(Control.home())
             screen.update(Group(*lines(*console.size)))
 

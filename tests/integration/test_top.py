@@ -45,6 +45,9 @@ class Terminal:
         environment = {
             **os.environ,
             "TERM": "xterm-256color",
+            # As a shell may export them: what they say is wrong once the terminal has another size.
+            "COLUMNS": str(columns),
+            "LINES": str(rows),
             "METABUILDER_COMMAND": "metabuilder",
             "PYTHONUTF8": "1",
         }
