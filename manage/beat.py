@@ -1,7 +1,6 @@
-"""`beat:status` and `beat:restart`: when beat queues which task."""
+"""`beat:status`: when beat queues which task."""
 
 import sys
-import time
 from dataclasses import asdict
 
 import click
@@ -12,8 +11,7 @@ from manage.place import LOOK_AT_HEALTH
 from manage.session import broker_alone, json_option
 
 # Beat looks at its schedule every two seconds, and notes in Redis that it did.
-_SILENCE_SECONDS, _START_SECONDS = 30, 30
-_LOOK_SECONDS = 0.1
+_SILENCE_SECONDS = 30
 # A run that is so much behind its time is late.
 _LATE_SECONDS = 5
 
@@ -59,25 +57,3 @@ def _next_run(seconds: float | None) -> Cell:
     return good_or_bad(
         not late, f"in {duration(seconds)}" if seconds > 0 else f"late by {duration(-seconds)}" if late else "now"
     )
-
-
-@example("beat:restart")
-@click.command(name="beat:restart")
-def restart() -> None:
-    """Stop beat and start it again, and wait until it keeps the schedule. What is due in between is queued late."""
-    from native.errors import StackError
-    from native.state import State
-    from native.supervisor import Supervisor
-
-    with broker_alone() as client:
-        from tasks.monitoring.readings.beat import beat
-
-        supervisor = Supervisor(State.default())
-        supervisor.stop(["beat"])
-        began = time.monotonic()
-        supervisor.start_program("beat")
-        while not ((ticked := beat(client).ticked) is not None and ticked < time.monotonic() - began):
-            if time.monotonic() - began > _START_SECONDS:
-                raise StackError(f"beat has not looked at its schedule within {_START_SECONDS} s. {LOOK_AT_HEALTH}")
-            time.sleep(_LOOK_SECONDS)
-    say("beat keeps the schedule")

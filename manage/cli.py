@@ -195,9 +195,9 @@ _ITS_OWN_WAY = {
     stack.ps: units.ps,
     stack.logs: units.logs,
     stack.health: health.health,
-    beat.restart: units.beat_restart,
-    worker.reload_: units.worker_reload,
-    worker.drain: units.worker_drain,
+    stack.beat_restart: units.beat_restart,
+    stack.worker_reload: units.worker_reload,
+    stack.worker_drain: units.worker_drain,
 }
 _EVERYWHERE = (
     account.account,

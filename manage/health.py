@@ -5,6 +5,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
 
 import click
@@ -110,7 +111,7 @@ def _of_site() -> list[Found]:
     for host in hosts:
         [answer] = place.run([host], (PROGRAM, "health", "--site-alone", "--json"))
         try:
-            return [(_SITE, _check(row)) for row in json.loads(answer.out)]
+            return [(_SITE, read_check(row)) for row in json.loads(answer.out)]
         except ValueError:
             said = f"{host}: {answer.said.strip() or 'says nothing'}"
         if not answer.is_away:
@@ -118,5 +119,7 @@ def _of_site() -> list[Found]:
     return [(_SITE, Check("site", False, said, "Look at metabuilder health on that host"))]
 
 
-def _check(row: dict[str, Any]) -> Check:
-    return Check(**{name: value for name, value in row.items() if name != "host"})
+def read_check(row: dict[str, Any]) -> Check:
+    """A check that a host printed, whose release may know more of it than this one."""
+    known = {field.name for field in fields(Check)}
+    return Check(**{name: value for name, value in row.items() if name in known})

@@ -43,7 +43,8 @@ def main(command: str, *words: str) -> int:
     if command == "logs":
         asked = json.loads(words[0])
         return subprocess.run(journalctl(**asked), check=False).returncode
-    found = units(words or OURS)
+    # A unit that was disabled stays as it is, unless it is asked for by name; `stop` is for whatever runs.
+    found = units(words or OURS, also_disabled=bool(words) or command == "stop")
     _tell(found)
     return subprocess.run(["systemctl", command, *found], check=False).returncode if found else 0
 
@@ -70,11 +71,13 @@ def state() -> dict[str, Any]:
     }
 
 
-def units(services: tuple[str, ...]) -> list[str]:
-    """The names of the units of these services that this host has: enabled, or loaded."""
+def units(services: tuple[str, ...], *, also_disabled: bool = True) -> list[str]:
+    """The names of the units of these services that this host has: those enabled, and those that are loaded too."""
     patterns = [pattern for name in services for pattern in SERVICES[name]]
     wanted = _said("systemctl", "show", "multi-user.target", "--property=Wants", "--value").split()
-    loaded = _said("systemctl", "list-units", "--all", "--plain", "--no-legend", *patterns).splitlines()
+    loaded = []
+    if also_disabled:
+        loaded = _said("systemctl", "list-units", "--all", "--plain", "--no-legend", *patterns).splitlines()
     names = [*wanted, *(line.split()[0] for line in loaded if " not-found " not in line)]
     return sorted({name for name in names if any(fnmatch.fnmatch(name, pattern) for pattern in patterns)})
 

@@ -10,6 +10,7 @@ import click
 from manage.examples import example
 from manage.log_options import LINES, log_options
 from manage.output import Coloured, confirm, duration, good_or_bad, print_json, say, size, table
+from manage.units import service_argument
 
 if TYPE_CHECKING:
     from native.check import Check
@@ -19,26 +20,36 @@ if TYPE_CHECKING:
 LOGS = ("worker", "beat", "flower", "exporter", "redis", "postgres", "demo-imap", "demo-smtp", "supervisord", "all")
 
 
-@example("up")
+@example("up", "up worker")
 @click.command()
-def up() -> None:
-    """Start every program that is down, and wait until all work.
+@service_argument
+def up(service: str | None) -> None:
+    """Start every program that is down, or one of ours, and wait until it does its work.
 
     PostgreSQL and Redis come in Python packages, which Debian does not update: for trying and developing. Machines
     that serve others get Debian's by ansible-playbook (docs/deployment.md).
     """
     stack = _stack()
-    announce(stack, stack.up())
+    if service is None:
+        announce(stack, stack.up())
+    elif not stack.start(service):
+        say(f"{service} is already up")
 
 
-@example("down")
+@example("down", "down flower")
 @click.command()
+@service_argument
 @click.option("--purge", is_flag=True, help="Delete the state folder too: the database, every synced message.")
 @click.option("--yes", is_flag=True, help="Do not ask before deleting.")
-def down(purge: bool, yes: bool) -> None:
-    """Stop everything."""
+def down(service: str | None, purge: bool, yes: bool) -> None:
+    """Stop everything, or one of our programs until the next `up`. A worker first finishes what it is at."""
+    if service and purge:
+        raise click.UsageError("--purge deletes the data of all programs: leave out the name of one")
     stack = _stack()
     folder = stack.state.folder
+    if service:
+        say(f"{service} is stopped" if stack.stop(service) else f"{service} was not running")
+        return
     if purge and not yes and folder.exists():
         confirm(f"Delete {folder} with the database and all synced mail?")
     say("The native stack is down" if stack.down() else "The native stack was not running")
@@ -47,13 +58,45 @@ def down(purge: bool, yes: bool) -> None:
         say(f"{folder} is deleted")
 
 
-@example("restart")
+@example("restart", "restart worker")
 @click.command()
-def restart() -> None:
-    """Stop everything and start it again."""
+@service_argument
+def restart(service: str | None) -> None:
+    """Stop everything and start it again, or one of our programs. A worker first finishes what it is at."""
     stack = _stack()
+    if service:
+        stack.restart(service)
+        return
     stack.down()
     announce(stack, stack.up())
+
+
+@example("worker:reload")
+@click.command(name="worker:reload")
+def worker_reload() -> None:
+    """Restart the worker after the tasks that it is at. The same as `restart worker`.
+
+    Changed settings come with `up`, which restarts the worker by itself.
+    """
+    _stack().restart("worker")
+
+
+@example("worker:drain")
+@click.command(name="worker:drain")
+def worker_drain() -> None:
+    """Stop the worker after the tasks that it is at, and keep it stopped until `up`.
+
+    Messages that it has taken and not begun go back to their queues.
+    """
+    _stack().stop("worker")
+    say("The worker is stopped; ./manage.sh up starts it")
+
+
+@example("beat:restart")
+@click.command(name="beat:restart")
+def beat_restart() -> None:
+    """Restart beat. What is due in between is queued late. The same as `restart beat`."""
+    _stack().restart("beat")
 
 
 @example("rebuild")

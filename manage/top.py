@@ -128,6 +128,8 @@ def _keys() -> Iterator[Any]:
     """
     terminal = sys.stdin.fileno()
     before = termios.tcgetattr(terminal)
+    # Ctrl-Z would leave the shell on the other screen.
+    stopped = signal.signal(signal.SIGTSTP, signal.SIG_IGN)
     ended = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the terminal is left as it was
     try:
         tty.setcbreak(terminal)
@@ -137,6 +139,7 @@ def _keys() -> Iterator[Any]:
     finally:
         termios.tcsetattr(terminal, termios.TCSADRAIN, before)
         signal.signal(signal.SIGTERM, ended)
+        signal.signal(signal.SIGTSTP, stopped)
 
 
 def _pressed(terminal: int, seconds: float) -> list[bytes]:

@@ -29,7 +29,7 @@ _COLOURS = {"active": "green", "activating": "yellow", "deactivating": "yellow",
 # The beginning of an entry, after which its further lines follow: the moment, and the name of the host.
 _ENTRY = re.compile(r"\d{4}-\d\d-\d\dT\S+ ")
 
-_service = click.argument("service", required=False, type=click.Choice(on_host.OURS))
+service_argument = click.argument("service", required=False, type=click.Choice(on_host.OURS))
 
 
 def ask(*words: str, hosts: Sequence[str] | None = None) -> list[Answer]:
@@ -84,7 +84,7 @@ def _row(unit: dict[str, Any]) -> tuple[str | Coloured, ...]:
 
 @example("up", "up worker")
 @click.command()
-@_service
+@service_argument
 def up(service: str | None) -> None:
     """Start the units of our programs (worker, beat, Flower, exporter), or of one of them."""
     _change("start", "started", service)
@@ -92,7 +92,7 @@ def up(service: str | None) -> None:
 
 @example("down", "down flower")
 @click.command()
-@_service
+@service_argument
 def down(service: str | None) -> None:
     """Stop the units of our programs, or of one of them. Workers first finish what they are at.
 
@@ -103,7 +103,7 @@ def down(service: str | None) -> None:
 
 @example("restart", "restart worker")
 @click.command()
-@_service
+@service_argument
 def restart(service: str | None) -> None:
     """Restart the units of our programs, or of one of them. Workers first finish what they are at.
 

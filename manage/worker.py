@@ -1,11 +1,10 @@
-"""`worker:ping`, `worker:info`, `worker:shutdown`, `worker:reload` and `worker:drain`: the worker processes.
+"""`worker:ping`, `worker:info` and `worker:shutdown`: the worker processes.
 
 The workers are known by what they last reported to Redis (every 2 s), so that nobody waits for an answer.
 """
 
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -20,8 +19,6 @@ from native.errors import StackError
 if TYPE_CHECKING:
     from tasks.monitoring.readings.workers import WorkerReading
     from tasks.monitoring.report import Child
-
-_START_SECONDS, _LOOK_SECONDS = 30, 0.2
 
 _nodes = click.argument("nodes", metavar="[WORKER]...", nargs=-1)
 
@@ -149,54 +146,3 @@ def shutdown(nodes: tuple[str, ...], is_all: bool, yes: bool) -> None:
         confirm(f"End {', '.join(names)} after the tasks that they are at?")
     application().control.shutdown(destination=names)
     say(f"{', '.join(names)}: told to end")
-
-
-@example("worker:reload")
-@click.command(name="worker:reload")
-def reload_() -> None:
-    """Restart the worker after the tasks that it is at, and wait until it takes messages again.
-
-    Changed settings come with `up`, which restarts the worker by itself.
-    """
-    _stop()
-    began = time.monotonic()
-    _supervisor().start_program("worker")
-    _wait(
-        lambda: any(
-            one.consumes and one.report and one.report.seconds <= time.monotonic() - began for one in _find(())
-        )
-    )
-    say("The worker consumes")
-
-
-@example("worker:drain")
-@click.command(name="worker:drain")
-def drain() -> None:
-    """Stop the worker after the tasks that it is at, and keep it stopped until `up`.
-
-    Messages that it has taken and not begun go back to their queues.
-    """
-    _stop()
-    say("The worker is stopped; ./manage.sh up starts it")
-
-
-def _stop() -> None:
-    at_work = sum(child.work is not None for one in _find(()) if one.report for child in one.report.children)
-    if at_work:
-        say(f"Waiting for {at_work} tasks …")
-    _supervisor().stop(["worker"])
-
-
-def _supervisor() -> Any:
-    from native.state import State
-    from native.supervisor import Supervisor
-
-    return Supervisor(State.default())
-
-
-def _wait(is_true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + _START_SECONDS
-    while not is_true():
-        if time.monotonic() > deadline:
-            raise StackError(f"the worker does not consume after {_START_SECONDS} s. {LOOK_AT_HEALTH}")
-        time.sleep(_LOOK_SECONDS)

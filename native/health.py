@@ -78,7 +78,7 @@ def worker_consumes(patience: float = _PROBE_SECONDS) -> Check:
     except (OperationalError, RedisError, ResultsUnavailableError) as error:
         return Check("worker", False, one_line(error), "Look at ./manage.sh health for redis first")
     if stuck := [queue.name for queue in found if not queue.ok]:
-        advice = "See ./manage.sh logs worker, then ./manage.sh restart"
+        advice = "See ./manage.sh logs worker, then ./manage.sh restart worker"
         return Check("worker", False, f"took no task within {patience:.0f} s from {', '.join(stuck)}", advice)
     if busy := max(queue.at_work for queue in found):
         return Check("worker", True, f"at work on {busy} tasks, no process free within {patience:.0f} s")
@@ -91,22 +91,30 @@ def beat_is_alive(state: State, *, may_ask: bool = True) -> Check:
     from kombu.exceptions import OperationalError
     from redis import RedisError
 
-    from tasks.celery_app import celery_app
-    from tasks.runtime.scheduler import seconds_since_tick
-
     status = Supervisor(state).status().get("beat")
     if status is None or not status.is_running:
         return Check("beat", False, status.state.lower() if status else "not running", "Run ./manage.sh up")
     if not may_ask:
         return not_asked("beat", "Redis is down")
     try:
-        silence = seconds_since_tick(celery_app)
+        silence = beat_silence()
     except (OperationalError, RedisError) as error:
         return Check("beat", False, one_line(error), "Look at ./manage.sh health for redis first")
     if silence is None or silence > _BEAT_SILENCE_SECONDS:
         detail = "has not ticked yet" if silence is None else f"has not ticked for {silence:.0f} s"
-        return Check("beat", False, detail, "See ./manage.sh logs beat, then ./manage.sh restart")
+        return Check("beat", False, detail, "See ./manage.sh logs beat, then ./manage.sh restart beat")
     return Check("beat", True, f"ticks (last {silence:.0f} s ago)")
+
+
+def beat_silence() -> float | None:
+    """For how many seconds beat has not looked at its schedule; None if it never has.
+
+    Raises kombu's OperationalError or RedisError.
+    """
+    from tasks.celery_app import celery_app
+    from tasks.runtime.scheduler import seconds_since_tick
+
+    return seconds_since_tick(celery_app)
 
 
 def flower_answers(port: int) -> Check:

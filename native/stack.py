@@ -2,6 +2,8 @@
 
     down → (up) → configured → servers ready → schema migrated → application running and consuming
 
+A program of the application can also be started, stopped and restarted alone.
+
 `up` may be repeated at any time: it starts what is missing, restarts the application when its configuration has
 changed, and leaves the rest alone. Programs of a killed supervisor are found by the process ids that they noted
 (native/run.py), and are stopped before new programs start.
@@ -10,7 +12,8 @@ changed, and leaves the rest alone. Programs of a killed supervisor are found by
 import os
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -22,6 +25,7 @@ from native.environment import (
     DATABASE_VARIABLES,
     REDIS_VARIABLES,
     RESULTS_VARIABLES,
+    apply,
     effective,
     embedded_postgres,
     embedded_redis,
@@ -117,6 +121,45 @@ class Stack:
             self.supervisor.shut_down()
         return True
 
+    def start(self, name: str) -> bool:
+        """Start one program of the application, and wait until it does its work; False when it ran already.
+
+        Raises StackError where the stack is down, or the program does not come up.
+        """
+        with self._running():
+            if self.supervisor.status()[name].is_running:
+                return False
+            self._start_alone(name)
+        return True
+
+    def stop(self, name: str) -> bool:
+        """Stop one program of the application, until `start` or `up`; False when it did not run.
+
+        A worker first finishes the tasks that it is at. Raises StackError where the stack is down.
+        """
+        with self._running():
+            return bool(self.supervisor.stop([name]))
+
+    def restart(self, name: str) -> None:
+        """Stop one program of the application, start it, and wait until it does its work. Raises as `start`."""
+        with self._running():
+            self.supervisor.stop([name])
+            self._start_alone(name)
+
+    @contextmanager
+    def _running(self) -> Iterator[None]:
+        """The environment of the running stack, in which nobody else starts or stops programs."""
+        apply(self.state)
+        with self.state.locked():
+            if not self.supervisor.is_alive():
+                raise StackError("the native stack is down: ./manage.sh up")
+            yield
+
+    def _start_alone(self, name: str) -> None:
+        began = time.monotonic()
+        self.supervisor.start_program(name)
+        self._await_application(name, self.state.read()["ports"], began)
+
     def check(self) -> None:
         """Check what the operator has set, before anything is made or started.
 
@@ -206,15 +249,34 @@ class Stack:
         finish(environment["DATABASE_OWNER_URL"])  # all workers start after this
 
     def _start_application(self, ports: Mapping[str, int]) -> None:
+        began = time.monotonic()
         for name in APPLICATION:
             self.supervisor.start_program(name)
-        self._await("worker", _worker_consumes, _APPLICATION_SECONDS)
-        self._say("The worker consumes")
-        self._await("flower", lambda: health.flower_answers(ports["flower"]).ok, _APPLICATION_SECONDS)
-        self._say(f"Flower is ready on http://127.0.0.1:{ports['flower']}")
-        self._await("exporter", lambda: health.exporter_answers(ports["exporter"]).ok, _APPLICATION_SECONDS)
-        self._say(f"Metrics are served on http://127.0.0.1:{ports['exporter']}/metrics")
-        self._await("beat", lambda: self.supervisor.status()["beat"].is_running, _APPLICATION_SECONDS)
+        for name in APPLICATION:
+            self._await_application(name, ports, began)
+
+    def _await_application(self, name: str, ports: Mapping[str, int], began: float) -> None:
+        """Wait until a program does its work that was started at that moment of the monotonic clock."""
+        is_ready, said = {
+            "worker": (_worker_consumes, "The worker consumes"),
+            "beat": (lambda: self._beat_ticks(began), "beat keeps the schedule"),
+            "flower": (
+                lambda: health.flower_answers(ports["flower"]).ok,
+                f"Flower is ready on http://127.0.0.1:{ports['flower']}",
+            ),
+            "exporter": (
+                lambda: health.exporter_answers(ports["exporter"]).ok,
+                f"Metrics are served on http://127.0.0.1:{ports['exporter']}/metrics",
+            ),
+        }[name]
+        self._await(name, is_ready, _APPLICATION_SECONDS)
+        self._say(said)
+
+    def _beat_ticks(self, began: float) -> bool:
+        """Whether beat has looked at its schedule since it was started."""
+        _require(stores.redis_answers())
+        silence = health.beat_silence()
+        return silence is not None and silence < time.monotonic() - began
 
     def _await(
         self, name: str, is_ready: Callable[[], bool], seconds: float, advise: Callable[[str], str] | None = None

@@ -124,13 +124,17 @@ class Supervisor:
         if (known := self.status().get(name)) and known.state not in UP:
             self._call("supervisor.startProcess", name, False)
 
-    def stop(self, names: Iterable[str]) -> None:
-        """Stop programs at the same time and wait until all have stopped, each for at most its own `stop_seconds`."""
+    def stop(self, names: Iterable[str]) -> list[str]:
+        """Stop programs at the same time and wait until all have stopped, each for at most its own `stop_seconds`.
+
+        Returns the names of those that ran.
+        """
         running = [name for name in names if (known := self.status().get(name)) and known.state in UP]
         for name in running:
             self._call("supervisor.stopProcess", name, False)
         while any(self.status()[name].state in (*UP, "STOPPING") for name in running if name in self.status()):
             time.sleep(0.05)
+        return running
 
     def _call(self, method: str, *arguments: object) -> Any:
         # Imported here, because the import takes a tenth of a second, which `help` and `version` need not wait for.

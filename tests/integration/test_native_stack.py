@@ -218,16 +218,21 @@ def test_what_is_at_hand_for_who_changes_the_code(up: Clone) -> None:
     assert modes == {"a"}
 
 
-def test_beat_and_the_worker_are_restarted_and_stopped_alone(up: Clone) -> None:
+def test_programs_are_restarted_and_stopped_alone(up: Clone) -> None:
     before = up.pids()
     assert "beat keeps the schedule" in up.succeed("beat:restart").stderr
-    assert "The worker consumes" in up.succeed("worker:reload").stderr
+    assert "The worker consumes" in up.succeed("restart", "worker").stderr
     after = up.pids()
     assert {name for name in before if before[name] != after[name]} == {"beat", "worker"}
     assert "00:05:00" in up.succeed("beat:status").stdout
     up.succeed("worker:drain")
-    assert [row["program"] for row in up.ps().values() if row["state"] != "running"] == ["worker"]
+    assert "exporter is stopped" in up.succeed("down", "exporter").stderr
+    assert {row["program"] for row in up.ps().values() if row["state"] != "running"} == {"worker", "exporter"}
     assert up.manage("worker:ping").returncode == 1
+    assert "Metrics are served" in up.succeed("up", "exporter").stderr
+    assert "exporter is already up" in up.succeed("up", "exporter").stderr
+    assert {row["program"] for row in up.ps().values() if row["state"] != "running"} == {"worker"}
+    assert up.manage("down", "worker", "--purge", "--yes").returncode == 2
 
 
 def test_a_killed_postgres_comes_back_with_its_data(up: Clone) -> None:
@@ -316,6 +321,12 @@ def test_down_stops_orphans_too(up: Clone) -> None:
     up.succeed("down")
     assert not [process for process in before if is_alive(process)]
     assert "was not running" in up.succeed("down").stderr
+
+
+def test_a_program_alone_needs_the_stack(stopped: Clone) -> None:
+    for verb in ("up", "down", "restart"):
+        done = stopped.manage(verb, "beat")
+        assert (done.returncode, "the native stack is down: ./manage.sh up" in done.stderr) == (1, True)
 
 
 def test_up_mends_what_a_power_cut_left_and_says_so(stopped: Clone) -> None:

@@ -199,6 +199,9 @@ def test_a_terminal_is_as_before_after_sigterm_and_without_one_an_error_says_so(
     environment(DATABASE_URL="postgresql://nobody@127.0.0.1:1/nowhere")
     with Terminal() as terminal:
         terminal.wait_for("no worker has reported", "not known")
+        status = Path(f"/proc/{terminal.process.pid}/status").read_text()
+        ignored = int(re.search(r"SigIgn:\s*(\w+)", status)[1], 16)  # type: ignore[index]
+        assert ignored >> signal.SIGTSTP - 1 & 1, "Ctrl-Z would leave the shell on the other screen"
         terminal.process.send_signal(signal.SIGTERM)
         wait_until(lambda: terminal.process.poll() is not None, "it does not end")
         terminal.read()

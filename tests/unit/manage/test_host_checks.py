@@ -4,7 +4,9 @@ from typing import Any
 
 import pytest
 
+from manage.health import read_check
 from manage.host_checks import check_host, releases_differ
+from native.check import Check
 
 NOW = 1_800_000_000.0
 DAY = 86_400.0
@@ -75,3 +77,8 @@ def test_releases_that_differ_are_said_with_their_hosts() -> None:
     assert check.warns
     assert "w1, beat: 0.1.0-a; w2: 0.1.0-b" in check.detail
     assert not releases_differ({"w1": {"release": "0.1.0-a"}, "redis": {"release": None}}).warns
+
+
+def test_a_host_of_a_later_release_may_say_more_of_a_check() -> None:
+    known = Check("redis", True, "answers", figures={"seconds": 1})
+    assert read_check({"host": None, **known.as_dict(), "since": 7}) == known

@@ -63,6 +63,14 @@ def test_units_of_a_service_are_changed_and_named(path: str) -> None:
     assert (done.returncode, done.stderr) == (4, "restart celery-worker.service celery-worker@sending.service\n")
 
 
+@pytest.mark.parametrize("command", ["start", "restart", "stop"])
+def test_a_unit_that_was_disabled_is_stopped_and_never_started_unless_it_is_named(path: str, command: str) -> None:
+    enabled = ["celery-beat.service", "celery-worker@sending.service"]
+    disabled = ["celery-worker.service"]
+    wanted = sorted(enabled + disabled) if command == "stop" else enabled
+    assert json.loads(run(path, command).stdout) == wanted
+
+
 def test_a_host_without_such_units_is_left_alone(path: str) -> None:
     done = run(path, "restart", "flower")
     assert (done.returncode, done.stdout, done.stderr) == (0, "[]\n", "")
