@@ -115,7 +115,7 @@ def ports(host):
             yield (
                 f"port {port} is taken by another cluster of PostgreSQL, {taken_by}: if that cluster holds the "
                 f"site's data, keep its version (postgresql_version: {other[1]}), or move the data first "
-                "(docs/operations.md, Upgrade PostgreSQL); otherwise choose another port (site_postgresql_port)"
+                "(docs/runbooks.md, Upgrade PostgreSQL); otherwise choose another port (site_postgresql_port)"
             )
         elif taken_by != unit:
             remedy = f"stop {taken_by}, or choose another port ({_port_variable(unit)})"
@@ -135,7 +135,7 @@ def postgresql_version(host):
         yield (
             f"postgresql_version: the site's data is in the cluster {old}/main, and another version would be used: "
             f"keep version {old} for now (postgresql_version: {old}), or move the data "
-            "(playbooks/postgresql-upgrade.yml; docs/operations.md, Upgrade PostgreSQL)"
+            "(playbooks/postgresql-upgrade.yml; docs/runbooks.md, Upgrade PostgreSQL)"
         )
     version, brought = host.given("postgresql_version"), host.values.get("postgresql_brought")
     is_there = host.report.get("has_cluster") or not brought
