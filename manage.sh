@@ -11,7 +11,7 @@ fail() { say "error: $*"; exit 1; }
 
 # The verbs that need Ansible, the linters, the test tools, the benchmarks' plotting, or uv.
 case ${1:-help} in
-    setup | test | dev:test | bench | lock | release | secrets | docs | -i* | --inventory* | --limit* | -K* | --ask-*) NEEDS=dev ;;
+    setup | test | dev:test | bench | lock | release | secrets | docs | preflight | -i* | --inventory* | --limit* | -K* | --ask-*) NEEDS=dev ;;
     *) NEEDS=native ;;
 esac
 

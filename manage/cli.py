@@ -27,6 +27,7 @@ from manage import (
     info,
     lock,
     outbox,
+    preflight,
     psql,
     queue,
     redis_cli,
@@ -47,7 +48,7 @@ from manage.advice import explained, said_here
 from manage.examples import example
 from manage.output import complain
 from manage.place import IS_HOST
-from manage.site import Site, remember
+from manage.site import remember, site_options
 from manage.trouble import redis_words
 from tasks.secrecy.forms import Known
 from tasks.secrecy.secrets import NOT_SHOWN, secrets_kept, tells_secret, without_secrets
@@ -58,13 +59,15 @@ class Manage(click.Group):
     """Lists the verbs in the order in which they were added, and turns expected errors into one line.
 
     `elsewhere` maps the verbs of the clone that hosts do not have to what an operator does there instead, `on_hosts`
-    those that hosts have in their own way to that way.
+    those that hosts have in their own way to that way. The verbs `of_the_control_machine` are about a site and run on
+    the control machine.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.elsewhere: dict[str, str] = {}
         self.on_hosts: dict[str, click.Command] = {}
+        self.of_the_control_machine: set[str] = set()
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         return list(self.commands)
@@ -75,11 +78,7 @@ class Manage(click.Group):
         if wrong is not None and not ctx.resilient_parsing:
             raise click.UsageError(f"this argument is no text (UTF-8 without NUL): {visible(wrong)}", ctx)
         rest = super().parse_args(ctx, args)
-        if inventories := ctx.params.get("inventories"):
-            asks = tuple(option for name, option in _ASKING.items() if ctx.params[name])
-            remember(ctx, Site(inventories, ctx.params["limit"], asks))
-        elif any(ctx.params.get(name) for name in ("limit", *_ASKING)):
-            raise click.UsageError("--limit, --ask-vault-pass and --ask-become-pass go with -i INVENTORY", ctx)
+        remember(ctx)
         return rest
 
     def resolve_command(
@@ -90,10 +89,14 @@ class Manage(click.Group):
         if is_about_hosts and (instead := self.elsewhere.get(args[0])) and not ctx.resilient_parsing:
             how = f"./manage.sh {args[0]}" + ("" if IS_HOST else ", without -i")
             raise click.UsageError(f"{args[0]} works in a clone, on the native stack: {how}. {instead}", ctx)
+        if IS_HOST and args[0] in self.of_the_control_machine and not ctx.resilient_parsing:
+            how = f"./manage.sh -i inventories/NAME {args[0]}"
+            raise click.UsageError(f"{args[0]} works in a clone, on the control machine: {how}", ctx)
         if is_about_hosts and (verb := self.on_hosts.get(args[0])):
             return args[0], verb, args[1:]
         name, command, rest = super().resolve_command(ctx, args)
-        if command is None or IS_HOST or not is_about_hosts or command in (info.help_, completion.completion):
+        is_here = command in (info.help_, completion.completion) or name in self.of_the_control_machine
+        if command is None or IS_HOST or not is_about_hosts or is_here:
             return name, command, rest
         from manage.passed_on import passed_on
 
@@ -135,36 +138,14 @@ def _is_expected(error: Exception) -> bool:
     return isinstance(error, StackError | EmailError)
 
 
-# The passwords that are asked for (manage/site.py).
-_ASKING = {"ask_vault_pass": "vault-password-file", "ask_become_pass": "become-password-file"}
-
-
-def _site_options(command: Manage) -> Manage:
-    """The options for the verbs of a site, which only the control machine has."""
-    if IS_HOST:
-        return command
-    for option in (
-        click.option(
-            "-i",
-            "--inventory",
-            "inventories",
-            multiple=True,
-            metavar="INVENTORY",
-            help="Have the hosts of inventories/NAME do it, instead of the native stack.",
-        ),
-        click.option("--limit", metavar="PATTERN", help="With -i: only these hosts of it, as for ansible-playbook."),
-        click.option("--ask-vault-pass", is_flag=True, help="With -i: ask for the password of the vault."),
-        click.option("-K", "--ask-become-pass", is_flag=True, help="With -i: ask for the password of sudo."),
-    ):
-        command = option(command)
-    return command
-
-
 @example("queue:status", "help queue:flush", *(() if IS_HOST else ("-i inventories/production queue:status",)))
-@_site_options
 @click.group(cls=Manage, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 def main(**_: Any) -> None:
     """MetaBuilder email workers: run, look at and test them."""
+
+
+if not IS_HOST:  # hosts are no control machines
+    site_options(main)
 
 
 # Verbs that exist only in a clone, and what an operator uses on a host instead.
@@ -199,6 +180,7 @@ _ITS_OWN_WAY = {
     stack.worker_reload: units.worker_reload,
     stack.worker_drain: units.worker_drain,
 }
+_ON_THE_CONTROL_MACHINE = (preflight.preflight,)
 _EVERYWHERE = (
     account.account,
     credentials.credentials,
@@ -231,7 +213,9 @@ _EVERYWHERE = (
     info.help_,
 )
 
-for verb in (*_ITS_OWN_WAY.values(), *_EVERYWHERE) if IS_HOST else (*_ITS_OWN_WAY, *_IN_A_CLONE, *_EVERYWHERE):
+_HERE = (*_ITS_OWN_WAY, *_IN_A_CLONE, *_ON_THE_CONTROL_MACHINE, *_EVERYWHERE)
+for verb in (*_ITS_OWN_WAY.values(), *_EVERYWHERE) if IS_HOST else _HERE:
     main.add_command(verb)
 main.elsewhere = {str(verb.name): instead for verb, instead in _IN_A_CLONE.items()}
+main.of_the_control_machine = {str(verb.name) for verb in _ON_THE_CONTROL_MACHINE}
 main.on_hosts = {str(verb.name): verb for verb in _ITS_OWN_WAY.values()}

@@ -1,4 +1,5 @@
-"""`docs`: writes what is made from other files: the tables of variables in roles/*/README.md, and the dashboards."""
+"""`docs`: writes what is made from other files: the tables of variables in roles/*/README.md, the dashboards, and the
+production checklist."""
 
 from pathlib import Path
 from typing import Any
@@ -8,19 +9,31 @@ import click
 from manage.examples import example
 from manage.output import say
 
+# What follows in the page is made.
+_MARK = "<!-- Made from manage/checklist.py by ./manage.sh docs. -->"
+
 
 @example("docs")
 @click.command()
 def docs() -> None:
-    """Write the tables of the roles' variables again, from their argument specs, and the dashboards."""
+    """Write the tables of the roles' variables again, from their argument specs; the dashboards; the checklist."""
     from manage.dashboards import dashboards
     from native.state import ROOT
 
     readmes = {role / "README.md": role_readme(role) for role in sorted((ROOT / "roles").iterdir())}
-    for file, text in {**readmes, **dashboards(ROOT / "monitoring")}.items():
+    checklist = {ROOT / "docs/production-checklist.md": checklist_page(ROOT / "docs/production-checklist.md")}
+    for file, text in {**readmes, **dashboards(ROOT / "monitoring"), **checklist}.items():
         if not file.exists() or file.read_text() != text:
             file.write_text(text)
             say(f"Wrote {file.relative_to(ROOT)}")
+
+
+def checklist_page(page: Path) -> str:
+    """The page with its own words, and below the mark the items of the checklist."""
+    from manage.checklist import tables
+
+    own, mark, _ = page.read_text().partition(_MARK)
+    return f"{own}{mark}\n\n{tables()}"
 
 
 def role_readme(role: Path) -> str:

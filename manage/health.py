@@ -84,10 +84,14 @@ def _this_host() -> list[Found]:
 def _all_hosts() -> list[Found]:
     began = time.time()
     answers = ask("state")
-    now = began, time.time()
+    return [*of_hosts(answers, (began, time.time())), *of_site()]
+
+
+def of_hosts(answers: Sequence[Answer], now: tuple[float, float]) -> list[Found]:
+    """What the hosts of a site say of themselves; `now` is when they were asked and when they had answered."""
     found = [one for answer in answers for one in _of_host(answer, now, answer.host)]
     states = {one.host: json.loads(one.out) for one in answers if not one.exit_code}
-    return [*found, (_SITE, releases_differ(states)), *_of_site()]
+    return [*found, (_SITE, releases_differ(states))]
 
 
 def _of_host(answer: Answer, now: tuple[float, float], limit: str | None) -> list[Found]:
@@ -98,7 +102,7 @@ def _of_host(answer: Answer, now: tuple[float, float], limit: str | None) -> lis
     return [(answer.host, check) for check in check_host(json.loads(answer.out), now=now, logs=logs)]
 
 
-def _of_site() -> list[Found]:
+def of_site() -> list[Found]:
     """What the first host of the workers says that can be reached."""
     place = site.here()
     assert place is not None

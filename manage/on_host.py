@@ -1,6 +1,7 @@
 """What a host's units do and what the host has, as JSON: a program that needs only Debian's Python.
 
     on_host.py state                       units, disks, certificates, release and clock
+    on_host.py readiness                   the same, and whether updates wait
     on_host.py start|stop|restart [SERVICE]...
     on_host.py logs JSON                   lines of the journal, as text; JSON has what journalctl is asked for
 
@@ -32,13 +33,20 @@ HOME = "/opt/metabuilder"
 _CERTIFICATES = Path("/etc/metabuilder/tls")
 # Where the parts write; those on one file system are one disk.
 _PLACES = ("/", "/var/log/journal", "/var/lib/redis", "/var/lib/postgresql", "/var/lib/metabuilder", HOME)
-_PROPERTIES = "Id,ActiveState,SubState,MainPID,MemoryCurrent,NRestarts,ActiveEnterTimestampMonotonic"
+_PROPERTIES = (
+    "Id,ActiveState,SubState,MainPID,MemoryCurrent,NRestarts,ActiveEnterTimestampMonotonic,Restart,UnitFileState"
+)
+# apt writes there when it fetches its lists; the files in them have the times of their servers.
+_LISTS = ("/var/lib/apt/lists", "/var/lib/apt/lists/partial", "/var/cache/apt/pkgcache.bin")
 
 
 def main(command: str, *words: str) -> int:
     """Run one of the commands; the exit code."""
     if command == "state":
         _tell(state())
+        return 0
+    if command == "readiness":
+        _tell({**state(), "updates": updates()})
         return 0
     if command == "logs":
         asked = json.loads(words[0])
@@ -100,9 +108,26 @@ def unit_states(names: list[str]) -> list[dict[str, Any]]:
             else None,
             "restarts": int(unit["NRestarts"]),
             "memory_bytes": int(unit["MemoryCurrent"]) if unit["MemoryCurrent"].isdecimal() else None,
+            "restart_policy": unit["Restart"],
+            "starts_with_host": unit["UnitFileState"].startswith("enabled"),
         }
         for unit in found
     ]
+
+
+def updates() -> dict[str, Any]:
+    """The updates that wait as far as apt's lists know, when these were fetched, and whether a reboot is needed."""
+    said = _said("apt-get", "--simulate", "--option=Debug::NoLocking=true", "dist-upgrade").splitlines()
+    waiting = [line for line in said if line.startswith("Inst ")]
+    fetched = [Path(path).stat().st_mtime for path in _LISTS if Path(path).exists()]
+    kernel = Path("/vmlinuz")
+    is_old = kernel.exists() and kernel.resolve().name != f"vmlinuz-{os.uname().release}"
+    return {
+        "waiting": len(waiting),
+        "security": sum("-Security" in line for line in waiting),
+        "fetched": max(fetched, default=None),
+        "reboot": is_old or Path("/run/reboot-required").exists(),
+    }
 
 
 def disks(places: tuple[str, ...]) -> list[dict[str, Any]]:

@@ -6,12 +6,12 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from getpass import getpass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import click
 
@@ -31,6 +31,30 @@ _PASSWORDS = {
 }
 
 
+VerbT = TypeVar("VerbT", bound=click.Command | Callable[..., Any])
+# The options that ask for these, by the names of their parameters.
+_ASKING = {"ask_vault_pass": "vault-password-file", "ask_become_pass": "become-password-file"}
+
+
+def site_options(command: VerbT) -> VerbT:
+    """The options that say which site is meant, and how it is entered."""
+    for option in (
+        click.option(
+            "-i",
+            "--inventory",
+            "inventories",
+            multiple=True,
+            metavar="INVENTORY",
+            help="Have the hosts of inventories/NAME do it, instead of the native stack.",
+        ),
+        click.option("--limit", metavar="PATTERN", help="With -i: only these hosts of it, as for ansible-playbook."),
+        click.option("--ask-vault-pass", is_flag=True, help="With -i: ask for the password of the vault."),
+        click.option("-K", "--ask-become-pass", is_flag=True, help="With -i: ask for the password of sudo."),
+    ):
+        command = option(command)
+    return command
+
+
 @lru_cache
 def _password(prompt: str) -> str:
     return getpass(prompt)
@@ -45,6 +69,14 @@ class Answer:
     out: str
     said: str
     is_away: bool = False
+
+
+class Result(NamedTuple):
+    """What a task of a playbook did on a host, as Ansible says it."""
+
+    task: str
+    host: str
+    said: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -82,18 +114,28 @@ class Site:
         with TemporaryDirectory() as folder:  # which only this user may enter
             given = Path(folder) / "run.json"
             given.write_text(json.dumps(wanted))
-            done = self._play(given, self._passwords(Path(folder)))
+            plays = self.play("playbooks/run.yml", "--extra-vars", f"run_file={given}")
+        seen = {host: _answer(host, result) for play in plays for _, host, result in play}
+        return [seen.get(host) or Answer(host, NOT_RUN, "", "Ansible said nothing of this host") for host in hosts]
+
+    def play(self, playbook: str, *options: str) -> list[list[Result]]:
+        """Run a playbook: of each play, what its tasks did on each host. Raises StackError where none began."""
+        from tempfile import TemporaryDirectory
+
+        with TemporaryDirectory() as folder:  # which only this user may enter
+            done = self._play(playbook, [*options, *self._passwords(Path(folder))])
         try:
             plays = json.loads(done.stdout)["plays"]
         except (ValueError, KeyError):
             raise StackError(f"Ansible fails: {(done.stderr or done.stdout).strip()}") from None
-        seen = {
-            host: _answer(host, result)
+        return [
+            [
+                Result(task["task"]["name"], host, result)
+                for task in play["tasks"]
+                for host, result in task["hosts"].items()
+            ]
             for play in plays
-            for task in play["tasks"]
-            for host, result in task["hosts"].items()
-        }
-        return [seen.get(host) or Answer(host, NOT_RUN, "", "Ansible said nothing of this host") for host in hosts]
+        ]
 
     def _passwords(self, folder: Path) -> list[str]:
         """The options that name files with the passwords that are asked for, once for all runs of Ansible."""
@@ -104,10 +146,10 @@ class Site:
             options += [f"--{option}", str(file)]
         return options
 
-    def _play(self, given: Path, options: list[str]) -> "subprocess.CompletedProcess[str]":
+    def _play(self, playbook: str, options: list[str]) -> "subprocess.CompletedProcess[str]":
         from native.state import ROOT
 
-        command = [sys.executable, "-m", "ansible", "playbook", *options, "--extra-vars", f"run_file={given}"]
+        command = [sys.executable, "-m", "ansible", "playbook", *options]
         command += [part for inventory in self.inventories for part in ("--inventory", inventory)]
         environment = {
             **os.environ,
@@ -118,19 +160,29 @@ class Site:
             "ANSIBLE_NO_TARGET_SYSLOG": "true",
             "ANSIBLE_NOCOLOR": "true",
         }
-        command.append(str(ROOT / "playbooks/run.yml"))
+        command.append(str(ROOT / playbook))
         return subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True)
 
 
 def _answer(host: str, result: dict[str, Any]) -> Answer:
     if "delta" in result:  # how long the command ran
         return Answer(host, int(result["rc"]), result["stdout"], result.get("stderr", ""))
-    why = " ".join(str(result.get("msg", "")).split()) or "Ansible does not say why"
+    if is_away := is_unreachable(result):
+        return Answer(host, NOT_RUN, "", f"cannot be reached: {why_not(result)}", is_away)
+    why = why_not(result)
     if "cmd" in result:  # the program could not be started; `rc` is the number of the error
         why = f"{shlex.split(result['cmd'])[0]}: {os.strerror(result['rc'])}"
-    is_away = bool(result.get("unreachable"))
-    what = "cannot be reached" if is_away else "cannot be asked"
-    return Answer(host, NOT_RUN, "", f"{what}: {why[-_MAX_WHY:]}", is_away)
+    return Answer(host, NOT_RUN, "", f"cannot be asked: {why}")
+
+
+def is_unreachable(said: dict[str, Any]) -> bool:
+    """Whether Ansible could not reach the host."""
+    return bool(said.get("unreachable"))
+
+
+def why_not(said: dict[str, Any]) -> str:
+    """Why a task failed, in Ansible's words."""
+    return (" ".join(str(said.get("msg", "")).split()) or "Ansible does not say why")[-_MAX_WHY:]
 
 
 def here() -> Site | None:
@@ -139,6 +191,14 @@ def here() -> Site | None:
     return found if isinstance(found, Site) else None
 
 
-def remember(context: click.Context, site: Site) -> None:
-    """Make it the site that the verb is about."""
-    context.meta[_KEY] = site
+def remember(context: click.Context) -> None:
+    """Make the site that the options of this context name, if they name one, that which the verb is about.
+
+    Raises UsageError for options without -i.
+    """
+    given = context.params
+    if inventories := given.get("inventories"):
+        asks = tuple(option for name, option in _ASKING.items() if given[name])
+        context.find_root().meta[_KEY] = Site(inventories, given["limit"], asks)
+    elif any(given.get(name) for name in ("limit", *_ASKING)):
+        raise click.UsageError("--limit, --ask-vault-pass and --ask-become-pass go with -i INVENTORY", context)

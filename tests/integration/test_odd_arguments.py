@@ -44,6 +44,7 @@ NEEDED: Mapping[str, tuple[str, ...]] = {
     "task:run": ("check_spam",),
     **dict.fromkeys(("queue:list", "queue:flush"), ("spam",)),
     "completion": ("bash",),
+    "preflight": ("--inventory={folder}",),
     "redis-cli": ("PING",),
     "release build": ("--for=3.11.2/x86_64",),
     "secrets init": ("--inventory={folder}",),

@@ -23,18 +23,26 @@ case "$*" in
         for unit; do
             state=active; [ $unit = celery-beat.service ] && state=failed
             printf 'Id=%s\nActiveState=%s\nSubState=running\nMainPID=7\nMemoryCurrent=[not set]\n' $unit $state
-            printf 'NRestarts=2\nActiveEnterTimestampMonotonic=1000000\n\n'
+            printf 'NRestarts=2\nActiveEnterTimestampMonotonic=1000000\nRestart=always\nUnitFileState=enabled\n\n'
         done ;;
     *) echo "$*" >&2; exit 4 ;;
 esac
+"""
+# As of Debian 12's apt.
+APT_GET = r"""#!/bin/sh
+echo "$*" | grep -q -- --simulate || exit 4
+echo 'Inst libssl3 [3.0.15-1~deb12u1] (3.0.16-1~deb12u1 Debian-Security:12/stable-security [amd64])'
+echo 'Inst tzdata [2024b-0+deb12u1] (2025b-0+deb12u2 Debian:12.11/stable [all])'
+echo 'Conf libssl3 (3.0.16-1~deb12u1 Debian-Security:12/stable-security [amd64])'
 """
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> str:
-    program = tmp_path / "systemctl"
-    program.write_text(SYSTEMCTL)
-    program.chmod(0o755)
+    for name, text in (("systemctl", SYSTEMCTL), ("apt-get", APT_GET)):
+        program = tmp_path / name
+        program.write_text(text)
+        program.chmod(0o755)
     return f"{tmp_path}:{os.environ['PATH']}"
 
 
@@ -53,8 +61,15 @@ def test_units_that_are_enabled_or_loaded_are_seen(path: str) -> None:
         "celery-worker@sending.service": ("active", 7, 2),
     }
     assert {unit["memory_bytes"] for unit in found["units"]} == {None}
+    assert {(unit["restart_policy"], unit["starts_with_host"]) for unit in found["units"]} == {("always", True)}
     assert [disk["place"] for disk in found["disks"]][:1] == ["/"]
     assert all(0 <= disk["bytes_used"] <= 1 and 0 <= disk["files_used"] <= 1 for disk in found["disks"])
+
+
+def test_updates_that_wait_are_counted(path: str) -> None:
+    found: dict[str, Any] = json.loads(run(path, "readiness").stdout)
+    assert len(found["units"]) == 3
+    assert (found["updates"]["waiting"], found["updates"]["security"]) == (2, 1)
 
 
 def test_units_of_a_service_are_changed_and_named(path: str) -> None:
