@@ -134,7 +134,7 @@ SECTIONS: Mapping[str, tuple[Item, ...]] = {
             "tls",
             "Redis and PostgreSQL speak TLS to other hosts",
             "mail and passwords pass between them",
-            "ssh WORKER openssl s_client -brief -connect REDIS:6379",
+            "ssh WORKER openssl s_client -brief -CAfile /etc/metabuilder/tls/ca.crt -connect REDIS:6379 </dev/null",
             values.tls,
         ),
         Item(
@@ -294,7 +294,6 @@ VARIABLES = (
     "flower_address",
     "flower_watchdog_seconds",
     "group_names",
-    "inventory_dir",
     "postgresql_log_min_duration_ms",
     "preflight_done",
     "preflight_done_days",

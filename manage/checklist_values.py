@@ -1,7 +1,7 @@
 """The production checklist, as far as the inventory and its files say it."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,11 @@ _LOGGING = {
     "postgresql_log_min_duration_ms": ("postgresql",),
 }
 _ADDRESSES = {"flower": "flower_address", "exporter": "exporter_address"}
-# A secret in a file of the inventory, with a value that is neither encrypted nor taken from elsewhere.
+# A secret in a file of the inventory (YAML, JSON or INI) whose value is neither encrypted nor taken from elsewhere.
 _PLAIN_SECRET = re.compile(
-    rf"^\s*({'|'.join((*PASSWORDS, ENCRYPTION_KEY))}):[ \t]*(?!!vault)[\"']?(?!\{{\{{)[^\s\"'#]", re.M
+    rf"""^(?![ \t]*\#).*?\b({"|".join((*PASSWORDS, ENCRYPTION_KEY))})["']?[ \t]*[:=]"""
+    r"""[ \t]*(?!!vault)["']?(?!\{\{)[^\s"'#]""",
+    re.MULTILINE,
 )
 _VAULT = "$ANSIBLE_VAULT"
 _LARGE = 1_000_000
@@ -94,7 +96,7 @@ def pages(known: Known) -> Verdict:
 
 def vault(known: Known) -> Verdict:
     """No file of the inventory holds a secret that can be read."""
-    plain = [f"{file.name} has {name}" for file, name in _plain_secrets(known.folder)]
+    plain = [f"{file.name} has {name}" for file, name in _plain_secrets(known.files)]
     authority = Path(str(known.one("tls_directory"))) / "ca.key"
     if authority.exists() and "ENCRYPTED" not in _text(authority):
         plain.append(f"{authority} has no passphrase")
@@ -104,8 +106,8 @@ def vault(known: Known) -> Verdict:
     return well("no secret in plain text in the inventory's files")
 
 
-def _plain_secrets(folder: Path) -> Iterator[tuple[Path, str]]:
-    for file in sorted(path for pattern in ("*.yml", "*.yaml", "*.ini") for path in folder.rglob(pattern)):
+def _plain_secrets(files: Sequence[Path]) -> Iterator[tuple[Path, str]]:
+    for file in files:
         text = _text(file)
         if not text.startswith(_VAULT) and (found := _PLAIN_SECRET.search(text)):
             yield file, found[1]

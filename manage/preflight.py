@@ -60,9 +60,19 @@ def _known(place: Site) -> "Known":
 
     values, looked = _read(place)
     away = {one.host: site.why_not(one.said) for one in looked if site.is_unreachable(one.said)}
-    folder = Path(str(next(iter(values.values()))["inventory_dir"]))
-    known = Known(place.inventories[0], folder, datetime.now(UTC).date(), values, _findings(looked), away)
+    files = _files(place.inventories)
+    known = Known(place.inventories[0], files, datetime.now(UTC).date(), values, _findings(looked), away)
     return _with_states(known, [host for host in values if host not in away])
+
+
+def _files(inventories: Sequence[str]) -> list[Path]:
+    """The files that Ansible reads for inventories, which are folders, files, or lists of names."""
+    found: list[Path] = []
+    for given in map(Path, inventories):
+        folders = [given] if given.is_dir() else [given.parent / name for name in ("group_vars", "host_vars")]
+        found += [given] if given.is_file() else []
+        found += [file for folder in folders for file in sorted(folder.rglob("*")) if file.is_file()]
+    return found
 
 
 def _with_states(known: "Known", hosts: Sequence[str]) -> "Known":

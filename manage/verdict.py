@@ -46,13 +46,13 @@ def not_applicable(why: str) -> Verdict:
 class Known:
     """What is known of a site.
 
-    `values` are variables of the inventory by host, as Ansible renders them; `findings` what preflight found, None
-    where it could not look at all hosts; `away` why a host could not be reached, by host; `states` what
-    manage/on_host.py says of each host that can be; `checks` what `health` finds, each with its host.
+    `files` are those of the inventories; `values` are variables by host, as Ansible renders them; `findings` what
+    preflight found, None where it could not look at all hosts; `away` why a host could not be reached, by host;
+    `states` what manage/on_host.py says of each host that can be; `checks` what `health` finds, each with its host.
     """
 
     inventory: str
-    folder: Path
+    files: Sequence[Path]
     today: date
     values: Mapping[str, Mapping[str, Any]]
     findings: Sequence[str] | None = None

@@ -46,7 +46,7 @@ def test_the_playbook_loads_the_roles_whose_variables_are_read() -> None:
         if (role / "defaults/main.yml").exists()
         for name in yaml.safe_load((role / "defaults/main.yml").read_text()) or {}
     }
-    of_ansible = {name for name in VARIABLES if name.startswith("ansible_")} | {"group_names", "inventory_dir"}
+    of_ansible = {name for name in VARIABLES if name.startswith("ansible_")} | {"group_names"}
     assert set(VARIABLES) - of_ansible <= set(public)
     assert {public[name] for name in set(VARIABLES) - of_ansible} <= roles
 

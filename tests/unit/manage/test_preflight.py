@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 
 from manage import cli, site
 from manage.checklist import VARIABLES, items
+from manage.preflight import _files
 from manage.site import Answer, Site
 from manage.verdict import Known, Word
 from native.check import Check
@@ -73,7 +74,7 @@ def known(
     now = time.mktime(TODAY.timetuple())
     one = {"units": [UNIT], "updates": {**UPDATES, "fetched": now}, **(state or {})}
     found = [("w1", Check(name, True, "is well")) for name in WELL] + [("", check) for check in checks]
-    return Known("inventories/x", folder, TODAY, hosts, [], {}, {"w1": one}, found)
+    return Known("inventories/x", _files([str(folder)]), TODAY, hosts, [], {}, {"w1": one}, found)
 
 
 def verdicts(site: Known) -> dict[str, tuple[Word, str]]:
@@ -163,7 +164,9 @@ def test_what_a_host_says_of_itself(tmp_path: Path, item: str, state: dict[str, 
         ("$ANSIBLE_VAULT;1.1;AES256\n6162\n", True),
         ("redis_password: !vault |\n  $ANSIBLE_VAULT;1.1;AES256\n", True),
         ("redis_password: \"{{ lookup('ansible.builtin.env', 'REDIS') }}\"\n", True),
-        ("redis_password:\n# redis_password: one\n", True),
+        ("redis_password:\n  # redis_password: one\n", True),
+        ('{"all": {"vars": {"flower_password": "readable"}}}\n', False),
+        ("one redis_port=6379 redis_password=readable\n", False),
     ],
 )
 def test_secrets_that_can_be_read_are_found_in_any_file(tmp_path: Path, text: str, is_encrypted: bool) -> None:
@@ -172,6 +175,15 @@ def test_secrets_that_can_be_read_are_found_in_any_file(tmp_path: Path, text: st
     word, said = verdicts(known(tmp_path))["vault"]
     assert (word == Word.OK) == is_encrypted, said
     assert "readable" not in said
+
+
+def test_the_files_of_an_inventory_are_those_that_ansible_reads(tmp_path: Path) -> None:
+    for name in ("hosts.yml", "other.yml", "group_vars/all/main.yml", "host_vars/w1.yml"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    whole, one = _files([str(tmp_path)]), _files([str(tmp_path / "hosts.yml"), "a-host,"])
+    assert len(whole) == 4
+    assert [file.name for file in one] == ["hosts.yml", "main.yml", "w1.yml"]
 
 
 def test_the_authority_needs_a_passphrase(tmp_path: Path) -> None:
@@ -203,7 +215,7 @@ def test_what_no_program_sees_is_noted_with_its_day(tmp_path: Path, name: str, d
 
 def test_a_site_of_one_host(tmp_path: Path) -> None:
     one = values("redis", "postgresql", "celery_workers", site_redis_tls=False, site_postgresql_tls=False)
-    found = verdicts(Known("x", tmp_path, TODAY, {"one": one}))
+    found = verdicts(Known("x", [], TODAY, {"one": one}))
     assert found["tls"][0] == found["pages"][0] == Word.NOT_APPLICABLE
     assert found["spare_worker"][0] == found["metrics"][0] == Word.NOT_OK
 
@@ -214,7 +226,7 @@ class Stub:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
         self.inventory = folder / "hosts.yml"
         self.inventory.write_text("celery_workers: {hosts: {w1: }}\n")
-        self.values = values("celery_workers", inventory_dir=str(folder))
+        self.values = values("celery_workers")
         self.looked: list[dict[str, Any]] = [{"unreachable": True, "msg": "No route \x1b[2J"}]
         self.state: dict[str, Any] = {}
         monkeypatch.setattr(Site, "play", lambda _, *__: self._play())
