@@ -31,12 +31,23 @@ _PACKAGES = {
     # Shells that complete the verbs.
     "zsh": "zsh",
     "fish": "fish",
+    # Adminer depends on a way to run PHP, of which php-cgi starts no server.
+    "php": "php-cli",
+    "php-cgi": "php-cgi",
+    # Redis Commander and what puts it together.
+    "node": "nodejs",
+    "npm": "npm",
     # The test hosts of the Molecule scenarios.
     "systemd-nspawn": "systemd-container",
     "debootstrap": "debootstrap",
     "ip": "iproute2",
     "nft": "nftables",
     "ssh": "openssh-client",
+}
+# The same for files that are no programs, as patterns below /.
+_FILES = {
+    "usr/share/adminer/adminer.php": "adminer",
+    "etc/php/*/cli/conf.d/*-pgsql.ini": "php-pgsql",
 }
 # Tests run in two processes, whole files in the order of collection. More would keep two cores no busier, and tests
 # with time limits would fail.
@@ -109,9 +120,10 @@ def _linters() -> list[tuple[str, list[str]]]:
 
 
 def missing_packages() -> list[str]:
-    """The Debian packages whose programs are missing on this machine."""
+    """The Debian packages whose programs or files are missing on this machine."""
     path = f"{os.environ.get('PATH', os.defpath)}:{_SYSTEM_PATH}"
-    return [package for program, package in _PACKAGES.items() if shutil.which(program, path=path) is None]
+    programs = [package for program, package in _PACKAGES.items() if shutil.which(program, path=path) is None]
+    return programs + [package for pattern, package in _FILES.items() if not any(Path("/").glob(pattern))]
 
 
 def install_missing(wanted: Collection[str] | None = None) -> list[str]:

@@ -24,6 +24,8 @@ SERVICES = {
     "beat": ("celery-beat.service",),
     "flower": ("celery-flower.service",),
     "exporter": ("metabuilder-exporter.service",),
+    "adminer": ("metabuilder-adminer.service",),
+    "redis-commander": ("metabuilder-redis-commander.service",),
     "redis": ("redis-server@*.service",),
     "postgres": ("postgresql@*.service",),
 }

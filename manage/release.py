@@ -86,6 +86,24 @@ def build(targets: tuple[str, ...]) -> None:
     print_json({"version": version, "archives": archives})
 
 
+@example("release redis-commander")
+@release.command(name="redis-commander")
+def redis_commander() -> None:
+    """Make the archive of Redis Commander, which hosts unpack, and print where it is as JSON."""
+    from native import redis_commander as npm
+
+    cache = _cache()
+    cache.mkdir(parents=True, exist_ok=True)
+    path = cache / f"redis-commander-{npm.version()}.tar.gz"
+    with _one_at_a_time(cache), _unfinished(cache) as folder:
+        if not path.exists():
+            say("Fetching Redis Commander and the packages that it needs …")
+            npm.install(folder / "redis-commander")
+            _pack(folder / "redis-commander").replace(path)
+        path.touch()  # marks the archive as in use, so that it is pruned last
+    print_json({"version": npm.version(), "archive": str(path)})
+
+
 def current_version() -> str:
     """The version of the present code, committed or not: the project's version and a digest of the content."""
     from native.state import ROOT

@@ -20,6 +20,8 @@ PASSWORDS = (
     "postgresql_worker_password",
     "postgresql_owner_password",
     "flower_password",
+    "admin_uis_password",
+    "redis_admin_uis_password",
     "tls_ca_passphrase",
 )
 ENCRYPTION_KEY = "application_credential_encryption_key"

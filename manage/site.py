@@ -19,7 +19,7 @@ from native.errors import StackError
 
 WORKERS = "celery_workers"
 # The groups on whose hosts something of ours runs.
-GROUPS = ("redis", "postgresql", WORKERS, "celery_beat", "flower", "exporter")
+GROUPS = ("redis", "postgresql", WORKERS, "celery_beat", "flower", "exporter", "admin_uis")
 _KEY = "metabuilder.site"
 # Of a command that could not be run: the host is away, or lets nobody become root.
 NOT_RUN = 1

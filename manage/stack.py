@@ -17,21 +17,42 @@ if TYPE_CHECKING:
     from native.stack import Stack, Started
     from native.supervisor import Status
 
-LOGS = ("worker", "beat", "flower", "exporter", "redis", "postgres", "demo-imap", "demo-smtp", "supervisord", "all")
+LOGS = (
+    "worker",
+    "beat",
+    "flower",
+    "exporter",
+    "redis",
+    "postgres",
+    "demo-imap",
+    "demo-smtp",
+    "adminer",
+    "redis-commander",
+    "supervisord",
+    "all",
+)
 
 
-@example("up", "up worker")
+@example("up", "up worker", "up --with-admin")
 @click.command()
 @service_argument
-def up(service: str | None) -> None:
+@click.option(
+    "--with-admin/--without-admin",
+    default=None,
+    help="Also run pages that show the database (Adminer) and Redis (Redis Commander), where the machine has what "
+    "they need; or run them no more.",
+)
+def up(service: str | None, with_admin: bool | None) -> None:
     """Start every program that is down, or one of ours, and wait until it does its work.
 
     PostgreSQL and Redis come in Python packages, which Debian does not update: for trying and developing. Machines
     that serve others get Debian's by ansible-playbook (docs/deployment.md).
     """
     stack = _stack()
+    if service and with_admin is not None:
+        raise click.UsageError("--with-admin is about pages beside all programs: leave out the name of one")
     if service is None:
-        announce(stack, stack.up())
+        announce(stack, stack.up(with_admin=with_admin))
     elif not stack.start(service):
         say(f"{service} is already up")
 
@@ -196,11 +217,17 @@ def health(as_json: bool) -> None:
 
 def announce(stack: "Stack", started: "Started") -> None:
     """Print the addresses of the programs that started."""
+    from native import admin_uis
+
     if not started.changed:
         say("The native stack is already up")
     say(f"Flower   http://127.0.0.1:{started.ports['flower']}  (user and password: FLOWER_BASIC_AUTH in")
     say(f"         {stack.state.secrets})")
     say(f"Status   http://127.0.0.1:{started.ports['exporter']}  (the same user and password; metrics: /metrics)")
+    for name, title in admin_uis.TITLES.items():
+        if name in stack.supervisor.status():
+            say(f"{title}: http://127.0.0.1:{started.ports[name]}  (user {admin_uis.USER}, password:")
+            say(f"         {admin_uis.PASSWORD} in {stack.state.secrets})")
     say("Next     ./manage.sh ps | health | logs -f | account add")
 
 

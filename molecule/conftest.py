@@ -16,8 +16,9 @@ _GROUPS = {
     "beat": "celery_beat",
     "flower": "flower",
     "exporter": "exporter",
+    "admin_host": "admin_uis",
 }
-_UNITS = "-u 'redis-server@*' -u 'postgresql*' -u 'celery-*' -u 'metabuilder-exporter*' -u nftables"
+_UNITS = "-u 'redis-server@*' -u 'postgresql*' -u 'celery-*' -u 'metabuilder-*'"
 
 _site: Site
 

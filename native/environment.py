@@ -83,6 +83,8 @@ def make_secrets(state: State) -> dict[str, str]:
         "METABUILDER_WORKER_PASSWORD": secrets.token_urlsafe(24),
         "REDIS_PASSWORD": secrets.token_urlsafe(24),
         "FLOWER_BASIC_AUTH": f"{FLOWER_USER}:{secrets.token_urlsafe(18)}",
+        "ADMIN_UIS_PASSWORD": secrets.token_urlsafe(18),
+        "REDIS_READER_PASSWORD": secrets.token_urlsafe(24),
         "DEMO_PASSWORD": secrets.token_urlsafe(18),
     }
     if _KEYS not in known:
@@ -126,7 +128,7 @@ def embedded_postgres(state: State, generated: Mapping[str, str], port: int) -> 
 
 def embedded_redis(state: State, generated: Mapping[str, str], port: int) -> Redis:
     """The embedded Redis of a state folder."""
-    return Redis(state.redis, port, generated["REDIS_PASSWORD"])
+    return Redis(state.redis, port, generated["REDIS_PASSWORD"], generated["REDIS_READER_PASSWORD"])
 
 
 def effective(state: State, operator: Mapping[str, str], ports: Mapping[str, int]) -> dict[str, str]:

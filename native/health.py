@@ -9,7 +9,7 @@ import os
 import urllib.error
 import urllib.request
 
-from native import stores
+from native import admin_uis, stores
 from native.check import Check, not_asked, one_line
 from native.environment import given
 from native.errors import StackError
@@ -34,6 +34,8 @@ def check_all(state: State) -> list[Check]:
     checks.append(beat_is_alive(state, may_ask=checks[0].ok))
     checks.append(flower_answers(state.port("flower") or 0))
     checks.append(exporter_answers(state.port("exporter") or 0))
+    pages = [name for name in admin_uis.NAMES if name in Supervisor(state).status()]
+    checks += [page_answers(name, state.port(name) or 0) for name in pages]
     has_schema = all(check.ok for check in checks if check.component in ("postgres", "migrations"))
     return [
         *checks,
@@ -129,6 +131,17 @@ def flower_answers(port: int) -> Check:
     if known != 200:
         return Check("flower", False, f"answers {known} with its password, not 200", advice)
     return Check("flower", True, f"answers on port {port}, with its password only")
+
+
+def page_answers(name: str, port: int) -> Check:
+    """Check that Adminer or Redis Commander runs, and shows nothing without the password."""
+    path = {"adminer": "/", "redis-commander": "/connections"}[name]
+    if (status := _status(port, path, None)) != 401:
+        said = "does not answer" if status is None else f"answers {status} without a password, not 401"
+        return Check(
+            name, False, f"{path} on port {port} {said}", f"See ./manage.sh logs {name}, then ./manage.sh up"
+        )
+    return Check(name, True, f"answers on port {port}, with its password only")
 
 
 def exporter_answers(port: int) -> Check:

@@ -18,7 +18,16 @@ from native.pymap import Pymap
 from native.state import State
 from native.supervisor import Program
 
-PORTS = {"redis": 6379, "postgres": 5432, "flower": 5556, "exporter": 8000, "demo-imap": 1143, "demo-smtp": 1025}
+PORTS = {
+    "redis": 6379,
+    "postgres": 5432,
+    "flower": 5556,
+    "exporter": 8000,
+    "demo-imap": 1143,
+    "demo-smtp": 1025,
+    "adminer": 8082,
+    "redis-commander": 8083,
+}
 SERVERS = ("redis", "postgres", *demo.SERVERS)
 APPLICATION = ("worker", "beat", "flower", "exporter")
 # Programs whose port the operator may ask for.

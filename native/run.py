@@ -28,6 +28,8 @@ def main(program: str, folder: Path, pids: Path) -> None:
     if command["environment"]:
         settings = json.loads((folder / "environment.json").read_text())
         environment |= {name: value for name, value in settings.items() if name not in command["withheld"]}
+    if command.get("own_environment"):
+        environment |= json.loads((folder / command["own_environment"]).read_text())
     (pids / f"{program}.pid").write_text(f"{os.getpid()} {started_at(os.getpid())}\n")
     # No core files, because they would hold secrets and mail.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

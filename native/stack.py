@@ -19,7 +19,7 @@ from functools import partial
 
 import psutil
 
-from native import TENANT, demo, health, stores
+from native import TENANT, admin_uis, demo, health, stores
 from native.check import Check
 from native.environment import (
     DATABASE_VARIABLES,
@@ -43,6 +43,7 @@ from native.supervisor import Program, Supervisor, noted_pid
 Say = Callable[[str], None]
 _SERVER_SECONDS = 30
 _APPLICATION_SECONDS = 90
+_ALL = (*APPLICATION, *admin_uis.NAMES, *SERVERS)
 # How servers that the operator has named are checked.
 _EXTERNAL = (
     (REDIS_VARIABLES, stores.redis_answers),
@@ -74,8 +75,10 @@ class Stack:
         # setting that is taken out of .env is gone after the next `up`.
         self._inherited = {name: value for name, value in os.environ.items() if name not in self._operator}
 
-    def up(self) -> Started:
+    def up(self, *, with_admin: bool | None = None) -> Started:
         """Start the programs that are down, and wait until all work.
+
+        `with_admin` says whether the admin pages are to run; None leaves that as it was.
 
         Raises what `check` raises, StackError or EmailError.
         """
@@ -85,14 +88,15 @@ class Stack:
             alive = self.supervisor.is_alive()
             if not alive:
                 self._stop_orphans()
-            running = {name for name, status in self.supervisor.status().items() if status.is_running}
-            ports = choose_ports(self.state, self._operator, running)
+            ports = choose_ports(self.state, self._operator, self._names_running())
             environment = effective(self.state, self._operator, ports)
             os.environ.update(environment)
-            wanted = programs(self.state, self._operator, ports)
+            pages = self._pages(with_admin, ports)
+            wanted = [*programs(self.state, self._operator, ports), *pages]
             changed = self._configure(wanted, environment, ports)
+            running = self._names_running()
             names = {program.name for program in wanted}
-            if alive and not changed and names <= running:
+            if alive and not changed and names == running:
                 _require(stores.redis_answers(), stores.postgres_answers())
                 return Started(False, ports)
             self._prepare_servers(names - running, ports)
@@ -105,6 +109,7 @@ class Stack:
             if "demo-imap" in names:
                 demo.follow_servers(TENANT, ports["demo-imap"], ports["demo-smtp"])
             self._start_application(ports)
+            self._start_pages(pages, ports)
         return Started(True, ports)
 
     def down(self) -> bool:
@@ -116,7 +121,7 @@ class Stack:
             if not self.supervisor.is_alive():
                 return self._stop_orphans()
             self._say("Stopping worker, beat, Flower and exporter (a task at work is allowed to finish)")
-            self.supervisor.stop(APPLICATION)
+            self.supervisor.stop((*APPLICATION, *admin_uis.NAMES))
             self.supervisor.stop(SERVERS)
             self.supervisor.shut_down()
         return True
@@ -181,6 +186,7 @@ class Stack:
                 "command": program.command,
                 "environment": program.needs_environment,
                 "withheld": program.withheld,
+                "own_environment": program.own_environment,
             }
             for program in wanted
         }
@@ -278,6 +284,30 @@ class Stack:
         silence = health.beat_silence()
         return silence is not None and silence < time.monotonic() - began
 
+    def _pages(self, with_admin: bool | None, ports: Mapping[str, int]) -> list[Program]:
+        """The admin pages that are wanted and can be had. Says why another cannot."""
+        before = self.state.read()
+        is_wanted = bool(before.get("with_admin")) if with_admin is None else with_admin
+        write_json(self.state.stack, {**before, "with_admin": is_wanted})
+        if not is_wanted:
+            return []
+        lacking = admin_uis.lacking(self._operator, self.state)
+        for name, why in lacking.items():
+            self._say(f"{admin_uis.TITLES[name]} is not started: {why}")
+        self.supervisor.stop(admin_uis.write_environments(self.state, ports))  # which they read when they start
+        return [page for page in admin_uis.programs(self.state, ports) if page.name not in lacking]
+
+    def _names_running(self) -> set[str]:
+        return {name for name, status in self.supervisor.status().items() if status.is_running}
+
+    def _start_pages(self, pages: list[Program], ports: Mapping[str, int]) -> None:
+        for page in pages:
+            self.supervisor.start_program(page.name)
+        for page in pages:
+            name, port = page.name, ports[page.name]
+            self._await(name, partial(_page_answers, name, port), _APPLICATION_SECONDS)
+            self._say(f"{admin_uis.TITLES[name]} is ready on http://127.0.0.1:{port}")
+
     def _await(
         self, name: str, is_ready: Callable[[], bool], seconds: float, advise: Callable[[str], str] | None = None
     ) -> None:
@@ -300,8 +330,8 @@ class Stack:
 
     def _stop_orphans(self) -> bool:
         """Stop programs that a killed supervisor left behind. Returns whether there were any."""
-        found = [(name, pid) for name in (*APPLICATION, *SERVERS) if (pid := noted_pid(self.state, name)) is not None]
-        for group in (APPLICATION, SERVERS):
+        found = [(name, pid) for name in _ALL if (pid := noted_pid(self.state, name)) is not None]
+        for group in ((*APPLICATION, *admin_uis.NAMES), SERVERS):
             self._end({name: pid for name, pid in found if name in group})
         return bool(found)
 
@@ -321,6 +351,10 @@ def _worker_consumes() -> bool:
     """Whether the worker runs tasks. Raises StackError where Redis fails, of which the worker is not guilty."""
     _require(stores.redis_answers())
     return health.worker_consumes(patience=5).ok
+
+
+def _page_answers(name: str, port: int) -> bool:
+    return health.page_answers(name, port).ok
 
 
 def _require(*checks: Check) -> None:

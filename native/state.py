@@ -4,11 +4,14 @@ postgres/ redis/         data
 logs/                    one file a program, rotated by the supervisor
 flower/                  the tasks that Flower remembers
 run/                     sockets and the process ids of the programs
+adminer/                 sessions of Adminer
+redis-commander-*/       Redis Commander, as npm has put it together
 demo/                    the demo mailbox and its server
 secrets.env              passwords and the encryption key, made once (0600)
 environment.json         what the worker, beat and Flower are started with (0600)
 programs.json            the commands of the programs
-stack.json               ports and versions
+adminer.json redis-commander.json    what these are started with (0600)
+stack.json               ports and versions, and whether the admin pages are wanted
 """
 
 import contextlib

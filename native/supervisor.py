@@ -31,6 +31,7 @@ class Program:
     stop_seconds: int = 30
     needs_environment: bool = True
     withheld: tuple[str, ...] = ()  # secrets of the environment that the program does not get
+    own_environment: str = ""  # a JSON file of the state folder with further variables
 
 
 @dataclass(frozen=True)

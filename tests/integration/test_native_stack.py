@@ -1,5 +1,7 @@
 """The native stack as an operator uses it: real processes, started, hurt and stopped, in a copy of the code."""
 
+import base64
+import http.client
 import json
 import os
 import shutil
@@ -9,17 +11,23 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import psutil
 import pytest
+from dotenv import dotenv_values
 
 from native.environment import variables
+from native.errors import StackError
+from native.ports import answers
 from native.process import is_alive
 from native.state import ROOT
 from native.supervisor import noted_pid
+from tests.conftest import unavailable
+from tests.support.chromium import Chromium
 from tests.support.clock import Clock
 from tests.support.servers import PostgresServer, RedisServer
 
@@ -27,6 +35,8 @@ MAX_HEALTH_SECONDS = 20
 # What takes some seconds on a quiet machine takes several times as long on a busy one.
 PATIENCE = 4
 PROGRAMS = {"redis", "postgres", "worker", "beat", "flower", "exporter"}
+# What a person does at Redis Commander's login, with a password as JSON.
+LOG_IN = "void ($('#signinUsername').val('admin'), $('#signinPassword').val(%s), $('#signinForm').submit())"
 Done = subprocess.CompletedProcess[str]
 
 
@@ -37,7 +47,7 @@ class Clone:
         self.root = root
         self.state = root / ".state"
         self.started: list[psutil.Process] = []
-        for name in ("manage", "native", "tasks", "roles/redis"):
+        for name in ("manage", "native", "tasks", "roles/redis", "roles/admin_uis"):
             shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(ROOT / "pyproject.toml", root)
         self._environment = {name: value for name, value in os.environ.items() if name not in variables()}
@@ -81,6 +91,10 @@ class Clone:
         """The supervisor and the programs that it has started."""
         supervisord = self.supervisord()
         return [supervisord, *sorted(supervisord.children(), key=lambda program: program.pid)]
+
+    def secret(self, name: str) -> str:
+        """A value of `secrets.env`."""
+        return str(dotenv_values(self.state / "secrets.env", interpolate=False)[name])
 
     def supervisord(self) -> psutil.Process:
         from native.state import State
@@ -134,6 +148,85 @@ def test_up_from_nothing_runs_everything(clone: Clone) -> None:
     health = clone.succeed("health")
     assert "DOWN" not in health.stdout
     assert "PostgreSQL agree within 5 s" in health.stdout
+
+
+def test_admin_pages_show_the_stores_behind_a_password(up: Clone, tmp_path: Path) -> None:
+    """SCREENSHOTS=FOLDER keeps pictures of the pages there."""
+    workers = up.pids()["worker"]
+    started = up.succeed("up", "--with-admin")
+    if "is not started" in started.stderr:
+        unavailable(started.stderr)
+    assert up.pids()["worker"] == workers, "the pages are no reason to restart a worker"
+    assert up.state.joinpath("adminer.json").stat().st_mode & 0o077 == 0
+    row = "INSERT INTO blob (tenant_id, sha256, size, content) VALUES ('acme', sha256('planted'), 7, 'planted')"
+    up.succeed("psql", "--write", "--tenant", "acme", "-c", row)
+    ports = {name: row["port"] for name, row in up.ps().items()}
+    password = up.secret("ADMIN_UIS_PASSWORD")
+
+    adminer = f"127.0.0.1:{ports['adminer']}"
+    assert [status(adminer, login) for login in ("admin:", "admin:wrong", f"admin:{password}")] == [401, 401, 303]
+    with chromium_at(ports["adminer"], tmp_path / "adminer") as page:
+        page.call("Page.navigate", url=f"http://admin:{quote(password)}@{adminer}/?tenant=acme")
+        wait_for(lambda: "email_message" in shown(page))
+        page.evaluate("[...document.links].find(link => /[?&]select=blob$/.test(link.href)).click()")
+        wait_for(lambda: "planted" in shown(page))
+        picture(page, "adminer")
+        page.call("Page.navigate", url=f"http://{adminer}/?tenant=another")
+        wait_for(lambda: page.evaluate("document.querySelector('[name=tenant]')?.value") == "another")
+        page.evaluate("[...document.links].find(link => /[?&]select=blob$/.test(link.href)).click()")
+        wait_for(lambda: "No rows" in shown(page))
+
+    with chromium_at(ports["redis-commander"], tmp_path / "redis-commander") as page:
+        page.call("Page.navigate", url=f"http://127.0.0.1:{ports['redis-commander']}/")
+        wait_for(
+            lambda: page.evaluate("document.readyState === 'complete' && !!document.getElementById('signinForm')")
+        )
+        page.evaluate("void (window.alert = (text) => { window.said = text })")  # which would wait for a click
+        for wrong in ("", "wrong"):
+            page.evaluate(f"window.said = '', {LOG_IN % json.dumps(wrong)}")
+            wait_for(lambda: page.evaluate("window.said") == "Sign-In Failed")
+        assert "_kombu" not in shown(page)
+        page.evaluate(LOG_IN % json.dumps(password))
+        wait_for(lambda: "_kombu" in shown(page))
+        picture(page, "redis-commander")
+
+    # They are kept by the next start, and go when they are not wanted any more
+    assert {"adminer", "redis-commander"} <= up.ps().keys()
+    up.succeed("up")
+    assert {"adminer", "redis-commander"} <= up.ps().keys()
+    up.succeed("up", "--without-admin")
+    assert up.ps().keys() == PROGRAMS
+    assert not any(answers(ports[name]) for name in ("adminer", "redis-commander"))
+
+
+@contextmanager
+def chromium_at(port: int, profile: Path) -> Iterator[Chromium]:
+    try:
+        with Chromium(profile, port) as page:
+            yield page
+    except StackError as error:
+        unavailable(str(error))
+
+
+def status(server: str, login: str) -> int:
+    """What the first page answers to a login; redirections are not followed."""
+    connection = http.client.HTTPConnection(server, timeout=30)
+    with closing(connection):
+        connection.request(
+            "GET", "/", headers={"Authorization": f"Basic {base64.b64encode(login.encode()).decode()}"}
+        )
+        return connection.getresponse().status
+
+
+def shown(page: Chromium) -> str:
+    return str(page.evaluate("document.body ? document.body.innerText : ''"))
+
+
+def picture(page: Chromium, name: str) -> None:
+    if folder := os.environ.get("SCREENSHOTS"):
+        size = {"width": 1400, "height": 900, "screenWidth": 1400, "screenHeight": 900}
+        page.call("Emulation.setDeviceMetricsOverride", deviceScaleFactor=1, mobile=False, **size)
+        Path(folder, f"{name}.png").write_bytes(base64.b64decode(page.call("Page.captureScreenshot")["data"]))
 
 
 def test_the_state_folder_is_closed(up: Clone) -> None:

@@ -75,7 +75,7 @@ class Site:
     @cached_property
     def names(self) -> list[str]:
         """The hosts on which something of ours runs."""
-        groups = ("redis", "postgresql", "celery_workers", "celery_beat", "flower", "exporter")
+        groups = ("redis", "postgresql", "celery_workers", "celery_beat", "flower", "exporter", "admin_uis")
         return sorted({host for group in groups for host in self.group(group)})
 
     @cached_property

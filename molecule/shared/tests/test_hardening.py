@@ -5,12 +5,11 @@ import re
 from testinfra.host import Host
 
 MOST = 2.0
+OURS = "'metabuilder-exporter*' metabuilder-adminer.service metabuilder-redis-commander.service"
 
 
 def test_units_of_ours_are_confined(any_host: Host) -> None:
-    names = any_host.run(
-        "systemctl list-units --all --plain --no-legend 'celery-*.service' 'metabuilder-exporter*'"
-    ).stdout
+    names = any_host.run(f"systemctl list-units --all --plain --no-legend 'celery-*.service' {OURS}").stdout
     scores = {}
     for name in (line.split()[0] for line in names.splitlines()):
         said = any_host.run(f"systemd-analyze --no-pager security {name}").stdout
@@ -20,6 +19,6 @@ def test_units_of_ours_are_confined(any_host: Host) -> None:
 
 def test_no_process_leaves_its_memory_in_a_file(any_host: Host) -> None:
     """Of ours, of Redis and of PostgreSQL: a core file would hold secrets and mail."""
-    units = "'celery-*' 'metabuilder-exporter*' 'redis-server@*' 'postgresql@*'"
+    units = f"'celery-*' {OURS} 'redis-server@*' 'postgresql@*'"
     limits = any_host.check_output(f"systemctl show --property=LimitCORE,LimitCORESoft {units}")
     assert set(limits.split()) <= {"LimitCORE=0", "LimitCORESoft=0"}

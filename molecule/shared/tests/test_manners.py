@@ -12,7 +12,10 @@ from testinfra.host import Host
 from tests.support.processes import kill_tree
 from tests.support.site import Play, Site, main_pid, wait_active
 
-UNITS = ("redis-server@broker", "celery-worker", "celery-beat", "celery-flower", "metabuilder-exporter")
+UNITS = (
+    *("redis-server@broker", "celery-worker", "celery-beat", "celery-flower"),
+    *("metabuilder-exporter", "metabuilder-adminer", "metabuilder-redis-commander"),
+)
 
 _ANOTHER_PORT = "/etc/ssh/sshd_config.d/another-port.conf"
 
@@ -59,7 +62,7 @@ def test_a_tag_is_one_concern_and_changes_nothing(site: Site, tag: str, role: st
 def concerns(play: Play) -> set[str]:
     """The roles with services of which the play ran tasks. Arguments are validated whatever the tag."""
     ran = set(re.findall(r"TASK \[(\w+) : (?!Validating)", play.output))
-    return ran & {"redis", "postgresql", "celery_worker", "celery_beat", "flower", "exporter"}
+    return ran & {"redis", "postgresql", "celery_worker", "celery_beat", "flower", "exporter", "admin_uis"}
 
 
 def test_a_changed_variable_restarts_only_what_it_touches_as_check_says_before(site: Site, one: Host) -> None:

@@ -76,7 +76,7 @@ def test_the_journal_holds_none(site: Site, any_host: Host) -> None:
 
 
 def test_units_show_none(site: Site, any_host: Host) -> None:
-    for shown in ("show '*'", "cat 'celery-*' 'metabuilder-exporter*' 'redis-server@*' 'postgresql@*'"):
+    for shown in ("show '*'", "cat 'celery-*' 'metabuilder-*' 'redis-server@*' 'postgresql@*'"):
         assert site.secrets_in(any_host.check_output(f"systemctl {shown}")) == []
 
 

@@ -15,16 +15,18 @@ from pathlib import Path
 from cryptography import x509
 
 FOLDER = Path(__file__).parents[2]
-ROLES = ("application", "celery_worker", "exporter", "flower", "postgresql", "redis", "tls")
+ROLES = ("admin_uis", "application", "celery_worker", "exporter", "flower", "postgresql", "redis", "tls")
 SECRETS = {
     # The groups whose hosts need it.
     "redis_password": ("redis", "celery_workers", "celery_beat", "flower", "exporter"),
     "redis_admin_password": ("redis",),
-    "postgresql_application_password": ("postgresql",),
+    "postgresql_application_password": ("postgresql", "admin_uis"),
     "postgresql_worker_password": ("postgresql", "celery_workers", "exporter"),
     "postgresql_owner_password": ("postgresql", "celery_workers"),
     "application_credential_encryption_key": ("celery_workers",),
     "flower_password": ("flower", "exporter"),
+    "admin_uis_password": ("admin_uis",),
+    "redis_admin_uis_password": ("admin_uis",),
 }
 SUPPORTED = {"Debian": ("12", "13")}
 # Connections of one process that runs tasks (tasks/storage/session.py), and those kept for people and migrations.
@@ -125,7 +127,12 @@ def ports(host):
 def _port_variable(unit):
     if unit.startswith("redis"):
         return "redis_instances"
-    of_units = {"celery-flower.service": "flower_port", "metabuilder-exporter.service": "exporter_port"}
+    of_units = {
+        "celery-flower.service": "flower_port",
+        "metabuilder-exporter.service": "exporter_port",
+        "metabuilder-adminer.service": "admin_uis_adminer_port",
+        "metabuilder-redis-commander.service": "admin_uis_redis_commander_port",
+    }
     return of_units.get(unit, "site_postgresql_port")
 
 

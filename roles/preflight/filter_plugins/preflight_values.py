@@ -21,6 +21,7 @@ PORTS = (1, 65535)
 # The lowest and the highest number of variables that may be zero or have an upper limit; all other numbers are above
 # zero. A variable that becomes a setting of the application has the limits of tasks/settings.py.
 BOUNDS = {
+    "admin_uis_restart_seconds": (0, None),
     "application_releases_kept": (0, None),
     "application_sync_batch_size": (1, 10_000),
     "application_sync_batch_bytes": (64 * 1024, None),
@@ -114,7 +115,7 @@ FORMS = {
     ),
     **dict.fromkeys(
         (
-            "flower_user",
+            *("admin_uis_user", "flower_user", "redis_admin_uis_user"),
             *("postgresql_owner_role", "postgresql_worker_role", "postgresql_application_role"),
         ),
         (re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*").fullmatch, "is not a name: use letters, digits, ., - and _"),
