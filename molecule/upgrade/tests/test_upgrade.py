@@ -1,4 +1,4 @@
-"""deploy.yml brings the next release under load, rollback.yml the one before; a bad release stops early."""
+"""deploy.yml brings the next release under load, rollback.yml the one before; a bad release takes itself back."""
 
 import re
 import shutil
@@ -6,10 +6,14 @@ import time
 from pathlib import Path
 
 import pytest
+from testinfra.host import Host
 
 from tests.support.load import Load
 from tests.support.site import ROOT, RemoteMailbox, Site, main_pid, sql, wait_active
 
+# There while nobody has seen that the worker works.
+_SETTINGS = "/etc/metabuilder/*.env /etc/systemd/system/celery-*.service"
+_MARK = "/opt/metabuilder/celery-worker.unproved"
 COUNT = 12_000  # some seconds of work
 _LATE = 60  # the most seconds that mail may be late while a release comes: a stop takes a few
 _MIGRATION = """\
@@ -41,6 +45,31 @@ from celery.signals import worker_init
 @worker_init.connect(weak=False)
 def _refuse(**_: object) -> None:
     raise SystemExit("a worker that cannot start")
+"""
+
+# A worker that starts on the host {host!r}, and whose processes stand still before they have done anything for long.
+_NO_TASK = """
+import os
+import signal
+import socket
+import threading
+
+from celery.signals import worker_process_init
+
+
+@worker_process_init.connect(weak=False)
+def _stand_still(**_: object) -> None:
+    if socket.gethostname() == {host!r}:
+        threading.Timer(1, os.kill, (os.getpid(), signal.SIGSTOP)).start()
+"""
+
+# What a release from before decision 0030 lacks.
+_WITHOUT_WATCHDOG = """
+cd /opt/metabuilder/previous/lib/python*/site-packages/tasks
+sed -i '/^from tasks.monitoring import /s/, watchdog//; /^ *watchdog.connect(/d' celery_app.py
+! grep watchdog celery_app.py
+rm monitoring/watchdog.py
+rm -f celery_app.pyc __pycache__/celery_app.*.pyc
 """
 
 
@@ -87,6 +116,11 @@ def mailboxes(site: Site) -> tuple[RemoteMailbox, RemoteMailbox]:
         mailbox.register()
     assert before.sync()["messages_synced"] == 20
     return before, meanwhile
+
+
+def has_watchdog(host: Host) -> bool:
+    """Whether systemd restarts the worker of a host that does not say that it is alive."""
+    return host.check_output("systemctl show -P WatchdogUSec celery-worker") != "0"
 
 
 def releases(site: Site, link: str = "current") -> set[str]:
@@ -163,6 +197,8 @@ def test_the_release_before_comes_back_and_works_with_the_new_schema(
 ) -> None:
     before, _ = mailboxes
     wanted = releases(site, "previous")
+    first, second = (site.host(name) for name in site.group("celery_workers"))
+    second.check_output(_WITHOUT_WATCHDOG)
     play = site.play("playbooks/rollback.yml")
     assert play.status == 0, play.output[-4000:]
     assert releases(site) == wanted
@@ -170,6 +206,17 @@ def test_the_release_before_comes_back_and_works_with_the_new_schema(
     before.deliver(5, first=21)
     assert before.sync()["messages_synced"] == 5
     assert len(before.stored()) == 25
+    # A worker that does not say that it is alive is not restarted for it.
+    assert (has_watchdog(first), has_watchdog(second)) == (True, False)
+    # Run again, it does nothing, except for a worker of which nobody has seen that it works.
+    mark = first.file(_MARK)
+    assert not mark.exists
+    first.check_output(f"touch {_MARK}")
+    again = site.play("playbooks/rollback.yml")
+    assert again.status == 0, again.output[-4000:]
+    (changed,) = again.changed_tasks
+    assert changed.startswith("celery_worker : Remember that they do: ")
+    assert not mark.exists
 
 
 def test_a_release_that_cannot_be_imported_stops_nothing(
@@ -196,27 +243,55 @@ def test_a_release_that_cannot_be_imported_stops_nothing(
         assert "first" not in site.host(name).check_output("cat /etc/metabuilder/celery.env")
 
 
-def test_a_release_whose_worker_cannot_start_is_stopped_at_the_first_host(
+def test_a_release_that_fails_on_the_second_host_takes_the_first_back_under_load(
+    site: Site, next_release: Path, tmp_path: Path, load: Load
+) -> None:
+    workers = site.group("celery_workers")
+    second = site.host(workers[1])
+    (before,) = releases(site)
+    settings = {name: site.host(name).check_output(f"sha256sum {_SETTINGS}") for name in workers}
+    second_name = second.check_output("hostname")
+    # A release that lacks the last migration would be refused before any host is switched.
+    root = broken_release(next_release, tmp_path, _NO_TASK.format(host=second_name))
+    with load.under_way():
+        play = site.play("playbooks/deploy.yml", "--extra-vars", "celery_worker_stop_timeout=331", root=root)
+    assert play.status != 0
+    said = " ".join(play.output.split())
+    assert f"celery-worker.service on {workers[1]} runs, and does no task" in said, play.output[-4000:]
+    assert f"worker@{second_name} ready." in said, "its journal"
+    assert f"As before the roll-out again, with release {before}: {', '.join(workers)}." in said, play.output[-4000:]
+    assert "NOT taken back" not in said
+    assert "Finish the migration of the database" not in said
+    assert releases(site) == {before}
+    # With the settings and units of that time; and each of them was seen to work.
+    assert {name: site.host(name).check_output(f"sha256sum {_SETTINGS}") for name in workers} == settings
+    for name in workers:
+        host = site.host(name)
+        assert before in host.check_output(f"tr '\\0' ' ' </proc/{main_pid(host, 'celery-worker')}/cmdline")
+        assert not host.file(_MARK).exists
+        assert not host.file("/run/metabuilder-before").exists
+    assert max(load.lateness().values()) < _LATE
+
+
+def test_a_release_whose_worker_cannot_start_takes_the_first_host_back(
     site: Site, next_release: Path, tmp_path: Path, mailboxes: tuple[RemoteMailbox, RemoteMailbox]
 ) -> None:
     first, *others = site.group("celery_workers")
-    before = {name: main_pid(site.host(name), "celery-worker") for name in others}
-    # A release that lacks the last migration would be refused before any host is switched.
+    (release,), before = releases(site), {name: main_pid(site.host(name), "celery-worker") for name in others}
     play = site.play("playbooks/deploy.yml", root=broken_release(next_release, tmp_path, _NO_WORKER))
     assert play.status != 0
-    assert "celery-worker.service failed" in " ".join(play.output.split()), play.output[-4000:]
-    assert len(releases(site)) == 2
-    assert {name: main_pid(site.host(name), "celery-worker") for name in others} == before
-    assert mailboxes[0].sync()["status"] == "success"  # by the others
-    # Only the host that was switched goes back.
-    back = site.play("playbooks/rollback.yml")
-    assert back.status == 0, back.output[-4000:]
-    assert len(releases(site)) == 1
+    said = " ".join(play.output.split())
+    assert f"{first}: Run the workers with their current release and configuration: systemctl" in said
+    assert "a worker that cannot start" in said, "its journal"
+    assert f"As before the roll-out again, with release {release}: {first}." in said, play.output[-4000:]
+    assert releases(site) == {release}
     assert {name: main_pid(site.host(name), "celery-worker") for name in others} == before
     wait_active(site.host(first), "celery-worker")
-    again = site.play("playbooks/rollback.yml")
-    assert again.status == 0, again.output[-4000:]
-    assert again.changed == 0, again.changed_tasks
+    assert mailboxes[0].sync()["status"] == "success"
+    # There is no step left that a person would have to take.
+    back = site.play("playbooks/rollback.yml")
+    assert back.status == 0, back.output[-4000:]
+    assert back.changed == 0, back.changed_tasks
 
 
 def test_an_update_whose_worker_cannot_start_is_stopped_at_the_first_host(

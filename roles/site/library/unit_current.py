@@ -22,6 +22,11 @@ options:
   reloads: {description: Files that it reads again when it is reloaded., type: list, elements: path, default: []}
   needs: {description: What it is known to need besides., type: str, choices: [restart, reload]}
   enabled: {description: Whether it starts at boot., type: bool, default: true}
+  mark:
+    description:
+      - A file that is made before the unit is started or restarted. Whoever has seen the unit work removes it.
+      - `unproved` of the result says whether it is there, after this run or one that died or failed before.
+    type: path
 """
 
 EXAMPLES = r"""
@@ -70,6 +75,8 @@ class Unit:
         self.done.append(verb[0])
         if self.module.check_mode:
             return
+        if self.module.params["mark"] and verb[0] in ("start", "restart"):
+            Path(self.module.params["mark"]).touch()
         code, _out, errors = self.module.run_command(["systemctl", *verb])
         if code:
             _code, journal, _errors = self.module.run_command(
@@ -172,6 +179,7 @@ def main():
             "reloads": {"type": "list", "elements": "path", "default": []},
             "needs": {"type": "str", "choices": ["restart", "reload"]},
             "enabled": {"type": "bool", "default": True},
+            "mark": {"type": "path"},
         },
         supports_check_mode=True,
     )
@@ -187,7 +195,12 @@ def main():
         unit.act("enable", unit.name)
     because = bring_up(unit, properties, module.params)
     module.exit_json(
-        name=unit.name, changed=bool(unit.done), done=unit.done, because=because, diff=unit.told(because)
+        name=unit.name,
+        changed=bool(unit.done),
+        done=unit.done,
+        because=because,
+        unproved=bool(module.params["mark"]) and Path(module.params["mark"]).exists(),
+        diff=unit.told(because),
     )
 
 

@@ -63,9 +63,9 @@ def test_a_unit_without_processes_has_none() -> None:
 class Module:
     """What Ansible gives to the module: it notes each command and runs none."""
 
-    def __init__(self, *, check_mode: bool) -> None:
+    def __init__(self, *, check_mode: bool = False, mark: str | None = None) -> None:
         self.check_mode = check_mode
-        self.params = {"name": "sample.service", "reads": [], "reloads": [], "needs": "restart"}
+        self.params = {"name": "sample.service", "reads": [], "reloads": [], "needs": "restart", "mark": mark}
         self.commands: list[list[str]] = []
 
     def run_command(self, command: list[str], **_: object) -> tuple[int, str, str]:
@@ -90,3 +90,27 @@ def test_what_a_unit_is_known_to_need_is_announced_in_check_mode_and_else_done(c
 
     assert unit.told(because)["prepared"].startswith("systemctl restart sample.service: ")
     assert module.commands == ([] if check_mode else [["systemctl", "restart", "sample.service"]])
+
+
+@pytest.mark.parametrize("check_mode", [True, False])
+def test_a_unit_that_is_about_to_start_is_marked_first(check_mode: bool, tmp_path: Path) -> None:
+    mark = tmp_path / "sample.unproved"
+
+    class Looks(Module):
+        def run_command(self, command: list[str], **_: object) -> tuple[int, str, str]:
+            assert command[1] == "reset-failed" or mark.exists(), command
+            return super().run_command(command)
+
+    module = Looks(check_mode=check_mode, mark=str(mark))
+    unit_current.bring_up(unit_current.Unit(module), {**RUNNING, "ActiveState": "inactive"}, module.params)
+    assert mark.exists() is not check_mode
+
+
+def test_a_unit_that_is_enabled_or_reloaded_is_not_marked(tmp_path: Path) -> None:
+    module = Module(mark=str(tmp_path / "sample.unproved"))
+    module.params["needs"] = "reload"
+    unit = unit_current.Unit(module)
+    unit.act("enable", "sample.service")
+    unit_current.bring_up(unit, RUNNING, module.params)
+    assert unit.done == ["enable", "reload"]
+    assert not (tmp_path / "sample.unproved").exists()
