@@ -16,6 +16,7 @@ def test_a_collection_of_garbage_leaves_it_shared(
     redis: RedisServer, database: Database, environment: Callable[..., None], tmp_path: Path
 ) -> None:
     environment(REDIS_URL=redis.url)
-    with application(fault_app), Worker(tmp_path, app="tests.support.fault_app:app"):
+    # A worker that is forked from the loaded modules of the tests would find these frozen.
+    with application(fault_app), Worker(tmp_path, app="tests.support.fault_app:app", forked=False):
         grown = fault_app.collect.apply_async((TENANT, USER), queue="sync").get(timeout=60)
     assert grown < MAX_BYTES

@@ -36,6 +36,7 @@ _MODULES = (
     "tasks.runtime.pool",
     "tasks.runtime.request",
     "tasks.runtime.revocations",
+    "tests.support.frozen",
 )
 # Read by the dynamic linker, the C library or the interpreter when a program starts: a fork would not heed them.
 _READ_AT_START = ("LD_", "LC_", "LANG", "MALLOC_", "PYTHON", "TZ")
@@ -81,14 +82,15 @@ class _Forked:
         self._process.kill()
 
 
-def start(module: str, arguments: Sequence[str], log: Path, **environment: str) -> Program:
+def start(module: str, arguments: Sequence[str], log: Path, *, forked: bool = True, **environment: str) -> Program:
     """Start `python -m module` in a session of its own; its output goes to `log`.
 
-    It has the environment of this moment, with the variables that are given.
+    It has the environment of this moment, with the variables that are given. With `forked=False` it loads all of its
+    modules itself, as in production, for tests of what loading does.
     """
     log.touch()
     environment = {**os.environ, **environment}
-    if _read_at_start(environment) == _AT_START:
+    if forked and _read_at_start(environment) == _AT_START:
         return _Forked(_context.Process(target=_run, args=(module, list(arguments), environment, log)))
     with log.open("ab") as output:
         return subprocess.Popen(

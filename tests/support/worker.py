@@ -51,17 +51,19 @@ class Worker:
         app: str = "tasks.celery_app:celery_app",
         queues: str = ",".join(QUEUES),
         options: tuple[str, ...] = ("--without-gossip", "--without-mingle"),
+        forked: bool = True,
     ) -> None:
         self.log = folder / "worker.log"
         options = ("-l", "INFO", "-c", str(concurrency), "-Q", queues, *options)
         self._arguments = ("-A", app, "worker", *options)
+        self._forked = forked
         self._process: Program | None = None
         self._started: list[psutil.Process] = []
 
     def start(self, *, wait: bool = True) -> None:
         """Start it; with `wait` until it consumes."""
         before = self.log.read_text().count(" ready.") if self.log.exists() else 0
-        self._process = start("celery", self._arguments, self.log)
+        self._process = start("celery", self._arguments, self.log, forked=self._forked)
         self._started.append(psutil.Process(self._process.pid))
         if wait:
             self.wait_until_ready(before)
