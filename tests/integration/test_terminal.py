@@ -59,6 +59,7 @@ SAYS_NOTHING_OF_OTHERS = {
     **dict.fromkeys(("tasks revoked", "task:revoke"), "only ids that are plain words"),
     "task:retry": "the same as `dlq retry`",
     "top": "only on a terminal of its own (tests/integration/test_top.py)",
+    "release redis-commander": "of the code in this clone",
     "preflight": "only of a site (tests/unit/manage/test_preflight.py)",
     "outbox sent": "counts",
     "outbox resend": "counts",

@@ -85,6 +85,17 @@ def test_nothing_is_found_where_nothing_is_wrong() -> None:
     assert findings(host()) == []
 
 
+def test_the_admin_pages_need_passwords_where_there_are_any() -> None:
+    groups = {**GROUPS, "admin_uis": ["two"]}
+    passwords = {"admin_uis_password": "of-the-pages", "redis_admin_uis_password": "of-redis-commander"}
+    assert findings(host(**passwords), host(**passwords), groups=groups) == []
+    for name in passwords:
+        empty = host(**{**passwords, name: ""})
+        assert findings(empty, empty, groups=groups) == [
+            f"{name} is not set: ./manage.sh secrets init adds missing secrets"
+        ]
+
+
 def test_no_list_of_ansible_is_copied_with_all_variables_of_its_host() -> None:
     class List(list[Any]):
         def __deepcopy__(self, memo: object) -> Any:
