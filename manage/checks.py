@@ -34,9 +34,8 @@ _PACKAGES = {
     # Adminer depends on a way to run PHP, of which php-cgi starts no server.
     "php": "php-cli",
     "php-cgi": "php-cgi",
-    # Redis Commander and what puts it together.
+    # Redis Commander.
     "node": "nodejs",
-    "npm": "npm",
     # The test hosts of the Molecule scenarios.
     "systemd-nspawn": "systemd-container",
     "debootstrap": "debootstrap",

@@ -59,7 +59,7 @@ def _redis_commander_lacks(operator: Mapping[str, str], state: State) -> str:
     if is_external(REDIS_VARIABLES, operator):
         return "it shows the embedded Redis alone, and REDIS_URL or another variable names another"
     if shutil.which("node") is None:
-        return "node is not installed. As root, run: apt-get install --no-install-recommends nodejs npm"
+        return "node is not installed. As root, run: apt-get install --no-install-recommends nodejs"
     if not _packages(state).exists():
         try:
             redis_commander.install(_packages(state))
