@@ -12,10 +12,7 @@ The second table says which programs that takes, in CPU time, so that it can be 
 
 import json
 import shutil
-import smtplib
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -30,7 +27,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.support.cpu import cpu_seconds
-from benchmarks.support.stack import PASSWORD, TENANT, USER, Stack, running
+from benchmarks.support.sending import TEXT, Sink, add_sender, running_sink
+from benchmarks.support.stack import TENANT, USER, Stack, running
 
 _MESSAGES = 1000
 # Of fewer, most are sent before the worker is known to be ready.
@@ -38,10 +36,8 @@ _FEWEST = 500
 _ROUNDS = 3
 _DELAYS = (0, 1, 10)
 _CHILDREN = (1, 4)
-_TEXT = "This is a line of an ordinary message, and there are some of it.\n" * 30
 # Enough that some are left when the worker is known to be ready.
 _EMPTY_TASKS = 3000
-_PATIENCE_SECONDS = 300
 
 console = Console(stderr=True)
 
@@ -69,57 +65,11 @@ class Result:
         return f"{rate:,.0f}  ({rate / self.one_connection:.2f})"
 
 
-class Sink:
-    """The server, and what it says it has."""
-
-    def __init__(self, port: int) -> None:
-        self.port = port
-
-    def connect(self) -> smtplib.SMTP:
-        smtp = smtplib.SMTP("127.0.0.1", self.port, local_hostname="localhost")
-        smtp.login(USER, PASSWORD)
-        return smtp
-
-    def reset(self) -> None:
-        with smtplib.SMTP("127.0.0.1", self.port, local_hostname="localhost") as smtp:
-            smtp.docmd("ZERO")
-
-    def count(self) -> int:
-        """How many messages have arrived."""
-        with smtplib.SMTP("127.0.0.1", self.port, local_hostname="localhost") as smtp:
-            return int(smtp.docmd("STAT")[1].split()[0])
-
-    def rate(self, messages: int) -> float:
-        """Messages a second from the first to the last, once all are there."""
-        deadline = time.monotonic() + _PATIENCE_SECONDS
-        with smtplib.SMTP("127.0.0.1", self.port, local_hostname="localhost") as smtp:
-            while True:
-                count, seconds = smtp.docmd("STAT")[1].split()
-                if int(count) == messages:
-                    return (messages - 1) / float(seconds)
-                if int(count) > messages or time.monotonic() > deadline:
-                    raise SystemExit(f"{int(count)} of {messages} messages arrived")
-                time.sleep(0.05)
-
-
-@contextmanager
-def _sink(root: Path, delay: int) -> Iterator[Sink]:
-    folder = root / f"sink-{delay}"
-    folder.mkdir()
-    command = [sys.executable, "-m", "benchmarks.support.smtp_sink", "--delay", str(delay), "--folder", str(folder)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        try:
-            yield Sink(int(process.stdout.readline()))
-        finally:
-            process.terminate()
-
-
 def _message(number: int) -> bytes:
     message = EmailMessage()
     message["From"], message["To"] = f"{USER}@example.net", f"user{number}@example.org"
     message["Subject"], message["Message-ID"] = f"Message {number}", f"<{number}@example.net>"
-    message.set_content(_TEXT)
+    message.set_content(TEXT)
     return message.as_bytes()
 
 
@@ -173,10 +123,10 @@ def _through_the_worker(stack: Stack, sink: Sink, count: int, children: int, usa
 
     sink.reset()
     with stack.database():
-        account = _add_account(sink)
+        account = add_sender(sink)
         for number in range(count):
             to = [f"user{number}@example.org"]
-            send_email.delay(account, TENANT, USER, to, subject=f"Message {number}", body_text=_TEXT)
+            send_email.delay(account, TENANT, USER, to, subject=f"Message {number}", body_text=TEXT)
         with stack.started_worker(children), usage.counted(sink, count):
             return sink.rate(count)
 
@@ -210,32 +160,13 @@ def _through_the_outbox(stack: Stack, sink: Sink, count: int) -> float:
 
     sink.reset()
     with stack.database():
-        account = _add_account(sink)
+        account = add_sender(sink)
         for number in range(count):
             to = [f"user{number}@example.org"]
-            request = SendRequest(account, TENANT, USER, to, subject=f"Message {number}", body_text=_TEXT)
+            request = SendRequest(account, TENANT, USER, to, subject=f"Message {number}", body_text=TEXT)
             send(request, f"task:{number}", f"{number}:1")
         smtp_pool().close()
         return sink.rate(count)
-
-
-def _add_account(sink: Sink) -> str:
-    from tasks.storage.accounts.rows import NewAccount, add_account
-
-    new = NewAccount(
-        account_name=USER,
-        email_address=f"{USER}@example.net",
-        hostname="127.0.0.1",
-        port=9,
-        encryption="none",
-        username=USER,
-        password=PASSWORD,
-        smtp_hostname="127.0.0.1",
-        smtp_port=sink.port,
-        smtp_encryption="none",
-        sent_copies="none",
-    )
-    return add_account(TENANT, USER, new)
 
 
 def _measure(stack: Stack, count: int, delay: int) -> Result:
@@ -243,7 +174,7 @@ def _measure(stack: Stack, count: int, delay: int) -> Result:
     one, each, outbox = [], [], []
     ours: dict[int, list[float]] = {children: [] for children in _CHILDREN}
     smtplib_usage, usage = Usage(), {children: Usage() for children in _CHILDREN}
-    with _sink(stack.root, delay) as sink:
+    with running_sink(stack.root, delay) as sink:
         for number in range(_ROUNDS):
             console.print(f"{delay} ms away, round {number + 1} of {_ROUNDS} …")
             one.append(_measured(sink, messages, _one_connection, smtplib_usage))

@@ -25,13 +25,13 @@ _LOOK_SECONDS = 0.02
 
 
 class Worker(Server):
-    """A Celery worker with so many children, configured by this process's environment."""
+    """A Celery worker with so many children and all queues or some, configured by this process's environment."""
 
     name = "worker"
 
-    def __init__(self, root: Path, children: int = 1, app: str = OURS) -> None:
+    def __init__(self, root: Path, children: int = 1, app: str = OURS, queues: str = "") -> None:
         super().__init__(root)
-        self.children, self.app = children, app
+        self.children, self.app, self.queues = children, app, queues
 
     def command(self) -> list[str]:
         options = [
@@ -40,6 +40,8 @@ class Worker(Server):
             "--without-gossip",
             "--without-mingle",
             "--loglevel=INFO",
+            f"--hostname=bench-{self.root.name}@%h",
+            *([f"--queues={self.queues}"] if self.queues else []),
         ]
         return [sys.executable, "-m", "celery", "-A", self.app, "worker", *options]
 
@@ -49,7 +51,13 @@ class Worker(Server):
     def is_ready(self) -> bool:
         from tasks.celery_app import celery_app
 
-        return bool(celery_app.control.ping(timeout=0.5, limit=1))
+        answers = celery_app.control.ping(timeout=0.5)
+        return any(name.startswith(f"bench-{self.root.name}@") for answer in answers for name in answer)
+
+    def memory_mb(self) -> float:
+        """What the worker and its children hold now (PSS), in MB of 1,000,000 bytes."""
+        processes = [psutil.Process(self.pid), *self._processes()]
+        return float(sum(process.memory_full_info().pss for process in processes)) / 1e6
 
     def child_peak_mb(self) -> float:
         """The most memory that a child has held so far, in MB of 1,000,000 bytes."""
@@ -102,8 +110,8 @@ def _peak_mb(process: psutil.Process) -> float:
 class Stack:
     """The servers, and what a benchmark does with them."""
 
-    def __init__(self, root: Path, dovecot: Dovecot, postgres: PostgresServer) -> None:
-        self.root, self.dovecot, self.postgres = root, dovecot, postgres
+    def __init__(self, root: Path, dovecot: Dovecot, postgres: PostgresServer, redis: RedisServer) -> None:
+        self.root, self.dovecot, self.postgres, self.redis = root, dovecot, postgres, redis
         self._databases = self._workers = 0
 
     def maildir(self, user: str) -> Path:
@@ -116,12 +124,12 @@ class Stack:
             yield worker
 
     @contextmanager
-    def started_worker(self, children: int = 1, app: str = OURS) -> Iterator[Worker]:
+    def started_worker(self, children: int = 1, app: str = OURS, queues: str = "") -> Iterator[Worker]:
         """A fresh worker on the database at hand."""
         self._workers += 1
         folder = self.root / f"worker-{self._workers}"
         folder.mkdir()
-        with Worker(folder, children, app) as worker:
+        with Worker(folder, children, app, queues) as worker:
             yield worker
 
     @contextmanager
@@ -150,12 +158,12 @@ class Stack:
         with Dovecot(self.root / "dovecot-mdbox", mail, PASSWORD, extra_config=location) as dovecot:
             yield dovecot
 
-    def add_account(self, user: str, dovecot: Dovecot | None = None) -> str:
-        """Register a user's mailbox; the id of the account."""
+    def add_account(self, user: str, dovecot: Dovecot | None = None, name: str = "") -> str:
+        """Register a user's mailbox, under another name too; the id of the account."""
         from tasks.storage.accounts.rows import NewAccount, add_account
 
         server = dovecot or self.dovecot
-        new = NewAccount(user, f"{user}@example.net", server.host, server.port, "none", user, PASSWORD)
+        new = NewAccount(name or user, f"{user}@example.net", server.host, server.port, "none", user, PASSWORD)
         return add_account(TENANT, USER, new)
 
     def sync(self, account_id: str) -> dict[str, Any]:
@@ -185,4 +193,4 @@ def running(root: Path) -> Iterator[Stack]:
             CELERY_TASK_SOFT_TIME_LIMIT=str(_TASK_SECONDS),
             CELERY_VISIBILITY_TIMEOUT=str(3 * _TASK_SECONDS),
         )
-        yield Stack(root, dovecot, postgres)
+        yield Stack(root, dovecot, postgres, redis)
