@@ -18,7 +18,7 @@ _WATCHDOGS = {
     "exporter": "exporter_watchdog_seconds",
 }
 _APPLICATION = ("celery_workers", "celery_beat", "flower", "exporter")
-_CLIENTS = {"redis": _APPLICATION, "postgresql": ("celery_workers", "exporter")}
+_CLIENTS = {"redis": (*_APPLICATION, "admin_uis"), "postgresql": ("celery_workers", "exporter", "admin_uis")}
 # What says too much in logs, with the groups whose hosts read it.
 _LOGGING = {
     **dict.fromkeys(("application_debug", "application_log_level", "application_log_addresses"), _APPLICATION),

@@ -73,6 +73,11 @@ class Worker(Server):
         peak.done.set()
         thread.join()
 
+    def cpu_seconds(self) -> float:
+        """CPU time of the worker so far, with its children and with those of them that have ended."""
+        processes = [psutil.Process(self.pid), *self._processes()]
+        return float(sum(sum(process.cpu_times()[:4]) for process in processes))
+
     def child_cpu_seconds(self) -> float:
         """CPU time of the child so far: it hardly depends on what else the machine does."""
         return float(sum(sum(child.cpu_times()[:2]) for child in self._processes()))

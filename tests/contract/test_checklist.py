@@ -51,6 +51,11 @@ def test_the_playbook_loads_the_roles_whose_variables_are_read() -> None:
     assert {public[name] for name in set(VARIABLES) - of_ansible} <= roles
 
 
+def test_the_playbook_is_about_the_hosts_that_preflight_looks_at() -> None:
+    (looked,) = yaml.safe_load((ROOT / "playbooks/preflight.yml").read_text())
+    assert VALUES["hosts"] == looked["hosts"]
+
+
 def test_the_verb_knows_the_tasks_by_their_names() -> None:
     assert [task["name"] for task in VALUES["tasks"]] == [_VALUES]
     judge = yaml.safe_load((ROOT / "roles/preflight/tasks/judge.yml").read_text())
