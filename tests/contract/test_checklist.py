@@ -53,7 +53,7 @@ def test_the_playbook_loads_the_roles_whose_variables_are_read() -> None:
 
 def test_the_playbook_is_about_the_hosts_that_preflight_looks_at() -> None:
     (looked,) = yaml.safe_load((ROOT / "playbooks/preflight.yml").read_text())
-    assert VALUES["hosts"] == looked["hosts"]
+    assert VALUES["hosts"] == looked["hosts"], "name the same groups in playbooks/checklist.yml"
 
 
 def test_the_verb_knows_the_tasks_by_their_names() -> None:
