@@ -47,20 +47,24 @@ def _refuse(**_: object) -> None:
     raise SystemExit("a worker that cannot start")
 """
 
-# A worker that starts on the host {host!r}, and whose processes stand still before they have done anything for long.
+# A worker that starts on the host {host!r}, and whose processes stand still before they begin any task.
 _NO_TASK = """
 import os
 import signal
 import socket
-import threading
 
-from celery.signals import worker_process_init
+from celery.concurrency import asynpool
+
+_start = asynpool.Worker.on_loop_start
 
 
-@worker_process_init.connect(weak=False)
-def _stand_still(**_: object) -> None:
+def _start_and_stand_still(self, pid):
+    _start(self, pid)
     if socket.gethostname() == {host!r}:
-        threading.Timer(1, os.kill, (os.getpid(), signal.SIGSTOP)).start()
+        os.kill(pid, signal.SIGSTOP)
+
+
+asynpool.Worker.on_loop_start = _start_and_stand_still
 """
 
 # What a release from before decision 0030 lacks.
