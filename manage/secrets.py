@@ -16,6 +16,7 @@ _BYTES = 30
 PASSWORDS = (
     "redis_password",
     "redis_admin_password",
+    "redis_monitoring_password",
     "postgresql_application_password",
     "postgresql_worker_password",
     "postgresql_owner_password",

@@ -17,8 +17,13 @@ _GROUPS = {
     "flower": "flower",
     "exporter": "exporter",
     "admin_host": "admin_uis",
+    "monitoring": "monitoring",
+    "collector": "log_collection",
 }
-_UNITS = "-u 'redis-server@*' -u 'postgresql*' -u 'celery-*' -u 'metabuilder-*'"
+_UNITS = (
+    "-u 'redis-server@*' -u 'postgresql*' -u 'celery-*' -u 'metabuilder-*' -u 'prometheus*' -u 'systemd-journal-*' "
+    "-u nftables"
+)
 
 _site: Site
 

@@ -5,7 +5,10 @@ import re
 from testinfra.host import Host
 
 MOST = 2.0
-OURS = "'metabuilder-exporter*' metabuilder-adminer.service metabuilder-redis-commander.service"
+OURS = (
+    "'metabuilder-exporter*' metabuilder-adminer.service metabuilder-redis-commander.service 'prometheus*.service' "
+    "metabuilder-log-collector.service"
+)
 
 
 def test_units_of_ours_are_confined(any_host: Host) -> None:

@@ -41,12 +41,15 @@ def test_a_certificate_near_its_end_is_renewed_and_used(site: Site, mailbox: Rem
     before = {group: shown(site, group).serial_number for group in SERVICES}
     # Made for 397 days, and now to be renewed 399 days before their end: the new ones are made for longer
     renewal = ("--extra-vars", "tls_renew_before_days=399 tls_certificate_days=450")
-    play = site.play("site.yml", *renewal)
+    play = site.play("playbooks/certificates.yml", *renewal)
     assert play.status == 0, play.output[-3000:]
     after = {group: shown(site, group).serial_number for group in SERVICES}
     assert all(after[group] != before[group] for group in SERVICES)
+    said = site.first("redis").check_output("journalctl -t metabuilder-certificates -o cat --no-pager")
+    assert "The certificate of redis is new, and valid for 450 days" in said
     mailbox.sync()
     assert len(mailbox.stored()) == 3
+    # Nothing that reads a certificate has to be restarted any more
     again = site.play("site.yml", *renewal)
     assert again.changed == 0, again.changed_tasks
 

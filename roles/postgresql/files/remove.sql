@@ -3,3 +3,4 @@ DROP DATABASE IF EXISTS :"database" WITH (FORCE);
 DROP ROLE IF EXISTS :"worker";
 DROP ROLE IF EXISTS :"application";
 DROP ROLE IF EXISTS :"owner";
+DROP ROLE IF EXISTS :"monitoring";

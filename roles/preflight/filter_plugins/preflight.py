@@ -15,7 +15,17 @@ from pathlib import Path
 from cryptography import x509
 
 FOLDER = Path(__file__).parents[2]
-ROLES = ("admin_uis", "application", "celery_worker", "exporter", "flower", "postgresql", "redis", "tls")
+ROLES = (
+    "admin_uis",
+    "application",
+    "celery_worker",
+    "exporter",
+    "flower",
+    "monitoring",
+    "postgresql",
+    "redis",
+    "tls",
+)
 SECRETS = {
     # The groups whose hosts need it.
     "redis_password": ("redis", "celery_workers", "celery_beat", "flower", "exporter"),
@@ -27,7 +37,10 @@ SECRETS = {
     "flower_password": ("flower", "exporter"),
     "admin_uis_password": ("admin_uis",),
     "redis_admin_uis_password": ("admin_uis",),
+    "redis_monitoring_password": ("redis",),
 }
+# Needed only where the group `monitoring` has a host.
+SECRETS_OF_MONITORING = ("redis_monitoring_password",)
 SUPPORTED = {"Debian": ("12", "13")}
 # Connections of one process that runs tasks (tasks/storage/session.py), and those kept for people and migrations.
 CONNECTIONS_PER_PROCESS = 2
@@ -132,6 +145,11 @@ def _port_variable(unit):
         "metabuilder-exporter.service": "exporter_port",
         "metabuilder-adminer.service": "admin_uis_adminer_port",
         "metabuilder-redis-commander.service": "admin_uis_redis_commander_port",
+        "prometheus.service": "monitoring_port",
+        "prometheus-alertmanager.service": "monitoring_alertmanager_port",
+        "prometheus-node-exporter.service": "site_node_exporter_port",
+        "prometheus-redis-exporter.service": "site_redis_exporter_port",
+        "prometheus-postgres-exporter.service": "site_postgresql_exporter_port",
     }
     return of_units.get(unit, "site_postgresql_port")
 
@@ -281,7 +299,7 @@ def power_cut(host):
 def certificates(host):
     """There is a passphrase for the key of the site's authority, or a certificate and key for every service."""
     services = _encrypted_services(host)
-    if services and not host["tls_ca_file"] and not host["tls_ca_passphrase"]:
+    if _signs(host) and not host["tls_ca_passphrase"]:
         yield "tls_ca_passphrase is not set: ./manage.sh secrets init adds missing secrets"
     for service in services if host["tls_ca_file"] else ():
         for name in (f"tls_{service}_certificate_file", f"tls_{service}_key_file"):
@@ -298,7 +316,7 @@ def certificate_ends(host):
         if (end := _end(_file(host, name))) and end <= datetime.now(UTC):
             yield f"{name} {host[name]} ended on {end:%Y-%m-%d}: name a certificate that is valid"
     folder = Path(str(host.given("tls_directory") or Path(host.variables.get("inventory_dir") or ".") / "tls"))
-    end = None if is_brought or not services else _end(folder / "ca.crt")
+    end = _end(folder / "ca.crt") if _signs(host) else None
     if end and end <= datetime.now(UTC) + timedelta(days=int(host["tls_renew_before_days"])):
         yield (
             f"tls_directory {folder}: the site's authority ends on {end:%Y-%m-%d}: move ca.crt and ca.key away; "
@@ -316,6 +334,23 @@ def _end(path):
 
 def _encrypted_services(host):
     return [s for s in ("redis", "postgresql") if host.is_in(s) and host.values.get(f"site_{s}_tls")]
+
+
+def _signs(host):
+    """Whether the site's own authority signs certificates for this host."""
+    is_watched = host.groups.get("monitoring") or host.groups.get("log_collection")
+    return bool(is_watched or (_encrypted_services(host) and not host["tls_ca_file"]))
+
+
+def delivery(host):
+    """Alerts are delivered to somebody."""
+    if not host.is_in("monitoring") or str(host["monitoring_server"]).lower() in _OFF:
+        return
+    if not host["monitoring_mail_to"] and not host["monitoring_webhook_url"]:
+        yield "monitoring_mail_to and monitoring_webhook_url are not set, so alerts reach nobody: set one of them"
+    for name in ("monitoring_mail_from", "monitoring_smtp_server"):
+        if host["monitoring_mail_to"] and not host[name]:
+            yield f"{name} is not set, but monitoring_mail_to is set: alerts by e-mail need both"
 
 
 def files(host):
@@ -342,7 +377,7 @@ def secrets(host, samples):
     """All secrets are set, none is a sample, and the encryption keys can be read."""
     for name, groups in SECRETS.items():
         value = str(host[name] or "")
-        if not host.is_in(*groups):
+        if not host.is_in(*groups) or (name in SECRETS_OF_MONITORING and not host.groups.get("monitoring")):
             continue
         if not value:
             yield f"{name} is not set: ./manage.sh secrets init adds missing secrets"
@@ -397,11 +432,16 @@ def connections(hosts):
 
 
 def groups_of(groups):
-    """Redis and PostgreSQL have one host each."""
-    for name in ("redis", "postgresql"):
+    """Redis and PostgreSQL have one host each, and Prometheus has an exporter on its own host."""
+    for name in ("redis", "postgresql", "log_collection"):
         if len(groups.get(name, ())) > 1:
             said = f"group {name} has {len(groups[name])} hosts, but nothing replicates their data"
             yield f"{said}: keep one host in the group"
+    for name in sorted({*groups.get("monitoring", ())} - {*groups.get("exporter", ())}):
+        yield (
+            f"group monitoring: {name} is not in the group exporter, and Prometheus scrapes the exporter of its own "
+            f"host: put {name} into the group exporter too"
+        )
 
 
 def values(hosts):
@@ -436,6 +476,7 @@ CHECKS = (
     certificates,
     certificate_ends,
     files,
+    delivery,
 )
 
 

@@ -64,11 +64,11 @@ class Unit:
         self.done = []
 
     def show(self):
-        """Its properties by name."""
+        """Its properties by name; empty where its kind has none, as sockets and timers have no process."""
         # Every timestamp to the microsecond, so that a file written just before the start is not newer than it.
         command = ["systemctl", "show", "--timestamp=us+utc", f"--property={','.join(PROPERTIES)}", self.name]
         _code, out, _errors = self.module.run_command(command, check_rc=True)
-        return dict(line.partition("=")[::2] for line in out.splitlines())
+        return dict.fromkeys(PROPERTIES, "") | dict(line.partition("=")[::2] for line in out.splitlines())
 
     def act(self, *verb):
         """Do it, unless only asked what would be done. Fails with the unit's last words."""

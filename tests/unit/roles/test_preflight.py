@@ -413,7 +413,11 @@ def test_memory_is_read_as_redis_reads_it(limit: str, megabytes: int) -> None:
 @pytest.mark.parametrize(("days", "is_found"), [(0, False), (2, True)])
 def test_an_authority_that_ends_soon_is_found(tmp_path: Path, days: int, is_found: bool) -> None:
     Authority(tmp_path).certificate.rename(tmp_path / "ca.crt")  # of one day
-    encrypted = {"values": {"site_redis_tls": True}, "tls_ca_passphrase": "of-the-authority"}
+    encrypted = {
+        "values": {"site_redis_tls": True},
+        "tls_ca_passphrase": "of-the-authority",
+        "flower_password": "of-flower",
+    }
     found = findings(host(**encrypted, tls_directory=str(tmp_path), tls_renew_before_days=days))
 
     assert bool(found) == is_found
@@ -433,3 +437,49 @@ def test_a_certificate_that_was_brought_and_has_ended_is_found(tmp_path: Path, d
 
     assert bool(found) == is_found
     assert all(f"tls_redis_certificate_file {files.certificate} ended on" in finding for finding in found)
+
+
+WATCHED: dict[str, Any] = {
+    "redis_monitoring_password": "of-monitoring",
+    "tls_ca_passphrase": "of-the-authority",
+    "flower_password": "of-flower",
+}
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        pytest.param({"monitoring_webhook_url": "https://x/"}, [], id="a webhook"),
+        pytest.param({"monitoring_server": False}, [], id="a Prometheus of one's own"),
+        pytest.param({}, ["one: monitoring_mail_to and monitoring_webhook_url are not set"], id="nobody is told"),
+        pytest.param(
+            {"monitoring_mail_to": "ops@x"},
+            ["one: monitoring_mail_from is not set", "one: monitoring_smtp_server is not set"],
+            id="half of what mail needs",
+        ),
+        pytest.param(
+            {"monitoring_server": False, "redis_monitoring_password": ""},
+            ["redis_monitoring_password is not set: ./manage.sh secrets init"],
+            id="no password for the exporter of Redis",
+        ),
+        pytest.param(
+            {"monitoring_server": False, "tls_ca_passphrase": ""},
+            ["one: tls_ca_passphrase is not set"],
+            id="no authority for the certificates of exporters",
+        ),
+    ],
+)
+def test_what_a_site_that_is_watched_needs(variables: dict[str, Any], said: list[str]) -> None:
+    defaults = {"monitoring_server": True, "monitoring_mail_to": "", "monitoring_webhook_url": ""}
+    one = host(_preflight_defaults_monitoring=defaults, **WATCHED | variables)
+    found = findings(one, host(**WATCHED), groups=GROUPS | {"monitoring": ["one"], "exporter": ["one"]})
+    assert len(found) == len(said)
+    assert [words for words in said if words not in "\n".join(found)] == []
+
+
+def test_prometheus_needs_an_exporter_on_its_own_host() -> None:
+    found = findings(host(**WATCHED), host(**WATCHED), groups=GROUPS | {"monitoring": ["elsewhere"]})
+    assert [finding for finding in found if "elsewhere" in finding] == [
+        "group monitoring: elsewhere is not in the group exporter, and Prometheus scrapes the exporter of its own "
+        "host: put elsewhere into the group exporter too"
+    ]
