@@ -1,5 +1,7 @@
 """Certificates of Redis and PostgreSQL: whose they are, and what a play does about those that end."""
 
+import json
+import re
 import time
 from pathlib import Path
 
@@ -52,6 +54,28 @@ def test_a_certificate_near_its_end_is_renewed_and_used(site: Site, mailbox: Rem
     # Nothing that reads a certificate has to be restarted any more
     again = site.play("site.yml", *renewal)
     assert again.changed == 0, again.changed_tasks
+
+
+def test_a_timer_renews_them_until_it_is_taken_away(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a host in the place of the control machine, on which systemd need not run
+    name = site.group("redis")[0]
+    reached = {key: site.variable(name, key) for key in ("ansible_user", "ansible_ssh_common_args")}
+    machine = {**reached, "ansible_connection": "ssh", "ansible_host": site.address(name)}
+    machine["ansible_python_interpreter"] = "/usr/bin/python3"
+    (tmp_path / "vault").write_text("sample")
+    monkeypatch.setenv("ANSIBLE_VAULT_PASSWORD_FILE", str(tmp_path / "vault"))
+    host, timers = site.host(name), "systemctl list-timers --no-legend 'metabuilder-certificates-*'"
+    for wanted in ("present", "absent"):
+        variables = json.dumps({**machine, "certificates_timer": wanted})
+        play = site.play("playbooks/certificates-timer.yml", "--extra-vars", variables)
+        assert play.status == 0, play.output[-3000:]
+        listed = host.check_output(timers)
+        assert ("metabuilder-certificates-inventory.timer" in listed) == (wanted == "present")
+        if wanted == "present":
+            unit = host.check_output("systemctl cat metabuilder-certificates-inventory.service")
+            assert re.search(r"^ExecStart=/\S+/ansible-playbook .*playbooks/certificates.yml$", unit, re.MULTILINE)
 
 
 def test_certificates_that_the_operator_brings_are_used_until_they_are_no_more(
