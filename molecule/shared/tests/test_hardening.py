@@ -5,9 +5,10 @@ import re
 from testinfra.host import Host
 
 MOST = 2.0
+# Patterns alone, as systemctl makes up properties for a unit that is named and not there.
 OURS = (
-    "'metabuilder-exporter*' metabuilder-adminer.service metabuilder-redis-commander.service 'prometheus*.service' "
-    "metabuilder-log-collector.service"
+    "'metabuilder-exporter*' 'metabuilder-adminer*' 'metabuilder-redis-commander*' 'prometheus*.service' "
+    "'metabuilder-log-collector*'"
 )
 
 

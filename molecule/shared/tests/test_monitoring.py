@@ -105,7 +105,8 @@ def test_every_target_is_scraped_and_an_alert_reaches_the_webhook(
     token = f"Bearer {site.variable(site.group('monitoring')[0], 'monitoring_webhook_token')} "
 
     def told() -> list[dict[str, Any]]:
-        bodies = [line.removeprefix(token) for line in monitoring.run(f"cat {TOLD}").stdout.splitlines()]
+        lines = monitoring.run(f"cat {TOLD}").stdout.splitlines()
+        bodies = [line.removeprefix(token) for line in lines if line]
         alerts = [alert for body in bodies for alert in json.loads(body)["alerts"]]
         return [one for one in alerts if (one["labels"]["alertname"], one["status"]) == (ALERT, "firing")]
 
