@@ -21,8 +21,15 @@ class Authority:
         self.folder = folder
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"authority {id(self)}")])
-        self._self = _builder(self._name, self._key, self._name, DAY).add_extension(
-            x509.BasicConstraints(ca=True, path_length=0), critical=True
+        public = self._key.public_key()
+        others = ["digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement"]
+        usage = dict.fromkeys([*others, "encipher_only", "decipher_only"], False)
+        # What Python 3.13 asks of an authority and of what it signed (RFC 5280 section 4.2.1).
+        self._self = (
+            _builder(self._name, self._key, self._name, DAY)
+            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+            .add_extension(x509.KeyUsage(key_cert_sign=True, crl_sign=True, **usage), critical=True)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
         )
         self.certificate = folder / "authority.pem"
         self.certificate.write_bytes(_pem(self._self.sign(self._key, hashes.SHA256())))
@@ -34,6 +41,8 @@ class Authority:
         san = x509.IPAddress(ip_address(host)) if host[0].isdigit() else x509.DNSName(host)
         builder = _builder(subject, key, self._name, lifetime)
         builder = builder.add_extension(x509.SubjectAlternativeName([san]), critical=False)
+        signer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
+        builder = builder.add_extension(signer, critical=False)
         files = TlsFiles(self.folder / f"{name}.pem", self.folder / f"{name}.key")
         files.certificate.write_bytes(_pem(builder.sign(self._key, hashes.SHA256())))
         files.key.write_bytes(
