@@ -150,6 +150,7 @@ def answered(host: Host, page: str, certificate: str) -> bool:
     return bool(done.rc == 0)
 
 
+@pytest.mark.usefixtures("monitoring")
 def test_the_logins_of_exporters_read_no_data(redis_host: Host, postgresql_host: Host) -> None:
     listed = redis_host.check_output("cat /etc/redis/users.acl")
     (rules,) = re.findall(r"^user metabuilder_monitoring on #\w+ (.*)$", listed, re.MULTILINE)
