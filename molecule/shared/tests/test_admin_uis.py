@@ -78,6 +78,7 @@ def test_redis_commander_shows_redis_and_changes_nothing(admin_host: Host, passw
     assert found["other"] == 403
 
 
+@pytest.mark.usefixtures("admin_host")
 def test_redis_itself_lets_it_only_read(site: Site, redis_host: Host) -> None:
     password = shlex.quote(site.variable(site.group("redis")[0], "redis_admin_uis_password"))
     tls = "--tls --cacert /etc/metabuilder/tls/ca.crt -h $(hostname)" if len(site.names) > 1 else ""
