@@ -208,7 +208,7 @@ SECTIONS: Mapping[str, tuple[Item, ...]] = {
             "alerts",
             "An alert reaches a person",
             "the way from a rule to a telephone has many parts that break in silence",
-            "amtool alert add alertname=Test severity=critical --alertmanager.url=http://127.0.0.1:9093",
+            "amtool alert add alertname=Test severity=critical --alertmanager.url=http://admin:PASSWORD@127.0.0.1:9093",
             values.noted("alerts", "Send a test alert and see it arrive (docs/operations.md, Alerts)"),
         ),
         Item(
