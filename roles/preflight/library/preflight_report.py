@@ -1,6 +1,7 @@
 #!/usr/bin/python
 """What preflight needs to know of a host and no fact says."""
 
+import contextlib
 import os
 import re
 import socket
@@ -65,10 +66,11 @@ def listeners(ports):
 
 
 def _sockets(process):
-    try:
-        targets = [str(handle.readlink()) for handle in (process / "fd").iterdir()]
-    except OSError:  # it has ended
-        return set()
+    targets = []
+    with contextlib.suppress(OSError):  # it has ended
+        for handle in (process / "fd").iterdir():
+            with contextlib.suppress(OSError):  # it was closed meanwhile, as servers do with connections
+                targets.append(str(handle.readlink()))
     return {target[len("socket:[") : -1] for target in targets if target.startswith("socket:[")}
 
 

@@ -2,6 +2,8 @@
 
 import contextlib
 import socket
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -148,3 +150,23 @@ def _greet(server: socket.socket, times: int) -> None:
             connection.sendall(b"-ERR unknown command\r\n")
             while connection.recv(1024):
                 pass
+
+
+CHURNS = """
+import socket
+server = socket.create_server(("127.0.0.1", 0))
+print(server.getsockname()[1], flush=True)
+while True:
+    many = [socket.socket() for _ in range(50)]
+    for one in many: one.close()
+"""
+
+
+def test_who_listens_is_known_while_its_other_sockets_come_and_go() -> None:
+    with subprocess.Popen([sys.executable, "-c", CHURNS], stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            port = int(server.stdout.readline())
+            assert "an unknown process" not in {report.listeners({port})[str(port)] for _ in range(100)}
+        finally:
+            server.kill()
