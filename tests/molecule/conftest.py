@@ -27,10 +27,12 @@ _ROOT = _HERE.parents[1]
 # A scenario takes five to ten minutes; a machine that needs this long has a problem of its own.
 _SECONDS = 1800
 _LAST_CHARACTERS = 20_000
+_FAILURES = re.compile(r"^=+ (?:ERRORS|FAILURES) =+$", re.MULTILINE)
+_FAILED = re.compile(r"^(?:ERROR|FAILED) \S.*", re.MULTILINE)
 
 
 class Outcome(NamedTuple):
-    """How a scenario ended, and the end of what it said."""
+    """How a scenario ended, and what it said of failures."""
 
     status: int
     output: str
@@ -96,7 +98,14 @@ class Scenarios:
             if status < 0:
                 _start("destroy", name, output).wait()
             output.seek(0)
-            return Outcome(status, output.read().decode(errors="replace")[-_LAST_CHARACTERS:])
+            return Outcome(status, _of_failures(output.read().decode(errors="replace")))
+
+
+def _of_failures(said: str) -> str:
+    """What failed and how, the names of the tests first, as reports are cut; else the end of what was said."""
+    found = _FAILURES.search(said)
+    shown = said[found.start() :][:_LAST_CHARACTERS] if found else said[-_LAST_CHARACTERS:]
+    return "\n".join([*_FAILED.findall(said), shown])
 
 
 def _start(verb: str, scenario: str, output: IO[bytes]) -> "subprocess.Popen[bytes]":
