@@ -112,7 +112,8 @@ def test_every_target_is_scraped_and_an_alert_reaches_the_webhook(
 
     wait_until(told, "the webhook hears nothing", 120)
     assert {alert["labels"]["instance"] for alert in told()} == {name}
-    assert told()[0]["annotations"]["runbook"].startswith("docs/troubleshooting.md#")
+    runbooks = site.variable(site.group("monitoring")[0], "monitoring_runbooks", "docs/")
+    assert told()[0]["annotations"]["runbook"].startswith(f"{runbooks}troubleshooting.md#")
 
 
 def test_nobody_else_is_answered(site: Site, monitoring: Host) -> None:
