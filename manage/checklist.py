@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from manage import checklist_hosts as hosts
+from manage import checklist_notes as notes
 from manage import checklist_values as values
 from manage.verdict import Judge
 
@@ -141,7 +142,8 @@ SECTIONS: Mapping[str, tuple[Item, ...]] = {
             "certificates",
             "Certificates are valid for two more weeks",
             "on the day on which one ends every connection fails",
-            _on("all", "openssl x509 -noout -enddate -in /etc/metabuilder/tls/ca.crt"),
+            "ansible -i inventories/NAME all -b -m ansible.builtin.shell -a "
+            "'for file in /etc/metabuilder/tls/*.crt; do echo $file; openssl x509 -noout -enddate -in $file; done'",
             hosts.health(*hosts.CERTIFICATES),
         ),
         Item(
@@ -209,54 +211,53 @@ SECTIONS: Mapping[str, tuple[Item, ...]] = {
             "An alert reaches a person",
             "the way from a rule to a telephone has many parts that break in silence",
             "amtool alert add alertname=Test severity=critical --alertmanager.url=http://admin:PASSWORD@127.0.0.1:9093",
-            values.noted("alerts", "Send a test alert and see it arrive (docs/operations.md, Alerts)"),
+            notes.noted("alerts", "Send a test alert and see it arrive (docs/operations.md, Alerts)", notes.delivery),
         ),
         Item(
             "log_collection",
             "Logs are kept on another host",
             "a host that breaks takes its journal with it",
-            _on("all", "logger production checklist"),
-            values.noted(
-                "log_collection", "Write a line with `logger` on each host and find it where logs are collected"
-            ),
+            _on("all", "systemctl is-active systemd-journal-upload metabuilder-log-collector"),
+            notes.journals,
         ),
         Item(
             "load_test",
             "The site has borne its load",
             "only your mail servers, accounts and hosts together tell how many processes are needed",
-            f"{_SITE} queue:status --rate 60",
-            values.noted(
+            f"{_SITE} queue:status --rate 60 --json > inventories/NAME/{notes.LOAD_TEST}",
+            notes.noted(
                 "load_test",
-                "Have the application queue what a busy hour brings, and see by queue:status --rate and stats that "
-                "queues empty",
+                "Have the application queue what a busy hour brings, and measure it with the command of this item",
+                notes.load,
             ),
         ),
         Item(
             "sla",
-            "What you promise is written down and measured",
+            "What you promise is written down and kept",
             "nobody can say whether a wait of a minute is a fault until somebody has promised something",
             f"{_SITE} stats",
-            values.noted(
-                "sla",
-                "Write down how soon mail is to arrive and to leave, and compare with the waiting times of stats",
-            ),
+            notes.promise,
         ),
     ),
     "You can come back": (
         Item(
             "backup",
-            "A backup of PostgreSQL has been restored",
+            "PostgreSQL is backed up, and a backup has been restored",
             "this product makes no backups yet, and stored mail exists nowhere else once a server has deleted it",
             "ssh POSTGRESQL runuser -u postgres -- pg_dump --format=custom metabuilder > metabuilder.dump",
-            values.noted("backup", "Make backups by a tool of your own, and restore one on another host"),
+            notes.noted(
+                "backup", "Make backups by a tool of your own, and restore one on another host", notes.backup
+            ),
         ),
         Item(
             "secrets_copy",
             "Secrets, the vault's password and the site's authority are kept elsewhere",
             "without the credential key nobody can read the stored mail passwords again",
-            "ansible-vault view COPY/group_vars/all/secrets.yml",
-            values.noted(
-                "secrets_copy", "Open a copy of secrets.yml and of the folder tls that lies in another place"
+            "cat COPY/group_vars/all/secrets.yml COPY/tls/ca.key | sha256sum",
+            notes.noted(
+                "secrets_copy",
+                "Open the copy of secrets.yml with the vault's password that lies in another place",
+                notes.copied,
             ),
         ),
         Item(
@@ -264,7 +265,7 @@ SECTIONS: Mapping[str, tuple[Item, ...]] = {
             "A deployment and the way back have been tried on a copy of the site",
             "the first rollback should not be the urgent one",
             "ansible-playbook -i inventories/COPY playbooks/rollback.yml",
-            values.noted("rollout", "Run deploy.yml and then rollback.yml on a site for trying out"),
+            notes.noted("rollout", "Run deploy.yml and then rollback.yml on a site for trying out", notes.way_back),
         ),
     ),
 }
@@ -294,10 +295,18 @@ VARIABLES = (
     "flower_address",
     "flower_watchdog_seconds",
     "group_names",
+    "monitoring_mail_to",
+    "monitoring_server",
+    "monitoring_webhook_url",
     "postgresql_log_min_duration_ms",
+    "preflight_backup_files",
+    "preflight_backup_hours",
+    "preflight_busy_rate",
     "preflight_done",
     "preflight_done_days",
     "preflight_not_applicable",
+    "preflight_promised_waits",
+    "preflight_secrets_digest",
     "redis_instances",
     "redis_maxmemory",
     "site_postgresql_tls",

@@ -2,12 +2,11 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import date
 from pathlib import Path
 from typing import Any
 
 from manage.secrets import ENCRYPTION_KEY, PASSWORDS
-from manage.verdict import Judge, Known, Verdict, listed, not_applicable, well, wrong
+from manage.verdict import Known, Verdict, listed, not_applicable, well, wrong
 
 _LOOPBACK = re.compile(r"127\..*|::1|localhost")
 _NO_HOST_KEYS = re.compile(r"StrictHostKeyChecking[ =](no|off|false)", re.IGNORECASE)
@@ -228,22 +227,3 @@ def metrics(known: Known) -> Verdict:
     if hosts := known.of("exporter"):
         return well(f"an exporter runs on {listed(hosts)}")
     return wrong("no host is in the group exporter", "Put a host into it: docs/operations.md, Metrics")
-
-
-def noted(name: str, how: str) -> Judge:
-    """An item that no program can see: a person notes in the inventory when it was done."""
-
-    def judge(known: Known) -> Verdict:
-        done, days = known.one("preflight_done").get(name), int(known.one("preflight_done_days"))
-        note = f"{how}; then note the day in the inventory: preflight_done: {{{name}: {known.today}}}"
-        if done is None:
-            return wrong("nobody has noted it", note)
-        try:
-            age = (known.today - date.fromisoformat(str(done))).days
-        except ValueError:
-            return wrong(f"preflight_done.{name} {done} is no day", f"Write it like {known.today}")
-        if age < 0:
-            return wrong(f"preflight_done.{name} {done} is in the future", "Write the day on which it was done")
-        return well(f"noted on {done}") if age <= days else wrong(f"noted on {done}, {age} days ago", note)
-
-    return judge

@@ -1,7 +1,8 @@
 """What a host's units do and what the host has, as JSON: a program that needs only Debian's Python.
 
     on_host.py state                       units, disks, certificates, release and clock
-    on_host.py readiness                   the same, and whether updates wait
+    on_host.py readiness [PATTERN]         the same, updates that wait, whether journals are sent and arrive, and the
+                                           newest of the files of a backup, whose paths match the pattern
     on_host.py start|stop|restart [SERVICE]...
     on_host.py logs JSON                   lines of the journal, as text; JSON has what journalctl is asked for
 
@@ -38,6 +39,8 @@ _PLACES = ("/", "/var/log/journal", "/var/lib/redis", "/var/lib/postgresql", "/v
 _PROPERTIES = (
     "Id,ActiveState,SubState,MainPID,MemoryCurrent,NRestarts,ActiveEnterTimestampMonotonic,Restart,UnitFileState"
 )
+# Sends the journal of a host, and where the collector of the role log_collection keeps those of others.
+_SENDER, _RECEIVED = "systemd-journal-upload.service", "/var/log/journal/remote/*.journal"
 # apt writes there when it fetches its lists; the files in them have the times of their servers.
 _LISTS = ("/var/lib/apt/lists", "/var/lib/apt/lists/partial", "/var/cache/apt/pkgcache.bin")
 
@@ -48,7 +51,7 @@ def main(command: str, *words: str) -> int:
         _tell(state())
         return 0
     if command == "readiness":
-        _tell({**state(), "updates": updates()})
+        _tell({**state(), "updates": updates(), "journals": journals(), "backup": newest(*words)})
         return 0
     if command == "logs":
         asked = json.loads(words[0])
@@ -71,14 +74,36 @@ def journalctl(services: list[str], fields: list[str], since: float | None, line
 
 def state() -> dict[str, Any]:
     """What is seen of this host."""
-    release = Path(HOME, "current")
     return {
         "units": unit_states(units(tuple(SERVICES))),
         "disks": disks(_PLACES),
         "certificates": [certificate(path) for path in sorted(_CERTIFICATES.glob("*.crt"))],
-        "release": release.readlink().name if release.is_symlink() else None,
+        "release": release("current"),
+        "previous": release("previous"),
         "clock": time.time(),
     }
+
+
+def release(link: str) -> str | None:
+    """The release to which a link leads, `current` or `previous`; None where there is none."""
+    path = Path(HOME, link)
+    return path.readlink().name if path.is_symlink() else None
+
+
+def journals() -> dict[str, Any]:
+    """Whether this host sends its journal to another, and when it last got lines of others, in Unix seconds."""
+    sender = _said("systemctl", "show", _SENDER, "--property=ActiveState", "--value").strip()
+    return {"sends": sender == "active", "received": newest(_RECEIVED)["written"]}
+
+
+def newest(pattern: str = "") -> dict[str, Any]:
+    """The file written last of those whose paths match, when it was, in Unix seconds, and its size; None of none."""
+    paths = Path("/").glob(pattern.lstrip("/")) if pattern else ()
+    found = [(path.stat(), path) for path in paths if path.is_file()]
+    if not found:
+        return {"path": None, "written": None, "bytes": None}
+    status, path = max(found, key=lambda one: one[0].st_mtime)
+    return {"path": str(path), "written": status.st_mtime, "bytes": status.st_size}
 
 
 def units(services: tuple[str, ...], *, also_disabled: bool = True) -> list[str]:

@@ -4,6 +4,7 @@ import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -84,11 +85,33 @@ def _with_states(known: "Known", hosts: Sequence[str]) -> "Known":
     if not hosts:
         return known
     began = time.time()
-    answers = ask("readiness", hosts=hosts)
+    answers = ask("readiness", *filter(None, [str(known.one("preflight_backup_files"))]), hosts=hosts)
     found = of_hosts(answers, (began, time.time()))
     states = {answer.host: json.loads(answer.out) for answer in answers if not answer.exit_code}
     known = replace(known, states=states, checks=found)
-    return replace(known, checks=[*found, *of_site()]) if known.not_running() is None else known
+    if known.not_running():
+        return known
+    waits = _waits() if known.one("preflight_promised_waits") else None
+    return replace(known, checks=[*found, *of_site()], waits=waits)
+
+
+def _waits() -> "Mapping[str, Mapping[str, int]] | None":
+    """How long tasks waited until they began, as the first host of the workers says that can be reached."""
+    from manage.messages import short
+    from manage.passed_on import PROGRAM
+    from native.errors import StackError
+
+    place = site.here()
+    assert place is not None
+    try:
+        hosts = place.hosts(site.WORKERS)
+    except StackError:
+        return None
+    for host in hosts:
+        [answer] = place.run([host], (PROGRAM, "stats", "--json"))
+        with suppress(ValueError, KeyError):
+            return {short(row["task"]): row["waits"] for row in json.loads(answer.out)}
+    return None
 
 
 def _read(place: Site) -> tuple[dict[str, Mapping[str, Any]], list[Result]]:

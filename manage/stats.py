@@ -16,12 +16,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class _Row:
-    """Runs of a task by how they ended, and how long they took and waited on average, in seconds."""
+    """Runs of a task by how they ended, how long they took and waited on average, in seconds, and how many waited no
+    longer than each number of seconds, and longer than the number before it."""
 
     task: str
     ended: dict[str, int]
     run_seconds: float | None
     wait_seconds: float | None
+    waits: dict[str, int]
 
 
 @example("stats", "stats --json")
@@ -65,7 +67,8 @@ def _rows(found: "TotalsReading") -> list[_Row]:
         ended = {outcome: count for (name, outcome), count in found.ended.items() if name == task}
         runs = [histogram for (name, _), histogram in found.run.items() if name == task]
         waits = [histogram for (name,), histogram in found.wait.items() if name == task]
-        rows.append(_Row(task, ended, _average(runs), _average(waits)))
+        counts = {bound: sum(one.counts[bound] for one in waits) for one in waits for bound in one.counts}
+        rows.append(_Row(task, ended, _average(runs), _average(waits), counts))
     return rows
 
 

@@ -48,7 +48,9 @@ class Known:
 
     `files` are those of the inventories; `values` are variables by host, as Ansible renders them; `findings` what
     preflight found, None where it could not look at all hosts; `away` why a host could not be reached, by host;
-    `states` what manage/on_host.py says of each host that can be; `checks` what `health` finds, each with its host.
+    `states` what manage/on_host.py says of each host that can be; `checks` what `health` finds, each with its host;
+    `waits` how many tasks waited no longer than each number of seconds (and longer than the number before it), by the
+    short name of the task, None where no worker's host says so.
     """
 
     inventory: str
@@ -59,6 +61,7 @@ class Known:
     away: Mapping[str, str] | None = None
     states: Mapping[str, Mapping[str, Any]] | None = None
     checks: Sequence[tuple[str, Check]] = ()
+    waits: Mapping[str, Mapping[str, int]] | None = None
 
     def of(self, *groups: str) -> list[str]:
         """The hosts of these groups; of none: all hosts."""

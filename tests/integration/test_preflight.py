@@ -19,9 +19,12 @@ def test_an_inventory_is_judged_while_no_host_can_be_reached(tmp_path: Path) -> 
     (inventory / "group_vars/all/checklist.yml").write_text(
         "preflight_done: {backup: 2020-01-01}\n"
         "preflight_not_applicable: {spare_worker: no}\n"
+        "preflight_promised_waits: {send_emails: 60}\n"
         "celery_worker_memory_max: infinity\n"
         "celery_worker_task_timeout: 600\n"
     )
+    figures = [{"queue": "send", "in_per_second": 9.0, "out_per_second": 9.0}]
+    (inventory / "load-test.json").write_text(json.dumps({"worker1.example.org": figures}))
 
     done = CliRunner().invoke(cli.main, ["preflight", "-i", str(inventory), "--json"])
 
@@ -31,7 +34,11 @@ def test_an_inventory_is_judged_while_no_host_can_be_reached(tmp_path: Path) -> 
     # Then defaults of roles, values of the inventory and what follows from both are judged
     assert verdicts["redis_instances"] == verdicts["tls"] == verdicts["graceful_stop"] == "ok"
     assert "celery_worker_memory_max of worker1.example.org is infinity" in found["memory"]["detail"]
-    assert found["backup"]["detail"].startswith("noted on 2020-01-01, ")
+    assert "noted on 2020-01-01, " in found["backup"]["detail"]
+    assert "send_emails, which is no task" in found["sla"]["detail"]
+    assert "the group monitoring" in found["alerts"]["detail"]
+    # The figures of a load test lie beside the hosts, and name none
+    assert found["load_test"]["detail"].startswith("9.0 tasks a second ended, and every queue kept up; nobody has")
     assert found["vault"]["detail"] == "secrets.yml has redis_password"
     # Then what only hosts know is left open, and each host that is away is named
     assert found["hosts"]["detail"].count("example.org: ") == 5

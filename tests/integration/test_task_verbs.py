@@ -264,13 +264,15 @@ def test_stats_and_the_rate_of_a_queue_come_from_what_workers_count(
 ) -> None:
     assert of("stats") == []
     counts = {f"ended|{CHECK_SPAM}|success": 3, f"ended|{CHECK_SPAM}|failure": 1, f"run|{CHECK_SPAM}|success|0.1": 4}
+    counts |= {f"wait|{CHECK_SPAM}|5": 4, f"wait|{CHECK_SPAM}|sum": 8_000_000}
     client.hset("metabuilder:totals", mapping={**counts, f"run|{CHECK_SPAM}|success|sum": 2_000_000})
     [spam] = of("stats")
+    assert {bound: count for bound, count in spam.pop("waits").items() if count} == {"5": 4}
     assert spam == {
         "task": CHECK_SPAM,
         "ended": {"success": 3, "failure": 1},
         "run_seconds": 0.5,
-        "wait_seconds": None,
+        "wait_seconds": 2.0,
     }
     assert "0.50 s" in run("stats").output
 

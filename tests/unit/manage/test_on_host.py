@@ -16,6 +16,7 @@ from tests.support.certificates import Authority
 
 SYSTEMCTL = r"""#!/bin/sh
 case "$*" in
+    *systemd-journal-upload*) echo active ;;
     "show multi-user.target"*) echo "ssh.service celery-worker@sending.service celery-beat.service" ;;
     list-units*) echo "celery-worker.service loaded active running A worker"
         echo "● redis-server@old.service not-found inactive dead redis-server@old.service" ;;
@@ -66,10 +67,18 @@ def test_units_that_are_enabled_or_loaded_are_seen(path: str) -> None:
     assert all(0 <= disk["bytes_used"] <= 1 and 0 <= disk["files_used"] <= 1 for disk in found["disks"])
 
 
-def test_updates_that_wait_are_counted(path: str) -> None:
+def test_what_is_asked_before_people_rely_on_a_host(path: str, tmp_path: Path) -> None:
     found: dict[str, Any] = json.loads(run(path, "readiness").stdout)
     assert len(found["units"]) == 3
     assert (found["updates"]["waiting"], found["updates"]["security"]) == (2, 1)
+    assert found["journals"]["sends"] is True
+    assert found["backup"]["path"] is None
+    # The newest of the files is shown
+    for number, name in enumerate(("new.dump", "old.dump", "newer.sql")):
+        (file := tmp_path / name).write_text("x" * number)
+        os.utime(file, (0, {"new.dump": 50, "old.dump": 40}.get(name, 60)))
+    found = json.loads(run(path, "readiness", f"{tmp_path}/*.dump").stdout)
+    assert found["backup"] == {"path": f"{tmp_path}/new.dump", "written": 50, "bytes": 0}
 
 
 def test_units_of_a_service_are_changed_and_named(path: str) -> None:

@@ -1,6 +1,7 @@
 """`./manage.sh preflight`: what each item of the production checklist says, and what the verb makes of it."""
 
 import json
+import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from datetime import date
@@ -16,13 +17,29 @@ from manage.preflight import _files
 from manage.site import Answer, Site
 from manage.verdict import Known, Word
 from native.check import Check
+from tasks.registry import SEND_EMAIL
 
 TODAY = date(2026, 11, 27)
 UNIT = {"unit": "celery-worker.service", "state": "active", "restart_policy": "always", "starts_with_host": True}
 UPDATES = {"waiting": 0, "security": 0, "reboot": False}
 # Whatever `health` looks at, as it is on a site that is well.
 WELL = ("units", "queues", "accounts", "beat", "dead letters", "releases", "disk /", "certificate redis.crt", "clock")
-NOTED = ("alerts", "log_collection", "load_test", "sla", "backup", "secrets_copy", "rollout")
+NOTED = ("alerts", "load_test", "backup", "secrets_copy", "rollout")
+CLOCK = time.mktime(TODAY.timetuple())
+NO_FILE = {"path": None, "written": None, "bytes": None}
+BACKUP = {"path": "/b/1.dump", "written": CLOCK - 3600, "bytes": 9}
+STATE = {
+    "units": [UNIT],
+    "updates": {**UPDATES, "fetched": CLOCK},
+    "clock": CLOCK,
+    "release": "2",
+    "previous": "1",
+    "journals": {"sends": True, "received": None},
+    "backup": NO_FILE,
+}
+COLLECTS = {"sends": False, "received": CLOCK - 60}
+FELL_BEHIND = {"queue": "sync", "in_per_second": 20.0, "out_per_second": 9.0}
+KEPT_UP = {"queue": "send", "in_per_second": 20.0, "out_per_second": 21.0}
 
 
 def values(*groups: str, **changed: Any) -> dict[str, Any]:
@@ -44,10 +61,16 @@ def values(*groups: str, **changed: Any) -> dict[str, Any]:
         "firewall_policy": "drop",
         "flower_address": "::1",
         "group_names": list(groups),
+        "monitoring_mail_to": "ops@example.org",
+        "monitoring_server": True,
         "postgresql_log_min_duration_ms": -1,
+        "preflight_backup_files": "/b/*.dump",
+        "preflight_backup_hours": 26,
+        "preflight_busy_rate": 20,
         "preflight_done": dict.fromkeys(NOTED, "2026-11-01"),
         "preflight_done_days": 365,
         "preflight_not_applicable": {},
+        "preflight_promised_waits": {"send_email": 60, "delete_emails": 5},
         "redis_instances": [{"name": "broker", "port": 6379}, {"name": "results", "port": 6380, "maxmemory": "1gb"}],
         "redis_maxmemory": "512mb",
         "site_postgresql_tls": True,
@@ -66,15 +89,19 @@ def known(
     folder: Path, *, checks: Sequence[Check] = (), state: Mapping[str, Any] | None = None, **changed: Any
 ) -> Known:
     """A site that is well, but for what is changed on its worker w1, and but for `checks`."""
+    (folder / "load-test.json").write_text(json.dumps({"w1": [KEPT_UP]}))
     hosts = {
-        "r1": values("redis", "postgresql"),
-        "w1": values("celery_workers", "celery_beat", "flower", "exporter", **changed),
+        "r1": values("redis", "postgresql", "log_collection"),
+        "w1": values("celery_workers", "celery_beat", "flower", "exporter", "monitoring", **changed),
         "w2": values("celery_workers"),
     }
-    now = time.mktime(TODAY.timetuple())
-    one = {"units": [UNIT], "updates": {**UPDATES, "fetched": now}, **(state or {})}
     found = [("w1", Check(name, True, "is well")) for name in WELL] + [("", check) for check in checks]
-    return Known("inventories/x", _files([str(folder)]), TODAY, hosts, [], {}, {"w1": one}, found)
+    states = {
+        "r1": {**STATE, "release": None, "journals": COLLECTS, "backup": BACKUP},
+        "w1": {**STATE, **(state or {})},
+    }
+    waits = {"send_email": {"30": 95, "60": 4, "+Inf": 1}, "sync_emails": {"+Inf": 5}}
+    return Known(str(folder), _files([str(folder)]), TODAY, hosts, [], {}, states, found, waits)
 
 
 def verdicts(site: Known) -> dict[str, tuple[Word, str]]:
@@ -220,6 +247,94 @@ def test_a_site_of_one_host(tmp_path: Path) -> None:
     assert found["spare_worker"][0] == found["metrics"][0] == Word.NOT_OK
 
 
+@pytest.mark.parametrize(
+    ("item", "changed", "said"),
+    [
+        ("alerts", {"monitoring_mail_to": ""}, "nobody is told of the alerts of w1. Set monitoring_mail_to"),
+        ("log_collection", {"r1": {"journals": {**COLLECTS, "received": None}}}, "r1 has received nothing ever"),
+        (
+            "log_collection",
+            {"r1": {"journals": {**COLLECTS, "received": CLOCK - 90_000}}},
+            "nothing since 2026-11-25",
+        ),
+        ("log_collection", {"w1": {"journals": {"sends": False, "received": None}}}, "w1 sends nothing to r1"),
+        ("backup", {"r1": {"backup": NO_FILE}}, "no file matches /b/*.dump on any host"),
+        ("backup", {"r1": {"backup": {**BACKUP, "written": CLOCK - 27 * 3600}}}, "/b/1.dump on r1, is of 2026-11-25"),
+        ("backup", {"r1": {"backup": {**BACKUP, "bytes": 0}}}, "/b/1.dump on r1 is empty"),
+        ("sla", {"preflight_promised_waits": {}}, "nothing is promised in the inventory"),
+        (
+            "sla",
+            {"preflight_promised_waits": {"send_email": 30, "sync_emails": 9}},
+            "0.0% of 5 tasks sync_emails began",
+        ),
+        ("sla", {"preflight_promised_waits": {"sent_email": 30}}, "sent_email, which is no task"),
+        ("rollout", {"w2": {"previous": None}}, "w2 has no release to go back to"),
+    ],
+)
+def test_what_a_program_can_know_of_an_item_counts_before_what_a_person_noted(
+    tmp_path: Path, item: str, changed: dict[str, Any], said: str
+) -> None:
+    site = known(tmp_path)
+    assert site.states is not None
+    for name, value in changed.items():
+        if name in (*site.states, "w2"):
+            site.states[name] = {**site.states.get(name, STATE), **value}  # type: ignore[index]
+        else:
+            for host in site.values:
+                site.values[host][name] = value  # type: ignore[index]
+    found = verdicts(site)
+    assert {name for name, (word, _) in found.items() if word == Word.NOT_OK} == {item}
+    assert said in found[item][1]
+    assert not found[item][1].endswith(". "), "it does not say what to do"
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([KEPT_UP, FELL_BEHIND], "sync got 20.0 tasks a second and ended 9.0"),
+        (
+            [{**KEPT_UP, "in_per_second": 0.0, "out_per_second": 19.0}],
+            "19.0 tasks a second were measured, of 20 in a",
+        ),
+        ([{**KEPT_UP, "in_per_second": 0.0, "out_per_second": 0.0}], "no task ended while"),
+        ([{"queue": "send", "depth": 1}], "has no figures of queue:status --rate"),
+        (None, "there is no "),
+    ],
+)
+def test_a_load_test_shows_that_queues_keep_up(tmp_path: Path, rows: list[Any] | None, said: str) -> None:
+    site, file = known(tmp_path), tmp_path / "load-test.json"
+    file.write_text(json.dumps({"w1": rows})) if rows else file.unlink()
+    [item] = [item for item in items() if item.name == "load_test"]
+    found = item.judge(site)
+    assert (found.word, said in found.detail, f"> {file}" in found.advice or "docs/tuning.md" in found.advice) == (
+        Word.NOT_OK,
+        True,
+        True,
+    ), found
+
+
+def test_a_copy_of_the_secrets_is_compared_with_those_of_today(tmp_path: Path) -> None:
+    (tmp_path / "secrets.yml").write_text("$ANSIBLE_VAULT;1.1;AES256\n6162\n")
+    site = known(tmp_path)
+    word, text = verdicts(site)["secrets_copy"]
+    assert (word, "nobody has noted which secrets were copied" in text) == (Word.NOT_OK, True), text
+    command = text.partition("run ")[2].partition(" with")[0]
+    digest = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True).stdout.split()[0]
+    site.values["r1"]["preflight_secrets_digest"] = digest  # type: ignore[index]
+    assert verdicts(site)["secrets_copy"][0] == Word.OK
+    (tmp_path / "secrets.yml").write_text("$ANSIBLE_VAULT;1.1;AES256\n6163\n")
+    assert "changed since they were copied" in verdicts(site)["secrets_copy"][1]
+
+
+def test_parts_that_are_elsewhere_are_left_to_a_note(tmp_path: Path) -> None:
+    site = known(tmp_path, group_names=["celery_workers"])
+    site.values["r1"]["group_names"] = ["redis", "postgresql"]  # type: ignore[index]
+    found = verdicts(site)
+    assert (found["alerts"][0], found["log_collection"][0]) == (Word.OK, Word.NOT_OK)
+    site.values["r1"]["preflight_done"]["log_collection"] = "2026-11-01"
+    assert verdicts(site)["log_collection"] == (Word.OK, "noted on 2026-11-01. ")
+
+
 class Stub:
     """Stands in for Ansible: a site of one host, which is away, or has what `state` says."""
 
@@ -237,7 +352,11 @@ class Stub:
         return [[shown], [site.Result("preflight : Show all findings at once", "w1", said) for said in self.looked]]
 
     def _run(self, hosts: Sequence[str], argv: Sequence[str]) -> list[Answer]:
-        out = [{"host": None, **Check("consuming", False, "stuck").as_dict()}] if "health" in argv else self.state
+        out: Any = (
+            [{"host": None, **Check("consuming", False, "stuck").as_dict()}] if "health" in argv else self.state
+        )
+        if "stats" in argv:
+            out = [{"task": SEND_EMAIL, "waits": {"30": 99, "+Inf": 1}}]
         return [Answer(host, 0, json.dumps(out), "") for host in hosts]
 
     def verb(self, *options: str) -> Result:
@@ -263,7 +382,7 @@ def test_before_anything_runs_the_inventory_alone_is_judged(stub: Stub) -> None:
     stub.looked = [
         {"failed": True, "msg": ["Nothing was changed. Mend these first:", "w1: memory", "redis_password"]}
     ]
-    stub.state = {"units": [], "disks": [], "certificates": [], "release": None, "clock": time.time()}
+    stub.state = {**STATE, "units": [], "disks": [], "certificates": [], "release": None, "clock": time.time()}
     stub.state["updates"] = {**UPDATES, "fetched": time.time()}
     _, found = stub.found()
     assert found["ground"] == ("not ok", "w1: memory; redis_password")
@@ -273,6 +392,7 @@ def test_before_anything_runs_the_inventory_alone_is_judged(stub: Stub) -> None:
     _, found = stub.found()
     assert found["ground"][0] == "ok"
     assert found["health"] == ("not ok", "consuming: stuck")
+    assert found["sla"] == ("ok", "99.0% of send_email within 60 s")
 
 
 def test_an_item_may_be_left_out_with_a_reason_and_all_that_is_left_decides_the_exit_code(stub: Stub) -> None:
@@ -282,7 +402,10 @@ def test_an_item_may_be_left_out_with_a_reason_and_all_that_is_left_decides_the_
     del stub.values["preflight_not_applicable"]["hosts"]
     shown = stub.verb()
     assert (shown.exit_code, "\x1b" in shown.output, r"No route \x1b[2J" in shown.stdout) == (1, False, True)
-    assert "not applicable  backup: A backup of PostgreSQL has been restored: not backup" in shown.stdout
+    assert (
+        "not applicable  rollout: A deployment and the way back have been tried on a copy of the site: not rollout"
+        in shown.stdout
+    )
 
 
 @pytest.mark.parametrize("variable", ["preflight_done", "preflight_not_applicable"])
