@@ -7,6 +7,7 @@ from testinfra.host import Host
 
 from tests.support.load import Load, load_on
 from tests.support.site import Site
+from tests.support.tried_twice import pytest_terminal_summary as pytest_terminal_summary
 
 # A test that takes one of these is run on every host of the group.
 _GROUPS = {

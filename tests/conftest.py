@@ -30,6 +30,7 @@ from tests.support.cyrus import Cyrus
 from tests.support.databases import Database
 from tests.support.mailbox import Mailbox
 from tests.support.servers import PostgresServer, RedisServer
+from tests.support.tried_twice import pytest_terminal_summary as pytest_terminal_summary
 
 MAIL_PASSWORD = 'sample: a password with @:/#%$ " in it'
 TENANT, USER = "tenant-1", "user-1"

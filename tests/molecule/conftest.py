@@ -21,6 +21,7 @@ import pytest
 
 from tests.support.hosts.machine import missing
 from tests.support.processes import kill_tree
+from tests.support.tried_twice import TITLE
 
 _HERE = Path(__file__).parent
 _ROOT = _HERE.parents[1]
@@ -29,13 +30,15 @@ _SECONDS = 1800
 _LAST_CHARACTERS = 20_000
 _FAILURES = re.compile(r"^=+ (?:ERRORS|FAILURES) =+$", re.MULTILINE)
 _FAILED = re.compile(r"^(?:ERROR|FAILED) \S.*", re.MULTILINE)
+_TRIED_TWICE = re.compile(rf"^=+ {TITLE} =+$.*?(?=^==)", re.MULTILINE | re.DOTALL)
 
 
 class Outcome(NamedTuple):
-    """How a scenario ended, and what it said of failures."""
+    """How a scenario ended, what it said of failures, and of its tests that were tried twice."""
 
     status: int
     output: str
+    tried_twice: list[str]
 
 
 class Outcomes:
@@ -79,7 +82,7 @@ class Scenarios:
             try:
                 outcome = self._test(name)
             except Exception as error:  # a test waits for the outcome, whatever it is
-                outcome = Outcome(-1, f"the scenario could not be run: {error!r}")
+                outcome = Outcome(-1, f"the scenario could not be run: {error!r}", [])
             if outcome is None:
                 return
             outcomes.leave(name, outcome)
@@ -98,7 +101,8 @@ class Scenarios:
             if status < 0:
                 _start("destroy", name, output).wait()
             output.seek(0)
-            return Outcome(status, _of_failures(output.read().decode(errors="replace")))
+            said = output.read().decode(errors="replace")
+            return Outcome(status, _of_failures(said), _TRIED_TWICE.findall(said))
 
 
 def _of_failures(said: str) -> str:

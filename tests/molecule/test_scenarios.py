@@ -1,5 +1,7 @@
 """The Molecule scenarios: the whole deployment on hosts that boot systemd."""
 
+import warnings
+
 import pytest
 
 from tests.conftest import unavailable
@@ -12,4 +14,6 @@ def test_scenario(scenario: str, request: pytest.FixtureRequest) -> None:
     if wanting := missing():
         unavailable("; ".join(wanting))
     outcome = request.getfixturevalue("scenarios").wait_for(scenario)
+    for shown in outcome.tried_twice:
+        warnings.warn(shown, stacklevel=1)
     assert outcome.status == 0, outcome.output
