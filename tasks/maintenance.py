@@ -38,7 +38,18 @@ def cleanup_stale_results(self: Any) -> dict[str, Any]:
     error is raised.
     """
     deadline = time.monotonic() + get_settings().worker.budget_seconds
-    return {"status": "success", **remove(*in_redis(self.app), *in_postgresql(self.app, deadline))}
+    removed = remove(*in_redis(self.app), *in_postgresql(self.app, deadline))
+    _note_orphans(self.app)
+    return {"status": "success", **removed}
+
+
+def _note_orphans(app: Celery) -> None:
+    """Count what was not removed and belongs to nobody, for the exporter."""
+    with broker_client(app) as broker:
+        counts = {"broker": cleanup.count_orphans(broker)}
+        if get_settings().redis.results.url != get_settings().redis.broker.url:
+            counts["results"] = cleanup.count_orphans(app.backend.client)
+        cleanup.note_orphans(broker, counts)
 
 
 def in_redis(app: Celery) -> tuple[Step, ...]:

@@ -59,6 +59,14 @@ class Child(_Value):
     work: Work | None
 
 
+class Connections(_Value):
+    """The connections that the processes of a worker hold, and how many to PostgreSQL their pools keep."""
+
+    redis: Count
+    postgresql: Count
+    postgresql_kept: Count
+
+
 class Report(_Value):
     """A worker, as its main process sees it."""
 
@@ -73,6 +81,7 @@ class Report(_Value):
     reserved: Count  # messages that it has taken and whose tasks no process has begun
     restarts: Count  # processes that were started in the place of others
     pss: Count | None  # of the main process
+    connections: Connections | None = None  # which a worker of an older release does not tell
     children: Annotated[tuple[Child, ...], Field(max_length=1000, strict=False)]
 
 

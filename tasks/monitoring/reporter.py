@@ -11,6 +11,7 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,10 +24,11 @@ from redis.retry import Retry
 
 from tasks.engine import shutdown
 from tasks.errors import EmailError, InternalError
-from tasks.monitoring import report, totals
-from tasks.monitoring.report import INTERVAL_SECONDS, Child, Report, Work
+from tasks.monitoring import connections, report, totals
+from tasks.monitoring.report import INTERVAL_SECONDS, Child, Connections, Report, Work
 from tasks.runtime.signals import Outcome, task_begun, task_ended
 from tasks.settings import get_settings
+from tasks.storage.session import POOL_SIZE
 
 _logger = get_logger(__name__)
 
@@ -35,7 +37,8 @@ _ANSWER_SECONDS = 1
 _LAST_SECONDS = 1
 # An event loop that has not turned for so long does not consume. It waits for a slow Redis for 5 s at a time.
 _STUCK_SECONDS = 10
-# Memory is looked at in each so many reports: for the kernel to add it up takes milliseconds a process.
+# Memory and connections are looked at in each so many reports: for the kernel to add up memory takes milliseconds a
+# process.
 _MEMORY_EVERY = 5
 _MAX_WORDS = 500
 
@@ -71,6 +74,7 @@ class Reporter(threading.Thread):
         self._totals = totals.Totals()
         self._at_work: dict[int, _Begun] = {}  # by process
         self._memory: dict[int, int | None] = {}
+        self._connections: Connections | None = None
         self._reports = 0
         self._release = _release()
         self._is_heard = True
@@ -138,6 +142,7 @@ class Reporter(threading.Thread):
         at_work, pids = self._at_work.copy(), pool.pids
         if self._reports % _MEMORY_EVERY == 0:
             self._memory = {pid: _pss(pid) for pid in (os.getpid(), *pids)}
+            self._connections = _connections(pids)
         self._reports += 1
         works = {pid: _work(begun.request, now - begun.at) for pid, begun in at_work.items()}
         return Report(
@@ -152,6 +157,7 @@ class Reporter(threading.Thread):
             reserved=max(consumer.in_hand - len(works), 0),
             restarts=pool.restarts,
             pss=self._memory.get(os.getpid()),
+            connections=self._connections,
             children=tuple(Child(pid=pid, pss=self._memory.get(pid), work=works.get(pid)) for pid in pids),
         )
 
@@ -164,6 +170,12 @@ def _work(request: Any, seconds: float) -> Work:
         named=request.kwargsrepr[:_MAX_WORDS],
         seconds=max(seconds, 0),
     )
+
+
+def _connections(children: Sequence[int]) -> Connections:
+    """What the worker's processes hold. The pool of a child is as large as that of any process."""
+    found = connections.held((os.getpid(), *children), connections.ports(get_settings()))
+    return Connections(**{"redis": 0, "postgresql": 0, **found}, postgresql_kept=POOL_SIZE * len(children))
 
 
 def _pss(pid: int) -> int | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tasks.monitoring.readings import certificates
 from tasks.monitoring.readings.certificates import seconds_left
 from tasks.settings import get_settings
 from tests.support.certificates import Authority, TlsFiles
@@ -34,7 +35,17 @@ class Encrypted(TcpServer):
                 self._context.wrap_socket(connection, server_side=True).close()
 
 
-def test_what_servers_show_is_told_also_when_it_has_ended(tmp_path: Path, environment: Callable[..., None]) -> None:
+@pytest.fixture(autouse=True)
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where this host has the certificates that it shows to others."""
+    monkeypatch.setattr(certificates, "_OWN", tmp_path / "own")
+    (tmp_path / "own").mkdir()
+    return tmp_path / "own"
+
+
+def test_what_servers_show_is_told_also_when_it_has_ended(
+    tmp_path: Path, files: Path, environment: Callable[..., None]
+) -> None:
     authority = Authority(tmp_path)
     good = authority.issue("good", "127.0.0.1", timedelta(days=30))
     ended = authority.issue("ended", "127.0.0.1", timedelta(days=-2))
@@ -50,6 +61,16 @@ def test_what_servers_show_is_told_also_when_it_has_ended(tmp_path: Path, enviro
             "postgresql": -2,
             "authority": 1,
         }
+
+        # So is what exporters and the collector of journals show, as it is in the files of this host
+        for name, issued in {"exporters": good, "log_collector": ended}.items():
+            (files / f"{name}.crt").write_bytes(Path(issued.certificate).read_bytes())
+        (files / "monitoring.crt").write_text("no certificate")
+        found = seconds_left(get_settings())
+        assert (round(found["exporters"] / DAY), round(found["log_collector"] / DAY)) == (30, -2)
+        assert "monitoring" not in found
+        (files / "exporters.crt").unlink()
+        (files / "log_collector.crt").unlink()
 
         # One that does not encrypt, and one that is away, are left out
         environment(

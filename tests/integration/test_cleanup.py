@@ -12,6 +12,7 @@ import redis as redis_client
 from sqlalchemy import create_engine, text
 
 from tasks import maintenance
+from tasks.monitoring.readings.orphans import orphans
 from tasks.runtime.broker import aside
 from tasks.runtime.broker import cleanup as broker_cleanup
 from tasks.storage import cleanup, dead_letters
@@ -64,6 +65,40 @@ def test_old_results_without_an_expiry_go_and_young_ones_get_one(
     }
     assert 0 < results.ttl("celery-task-meta-young") <= 3600
     assert results.ttl("something-else") == -1
+
+
+def test_keys_of_nobody_are_counted_and_stay(
+    database: Database, clients: list[redis_client.Redis], run: Callable[[], dict[str, Any]]
+) -> None:
+    broker, results = clients
+    assert (run()["status"], dict(orphans(broker))) == ("success", {"broker": 0, "results": 0})
+    # Nobody's: what a key held that is used as another type, what a program of others left, an answer that was kept
+    for key in ("sync:of-another-type", "metabuilder:aside:of-another-type", "somebody's"):
+        broker.set(key, "x")
+    results.set("somebody's", "x")
+    # Somebody's, or gone by themselves
+    broker.set("for-a-while", "x", ex=600)
+    for key in (
+        "sync",
+        "send\x06\x169",
+        "unacked",
+        "_kombu.binding.sync",
+        "_kombu.binding_deadlines",
+        "metabuilder:new",
+        "w@h.celery.pidbox",
+    ):
+        broker.set(key, "x")
+    assert (run()["status"], dict(orphans(broker))) == ("success", {"broker": 3, "results": 1})
+    assert (broker.exists("somebody's"), results.exists("somebody's")) == (1, 1)
+    assert 0 < broker.ttl(broker_cleanup.ORPHANS) <= 3 * 3600
+    # Whatever the key holds, nobody fails
+    broker.delete(broker_cleanup.ORPHANS)
+    broker.hset(broker_cleanup.ORPHANS, mapping={"broker": "many", "results": "1" * 30})
+    assert orphans(broker) == {}
+    broker.delete(broker_cleanup.ORPHANS)
+    broker.rpush(broker_cleanup.ORPHANS, "x")
+    assert orphans(broker) == {}
+    assert (run()["status"], dict(orphans(broker))) == ("success", {"broker": 3, "results": 1})
 
 
 def test_keys_that_hold_anything_cost_themselves(

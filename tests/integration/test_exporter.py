@@ -13,6 +13,7 @@ from native.ports import LOOPBACK
 from native.postgres import libpq
 from tasks.monitoring import report, totals
 from tasks.registry import QUEUES, SEND_EMAIL, SYNC_EMAILS
+from tasks.runtime.broker import cleanup
 from tasks.storage import dead_letters
 from tasks.storage.accounts.rows import NewAccount, add_account
 from tests.conftest import TENANT, USER, Database, as_superuser
@@ -88,7 +89,15 @@ def fill_redis(client: Any) -> None:
     totals.add(client, {("outbox", "failed"): 7, ("removed", "results_deleted"): 8, ("server", "x", "y", "z"): 9})
     work = report.Work(id="id", name=SYNC_EMAILS, positional="()", named="{}", seconds=100)
     children = (report.Child(pid=2, pss=300, work=work), report.Child(pid=3, pss=None, work=None))
-    options = {"seconds": 1, "concurrency": 2, "consumes": True, "is_stopping": False, "reserved": 4, "restarts": 5}
+    options: dict[str, Any] = {
+        "seconds": 1,
+        "concurrency": 2,
+        "consumes": True,
+        "is_stopping": False,
+        "reserved": 4,
+        "restarts": 5,
+    }
+    options["connections"] = report.Connections(redis=6, postgresql=3, postgresql_kept=4)
     report.tell(
         client,
         report.Report(node="w@h", host="h", pid=1, release="1.2", pss=200, children=children, **options),
@@ -96,6 +105,7 @@ def fill_redis(client: Any) -> None:
     client.zadd(report.WORKERS, {"gone@h": time.time() - 60})
     client.lpush("send\x06\x163", f'{{"due": {time.time() - 50:.6f}, "body": ""}}')
     client.hset("metabuilder:aside", "tag", "x")
+    cleanup.note_orphans(client, {"broker": 2})
 
 
 def test_what_it_tells_and_to_whom(
@@ -153,6 +163,10 @@ def test_what_it_tells_and_to_whom(
         ("metabuilder_worker_restarts_total", "w@h"): 5,
         ("metabuilder_worker_memory_bytes", "w@h", "main"): 200,
         ("metabuilder_worker_memory_bytes", "w@h", "child"): 300,
+        ("metabuilder_worker_connections", "w@h", "redis"): 6,
+        ("metabuilder_worker_connections", "w@h", "postgresql"): 3,
+        ("metabuilder_worker_connections_kept", "w@h", "postgresql"): 4,
+        ("metabuilder_orphaned_keys", "broker"): 2,
         ("metabuilder_outbox_messages", "queued"): 1,
         ("metabuilder_outbox_messages", "unknown"): 1,
         ("metabuilder_outbox_messages", "sending"): 0,

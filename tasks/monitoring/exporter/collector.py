@@ -19,6 +19,7 @@ from tasks.monitoring.exporter.metrics import families
 from tasks.monitoring.exporter.question import Question
 from tasks.monitoring.readings.beat import beat
 from tasks.monitoring.readings.certificates import seconds_left
+from tasks.monitoring.readings.orphans import orphans
 from tasks.monitoring.readings.queues import in_hand, queues
 from tasks.monitoring.readings.totals import Histogram, TotalsReading, totals
 from tasks.monitoring.readings.workers import WorkerReading, tasks_at_work, workers
@@ -83,6 +84,8 @@ class SiteCollector(Collector):
             _add_queues(found, client)
             _add_workers(found, workers(client))
             _add_beat(found, client)
+            for store, count in orphans(client).items():
+                found["metabuilder_orphaned_keys"].add_metric([store], count)
             said = client.info("clients")
         _add_connections(found, "broker", said["connected_clients"], said["maxclients"])
         return found
@@ -140,6 +143,12 @@ def _add_workers(found: Found, readings: tuple[WorkerReading, ...]) -> None:
         report = worker.report
         if report is None:
             continue
+        if report.connections:
+            held = found["metabuilder_worker_connections"]
+            held.add_metric([worker.node, "redis"], report.connections.redis)
+            held.add_metric([worker.node, "postgresql"], report.connections.postgresql)
+            kept = found["metabuilder_worker_connections_kept"]
+            kept.add_metric([worker.node, "postgresql"], report.connections.postgresql_kept)
         busy = [task.seconds for task in tasks_at_work([worker])]
         largest = max((child.pss or 0 for child in report.children), default=0)
         for name, labels, value in (

@@ -72,6 +72,16 @@ METRICS: Mapping[str, Spec] = {
     "metabuilder_worker_longest_task_seconds": Spec(
         Kind.GAUGE, _OF_A_WORKER, "How long the longest task that the worker has at work has been at work"
     ),
+    "metabuilder_worker_connections": Spec(
+        Kind.GAUGE,
+        ("worker", "server"),
+        "Connections that the worker's processes hold to Redis (`redis`: broker and results) and to `postgresql`",
+    ),
+    "metabuilder_worker_connections_kept": Spec(
+        Kind.GAUGE,
+        ("worker", "server"),
+        "How many connections the pools of the worker's processes keep; more are opened in need",
+    ),
     "metabuilder_beat_silence_seconds": Spec(Kind.GAUGE, (), "How long ago a beat looked at the schedule"),
     "metabuilder_beat_late_seconds": Spec(
         Kind.GAUGE, ("entry",), "For how long an entry of the schedule has been due; 0 where it is not due"
@@ -110,6 +120,12 @@ METRICS: Mapping[str, Spec] = {
         ("kind",),
         "What the hourly cleanup removed, such as results in Redis that were nobody's any more",
     ),
+    "metabuilder_orphaned_keys": Spec(
+        Kind.GAUGE,
+        ("store",),
+        "Keys of Redis (`broker`, `results`) that never expire and belong to nobody, and that the hourly cleanup"
+        " therefore left, as it last counted",
+    ),
     "metabuilder_connections": Spec(
         Kind.GAUGE, ("server",), "Connections to Redis (`broker`) and PostgreSQL (`postgresql`), of all programs"
     ),
@@ -118,7 +134,8 @@ METRICS: Mapping[str, Spec] = {
         Kind.GAUGE,
         ("certificate",),
         "For how long a certificate is still valid, negative where it has ended: of the servers (`broker`, `results`,"
-        " `postgresql`) where they encrypt, and of the site's `authority`",
+        " `postgresql`) where they encrypt, of the site's `authority`, and of the host of this exporter those of"
+        " Debian's `exporters`, their Prometheus (`monitoring`), `log_collector` and `log_sender`",
     ),
     "metabuilder_dead_letters": Spec(
         Kind.GAUGE, ("task", "retried"), "Tasks that failed for good, and whether they were queued again since"

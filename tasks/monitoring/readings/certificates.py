@@ -1,4 +1,5 @@
-"""When the certificates of the site end, as this host sees them: what the servers show, and whom this host trusts."""
+"""When the certificates of the site end, as this host sees them: what the servers show, whom this host trusts, and
+what this host shows to others."""
 
 import socket
 import ssl
@@ -19,6 +20,10 @@ _PATIENCE_SECONDS = 2
 _REDIS_PORT, _POSTGRESQL_PORT = 6379, 5432
 # PostgreSQL's SSLRequest: the length of the message, and a number that stands for it (protocol flow, SSL session).
 _SSL_REQUEST = struct.pack("!ii", 8, 80877103)
+# Certificates of this host that workers and servers do not show to each other: of exporters, of the Prometheus that
+# asks them, of the collector of journals and of those who send to it.
+_OWN = Path("/etc/metabuilder/tls")
+_OF_THIS_HOST = ("exporters", "monitoring", "log_collector", "log_sender")
 _ENCRYPTED = ("require", "verify-ca", "verify-full")
 
 
@@ -31,7 +36,8 @@ class _Server(NamedTuple):
 
 def seconds_left(settings: Settings) -> dict[str, float]:
     """For how many seconds each certificate is still valid, negative where it has ended: of the `broker`, of the
-    `results` if they are elsewhere, of `postgresql`, and of the `authority`.
+    `results` if they are elsewhere, of `postgresql`, of the `authority`, and those that this host has in files: of
+    `exporters`, `monitoring`, `log_collector` and `log_sender`.
 
     What is not encrypted, or cannot be looked at now, is left out.
     """
@@ -39,10 +45,12 @@ def seconds_left(settings: Settings) -> dict[str, float]:
     for server in _servers(settings):
         with suppress(OSError, ValueError):
             ends[server.name] = _end_of_server(server)
+    files = {name: _OWN / f"{name}.crt" for name in _OF_THIS_HOST}
     if settings.redis.ssl_ca_certs:
+        files["authority"] = Path(settings.redis.ssl_ca_certs)
+    for name, file in files.items():
         with suppress(OSError, ValueError):
-            authority = x509.load_pem_x509_certificate(Path(settings.redis.ssl_ca_certs).read_bytes())
-            ends["authority"] = authority.not_valid_after_utc
+            ends[name] = x509.load_pem_x509_certificate(file.read_bytes()).not_valid_after_utc
     now = datetime.now(UTC)
     return {name: (end - now).total_seconds() for name, end in ends.items()}
 

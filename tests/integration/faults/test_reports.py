@@ -16,6 +16,8 @@ from tasks.monitoring.readings.workers import WorkerReading, tasks_at_work, work
 from tasks.monitoring.report import TTL_SECONDS, WORKERS, report_key
 from tasks.monitoring.totals import TOTALS
 from tasks.registry import QUEUES, SYNC_EMAILS
+from tasks.runtime.broker.cleanup import count_orphans
+from tasks.storage.session import POOL_SIZE
 from tests.conftest import TENANT, USER
 from tests.integration.faults.conftest import APP, MAX_STOP_SECONDS, drain, publish, stop
 from tests.support import fault_app
@@ -74,6 +76,12 @@ def test_a_worker_tells_of_itself_and_its_totals_outlive_it(
     assert {child.pid for child in report.children} == {child.pid for child in worker.children()}
     assert all(child.pss > 2**20 for child in report.children)
     assert report.pss > 2**20
+    # Connections are looked at in each fifth report
+    wait_until(lambda: only(client).report.connections.postgresql, "its connections are not seen")
+    held = only(client).report.connections
+    assert held.redis >= 1
+    assert held.postgresql_kept == 2 * POOL_SIZE
+    assert count_orphans(client) == 0, "the cleanup does not know a key of the broker"
     at_work = {task.work.name: task for task in tasks_at_work(workers(client))}
     assert at_work.keys() == {"test.count", "test.fault"}
     assert TENANT in at_work["test.fault"].work.positional
