@@ -27,6 +27,7 @@ SERVICES = {
     "exporter": ("metabuilder-exporter.service",),
     "adminer": ("metabuilder-adminer.service",),
     "redis-commander": ("metabuilder-redis-commander.service",),
+    "log-collector": ("metabuilder-log-collector.service",),
     "redis": ("redis-server@*.service",),
     "postgres": ("postgresql@*.service",),
 }

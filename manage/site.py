@@ -19,7 +19,7 @@ from native.errors import StackError
 
 WORKERS = "celery_workers"
 # The groups on whose hosts something of ours runs.
-GROUPS = ("redis", "postgresql", WORKERS, "celery_beat", "flower", "exporter", "admin_uis")
+GROUPS = ("redis", "postgresql", WORKERS, "celery_beat", "flower", "exporter", "admin_uis", "log_collection")
 _KEY = "metabuilder.site"
 # Of a command that could not be run: the host is away, or lets nobody become root.
 NOT_RUN = 1
@@ -152,7 +152,8 @@ class Site:
         command = [sys.executable, "-m", "ansible", "playbook", *options]
         command += [part for inventory in self.inventories for part in ("--inventory", inventory)]
         environment = {
-            **os.environ,
+            # No log of Ansible's is kept: it would have what the command was given and what it said.
+            **{name: value for name, value in os.environ.items() if name != "ANSIBLE_LOG_PATH"},
             "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
             "ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json",
             "ANSIBLE_CALLBACKS_ENABLED": "ansible.posix.json",

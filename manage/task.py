@@ -160,19 +160,21 @@ def _result(task: Any, timeout: int) -> Any:
 @click.option("--name", type=_name, help="Every task of this name.")
 @click.option("--terminate", is_flag=True, help="Stop also what runs.")
 @click.option(
-    "--hours", default=_REVOKED_HOURS, show_default=True, type=click.IntRange(1, 24 * 30), help="How long it holds."
+    "--hours",
+    type=click.IntRange(1, 24 * 30),
+    help=f"How long it holds.  [default: {_REVOKED_HOURS} for an ID, until --lift for a --name]",
 )
 @click.option("--lift", is_flag=True, help="With --name: let tasks of this name run again.")
 @click.option("--yes", is_flag=True, help="With --name: do not ask.")
 @json_option
 def revoke(
-    task_id: str | None, name: str | None, terminate: bool, hours: int, lift: bool, yes: bool, as_json: bool
+    task_id: str | None, name: str | None, terminate: bool, hours: int | None, lift: bool, yes: bool, as_json: bool
 ) -> None:
     """Keep a task from running, or with --name every task of a name.
 
-    A revocation is kept in Redis: workers that start later know it too, and each worker within a second. It holds for
-    --hours; with --lift the revocation of a name ends at once. Until then a worker drops each task of that name
-    that it takes, those that beat queues as well: the work is not done. `tasks revoked` lists what is revoked.
+    A revocation is kept in Redis: workers that start later know it too, and each worker within a second. That of a
+    name holds until --lift, or for --hours. Until then a worker drops each task of that name that it takes, those
+    that beat queues as well: the work is not done. `tasks revoked` lists what is revoked, and `health` the names.
 
     With --terminate, what runs is stopped with its process; a sync goes on at its checkpoint the next time.
     """
@@ -183,25 +185,30 @@ def revoke(
     if lift:
         _lift(str(name), as_json)
         return
+    if hours is None and task_id is not None:
+        hours = _REVOKED_HOURS
+    how_long = "until it is lifted" if hours is None else f"for {hours} hours"
     if name and not yes:
-        confirm(f"Drop every {name} task for {hours} hours? The work of these tasks is not done")
+        confirm(f"Drop every {name} task {how_long}? The work of these tasks is not done")
     with broker_alone() as client:
         from tasks.monitoring.readings.workers import tasks_at_work, workers
         from tasks.runtime import revocations
 
         if name:
-            is_kept = revocations.revoke_name(client, _NAMES[name], hours * _HOUR)
+            is_kept = revocations.revoke_name(client, _NAMES[name], hours * _HOUR if hours else None)
             ids = [one.work.id for one in tasks_at_work(workers(client)) if one.work.name == _NAMES[name]]
         else:
             ids = [str(task_id)]
-            is_kept = revocations.revoke_id(client, ids[0], hours * _HOUR)
+            is_kept = revocations.revoke_id(client, ids[0], (hours or _REVOKED_HOURS) * _HOUR)
     if not is_kept:
         raise StackError(_TOO_MANY.format(revocations.MAX_REVOCATIONS))
     _tell_workers(ids if task_id or terminate else [], terminate=terminate)
     if as_json:
         print_json({"revoked": task_id or name, "hours": hours, "terminated": ids if terminate else []})
     else:
-        say(f"{task_id or name} is revoked for {hours} hours" + (", and stopped where it runs" if terminate else ""))
+        say(f"{task_id or name} is revoked {how_long}" + (", and stopped where it runs" if terminate else ""))
+        if hours is None:
+            say(f"To let it run again: {COMMAND} task:revoke --name {name} --lift")
 
 
 def stop(client: "Redis", task_id: str) -> None:

@@ -175,7 +175,10 @@ def revoked(as_json: bool) -> None:
         from tasks.runtime.revocations import revocations
 
         now = redis_now(client)
-        found = [(one.task_id, one.name, max(round(one.until - now), 0)) for one in revocations(client)]
+        found = [
+            (one.task_id, one.name, None if one.until is None else max(round(one.until - now), 0))
+            for one in revocations(client)
+        ]
     if as_json:
         print_json([{"id": task_id, "name": name, "seconds": seconds} for task_id, name, seconds in found])
     elif not found:
@@ -183,6 +186,9 @@ def revoked(as_json: bool) -> None:
     else:
         table(
             ("revoked", "for another"),
-            ((row[0] or f"all {short(row[1])}", duration(row[2])) for row in found),
+            (
+                (task_id or f"all {short(name)}", "until lifted" if seconds is None else duration(seconds))
+                for task_id, name, seconds in found
+            ),
             right=("for another",),
         )

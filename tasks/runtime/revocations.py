@@ -2,14 +2,15 @@
 them too.
 
     metabuilder:revoked    a sorted set: `id:` and an id, or `name:` and the name of a task, and until when (Unix
-                           seconds by Redis's clock)
+                           seconds by Redis's clock; infinity for what holds until it is lifted)
 
 Each worker looks at the set before it takes messages and then every second. What it finds it adds to Celery's list of
 revoked ids, where an entry for a name means every task of that name (tasks/runtime/request.py). A revocation ends at
-its time or when a person lifts it, so that no name is revoked for ever.
+its time, or when a person lifts it. `health` shows those of names, so that none is forgotten.
 """
 
 from collections.abc import Iterable
+from math import isfinite
 from typing import Any, NamedTuple
 
 from redis.exceptions import ResponseError
@@ -21,14 +22,19 @@ _ID, _NAME = "id:", "name:"
 # All workers read all revocations every second.
 MAX_REVOCATIONS, _MAX_LENGTH = 1000, 600
 
-# KEYS: the sorted set. ARGV: how many there may be, for how many seconds, then what is revoked. Returns 0 where there
-# would be too many.
+# KEYS: the sorted set. ARGV: how many there may be, for how many seconds (empty for until it is lifted), then what is
+# revoked. Returns 0 where there would be too many.
 _ADD = """
 local now = tonumber(redis.call('TIME')[1])
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
 if redis.call('ZCARD', KEYS[1]) + #ARGV - 2 > tonumber(ARGV[1]) then return 0 end
-for i = 3, #ARGV do redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[i]) end
-redis.call('EXPIRE', KEYS[1], 31 * 24 * 3600)
+local ends = tonumber(ARGV[2]) and now + ARGV[2] or '+inf'
+for i = 3, #ARGV do redis.call('ZADD', KEYS[1], ends, ARGV[i]) end
+if redis.call('ZCOUNT', KEYS[1], '+inf', '+inf') > 0 then
+  redis.call('PERSIST', KEYS[1])
+else
+  redis.call('EXPIRE', KEYS[1], 31 * 24 * 3600)
+end
 return 1
 """
 
@@ -47,11 +53,14 @@ return found
 
 
 class Revocation(NamedTuple):
-    """What is revoked, one id or all tasks of a name, and until when, in Unix seconds of Redis's clock."""
+    """What is revoked, one id or all tasks of a name, and until when, in Unix seconds of Redis's clock.
+
+    `until` is None for what holds until it is lifted.
+    """
 
     task_id: str | None
     name: str | None
-    until: float
+    until: float | None
 
     @property
     def mark(self) -> str:
@@ -69,8 +78,11 @@ def revoke_id(client: Any, task_id: str, seconds: int) -> bool:
     return _add(client, f"{_ID}{task_id}", seconds)
 
 
-def revoke_name(client: Any, name: str, seconds: int) -> bool:
-    """Keep every task of this name from running: a worker drops each that it takes. False as for `revoke_id`."""
+def revoke_name(client: Any, name: str, seconds: int | None) -> bool:
+    """Keep every task of this name from running: a worker drops each that it takes. False as for `revoke_id`.
+
+    Without `seconds` it holds until it is lifted.
+    """
     return _add(client, name_mark(name), seconds)
 
 
@@ -107,15 +119,16 @@ def take_over(revoked: Any, before: Iterable[str], found: Iterable[Revocation]) 
     return marks
 
 
-def _add(client: Any, member: str, seconds: int) -> bool:
+def _add(client: Any, member: str, seconds: int | None) -> bool:
     rename_unless(client, _KEY, "zset")
-    return bool(client.eval(_ADD, 1, _KEY, MAX_REVOCATIONS, seconds, member))
+    return bool(client.eval(_ADD, 1, _KEY, MAX_REVOCATIONS, "" if seconds is None else seconds, member))
 
 
 def _read(member: bytes | str, until: float) -> Revocation | None:
     text = member if isinstance(member, str) else member.decode("utf-8", "replace")
     if not text.isprintable():
         return None
+    ends = until if isfinite(until) else None
     if text.startswith(_ID):
-        return Revocation(text.removeprefix(_ID), None, until)
-    return Revocation(None, text.removeprefix(_NAME), until) if text.startswith(_NAME) else None
+        return Revocation(text.removeprefix(_ID), None, ends)
+    return Revocation(None, text.removeprefix(_NAME), ends) if text.startswith(_NAME) else None

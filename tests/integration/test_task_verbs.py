@@ -14,6 +14,7 @@ import redis as redis_client
 from click.testing import CliRunner, Result
 
 from manage import cli, queue, session
+from manage.site_checks import check_site
 from native.state import ROOT
 from tasks.monitoring.report import TTL_SECONDS, WORKERS, Child, Report, Work, report_key, tell
 from tasks.registry import CHECK_SPAM, QUEUES, TASKS
@@ -182,7 +183,19 @@ def test_a_name_is_revoked_and_lifted(client: redis_client.Redis) -> None:
     [entry] = of("tasks", "revoked")
     assert entry["name"] == CHECK_SPAM
     assert entry["seconds"] == pytest.approx(7200, abs=30)
+    assert [check.warns for check in check_site() if check.component == "revoked"] == [True]
+
+    # Without --hours it holds until it is lifted, whatever else is revoked meanwhile
+    assert of("task:revoke", "--name", "check_spam", "--yes")["hours"] is None
+    assert of("task:revoke", "an-id")["hours"] == 24
+    assert client.ttl("metabuilder:revoked") == -1
+    assert {entry["name"]: entry["seconds"] for entry in of("tasks", "revoked")}[CHECK_SPAM] is None
+    assert "until lifted" in run("tasks", "revoked").output
+    [note] = [check for check in check_site() if check.component == "revoked"]
+    assert note.warns
+    assert "drop every task check_spam" in note.detail
     assert of("task:revoke", "--name", "check_spam", "--lift") == {"lifted": "check_spam"}
+    assert [check.warns for check in check_site() if check.component == "revoked"] == [False]
     assert of("task:revoke", "--name", "check_spam", "--lift") == {"lifted": None}
     for wrong in (
         [],

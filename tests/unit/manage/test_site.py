@@ -136,7 +136,10 @@ def test_passwords_are_asked_for_once_and_are_no_arguments(hosts: Hosts, monkeyp
     site._password.cache_clear()
     read: list[str] = []
 
-    def run(command: list[str], **_: object) -> object:
+    monkeypatch.setenv("ANSIBLE_LOG_PATH", "/nowhere/a.log")  # which would have what is given on standard input
+
+    def run(command: list[str], *, env: dict[str, str], **_: object) -> object:
+        assert "ANSIBLE_LOG_PATH" not in env
         files = (command[command.index(f"--{name}-password-file") + 1] for name in ("vault", "become"))
         read.append("".join(Path(file).read_text() for file in files))
         assert "sample" not in " ".join(command)
@@ -156,13 +159,18 @@ def test_limit_needs_a_site() -> None:
     assert (done.exit_code, "-i INVENTORY" in done.stderr) == (2, True)
 
 
-def test_units_are_listed_of_every_host_where_something_of_ours_runs(hosts: Hosts) -> None:
-    hosts.answers = {"r1": (0, json.dumps(STATE), ""), "w2": (0, json.dumps({**STATE, "units": [UNIT]}), "")}
+def test_units_are_listed_of_every_host_where_something_of_ours_runs(hosts: Hosts, tmp_path: Path) -> None:
+    (tmp_path / "hosts.yml").write_text(f"{INVENTORY}log_collection: {{hosts: {{c1: }}}}\n")
+    hosts.answers = {
+        "c1": (0, json.dumps(STATE), ""),
+        "r1": (0, json.dumps(STATE), ""),
+        "w2": (0, json.dumps({**STATE, "units": [UNIT]}), ""),
+    }
     done = hosts.verb("ps", "--json")
-    assert (done.exit_code, json.loads(done.stdout)) == (1, {"r1": [], "w2": [UNIT]})
+    assert (done.exit_code, json.loads(done.stdout)) == (1, {"r1": [], "w2": [UNIT], "c1": []})
     assert done.stderr == "error: w1: is away\n"
     [(asked, argv, program)] = hosts.asked
-    assert ({*asked}, argv) == ({"r1", "w1", "w2"}, ("/usr/bin/python3", "-", "state"))
+    assert ({*asked}, argv) == ({"r1", "w1", "w2", "c1"}, ("/usr/bin/python3", "-", "state"))
     assert program == (ROOT / "manage/on_host.py").read_text()
     shown = hosts.verb("ps").stdout
     assert [word for word in ("w2", "celery-worker", "failed", "3") if word not in shown] == []
