@@ -59,7 +59,6 @@ def _by_redis() -> Iterator[Check]:
         from tasks.monitoring.readings.beat import beat
         from tasks.monitoring.readings.queues import queues
         from tasks.monitoring.readings.workers import workers
-
         from tasks.runtime.revocations import revocations
 
         waiting, found, ticked = queues(client), workers(client), beat(client).ticked

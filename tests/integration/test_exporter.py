@@ -108,6 +108,14 @@ def fill_redis(client: Any) -> None:
     cleanup.note_orphans(client, {"broker": 2})
 
 
+def forbid(database: Database) -> None:
+    """End all connections to it, and allow no new ones."""
+    as_superuser(database.server, f"ALTER DATABASE {database.name} ALLOW_CONNECTIONS false")
+    as_superuser(
+        database.server, f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{database.name}'"
+    )
+
+
 def test_what_it_tells_and_to_whom(
     exporter: Exporter, server: RedisServer, database: Database, tmp_path: Path
 ) -> None:
@@ -125,8 +133,8 @@ def test_what_it_tells_and_to_whom(
     assert exporter.get("/other")[0] == 404
     assert exporter.get("/metrics", method="POST")[0] == 405
     assert exporter.get("/metrics", method="HEAD") == (200, "")
-    assert exporter.get("/healthz", None) == (200, "ok\n")
-    assert exporter.get("/readyz", None) == (503, f"no worker consumes {', '.join(QUEUES)}\n")
+    for page in ("/healthz", "/readyz"):
+        assert exporter.get(page, None) == (503, f"no worker consumes {', '.join(QUEUES)}\n")
 
     # A site at work
     fill_postgresql(database)
@@ -185,10 +193,7 @@ def test_what_it_tells_and_to_whom(
         assert at_least <= found[of] < at_least + 60, of
 
     # A source that is away leaves out its own metrics
-    as_superuser(database.server, f"ALTER DATABASE {database.name} ALLOW_CONNECTIONS false")
-    as_superuser(
-        database.server, f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{database.name}'"
-    )
+    forbid(database)
     found = exporter.scrape()
     assert (found["metabuilder_source_up", "redis"], found["metabuilder_source_up", "postgresql"]) == (1, 0)
     assert ("metabuilder_messages_in_hand",) in found
@@ -200,12 +205,19 @@ def test_what_it_tells_and_to_whom(
         assert (found["metabuilder_source_up", "redis"], found["metabuilder_source_up", "postgresql"]) == (0, 1)
         assert ("metabuilder_accounts_estimate",) in found
         assert ("metabuilder_messages_in_hand",) not in found
-        assert exporter.get("/healthz", None)[0] == 200
-        wait_until(lambda: "Redis cannot be asked" in exporter.get("/readyz", None)[1], "it does not say so")
+        for page in ("/healthz", "/readyz"):
+            wait_until(lambda page=page: "Redis cannot be asked" in exporter.get(page, None)[1], "it does not say so")
 
-    # Where a worker consumes, the site is ready; however many ask, they share a canary
+    # Where a worker consumes, work is done, though not all works; however many ask, they share a canary
     with Worker(tmp_path):
         wait_until(lambda: exporter.get("/readyz", None) == (200, "ok\n"), "it does not find the servers again")
+        forbid(database)
+        wait_until(
+            lambda: exporter.get("/readyz", None) == (503, "PostgreSQL cannot be read\n"), "it does not say so"
+        )
+        wait_until(lambda: exporter.get("/healthz", None) == (200, "ok\n"), "it takes work for standing still")
+        as_superuser(database.server, f"ALTER DATABASE {database.name} ALLOW_CONNECTIONS true")
+        wait_until(lambda: exporter.get("/readyz", None) == (200, "ok\n"), "it does not find PostgreSQL again")
         with broker(server) as client:
             before = client.info("commandstats")["cmdstat_rpush"]["calls"]
             began = time.monotonic()

@@ -42,7 +42,7 @@ class Exporter:
 
     def is_up(self) -> bool:
         try:
-            return self.get("/healthz")[0] == 200
+            return self.get("/metrics", None)[0] == 401
         except OSError:
             return False
 

@@ -38,6 +38,10 @@ class Readiness:
             self._database.answer()
         except Exception:
             yield "PostgreSQL cannot be read"
+        yield from self.problems_of_queues()
+
+    def problems_of_queues(self) -> Iterator[str]:
+        """What keeps the queues from being consumed, in words; nothing if they are."""
         try:
             idle = [queue.name for queue in self.queues() if not queue.ok]
         except Exception:

@@ -1,8 +1,9 @@
 """The exporter's pages: the status page (/) and /metrics for whoever has the login of Flower, /healthz and /readyz
 for everybody.
 
-/healthz says that the exporter itself answers, whatever becomes of the site: for who would restart the exporter.
-/readyz says that the site works (readiness.py): for who watches the site, or waits for it after a deployment.
+/healthz says whether work is done: each queue is consumed, as canaries show. /readyz says whether the site works, for
+who watches it or waits for it after a deployment: the same, and PostgreSQL answers (readiness.py). Whether the exporter
+itself lives, systemd's watchdog knows (listener.py).
 
 Each request is answered by a thread of its own (listener.py), whose questions to Redis and PostgreSQL are bounded in
 time.
@@ -69,9 +70,9 @@ class Site:
             return Page("405 Method Not Allowed", b"Only GET and HEAD\n", headers=(("Allow", "GET, HEAD"),))
         path = request["PATH_INFO"]
         if path == "/healthz":
-            return Page("200 OK", b"ok\n")
+            return _verdict(self._readiness.problems_of_queues())
         if path == "/readyz":
-            return self._ready()
+            return _verdict(self._readiness.problems())
         if refusal := self._refusal(request):
             return refusal
         if path == "/metrics":
@@ -80,12 +81,6 @@ class Site:
             policy = "Content-Security-Policy", content_security_policy()
             return Page("200 OK", render(self._status.read()), _HTML, (policy, *_OF_A_PAGE))
         return Page("404 Not Found", b"There are /, /metrics, /healthz and /readyz\n")
-
-    def _ready(self) -> Page:
-        problems = "".join(f"{problem}\n" for problem in self._readiness.problems())
-        if problems:
-            return Page("503 Service Unavailable", problems.encode())
-        return Page("200 OK", b"ok\n")
 
     def _refusal(self, request: dict[str, Any]) -> Page | None:
         """What to answer to whoever has no login; None where it has one."""
@@ -97,6 +92,12 @@ class Site:
             retry = ("Retry-After", str(math.ceil(wait)))
             return Page("429 Too Many Requests", b"Access denied\n", headers=(retry,))
         return None
+
+
+def _verdict(problems: Iterable[str]) -> Page:
+    if text := "".join(f"{problem}\n" for problem in problems):
+        return Page("503 Service Unavailable", text.encode())
+    return Page("200 OK", b"ok\n")
 
 
 def serve(app: Celery, address: str, port: int, logins: Sequence[str]) -> None:
