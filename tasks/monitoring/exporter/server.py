@@ -2,8 +2,8 @@
 for everybody.
 
 /healthz says whether work is done: each queue is consumed, as canaries show. /readyz says whether the site works, for
-who watches it or waits for it after a deployment: the same, and PostgreSQL answers (readiness.py). Whether the exporter
-itself lives, systemd's watchdog knows (listener.py).
+who watches it or waits for it after a deployment: the same, and PostgreSQL answers (readiness.py). Whether the
+exporter itself lives, systemd's watchdog knows (listener.py).
 
 Each request is answered by a thread of its own (listener.py), whose questions to Redis and PostgreSQL are bounded in
 time.
