@@ -14,6 +14,7 @@ from tasks.runtime.publish import publish_many
 from tasks.runtime.task import EmailTask
 from tasks.settings import get_settings
 from tasks.storage.accounts.dispatch import DueAccount, claim_due_accounts, unclaim_accounts
+from tasks.storage.accounts.watches import release_dead_watchers
 from tasks.sync import sync_emails
 
 logger = logging.getLogger(__name__)
@@ -36,6 +37,7 @@ def periodic_sync(self: Any) -> dict[str, Any]:
     goes on), accounts_synced (how many were queued), accounts_failed (could not be queued and are due again at once),
     accounts_deferred (their mail server is busy) and task_ids (of the first 1,000).
     """
+    release_dead_watchers()
     round_ = _Round(get_settings().sync.interval_seconds)
     deadline = time.monotonic() + get_settings().worker.budget_seconds
     with closing(claim_due_accounts(_ACCOUNTS_PER_CLAIM, round_.claim_seconds)) as claims:

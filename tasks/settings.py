@@ -220,6 +220,22 @@ class SyncSettings(_Group):
     interval_seconds: int = Field(300, validation_alias="SYNC_INTERVAL_SECONDS", ge=1, le=30 * 86400)
 
 
+class WatchSettings(_Group):
+    """Watched mailboxes: connections over which mail servers tell of changes at once.
+
+    A watcher watches `max_accounts` at most. Each connection asks to be told anew every `idle_seconds`, because
+    servers end silent connections. Where the server tells of INBOX alone, the other folders are looked at every
+    `folders_seconds`. Workers poll a watched mailbox every `poll_seconds`.
+    """
+
+    enabled: bool = Field(False, validation_alias="WATCH_ENABLED")
+    max_accounts: int = Field(10_000, validation_alias="WATCH_MAX_ACCOUNTS", ge=1, le=1_000_000)
+    idle_seconds: int = Field(1740, validation_alias="WATCH_IDLE_SECONDS", ge=1, le=1740)
+    folders_seconds: int = Field(300, validation_alias="WATCH_FOLDERS_SECONDS", ge=1, le=86_400)
+    poll_seconds: int = Field(1800, validation_alias="WATCH_POLL_SECONDS", ge=1, le=30 * 86400)
+    host_logins_per_second: int = Field(10, validation_alias="WATCH_HOST_LOGINS_PER_SECOND", ge=1, le=1000)
+
+
 class RereadSettings(_Group):
     """Rereading: whether it begins by itself, and the limits of each account in an hour."""
 
@@ -262,9 +278,15 @@ class MailSettings(_Group):
         return tuple(allowed.network for allowed in self.allowed_networks if allowed.port in (None, port))
 
     def connections_to(self, hostname: str) -> int:
-        """How many accounts of a mail server may be synced at once; 0 for any number."""
-        limits = dict(item.rsplit("=", 1) for item in self.host_connections.split(",") if item)
-        return int(limits.get(hostname.lower(), limits.get("*", 0)))
+        """How many connections a mail server may have at once; 0 for any number."""
+        limits = self.connections_by_host
+        return limits.get(hostname.lower(), limits.get("*", 0))
+
+    @property
+    def connections_by_host(self) -> dict[str, int]:
+        """How many connections each mail server may have at once, by its name; `*` stands for any other."""
+        items = (item.rsplit("=", 1) for item in self.host_connections.split(",") if item)
+        return {hostname.lower(): int(limit) for hostname, limit in items}
 
 
 class DeleteSettings(_Group):
@@ -393,6 +415,7 @@ class Settings(BaseModel, frozen=True):
     database: DatabaseSettings
     worker: WorkerSettings
     sync: SyncSettings
+    watch: WatchSettings
     reread: RereadSettings
     mail: MailSettings
     delete: DeleteSettings

@@ -18,3 +18,17 @@ def provider_of(hostname: str) -> str:
     """The provider that runs the mail server of this name; `other` for all the rest."""
     name = hostname.lower()
     return next((provider for provider, pattern in _PROVIDERS.items() if re.search(pattern, name)), OTHER)
+
+
+# Servers that end a silent connection earlier than RFC 2177 has them, by their names, and after how many seconds.
+_IDLE_SECONDS = {
+    r"(^|\.)(yahoo|aol|yahoodns)\.(com|net|co\.jp)$": 180,
+    r"(^|\.)(163|126|yeah)\.(com|net)$": 50,
+    r"(^|\.)rambler\.ru$": 50,
+}
+
+
+def idle_seconds_of(hostname: str, usual: int) -> int:
+    """For how many seconds a connection to this mail server may be silent, at most the `usual` number."""
+    name = hostname.lower()
+    return min([usual, *(seconds for pattern, seconds in _IDLE_SECONDS.items() if re.search(pattern, name))])

@@ -47,6 +47,12 @@ GRANTS = {
     "count_dead_letters": {WORKER},
     "newest_failing_accounts": {WORKER},  # the status page, which the exporter shows
     "newest_dead_letters": {WORKER},
+    "release_dead_watchers": {WORKER},  # watchers share the accounts of all tenants, and log in as workers do
+    "renew_watcher": {WORKER},
+    "end_watcher": {WORKER},
+    "claim_watches": {WORKER},
+    "list_watches": {WORKER},
+    "claim_watched_syncs": {WORKER},
     "refuse_unless": NOBODY,
     "deletion_key": NOBODY,
     "intake_blob": NOBODY,
@@ -100,12 +106,31 @@ USUAL: dict[str, dict[str, Any]] = {
     "count_dead_letters": {},
     "newest_failing_accounts": {"max_accounts": 20},
     "newest_dead_letters": {"max_letters": 20},
+    "release_dead_watchers": {},
+    "renew_watcher": {"watcher": "host:1", "seconds": 15},
+    "end_watcher": {"watcher": "host:1"},
+    "claim_watches": {"watcher": "host:1", "max_accounts": 10_000, "max_claims": 200, "host_limits": '{"*": 10}'},
+    "list_watches": {"watcher": "host:1"},
+    "claim_watched_syncs": {
+        "watcher": "host:1",
+        "tenant_ids": [TENANT],
+        "account_ids": ["nobody's"],
+        "paths": ["INBOX"],
+    },
 }
 # Workers of the release before the workers' role do not call these.
 NEW = {
     *("claim_waiting_mail", "release_waiting_mail", "release_waiting_copies", "count_waiting_mail"),
     *("estimate_accounts", "count_accounts", "count_late_accounts", "count_outbox", "count_dead_letters"),
     *("newest_failing_accounts", "newest_dead_letters"),
+    *(
+        "release_dead_watchers",
+        "renew_watcher",
+        "end_watcher",
+        "claim_watches",
+        "list_watches",
+        "claim_watched_syncs",
+    ),
 }
 HOSTILE: dict[str, tuple[Any, ...]] = {
     "integer": (None, -1, 2**31 - 1, -(2**31), 2**31, "infinity"),
@@ -116,9 +141,11 @@ HOSTILE: dict[str, tuple[Any, ...]] = {
     "boolean": (None,),
     "text": (None,),
     "text[]": (None, ["x"] * 10_001),
+    "jsonb": (None, "[]", "1"),
 }
 # What lies right outside of the bounds of an argument.
 ROWS, WAIT, LONG = (0, 10_001), (-1, 30 * 86_400 + 1), 3650 * 86_400 + 1
+WATCHER = ("", "x" * 201)
 OUTSIDE: dict[str, dict[str, tuple[Any, ...]]] = {
     "accounts_with_expired_trash": {"retention_days": (0, 36_501), "max_accounts": ROWS},
     "accounts_with_rereading": {"known_version": (0, 32_768), "max_accounts": ROWS},
@@ -131,6 +158,11 @@ OUTSIDE: dict[str, dict[str, tuple[Any, ...]]] = {
     "count_waiting_mail": {"late_seconds": WAIT},
     "newest_failing_accounts": {"max_accounts": (0, 101)},
     "newest_dead_letters": {"max_letters": (0, 101)},
+    "renew_watcher": {"watcher": WATCHER, "seconds": (0, 3601)},
+    "end_watcher": {"watcher": WATCHER},
+    "claim_watches": {"watcher": WATCHER, "max_accounts": (0, 1_000_001), "max_claims": (-1, 10_001)},
+    "list_watches": {"watcher": WATCHER},
+    "claim_watched_syncs": {"watcher": WATCHER, "account_ids": ([],), "paths": ([], ["one", "too many"])},
 }
 # A server that takes any number of connections always has room.
 HARMLESS = [("host_has_room", "max_connections", 2**31 - 1)]

@@ -1,5 +1,6 @@
 """An IMAP connection after the login: the extensions that the server offers, without those that it refuses."""
 
+import socket
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
@@ -82,6 +83,14 @@ class ImapBase:
     def close(self) -> None:
         """Say goodbye if the server still listens; never raises."""
         self._imap.say_goodbye()
+
+    def hand_over(self) -> tuple[socket.socket, bytes]:
+        """The socket, for whoever goes on with it without blocking, and what was read from it already.
+
+        This object cannot be used any more.
+        """
+        connected: tuple[socket.socket, bytes] = self._imap.hand_over()
+        return connected
 
     def abandon(self) -> None:
         """Close without a goodbye, for when the server may be in the middle of an answer; never raises."""

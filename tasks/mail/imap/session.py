@@ -8,6 +8,7 @@ are too large are not kept, and what all sessions share (`tasks.mail.session`).
 import imaplib
 import logging
 import re
+import socket
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -97,9 +98,24 @@ class ImapSession(WireSession, imaplib.IMAP4):
         self._enlarge_buffer()
 
     def _enlarge_buffer(self) -> None:
-        # imaplib's 8 kB would take several reads for each message. From Python 3.14 on the name has an underscore.
-        name = "file" if "file" in vars(self) else "_file"
-        setattr(self, name, self.sock.makefile("rb", buffering=_READ_BUFFER_BYTES))
+        # imaplib's 8 kB would take several reads for each message.
+        setattr(self, self._file_name, self.sock.makefile("rb", buffering=_READ_BUFFER_BYTES))
+
+    @property
+    def _file_name(self) -> str:
+        return "file" if "file" in vars(self) else "_file"  # from Python 3.14 on
+
+    def hand_over(self) -> tuple[socket.socket, bytes]:
+        """The socket, which does not block any more, and what was read from it beyond the last answer."""
+        connected, self.sock = self.sock, None
+        connected.setblocking(False)
+        reader = getattr(self, self._file_name)
+        try:
+            received = reader.peek()
+        except OSError:  # nothing was read beyond; TLS says so by an error, and a connection that ended says so again
+            received = b""
+        reader.close()
+        return connected, received
 
     def stream_uid_fetch(self, uids: str, items: str) -> Iterator[list[Line]]:
         """Send a UID FETCH and yield the answers as they arrive. (imaplib would collect all of them first.)"""

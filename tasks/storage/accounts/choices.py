@@ -1,4 +1,4 @@
-"""Notes on an account which extensions its server refuses, and what its owner chose about views."""
+"""Notes on an account which extensions its server refuses, and what its owner chose about views and watching."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -18,6 +18,14 @@ def keep_refusals(account: Account, refused: Mapping[str, Mapping[str, Any]]) ->
 def choose_all_mail(account: Account, choice: str) -> None:
     """Store whether views (folders that show messages a second time) are left out: `skip` or `sync`."""
     _set(account, all_mail=choice)
+
+
+def choose_watch(account: Account, choice: str) -> None:
+    """Store whether the mailbox is watched: `auto`, `on` (before those with `auto`, where not all can be), or `off`.
+
+    A watcher that could not watch it tries again.
+    """
+    _set(account, watch=choice, watch_retry_at=None, watch_problem=None)
 
 
 def _set(account: Account, **values: object) -> None:

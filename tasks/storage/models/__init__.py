@@ -3,9 +3,11 @@
 Every primary, unique and foreign key begins with tenant_id, so a row cannot even point into another tenant.
 Row-level security is forced on all of them (see the first migration): without a tenant set for the transaction,
 the application's role sees no rows. Times are timestamptz, sizes are bytes.
+
+The table `mail_watcher` alone belongs to no tenant; the application's role has no right to it.
 """
 
-from tasks.storage.models.accounts import Credential, EmailClient, OAuth2Grant
+from tasks.storage.models.accounts import Credential, EmailClient, MailWatcher, OAuth2Grant
 from tasks.storage.models.base import Base
 from tasks.storage.models.messages import (
     MISSING_REASONS,
@@ -30,6 +32,7 @@ __all__ = [
     "EmailClient",
     "EmailFolder",
     "EmailMessage",
+    "MailWatcher",
     "OAuth2Grant",
     "OutboxMessage",
     "RawQuarantine",

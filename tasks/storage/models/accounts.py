@@ -20,6 +20,7 @@ from tasks.storage.models.base import NOW, TRUE, ZERO, Base, one_of
 
 SENT_COPIES = ("auto", "append", "none")
 ALL_MAIL = ("skip", "sync")
+WATCH = ("auto", "on", "off")
 OAUTH2_PROVIDERS = ("google", "microsoft", "other")
 
 
@@ -87,6 +88,9 @@ class EmailClient(Base):
     The account is due at `next_sync_at`. From `sync_queued_at`
     until a worker takes it, the account's sync waits in the queue.
 
+    `watched_by` is the watcher that has the account to watch, and `watched_since` the moment since which it holds a
+    connection that tells of changes. No watcher takes the account before `watch_retry_at`; `watch_problem` says why.
+
     `reread_share` is the used part, 0 to 1, of the hourly limits for rereading. It counts until an hour after
     `reread_at`, the time of the last rereading. All messages that parsers before `reread_version` read were asked for
     automatically, and are asked for once more at `reread_again_at`.
@@ -137,6 +141,11 @@ class EmailClient(Base):
     lease_owner: Mapped[str | None]
     lease_until: Mapped[datetime | None]
     lease_wanted_until: Mapped[datetime | None]
+    watch: Mapped[str] = mapped_column(server_default=text("'auto'"))
+    watched_by: Mapped[str | None]
+    watched_since: Mapped[datetime | None]
+    watch_retry_at: Mapped[datetime | None]
+    watch_problem: Mapped[str | None]
     reread_at: Mapped[datetime | None]
     reread_share: Mapped[float] = mapped_column(Double(), server_default=ZERO)
     reread_version: Mapped[int] = mapped_column(SmallInteger(), server_default=text("1"))
@@ -157,6 +166,7 @@ class EmailClient(Base):
         CheckConstraint(one_of("smtp_encryption", Encryption), "smtp_encryption"),
         CheckConstraint(one_of("sent_copies", SENT_COPIES), "sent_copies"),
         CheckConstraint(one_of("all_mail", ALL_MAIL), "all_mail"),
+        CheckConstraint(one_of("watch", WATCH), "watch"),
         CheckConstraint("sync_interval > 0", "sync_interval"),
         CheckConstraint("pop3_keep_days >= 0", "pop3_keep_days"),
         # For `periodic_sync`, which looks for due accounts tenant by tenant.
@@ -168,6 +178,9 @@ class EmailClient(Base):
         ),
         # The accounts that are being synced now, to count the connections to a host.
         Index("email_client_leased_idx", "hostname", postgresql_where=text("lease_owner IS NOT NULL")),
+        # The accounts of a watcher, and those that are watched at a mail server, to count its connections.
+        Index("email_client_watched_idx", "watched_by", postgresql_where=text("watched_by IS NOT NULL")),
+        Index("email_client_watched_host_idx", "hostname", postgresql_where=text("watched_by IS NOT NULL")),
         # The failing accounts by when they began to fail, for the status page.
         Index(
             "email_client_failing_idx",
@@ -184,3 +197,14 @@ class EmailClient(Base):
             ),
         ),
     )
+
+
+class MailWatcher(Base):
+    """A process that watches mailboxes, and until when it counts as alive.
+
+    It belongs to no tenant: only functions that run as the owner of the tables read or write it (migration 0026).
+    """
+
+    __tablename__ = "mail_watcher"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    alive_until: Mapped[datetime]

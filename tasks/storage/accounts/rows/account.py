@@ -43,6 +43,9 @@ class Account(NamedTuple):
     smtp_credential_id: str | None
     sent_copies: str
     all_mail: str
+    watch: str
+    watched_since: datetime | None
+    watch_problem: str | None
     refused_extensions: dict[str, Any]
     is_enabled: bool
     is_sync_enabled: bool
@@ -81,8 +84,15 @@ _IS_OVERDUE = and_(
     EmailClient.last_error_code.is_(None),
     func.coalesce(EmailClient.lease_until, "-infinity") <= func.now(),
     or_(
-        func.coalesce(EmailClient.last_sync_at, EmailClient.created_at) < func.now() - _LATEST,
-        EmailClient.next_sync_at > func.now() + _LATEST,  # PostgreSQL's clock was set back since
+        and_(
+            EmailClient.watched_since.is_(None),
+            or_(
+                func.coalesce(EmailClient.last_sync_at, EmailClient.created_at) < func.now() - _LATEST,
+                EmailClient.next_sync_at > func.now() + _LATEST,  # PostgreSQL's clock was set back since
+            ),
+        ),
+        # A mailbox that is watched is polled more rarely, but then as punctually.
+        and_(EmailClient.watched_since.is_not(None), EmailClient.next_sync_at < func.now() - _LATEST),
     ),
 )
 _COMPUTED = {**WAITING, "is_overdue": _IS_OVERDUE.label("is_overdue"), "read_at": func.now().label("read_at")}

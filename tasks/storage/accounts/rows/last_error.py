@@ -2,9 +2,10 @@
 
 from datetime import timedelta
 
-from sqlalchemy import Connection, func, update
+from sqlalchemy import Connection, case, func, update
 
 from tasks.errors import EmailError
+from tasks.settings import get_settings
 from tasks.storage.accounts.rows.account import WAITING, Account, is_row_of
 from tasks.storage.models import EmailClient
 from tasks.storage.session import tenant_transaction
@@ -44,13 +45,18 @@ _NEXT_AFTER_FAILURE = func.now() + (0.75 + 0.25 * func.random()) * func.least(
 def record_success(connection: Connection, account: Account, *, whole_account: bool) -> None:
     """Note that the mailbox works: errors and a pause are cleared.
 
-    With `whole_account` the account counts as synced now.
+    With `whole_account` the account counts as synced now. While a watcher is told of its changes, its next sync by
+    schedule is after WATCH_POLL_SECONDS.
     """
     values = {"last_sync_at": func.now()} if whole_account else {}
+    rarely = func.greatest(EmailClient.sync_interval, get_settings().watch.poll_seconds) * timedelta(seconds=0.9)
+    next_if_watched = func.now() + rarely if whole_account else EmailClient.next_sync_at
+    next_sync_at = case(
+        (EmailClient.watched_since.is_not(None), next_if_watched),
+        else_=func.least(EmailClient.next_sync_at, _NEXT_BY_SCHEDULE),
+    )
     connection.execute(
-        update(EmailClient)
-        .where(*is_row_of(account))
-        .values(**NO_ERROR, next_sync_at=func.least(EmailClient.next_sync_at, _NEXT_BY_SCHEDULE), **values)
+        update(EmailClient).where(*is_row_of(account)).values(**NO_ERROR, next_sync_at=next_sync_at, **values)
     )
 
 

@@ -47,6 +47,7 @@ class NewAccount(NamedTuple):
     smtp_password: str | None = None
     sent_copies: str = "auto"
     all_mail: str = "skip"
+    watch: str = "auto"
 
 
 def add_account(tenant_id: str, user_id: str, new: NewAccount) -> str:

@@ -1,0 +1,130 @@
+"""Which accounts this process watches.
+
+Every few seconds: renew the lease of this watcher, claim accounts up to its share or give some up, and read which
+accounts it has. What it has and does not watch yet is begun, what it does not have any more is ended: accounts that
+were paused, switched off or removed, and those that another watcher is to have.
+
+While PostgreSQL is away, the connections stay. Nothing can be queued then, nor claimed by another watcher, so no
+account is watched by two that act; and when PostgreSQL is back, no logins are needed.
+"""
+
+import asyncio
+import logging
+import os
+import socket
+import time
+import uuid
+
+from tasks.errors import EmailError, StorageUnavailableError
+from tasks.runtime.systemd import notify, notify_alive
+from tasks.settings import get_settings
+from tasks.storage.accounts.watches import Key, Watch, claim_watches, end_watcher, list_watches, renew_watcher
+from tasks.watch.mailbox import Means, WatchedAccount
+from tasks.watch.pace import Pace
+from tasks.watch.syncs import Syncs
+from tasks.watch.threads import Threads
+
+logger = logging.getLogger(__name__)
+
+# A watcher that has been silent for this long is dead, and the others take its accounts in their next round.
+LEASE_SECONDS = 15
+ROUND_SECONDS = 3
+# How many accounts are claimed or given up in a round, and how many may wait for their logins at most.
+_CLAIMS_PER_ROUND = 200
+_MAX_WAITING = 500
+_LOGIN_THREADS, _STATEMENT_THREADS = 8, 2
+
+
+class Watcher:
+    """The watcher of this process. `name` is unique to it."""
+
+    def __init__(self) -> None:
+        self.name = f"{socket.gethostname()[:100]}:{os.getpid()}:{uuid.uuid4()}"
+        self._threads, logins = Threads(_STATEMENT_THREADS), Threads(_LOGIN_THREADS)
+        self._syncs = Syncs(self.name, self._threads)
+        pace = Pace(get_settings().watch.host_logins_per_second)
+        self._means = Means(self.name, self._threads, logins, pace, self._syncs)
+        self._accounts: dict[Key, WatchedAccount] = {}
+        self._running: dict[Key, asyncio.Task[None]] = {}
+
+    async def run(self, stopped: asyncio.Event) -> None:
+        """Watch until told to stop, then give up all accounts."""
+        queueing = asyncio.create_task(self._syncs.run())
+        is_ready = False
+        try:
+            while not stopped.is_set():
+                began = time.monotonic()
+                is_ready = await self._round(is_ready)
+                notify_alive()
+                if queueing.done():
+                    queueing.result()  # raises: without it, nothing is queued
+                try:
+                    async with asyncio.timeout(max(0.0, began + ROUND_SECONDS - time.monotonic())):
+                        await stopped.wait()
+                except TimeoutError:
+                    pass
+        finally:
+            notify("STOPPING=1")
+            await self._end([queueing, *self._running.values()])
+            await self._give_up_all()
+
+    async def _round(self, is_ready: bool) -> bool:
+        """One look at PostgreSQL. Returns whether the watcher works, or did."""
+        try:
+            watches = await self._threads.run(_renewed, self.name, self._room())
+        except StorageUnavailableError as error:
+            logger.warning("PostgreSQL cannot be reached; the connections stay as they are: %s", error)
+            return is_ready
+        await self._follow(watches)
+        connected = sum(account.is_connected for account in self._accounts.values())
+        notify(*(() if is_ready else ("READY=1",)), f"STATUS=Watches {connected} of {len(watches)} mailboxes")
+        return True
+
+    def _room(self) -> int:
+        """How many accounts may be claimed now: not more than can log in before long."""
+        waiting = sum(not account.is_connected for account in self._accounts.values())
+        return max(0, min(_CLAIMS_PER_ROUND, _MAX_WAITING - waiting))
+
+    async def _follow(self, watches: list[Watch]) -> None:
+        """Watch these accounts and no others."""
+        wanted = {watch.key: watch for watch in watches}
+        changed = [
+            key
+            for key, account in self._accounts.items()
+            if key not in wanted or wanted[key].login != account.watch.login or self._running[key].done()
+        ]
+        ended = [self._running.pop(key) for key in changed]
+        for key in changed:
+            del self._accounts[key]
+        await self._end(ended)
+        for key, watch in wanted.items():
+            if key not in self._accounts:
+                self._begin(watch)
+            elif watch.is_well:
+                self._accounts[key].note_well()
+
+    def _begin(self, watch: Watch) -> None:
+        account = self._accounts[watch.key] = WatchedAccount(watch, self._means)
+        self._running[watch.key] = asyncio.create_task(account.run())
+
+    @staticmethod
+    async def _end(running: list[asyncio.Task[None]]) -> None:
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+
+    async def _give_up_all(self) -> None:
+        try:
+            await self._threads.run(end_watcher, self.name)
+        except EmailError as error:
+            logger.warning("the accounts are given up when the lease ends: %s", error)
+        self._threads.close()
+        self._means.logins.close()
+
+
+def _renewed(name: str, claims: int) -> list[Watch]:
+    """Renew the lease, claim accounts or give some up, and read which accounts the watcher has."""
+    settings = get_settings()
+    renew_watcher(name, LEASE_SECONDS)
+    claim_watches(name, settings.watch.max_accounts, claims, settings.mail.connections_by_host)
+    return list_watches(name)

@@ -1,0 +1,57 @@
+"""A mailbox on Dovecot that is watched: what happens there becomes rows at once, by a real watcher and worker."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tasks.storage.accounts.choices import choose_watch
+from tasks.storage.accounts.rows import Account
+from tests.conftest import Database, register, sync
+from tests.support.mailbox import Mailbox, message
+from tests.support.servers import RedisServer
+from tests.support.stored import column, rows, stored_uids
+from tests.support.watcher import running_watcher
+from tests.support.worker import Worker, wait_until
+
+
+@pytest.fixture
+def watched(database: Database, redis: RedisServer, environment: Callable[..., None], mailbox: Mailbox) -> Account:
+    """An account with a message in INBOX and one in a folder, both synced, that is due in a day."""
+    environment(REDIS_URL=redis.url, LOG_LEVEL="DEBUG")
+    mailbox.append([message(1)])
+    mailbox.create("Work")
+    mailbox.append([message(2)], "Work")
+    account = register(mailbox)
+    sync(account)
+    rows("UPDATE email_client SET sync_interval = 86400, next_sync_at = now() + interval '1 day' RETURNING 1")
+    return account
+
+
+def test_what_happens_in_a_watched_mailbox_is_stored_without_a_poll(
+    watched: Account, mailbox: Mailbox, tmp_path: Path
+) -> None:
+    with running_watcher(tmp_path) as watcher, Worker(tmp_path, queues="sync"):
+        watcher.wait_until_watching("mail")
+
+        mailbox.append([message(3)])
+        wait_until(lambda: stored_uids() == [1, 2], "the new message is not stored")
+
+        mailbox.append([message(4)], "Work")
+        wait_until(lambda: stored_uids("Work") == [1, 2], "the new message in another folder is not stored")
+
+        mailbox.flag("1", r"\Seen")
+        wait_until(lambda: column("SELECT is_read FROM email_message WHERE imap_uid = 1 AND is_read"), "not read")
+
+        mailbox.expunge("1")
+        wait_until(lambda: stored_uids() == [2], "the removed message is still stored")
+
+        choose_watch(watched, "off")
+        watcher.wait_until_watching()
+        # It is polled again as often as before it was watched.
+        [(is_soon,)] = rows("SELECT next_sync_at <= now() + make_interval(secs => sync_interval) FROM email_client")
+        assert is_soon
+        choose_watch(watched, "auto")
+        watcher.wait_until_watching("mail")
+        assert watcher.stop() == 0
+    assert rows("SELECT watched_by, watched_since FROM email_client") == [(None, None)]
