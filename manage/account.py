@@ -9,6 +9,7 @@ from manage.account_add import add, read_client_secret, read_secret
 from manage.account_all_mail import advice, all_mail
 from manage.account_audit import audit
 from manage.account_show import remedies, show, state
+from manage.account_watch import watch
 from manage.advice import explained
 from manage.examples import example
 from manage.output import ago, complain, confirm, print_json, say, table, tell
@@ -26,6 +27,7 @@ def account() -> None:
 
 account.add_command(add)
 account.add_command(all_mail)
+account.add_command(watch)
 account.add_command(show)
 account.add_command(audit)
 
@@ -47,12 +49,13 @@ def list_(as_json: bool, tenant: str) -> None:
         say(f"There are no accounts yet: {COMMAND} account add")
         return
     table(
-        ("account", "server", "last sync", "state", "id"),
+        ("account", "server", "last sync", "watched", "state", "id"),
         (
             (
                 found.account_name,
                 f"{found.username} at {found.hostname}:{found.port} ({found.encryption})",
                 ago(found.last_sync_at, found.read_at),
+                "yes" if found.watched_since else "off" if found.watch == "off" else "no",
                 state(found),
                 found.id,
             )

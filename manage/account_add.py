@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from manage.account_watch import CHOICES
 from manage.examples import example
 from manage.output import say, tell
 from manage.place import COMMAND
@@ -45,6 +46,7 @@ class _Options:
     smtp_encryption: str | None
     sent_copies: str
     all_mail: str
+    watch: str
     oauth2: str | None
     client_id: str | None
     token_endpoint: str | None
@@ -85,6 +87,13 @@ class _Options:
     show_default=True,
     help="Folders that show messages of other folders again (\\All, \\Flagged, \\Important), outside Gmail.",
 )
+@click.option(
+    "--watch",
+    type=click.Choice(CHOICES),
+    default="auto",
+    show_default=True,
+    help="Whether the server tells of changes as they happen, over a connection that a watcher holds (IMAP).",
+)
 @click.option("--oauth2", type=click.Choice(_PROVIDERS), help="Log in with OAuth2: asks for a refresh token.")
 @click.option("--client-id", help="OAuth2: the client that the refresh token was granted to.")
 @click.option("--token-endpoint", help="OAuth2: where tokens are refreshed (https).  [default: the provider's]")
@@ -123,6 +132,7 @@ def add(**given: Any) -> None:
         protocol=options.protocol,
         pop3_keep_days=options.keep_days,
         all_mail=options.all_mail,
+        watch=options.watch,
         **_smtp(options, provider),
     )
     tell(add_account(options.tenant, options.user, new))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from manage.account_all_mail import advice as advice_on_doubles
+from manage.account_watch import standing
 from manage.advice import advice, advice_for_code, said_here
 from manage.examples import example
 from manage.output import Cell, ago, duration, good_or_bad, print_json, say, table, tell
@@ -120,6 +121,7 @@ def _logins(found: "Account") -> Iterator[Fact]:
 def _choices(found: "Account") -> Iterator[Fact]:
     doubles = advice_on_doubles(found)
     yield Fact("all_mail", "all mail", found.all_mail + (f": {doubles}" if doubles else ""), found.all_mail)
+    yield Fact("watch", "watched", standing(found), found.watch)
     refused = ", ".join(found.refused_extensions)
     yield Fact("refused_extensions", "offers and refuses", refused or "nothing", found.refused_extensions)
 

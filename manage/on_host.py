@@ -25,6 +25,7 @@ SERVICES = {
     "beat": ("celery-beat.service",),
     "flower": ("celery-flower.service",),
     "exporter": ("metabuilder-exporter.service",),
+    "watcher": ("mail-watcher.service",),
     "adminer": ("metabuilder-adminer.service",),
     "redis-commander": ("metabuilder-redis-commander.service",),
     "log-collector": ("metabuilder-log-collector.service",),
@@ -32,7 +33,7 @@ SERVICES = {
     "postgres": ("postgresql@*.service",),
 }
 # The others are the servers that these need.
-OURS = ("worker", "beat", "flower", "exporter")
+OURS = ("worker", "beat", "flower", "exporter", "watcher")
 HOME = "/opt/metabuilder"
 _CERTIFICATES = Path("/etc/metabuilder/tls")
 # Where the parts write; those on one file system are one disk.

@@ -22,6 +22,7 @@ LOGS = (
     "beat",
     "flower",
     "exporter",
+    "watcher",
     "redis",
     "postgres",
     "demo-imap",

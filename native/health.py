@@ -34,6 +34,9 @@ def check_all(state: State) -> list[Check]:
     checks.append(beat_is_alive(state, may_ask=checks[0].ok))
     checks.append(flower_answers(state.port("flower") or 0))
     checks.append(exporter_answers(state.port("exporter") or 0))
+    if "watcher" in Supervisor(state).status():
+        is_migrated = all(check.ok for check in checks if check.component in ("postgres", "migrations"))
+        checks.append(watcher_is_alive(state, may_ask=is_migrated))
     pages = [name for name in admin_uis.NAMES if name in Supervisor(state).status()]
     checks += [page_answers(name, state.port(name) or 0) for name in pages]
     has_schema = all(check.ok for check in checks if check.component in ("postgres", "migrations"))
@@ -131,6 +134,26 @@ def flower_answers(port: int) -> Check:
     if known != 200:
         return Check("flower", False, f"answers {known} with its password, not 200", advice)
     return Check("flower", True, f"answers on port {port}, with its password only")
+
+
+def watcher_is_alive(state: State, *, may_ask: bool = True) -> Check:
+    """Check that the watcher runs, and (if PostgreSQL may be asked) that it keeps its lease there."""
+    from tasks.errors import StorageUnavailableError
+    from tasks.storage.accounts.watches import living_watchers
+
+    status = Supervisor(state).status().get("watcher")
+    if status is None or not status.is_running:
+        return Check("watcher", False, status.state.lower() if status else "not running", "Run ./manage.sh up")
+    if not may_ask:
+        return not_asked("watcher", "PostgreSQL is down or not migrated")
+    try:
+        alive = [number for name, number in living_watchers().items() if f":{status.pid}:" in name]
+    except StorageUnavailableError as error:
+        return Check("watcher", False, one_line(error), "Look at ./manage.sh health for postgres first")
+    if not alive:
+        advice = "See ./manage.sh logs watcher, then ./manage.sh restart watcher"
+        return Check("watcher", False, "has not renewed its lease in PostgreSQL", advice)
+    return Check("watcher", True, f"watches {alive[0]} mailboxes")
 
 
 def page_answers(name: str, port: int) -> Check:

@@ -29,7 +29,7 @@ PORTS = {
     "redis-commander": 8083,
 }
 SERVERS = ("redis", "postgres", *demo.SERVERS)
-APPLICATION = ("worker", "beat", "flower", "exporter")
+APPLICATION = ("worker", "beat", "flower", "exporter", "watcher")
 # Programs whose port the operator may ask for.
 _ASKED = {"flower": "FLOWER_PORT", "exporter": "PROMETHEUS_PORT"}
 # How many seconds longer than a task's time limit a stopping worker may take, so that a drain is not cut short.
@@ -43,7 +43,8 @@ FLOWER_REMEMBERS = (
 # Secrets that are withheld from programs: only `up` and `health` act as the owner of the tables, only Flower and the
 # exporter check Flower's password, and only programs that run tasks need the keys.
 _OF_OWNER, _OF_FLOWER = "DATABASE_OWNER_URL", "FLOWER_BASIC_AUTH"
-_KEYS = ("CREDENTIAL_ENCRYPTION_KEY", "SPAM_API_ENABLED", "SPAM_API_URL")
+_OF_SPAM = ("SPAM_API_ENABLED", "SPAM_API_URL")
+_KEYS = ("CREDENTIAL_ENCRYPTION_KEY", *_OF_SPAM)
 _OF_WORKERS = ("DATABASE_URL", *_KEYS)
 
 
@@ -96,6 +97,8 @@ def programs(state: State, operator: Mapping[str, str], ports: Mapping[str, int]
     )
     flower_command = _celery("flower", *flower)
     exporter_command = (sys.executable, "-m", "tasks.exporter")
+    watcher_command = (sys.executable, "-m", "tasks.watch")
+    watcher = Program("watcher", watcher_command, stop_seconds=8, withheld=(_OF_OWNER, _OF_FLOWER, *_OF_SPAM))
     return [
         *found,
         Program("worker", worker_command, stop_seconds=drain, withheld=(_OF_OWNER, _OF_FLOWER)),
@@ -103,6 +106,7 @@ def programs(state: State, operator: Mapping[str, str], ports: Mapping[str, int]
         Program("beat", beat_command, stop_seconds=8, withheld=(_OF_OWNER, _OF_FLOWER, *_OF_WORKERS)),
         Program("flower", flower_command, stop_seconds=8, withheld=(_OF_OWNER, *_OF_WORKERS)),
         Program("exporter", exporter_command, stop_seconds=8, withheld=(_OF_OWNER, *_KEYS)),
+        *((watcher,) if settings.watch.enabled else ()),
     ]
 
 

@@ -12,7 +12,7 @@ changed, and leaves the rest alone. Programs of a killed supervisor are found by
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -38,7 +38,7 @@ from native.ports import wait_until_answers
 from native.process import wait_until_gone
 from native.programs import APPLICATION, PORTS, SERVERS, choose_ports, programs
 from native.state import State, read_json, write_json
-from native.supervisor import Program, Supervisor, noted_pid
+from native.supervisor import Program, Status, Supervisor, noted_pid
 
 Say = Callable[[str], None]
 _SERVER_SECONDS = 30
@@ -102,13 +102,13 @@ class Stack:
             self._prepare_servers(names - running, ports)
             self._start_supervisor(alive)
             if changed and alive:
-                self._say("The configuration has changed: restarting worker, beat, Flower and exporter")
+                self._say("The configuration has changed: restarting the application")
                 self.supervisor.stop(APPLICATION)
             self._start_servers(names, ports)
             self._migrate(environment)
             if "demo-imap" in names:
                 demo.follow_servers(TENANT, ports["demo-imap"], ports["demo-smtp"])
-            self._start_application(ports)
+            self._start_application([name for name in APPLICATION if name in names], ports)
             self._start_pages(pages, ports)
         return Started(True, ports)
 
@@ -120,7 +120,7 @@ class Stack:
         with self.state.locked():
             if not self.supervisor.is_alive():
                 return self._stop_orphans()
-            self._say("Stopping worker, beat, Flower and exporter (a task at work is allowed to finish)")
+            self._say("Stopping the application (a task at work is allowed to finish)")
             self.supervisor.stop((*APPLICATION, *admin_uis.NAMES))
             self.supervisor.stop(SERVERS)
             self.supervisor.shut_down()
@@ -132,7 +132,7 @@ class Stack:
         Raises StackError where the stack is down, or the program does not come up.
         """
         with self._running():
-            if self.supervisor.status()[name].is_running:
+            if self._known(name).is_running:
                 return False
             self._start_alone(name)
         return True
@@ -148,6 +148,7 @@ class Stack:
     def restart(self, name: str) -> None:
         """Stop one program of the application, start it, and wait until it does its work. Raises as `start`."""
         with self._running():
+            self._known(name)
             self.supervisor.stop([name])
             self._start_alone(name)
 
@@ -159,6 +160,12 @@ class Stack:
             if not self.supervisor.is_alive():
                 raise StackError("the native stack is down: ./manage.sh up")
             yield
+
+    def _known(self, name: str) -> Status:
+        """The state of a program of this stack. Raises StackError for one that the settings leave out."""
+        if status := self.supervisor.status().get(name):
+            return status
+        raise StackError(f"{name} is not a program of this stack: WATCH_ENABLED is false")
 
     def _start_alone(self, name: str) -> None:
         began = time.monotonic()
@@ -254,11 +261,11 @@ class Stack:
             self._say(f"The database schema is at {head}" + (f" (was {current})" if current else ""))
         finish(environment["DATABASE_OWNER_URL"])  # all workers start after this
 
-    def _start_application(self, ports: Mapping[str, int]) -> None:
+    def _start_application(self, names: Sequence[str], ports: Mapping[str, int]) -> None:
         began = time.monotonic()
-        for name in APPLICATION:
+        for name in names:
             self.supervisor.start_program(name)
-        for name in APPLICATION:
+        for name in names:
             self._await_application(name, ports, began)
 
     def _await_application(self, name: str, ports: Mapping[str, int], began: float) -> None:
@@ -274,6 +281,7 @@ class Stack:
                 lambda: health.exporter_answers(ports["exporter"]).ok,
                 f"Metrics are served on http://127.0.0.1:{ports['exporter']}/metrics",
             ),
+            "watcher": (lambda: health.watcher_is_alive(self.state).ok, "The watcher watches mailboxes"),
         }[name]
         self._await(name, is_ready, _APPLICATION_SECONDS)
         self._say(said)

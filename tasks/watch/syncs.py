@@ -1,8 +1,8 @@
 """Queues the syncs of watched accounts in which something changed.
 
 An account never has more than one sync queued, and none is queued while one is at work: a change that comes meanwhile
-waits here, and is queued when that sync has ended. So a mailbox in which much happens gets one sync after another,
-with a distance that grows up to half a minute, and a flood of changes costs no more.
+waits here, and is queued when that sync has ended. A mailbox in which something happens all the time gets a sync
+every few seconds, so a flood of changes costs no more than that.
 """
 
 import asyncio
@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from typing import NamedTuple
 
 from kombu.exceptions import OperationalError
 
@@ -26,12 +27,25 @@ logger = logging.getLogger(__name__)
 # How soon is looked again whether the sync at work has ended: at first, and at most; and after an error of the broker
 # or PostgreSQL.
 _LOOK_SECONDS, _MAX_LOOK_SECONDS = 0.25, 2.0
-# The distance between two syncs of one account: the first, and the longest.
-_DISTANCE_SECONDS, _MAX_DISTANCE_SECONDS = 0.5, 30.0
-_QUIET_SECONDS = 60
+# So many syncs of an account may follow each other at once; further ones have this distance.
+_BURST, _DISTANCE_SECONDS = 10, 5.0
 _MAX_AT_ONCE = 1000
 # As for the syncs that periodic_sync queues: one that waited longer expires, because another may be queued by then.
 _CLAIM_SHARE = 0.9
+
+
+class _Recent(NamedTuple):
+    """How many syncs of an account were queued lately, as it was at a moment of the monotonic clock."""
+
+    at: float
+    number: float
+
+    def number_at(self, now: float) -> float:
+        """As many less as distances have passed since."""
+        return max(0.0, self.number - (now - self.at) / _DISTANCE_SECONDS)
+
+
+_NONE = _Recent(0.0, 0.0)
 
 
 class Syncs:
@@ -41,7 +55,7 @@ class Syncs:
         self._watcher, self._threads = watcher, threads
         self._watched: set[Key] = set()
         self._changed: dict[Key, set[str]] = {}
-        self._distances: dict[Key, tuple[float, float]] = {}
+        self._recent: dict[Key, _Recent] = {}
         self._is_changed = asyncio.Event()
         self.queued = 0
 
@@ -59,7 +73,7 @@ class Syncs:
         """Take no more changes of the account, and forget those that wait: it is polled again."""
         self._watched.discard(key)
         self._changed.pop(key, None)
-        self._distances.pop(key, None)
+        self._recent.pop(key, None)
 
     async def run(self) -> None:
         """Queue syncs until cancelled."""
@@ -79,7 +93,7 @@ class Syncs:
     async def _queue_due(self) -> bool:
         """Queue what can be queued now. Returns whether that was anything."""
         now = time.monotonic()
-        due = [key for key in self._changed if self._distances.get(key, (0, 0))[0] <= now][:_MAX_AT_ONCE]
+        due = [key for key in self._changed if self._recent.get(key, _NONE).number_at(now) < _BURST][:_MAX_AT_ONCE]
         if not due:
             return False
         taken = {key: self._changed.pop(key) for key in due}
@@ -93,15 +107,8 @@ class Syncs:
                     self._changed.setdefault(key, set()).update(paths)
         self.queued += len(queued)
         for key in queued:
-            self._distances[key] = self._next_distance(key, now)
+            self._recent[key] = _Recent(now, self._recent.get(key, _NONE).number_at(now) + 1)
         return bool(queued)
-
-    def _next_distance(self, key: Key, now: float) -> tuple[float, float]:
-        """Before when no sync of the account is queued, and how long that is from now."""
-        earliest, distance = self._distances.get(key, (now, 0.0))
-        is_quiet = now - earliest > _QUIET_SECONDS
-        distance = _DISTANCE_SECONDS if is_quiet or not distance else min(distance * 1.5, _MAX_DISTANCE_SECONDS)
-        return now + distance, distance
 
 
 def _queue(watcher: str, changed: Mapping[Key, str | None]) -> set[Key]:

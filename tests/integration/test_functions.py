@@ -53,6 +53,7 @@ GRANTS = {
     "claim_watches": {WORKER},
     "list_watches": {WORKER},
     "claim_watched_syncs": {WORKER},
+    "count_watches": {WORKER},
     "refuse_unless": NOBODY,
     "deletion_key": NOBODY,
     "intake_blob": NOBODY,
@@ -111,6 +112,7 @@ USUAL: dict[str, dict[str, Any]] = {
     "end_watcher": {"watcher": "host:1"},
     "claim_watches": {"watcher": "host:1", "max_accounts": 10_000, "max_claims": 200, "host_limits": '{"*": 10}'},
     "list_watches": {"watcher": "host:1"},
+    "count_watches": {},
     "claim_watched_syncs": {
         "watcher": "host:1",
         "tenant_ids": [TENANT],
@@ -122,7 +124,7 @@ USUAL: dict[str, dict[str, Any]] = {
 NEW = {
     *("claim_waiting_mail", "release_waiting_mail", "release_waiting_copies", "count_waiting_mail"),
     *("estimate_accounts", "count_accounts", "count_late_accounts", "count_outbox", "count_dead_letters"),
-    *("newest_failing_accounts", "newest_dead_letters"),
+    *("newest_failing_accounts", "newest_dead_letters", "count_watches"),
     *(
         "release_dead_watchers",
         "renew_watcher",

@@ -34,6 +34,7 @@ ODD = {
 NEEDED: Mapping[str, tuple[str, ...]] = {
     "account add": ("--email=a@example.org", "--hostname=mail.example", "--password-stdin"),
     "account all-mail": ("mail", "skip"),
+    "account watch": ("mail", "off"),
     **dict.fromkeys(
         ("account audit", "account password", "account remove", "account show", "account test"), ("mail",)
     ),

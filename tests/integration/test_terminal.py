@@ -177,6 +177,7 @@ def calls(ids: dict[str, str]) -> list[Call]:
         Call(("account", "test", NAME, *tenant), expects="The server offers: "),
         Call(("account", "test", REFUSED, *tenant), expects="logged in"),
         Call(("account", "all-mail", f"none {SENT}", "skip", *tenant)),
+        Call(("account", "watch", f"none {SENT}", "off", *tenant)),
         Call(("account", "remove", REFUSED, *tenant), "n\n"),
         Call((*add, *tenant), "sample\n"),
         Call(("credentials", "keys")),

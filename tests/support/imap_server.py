@@ -42,6 +42,7 @@ class ImapServer(ScriptedServer):
         self.declined: list[Rule] = []
         self.message_limit: int | None = None  # a command works on so many messages, the newest (RFC 9738)
         self.tells_limit = "tagged"  # or untagged, or not at all: silent
+        self.idle: set[socket.socket] = set()  # connections that wait to be told of something
         self.open_now = self.most_open = 0
         self.logins = 0
         self.bodies: Counter[int] = Counter()
@@ -67,6 +68,16 @@ class ImapServer(ScriptedServer):
         """What EXPUNGE does."""
         folder.expunge(*uids)
 
+    def tell(self, data: bytes, *, hang_up: bool = False) -> None:
+        """Send something to each connection in IDLE, and end it if wanted."""
+        with self._lock:
+            for connection in self.idle:
+                connection.settimeout(20)
+                connection.sendall(data)
+                connection.settimeout(0.05)
+                if hang_up:
+                    connection.shutdown(socket.SHUT_RDWR)
+
     def move(self, folder: ScriptedFolder, target: ScriptedFolder, uids: list[int]) -> list[int]:
         """What MOVE does; the new UIDs."""
         target.append(*[folder.messages[uid].raw for uid in uids])
@@ -88,6 +99,7 @@ class ImapServer(ScriptedServer):
         finally:
             connection.close()
             with self._lock:
+                self.idle.discard(connection)
                 self.open_now -= 1
 
     def _answer(self, connection: socket.socket, session: Session, line: bytes) -> bool:
@@ -100,6 +112,7 @@ class ImapServer(ScriptedServer):
                 declined.action(answer)
                 return self.send(connection, answer)
             data, is_last = session.run(tag, command)
+            (self.idle.add if session.is_idle else self.idle.discard)(connection)
             answer = Answer(session.tag, data, "drop" if is_last else "go on")
             self.misbehave(answer, command, session.asked_for)
         return self.send(connection, answer)

@@ -30,15 +30,19 @@ class Session(Changes):
         self._token: str | None = None
         self._logged_in = False
         self._folder: ScriptedFolder | None = None
+        self.is_idle = False
 
     @property
     def expects_more(self) -> bool:
         """Whether the next line belongs to the command before."""
-        return self.challenged or self._appending is not None
+        return self.challenged or self.is_idle or self._appending is not None
 
     def run(self, tag: bytes, line: bytes) -> tuple[bytes, bool]:
         """The answer, and whether the connection ends after it."""
         self.asked_for = []
+        if self.is_idle:
+            self.is_idle = False
+            return self._done("OK done" if line.upper() == b"DONE" else "BAD not DONE"), False
         if self._appending:
             return self._take_literal(line), False
         if self.challenged:
@@ -117,6 +121,10 @@ class Session(Changes):
             return self._done(self.server.login_refusal)
         self._logged_in = (user.decode(), password.decode()) == (self.server.user, self.server.password)
         return self._done("OK done" if self._logged_in else "NO [AUTHENTICATIONFAILED] wrong user name or password")
+
+    def _idle(self, _: str) -> bytes:
+        self.is_idle = True
+        return b"+ idling\r\n"
 
     def _id(self, _: str) -> bytes:
         return b"* ID NIL\r\n" + self._done("OK done")

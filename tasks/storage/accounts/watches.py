@@ -20,6 +20,7 @@ _RENEW = text("SELECT renew_watcher(:watcher, :seconds)")
 _CLAIM = text("SELECT claim_watches(:watcher, :max_accounts, :max_claims, CAST(:host_limits AS jsonb))")
 _LIST = text("SELECT tenant_id, user_id, id, hostname, login, is_well FROM list_watches(:watcher)")
 _END = text("SELECT end_watcher(:watcher)")
+_COUNT = text("SELECT watcher, accounts, connected FROM count_watches()")
 _RELEASE_DEAD = text("SELECT release_dead_watchers()")
 _CLAIM_SYNCS = text(
     """
@@ -88,6 +89,12 @@ def end_watcher(watcher: str) -> None:
     """Give up all accounts of the watcher, which stops."""
     with unbound_transaction() as connection:
         connection.execute(_END, {"watcher": watcher})
+
+
+def living_watchers() -> dict[str, int]:
+    """The names of the watchers that are alive, and for how many accounts each has a connection."""
+    with unbound_transaction() as connection:
+        return {watcher: connected for watcher, _, connected in connection.execute(_COUNT)}
 
 
 def release_dead_watchers() -> None:

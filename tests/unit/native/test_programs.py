@@ -49,6 +49,11 @@ def test_commands_hold_no_secret_and_named_servers_are_not_started(state: State)
     assert not [secret for secret in secrets if secret in commands]
 
 
+def test_the_watcher_is_a_program_where_it_is_asked_for(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WATCH_ENABLED", "true")
+    assert [program.name for program in programs(state, {}, PORTS)][-1] == "watcher"
+
+
 def test_a_drain_is_longer_than_a_task_may_take(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CELERY_TASK_SOFT_TIME_LIMIT", "120")
     worker = next(program for program in programs(state, {}, PORTS) if program.name == "worker")

@@ -166,6 +166,18 @@ AS $$
 $$
 """
 
+# The watchers that are alive, with how many accounts each has, and for how many of them it has a connection.
+COUNT = f"""
+RETURNS TABLE (watcher text, accounts bigint, connected bigint)
+{_SQL}
+AS $$
+  SELECT watcher.id, count(account.watched_by), count(account.watched_since)
+  FROM public.mail_watcher AS watcher LEFT JOIN public.email_client AS account ON account.watched_by = watcher.id
+  WHERE watcher.alive_until > clock_timestamp()
+  GROUP BY watcher.id
+$$
+"""
+
 # As before, but for the connections of watchers, which count too.
 _HOST_HAS_ROOM = f"""
 RETURNS boolean
@@ -190,6 +202,7 @@ FUNCTIONS = {
     "end_watcher(watcher text)": END,
     "claim_watches(watcher text, max_accounts integer, max_claims integer, host_limits jsonb)": CLAIM,
     "list_watches(watcher text)": LIST,
+    "count_watches()": COUNT,
     "claim_watched_syncs(watcher text, tenant_ids text[], account_ids text[], paths text[])": CLAIM_SYNCS,
 }
 
