@@ -452,16 +452,24 @@ def test_a_port_that_was_taken_meanwhile_is_replaced(stopped: Clone) -> None:
 
 def test_a_changed_setting_restarts_the_application_only(up: Clone) -> None:
     before = up.pids()
-    (up.root / ".env").write_text("CELERYD_CONCURRENCY=1\n")
+    assert "WATCH_ENABLED" in up.manage("up", "watcher").stderr
+    (up.root / ".env").write_text("CELERYD_CONCURRENCY=1\nWATCH_ENABLED=true\n")
     try:
-        assert "configuration has changed" in up.succeed("up").stderr
+        said = up.succeed("up").stderr
+        assert "configuration has changed" in said
+        assert "The watcher watches mailboxes" in said
         after = up.pids()
+        checks = {check["component"]: check for check in json.loads(up.succeed("health", "--json").stdout)}
+        assert checks["watcher"]["detail"] == "watches 0 mailboxes"
+        known = psutil.Process(after["watcher"]).environ()
+        assert not {"DATABASE_OWNER_URL", "FLOWER_BASIC_AUTH", "SPAM_API_URL"} & set(known)
         assert after["postgres"] == before["postgres"]
         assert after["worker"] != before["worker"]
         assert len(psutil.Process(after["worker"]).children()) == 1
     finally:
         (up.root / ".env").unlink()
     up.succeed("up")
+    assert "watcher" not in up.pids()
 
 
 def test_the_key_is_rotated_by_one_verb(up: Clone) -> None:
