@@ -14,14 +14,17 @@ import logging
 import random
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from tasks.engine.watching import NoIdleError, Opened, open_watched
 from tasks.errors import EmailError, NotFoundError
 from tasks.log_fields import logged_with
+from tasks.mail.authenticate import learn_login
 from tasks.mail.imap.watched import IdleRefusedError, WatchedMailbox
 from tasks.mail.login import Login
 from tasks.mail.providers import idle_seconds_of
+from tasks.secrecy.secrets import secrets_kept
 from tasks.settings import get_settings
 from tasks.storage.accounts.watches import Watch, give_up, note_lost, note_watched
 from tasks.watch.pace import Pace
@@ -55,7 +58,9 @@ class WatchedAccount:
         self.watch, self._means = watch, means
         self._failures = 0
         self._noting: asyncio.Task[None] | None = None
+        self._may_notify = True
         self.is_connected = False
+        self.was_tried = False
 
     def note_well(self) -> None:
         """Note that a sync of the account went well since its connection was made."""
@@ -88,7 +93,7 @@ class WatchedAccount:
         else:
             return True
         finally:
-            was_connected, self.is_connected = self.is_connected, False
+            was_connected, self.is_connected, self.was_tried = self.is_connected, False, True
         self._failures += 1
         if was_connected and self._noting is not None:
             await self._noting
@@ -112,13 +117,12 @@ class WatchedAccount:
                 opened.inbox,
                 lambda path: self._means.syncs.note(watch.key, path),
             )
-            renewal = asyncio.timeout(_seconds_with(opened.login))
-            try:
-                async with renewal:
-                    await self._told(mailbox)
-            except TimeoutError:
-                if not renewal.expired():
-                    raise
+            with secrets_kept(get_settings().secrets):
+                learn_login(opened.login, opened.endpoint)
+                renewal = asyncio.timeout(_seconds_with(opened.login))
+                with suppress(TimeoutError):
+                    async with renewal:
+                        await self._told(mailbox)
         finally:
             if mailbox is not None:
                 mailbox.close()
@@ -129,7 +133,10 @@ class WatchedAccount:
         """Be told of changes until the connection ends."""
         settings = get_settings().watch
         silence = idle_seconds_of(self.watch.hostname, settings.idle_seconds)
-        await mailbox.ask_to_be_told()
+        if self._may_notify:
+            self._may_notify = False  # if the connection breaks over it, the next one does without
+            await mailbox.ask_to_be_told()
+            self._may_notify = True
         next_look = time.monotonic()
         is_first = True
         while True:

@@ -113,13 +113,14 @@ class Syncs:
 
 def _queue(watcher: str, changed: Mapping[Key, str | None]) -> set[Key]:
     """Queue the syncs of accounts that have none queued or at work. Returns for which there is one now."""
-    claimed = claim_watched_syncs(watcher, changed)
+    claim_seconds = int(get_settings().sync.interval_seconds * _CLAIM_SHARE)
+    claimed = claim_watched_syncs(watcher, changed, claim_seconds)
     calls = [
         (sync.account.email_client_id, sync.account.tenant_id, sync.account.user_id, sync.folder_id)
         for sync in claimed
     ]
     try:
-        publish_many(sync_emails, calls, expires=int(get_settings().sync.interval_seconds * _CLAIM_SHARE))
+        publish_many(sync_emails, calls, expires=claim_seconds)
     except OperationalError:
         unclaim_accounts([sync.account for sync in claimed])
         raise

@@ -82,7 +82,7 @@ class Watcher:
 
     def _room(self) -> int:
         """How many accounts may be claimed now: not more than can log in before long."""
-        waiting = sum(not account.is_connected for account in self._accounts.values())
+        waiting = sum(not (account.is_connected or account.was_tried) for account in self._accounts.values())
         return max(0, min(_CLAIMS_PER_ROUND, _MAX_WAITING - waiting))
 
     async def _follow(self, watches: list[Watch]) -> None:

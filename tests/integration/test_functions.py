@@ -118,6 +118,7 @@ USUAL: dict[str, dict[str, Any]] = {
         "tenant_ids": [TENANT],
         "account_ids": ["nobody's"],
         "paths": ["INBOX"],
+        "queue_seconds": 270,
     },
 }
 # Workers of the release before the workers' role do not call these.
@@ -164,7 +165,12 @@ OUTSIDE: dict[str, dict[str, tuple[Any, ...]]] = {
     "end_watcher": {"watcher": WATCHER},
     "claim_watches": {"watcher": WATCHER, "max_accounts": (0, 1_000_001), "max_claims": (-1, 10_001)},
     "list_watches": {"watcher": WATCHER},
-    "claim_watched_syncs": {"watcher": WATCHER, "account_ids": ([],), "paths": ([], ["one", "too many"])},
+    "claim_watched_syncs": {
+        "watcher": WATCHER,
+        "account_ids": ([],),
+        "paths": ([], ["one", "too many"]),
+        "queue_seconds": WAIT,
+    },
 }
 # A server that takes any number of connections always has room.
 HARMLESS = [("host_has_room", "max_connections", 2**31 - 1)]

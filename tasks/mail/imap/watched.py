@@ -34,7 +34,7 @@ _EVENTS = ("MessageNew MessageExpunge FlagChange", "MessageNew MessageExpunge")
 
 
 class IdleRefusedError(CommandRefusedError):
-    """The server offers IDLE and refuses it."""
+    """The server offers IDLE and does not know it."""
 
 
 class WatchedMailbox:
@@ -55,7 +55,7 @@ class WatchedMailbox:
     ) -> None:
         self._wire, self._endpoint, self._capabilities = wire, endpoint, capabilities
         self._known, self._messages, self._changed = dict(known), opened.messages, changed
-        self._commands = 0
+        self._commands, self._outcome = 0, b""
         self.tells_of_all_folders = False
         self._compare(INBOX, opened)
 
@@ -73,8 +73,9 @@ class WatchedMailbox:
         """Ask for the states of the folders, and tell of those that differ from the known ones."""
         items = "MESSAGES UIDNEXT UIDVALIDITY" + (" HIGHESTMODSEQ" if "CONDSTORE" in self._capabilities else "")
         if "LIST-STATUS" in self._capabilities:
-            await self._command(f'LIST "" "*" RETURN (STATUS ({items}))'.encode())
-            return
+            with suppress(CommandRefusedError):
+                await self._command(f'LIST "" "*" RETURN (STATUS ({items}))'.encode())
+                return
         for path in [path for path in self._known if path != INBOX][:_MAX_FOLDERS]:
             # A folder that is gone, or that cannot be asked for, is for the sync to find out.
             with suppress(CommandRefusedError, ValueError):
@@ -83,20 +84,22 @@ class WatchedMailbox:
     async def idle(self, seconds: float, begun: Callable[[], None]) -> None:
         """Be told of changes for so many seconds. `begun` is called when the server has agreed.
 
-        Raises IdleRefusedError, and MailServerUnavailableError if the connection ends.
+        Raises IdleRefusedError if the server answers BAD, CommandRefusedError if it refuses or ends IDLE otherwise,
+        and MailServerUnavailableError if the connection ends.
         """
         tag = await self._send(b"IDLE")
         deadline = time.monotonic() + self._endpoint.timeout
         while not (line := await self._heard(deadline)).startswith(b"+"):
             if (refusal := self._take(line, tag)) is not None:
-                raise IdleRefusedError(f"{self._endpoint} refuses IDLE: {refusal}")
+                kind = IdleRefusedError if self._outcome == b"BAD" else CommandRefusedError
+                raise kind(f"{self._endpoint} refuses IDLE: {refusal}")
         begun()
         deadline = time.monotonic() + seconds
         while (left := deadline - time.monotonic()) > 0 and (
             line_or_none := await self._wire.answer(left)
         ) is not None:
             if (outcome := self._take(line_or_none, tag)) is not None:
-                raise IdleRefusedError(f"{self._endpoint} ends IDLE: {outcome}")
+                raise CommandRefusedError(f"{self._endpoint} ends IDLE: {outcome}")
         await self._wire.send(b"DONE")
         await self._finish(tag)
 
@@ -135,8 +138,10 @@ class WatchedMailbox:
         if match := _TAGGED.fullmatch(line):
             if match[1] != tag:
                 raise ProtocolError(f"{self._endpoint} answers a command that was not sent")
-            words = said((match[3] or b"").decode("utf-8", "replace"), _MAX_WORDS_LENGTH)
-            return "" if match[2].upper() == b"OK" else words or "no reason given"
+            self._outcome = match[2].upper()
+            if self._outcome == b"OK":
+                return ""
+            return said((match[3] or b"").decode("utf-8", "replace"), _MAX_WORDS_LENGTH) or "no reason given"
         if match := _ABOUT_A_MESSAGE.match(line):
             self._take_number(int(match[1]), match[2].upper())
         elif match := _NAMED.match(line):

@@ -25,7 +25,7 @@ _RELEASE_DEAD = text("SELECT release_dead_watchers()")
 _CLAIM_SYNCS = text(
     """
     SELECT tenant_id, email_client_id, user_id, hostname, folder_id
-    FROM claim_watched_syncs(:watcher, :tenant_ids, :account_ids, :paths)
+    FROM claim_watched_syncs(:watcher, :tenant_ids, :account_ids, :paths, :queue_seconds)
     """
 )
 _INTERVAL: ColumnElement[int] = EmailClient.__table__.c["sync_interval"]
@@ -103,14 +103,15 @@ def release_dead_watchers() -> None:
         connection.execute(_RELEASE_DEAD)
 
 
-def claim_watched_syncs(watcher: str, changed: Mapping[Key, str | None]) -> list[ClaimedSync]:
+def claim_watched_syncs(watcher: str, changed: Mapping[Key, str | None], queue_seconds: int) -> list[ClaimedSync]:
     """Claim the syncs of those of the `changed` accounts that no sync waits for or works on. The values are the path
-    of the one folder that changed, or None."""
+    of the one folder that changed, or None. A sync that was queued `queue_seconds` ago waits no more."""
     values = {
         "watcher": watcher,
         "tenant_ids": [key.tenant_id for key in changed],
         "account_ids": [key.account_id for key in changed],
         "paths": list(changed.values()),
+        "queue_seconds": queue_seconds,
     }
     with unbound_transaction() as connection:
         rows = connection.execute(_CLAIM_SYNCS, values)

@@ -138,8 +138,9 @@ AS $$
 $$
 """
 
-# A sync is queued for an account that is this watcher's, that no sync waits for and none is at work on. What failed
-# waits for its schedule. The folder is that of the path; NULL where the whole account is meant, or nobody knows it.
+# A sync is queued for an account that is this watcher's, that no sync waits for and none is at work on. One that was
+# queued longer ago than `queue_seconds` has expired, or its message was lost. What failed waits for its schedule.
+# The folder is that of the path; NULL where the whole account is meant, or nobody knows it.
 CLAIM_SYNCS = f"""
 RETURNS TABLE (tenant_id text, email_client_id text, user_id text, hostname text, folder_id text)
 {_SQL}
@@ -153,13 +154,15 @@ AS $$
   SELECT public.refuse_unless(
     cardinality(paths) = cardinality(tenant_ids),
     'claim_watched_syncs: paths is not a list as long as that of the tenants');
+  SELECT public.refuse_unless(
+    queue_seconds BETWEEN 0 AND 2592000, 'claim_watched_syncs: queue_seconds is not from 0 to 30 days');
   UPDATE public.email_client AS account SET sync_queued_at = now()
   FROM unnest(tenant_ids, account_ids, paths) AS given (tenant_id, id, path)
   LEFT JOIN public.email_folder AS folder
     ON folder.tenant_id = given.tenant_id AND folder.email_client_id = given.id AND folder.path = given.path
   WHERE account.tenant_id = given.tenant_id AND account.id = given.id AND account.watched_by = watcher
     AND {CAN_BE_WATCHED}
-    AND coalesce(account.sync_queued_at + make_interval(secs => account.sync_interval) <= now(), true)
+    AND coalesce(account.sync_queued_at + make_interval(secs => queue_seconds) <= now(), true)
     AND (coalesce(account.lease_until, '-infinity') <= now() OR account.lease_owner LIKE 'background/%')
     AND (account.failing_since IS NULL OR account.next_sync_at <= now())
   RETURNING account.tenant_id, account.id, account.user_id, account.hostname, folder.id
@@ -203,7 +206,9 @@ FUNCTIONS = {
     "claim_watches(watcher text, max_accounts integer, max_claims integer, host_limits jsonb)": CLAIM,
     "list_watches(watcher text)": LIST,
     "count_watches()": COUNT,
-    "claim_watched_syncs(watcher text, tenant_ids text[], account_ids text[], paths text[])": CLAIM_SYNCS,
+    "claim_watched_syncs(watcher text, tenant_ids text[], account_ids text[], paths text[], queue_seconds integer)": (
+        CLAIM_SYNCS
+    ),
 }
 
 

@@ -11,6 +11,7 @@ from tasks.mail.connection import Endpoint
 from tasks.mail.imap.responses import FolderStatus
 from tasks.mail.imap.watched import IdleRefusedError, WatchedMailbox
 from tasks.mail.kinds import Encryption
+from tasks.mail.session import CommandRefusedError
 
 ENDPOINT = Endpoint("mail.example", 143, Encryption.NONE, 5, True, ())
 INBOX = FolderStatus(2, 7, 3, 40)
@@ -92,16 +93,18 @@ def test_a_state_is_told_once() -> None:
     ("answer", "error"),
     [
         (b"TAG BAD unknown", IdleRefusedError),
-        (b"TAG NO not now", IdleRefusedError),
-        (b"+ |TAG NO no more", IdleRefusedError),
+        (b"TAG NO not now", CommandRefusedError),
+        (b"TAG OK why not", CommandRefusedError),
+        (b"+ |TAG OK no more", CommandRefusedError),
         (b"+ |* BYE going down", MailServerUnavailableError),
         (b"W99 OK done", ProtocolError),
     ],
 )
 def test_a_refusal_and_an_end(answer: bytes, error: type[Exception]) -> None:
     watched, _ = mailbox(FakeWire(IDLE=[answer]))
-    with pytest.raises(error):
+    with pytest.raises(error) as raised:
         asyncio.run(watched.idle(0.05, lambda: None))
+    assert type(raised.value) is error
 
 
 def test_a_server_is_asked_to_tell_of_all_folders_with_flags_or_without() -> None:
@@ -123,6 +126,11 @@ def test_folders_are_looked_at_by_one_command_or_one_by_one() -> None:
     asyncio.run(watched.look_at_folders())
     assert changed == ["Work"]
     assert at_once.sent == [b'W1 LIST "" "*" RETURN (STATUS (MESSAGES UIDNEXT UIDVALIDITY HIGHESTMODSEQ))']
+
+    refuses = FakeWire(LIST=[b"TAG BAD unknown"])
+    watched, _ = mailbox(refuses, "LIST-STATUS")
+    asyncio.run(watched.look_at_folders())
+    assert [line.split()[1] for line in refuses.sent] == [b"LIST", b"STATUS", b"STATUS"]
 
     one_by_one = FakeWire(STATUS=[b"TAG NO gone", b'* STATUS "a b" (MESSAGES 1 UIDNEXT 3)|TAG OK done'])
     watched, changed = mailbox(one_by_one)
