@@ -28,7 +28,7 @@ _DATABASE = "scrape"
 console = Console(stderr=True)
 
 # Tenants of twenty accounts, each of which has been synced and is due within minutes.
-_FILL = """
+FILL = """
 INSERT INTO credential (tenant_id, id, kind, ciphertext)
 SELECT 'tenant-' || n, 'c', 'password', ''::bytea FROM generate_series(0, %(count)s / 20) AS n;
 INSERT INTO email_client (tenant_id, id, user_id, account_name, email_address, protocol, hostname, port, encryption,
@@ -39,7 +39,7 @@ FROM generate_series(1, %(count)s) AS n;
 """
 # A site at its worst: each account is late, each eighth fails, and each sixteenth has mail that waits and a task that
 # failed for good.
-_MAKE_UNWELL = """
+MAKE_UNWELL = """
 UPDATE email_client SET next_sync_at = now() - interval '20 minutes';
 UPDATE email_client SET failing_since = now(), last_error_code = 'connection_lost'
 WHERE id LIKE '%%0' OR id LIKE '%%8';
@@ -95,14 +95,15 @@ def _run(root: Path, number: int) -> list[Result]:
         os.environ.update(REDIS_URL=broker.url, DATABASE_URL=postgres.url(WORKER, _DATABASE))
         upgrade(owner_url)
         console.print(f"{number:,} accounts and tasks …")
-        _write(owner_url, _FILL, number)
+        write(owner_url, FILL, number)
         _queue(number)
         well = _measure("well", number, owner_url)
-        _write(owner_url, _MAKE_UNWELL, number)
+        write(owner_url, MAKE_UNWELL, number)
         return [well, _measure("unwell", number, owner_url)]
 
 
-def _write(owner_url: str, statements: str, number: int) -> None:
+def write(owner_url: str, statements: str, number: int) -> None:
+    """Run the statements for so many accounts, and let PostgreSQL know the tables as a site that runs does."""
     connection = psycopg2.connect(libpq(owner_url))
     connection.autocommit = True
     with connection.cursor() as cursor:
