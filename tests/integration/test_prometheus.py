@@ -40,7 +40,7 @@ __all__ = ["exporter", "server"]
 MONITORING = ROOT / "monitoring"
 ROWS = yaml.safe_load((MONITORING / "dashboard.yml").read_text())["rows"]
 # These servers do not encrypt (tests/integration/test_certificates.py).
-OF_TLS = "metabuilder_certificate_seconds"
+OF_TLS, CERTIFICATES = "metabuilder_certificate_seconds", "For how long certificates are valid"
 METRIC = re.compile(r"\b(?:metabuilder|node|pg|redis)_\w+")
 ALERT, SUMMARY = (
     "MetabuilderQueueStandsStill",
@@ -226,8 +226,10 @@ def test_what_prometheus_shows_and_tells(site: Site, server: RedisServer, databa
     assert SUMMARY in alerts
     assert [graph["title"] for graph in shown] == [panel["title"] for row in ROWS for panel in row["panels"]]
     assert [graph["title"] for graph in shown if graph["errors"]] == []
-    assert [graph["title"] for graph in shown if not graph["lines"]] == ["For how long certificates are valid"]
+    assert [graph["title"] for graph in shown if not graph["lines"]] == [CERTIFICATES]
     assert "■ delete: 1" in next(graph["words"] for graph in shown if graph["title"] == "Messages that wait")
+    # Grafana asks the same of this Prometheus, and names lines by labels that they have
+    assert {title: said for title, said in of_grafana(prometheus).items() if said} == {CERTIFICATES: "no line"}
     assert {url for url in asked if not url.startswith(f"http://{LOOPBACK}:{prometheus.port}/")} == set()
 
     # The end of the fault is told, too
@@ -235,6 +237,21 @@ def test_what_prometheus_shows_and_tells(site: Site, server: RedisServer, databa
         client.delete("delete")
     wait_until(lambda: told("resolved"), "the webhook does not hear of the end")
     wait_until(lambda: f"RESOLVED: {ALERT}" in site.mail.taken(), "no mail tells of the end")
+
+
+def of_grafana(prometheus: Prometheus) -> dict[str, str]:
+    """What is wrong with the answers to each panel of the dashboard for Grafana, of the last hour; "" if nothing."""
+    found = {}
+    for panel in json.loads((MONITORING / "grafana.json").read_text())["panels"]:
+        for target in panel.get("targets", ()):
+            end = time.time()
+            answer = prometheus.ask(
+                "query_range", query=target["expr"], start=str(end - 3600), end=str(end), step="15"
+            )
+            named = set(re.findall(r"{{(\w+)}}", target["legendFormat"]))
+            lacking = [line["metric"] for line in answer["result"] if not named <= line["metric"].keys()]
+            found[panel["title"]] = f"no {named} in {lacking}" if lacking else "" if answer["result"] else "no line"
+    return found
 
 
 def look(
