@@ -9,7 +9,7 @@ from tests.support.tcp_server import TcpServer
 # Waits for the switch. The kernel then kills everything on its host and boots again (reboot(2)): nothing is stopped,
 # closed or written to a disk before.
 _WAIT = "import ctypes, socket\nif socket.create_connection({switch}).recv(1): ctypes.CDLL(None).reboot(0x01234567)"
-_SECONDS = 60
+_SECONDS = 300
 
 
 class PowerSwitch(TcpServer):

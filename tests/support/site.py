@@ -26,14 +26,15 @@ SHARED = ROOT / "molecule" / "shared" / "inventory"
 PYTHON = "/opt/metabuilder/current/bin/python"
 ENVIRONMENTS = ("/etc/metabuilder/celery.env", "/etc/metabuilder/celery-worker.env")
 TENANT, USER = "tenant-1", "user-1"
-_PLAY_SECONDS = 600
+_PLAY_SECONDS = 1800  # of which a quiet machine needs a tenth at most
 
 
 class Play:
-    """A playbook that was run: its exit status, all that it said, and how many tasks changed something."""
+    """A playbook that was run: its exit status, all that it said, how long it took, and how many tasks changed
+    something."""
 
-    def __init__(self, status: int, output: str) -> None:
-        self.status, self.output = status, output
+    def __init__(self, status: int, output: str, seconds: float) -> None:
+        self.status, self.output, self.seconds = status, output, seconds
         self.changed = sum(map(int, re.findall(r"changed=(\d+)", output.rpartition("PLAY RECAP")[2])))
 
     @property
@@ -118,6 +119,7 @@ class Site:
 
     def play(self, playbook: str, *options: str, root: Path = ROOT) -> Play:
         """Run a playbook of the project, or of the copy of it at `root`."""
+        began = time.monotonic()
         done = subprocess.run(
             ["ansible-playbook", *self.inventories, *options, playbook],
             **_in(root),
@@ -126,7 +128,7 @@ class Site:
             timeout=_PLAY_SECONDS,
             check=False,
         )
-        return Play(done.returncode, done.stdout)
+        return Play(done.returncode, done.stdout, time.monotonic() - began)
 
     @contextlib.contextmanager
     def start_play(self, playbook: str, *options: str) -> Iterator["subprocess.Popen[str]"]:
@@ -220,7 +222,7 @@ class RemoteMailbox:
         """Queue a sync of it, and the task's id."""
         return str(self._run(f"{_FOUND}print(json.dumps(sync_emails.delay(account.id, *who).id))"))
 
-    def sync(self, seconds: float = 60) -> dict[str, Any]:
+    def sync(self, seconds: float = 300) -> dict[str, Any]:
         """Sync it through the broker and a worker, and what the task returned."""
         return dict(self._run(f"{_FOUND}print(json.dumps(sync_emails.delay(account.id, *who).get({seconds})))"))
 
@@ -231,7 +233,7 @@ class RemoteMailbox:
         )
         return run_code(self.worker, imports + code)
 
-    def wait_stored(self, count: int, seconds: float = 150) -> None:
+    def wait_stored(self, count: int, seconds: float = 600) -> None:
         """Wait until so many of its messages are rows."""
         deadline = time.monotonic() + seconds
         while (found := len(self.stored())) < count:
@@ -275,7 +277,7 @@ def main_pid(host: Host, unit: str) -> int:
     return int(host.check_output(f"systemctl show -p MainPID --value {unit}"))
 
 
-def wait_active(host: Host, unit: str, *, seconds: float = 60, not_pid: int = 0) -> int:
+def wait_active(host: Host, unit: str, *, seconds: float = 300, not_pid: int = 0) -> int:
     """Wait until a unit is active (with another main process than `not_pid`), and its main process."""
     deadline = time.monotonic() + seconds
     state = ""
@@ -304,7 +306,7 @@ def ask_page(host: Host, port: int, path: str, login: str | None = None, *, meth
         f"request = urllib.request.Request('http://127.0.0.1:{port}{path}', method={method!r})\n"
         f"login = {login!r}\n"
         "if login: request.add_header('Authorization', 'Basic ' + base64.b64encode(login.encode()).decode())\n"
-        "try: answer = urllib.request.urlopen(request, timeout=10)\n"
+        "try: answer = urllib.request.urlopen(request, timeout=60)\n"
         "except urllib.error.HTTPError as error: answer = error\n"
         "except OSError: answer = None\n"
         "print(json.dumps([answer.status, answer.read().decode()] if answer else [0, '']))\n"

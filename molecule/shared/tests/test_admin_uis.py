@@ -22,7 +22,7 @@ def ask(path, sent=None, token=""):
     headers = {"Content-Type": "application/json", "Authorization": f"Bearer {token}"}
     data = None if sent is None else json.dumps(sent).encode()
     try:
-        answer = urllib.request.urlopen(urllib.request.Request(URL + path, data, headers), timeout=30)
+        answer = urllib.request.urlopen(urllib.request.Request(URL + path, data, headers), timeout=60)
     except urllib.error.HTTPError as error:
         answer = error
     return answer.status, answer.read().decode()
@@ -112,7 +112,7 @@ def test_neither_starts_without_a_password(admin_host: Host) -> None:
         )
         try:
             admin_host.run(f"systemctl restart {unit}")
-            wait_failed = f"timeout 60 sh -c 'until systemctl is-failed --quiet {unit}; do sleep 0.2; done'"
+            wait_failed = f"timeout 300 sh -c 'until systemctl is-failed --quiet {unit}; do sleep 0.2; done'"
             admin_host.check_output(wait_failed)
             assert admin_host.check_output(f"systemctl show -P ExecMainStatus {unit}") == NO_PASSWORD
             assert "does not start without a password" in admin_host.check_output(f"journalctl -n 20 -u {unit}")

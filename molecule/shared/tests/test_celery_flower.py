@@ -5,6 +5,7 @@ import signal
 from testinfra.host import Host
 
 from tests.support.site import Site, ask_page, main_pid, reaches, wait_active
+from tests.support.worker import wait_until
 
 UNIT = "celery-flower.service"
 
@@ -16,7 +17,8 @@ def status(flower: Host, path: str, login: str | None = None, *, method: str = "
 def test_it_runs_and_starts_with_the_host(flower: Host) -> None:
     assert flower.service(UNIT).is_running
     assert flower.service(UNIT).is_enabled
-    assert flower.check_output(f"systemctl show --property=StatusText --value {UNIT}") == "Hears the workers"
+    shown = f"systemctl show --property=StatusText --value {UNIT}"
+    wait_until(lambda: flower.check_output(shown) == "Hears the workers", "it does not hear the workers")
 
 
 def test_nobody_is_answered_without_a_password(flower: Host) -> None:

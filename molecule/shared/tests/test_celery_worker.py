@@ -7,8 +7,19 @@ import time
 from testinfra.host import Host
 
 from tests.support.site import ENVIRONMENTS, Site, journal, main_pid, run_code, wait_active
+from tests.support.worker import wait_until
 
 UNIT = "celery-worker.service"
+
+
+def queues_of(worker: Host, node: str) -> list[str]:
+    """What a worker answers that it consumes."""
+    code = (
+        "import json; from tasks.celery_app import celery_app\n"
+        f"asked = celery_app.control.inspect([{node!r}], timeout=120)  # which ends with the answer\n"
+        f"print(json.dumps([queue['name'] for queue in asked.active_queues()[{node!r}]]))"
+    )
+    return list(run_code(worker, code))
 
 
 def test_it_runs_and_starts_with_the_host(worker: Host) -> None:
@@ -18,11 +29,7 @@ def test_it_runs_and_starts_with_the_host(worker: Host) -> None:
 
 def test_systemd_waits_until_it_consumes(worker: Host) -> None:
     assert worker.check_output(f"systemctl show -p Type --value {UNIT}") == "notify"
-    name = worker.check_output("hostname")
-    code = (
-        "import json; from tasks.celery_app import celery_app\nprint(json.dumps(celery_app.control.inspect(timeout=5)"
-    )
-    assert run_code(worker, f"{code}.active_queues().get('worker@{name}') is not None))") is True
+    assert "sync" in queues_of(worker, f"worker@{worker.check_output('hostname')}")
 
 
 def test_pools_consume_their_own_queues_beside_it(site: Site, worker: Host) -> None:
@@ -34,12 +41,9 @@ def test_pools_consume_their_own_queues_beside_it(site: Site, worker: Host) -> N
         *(f"celery-worker@{pool['name']}.service" for pool in pools),
     }
     for pool in pools:
-        asked = f"celery_app.control.inspect(timeout=5).active_queues()['{pool['name']}@{name}']"
-        code = (
-            f"import json; from tasks.celery_app import celery_app\nprint(json.dumps([q['name'] for q in {asked}]))"
-        )
+        node = f"{pool['name']}@{name}"
         # Each worker has a queue of its own as well.
-        assert run_code(worker, code) == [*pool["queues"], f"metabuilder:canary:{pool['name']}@{name}"]
+        assert queues_of(worker, node) == [*pool["queues"], f"metabuilder:canary:{node}"]
 
 
 def test_it_drains_and_is_limited(worker: Host) -> None:
@@ -77,9 +81,7 @@ def test_the_journal_finds_the_lines_of_an_account(site: Site) -> None:
         command = f"journalctl --no-pager -o json METABUILDER_ACCOUNT={account}"
         return [json.loads(line) for host in workers for line in host.check_output(command).splitlines()]
 
-    deadline = time.monotonic() + 60
-    while not any("METABUILDER_DURATION" in entry for entry in found()) and time.monotonic() < deadline:
-        time.sleep(1)
+    wait_until(lambda: any("METABUILDER_DURATION" in entry for entry in found()), "the task does not end", 100)
     begun, ended = found()
     assert begun["METABUILDER_TASK_ID"] == ended["METABUILDER_TASK_ID"] == task_id
     assert begun["_SYSTEMD_UNIT"] == f"{begun['SYSLOG_IDENTIFIER']}.service"
@@ -92,7 +94,7 @@ def test_the_journal_finds_the_lines_of_an_account(site: Site) -> None:
 def test_it_comes_back_when_killed(worker: Host) -> None:
     before = main_pid(worker, UNIT)
     worker.check_output(f"systemctl kill -s {signal.SIGKILL:d} {UNIT}")
-    wait_active(worker, UNIT, not_pid=before, seconds=90)
+    wait_active(worker, UNIT, not_pid=before)
 
 
 def test_its_environment_is_for_its_group_only(worker: Host) -> None:

@@ -95,7 +95,7 @@ def test_every_target_is_scraped_and_an_alert_reaches_the_webhook(
         "node_filesystem_avail_bytes unless node_filesystem_readonly == 1",
         "metabuilder_source_up == 1",
     ):
-        assert query(monitoring, login, words) != [], words
+        wait_until(lambda asked=words: query(monitoring, login, asked), f"nothing is {words}")
     # The page with graphs is there, and the rules are
     assert ask_page(monitoring, PROMETHEUS, "/consoles/metabuilder.html", login)[0] == 200
     assert ALERT in ask_page(monitoring, PROMETHEUS, "/api/v1/rules", login)[1]
@@ -144,7 +144,7 @@ def answered(host: Host, page: str, certificate: str) -> bool:
     code = (
         "import ssl, urllib.request\n"
         f"context = ssl.create_default_context(cafile='{TLS}/ca.crt')\n{shown}"
-        f"print(urllib.request.urlopen({page!r}, context=context, timeout=10).status)\n"
+        f"print(urllib.request.urlopen({page!r}, context=context, timeout=60).status)\n"
     )
     done = host.run(f"python3 -c {shlex.quote(code)}")
     assert done.rc == 0 or re.search(r"alert|reset|closed|EOF", done.stderr, re.IGNORECASE), done.stderr

@@ -33,7 +33,7 @@ def test_results_are_in_an_instance_of_their_own_and_may_be_evicted(site: Site, 
     # A task's state goes there, and nothing of it to the broker.
     code = "import json\nfrom tasks.celery_app import celery_app\n"
     task = "email_service.tasks.cleanup_stale_results"
-    code += f"result = celery_app.send_task({task!r})\nresult.get(60)\nprint(json.dumps(result.id))"
+    code += f"result = celery_app.send_task({task!r})\nresult.get(300)\nprint(json.dumps(result.id))"
     key = f"celery-task-meta-{run_code(site.first('celery_workers'), code)}"
     assert ask_redis(site, redis_host, "metabuilder", f"-n 1 exists {key}", port) == "1"
     assert ask_redis(site, redis_host, "metabuilder", f"-n 1 exists {key}") == "0"

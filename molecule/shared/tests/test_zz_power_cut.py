@@ -24,7 +24,7 @@ _UNITS = {
 }
 _LEASE_SECONDS = 60
 # The last host is dead this much later than it was told, at the latest, and no host is back.
-_DYING_SECONDS = 1
+_DYING_SECONDS = 2
 # Redis forces its file to the disk once a second, and may be late by another one (docs/operations.md).
 _MAY_BE_LOST_SECONDS = 2
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tests.support.hosts.machine import HostsError, run
 
-_GONE_SECONDS = 20
+_GONE_SECONDS = 120
 # nspawn ends with this status when the host has rebooted, and leaves it to its caller to start it again.
 _BOOT_AGAIN = 'while "$@"; test $? = 133; do :; done'
 _CGROUPS = Path("/sys/fs/cgroup")

@@ -23,7 +23,7 @@ from tests.support.hosts.rootfs import RELEASES, root_file_system
 STATE = Path(os.environ.get("METABUILDER_HOSTS", "/var/tmp/metabuilder-hosts"))
 _POOL = ipaddress.ip_network("10.230.0.0/16")
 _FIRST_HOST = 11
-_BOOT_SECONDS = 60
+_BOOT_SECONDS = 300  # a quiet machine needs a few
 _FORWARDING = Path("/proc/sys/net/ipv4/ip_forward")
 # A bridge's name has at most 15 characters, `mbt-` included.
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,10}")
