@@ -5,8 +5,10 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
+from typing import Any
 
-from tests.support.ledger import Ledger, OutsideMailServer, own_address
+from tests.support.ledger import KINDS, Ledger, OutsideMailServer, own_address
+from tests.support.runs import End, ends
 from tests.support.site import TENANT, USER, Site, deliver, register, sql, start_code
 
 _MAILBOXES, _MESSAGES = 10, 100
@@ -17,33 +19,65 @@ _SECONDS = 300
 
 
 class Load:
-    """Syncs of some mailboxes and sends from their accounts.
+    """Syncs of some mailboxes, sends from their accounts, and what an application does with their messages.
 
-    The name of a sync is that of its account; the name of a send is its idempotency key and the subject of its mail.
+    The name of a first sync is that of its account; the name of a send is its idempotency key and the subject of its
+    mail.
     """
 
     def __init__(self, site: Site, ledger: Ledger, mail: OutsideMailServer) -> None:
         self.site, self.ledger, self.mail = site, ledger, mail
         self.address = own_address(site.address(site.group("celery_workers")[0]))
         self._stamp = f"load{time.time_ns() % 10**9}"
+        self._began = 0.0  # when the load got under way
         self._boxes = [f"{self._stamp}-box{n}" for n in range(_MAILBOXES)]
         deliver(site, self._boxes, _MESSAGES)
         register(site, self._boxes, smtp_hostname=self.address, smtp_port=mail.port, smtp_encryption="none")
-        # Beat is not to do what a lost task should have done.
-        tomorrow = "next_sync_at = now() + interval '1 day'"
-        sql(site, f"UPDATE email_client SET {tomorrow} WHERE username LIKE '{self._stamp}-%'")
 
     @contextmanager
     def under_way(self) -> Iterator[None]:
-        """For a block, have an application on a worker's host make some calls a second, which the workers keep up
-        with. Afterwards each call is done, and done once."""
-        self.call(pause=_PAUSE)
+        """For a block, have an application on a worker's host make some calls a second, of all kinds, which the
+        workers keep up with. Afterwards each call is done, and done once; `latest` says how late."""
+        self.call(self._boxes)
+        assert eventually(lambda: self._synced() == set(self._boxes)), "the mailboxes were not synced"
+        self._began = time.time()
+        self.call(messages=(self._messages(self._boxes[1::2]), self._messages(self._boxes[::2])), pause=_PAUSE)
         assert eventually(lambda: bool(self.mails())), "no mail was sent"
         yield
         self.ledger.is_closed = True
         assert eventually(lambda: self.ledger.begun.keys() == self.ledger.queued.keys())
-        assert self.not_done(self.ledger.queued) == {}
+        sends = [name for name in self.ledger.queued if "-send-" in name]
+        assert self.not_done(sends) == {}
         self.check_mails()
+        eventually(lambda: all(self._ends().values()))
+        not_once = {
+            name: found for name, found in self._ends().items() if [end.how for end in found] != ["succeeded"]
+        }
+        assert not_once == {}
+
+    def latest(self) -> dict[str, float]:
+        """Seconds from the moment in which the application knew that a task was queued until the task was done, at
+        most, by the kind of the task. Only what was queued while the load was under way counts."""
+        late: dict[str, float] = dict.fromkeys(KINDS, 0)
+        for name, [end] in self._ends().items():
+            kind = name.split("-")[1]
+            late[kind] = max(late[kind], end.at - self.ledger.queued[name])
+        return late
+
+    def _ends(self) -> dict[str, list[End]]:
+        """How each call ended that was queued while the load was under way, by its name."""
+        found = ends(self.site, self._began)
+        names = self.ledger.queued.keys() - set(self._boxes)
+        return {name: found.get(self.ledger.task_ids[name], []) for name in names}
+
+    def _messages(self, boxes: Collection[str]) -> list[str]:
+        """The ids of the messages in the INBOX of these mailboxes."""
+        query = (
+            "SELECT m.id FROM email_message m JOIN email_folder f ON f.tenant_id = m.tenant_id "
+            "AND f.id = m.folder_id JOIN email_client c ON c.tenant_id = f.tenant_id AND c.id = f.email_client_id "
+            f"WHERE c.account_name IN ({', '.join(map(repr, boxes))}) AND f.path = 'INBOX' ORDER BY m.id"
+        )
+        return sql(self.site, query).split()
 
     def start(self) -> None:
         """Have an application on a worker's host call until something ends it; return when it is under way."""
@@ -51,9 +85,10 @@ class Load:
         enough = eventually(lambda: len(self.ledger.queued) >= _ENOUGH_QUEUED and len(self.mails()) >= _ENOUGH_SENT)
         assert enough, f"only {len(self.ledger.queued)} calls were made, and {len(self.mails())} mails sent"
 
-    def call(self, names: Collection[str] = (), pause: float = 0) -> None:
-        """Have an application on a worker's host make these calls, one after the other; without names as `start`."""
-        code = self.ledger.application(self.address, (TENANT, USER), self._boxes, self._stamp, names, pause)
+    def call(self, names: Collection[str] = (), **options: Any) -> None:
+        """Have an application on a worker's host make these calls, one after the other; without names as `start`, or
+        as the options of `Ledger.application` say."""
+        code = self.ledger.application(self.address, (TENANT, USER), self._boxes, self._stamp, names, **options)
         start_code(self.site.first("celery_workers"), code)
 
     def not_done(self, names: Iterable[str]) -> dict[str, str]:

@@ -189,7 +189,10 @@ def deliver(site: Site, users: list[str], count: int, *, first: int = 1, size: i
 
 
 def register(site: Site, users: list[str], **options: Any) -> None:
-    """Make the mailbox of each user an account of its name. `options` are further fields of a NewAccount."""
+    """Make the mailbox of each user an account of its name, which is synced when the test says so, and not by beat.
+
+    `options` are further fields of a NewAccount.
+    """
     host = site.group("mail")[0]
     password = site.variable(host, "mail_password")
     fields = f"user, f'{{user}}@example.org', {host!r}, 993, 'tls', user, {password!r}, **{options!r}"
@@ -200,6 +203,8 @@ def register(site: Site, users: list[str], **options: Any) -> None:
         "print('null')\n"
     )
     run_code(site.first("celery_workers"), code)
+    seldom = "sync_interval = 86400, next_sync_at = now() + interval '1 day'"
+    sql(site, f"UPDATE email_client SET {seldom} WHERE username IN ({', '.join(map(repr, users))})")
 
 
 class RemoteMailbox:
