@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from tests.support.site import Site
 
-_PATTERN = r"Task \S+\[([\w-]+)\] (succeeded|raised)"
+_LINE = re.compile(r"^(\S+) .*Task \S+\[([\w-]+)\] (succeeded|raised)", re.MULTILINE)
 
 
 class End(NamedTuple):
@@ -22,8 +22,8 @@ def ends(site: Site, since: float) -> dict[str, list[End]]:
     for name in site.group("celery_workers"):
         said = site.host(name).check_output(
             f"journalctl --no-pager --quiet --output=short-unix --since=@{since:.0f} -u 'celery-worker*' "
-            f"| grep -E '{_PATTERN}' || true"
+            "| grep -e ' succeeded' -e ' raised' || true"
         )
-        for at, task_id, how in re.findall(rf"^(\S+) .*{_PATTERN}", said, re.MULTILINE):
+        for at, task_id, how in _LINE.findall(said):
             found[task_id].append(End(how, float(at)))
     return found

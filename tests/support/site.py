@@ -69,6 +69,14 @@ class Site:
         given = scenario / (os.environ.get("MOLECULE_HOSTS") or "inventory")
         return cls([str(made), str(SHARED), str(given)], folder / "inventory.yml")
 
+    def without(self, host: str, folder: Path) -> "Site":
+        """This site as after a person took a host out of its inventory. `folder` is for files of ours."""
+        whole = yaml.safe_load(self._merged.read_text())
+        smaller = folder / "smaller.yml"
+        smaller.touch(mode=0o600)
+        smaller.write_text(yaml.safe_dump(_without(host, whole)))
+        return Site([str(smaller)], folder / "inventory.yml")
+
     def group(self, name: str) -> list[str]:
         """The names of the hosts of a group."""
         return sorted(self._inventory.get(name, {}).get("hosts", []))
@@ -78,6 +86,11 @@ class Site:
         """The hosts on which something of ours runs."""
         groups = ("redis", "postgresql", "celery_workers", "celery_beat", "flower", "exporter", "admin_uis")
         return sorted({host for group in groups for host in self.group(group)})
+
+    @property
+    def tls_directory(self) -> Path:
+        """The folder of the site's own authority on this machine (molecule/shared/inventory)."""
+        return Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"]) / "tls"
 
     @cached_property
     def secrets(self) -> list[str]:
@@ -148,6 +161,15 @@ class Site:
 
     def _ansible(self, *command: str) -> "subprocess.CompletedProcess[str]":
         return subprocess.run([*command, *self.inventories], **_in(ROOT), capture_output=True, check=True)
+
+
+def _without(host: str, group: Any) -> Any:
+    """An inventory, or a part of it, without a host."""
+    if not isinstance(group, dict):
+        return group
+    hosts = {name: variables for name, variables in (group.get("hosts") or {}).items() if name != host}
+    rest = {name: _without(host, part) for name, part in group.items() if name not in ("hosts", "vars")}
+    return {**group, **rest, **({"hosts": hosts} if "hosts" in group else {})}
 
 
 def _in(root: Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """deploy.yml brings the next release under load, rollback.yml the one before; a bad release takes itself back."""
 
+import json
 import re
 import shutil
 import time
@@ -9,7 +10,7 @@ import pytest
 from testinfra.host import Host
 
 from tests.support.load import Load
-from tests.support.site import ROOT, Play, RemoteMailbox, Site, main_pid, sql, wait_active
+from tests.support.site import ROOT, Play, RemoteMailbox, Site, main_pid, reaches, sql, wait_active
 
 # There while nobody has seen that the worker works.
 _SETTINGS = "/etc/metabuilder/*.env /etc/systemd/system/celery-*.service"
@@ -330,6 +331,63 @@ def test_an_update_whose_worker_cannot_start_is_stopped_at_the_first_host(
     assert mailboxes[0].sync()["status"] == "success"  # by the others
 
 
+def test_a_lost_folder_of_the_authority_is_made_anew(
+    site: Site, next_release: Path, tmp_path: Path, mailboxes: tuple[RemoteMailbox, RemoteMailbox]
+) -> None:
+    # Given a folder that is gone, without which the site goes on, and a copy of it
+    folder, copy = site.tls_directory, tmp_path / "copy"
+    folder.rename(copy)
+    assert mailboxes[0].sync()["status"] == "success"
+    authority = (copy / "ca.crt").read_text()
+    # The copy is all that is needed
+    shutil.copytree(copy, folder)
+    renewal = site.play("playbooks/certificates.yml", root=next_release)
+    assert renewal.status == 0, renewal.output[-4000:]
+    assert renewal.changed == 0, renewal.changed_tasks
+
+    # Without one
+    shutil.rmtree(folder)
+    play = site.play("site.yml", root=next_release)  # whose schema it is
+
+    # Then all hosts trust another authority, whose certificates the servers show
+    assert play.status == 0, play.output[-4000:]
+    assert (folder / "ca.crt").read_text() != authority
+    worker, address = site.host(site.group("celery_workers")[1]), site.address(site.group("redis")[0])
+    trusted = "/etc/metabuilder/tls/ca.crt"
+    assert worker.file(trusted).content_string == (folder / "ca.crt").read_text()
+    for port, start in ((6379, ""), (5432, "-starttls postgres")):
+        worker.check_output(
+            f"openssl s_client {start} -connect {address}:{port} -CAfile {trusted} -verify_return_error </dev/null"
+        )
+    mailboxes[0].deliver(1, first=26)
+    mailboxes[0].queue_sync()
+    mailboxes[0].wait_stored(26)
+
+
+def test_a_host_of_workers_leaves_under_load_and_nobody_misses_it(
+    site: Site, next_release: Path, tmp_path: Path, load: Load
+) -> None:
+    """The next test gives it back to the site."""
+    first, second = site.group("celery_workers")
+    with load.under_way():
+        off = site.play("playbooks/decommission.yml", "--limit", second, "--extra-vars", "confirm=yes")
+        assert off.status == 0, off.output[-4000:]
+    assert latest(load, off) < max(_DRAIN, _LATE_SHARE * off.seconds)
+    assert [path for path in ("/opt/metabuilder", "/etc/metabuilder") if site.host(second).file(path).exists] == []
+
+    smaller = site.without(second, tmp_path)
+    play = smaller.play("site.yml", root=next_release)
+
+    assert play.status == 0, play.output[-4000:]
+    left = site.host(first)
+    assert not reaches(site.host(second), site.address(first), 6379)
+    assert not reaches(site.host(second), site.address(first), 5432)
+    health = left.run("metabuilder health")
+    assert health.rc == 0, health.stdout + health.stderr
+    answered = json.loads(left.check_output("metabuilder worker:ping --json"))
+    assert [worker["worker"].partition("@")[2] for worker in answered] == [left.check_output("hostname")]
+
+
 def test_taken_off_it_leaves_the_data_and_comes_back_over_it(
     site: Site, next_release: Path, mailboxes: tuple[RemoteMailbox, RemoteMailbox]
 ) -> None:
@@ -338,6 +396,8 @@ def test_taken_off_it_leaves_the_data_and_comes_back_over_it(
     assert off.status == 0, off.output[-4000:]
     back = site.play("site.yml", root=next_release)  # whose schema it is
     assert back.status == 0, back.output[-4000:]
+    for name in site.group("celery_workers"):
+        wait_active(site.host(name), "celery-worker")
     assert mailboxes[0].sync()["status"] == "success"
     assert mailboxes[0].stored() == stored
 
