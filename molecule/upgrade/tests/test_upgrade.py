@@ -127,10 +127,9 @@ def mailboxes(site: Site) -> tuple[RemoteMailbox, RemoteMailbox]:
 
 
 def latest(load: Load, play: Play) -> float:
-    """The most seconds that a task was late under this load, which each kind of task was part of."""
+    """The most seconds that a task of any kind was late under this load."""
     late = load.latest()
     print(f"{play.seconds:.0f} s, {len(load.ledger.queued)} calls, seconds late at most: {late}")
-    assert all(late.values())
     return max(late.values())
 
 
