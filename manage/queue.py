@@ -2,8 +2,7 @@
 
 import sys
 import time
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,13 +11,15 @@ from manage.examples import example
 from manage.messages import on_a_line, short, shown
 from manage.output import Coloured, confirm, duration, print_json, say, size, table
 from manage.session import broker_alone, json_option
-from tasks.registry import QUEUES, TASKS
+from tasks.registry import QUEUES
 
 if TYPE_CHECKING:
     from redis import Redis
 
+    from tasks.monitoring.readings.rates import Rate
+
 _queue = click.Choice(list(QUEUES))
-_OF_QUEUE = {row.name: row.queue for row in TASKS}
+_RATES = {"in_per_second": "in/s", "out_per_second": "out/s"}
 
 
 @example("queue:status", "queue:status --rate 10 --json", fails="a queue is blocked")
@@ -28,60 +29,59 @@ _OF_QUEUE = {row.name: row.queue for row in TASKS}
 )
 @json_option
 def status(seconds: int | None, as_json: bool) -> None:
-    """Show how many messages wait in each queue, and for how long the oldest has been due.
+    """Show how many messages wait in each queue, for how long the oldest has been due, and what comes and goes.
 
-    A queue is blocked if messages are due and no worker takes any; it is shown for how long. With --rate: how many
-    messages come and how many tasks end in a second. Workers tell Redis every 2 s what has ended.
+    A queue is blocked if messages are due and no worker takes any; it is shown for how long. Rates are messages that
+    come and tasks that end in a second, over the last half minute by what workers noted meanwhile: empty where none
+    did. With --rate, from now on. Workers tell Redis every 2 s what has ended.
     """
     with broker_alone() as client:
         from tasks.monitoring.readings.queues import queues
+        from tasks.monitoring.readings.rates import rates
         from tasks.monitoring.readings.workers import workers
 
-        ended, before, began = (_ended(client), queues(client), time.monotonic()) if seconds else ({}, (), 0.0)
-        time.sleep(seconds or 0)
+        counted = _counted(client, seconds) if seconds else None
         found, has_worker = queues(client), any(worker.consumes for worker in workers(client))
-        passed, ends = time.monotonic() - began, _ended(client) if seconds else {}
+        passed = rates(client, found) if counted is None else counted
     rows: list[dict[str, Any]] = [
         {
             "queue": queue.name,
             "depth": queue.depth,
             "oldest_seconds": queue.oldest_seconds,
             "blocked_seconds": None if has_worker else queue.oldest_seconds,
+            **(passed[queue.name]._asdict() if queue.name in passed else dict.fromkeys(_RATES)),
         }
         for queue in found
     ]
-    for row, now, then in zip(rows, found, before, strict=False):
-        out = ends.get(now.name, 0) - ended.get(now.name, 0)
-        row |= {"in_per_second": max(out + now.depth - then.depth, 0) / passed, "out_per_second": out / passed}
     if as_json:
         print_json(rows)
     else:
-        rates = ("in/s", "out/s") if seconds else ()
         table(
-            ("queue", "depth", "oldest", *rates, "blocked for"),
+            ("queue", "depth", "oldest", *_RATES.values(), "blocked for"),
             (
                 (
                     row["queue"],
                     f"{row['depth']:,}",
                     _duration(row["oldest_seconds"]),
-                    *(f"{row[rate]:,.1f}" for rate in ("in_per_second", "out_per_second")[: len(rates)]),
+                    *("" if row[rate] is None else f"{row[rate]:,.1f}" for rate in _RATES),
                     Coloured(_duration(row["blocked_seconds"]), "red"),
                 )
                 for row in rows
             ),
-            right=("depth", "oldest", *rates, "blocked for"),
+            right=("depth", "oldest", *_RATES.values(), "blocked for"),
         )
     sys.exit(1 if any(row["blocked_seconds"] is not None for row in rows) else 0)
 
 
-def _ended(client: "Redis") -> Counter[str]:
-    """How many tasks of each queue have ended since the beginning."""
+def _counted(client: "Redis", seconds: int) -> "Mapping[str, Rate]":
+    """The rates of the next seconds."""
+    from tasks.monitoring.readings.queues import queues
+    from tasks.monitoring.readings.rates import between, snapshot
     from tasks.monitoring.readings.totals import totals
 
-    counts: Counter[str] = Counter()
-    for (task, _), count in totals(client).ended.items():
-        counts[_OF_QUEUE.get(task, "")] += count
-    return counts
+    then = snapshot(time.monotonic(), queues(client), totals(client))
+    time.sleep(seconds)
+    return between(then, snapshot(time.monotonic(), queues(client), totals(client)))
 
 
 def _duration(seconds: float | None) -> str:

@@ -4,21 +4,19 @@ nor the keys."""
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
-
-from tasks.registry import TASKS
 
 if TYPE_CHECKING:
     from redis import Redis
 
     from tasks.monitoring.readings.queues import QueueReading
+    from tasks.monitoring.readings.rates import Snapshot
     from tasks.monitoring.readings.totals import TotalsReading
     from tasks.monitoring.readings.workers import WorkerReading
 
 T = TypeVar("T")
-_OF_QUEUE = {row.name: row.queue for row in TASKS}
 # Rates are those of the last seconds, run times those of the last minute.
 _RATE_SECONDS, _RUN_SECONDS = 10, 60
 _KEPT = 60
@@ -86,38 +84,25 @@ class Broker:
 
     def __init__(self, client: "Redis") -> None:
         self._client = client
-        self._before: deque[tuple[float, tuple[QueueReading, ...], TotalsReading]] = deque(maxlen=_KEPT)
+        self._before: deque[tuple[float, Snapshot, TotalsReading]] = deque(maxlen=_KEPT)
 
     def read(self) -> BrokerReading:
         """Read. Raises redis.exceptions.RedisError."""
         from tasks.monitoring.readings.beat import beat
         from tasks.monitoring.readings.queues import queues
+        from tasks.monitoring.readings.rates import between, snapshot
         from tasks.monitoring.readings.totals import totals
         from tasks.monitoring.readings.workers import workers
 
         found, counted, now = queues(self._client), totals(self._client), time.monotonic()
-        self._before.append((now, found, counted))
-        passed, before, then = self._since(now - _RATE_SECONDS)
-        ended = _by_queue(counted), _by_queue(then)
-        depths = {queue.name: queue.depth for queue in before}
-        rows = []
-        for queue in found:
-            out = max(ended[0].get(queue.name, 0) - ended[1].get(queue.name, 0), 0)
-            come = max(out + queue.depth - depths.get(queue.name, 0), 0)
-            rows.append(QueueRow(queue, come / (now - passed or 1), out / (now - passed or 1)))
+        self._before.append((now, snapshot(now, found, counted), counted))
+        passed = between(self._since(now - _RATE_SECONDS)[1], self._before[-1][1])
+        rows = tuple(QueueRow(queue, *passed[queue.name]) for queue in found)
         slowest = _slowest(counted, self._since(now - _RUN_SECONDS)[2])
-        return BrokerReading(tuple(rows), workers(self._client), slowest, beat(self._client).ticked)
+        return BrokerReading(rows, workers(self._client), slowest, beat(self._client).ticked)
 
-    def _since(self, moment: float) -> "tuple[float, tuple[QueueReading, ...], TotalsReading]":
+    def _since(self, moment: float) -> "tuple[float, Snapshot, TotalsReading]":
         return next(one for one in self._before if one[0] >= moment)
-
-
-def _by_queue(counted: "TotalsReading") -> Mapping[str, int]:
-    found: dict[str, int] = {}
-    for (task, _), count in counted.ended.items():
-        queue = _OF_QUEUE.get(task, "")
-        found[queue] = found.get(queue, 0) + count
-    return found
 
 
 def _slowest(now: "TotalsReading", then: "TotalsReading") -> tuple[TaskRow, ...]:

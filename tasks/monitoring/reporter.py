@@ -1,5 +1,5 @@
-"""A worker's main process reports every two seconds (tasks/monitoring/report.py), and tells its counts
-(tasks/monitoring/totals.py).
+"""A worker's main process reports every two seconds (tasks/monitoring/report.py), tells its counts
+(tasks/monitoring/totals.py), and notes now and then what rates of queues are made of (readings/rates.py).
 
 A thread of its own writes to Redis, over a connection of its own and with short timeouts, so that a Redis that is
 slow, silent, full or away keeps neither the event loop from its work nor the worker from a stop. The thread is
@@ -25,8 +25,10 @@ from redis.retry import Retry
 from tasks.engine import shutdown
 from tasks.errors import EmailError, InternalError
 from tasks.monitoring import connections, report, totals
+from tasks.monitoring.readings import rates
 from tasks.monitoring.report import INTERVAL_SECONDS, Child, Connections, Report, Work
-from tasks.runtime.signals import Outcome, task_begun, task_ended
+from tasks.runtime.outcomes import Outcome
+from tasks.runtime.signals import task_begun, task_ended
 from tasks.settings import get_settings
 from tasks.storage.session import POOL_SIZE
 
@@ -126,8 +128,10 @@ class Reporter(threading.Thread):
                     report.take_back(client, self._consumer.hostname)
                 else:
                     report.tell(client, self._look())
+                    rates.note(client)
             except ResponseError:
                 totals.mend(client)
+                rates.mend(client)
                 report.mend(client)
                 raise
         except Exception as error:

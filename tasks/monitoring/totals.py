@@ -9,7 +9,7 @@ more than the counts of the last seconds. Counts are whole numbers; times are su
 
 The names of counts, whose parts are bounded by the tasks, outcomes and errors that a release knows:
 
-    ended|<task>|<outcome>              runs that ended (tasks/runtime/signals.py)
+    ended|<task>|<outcome>              runs that ended (tasks/runtime/outcomes.py)
     run|<task>|<outcome>|<bound>        runs that took no longer than the bound, and longer than the bound before it
     run|<task>|<outcome>|sum            how long they took
     wait|<task>|<bound>, …|sum          the same of the time from when a task was due until it began

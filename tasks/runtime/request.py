@@ -19,9 +19,10 @@ from redis.exceptions import RedisError
 from tasks.errors import SoftTimeLimitError
 from tasks.log_fields import logged_with
 from tasks.runtime.log.tasks import fields_of
+from tasks.runtime.outcomes import Outcome
 from tasks.runtime.owners import marks
 from tasks.runtime.revocations import name_mark
-from tasks.runtime.signals import Outcome, task_begun, task_ended
+from tasks.runtime.signals import task_begun, task_ended
 
 # How a run ended by the error that Celery gives. The first class that fits counts.
 _OUTCOMES: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], Outcome], ...] = (

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from native.state import ROOT
-from tasks.runtime.signals import Outcome
+from tasks.runtime.outcomes import Outcome
 from tests.contract.test_pages import leads
 
 ALERTS = ROOT / "monitoring" / "alerts.yml"

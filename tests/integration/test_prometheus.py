@@ -23,8 +23,8 @@ from native.postgres import SUPERUSER, libpq
 from native.state import ROOT
 from tasks.monitoring import totals
 from tasks.registry import SYNC_EMAILS
+from tasks.runtime.outcomes import Outcome
 from tasks.runtime.scheduler import LAST_RUNS, TICKED
-from tasks.runtime.signals import Outcome
 from tests.conftest import Database, unavailable
 from tests.integration.faults.conftest import broker
 from tests.integration.test_exporter import exporter, fill_postgresql, fill_redis, server

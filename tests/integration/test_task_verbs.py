@@ -16,6 +16,7 @@ from click.testing import CliRunner, Result
 from manage import cli, queue, session
 from manage.site_checks import check_site
 from native.state import ROOT
+from tasks.monitoring.readings import rates
 from tasks.monitoring.report import TTL_SECONDS, WORKERS, Child, Report, Work, report_key, tell
 from tasks.registry import CHECK_SPAM, QUEUES, TASKS
 from tasks.runtime import revocations
@@ -65,6 +66,7 @@ def test_tasks_and_workers_are_seen_and_steered(client: redis_client.Redis, tmp_
     [sync] = [queue for queue in of("queue:status", code=1) if queue["queue"] == "sync"]
     assert sync["depth"] == 1
     assert sync["blocked_seconds"] == sync["oldest_seconds"] >= 0
+    assert (sync["in_per_second"], sync["out_per_second"]) == (None, None)  # nobody has noted anything
 
     later = publish(tmp_path / "later", "slow", countdown=500)
     waits = publish(tmp_path / "waits", "slow")
@@ -108,6 +110,7 @@ def sees_the_worker(worker: Worker, task_id: str) -> None:
     assert pinged["worker"] in run("task:status", task_id).output
     assert of("task:status", "unknown")["state"] == "PENDING"
     assert [one for one in of("queue:status") if one["blocked_seconds"] is not None] == []
+    wait_until(lambda: of("queue:status")[0]["in_per_second"] is not None, "the worker notes no rates")
 
 
 def sees_what_it_has_in_hand(waits: str, later: str) -> None:
@@ -296,6 +299,37 @@ def test_stats_and_the_rate_of_a_queue_come_from_what_workers_count(
     monkeypatch.setattr(queue, "time", SimpleNamespace(sleep=sleep, monotonic=iter((0.0, 2.0)).__next__))
     rates = {one["queue"]: (one["in_per_second"], one["out_per_second"]) for one in of("queue:status", "--rate", "2")}
     assert rates == {**dict.fromkeys(QUEUES, (0, 0)), "spam": (5.5, 5)}
+
+
+def test_rates_are_told_without_waiting_for_them(client: redis_client.Redis) -> None:
+    """Over the last half minute, by what workers noted, whatever else is in the key."""
+    rates.note(client)
+    moment, [text] = client.time()[0], client.lrange("metabuilder:rates", 0, -1)
+    assert "in/s" in run("queue:status").output
+    before = {**json.loads(text), "at": moment - 20}
+    client.rpush("metabuilder:rates", SENT, json.dumps({**before, "at": moment + 900}), json.dumps(before), "[")
+    client.hincrby("metabuilder:totals", f"ended|{CHECK_SPAM}|success", 200)
+    client.lpush("spam", *["{}"] * 20)
+    found = {one["queue"]: (one["in_per_second"], one["out_per_second"]) for one in of("queue:status")}
+    come, gone = found.pop("spam")
+    assert 0 < gone <= 10
+    assert come == pytest.approx(gone * 1.1)
+    assert set(found.values()) == {(0, 0)}
+
+    # A note a few seconds old is enough for all workers, and no more are kept than are read
+    rates.note(client)
+    assert client.llen("metabuilder:rates") == 5
+    client.lpush("metabuilder:rates", json.dumps(before))
+    for _ in range(2):
+        rates.note(client)
+    assert client.llen("metabuilder:rates") == 7
+    assert 0 < client.ttl("metabuilder:rates") <= 60
+    client.delete("metabuilder:rates")
+    client.set("metabuilder:rates", SENT)
+    assert of("queue:status")[0]["in_per_second"] is None
+    rates.mend(client)
+    rates.note(client)
+    assert client.llen("metabuilder:rates") == 1
 
 
 def test_redis_and_the_database_are_cleaned(client: redis_client.Redis) -> None:

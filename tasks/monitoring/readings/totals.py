@@ -11,7 +11,7 @@ from tasks.mail.kinds import MailProtocol
 from tasks.mail.providers import OTHER, PROVIDERS
 from tasks.monitoring.totals import BOUNDS, SUM, TOTALS
 from tasks.registry import TASKS
-from tasks.runtime.signals import Outcome
+from tasks.runtime.outcomes import Outcome
 from tasks.storage.states import OutboxState
 
 # Of counts: a release has fewer, and anybody who can write to Redis can write more.

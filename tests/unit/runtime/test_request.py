@@ -11,8 +11,9 @@ from celery.exceptions import Ignore, Reject, Retry
 from celery.worker.request import Request
 
 from tasks.errors import SoftTimeLimitError
+from tasks.runtime.outcomes import Outcome
 from tasks.runtime.request import CarefulRequest
-from tasks.runtime.signals import Outcome, task_ended
+from tasks.runtime.signals import task_ended
 
 
 @pytest.mark.parametrize(
