@@ -1,4 +1,4 @@
-"""cleanup_stale_results: removes results, leases, blobs and dead letters that nobody needs any more.
+"""cleanup_stale_results: removes results, leases, blobs, dead letters and events that nobody needs any more.
 
 Queued hourly by beat.
 """
@@ -19,6 +19,7 @@ from tasks.runtime.broker.transport import broker_client
 from tasks.runtime.task import EmailTask
 from tasks.settings import get_settings
 from tasks.storage.cleanup import delete_old_dead_letters, delete_unreferenced_blobs, release_expired_leases
+from tasks.storage.events import delete_old_events
 
 logger = logging.getLogger(__name__)
 
@@ -31,11 +32,11 @@ _PLACE = "metabuilder:cleanup:blobs"
 
 @shared_task(bind=True, base=EmailTask, name=CLEANUP_STALE_RESULTS, max_retries=0)
 def cleanup_stale_results(self: Any) -> dict[str, Any]:
-    """Remove old results, unread answers, expired leases, blobs without references and old dead letters.
+    """Remove old results, unread answers, expired leases, blobs without references, old dead letters and old events.
 
     Returns `status` and how many of each kind were removed: results_deleted, reply_queues_deleted, leases_released,
-    blobs_deleted, dead_letters_deleted. A step that fails keeps no other from its work; after the last step the first
-    error is raised.
+    blobs_deleted, dead_letters_deleted, events_deleted. A step that fails keeps no other from its work; after the
+    last step the first error is raised.
     """
     deadline = time.monotonic() + get_settings().worker.budget_seconds
     removed = remove(*in_redis(self.app), *in_postgresql(self.app, deadline))
@@ -64,13 +65,14 @@ def in_redis(app: Celery) -> tuple[Step, ...]:
 
 
 def in_postgresql(app: Celery, deadline: float) -> tuple[Step, ...]:
-    """What is removed from PostgreSQL: expired leases, old dead letters, blobs without references.
+    """What is removed from PostgreSQL: expired leases, old dead letters, old events, blobs without references.
 
     Nothing more is begun after `deadline`, in seconds of time.monotonic(); the next run goes on from there.
     """
     return (
         ("leases_released", release_expired_leases),
         ("dead_letters_deleted", lambda: _delete_dead_letters(get_settings().worker.dead_letter_days, deadline)),
+        ("events_deleted", lambda: delete_old_events(get_settings().events.retention_days)),
         ("blobs_deleted", lambda: _in_broker(app, lambda broker: _delete_blobs(broker, deadline))),
     )
 

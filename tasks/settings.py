@@ -296,6 +296,12 @@ class DeleteSettings(_Group):
     trash_retention_days: int = Field(30, validation_alias="TRASH_RETENTION_DAYS", ge=0, le=36_500)
 
 
+class EventSettings(_Group):
+    """Events. They are kept for `retention_days` after their day has ended; tasks/storage/models has slots for 14."""
+
+    retention_days: int = Field(7, validation_alias="EVENT_RETENTION_DAYS", ge=1, le=14)
+
+
 class SpamSettings(_Group):
     """The spam check."""
 
@@ -419,6 +425,7 @@ class Settings(BaseModel, frozen=True):
     reread: RereadSettings
     mail: MailSettings
     delete: DeleteSettings
+    events: EventSettings
     spam: SpamSettings
     send: SendSettings
     credentials: CredentialSettings

@@ -28,13 +28,14 @@ _WORKERS_ROLE = text(
       AND pg_has_role(worker.oid, application.oid, 'USAGE')
     """
 )
-# The owner's functions that the application's role itself may call, and not only a member of that role.
+# The functions that look across tenants and that the application's role itself may call, and not only a member of
+# that role.
 _STILL_ALLOWED = text(
     """
     SELECT CAST(function.oid AS regprocedure)::text
     FROM pg_proc AS function CROSS JOIN LATERAL aclexplode(function.proacl) AS allowed
     WHERE function.pronamespace = CAST('public' AS regnamespace) AND function.proowner = CAST(current_user AS regrole)
-      AND allowed.grantee = CAST('metabuilder' AS regrole)
+      AND function.prosecdef AND allowed.grantee = CAST('metabuilder' AS regrole)
     """
 )
 

@@ -9,14 +9,25 @@ from typing import Any, NamedTuple, Self
 from sqlalchemy import ColumnClause, Connection, CursorResult, Double, TextualSelect, column, func, select, text
 
 from tasks.errors import NotFoundError
+from tasks.storage.events import INSERT_EVENTS
 from tasks.storage.ids import new_id
 from tasks.storage.models import EmailClient, OutboxMessage
 from tasks.storage.session import tenant_transaction
-from tasks.storage.states import OutboxState, RecipientState
+from tasks.storage.states import EventType, OutboxState, RecipientState
 
 # The states in which a message may wait for its next try: of the message (queued), or, in the other two, of looking
 # for it in the Sent folder (unknown) or filing its copy there (accepted).
 WAITING_STATES = (OutboxState.QUEUED, OutboxState.UNKNOWN, OutboxState.ACCEPTED)
+
+
+# What the application is told of the states, when a message enters one that is told as another than the one before:
+# of a message that is sent, when the server has it, and not again when its copy is filed.
+TOLD_AS = {
+    OutboxState.ACCEPTED: EventType.MESSAGE_SENT,
+    OutboxState.SENT: EventType.MESSAGE_SENT,
+    OutboxState.FAILED: EventType.MESSAGE_FAILED,
+    OutboxState.UNKNOWN: EventType.MESSAGE_UNKNOWN,
+}
 
 
 class Recipient(NamedTuple):
@@ -217,10 +228,48 @@ def _change_statement(names: tuple[str, ...], moments: tuple[str, ...], expected
     written |= {name: f"clock_timestamp() + make_interval(secs => :{name})" for name in moments}
     settings = [f"{name} = {written.get(name, f':{name}')}" for name in names] + ["updated_at = clock_timestamp()"]
     conditions = "".join(f" AND {name} IS NOT DISTINCT FROM :old_{name}" for name in expected)
+    changing = f"UPDATE outbox_message SET {', '.join(settings)}"
+    if "state" not in names:
+        return text(f"{changing} WHERE tenant_id = :tenant_id AND id = :id{conditions} RETURNING {_COLUMNS}").columns(
+            *_RESULT
+        )
+    # The row is locked before its state is read, so that the second of two changes is compared with the first.
     return text(
-        f"UPDATE outbox_message SET {', '.join(settings)} "
-        f"WHERE tenant_id = :tenant_id AND id = :id{conditions} RETURNING {_COLUMNS}"
+        f"""
+        WITH changed AS (
+          {changing}
+          FROM (
+            SELECT tenant_id AS of_tenant, id AS of_id, state AS old_state FROM outbox_message
+            WHERE tenant_id = :tenant_id AND id = :id FOR UPDATE
+          ) AS old
+          WHERE tenant_id = of_tenant AND id = of_id{conditions}
+          RETURNING outbox_message.*, old_state
+        ), told AS (
+          {INSERT_EVENTS}
+          SELECT tenant_id, email_client_id, {_told_as("state")}, jsonb_strip_nulls(jsonb_build_object(
+            'outbox_id', id, 'message_id', message_id, 'error_code', last_error_code,
+            'idempotency_key', CASE WHEN starts_with(key, 'key:') THEN substr(key, 5) END,
+            'task_id', CASE WHEN starts_with(key, 'task:') THEN substr(key, 6) END,
+            'recipients_accepted', {_count_in(RecipientState.ACCEPTED)},
+            'recipients_refused', {_count_in(RecipientState.REFUSED)}
+          ))
+          FROM changed WHERE {_told_as("state")} IS DISTINCT FROM {_told_as("old_state")}
+            AND {_told_as("state")} IS NOT NULL
+        )
+        SELECT {_COLUMNS} FROM changed
+        """
     ).columns(*_RESULT)
+
+
+def _count_in(state: RecipientState) -> str:
+    """The SQL for the number of recipients in a state."""
+    return f"""jsonb_array_length(jsonb_path_query_array(recipients, '$[*] ? (@.state == "{state}")'))"""
+
+
+def _told_as(state: str) -> str:
+    """The SQL for the type of the event that tells of a state, or NULL."""
+    cases = " ".join(f"WHEN '{told}' THEN '{kind}'" for told, kind in TOLD_AS.items())
+    return f"CASE {state} {cases} END"
 
 
 def list_outgoing(tenant_id: str, states: Sequence[str], limit: int, late_seconds: int) -> list[OutboxRow]:

@@ -125,6 +125,20 @@ def unbound_transaction() -> Iterator[Connection]:
         yield connection
 
 
+@contextmanager
+def listening(channel: str) -> Iterator[Any]:
+    """A connection of psycopg2 that is notified on this channel (LISTEN), and closed at the end.
+
+    A pooler of transactions lets no notification through. Raises StorageUnavailableError.
+    """
+    with _translating_errors(), get_engine().connect() as connection:
+        listener = connection.connection.driver_connection
+        connection.detach()
+        connection.exec_driver_sql(f"LISTEN {channel}")
+        connection.commit()
+        yield listener
+
+
 def database_now() -> datetime:
     """The time by PostgreSQL's clock. Raises StorageUnavailableError."""
     with unbound_transaction() as connection:

@@ -21,3 +21,24 @@ class RecipientState(StrEnum):
     OFFERED = "offered"
     ACCEPTED = "accepted"
     REFUSED = "refused"
+
+
+class EventType(StrEnum):
+    """What an event tells of (tasks/storage/events.py)."""
+
+    MESSAGE_CREATED = "message.created"
+    MESSAGE_UPDATED = "message.updated"
+    MESSAGE_DELETED = "message.deleted"
+    MESSAGE_SENT = "message.sent"
+    MESSAGE_FAILED = "message.failed"
+    MESSAGE_UNKNOWN = "message.unknown"
+    FOLDER_CREATED = "folder.created"
+    FOLDER_RENAMED = "folder.renamed"
+    FOLDER_DELETED = "folder.deleted"
+    FOLDER_RENUMBERED = "folder.renumbered"
+    ACCOUNT_SYNCED = "account.synced"
+    ACCOUNT_REREAD = "account.reread"
+    ACCOUNT_FAILING = "account.failing"
+    ACCOUNT_PAUSED = "account.paused"
+    ACCOUNT_RESUMED = "account.resumed"
+    ACCOUNT_REMOVED = "account.removed"

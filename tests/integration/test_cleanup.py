@@ -144,6 +144,7 @@ STEPS = {
     "reply_queues_deleted": (broker_cleanup, "delete_orphaned_replies"),
     "dead_letters_deleted": (aside, "delete_old"),
     "leases_released": (maintenance, "release_expired_leases"),
+    "events_deleted": (maintenance, "delete_old_events"),
     "blobs_deleted": (maintenance, "delete_unreferenced_blobs"),
 }
 

@@ -20,7 +20,7 @@ from tasks.storage.migrate import downgrade, finish, upgrade
 from tasks.storage.session import unbound_transaction
 from tests.conftest import TENANT, USER, Database, as_superuser
 
-WORKER = "metabuilder_worker"
+WORKER, APPLICATION = "metabuilder_worker", "metabuilder"
 # Each function of the schema `public`, and who may call it beside the owner; what is called by triggers and by other
 # functions alone, nobody. A new function goes in here, with a reason for whoever may call it.
 NOBODY: set[str] = set()
@@ -54,6 +54,12 @@ GRANTS = {
     "list_watches": {WORKER},
     "claim_watched_syncs": {WORKER},
     "count_watches": {WORKER},
+    "empty_old_event_slots": {WORKER},  # cleaning up
+    "event_id": {APPLICATION},  # called by whoever writes an event, for its own tenant
+    "events_after": {APPLICATION},  # reading events, as the policy of their table lets
+    "events_held_back": {APPLICATION},
+    "event_position_now": {APPLICATION},
+    "event_written": NOBODY,
     "refuse_unless": NOBODY,
     "deletion_key": NOBODY,
     "intake_blob": NOBODY,
@@ -120,6 +126,7 @@ USUAL: dict[str, dict[str, Any]] = {
         "paths": ["INBOX"],
         "queue_seconds": 270,
     },
+    "empty_old_event_slots": {"retention_days": 7},
 }
 # Workers of the release before the workers' role do not call these.
 NEW = {
@@ -134,6 +141,7 @@ NEW = {
         "list_watches",
         "claim_watched_syncs",
     ),
+    *("newest_failing_accounts", "newest_dead_letters", "empty_old_event_slots"),
 }
 HOSTILE: dict[str, tuple[Any, ...]] = {
     "integer": (None, -1, 2**31 - 1, -(2**31), 2**31, "infinity"),
@@ -171,6 +179,7 @@ OUTSIDE: dict[str, dict[str, tuple[Any, ...]]] = {
         "paths": ([], ["one", "too many"]),
         "queue_seconds": WAIT,
     },
+    "empty_old_event_slots": {"retention_days": (0, 15)},
 }
 # A server that takes any number of connections always has room.
 HARMLESS = [("host_has_room", "max_connections", 2**31 - 1)]
@@ -277,10 +286,10 @@ def test_each_function_is_granted_to_whom_it_is_for(database: Database, call_as:
     for function in found:
         assert function.owner == "metabuilder_owner"
         assert function.configuration == ["search_path=pg_catalog, public, pg_temp"], function.name
-        assert function.is_definer == bool(GRANTS[function.name]), function.name
+        assert function.is_definer == (WORKER in GRANTS[function.name]), function.name
     of_the_definers = {function.name: [name for name, _ in function.arguments] for function in found}
     assert {name: list(values) for name, values in USUAL.items()} == {
-        name: arguments for name, arguments in of_the_definers.items() if GRANTS[name]
+        name: arguments for name, arguments in of_the_definers.items() if WORKER in GRANTS[name]
     }
 
 

@@ -39,6 +39,7 @@ NEEDED: Mapping[str, tuple[str, ...]] = {
         ("account audit", "account password", "account remove", "account show", "account test"), ("mail",)
     ),
     **dict.fromkeys(("dlq drop", "dlq retry", "dlq show"), ("no-letter",)),
+    "event show": ("no-event",),
     **dict.fromkeys(("outbox show", "outbox retry", "outbox sent", "outbox resend"), ("no-message",)),
     **dict.fromkeys(("task:status", "task:retry", "worker:shutdown", "worker:ping", "worker:info"), ("nobody",)),
     "task:revoke": ("nobody", "--hours=1"),

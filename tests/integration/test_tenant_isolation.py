@@ -42,7 +42,9 @@ NO_SUCH_ID = "0197c0de-0000-7000-8000-000000000000"
 SPY = """
 CREATE FUNCTION spy() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
 BEGIN
-  IF coalesce(NEW.tenant_id, OLD.tenant_id) = 'victim' THEN PERFORM nextval('spied_' || TG_TABLE_NAME); END IF;
+  IF coalesce(NEW.tenant_id, OLD.tenant_id) = 'victim' THEN
+    PERFORM nextval('spied_' || regexp_replace(TG_TABLE_NAME, '_[0-9]+$', ''));  -- of the table, not of its partition
+  END IF;
   RETURN coalesce(NEW, OLD);
 END $$;
 CREATE FUNCTION spy(tenant text, relation text) RETURNS boolean LANGUAGE plpgsql SECURITY DEFINER COST 1000000 AS $$

@@ -17,6 +17,9 @@ from tasks.registry import QUEUES, REREAD_MESSAGES
 from tasks.settings import get_settings
 from tasks.storage.accounts.rows import Account, find_account
 from tasks.storage.dead_letters import Failure, bury
+from tasks.storage.events import tell
+from tasks.storage.session import tenant_transaction
+from tasks.storage.states import EventType
 from tests.conftest import TENANT, USER, Database, register, sync
 from tests.support.imap_server import QRESYNC, ImapServer
 from tests.support.mailbox import message
@@ -129,8 +132,11 @@ def fill(account: Account, imap: ImapServer, state: State) -> dict[str, str]:
     state.create()
     (state.logs / "worker.log").write_text(f"{SENT}\nnext line\n")
     (state.logs / "postgres.log").write_text(f"ERROR: {SENT}\n\tDETAIL: {SENT}\n")
+    with tenant_transaction(TENANT) as connection:
+        tell(connection, TENANT, account.id, EventType.FOLDER_CREATED, {"name": SENT, SENT: True})
     [(outbox_id,)], [(letter_id,)] = rows("SELECT id FROM outbox_message"), rows("SELECT id FROM dead_letter")
-    return {"outbox": str(outbox_id), "letter": str(letter_id)}
+    [(event_id,)] = rows("SELECT id FROM event WHERE type = 'folder.created'")
+    return {"outbox": str(outbox_id), "letter": str(letter_id), "event": str(event_id)}
 
 
 def fill_redis() -> None:
@@ -191,6 +197,11 @@ def calls(ids: dict[str, str]) -> list[Call]:
         Call(("outbox", "show", outbox, *tenant)),
         Call(("outbox", "show", outbox, "--json", *tenant)),
         Call(("outbox", "retry", outbox, *tenant)),
+        Call(("event", "list", *tenant)),
+        Call(("event", "list", "--json", *tenant)),
+        Call(("event", "list", "--account", f"none {SENT}", *tenant)),
+        Call(("event", "show", ids["event"], *tenant)),
+        Call(("event", "show", ids["event"], "--json", *tenant)),
         Call(("dlq", "list")),
         Call(("dlq", "list", "--json")),
         Call(("dlq", "show", letter)),
@@ -222,7 +233,7 @@ def calls(ids: dict[str, str]) -> list[Call]:
 
 def test_every_command_has_a_case() -> None:
     """A new one needs a call above, or why it has nothing to show."""
-    ids = {"outbox": "", "letter": ""}
+    ids = {"outbox": "", "letter": "", "event": ""}
     tried = {
         name
         for name in commands()

@@ -12,7 +12,7 @@ from tasks.engine.sync.mailbox import sync_mailbox
 from tasks.engine.sync.maildrop import sync_maildrop
 from tasks.errors import FoldersFailedError, MailboxIncompleteError, TokenExpiredError
 from tasks.mail.kinds import MailProtocol
-from tasks.storage.accounts.rows import record_failure, record_incomplete, record_success
+from tasks.storage.accounts.rows import record_incomplete, record_success
 from tasks.storage.messages.completeness import incomplete_folders
 
 logger = logging.getLogger(__name__)
@@ -88,17 +88,16 @@ def _sync(run: Run, folder_id: str | None) -> None:
     tally = run.tally
     # This commit waits for the disk, and so makes all batches before it durable. The task is acknowledged afterwards.
     with run.transaction(durable=True) as connection:
-        record_success(connection, run.account, whole_account=folder_id is None)
         incomplete = incomplete_folders(connection, run.account)
         words = [f"{folder.name}: {folder.why}" for folder in incomplete]
-        if incomplete:
+        failed = [f"{name}: {why}" for name, why in tally.failed_folders.items()]
+        error = FoldersFailedError(_shortened([*failed, *words])) if failed else None
+        record_success(connection, run.account, whole_account=folder_id is None, failed=error)
+        if incomplete and not error:
             record_incomplete(connection, run.account, MailboxIncompleteError(_shortened(words)))
     tally.incomplete = [folder for folder in incomplete if folder_id in (None, folder.folder_id)]
     if incomplete:
         logger.warning("%d messages are missing", sum(folder.missing for folder in incomplete))
-    if tally.failed_folders:
-        failed = [f"{name}: {why}" for name, why in tally.failed_folders.items()]
-        record_failure(run.account, FoldersFailedError(_shortened([*failed, *words])))
 
 
 def _shortened(complaints: list[str]) -> str:

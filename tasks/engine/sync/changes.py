@@ -162,9 +162,10 @@ def renumber(run: Run, imap: ImapConnection, folder: Folder, opened: FolderStatu
             run.keep_lease()
         _require_all(told, uids.size())
         changes.set_apart(connection, run.account, folder, others)
-        changes.finish_renumbering(connection, run.account, folder, opened.uidvalidity)
-        if folder.window_size is None or not is_window(folder, opened.messages):
-            tally.deleted += changes.remove_unnumbered(connection, run.account, folder, opened.uidvalidity)
+        removes = folder.window_size is None or not is_window(folder, opened.messages)
+        tally.deleted += changes.finish_renumbering(
+            connection, run.account, folder, opened.uidvalidity, removes=removes
+        )
         changes.forget_quarantined(connection, run.account, folder)
         change_folder(connection, run.account, folder.id, state)
         run.confirm_lease(connection)

@@ -22,10 +22,12 @@ from tasks.storage.messages.folders import (
     Folder,
     NewFolder,
     add_folders,
+    adopt_folder,
     change_folder,
     file_now,
     load_folders,
     remove_folders,
+    vacate_path,
 )
 
 logger = logging.getLogger(__name__)
@@ -205,7 +207,7 @@ def reconcile(
         for folder in moving:
             # Each path is unique, and a new path may still belong to
             # another row: use a path that no folder has meanwhile.
-            change_folder(connection, run.account, folder.id, {"path": f"\n{folder.id}"})
+            vacate_path(connection, run.account, folder)
         for folder in ours.values():
             path = places.get(folder.id)
             if path is not None and (folder in moving or _differs(folder, on_server[path])):
@@ -255,7 +257,7 @@ def _states(imap: ImapConnection, paths: Collection[str]) -> dict[str, FolderSta
 
 def _adopt(connection: Connection, run: Run, folder: Folder, listed: NewFolder) -> None:
     """Change a folder's row to what the server lists."""
-    change_folder(connection, run.account, folder.id, listed._asdict())
+    adopt_folder(connection, run.account, folder, listed)
     if listed.type == FolderType.TRASH and folder.type != FolderType.TRASH:
         # For TRASH_RETENTION_DAYS, the messages in this folder count as moved to Trash now.
         file_now(connection, run.account, folder.id)

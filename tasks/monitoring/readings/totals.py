@@ -34,7 +34,10 @@ _PARTS: Mapping[str, tuple[frozenset[str], ...]] = {
     "outbox": (frozenset(OutboxState),),
     "removed": (
         frozenset(
-            {"results_deleted", "reply_queues_deleted", "leases_released", "blobs_deleted", "dead_letters_deleted"}
+            {
+                *("results_deleted", "reply_queues_deleted", "leases_released", "blobs_deleted"),
+                *("dead_letters_deleted", "events_deleted"),
+            }
         ),
     ),
 }

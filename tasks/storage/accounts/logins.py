@@ -28,6 +28,7 @@ from tasks.errors import (
 )
 from tasks.settings import get_settings
 from tasks.storage.accounts.rows import Account, is_row_of
+from tasks.storage.accounts.rows.standing import change_account, standing_of
 from tasks.storage.models import EmailClient
 from tasks.storage.session import tenant_transaction
 
@@ -100,7 +101,7 @@ def note_login(account: Account, side: Side, mechanism: str) -> None:
     if side is SENDING:
         values |= {"paused_at": None, "last_error": None}
     with tenant_transaction(account.tenant_id) as connection:
-        connection.execute(update(EmailClient).where(*_is_used(account, side)).values(_prefixed(side, values)))
+        change_account(connection, account, _prefixed(side, values), side.used_secret == side.secret_of(account))
 
 
 def note_refusal(account: Account, side: Side, error: EmailError) -> EmailError:
@@ -112,17 +113,19 @@ def note_refusal(account: Account, side: Side, error: EmailError) -> EmailError:
     was changed meanwhile, the refusal was of the old secret, and nothing is noted.
     """
     with tenant_transaction(account.tenant_id) as connection:
+        before = standing_of(connection, account, side.used_secret == side.secret_of(account))
+        if before is None:
+            return LoginFailedError(f"{error.detail}; its password was changed meanwhile", 1)
         row = connection.execute(
             update(EmailClient)
-            .where(*_is_used(account, side))
+            .where(*is_row_of(account))
             .values(_counted(side, is_clear=isinstance(error, AuthenticationFailedError)))
             .returning(*map(side.column, ("paused_at", "login_refused_since", "login_retry_at")), func.now())
-        ).one_or_none()
-        if row is None:
-            return LoginFailedError(f"{error.detail}; its password was changed meanwhile", 1)
+        ).one()
         outcome = _outcome(error, *row)
         shown = {**_shown(side, outcome), **_schedule(side, row[2])}
-        connection.execute(update(EmailClient).where(*is_row_of(account)).values(shown))
+        # The event has the code of the error, so it is written with that.
+        change_account(connection, account, shown, before=before)
     return outcome
 
 
@@ -171,10 +174,6 @@ def _schedule(side: Side, retry_at: datetime) -> dict[str, object]:
 
 def _clock(moment: datetime) -> str:
     return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
-
-
-def _is_used(account: Account, side: Side) -> tuple[ColumnElement[bool], ...]:
-    return *is_row_of(account), side.used_secret == side.secret_of(account)
 
 
 def _prefixed(side: Side, values: dict[str, object]) -> dict[str, object]:

@@ -31,11 +31,12 @@ _PARSER_VERSION = wire.smallint(PARSER_VERSION)
 class Arrival(NamedTuple):
     """A new message, ready to be stored: `row` and `attachment_rows` are fields in their wire form.
 
-    `raw` is kept until the message is stored, in case PostgreSQL refuses it.
+    `id` is that of the new row. `raw` is kept until the message is stored, in case PostgreSQL refuses it.
     `message_id`, `in_reply_to` and `references` decide the conversation, unless the
     server does (`thread_id`). `blobs` are contents of attachments by their digest.
     """
 
+    id: str
     uid: int
     size: int
     raw: bytes
@@ -74,10 +75,12 @@ def prepare(
 
     Raises ValueError or TypeError for a string that PostgreSQL cannot store; the parser returns no such strings.
     """
-    row_id = wire.text(new_id())
+    new = new_id()
+    row_id = wire.text(new)
     digests = [hashlib.sha256(attachment.content).hexdigest() for attachment in message.attachments]
     message_id = message.message_id and message.message_id[:MAX_MESSAGE_ID_LENGTH]
     return Arrival(
+        id=new,
         uid=uid,
         size=size,
         raw=raw,

@@ -10,6 +10,7 @@ from sqlalchemy import Connection, text
 
 from tasks.storage import copy, wire
 from tasks.storage.accounts.rows import Account
+from tasks.storage.events import tell_of_new_messages
 from tasks.storage.ids import new_id
 from tasks.storage.messages.arrivals import ATTACHMENT_COLUMNS, MESSAGE_COLUMNS, Arrival, Quarantined
 from tasks.storage.messages.conversations import assign_conversations
@@ -103,6 +104,9 @@ def store_batch(connection: Connection, account: Account, folder_id: str, number
     arrivals = batch.arrivals
     store_blobs(connection, account.tenant_id, arrivals)
     conversations = assign_conversations(connection, account, arrivals)
+    if account.has_synced:
+        ids = [arrival.id for arrival in arrivals]
+        tell_of_new_messages(connection, account.tenant_id, account.id, folder_id, ids)
     copy.bulk_insert(
         connection,
         "email_message",

@@ -14,11 +14,21 @@ from tasks.mail.imap.flags import Flags
 from tasks.mail.imap.uidset import UidSet
 from tasks.storage import copy, wire
 from tasks.storage.accounts.rows import Account
+from tasks.storage.events import INSERT_EVENTS, tell
 from tasks.storage.messages.folders import Folder
+from tasks.storage.states import EventType
+
+_FLAGS = ("is_read", "is_starred", "is_spam", "is_not_spam", "is_draft", "is_sent", "is_deleted", "labels")
+
+
+def _flags_of(table: str) -> str:
+    pairs = ", ".join(f"'{name}', {table}.{name}" for name in _FLAGS)
+    return f"jsonb_build_object({pairs})"
+
 
 # `changed` holds only rows that differ, so a flag that was set again costs no write.
 _UPDATE_FLAGS = text(
-    """
+    f"""
     WITH fetched AS (
       SELECT uid, is_read, is_starred, is_spam, is_not_spam, is_draft, is_sent, is_deleted,
              string_to_array(labels, E'\x1f') AS labels
@@ -27,7 +37,8 @@ _UPDATE_FLAGS = text(
                   CAST(:is_sent AS boolean[]), CAST(:is_deleted AS boolean[]), CAST(:labels AS text[]))
            AS fetched (uid, is_read, is_starred, is_spam, is_not_spam, is_draft, is_sent, is_deleted, labels)
     ), changed AS (
-      SELECT message.id, message.is_read AS was_read, fetched.*
+      SELECT message.id, message.email_client_id, message.folder_id, message.is_read AS was_read,
+             {_flags_of("message")} AS old, {_flags_of("fetched")} AS new, fetched.*
       FROM email_message AS message JOIN fetched ON message.imap_uid = fetched.uid
       WHERE message.tenant_id = :tenant_id AND message.folder_id = :folder_id AND message.uidvalidity = :uidvalidity
         AND (message.is_read, message.is_starred, message.is_spam, message.is_not_spam, message.is_draft,
@@ -41,6 +52,13 @@ _UPDATE_FLAGS = text(
           is_not_spam = changed.is_not_spam, is_draft = changed.is_draft, is_sent = changed.is_sent,
           is_deleted = changed.is_deleted, labels = changed.labels
       FROM changed WHERE message.tenant_id = :tenant_id AND message.id = changed.id
+    ), told AS (
+      {INSERT_EVENTS}
+      SELECT :tenant_id, email_client_id, 'message.updated', jsonb_build_object(
+        'email_message_id', id, 'folder_id', folder_id,
+        'changes', (SELECT jsonb_object_agg(key, value) FROM jsonb_each(new) WHERE value <> old->key)
+      )
+      FROM changed WHERE :is_told
     )
     SELECT count(*), coalesce(sum(was_read::int - is_read::int), 0) FROM changed
     """
@@ -51,16 +69,21 @@ _REMOVE = """
       DELETE FROM raw_quarantine WHERE tenant_id = :tenant_id AND folder_id = :folder_id AND {which}
     ), removed AS (
       DELETE FROM email_message WHERE tenant_id = :tenant_id AND folder_id = :folder_id AND {which}
-      RETURNING is_read
+      RETURNING id, email_client_id, folder_id, is_read
+    ), told AS (
+      {INSERT_EVENTS}
+      SELECT :tenant_id, email_client_id, 'message.deleted',
+             jsonb_build_object('email_message_id', id, 'folder_id', folder_id)
+      FROM removed WHERE :is_told
     )
     SELECT count(*), count(*) FILTER (WHERE NOT is_read) FROM removed
     """
 _NAMED = "uidvalidity = :uidvalidity AND imap_uid <@ CAST(:uids AS int8multirange)"
 _ABSENT = "uidvalidity = :uidvalidity AND imap_uid < :below AND NOT imap_uid <@ CAST(:uids AS int8multirange)"
-_REMOVE_NAMED = text(_REMOVE.format(which=_NAMED))
-_REMOVE_ABSENT = text(_REMOVE.format(which=_ABSENT))
+_REMOVE_NAMED = text(_REMOVE.format(which=_NAMED, INSERT_EVENTS=INSERT_EVENTS))
+_REMOVE_ABSENT = text(_REMOVE.format(which=_ABSENT, INSERT_EVENTS=INSERT_EVENTS))
 _UNNUMBERED = "(uidvalidity <> :uidvalidity OR imap_uid < 0)"
-_REMOVE_UNNUMBERED = text(_REMOVE.format(which=_UNNUMBERED))
+_REMOVE_UNNUMBERED = text(_REMOVE.format(which=_UNNUMBERED, INSERT_EVENTS=INSERT_EVENTS))
 _COUNT_UNNUMBERED = text(
     f"SELECT count(*) FROM email_message WHERE tenant_id = :tenant_id AND folder_id = :folder_id AND {_UNNUMBERED}"
 )
@@ -197,12 +220,12 @@ def update_flags(connection: Connection, account: Account, folder: Folder, flags
     if not flags:
         return 0
     columns = zip(*(state for _, state in flags), strict=True)
-    names = ("is_read", "is_starred", "is_spam", "is_not_spam", "is_draft", "is_sent", "is_deleted")
-    values: dict[str, object] = dict(zip((*names, "labels"), map(list, columns), strict=True))
+    values: dict[str, object] = dict(zip(_FLAGS, map(list, columns), strict=True))
     # Labels are joined by a character that no label has, because PostgreSQL's arrays of arrays must be rectangular.
     values["labels"] = ["\x1f".join(state.labels) for _, state in flags]
     key = _key(account, folder)
-    changed, unread = connection.execute(_UPDATE_FLAGS, {**key, **values, "uids": [uid for uid, _ in flags]}).one()
+    values |= {"uids": [uid for uid, _ in flags], "is_told": account.has_synced}
+    changed, unread = connection.execute(_UPDATE_FLAGS, {**key, **values}).one()
     _count(connection, key, 0, unread)
     return int(changed)
 
@@ -211,12 +234,13 @@ def remove_uids(connection: Connection, account: Account, folder: Folder, uids: 
     """Remove messages that are gone from the server. Returns how many were stored."""
     if not uids.ranges:
         return 0
-    return _remove(connection, _REMOVE_NAMED, _key(account, folder), {"uids": uids.to_multirange()})
+    values = {"uids": uids.to_multirange(), "is_told": account.has_synced}
+    return _remove(connection, _REMOVE_NAMED, _key(account, folder), values)
 
 
 def remove_absent(connection: Connection, account: Account, folder: Folder, present: UidSet, below: int) -> int:
     """Remove messages whose UID is below `below` and not in `present`. Returns how many."""
-    values = {"uids": present.to_multirange(), "below": below}
+    values = {"uids": present.to_multirange(), "below": below, "is_told": account.has_synced}
     return _remove(connection, _REMOVE_ABSENT, _key(account, folder), values)
 
 
@@ -300,14 +324,26 @@ def set_apart(connection: Connection, account: Account, folder: Folder, uids: Se
     connection.execute(_SET_APART, {**_key(account, folder), "uids": list(uids)})
 
 
-def finish_renumbering(connection: Connection, account: Account, folder: Folder, uidvalidity: int) -> None:
-    """Give messages of another UIDVALIDITY, and those set apart, their new UIDs."""
-    connection.execute(_MOVE_TO_NEW_UIDS, {**_key(account, folder), "uidvalidity": uidvalidity})
+def finish_renumbering(
+    connection: Connection, account: Account, folder: Folder, uidvalidity: int, *, removes: bool
+) -> int:
+    """Give messages of another UIDVALIDITY, and those set apart, their new UIDs.
+
+    With `removes`, the messages for which no UID was found are removed. Returns how many. One event tells of all.
+    """
+    key = {**_key(account, folder), "uidvalidity": uidvalidity}
+    moved = connection.execute(_MOVE_TO_NEW_UIDS, key).rowcount
+    removed = _remove(connection, _REMOVE_UNNUMBERED, key, {"is_told": False}) if removes else 0
+    if account.has_synced and moved + removed:
+        change = {"folder_id": folder.id, "messages": moved, "messages_deleted": removed}
+        tell(connection, account.tenant_id, account.id, EventType.FOLDER_RENUMBERED, change)
+    return removed
 
 
 def remove_unnumbered(connection: Connection, account: Account, folder: Folder, uidvalidity: int) -> int:
-    """Remove the messages for which `finish_renumbering` found no UID. Returns how many."""
-    return _remove(connection, _REMOVE_UNNUMBERED, {**_key(account, folder), "uidvalidity": uidvalidity}, {})
+    """Remove the messages for which `finish_renumbering` found no UID and that it left. Returns how many."""
+    key = {**_key(account, folder), "uidvalidity": uidvalidity}
+    return _remove(connection, _REMOVE_UNNUMBERED, key, {"is_told": account.has_synced})
 
 
 def count_unnumbered(connection: Connection, account: Account, folder: Folder) -> int:

@@ -14,6 +14,7 @@ from typing import NamedTuple, Protocol
 from sqlalchemy import Connection, text
 
 from tasks.storage.accounts.rows import Account
+from tasks.storage.events import INSERT_EVENTS
 
 # Each identifier is looked up by itself, because a planner without statistics would read the whole account instead.
 # (A LATERAL with LIMIT or OFFSET is not merged into one scan.)
@@ -41,10 +42,19 @@ _OF_CONVERSATIONS = text(
     """
 )
 _MERGE = text(
-    """
-    UPDATE email_message AS message SET conversation_id = found.into_id
-    FROM unnest(CAST(:ids AS text[]), CAST(:new_ids AS text[])) AS found (id, into_id)
-    WHERE message.tenant_id = :tenant_id AND message.id = found.id
+    f"""
+    WITH merged AS (
+      UPDATE email_message AS message SET conversation_id = found.into_id
+      FROM unnest(CAST(:ids AS text[]), CAST(:new_ids AS text[])) AS found (id, into_id)
+      WHERE message.tenant_id = :tenant_id AND message.id = found.id
+      RETURNING message.id, message.email_client_id, message.folder_id, message.conversation_id
+    )
+    {INSERT_EVENTS}
+    SELECT :tenant_id, email_client_id, 'message.updated', jsonb_build_object(
+      'email_message_id', id, 'folder_id', folder_id,
+      'changes', jsonb_build_object('conversation_id', conversation_id)
+    )
+    FROM merged WHERE :is_told
     """
 )
 
@@ -80,17 +90,19 @@ def assign_conversations(connection: Connection, account: Account, messages: Seq
         known = {row.message_id: row.conversation_id for row in rows}
     assignment = assign(messages, known)
     if assignment.merges:
-        _merge(connection, key, assignment.merges)
+        _merge(connection, account, assignment.merges)
     return assignment.conversations
 
 
-def _merge(connection: Connection, key: dict[str, str], merges: dict[str, str]) -> None:
+def _merge(connection: Connection, account: Account, merges: dict[str, str]) -> None:
     """Merge conversations that replies started before their parent arrived into the parent's. Rarely finds any."""
     names = {"old_ids": list(merges), "new_ids": list(merges.values())}
-    found = connection.execute(_OF_CONVERSATIONS, {**key, **names}).all()
+    key = {"tenant_id": account.tenant_id}
+    found = connection.execute(_OF_CONVERSATIONS, {**key, "account_id": account.id, **names}).all()
     if found:
         ids, new_ids = [row.id for row in found], [row.into_id for row in found]
-        connection.execute(_MERGE, {"tenant_id": key["tenant_id"], "ids": ids, "new_ids": new_ids})
+        values = {"ids": ids, "new_ids": new_ids, "is_told": account.has_synced}
+        connection.execute(_MERGE, {**key, **values})
 
 
 def assign(messages: Sequence[Threaded], known: dict[str, str]) -> Assignment:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from sqlalchemy import Connection, text
 
 from tasks.storage.accounts.rows import Account
+from tasks.storage.events import INSERT_EVENTS
 from tasks.storage.messages.changes import Envelope
 from tasks.storage.messages.folders import Folder
 from tasks.storage.session import unbound_transaction
@@ -69,7 +70,8 @@ _TWINS = text(
 )
 # Flags that a message had only because of its old folder are cleared.
 _FILE = text(
-    """
+    f"""
+    WITH moved AS (
     UPDATE email_message AS message
     SET folder_id = :target_id, uidvalidity = :uidvalidity, imap_uid = moving.uid, filed_at = now(),
         is_sent = false, is_spam = message.is_spam AND folder.type <> 'spam',
@@ -77,9 +79,30 @@ _FILE = text(
     FROM unnest(CAST(:ids AS text[]), CAST(:uids AS bigint[])) AS moving (id, uid), email_folder AS folder
     WHERE message.tenant_id = :tenant_id AND message.id = moving.id
       AND folder.tenant_id = message.tenant_id AND folder.id = message.folder_id
+    RETURNING message.id, message.email_client_id, message.folder_id, folder.id AS old_folder_id,
+              message.is_sent, message.is_spam, message.is_draft, message.is_deleted
+    )
+    {INSERT_EVENTS}
+    SELECT :tenant_id, email_client_id, 'message.updated', jsonb_build_object(
+      'email_message_id', id, 'folder_id', old_folder_id, 'changes', jsonb_build_object(
+        'folder_id', folder_id, 'is_sent', is_sent, 'is_spam', is_spam, 'is_draft', is_draft, 'is_deleted', is_deleted
+      )
+    )
+    FROM moved WHERE :is_told
     """
 )
-_REMOVE = text("DELETE FROM email_message WHERE tenant_id = :tenant_id AND id = ANY(CAST(:ids AS text[]))")
+_REMOVE = text(
+    f"""
+    WITH removed AS (
+      DELETE FROM email_message WHERE tenant_id = :tenant_id AND id = ANY(CAST(:ids AS text[]))
+      RETURNING id, email_client_id, folder_id
+    )
+    {INSERT_EVENTS}
+    SELECT :tenant_id, email_client_id, 'message.deleted',
+           jsonb_build_object('email_message_id', id, 'folder_id', folder_id)
+    FROM removed WHERE :is_told
+    """
+)
 _NOTE = text(
     """
     INSERT INTO deletion (tenant_id, task_key, email_message_id)
@@ -89,7 +112,18 @@ _NOTE = text(
     """
 )
 _MARK = text(
-    "UPDATE email_message SET is_deleted = true WHERE tenant_id = :tenant_id AND id = ANY(CAST(:ids AS text[]))"
+    f"""
+    WITH marked AS (
+      UPDATE email_message SET is_deleted = true
+      WHERE tenant_id = :tenant_id AND id = ANY(CAST(:ids AS text[])) AND NOT is_deleted
+      RETURNING id, email_client_id, folder_id
+    )
+    {INSERT_EVENTS}
+    SELECT :tenant_id, email_client_id, 'message.updated', jsonb_build_object(
+      'email_message_id', id, 'folder_id', folder_id, 'changes', jsonb_build_object('is_deleted', true)
+    )
+    FROM marked WHERE :is_told
+    """
 )
 _EXPIRED = text(
     """
@@ -163,7 +197,7 @@ def move_messages(
     # If a sync has made a second row for the message in its new place, that row is removed: callers know the old id.
     remove_messages(connection, account, connection.scalars(_TWINS, {**key, **place}).all())
     connection.execute(_COUNT, {**key, "sign": -1})
-    connection.execute(_FILE, {**key, **place})
+    connection.execute(_FILE, {**key, **place, "is_told": account.has_synced})
     connection.execute(_COUNT, {**key, "sign": 1})
 
 
@@ -175,12 +209,13 @@ def remove_messages(connection: Connection, account: Account, ids: Collection[st
     key = {"tenant_id": account.tenant_id, "ids": list(ids)}
     if ids:
         connection.execute(_COUNT, {**key, "sign": -1})
-        connection.execute(_REMOVE, key)
+        connection.execute(_REMOVE, {**key, "is_told": account.has_synced})
 
 
 def mark_messages(connection: Connection, account: Account, ids: Collection[str]) -> None:
     """Mark messages as deleted, as they are on the server; they stay until a mail program expunges."""
-    connection.execute(_MARK, {"tenant_id": account.tenant_id, "ids": list(ids)})
+    values = {"tenant_id": account.tenant_id, "ids": list(ids), "is_told": account.has_synced}
+    connection.execute(_MARK, values)
 
 
 def expired_in_trash(

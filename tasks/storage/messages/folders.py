@@ -6,9 +6,11 @@ from typing import NamedTuple
 from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, text, update
 
 from tasks.storage.accounts.rows import Account
+from tasks.storage.events import tell
 from tasks.storage.ids import new_id
 from tasks.storage.models import EmailFolder, EmailMessage, RawQuarantine
 from tasks.storage.session import tenant_transaction
+from tasks.storage.states import EventType
 
 
 class Folder(NamedTuple):
@@ -129,20 +131,37 @@ def load_folder(connection: Connection, account: Account, folder_id: str) -> Fol
 def add_folders(connection: Connection, account: Account, folders: list[NewFolder]) -> None:
     """Add rows for folders that the server has and that are not stored yet."""
     if folders:
-        connection.execute(
-            insert(EmailFolder),
-            [
-                {"tenant_id": account.tenant_id, "id": new_id(), "email_client_id": account.id, **folder._asdict()}
-                for folder in folders
-            ],
-        )
+        rows = [
+            {"tenant_id": account.tenant_id, "id": new_id(), "email_client_id": account.id, **folder._asdict()}
+            for folder in folders
+        ]
+        connection.execute(insert(EmailFolder), rows)
+        created = [{"folder_id": row["id"], "name": row["name"], "type": row["type"]} for row in rows]
+        _tell(connection, account, EventType.FOLDER_CREATED, *created)
 
 
 def change_folder(connection: Connection, account: Account, folder_id: str, changes: Mapping[str, object]) -> None:
-    """Set columns of one folder; the checkpoint `uidnext` only ever moves up, unless it starts again at 1."""
+    """Set columns of one folder; the checkpoint `uidnext` only ever moves up, unless it starts again at 1.
+
+    Another name or place is not set here, but by `adopt_folder`, which tells of it.
+    """
+    assert not changes.keys() & {"path", "name"}, "adopt_folder tells of another name"
     if changes.get("uidnext", 1) != 1:
         changes = {**changes, "uidnext": func.greatest(EmailFolder.uidnext, changes["uidnext"])}
     connection.execute(update(EmailFolder).where(*_is(account, folder_id)).values(**changes))
+
+
+def vacate_path(connection: Connection, account: Account, folder: Folder) -> None:
+    """Give a folder a path that no folder has, until `adopt_folder` gives the folder its new path."""
+    connection.execute(update(EmailFolder).where(*_is(account, folder.id)).values(path=f"\n{folder.id}"))
+
+
+def adopt_folder(connection: Connection, account: Account, folder: Folder, listed: NewFolder) -> None:
+    """Change a folder's row to what the server lists."""
+    connection.execute(update(EmailFolder).where(*_is(account, folder.id)).values(**listed._asdict()))
+    if (folder.path, folder.name) != (listed.path, listed.name):
+        change = {"folder_id": folder.id, "name": listed.name, "old_name": folder.name}
+        _tell(connection, account, EventType.FOLDER_RENAMED, change)
 
 
 def file_now(connection: Connection, account: Account, folder_id: str) -> None:
@@ -155,10 +174,17 @@ def remove_folders(connection: Connection, account: Account, folder_ids: list[st
     """Remove folders that the server no longer has, with their messages. Returns how many messages were removed."""
     if not folder_ids:
         return 0
+    columns = (EmailFolder.id, EmailFolder.name, EmailFolder.total_count)
     where = (*_of(account), EmailFolder.id.in_(folder_ids))
-    messages = connection.scalar(select(func.coalesce(func.sum(EmailFolder.total_count), 0)).where(*where))
-    connection.execute(delete(EmailFolder).where(*where))
-    return int(messages or 0)
+    removed = connection.execute(delete(EmailFolder).where(*where).returning(*columns)).all()
+    gone = [{"folder_id": row.id, "name": row.name, "messages_deleted": row.total_count} for row in removed]
+    _tell(connection, account, EventType.FOLDER_DELETED, *gone)
+    return sum(row.total_count for row in removed)
+
+
+def _tell(connection: Connection, account: Account, kind: EventType, *changes: Mapping[str, object]) -> None:
+    if account.has_synced:
+        tell(connection, account.tenant_id, account.id, kind, *changes)
 
 
 def _of(account: Account) -> tuple[ColumnElement[bool], ...]:

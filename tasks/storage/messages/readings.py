@@ -13,9 +13,11 @@ from sqlalchemy import Connection, text
 
 from tasks.storage import copy, wire
 from tasks.storage.accounts.rows import Account
+from tasks.storage.events import tell
 from tasks.storage.messages.arrivals import ATTACHMENT_COLUMNS, MESSAGE_COLUMNS, Arrival
 from tasks.storage.messages.batch import store_blobs
 from tasks.storage.messages.conversations import assign_conversations
+from tasks.storage.states import EventType
 
 _DERIVED = (
     "message_id", "from_addresses", "to_addresses", "cc_addresses", "bcc_addresses", "reply_to_addresses", "subject",
@@ -144,6 +146,9 @@ def replace_readings(connection: Connection, account: Account, readings: Mapping
     connection.execute(_ATTACH)
     for statement in (_KEEP_IDS_BY_NAME, _KEEP_IDS_BY_CONTENT, _REMOVE_ATTACHMENTS, _INSERT_ATTACHMENTS):
         connection.execute(statement, key)
+    if same and account.has_synced:
+        change = {"messages": len(same), "email_message_ids": list(same)}
+        tell(connection, account.tenant_id, account.id, EventType.ACCOUNT_REREAD, change)
     return Replaced(list(same), others)
 
 

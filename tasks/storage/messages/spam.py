@@ -11,6 +11,7 @@ from tasks.mail.kinds import FolderType
 from tasks.mail.message import Address, Attachment, ParsedMessage
 from tasks.mail.spam.evidence import CONTENT_LIMIT
 from tasks.mail.spam.verdict import Verdict
+from tasks.storage.events import INSERT_EVENTS
 
 # Folders with the account's own mail, sent or being written, which is not checked.
 OWN_FOLDERS = (FolderType.SENT, FolderType.DRAFTS)
@@ -53,12 +54,24 @@ _ATTACHMENTS = text(
     """
 )
 _SAVE = text(
-    """
-    UPDATE email_message AS message
-    SET spam_score = checked.score, spam_indicators = checked.indicators
-    FROM unnest(CAST(:ids AS text[]), CAST(:scores AS real[]), CAST(:indicators AS jsonb[]))
-         AS checked (id, score, indicators)
-    WHERE message.tenant_id = :tenant_id AND message.id = checked.id
+    f"""
+    WITH changed AS (
+      UPDATE email_message AS message
+      SET spam_score = checked.score, spam_indicators = checked.indicators
+      FROM unnest(CAST(:ids AS text[]), CAST(:scores AS real[]), CAST(:indicators AS jsonb[]))
+           AS checked (id, score, indicators)
+      WHERE message.tenant_id = :tenant_id AND message.id = checked.id
+        AND (message.spam_score, message.spam_indicators) IS DISTINCT FROM (checked.score, checked.indicators)
+      RETURNING message.id, message.email_client_id, message.folder_id, message.spam_score
+    )
+    {INSERT_EVENTS}
+    SELECT :tenant_id, changed.email_client_id, 'message.updated', jsonb_build_object(
+      'email_message_id', changed.id, 'folder_id', changed.folder_id,
+      'changes', jsonb_build_object('spam_score', changed.spam_score)
+    )
+    FROM changed
+    JOIN email_client AS account ON account.tenant_id = :tenant_id AND account.id = changed.email_client_id
+    WHERE account.last_sync_at IS NOT NULL
     """
 )
 # Messages of the last days about which not all engines have been asked, the newest first.

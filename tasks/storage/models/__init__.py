@@ -9,6 +9,7 @@ The table `mail_watcher` alone belongs to no tenant; the application's role has 
 
 from tasks.storage.models.accounts import Credential, EmailClient, MailWatcher, OAuth2Grant
 from tasks.storage.models.base import Base
+from tasks.storage.models.events import EVENT_SLOTS, Event, EventDropped
 from tasks.storage.models.messages import (
     MISSING_REASONS,
     Blob,
@@ -22,6 +23,7 @@ from tasks.storage.models.outbox import OutboxMessage
 from tasks.storage.models.tasks import DeadLetter, Deletion
 
 __all__ = [
+    "EVENT_SLOTS",
     "MISSING_REASONS",
     "Base",
     "Blob",
@@ -32,6 +34,8 @@ __all__ = [
     "EmailClient",
     "EmailFolder",
     "EmailMessage",
+    "Event",
+    "EventDropped",
     "MailWatcher",
     "OAuth2Grant",
     "OutboxMessage",

@@ -27,6 +27,7 @@ from tests.support.imap_faults import rewrite
 from tests.support.imap_server import ImapServer
 from tests.support.mailbox import Mailbox, message
 from tests.support.stored import assert_counts_agree, column, rows, stored_uids
+from tests.support.told import Witness, told
 
 # Where the level makes no difference, and where only some can do what is tested.
 any_level = pytest.mark.parametrize("mailbox", ["MOVE and UIDPLUS"], indirect=True)
@@ -204,6 +205,7 @@ def test_a_redelivered_task_comes_to_the_same_end(
     permanent: bool,
 ) -> None:
     before = ids_by_message_id()
+    witness = Witness()
     ids = ids_of(1, 3, 4)
     with monkeypatch.context() as patch:
         for name in names:
@@ -224,6 +226,8 @@ def test_a_redelivered_task_comes_to_the_same_end(
     if not permanent:
         assert ids_by_message_id() == before
     assert_in_sync(account, mailbox)
+    witness.check()
+    assert len(told(after=witness.position)) == 3, "each message is told of once"
 
 
 def test_batches(account: Account, mailbox: Mailbox, delete: Delete, environment: Callable[..., None]) -> None:

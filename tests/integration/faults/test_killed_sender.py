@@ -18,6 +18,7 @@ from tests.support.mailbox import Mailbox
 from tests.support.servers import RedisServer
 from tests.support.smtp_server import POINTS, SmtpServer, drop
 from tests.support.stored import rows
+from tests.support.told import told
 from tests.support.worker import Worker, wait_until
 
 MESSAGES = 200
@@ -72,6 +73,10 @@ def assert_each_arrived_once_or_is_unknown(smtp: SmtpServer, interruptions: int)
     found = dict(rows("SELECT recipients->0->>'address', state FROM outbox_message"))
     assert len(found) == MESSAGES
     assert set(found.values()) <= {"sent", "unknown"}
+    ids = dict(rows("SELECT id, state FROM outbox_message"))
+    outcomes = Counter((event.data["outbox_id"], event.type) for event in told())
+    assert set(outcomes.values()) == {1}
+    assert outcomes.keys() >= {(key, f"message.{state}") for key, state in ids.items()}
     for number in range(MESSAGES):
         state, times = found[f"bob{number}@example.net"], arrived[f"message {number}"]
         assert times == 1 or (state == "unknown" and times == 0), (number, state, times)

@@ -16,7 +16,8 @@ from tests.support.mailbox import Mailbox, message
 from tests.support.maildir import fill
 from tests.support.proxy import Proxy
 from tests.support.servers import RedisServer
-from tests.support.stored import assert_counts_agree, column, quarantine, stored_uids
+from tests.support.stored import assert_counts_agree, column, quarantine, rows, stored_uids
+from tests.support.told import Witness, told
 from tests.support.worker import Worker, wait_until
 
 # So many that they are parsed in a process of their own.
@@ -66,7 +67,11 @@ def assert_each_message_is_there_once() -> None:
 def test_the_child_is_killed_ten_times(
     slow_mailbox: Proxy, mailbox: Mailbox, worker: Worker, tasks_queue: Queue, moments: random.Random
 ) -> None:
-    task = tasks_queue.sync(register(mailbox))
+    account = register(mailbox)
+    # As if it had been synced before, so that each message is told of.
+    rows("UPDATE email_client SET last_sync_at = now() RETURNING 1")
+    witness = Witness()
+    task = tasks_queue.sync(account)
 
     kill_at_random_moments(moments, worker.kill_child)
     slow_mailbox.rate = 10**8
@@ -74,6 +79,8 @@ def test_the_child_is_killed_ten_times(
     # Then the same task finishes by itself
     assert task.get(timeout=180)["status"] == "success"
     assert_each_message_is_there_once()
+    witness.check()
+    assert len(told("message.created")) == MESSAGES
 
 
 def test_the_process_that_parses_is_killed(
@@ -108,6 +115,7 @@ def test_the_child_is_killed_ten_times_in_a_sync_by_pop3(
     assert task.get(timeout=180)["status"] == "success"
     assert len(set(column("SELECT message_id FROM email_message"))) == MESSAGES
     assert column("SELECT count(*) FROM email_message") == [MESSAGES]
+    assert [(event.type, event.data["messages"]) for event in told()] == [("account.synced", MESSAGES)]
     assert quarantine() == {}
     assert_counts_agree()
 

@@ -68,6 +68,11 @@ class Account(NamedTuple):
     is_overdue: bool
     read_at: datetime
 
+    @property
+    def has_synced(self) -> bool:
+        """Whether the first sync of the whole account is done, so that events tell of its messages and folders."""
+        return self.last_sync_at is not None
+
 
 # By PostgreSQL's clock, because clocks of hosts differ.
 WAITING = {

@@ -13,9 +13,11 @@ from tasks.settings import get_settings
 from tasks.storage.accounts.grants import Grant, add_grant
 from tasks.storage.accounts.rows.account import Account, is_row_of
 from tasks.storage.credentials import add_credential, remove_credential
+from tasks.storage.events import tell
 from tasks.storage.ids import new_id
 from tasks.storage.models import EmailClient
 from tasks.storage.session import tenant_transaction
+from tasks.storage.states import EventType
 
 
 class AccountExistsError(PermanentError):
@@ -93,5 +95,7 @@ def remove_account(account: Account) -> None:
             .where(*is_row_of(account))
             .returning(EmailClient.credential_id, EmailClient.smtp_credential_id)
         ).one_or_none()
+        if secrets is not None:
+            tell(connection, account.tenant_id, account.id, EventType.ACCOUNT_REMOVED, {})
         for credential_id in filter(None, secrets or ()):
             remove_credential(connection, account.tenant_id, credential_id)

@@ -1,11 +1,12 @@
 """The secrets of an account are read and replaced."""
 
-from sqlalchemy import case, func, update
+from sqlalchemy import case, func
 
 from tasks.errors import SmtpServerMissingError
 from tasks.storage.accounts.grants import replace_refresh_token
-from tasks.storage.accounts.rows.account import Account, is_row_of, locked
+from tasks.storage.accounts.rows.account import Account, locked
 from tasks.storage.accounts.rows.last_error import NO_ERROR, SENDS_AGAIN
+from tasks.storage.accounts.rows.standing import change_account
 from tasks.storage.credentials import OAUTH2, add_credential, kind_of, read_credential, remove_credential
 from tasks.storage.models import EmailClient
 from tasks.storage.session import tenant_transaction
@@ -18,6 +19,7 @@ _NEW_SMTP_SECRET_WITH_IT = {
     name: case((EmailClient.smtp_credential_id.is_(None), value), else_=EmailClient.__table__.c[name])
     for name, value in _NEW_SMTP_SECRET.items()
 }
+_WORKS_AGAIN = {**_NEW_SECRET, **_NEW_SMTP_SECRET_WITH_IT, "next_sync_at": func.now()}
 
 
 def read_secret(account: Account, credential_id: str) -> str:
@@ -40,11 +42,7 @@ def change_password(account: Account, password: str) -> None:
     with tenant_transaction(account.tenant_id) as connection:
         old = locked(connection, account).credential_id
         new = add_credential(connection, account.tenant_id, password)
-        connection.execute(
-            update(EmailClient)
-            .where(*is_row_of(account))
-            .values(credential_id=new, **_NEW_SECRET, **_NEW_SMTP_SECRET_WITH_IT, next_sync_at=func.now())
-        )
+        change_account(connection, account, {"credential_id": new, **_WORKS_AGAIN})
         remove_credential(connection, account.tenant_id, old)
 
 
@@ -58,9 +56,7 @@ def change_smtp_password(account: Account, password: str) -> None:
         if found.smtp_hostname is None:
             raise SmtpServerMissingError(account.account_name)
         new = add_credential(connection, account.tenant_id, password)
-        connection.execute(
-            update(EmailClient).where(*is_row_of(account)).values(smtp_credential_id=new, **_NEW_SMTP_SECRET)
-        )
+        change_account(connection, account, {"smtp_credential_id": new, **_NEW_SMTP_SECRET})
         if found.smtp_credential_id is not None:
             remove_credential(connection, account.tenant_id, found.smtp_credential_id)
 
@@ -73,8 +69,4 @@ def change_refresh_token(account: Account, refresh_token: str, client_secret: st
     with tenant_transaction(account.tenant_id) as connection:
         credential_id = locked(connection, account).credential_id
         replace_refresh_token(connection, account.tenant_id, credential_id, refresh_token, client_secret)
-        connection.execute(
-            update(EmailClient)
-            .where(*is_row_of(account))
-            .values(**_NEW_SECRET, **_NEW_SMTP_SECRET_WITH_IT, next_sync_at=func.now())
-        )
+        change_account(connection, account, _WORKS_AGAIN)

@@ -1,0 +1,145 @@
+"""`event`: what the application was told of."""
+
+import json
+import select
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from manage.examples import example
+from manage.output import print_json, say, table, tell
+from manage.session import connect, json_option, tenant_option
+from tasks.storage.states import EventType
+
+if TYPE_CHECKING:
+    from tasks.storage.events import Event
+
+_STEP = 1000
+_TYPES = click.Choice([kind.value for kind in EventType])
+# How long a follower waits for a notification at most, and how soon it looks again for events that are held back: the
+# transaction for which they wait may end without a notification.
+_SILENCE_SECONDS = 30.0
+_HELD_BACK_SECONDS = 0.5
+
+
+@click.group()
+def event() -> None:
+    """Show events, which tell the application of what changes: messages that come, go or are sent, folders, accounts.
+
+    docs/application.md says what each tells, and how an application reads them.
+    """
+
+
+@example("event list --type message.created --follow")
+@event.command(name="list")
+@click.option("--follow", is_flag=True, help="Show only new events, as they come, until Ctrl-C.")
+@click.option("--account", help="Only of the account of this name.")
+@click.option("--type", "types", type=_TYPES, multiple=True, help="Only of this type; may be given several times.")
+@click.option("--limit", type=click.IntRange(1, 10_000), default=100, show_default=True, help="At most so many.")
+@json_option
+@tenant_option
+def list_(follow: bool, account: str | None, types: Sequence[str], limit: int, as_json: bool, tenant: str) -> None:
+    """List the newest events, the oldest of them first."""
+    connect()
+    from tasks.storage.accounts.rows import list_accounts
+
+    names = {one.id: one.account_name for one in list_accounts(tenant)}
+    chosen = {_account_id(tenant, account)} if account else None
+
+    def is_chosen(one: "Event") -> bool:
+        return (not types or one.type in types) and (chosen is None or one.email_client_id in chosen)
+
+    if follow:
+        _follow(tenant, is_chosen, names, as_json=as_json)
+        return
+    found = _newest(tenant, is_chosen, limit)
+    if as_json:
+        print_json([one._asdict() for one in found])
+        return
+    from tasks.storage.events import number_held_back
+
+    if not found:
+        say("There are no such events")
+    else:
+        table(("time", "type", "account", "what", "id"), (_cells(one, names) for one in found), whole=("id",))
+    if number := number_held_back(tenant):
+        say(f"{number} newer events are shown once a transaction that began before them has ended")
+
+
+@example("event show 019ac8b1-5a7e-7cc3-8b1d-4c7f9d1e2a60")
+@event.command()
+@click.argument("event_id", metavar="ID")
+@json_option
+@tenant_option
+def show(event_id: str, as_json: bool, tenant: str) -> None:
+    """Show one event."""
+    connect()
+    from tasks.storage.events import find_event
+
+    found = find_event(tenant, event_id)
+    if as_json:
+        print_json(found._asdict())
+        return
+    fields = {"type": found.type, "account": found.email_client_id, "time": _time(found), "position": found.position}
+    shown = {**fields, **{name: _value(value) for name, value in found.data.items()}}
+    table(("field", "value"), shown.items())
+
+
+def _account_id(tenant: str, account: str) -> str:
+    from tasks.storage.accounts.rows import find_account
+
+    return find_account(tenant, account).id
+
+
+def _newest(tenant: str, is_chosen: "Callable[[Event], bool]", limit: int) -> "list[Event]":
+    from tasks.storage.events import events_after
+
+    found: list[Event] = []
+    position = ""
+    while some := events_after(tenant, position, _STEP):
+        position = some[-1].position
+        found = [*found, *filter(is_chosen, some)][-limit:]
+    return found
+
+
+def _follow(tenant: str, is_chosen: "Callable[[Event], bool]", names: dict[str, str], *, as_json: bool) -> None:
+    for one in _coming(tenant):
+        if not is_chosen(one):
+            continue
+        if as_json:
+            tell(json.dumps(one._asdict(), default=str, ensure_ascii=False))
+        else:
+            time, kind, account, what, _ = _cells(one, names)
+            tell(f"{time}  {kind:<18} {account}  {what}")
+
+
+def _coming(tenant: str) -> "Iterator[Event]":
+    """The tenant's events from now on, as they come, for ever."""
+    from tasks.storage.events import CHANNEL, events_after, number_held_back, position_now
+    from tasks.storage.session import listening
+
+    with listening(CHANNEL) as connection:
+        # First listen, then look: so no event comes between the two.
+        position = position_now(tenant)
+        while True:
+            while some := events_after(tenant, position, _STEP):
+                yield from some
+                position = some[-1].position
+            patience = _HELD_BACK_SECONDS if number_held_back(tenant) else _SILENCE_SECONDS
+            select.select([connection], [], [], patience)
+            connection.poll()
+            connection.notifies.clear()
+
+
+def _cells(one: "Event", names: dict[str, str]) -> tuple[str, str, str, str, str]:
+    what = " ".join(f"{name}={_value(value)}" for name, value in one.data.items())
+    return _time(one), one.type, names.get(one.email_client_id, one.email_client_id), what, one.id
+
+
+def _time(one: "Event") -> str:
+    return f"{one.created_at:%Y-%m-%d %H:%M:%S}"
+
+
+def _value(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
