@@ -1,12 +1,15 @@
 """Ends processes of the tests with all that they started."""
 
 import contextlib
-import subprocess
+from typing import TYPE_CHECKING
 
 import psutil
 
+if TYPE_CHECKING:
+    from tests.support.programs import Program
 
-def kill_tree(started: "subprocess.Popen[bytes] | subprocess.Popen[str]") -> None:
+
+def kill_tree(started: "Program") -> None:
     """SIGKILL for a process and its descendants, also those with sessions of their own.
 
     Ansible's workers have such, and under Mitogen would wait for their killed play for ever.
