@@ -123,13 +123,17 @@ def look(flower: Flower, ids: dict[str, str], folder: Path) -> None:
             login = f"{quote(USER_NAME, safe='')}:{quote(PASSWORD, safe='')}"
             shown(f"http://{login}@flower.test/broker", "sync")
             tasks = shown("http://flower.test/tasks", ids["failed"])
+            chromium.picture("flower-tasks")
             for name, task in ids.items():
                 assert re.search(rf"test\.fault\s+{task}\s+{STATES[name]}", tasks)
             # Active, processed, failed, succeeded
             shown("http://flower.test/workers", re.compile(r"celery@\S+\s+Online\s+0\s+2\s+1\s+1\s"))
+            chromium.picture("flower-workers")
             broker = shown("http://flower.test/broker", "sync")
+            chromium.picture("flower-broker")
             assert all(name in broker for name in QUEUES)
             failed = shown(f"http://flower.test/task/{ids['failed']}", "FAILURE")
+            chromium.picture("flower-task")
             assert "It is wrong" in failed
             assert f"<{len(WORDS)} characters>" in failed
             assert WORDS not in failed

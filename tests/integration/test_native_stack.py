@@ -151,7 +151,6 @@ def test_up_from_nothing_runs_everything(clone: Clone) -> None:
 
 
 def test_admin_pages_show_the_stores_behind_a_password(up: Clone, tmp_path: Path) -> None:
-    """SCREENSHOTS=FOLDER keeps pictures of the pages there."""
     workers = up.pids()["worker"]
     started = up.succeed("up", "--with-admin")
     if "is not started" in started.stderr:
@@ -170,7 +169,7 @@ def test_admin_pages_show_the_stores_behind_a_password(up: Clone, tmp_path: Path
         wait_for(lambda: "email_message" in shown(page))
         page.evaluate("[...document.links].find(link => /[?&]select=blob$/.test(link.href)).click()")
         wait_for(lambda: "planted" in shown(page))
-        picture(page, "adminer")
+        page.picture("adminer")
         page.call("Page.navigate", url=f"http://{adminer}/?tenant=another")
         wait_for(lambda: page.evaluate("document.querySelector('[name=tenant]')?.value") == "another")
         page.evaluate("[...document.links].find(link => /[?&]select=blob$/.test(link.href)).click()")
@@ -188,7 +187,7 @@ def test_admin_pages_show_the_stores_behind_a_password(up: Clone, tmp_path: Path
         assert "_kombu" not in shown(page)
         page.evaluate(LOG_IN % json.dumps(password))
         wait_for(lambda: "_kombu" in shown(page))
-        picture(page, "redis-commander")
+        page.picture("redis-commander")
 
     # They are kept by the next start, and go when they are not wanted any more
     assert {"adminer", "redis-commander"} <= up.ps().keys()
@@ -220,13 +219,6 @@ def status(server: str, login: str) -> int:
 
 def shown(page: Chromium) -> str:
     return str(page.evaluate("document.body ? document.body.innerText : ''"))
-
-
-def picture(page: Chromium, name: str) -> None:
-    if folder := os.environ.get("SCREENSHOTS"):
-        size = {"width": 1400, "height": 900, "screenWidth": 1400, "screenHeight": 900}
-        page.call("Emulation.setDeviceMetricsOverride", deviceScaleFactor=1, mobile=False, **size)
-        Path(folder, f"{name}.png").write_bytes(base64.b64decode(page.call("Page.captureScreenshot")["data"]))
 
 
 def test_the_state_folder_is_closed(up: Clone) -> None:

@@ -269,6 +269,7 @@ def look(
             page = f"http://{LOOPBACK}:{prometheus.port}/consoles/metabuilder.html#1%20hour"
             browser.call("Page.navigate", url=page)
             wait_until(lambda: browser.evaluate("document.body?.dataset.shown"), "the page shows nothing")
+            browser.picture("console")
             asked = [
                 event["params"]["request"]["url"]
                 for event in browser.events

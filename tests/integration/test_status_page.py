@@ -3,8 +3,6 @@
 SCREENSHOTS=FOLDER keeps pictures of the page there, for a desk and for a phone.
 """
 
-import base64
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -152,6 +150,4 @@ def test_it_runs_nothing_and_fits_a_phone(
             size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": name == "phone"}
             chromium.call("Emulation.setDeviceMetricsOverride", **size)
             assert chromium.evaluate("document.documentElement.scrollWidth") <= width
-            if folder := os.environ.get("SCREENSHOTS"):
-                shot = chromium.call("Page.captureScreenshot", captureBeyondViewport=True)["data"]
-                Path(folder, f"status-{name}.png").write_bytes(base64.b64decode(shot))
+            chromium.picture(f"status-{name}", width, height)

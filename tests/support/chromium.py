@@ -1,9 +1,11 @@
 """A headless Chromium of Debian's with one page, driven over a pipe.
 
+SCREENSHOTS=FOLDER keeps pictures of the pages there that tests take pictures of.
 Chrome DevTools Protocol (https://chromedevtools.github.io/devtools-protocol/): commands, answers and events are JSON
 objects that end with NUL, on descriptors 3 and 4 of the browser (--remote-debugging-pipe): no port, no library.
 """
 
+import base64
 import fcntl
 import json
 import os
@@ -90,6 +92,14 @@ class Chromium:
         if "exceptionDetails" in result:
             raise StackError(f"the page raised {result['exceptionDetails']}")
         return result["result"].get("value")
+
+    def picture(self, name: str, width: int = 1400, height: int = 900) -> None:
+        """Keep a picture of the whole page, in a window of this size, where SCREENSHOTS names a folder."""
+        if folder := os.environ.get("SCREENSHOTS"):
+            size = {"width": width, "height": height, "screenWidth": width, "screenHeight": height}
+            self.call("Emulation.setDeviceMetricsOverride", deviceScaleFactor=1, mobile=False, **size)
+            shot = self.call("Page.captureScreenshot", captureBeyondViewport=True)["data"]
+            Path(folder, f"{name}.png").write_bytes(base64.b64decode(shot))
 
     def settle(self, seconds: float) -> None:
         """Wait until nothing was heard of the page for so long."""
