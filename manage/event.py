@@ -2,7 +2,7 @@
 
 import json
 import select
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -42,29 +42,25 @@ def event() -> None:
 def list_(follow: bool, account: str | None, types: Sequence[str], limit: int, as_json: bool, tenant: str) -> None:
     """List the newest events, the oldest of them first."""
     connect()
-    from tasks.storage.accounts.rows import list_accounts
+    from tasks.storage.accounts.rows import find_account, list_accounts
+    from tasks.storage.events import newest_events, number_held_back
 
     names = {one.id: one.account_name for one in list_accounts(tenant)}
-    chosen = {_account_id(tenant, account)} if account else None
-
-    def is_chosen(one: "Event") -> bool:
-        return (not types or one.type in types) and (chosen is None or one.email_client_id in chosen)
-
+    account_id = find_account(tenant, account).id if account else None
     if follow:
-        _follow(tenant, is_chosen, names, as_json=as_json)
-        return
-    found = _newest(tenant, is_chosen, limit)
+        for one in _coming(tenant):
+            if one.type in (types or [one.type]) and one.email_client_id == (account_id or one.email_client_id):
+                _tell(one, names, as_json=as_json)
+    found = newest_events(tenant, types, account_id, limit)
     if as_json:
         print_json([one._asdict() for one in found])
         return
-    from tasks.storage.events import number_held_back
-
     if not found:
         say("There are no such events")
     else:
         table(("time", "type", "account", "what", "id"), (_cells(one, names) for one in found), whole=("id",))
     if number := number_held_back(tenant):
-        say(f"{number} newer events are shown once a transaction that began before them has ended")
+        say(f"{number} of the tenant's events wait to be read until a transaction that began before them has ended")
 
 
 @example("event show 019ac8b1-5a7e-7cc3-8b1d-4c7f9d1e2a60")
@@ -86,32 +82,12 @@ def show(event_id: str, as_json: bool, tenant: str) -> None:
     table(("field", "value"), shown.items())
 
 
-def _account_id(tenant: str, account: str) -> str:
-    from tasks.storage.accounts.rows import find_account
-
-    return find_account(tenant, account).id
-
-
-def _newest(tenant: str, is_chosen: "Callable[[Event], bool]", limit: int) -> "list[Event]":
-    from tasks.storage.events import events_after
-
-    found: list[Event] = []
-    position = ""
-    while some := events_after(tenant, position, _STEP):
-        position = some[-1].position
-        found = [*found, *filter(is_chosen, some)][-limit:]
-    return found
-
-
-def _follow(tenant: str, is_chosen: "Callable[[Event], bool]", names: dict[str, str], *, as_json: bool) -> None:
-    for one in _coming(tenant):
-        if not is_chosen(one):
-            continue
-        if as_json:
-            tell(json.dumps(one._asdict(), default=str, ensure_ascii=False))
-        else:
-            time, kind, account, what, _ = _cells(one, names)
-            tell(f"{time}  {kind:<18} {account}  {what}")
+def _tell(one: "Event", names: dict[str, str], *, as_json: bool) -> None:
+    if as_json:
+        tell(json.dumps(one._asdict(), default=str, ensure_ascii=False))
+    else:
+        time, kind, account, what, _ = _cells(one, names)
+        tell(f"{time}  {kind:<18} {account}  {what}")
 
 
 def _coming(tenant: str) -> "Iterator[Event]":

@@ -46,6 +46,14 @@ _FIND = text(
     WHERE tenant_id = :tenant_id AND id = :id
     """
 )
+_NEWEST = text(
+    """
+    SELECT transaction_id || '-' || number, id, type, email_client_id, created_at, data FROM event
+    WHERE tenant_id = :tenant_id AND (CAST(:types AS text[]) = '{}' OR type = ANY(CAST(:types AS text[])))
+      AND (CAST(:account_id AS text) IS NULL OR email_client_id = :account_id)
+    ORDER BY transaction_id DESC, number DESC LIMIT :limit
+    """
+)
 _EMPTY = text("SELECT empty_old_event_slots(:days)")
 
 
@@ -98,6 +106,14 @@ def events_after(tenant_id: str, position: str, limit: int) -> list[Event]:
         if isinstance(error.orig, refused):
             raise EventPositionError(str(error.orig).removeprefix("events_after: ")) from None
         raise
+
+
+def newest_events(tenant_id: str, types: Sequence[str], account_id: str | None, limit: int) -> list[Event]:
+    """The tenant's newest events of these types (none: of all) and of this account, the oldest of them first; also
+    those that `events_after` does not give yet."""
+    values = {"tenant_id": tenant_id, "types": list(types), "account_id": account_id, "limit": limit}
+    with tenant_transaction(tenant_id) as connection:
+        return [Event._make(row) for row in connection.execute(_NEWEST, values)][::-1]
 
 
 def position_now(tenant_id: str) -> str:

@@ -30,7 +30,17 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
     return run_verb
 
 
-def test_events_are_listed_and_shown(account: Account, mailbox: Mailbox, run: Callable[..., str]) -> None:
+@pytest.fixture
+def sessions(database: Database) -> Iterator[list[Session]]:
+    opened = [Session(database.app_url) for _ in range(2)]
+    yield opened
+    for one in opened:
+        one.connection.close()
+
+
+def test_events_are_listed_and_shown(
+    account: Account, mailbox: Mailbox, sessions: list[Session], run: Callable[..., str]
+) -> None:
     mailbox.append([message(1)])
     sync(account)
     mailbox.append([message(2)])
@@ -45,13 +55,14 @@ def test_events_are_listed_and_shown(account: Account, mailbox: Mailbox, run: Ca
     assert json.loads(run("show", created[0]["id"], "--json")) == created[0]
     assert "no such events" in run("list", "--type", "account.removed")
 
-
-@pytest.fixture
-def sessions(database: Database) -> Iterator[list[Session]]:
-    opened = [Session(database.app_url) for _ in range(2)]
-    yield opened
-    for one in opened:
-        one.connection.close()
+    # An event that readers do not get yet is listed, and said to wait
+    older, newer = sessions
+    older.write(1)
+    newer.write(2)
+    newer.commit()
+    waiting = run("list")
+    assert "number=2" in waiting
+    assert "1 of the tenant's events wait" in waiting
 
 
 def test_a_follower_is_woken_and_looks_again_for_what_is_held_back(
