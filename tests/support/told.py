@@ -4,9 +4,10 @@ from typing import Any
 
 from sqlalchemy import text
 
-from tasks.storage.events import Event, events_after, position_now
+from tasks.storage.events import Event, events_after, number_held_back
 from tasks.storage.session import tenant_transaction
 from tests.support.stored import TENANT
+from tests.support.worker import wait_until
 
 _MESSAGES = """
     SELECT id, jsonb_build_object(
@@ -18,7 +19,8 @@ _MESSAGES = """
 
 
 def told(*types: str, after: str = "") -> list[Event]:
-    """The tenant's events in order, all or of these types."""
+    """The tenant's events in order, all or of these types, once every transaction that held any back has ended."""
+    wait_until(lambda: not number_held_back(TENANT), "an open transaction holds events back")
     return [event for event in events_after(TENANT, after, 10_000) if not types or event.type in types]
 
 
@@ -31,7 +33,7 @@ class Witness:
     """Somebody who read all messages once, and from then on only events."""
 
     def __init__(self) -> None:
-        self.position = position_now(TENANT)
+        self.position = next((event.position for event in reversed(told())), "")
         self.messages = _messages()
 
     def check(self) -> None:

@@ -53,6 +53,8 @@ _ATTACHMENTS = text(
     ORDER BY attachment.email_message_id, attachment.position
     """
 )
+# A verdict needs no lease. So the account's row is locked: the end of a first sync, whose event stands for all that
+# was before it, waits for this transaction, or this transaction waits for that and tells.
 _SAVE = text(
     f"""
     WITH changed AS (
@@ -72,6 +74,7 @@ _SAVE = text(
     FROM changed
     JOIN email_client AS account ON account.tenant_id = :tenant_id AND account.id = changed.email_client_id
     WHERE account.last_sync_at IS NOT NULL
+    FOR SHARE OF account
     """
 )
 # Messages of the last days about which not all engines have been asked, the newest first.

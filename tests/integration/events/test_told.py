@@ -4,6 +4,7 @@ import pytest
 
 from tasks.errors import AuthenticationFailedError, FoldersFailedError, MailServerUnavailableError
 from tasks.mail.session import CommandRefusedError
+from tasks.mail.spam.verdict import Verdict
 from tasks.storage.accounts.logins import RECEIVING, SENDING, note_login, note_refusal
 from tasks.storage.accounts.rows import (
     Account,
@@ -14,9 +15,11 @@ from tasks.storage.accounts.rows import (
     remove_account,
 )
 from tasks.storage.messages.folders import load_folders
+from tasks.storage.messages.spam import save_verdicts
 from tasks.storage.session import tenant_transaction
 from tests.conftest import TENANT, sync
 from tests.support.mailbox import Mailbox, message
+from tests.support.stored import column, rows
 from tests.support.told import Witness, data_of, told
 
 
@@ -79,6 +82,20 @@ def test_a_first_sync_is_one_event_and_each_change_after_it_is_one(account: Acco
     assert [(event.type, event.data) for event in told(after=position)] == [
         ("folder.deleted", {"folder_id": after["Work"], "name": "Work", "messages_deleted": 1})
     ]
+
+
+def test_a_verdict_is_told_when_it_is_another_and_after_the_first_sync(account: Account, mailbox: Mailbox) -> None:
+    mailbox.append([message(1)])
+    sync(account)
+    [message_id] = column("SELECT id FROM email_message")
+    rows("UPDATE email_client SET last_sync_at = NULL RETURNING 1")
+    witness = Witness()
+    for score in (0.5, 0.5, 0.25):
+        with tenant_transaction(TENANT) as connection:
+            save_verdicts(connection, TENANT, [(str(message_id), Verdict(score, ()))])
+        rows("UPDATE email_client SET last_sync_at = now() RETURNING 1")
+    changes = [data["changes"] for data in data_of(after=witness.position)]
+    assert changes == [{"spam_score": 0.25}]
 
 
 def test_a_folder_that_is_numbered_anew_is_one_event(account: Account, mailbox: Mailbox) -> None:
