@@ -176,7 +176,11 @@ CASES: dict[str, Case] = {
     "messages are to be read again after all other work": Case(waits("reread", 9000)),
     "messages wait for twenty minutes": Case(waits("send", 1200, {SEND: 2}), ("MetabuilderMessagesTooOld",)),
     "messages waited for too long, and now do no more": Case(
-        {'metabuilder_queue_oldest_seconds{queue="sync"}': f"1200+0x{SAMPLES - 2} 5+0x2"}
+        {'metabuilder_queue_oldest_seconds{queue="sync"}': f"1200+0x{SAMPLES - 6} 5+0x6"}
+    ),
+    "a queue stands still, and Redis did not answer the last scrape": Case(
+        {QUEUE.format("send"): f"121+0x{SAMPLES - 1} stale"},
+        ("MetabuilderQueueStandsStill",),
     ),
     "a worker is gone": Case(
         {f'metabuilder_worker_{name}{{worker="w@two"}}': always(0) for name in ("up", "consumes")},

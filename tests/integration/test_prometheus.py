@@ -47,6 +47,7 @@ ALERT, SUMMARY = (
     "No task of the queue delete began within 2 minutes, though messages wait",
 )
 RUNBOOK = "docs/troubleshooting.md#tasks-are-not-processed"
+KEPT = "keep_firing_for: 2m"
 SMTP_PASSWORD, TOKEN = "sample: of smtp", "sample-token"
 # What a browser shows of each graph: its title, how many lines it has, what stands below, what went wrong.
 SHOWN = """
@@ -147,7 +148,10 @@ def site(exporter: Exporter, server: RedisServer, database: Database, tmp_path: 
     with ExitStack() as running:
         mail = running.enter_context(SmtpServer(password=SMTP_PASSWORD))
         delivery = alertmanager(folder, mail.port, running.enter_context(webhook(notifications)))
-        rules, console = MONITORING / "alerts.yml", MONITORING / "console.html"
+        rules, console = tmp_path / "alerts.yml", MONITORING / "console.html"
+        written = (MONITORING / "alerts.yml").read_text()
+        assert KEPT in written
+        rules.write_text(written.replace(KEPT, "keep_firing_for: 2s"))  # two scrapes
         prometheus = Prometheus(tmp_path / "prometheus", jobs, rules, console, delivery.port)
         for one in (*exporters, delivery, prometheus):
             running.enter_context(one)
