@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from celery import Celery, shared_task
-from redis.exceptions import ResponseError
+from redis.exceptions import RedisError, ResponseError
 
 from tasks.counting import count
 from tasks.errors import SoftTimeLimitError
@@ -45,12 +45,15 @@ def cleanup_stale_results(self: Any) -> dict[str, Any]:
 
 
 def _note_orphans(app: Celery) -> None:
-    """Count what was not removed and belongs to nobody, for the exporter."""
-    with broker_client(app) as broker:
-        counts = {"broker": cleanup.count_orphans(broker)}
-        if get_settings().redis.results.url != get_settings().redis.broker.url:
-            counts["results"] = cleanup.count_orphans(app.backend.client)
-        cleanup.note_orphans(broker, counts)
+    """Count what was not removed and belongs to nobody, for the exporter. The cleanup ends as well without."""
+    try:
+        with broker_client(app) as broker:
+            counts = {"broker": cleanup.count_orphans(broker)}
+            if get_settings().redis.results.url != get_settings().redis.broker.url:
+                counts["results"] = cleanup.count_orphans(app.backend.client)
+            cleanup.note_orphans(broker, counts)
+    except RedisError as error:  # a full Redis among them
+        logger.warning("keys that belong to nobody are not counted: %s: %s", type(error).__name__, error)
 
 
 def in_redis(app: Celery) -> tuple[Step, ...]:

@@ -62,7 +62,7 @@ def test_a_worker_answers_for_the_site(site: Site, verb: Verb) -> None:
     assert (given.returncode, "PONG" in given.stdout) == (0, True), given.stderr
 
 
-def test_the_checklist_knows_the_inventory_the_hosts_and_what_health_says(verb: Verb) -> None:
+def test_the_checklist_knows_the_inventory_the_hosts_and_what_health_says(site: Site, verb: Verb) -> None:
     done = verb("preflight", "--json")
     found = {row["item"]: row for row in json.loads(done.stdout)}
     well = (
@@ -75,8 +75,11 @@ def test_the_checklist_knows_the_inventory_the_hosts_and_what_health_says(verb: 
         "tls",
         "spare_worker",
         "redis_instances",
+        *(["log_collection"] if site.group("log_collection") else []),
     )
     assert [found[name] for name in well if found[name]["verdict"] != "ok"] == [], done.stderr
+    if monitoring := site.group("monitoring"):
+        assert found["alerts"]["detail"] == f"{monitoring[0]} tells a webhook; nobody has noted it"
     # The secrets of these hosts are samples in plain text, and nobody has restored a backup.
     assert (done.returncode, found["vault"]["verdict"], found["backup"]["verdict"]) == (1, "not ok", "not ok")
 

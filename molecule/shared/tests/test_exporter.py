@@ -19,6 +19,17 @@ def told(exporter: Host, login: str, pattern: str) -> list[Any]:
     return re.findall(pattern, text, re.MULTILINE)
 
 
+def certificates(site: Site) -> set[str]:
+    """What the exporter tells of."""
+    host, monitoring, collectors = site.group("exporter")[0], site.group("monitoring"), site.group("log_collection")
+    return {
+        *({"broker", "results", "postgresql", "authority"} if len(site.names) > 1 else ()),
+        *({"exporters"} if monitoring else ()),
+        *({"monitoring"} if host in monitoring else ()),
+        *({"log_collector" if host in collectors else "log_sender"} if collectors else ()),
+    }
+
+
 def test_it_tells_the_whole_site_to_whoever_has_the_password_of_flower(site: Site, exporter: Host) -> None:
     assert exporter.service(UNIT).is_running
     assert exporter.service(UNIT).is_enabled
@@ -31,9 +42,12 @@ def test_it_tells_the_whole_site_to_whoever_has_the_password_of_flower(site: Sit
     consuming = r'^metabuilder_worker_consumes{worker="(?:\w+@)?([\w-]+)[^"]*"} 1.0'
     workers = set(site.group("celery_workers"))
     wait_until(lambda: set(told(exporter, login, consuming)) == workers, "not all workers are seen to consume")
-    # Between hosts the servers show certificates, which are looked at every five minutes.
+    # Under their confinement too, main processes see which connections theirs hold
+    held = r'^metabuilder_worker_connections{[^}]*server="redis"[^}]*} [1-9]'
+    wait_until(lambda: len(told(exporter, login, held)) >= len(workers), "not all tell their connections")
+    # Between hosts the servers show certificates, which are looked at every five minutes; this host has its own
     certificate = r'^metabuilder_certificate_seconds{certificate="(\w+)"} (\S+)'
-    wanted = {"broker", "results", "postgresql", "authority"} if len(site.names) > 1 else set()
+    wanted = certificates(site)
     wait_until(lambda: {name for name, _ in told(exporter, login, certificate)} == wanted, "not all are told", 200)
     assert all(float(seconds) > 30 * 86_400 for _, seconds in told(exporter, login, certificate))
 
