@@ -88,7 +88,8 @@ def _workers(found: Any) -> Iterator[Check]:
     for worker in found:
         if not worker.is_up:
             detail = f"has not reported for {duration(worker.age)}; forgotten a day after its last report"
-            yield Check(f"worker {worker.node}", False, detail, f"On its host: {COMMAND} ps, {COMMAND} logs worker")
+            advice = f"On its host: {COMMAND} ps, {COMMAND} logs worker; is the host gone: {COMMAND} worker:shutdown"
+            yield Check(f"worker {worker.node}", False, detail, f"{advice} {worker.node}")
         elif not worker.consumes:
             what = "is stopping" if worker.report.is_stopping else "takes no messages"
             yield Check(f"worker {worker.node}", False, what, f"On its host: {COMMAND} logs worker")

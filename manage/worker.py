@@ -136,13 +136,26 @@ def shutdown(nodes: tuple[str, ...], is_all: bool, yes: bool) -> None:
 
     supervisor (in a clone) and systemd (on hosts) start them again, with the settings of that moment. To keep a
     worker stopped: `./manage.sh worker:drain`, on a host systemctl stop celery-worker.
+
+    A worker that is named and is down is forgotten, as where its host is gone: `health` no longer waits for it.
     """
     if bool(nodes) == is_all:
         raise click.UsageError("name the workers (worker:info lists them), or give --all")
-    names = [worker.node for worker in _find(nodes) if worker.is_up]
-    if not names:
-        raise StackError("no such worker is up")
+    found = _find(nodes)
+    up = [worker.node for worker in found if worker.is_up]
+    down = [worker.node for worker in found if nodes and not worker.is_up]
+    if not up + down:
+        raise StackError("no worker is up")
     if not yes:
-        confirm(f"End {', '.join(names)} after the tasks that they are at?")
-    application().control.shutdown(destination=names)
-    say(f"{', '.join(names)}: told to end")
+        ends = f"End {', '.join(up)} after the tasks that they are at? " if up else ""
+        confirm(ends + (f"Forget {', '.join(down)}, of which nothing is heard?" if down else ""))
+    if up:
+        application().control.shutdown(destination=up)
+        say(f"{', '.join(up)}: told to end")
+    if down:
+        with broker_alone() as client:
+            from tasks.monitoring.report import take_back
+
+            for node in down:
+                take_back(client, node)
+        say(f"{', '.join(down)}: forgotten")

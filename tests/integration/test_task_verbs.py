@@ -20,6 +20,7 @@ from tasks.monitoring.readings import rates
 from tasks.monitoring.report import TTL_SECONDS, WORKERS, Child, Report, Work, report_key, tell
 from tasks.registry import CHECK_SPAM, QUEUES, TASKS
 from tasks.runtime import revocations
+from tasks.runtime.broker.clock import redis_now
 from tasks.storage.dead_letters import Failure, bury
 from tests.conftest import TENANT, USER, Database
 from tests.support import fault_app
@@ -160,6 +161,19 @@ def ends_the_worker(worker: Worker, client: redis_client.Redis) -> None:
     run("worker:shutdown", node, "--yes")
     worker.wait(20)
     assert run("worker:ping", code=1)
+
+
+def test_a_worker_whose_host_is_gone_is_forgotten_when_a_person_says_so(client: redis_client.Redis) -> None:
+    client.zadd(WORKERS, {f"worker@{host}": redis_now(client) - 60 for host in ("gone", "away")})
+    assert [(one["worker"], one["state"]) for one in of("worker:ping", "worker@gone", code=1)] == [
+        ("worker@gone", "down")
+    ]
+    assert run("worker:shutdown", "--all", "--yes", code=1).stderr.strip() == "error: no worker is up"
+    run("worker:shutdown", "worker@gone", given="n\n", code=1)
+    said = run("worker:shutdown", "worker@gone", given="y\n").stderr
+    assert "Forget worker@gone" in said
+    assert "worker@gone: forgotten" in said
+    assert [one["worker"] for one in of("worker:ping", code=1)] == ["worker@away"]
 
 
 def test_a_task_is_queued_by_its_name(client: redis_client.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
