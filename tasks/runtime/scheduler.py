@@ -74,6 +74,7 @@ class SharedScheduler(Scheduler):  # type: ignore[misc]  # celery has no types
 
     max_interval = _MAX_SLEEP_SECONDS
     _is_heard: bool | None = None  # whether the broker answered at the last tick; None before the first
+    _has_started = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._clocks = Watch()
@@ -87,6 +88,13 @@ class SharedScheduler(Scheduler):  # type: ignore[misc]  # celery has no types
     def tick(self, **_: Any) -> float:
         """Fire all entries that are due. Returns the seconds to sleep until the next tick."""
         systemd.notify_alive()
+        wait = self._tick()
+        if not self._has_started:
+            systemd.notify("READY=1")
+            self._has_started = True
+        return wait
+
+    def _tick(self) -> float:
         try:
             wait = min([*self._fire_due(self.schedule.values()), self.max_interval])
             with self.producer.channel.conn_or_acquire() as client:

@@ -3,6 +3,7 @@ a unit with `Type=notify` counts as started when it works.
 
 The state is sent when the broker first answers, and when it stops answering: for a worker by
 tasks/runtime/consumer.py, for beat by tasks/runtime/scheduler.py, for Flower by tasks/monitoring/flower_events.py.
+Beat has started when it has looked at its schedule once, whether the broker answered or not.
 
 A unit with `WatchdogSec=` is restarted if nothing says within that time that it is alive. So what does the work of a
 process says so itself, and no thread beside it: a worker's event loop (tasks/monitoring/watchdog.py), each tick of
@@ -17,16 +18,15 @@ import socket
 from functools import cache
 from typing import Any
 
-from celery.signals import beat_init, worker_shutting_down
+from celery.signals import worker_shutting_down
 from celery.utils.log import get_logger
 
 _logger = get_logger(__name__)
 
 
 def connect() -> None:
-    """Have the worker and beat of this process report to systemd."""
+    """Have the worker that this process may become report to systemd."""
     worker_shutting_down.connect(_worker_drains)
-    beat_init.connect(_beat_schedules)
 
 
 def notify(*assignments: str) -> None:
@@ -81,7 +81,3 @@ def _worker_drains(how: str, **_: Any) -> None:
 
     at_work = len(state.active_requests)
     notify("STOPPING=1", f"STATUS={how} shutdown: {at_work} tasks at work")
-
-
-def _beat_schedules(**_: Any) -> None:
-    notify("READY=1", "STATUS=Looks for the broker")

@@ -211,6 +211,7 @@ def test_beats_whose_clocks_are_off_and_are_set_fire_once_in_each_interval_and_s
     ahead, behind = managers
     wait_until(lambda: "600 s ahead of" in ahead.status(), "nobody says whose clock is ahead")
     wait_until(lambda: "600 s behind" in behind.status(), "nobody says whose clock is behind")
+    wait_until(lambda: ahead.is_ready() and behind.is_ready(), "systemd is not told that they have started")
 
     steps = [(0, -600), (0, 600), (1, 0), (1, 3600), (0, 0)]
 

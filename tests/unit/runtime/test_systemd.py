@@ -6,9 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from celery.signals import beat_init
 
-from tasks.runtime import systemd
 from tasks.runtime.systemd import notify
 
 
@@ -28,12 +26,6 @@ def manager(
 def test_assignments_arrive_one_a_line(manager: socket.socket) -> None:
     notify("READY=1", "STATUS=Consumes sync")
     assert manager.recv(1000) == b"READY=1\nSTATUS=Consumes sync"
-
-
-def test_a_beat_that_begins_is_ready(manager: socket.socket) -> None:
-    systemd.connect()
-    beat_init.send(sender=None)
-    assert b"READY=1" in manager.recv(1000).splitlines()
 
 
 def test_without_systemd_nothing_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
