@@ -26,7 +26,9 @@ from native.state import ROOT, State, read_json, write_json
 from native.supervisor import Program
 
 ADMINER, REDIS_COMMANDER = "adminer", "redis-commander"
-NAMES = (ADMINER, REDIS_COMMANDER)
+# A page of each that is shown to nobody without the password.
+PATHS = {ADMINER: "/", REDIS_COMMANDER: "/connections"}
+NAMES = tuple(PATHS)
 TITLES = {ADMINER: "Adminer", REDIS_COMMANDER: "Redis Commander"}
 USER = FLOWER_USER
 PASSWORD = "ADMIN_UIS_PASSWORD"  # noqa: S105 - the name of the variable

@@ -158,7 +158,7 @@ def watcher_is_alive(state: State, *, may_ask: bool = True) -> Check:
 
 def page_answers(name: str, port: int) -> Check:
     """Check that Adminer or Redis Commander runs, and shows nothing without the password."""
-    path = {"adminer": "/", "redis-commander": "/connections"}[name]
+    path = admin_uis.PATHS[name]
     if (status := _status(port, path, None)) != 401:
         said = "does not answer" if status is None else f"answers {status} without a password, not 401"
         return Check(
