@@ -1,4 +1,7 @@
-"""The commands of docs/troubleshooting.md are run, as an operator runs them: each exists, and takes its options."""
+"""The verbs of docs/troubleshooting.md are run, as an operator runs them: each exists, and takes its options.
+
+All its commands are run on a host (molecule/shared/tests/test_troubleshooting.py).
+"""
 
 import os
 import re
@@ -10,10 +13,10 @@ from native.postgres import wheel_binaries
 from native.state import ROOT
 from tasks.storage.accounts.rows import Account
 from tests.conftest import TENANT, Database
+from tests.support.page_commands import PAGE, commands
 from tests.support.servers import RedisServer
 from tests.support.verbs import Verb, run_all
 
-PAGE = Path(ROOT) / "docs/troubleshooting.md"
 # They change something, or wait for an answer.
 NOT_RUN = ("account password", "account audit", "dlq retry")
 # No worker and no beat runs, and there is no dead letter.
@@ -21,20 +24,16 @@ SAID = re.compile(r"^(No worker has reported|No beat has looked|error: Not found
 UNITS = {path.stem for path in (Path(ROOT) / "templates/systemd").glob("*.service")}
 
 
-def commands(program: str) -> list[str]:
-    """The arguments of each command of the page that begins with this program."""
-    return sorted(set(re.findall(rf"`{re.escape(program)} ([^`]+)`", PAGE.read_text())))
-
-
 def test_each_command_that_looks_works(
     database: Database, redis: RedisServer, environment: Callable[..., None], account: Account, tmp_path: Path
 ) -> None:
     environment(REDIS_URL=redis.url)
-    looks = [line for line in commands("metabuilder") if line != "…" and not line.startswith(NOT_RUN)]
+    verbs = [line.removeprefix("metabuilder ") for line in commands() if line.startswith("metabuilder ")]
+    looks = [line for line in verbs if not line.startswith(NOT_RUN)]
     assert len(looks) > 15
     path = {"PATH": f"{wheel_binaries()}:{os.environ['PATH']}"}
-    verbs = {str(number): Verb(arguments(line, account), path) for number, line in enumerate(looks)}
-    done = {looks[int(number)]: ended for number, ended in run_all(tmp_path / "verbs", verbs).items()}
+    calls = {str(number): Verb(arguments(line, account), path) for number, line in enumerate(looks)}
+    done = {looks[int(number)]: ended for number, ended in run_all(tmp_path / "verbs", calls).items()}
     assert {line: ended for line, ended in done.items() if ended.status and not SAID.search(ended.stderr)} == {}
     assert sum(ended.status == 0 for ended in done.values()) > 10
 

@@ -8,10 +8,10 @@ import re
 import shlex
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import testinfra
 import yaml
@@ -182,6 +182,26 @@ def run_code(worker: Host, code: str) -> Any:
     done = worker.run(_in_release(code, "--pipe --wait"))
     assert done.rc == 0, done.stderr[-3000:]
     return json.loads(done.stdout)
+
+
+class Ended(NamedTuple):
+    """How a command ended, and what it said."""
+
+    status: int
+    stdout: str
+    stderr: str
+
+
+def run_each(host: Host, lines: Iterable[str]) -> list[Ended]:
+    """Run command lines of a shell one after the other, by one login."""
+    code = (
+        "import json, subprocess\n"
+        "options = {'shell': True, 'stdin': subprocess.DEVNULL, 'capture_output': True, 'text': True}\n"
+        f"done = [subprocess.run(line, **options) for line in {list(lines)!r}]\n"
+        "print(json.dumps([[one.returncode, one.stdout, one.stderr] for one in done]))\n"
+    )
+    encoded = base64.b64encode(code.encode()).decode()
+    return [Ended(*each) for each in json.loads(host.check_output(f"echo {encoded} | base64 -d | python3 -"))]
 
 
 def start_code(worker: Host, code: str) -> None:

@@ -4,7 +4,7 @@ import signal
 
 from testinfra.host import Host
 
-from tests.support.site import Site, ask_page, main_pid, reaches, wait_active
+from tests.support.site import Site, ask_page, main_pid, reaches, run_code, wait_active
 from tests.support.worker import wait_until
 
 UNIT = "celery-flower.service"
@@ -33,6 +33,12 @@ def test_it_answers_with_the_password(site: Site, flower: Host) -> None:
     assert status(flower, "/api/workers", f"admin:{password}") == 200
     # It asks Redis itself, which must be verified with the site's CA.
     assert status(flower, "/api/queues/length", f"admin:{password}") == 200
+    # It hears of tasks from the workers, and keeps what it has heard
+    code = (
+        "import json; from tasks.celery_app import cleanup_stale_results as task\nprint(json.dumps(task.delay().id))"
+    )
+    page = f"/task/{run_code(site.first('celery_workers'), code)}"
+    wait_until(lambda: "SUCCESS" in ask_page(flower, 5556, page, f"admin:{password}")[1], "no finished task", 60)
 
 
 def test_it_listens_on_loopback_only(site: Site, flower: Host) -> None:

@@ -37,6 +37,7 @@ def findings(verb: Verb) -> tuple[int, dict[tuple[str | None, str], dict[str, An
     done = verb("health", "--json")
     rows = json.loads(done.stdout)
     assert len(rows) > 10, done.stderr
+    assert {"certificate", "clock", "disk", "unit"} <= {row["component"].partition(" ")[0] for row in rows}
     return done.returncode, {(row["host"], row["component"]): row for row in rows if row["warns"] or not row["ok"]}
 
 
@@ -60,6 +61,10 @@ def test_a_worker_answers_for_the_site(site: Site, verb: Verb) -> None:
     assert "sync" in {queue["queue"] for queue in queues}
     given = verb("redis-cli", stdin="PING\n")
     assert (given.returncode, "PONG" in given.stdout) == (0, True), given.stderr
+    given = verb("psql", "-At", "-c", "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()")
+    assert (given.returncode, given.stdout.split()[-1:]) == (0, ["t"]), given.stderr
+    given = verb("psql", "-c", "CREATE TEMPORARY TABLE planted (n int)")
+    assert (given.returncode, "read-only transaction" in given.stderr) == (1, True), given.stderr
 
 
 def test_the_checklist_knows_the_inventory_the_hosts_and_what_health_says(site: Site, verb: Verb) -> None:
