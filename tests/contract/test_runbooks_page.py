@@ -4,9 +4,12 @@ import re
 
 import pytest
 
+from manage import cli
 from native.state import ROOT
+from tests.support.page_commands import commands
 
-PAGE = (ROOT / "docs" / "runbooks.md").read_text()
+PATH = ROOT / "docs" / "runbooks.md"
+PAGE = PATH.read_text()
 RUNBOOKS, _, TRIED = PAGE.partition("\n## How each was tried\n")
 TITLES = re.findall(r"^## (.+)$", RUNBOOKS, re.MULTILINE)
 ROWS = dict(re.findall(r"^\| \[(.+?)\]\(#[\w-]+\) \| (.+) \|$", TRIED, re.MULTILINE))
@@ -35,3 +38,9 @@ def test_each_playbook_that_is_named_exists() -> None:
     assert [
         name for name in named if not any((ROOT / folder / name).is_file() for folder in (".", "playbooks"))
     ] == []
+
+
+def test_each_verb_that_is_named_exists() -> None:
+    verbs = {line.split()[1] for line in commands(PATH) if line.startswith("metabuilder ")}
+    assert {"health", "queue:status", "worker:shutdown"} <= verbs
+    assert verbs - cli.main.commands.keys() == set()
