@@ -61,6 +61,7 @@ def list_(as_json: bool, tenant: str) -> None:
             )
             for found in accounts
         ),
+        whole=("id",),
     )
     for found in accounts:
         for what_to_do in remedies(found):
