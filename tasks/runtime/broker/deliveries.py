@@ -91,8 +91,8 @@ class Deliveries(redis.QoS):  # type: ignore[misc]
 
     @property
     def in_hand(self) -> int:
-        """How many messages are in hand."""
-        return len(self._delivered)
+        """How many messages are in hand. kombu forgets those that are settled only when the next one comes."""
+        return max(len(self._delivered) - len(self._dirty), 0)
 
     def move_to(self, channel: Any) -> None:
         """Continue on a new channel with the messages in hand."""

@@ -27,6 +27,7 @@ def test_a_signal_in_the_midst_of_telling_settles_another_message(
     publish(tmp_path, range(2), queue="send", ignore_result=True)
     channel, got = connect()
     drain(channel, lambda: len(got) == 2)
+    assert channel.qos.in_hand == 2
     ask = channel.qos._delete_and_read
 
     def interrupted(*tags: Any) -> Any:
@@ -40,6 +41,7 @@ def test_a_signal_in_the_midst_of_telling_settles_another_message(
     telling.join(10)
     assert not telling.is_alive()
     assert not client.exists("unacked", "unacked_index", "send")
+    assert channel.qos.in_hand == 0, "a worker at rest would report them as reserved"
 
 
 def test_a_stop_tells_what_is_owed_where_nothing_is_in_hand(
