@@ -6,12 +6,12 @@ A queue is well if a canary comes back from it. The environment must be in effec
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from manage.messages import short
 from manage.output import duration
 from manage.place import COMMAND
 from manage.session import application, broker_alone
 from manage.trouble import redis_words
 from native.check import Check, not_asked, one_line
+from native.stores import names_revoked
 
 # Beat looks at its schedule every few seconds, and notes in Redis that it did.
 _BEAT_SILENCE_SECONDS = 30
@@ -67,7 +67,7 @@ def _by_redis() -> Iterator[Check]:
     yield from _workers(found)
     yield _queues(waiting)
     yield _beat(ticked)
-    yield _revoked(names)
+    yield names_revoked(names, COMMAND)
 
 
 def _clocks() -> Iterator[Check]:
@@ -120,14 +120,6 @@ def _beat(ticked: float | None) -> Check:
         return Check("beat", True, f"looked at its schedule {ticked:.0f} s ago")
     detail = "has not looked at its schedule" + ("" if ticked is None else f" for {duration(ticked)}")
     return Check("beat", False, detail, f"On a host of celery_beat: {COMMAND} ps, {COMMAND} restart beat")
-
-
-def _revoked(names: list[str]) -> Check:
-    if not names:
-        return Check("revoked", True, "no task is revoked by its name")
-    tasks = ", ".join(short(name) for name in names)
-    advice = f"When they may run again: {COMMAND} task:revoke --name NAME --lift"
-    return Check("revoked", True, f"workers drop every task {tasks}, which somebody revoked", advice, warns=True)
 
 
 def _consuming() -> Iterator[Check]:

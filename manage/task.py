@@ -179,7 +179,7 @@ def revoke(
     With --terminate, what runs is stopped with its process; a sync goes on at its checkpoint the next time.
     """
     if (task_id is None) == (name is None):
-        raise click.UsageError("give the id of a task, or --name")
+        raise click.UsageError("give either the id of a task or --name")
     if lift and (name is None or terminate):
         raise click.UsageError("--lift goes with --name alone")
     if lift:
@@ -187,7 +187,7 @@ def revoke(
         return
     if hours is None and task_id is not None:
         hours = _REVOKED_HOURS
-    how_long = "until it is lifted" if hours is None else f"for {hours} hours"
+    how_long = "until it is lifted" if hours is None else f"for {hours} hour{'s' if hours > 1 else ''}"
     if name and not yes:
         confirm(f"Drop every {name} task {how_long}? The work of these tasks is not done")
     with broker_alone() as client:

@@ -31,6 +31,7 @@ def check_all(state: State) -> list[Check]:
     checks.append(not_asked("clocks", f"{' and '.join(missing)} is down") if missing else stores.clocks_agree())
     checks.append(stores.migrations_are_at_head() if checks[1].ok else not_asked("migrations", "PostgreSQL is down"))
     checks.append(worker_consumes() if checks[0].ok else not_asked("worker", "Redis is down"))
+    checks.append(stores.names_run() if checks[0].ok else not_asked("revoked", "Redis is down"))
     checks.append(beat_is_alive(state, may_ask=checks[0].ok))
     checks.append(flower_answers(state.port("flower") or 0))
     checks.append(exporter_answers(state.port("exporter") or 0))

@@ -1,10 +1,12 @@
-"""Checks of Redis and PostgreSQL, and of what these two know: clocks, the schema, waiting mail.
+"""Checks of Redis and PostgreSQL, and of what these two know: clocks, names of tasks that are revoked,
+the schema, waiting mail.
 
 Both are asked in the way in which workers use them. The environment must be in effect.
 """
 
 import contextlib
 import os
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -130,6 +132,30 @@ def clocks_agree() -> Check:
         return Check("clocks", True, found.what, found.advice.capitalize(), warns=True, figures=figures)
     detail = f"this host, Redis and PostgreSQL agree within {SKEW_SECONDS} s"
     return Check("clocks", True, detail, figures=figures)
+
+
+def names_run() -> Check:
+    """Check that workers run the tasks of all names, with a warning if somebody has revoked a name."""
+    from redis import RedisError
+
+    from tasks.runtime.revocations import revocations
+    from tasks.settings import get_settings
+
+    try:
+        with _client(get_settings().redis.broker_url) as client:
+            names = [one.name for one in revocations(client) if one.name]
+    except RedisError as error:
+        return Check("revoked", False, one_line(error), "Look at ./manage.sh health for redis first")
+    return names_revoked(names, "./manage.sh")
+
+
+def names_revoked(names: Sequence[str], command: str) -> Check:
+    """The check for names of tasks that are revoked, with a warning if there are any. `command` runs verbs here."""
+    if not names:
+        return Check("revoked", True, "no task is revoked by its name")
+    tasks = ", ".join(name.rpartition(".")[2] for name in names)
+    advice = f"When they may run again: {command} task:revoke --name NAME --lift"
+    return Check("revoked", True, f"workers drop every task {tasks}, which somebody revoked", advice, warns=True)
 
 
 def migrations_are_at_head() -> Check:

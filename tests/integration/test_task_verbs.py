@@ -16,6 +16,7 @@ from click.testing import CliRunner, Result
 from manage import cli, queue, session
 from manage.site_checks import check_site
 from native.state import ROOT
+from native.stores import names_run
 from tasks.monitoring.readings import rates
 from tasks.monitoring.report import TTL_SECONDS, WORKERS, Child, Report, Work, report_key, tell
 from tasks.registry import CHECK_SPAM, QUEUES, TASKS
@@ -211,8 +212,10 @@ def test_a_name_is_revoked_and_lifted(client: redis_client.Redis) -> None:
     [note] = [check for check in check_site() if check.component == "revoked"]
     assert note.warns
     assert "drop every task check_spam" in note.detail
+    assert (names_run().warns, names_run().detail) == (True, note.detail)  # `health` of the native stack
     assert of("task:revoke", "--name", "check_spam", "--lift") == {"lifted": "check_spam"}
     assert [check.warns for check in check_site() if check.component == "revoked"] == [False]
+    assert (names_run().ok, names_run().warns) == (True, False)
     assert of("task:revoke", "--name", "check_spam", "--lift") == {"lifted": None}
     for wrong in (
         [],
