@@ -87,6 +87,7 @@ def _verdict(result: dict[str, Any]) -> str:
 
 
 def _result_of(task: Any, arguments: tuple[object, ...]) -> dict[str, Any]:
+    from celery.exceptions import TaskRevokedError
     from celery.exceptions import TimeoutError as NoResultError
 
     from tasks.errors import BrokerUnavailableError, EmailError
@@ -96,6 +97,8 @@ def _result_of(task: Any, arguments: tuple[object, ...]) -> dict[str, Any]:
         return dict(task.apply_async(arguments, retry=False).get(timeout=_PATIENCE_SECONDS, interval=0.05))
     except NoResultError as error:
         raise StackError(f"{name} took longer than {_PATIENCE_SECONDS} s. {LOOK_AT_HEALTH}") from error
+    except TaskRevokedError as error:
+        raise StackError(f"{name} was not run: somebody revoked it. See ./manage.sh tasks revoked") from error
     except BrokerUnavailableError:
         raise
     except EmailError as error:
