@@ -225,5 +225,5 @@ def spare_worker(known: Known) -> Verdict:
 def metrics(known: Known) -> Verdict:
     """Somebody measures the site."""
     if hosts := known.of("exporter"):
-        return well(f"an exporter runs on {listed(hosts)}")
+        return well(f"the group exporter has {listed(hosts)}; whether it runs there is looked at for `health`")
     return wrong("no host is in the group exporter", "Put a host into it: docs/operations.md, Metrics")
