@@ -24,6 +24,8 @@ _VARIABLES = {
     "sslkey": "PGSSLKEY",
     "connect_timeout": "PGCONNECT_TIMEOUT",
 }
+# psql itself waits for minutes for a server behind a closed firewall, and for ever for one that hangs.
+_PATIENCE_SECONDS = "5"
 
 
 @example(
@@ -62,6 +64,7 @@ def _environment(tenant: str | None, *, write: bool) -> dict[str, str]:
         escaped = tenant.replace("\\", "\\\\").replace(" ", "\\ ")
         options.append(f"-c metabuilder.tenant_id={escaped}")
     return {
+        "PGCONNECT_TIMEOUT": _PATIENCE_SECONDS,
         **os.environ,
         **environment,
         "PGOPTIONS": " ".join(filter(None, options)),

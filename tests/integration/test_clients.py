@@ -1,6 +1,7 @@
 """`redis-cli` and `psql`: they reach the right server, and change nothing unless they are told to."""
 
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -104,7 +105,13 @@ def psql(database: Database, account: Account) -> Callable[..., "subprocess.Comp
     def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
         command = (sys.executable, "-m", "manage", "psql", *arguments)
         return subprocess.run(
-            command, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True, check=False
+            command,
+            cwd=ROOT,
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
         )
 
     return run
@@ -133,6 +140,17 @@ def test_psql_shows_no_password_to_other_users(
     shown = psql("-Atc", r"\! tr '\0' ' ' < /proc/$PPID/cmdline").stdout
     assert "psql -X -Atc" in shown
     assert database.server.postgres.passwords.worker not in shown
+
+
+def test_psql_waits_for_no_server_that_is_silent(
+    psql: Callable[..., "subprocess.CompletedProcess[str]"], database: Database, environment: Callable[..., None]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        environment(DATABASE_URL=database.worker_url.replace(f":{database.server.port}/", f":{port}/"))
+        done = psql("-c", "SELECT 1")
+    assert done.returncode == 2
+    assert "timeout expired" in done.stderr
 
 
 def test_a_machine_without_psql_is_said(
