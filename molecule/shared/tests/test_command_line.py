@@ -37,7 +37,7 @@ def findings(verb: Verb) -> tuple[int, dict[tuple[str | None, str], dict[str, An
     done = verb("health", "--json")
     rows = json.loads(done.stdout)
     assert len(rows) > 10, done.stderr
-    assert {"certificate", "clock", "disk", "unit"} <= {row["component"].partition(" ")[0] for row in rows}
+    assert {"certificate", "clock", "disk", "units"} <= {row["component"].partition(" ")[0] for row in rows}
     return done.returncode, {(row["host"], row["component"]): row for row in rows if row["warns"] or not row["ok"]}
 
 

@@ -17,7 +17,7 @@ _PACKAGES = (
 # role asks for is not fetched again for each host. A host fetches what is not named here, or is newer by now.
 _FETCHED = (
     *("python3-apt", "nftables", "systemd-timesyncd", "redis-server", "postgresql", "python3-psycopg2"),
-    *("python3-venv", "python3-cryptography", "dovecot-imapd", "hello"),
+    *("python3-venv", "postgresql-client", "python3-cryptography", "dovecot-imapd", "hello"),
 )
 # Made anew when something below changes what is in them.
 _EDITION = 2
