@@ -33,13 +33,15 @@ _HOLDER = text(
     """
 )
 _HOST_HAS_ROOM = text("SELECT host_has_room(:hostname, :limit)")
-# Clears `sync_queued_at` too: the lease now keeps the account from being queued again.
+# Clears `sync_queued_at` too: the lease now keeps the account from being queued again. The run before may have ended
+# the first sync after the account was read.
 _TAKE = text(
     """
     UPDATE email_client
     SET lease_owner = :owner, lease_until = clock_timestamp() + make_interval(secs => :seconds),
         lease_wanted_until = NULL, sync_queued_at = NULL
     WHERE tenant_id = :tenant_id AND id = :id
+    RETURNING last_sync_at
     """
 )
 _RENEW = text(
@@ -121,7 +123,8 @@ def take_lease(
             limit = get_settings().mail.connections_to(account.hostname)
             if limit and not connection.scalar(_HOST_HAS_ROOM, {"hostname": account.hostname, "limit": limit}):
                 raise HostBusyError(account.hostname)
-            connection.execute(_TAKE, {**key, "owner": owner, "seconds": seconds})
+            last_sync_at = connection.scalar(_TAKE, {**key, "owner": owner, "seconds": seconds})
+            account = account._replace(last_sync_at=last_sync_at)
     if held:
         raise held
     return account

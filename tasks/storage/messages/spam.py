@@ -53,8 +53,9 @@ _ATTACHMENTS = text(
     ORDER BY attachment.email_message_id, attachment.position
     """
 )
-# A verdict needs no lease. So the account's row is locked: the end of a first sync, whose event stands for all that
-# was before it, waits for this transaction, or this transaction waits for that and tells.
+# A verdict needs no lease. So the account's row is locked, whether or not its first sync is done: the end of a first
+# sync, whose event stands for all that was before it, waits for this transaction, or this transaction waits for that
+# and tells. The messages come first, as in a sync, so that neither waits for what the other holds.
 _SAVE = text(
     f"""
     WITH changed AS (
@@ -65,16 +66,18 @@ _SAVE = text(
       WHERE message.tenant_id = :tenant_id AND message.id = checked.id
         AND (message.spam_score, message.spam_indicators) IS DISTINCT FROM (checked.score, checked.indicators)
       RETURNING message.id, message.email_client_id, message.folder_id, message.spam_score
+    ), account AS (
+      SELECT id, last_sync_at FROM email_client
+      WHERE tenant_id = :tenant_id AND id = ANY(ARRAY(SELECT email_client_id FROM changed))
+      FOR SHARE
     )
     {INSERT_EVENTS}
     SELECT :tenant_id, changed.email_client_id, 'message.updated', jsonb_build_object(
       'email_message_id', changed.id, 'folder_id', changed.folder_id,
       'changes', jsonb_build_object('spam_score', changed.spam_score)
     )
-    FROM changed
-    JOIN email_client AS account ON account.tenant_id = :tenant_id AND account.id = changed.email_client_id
+    FROM changed JOIN account ON account.id = changed.email_client_id
     WHERE account.last_sync_at IS NOT NULL
-    FOR SHARE OF account
     """
 )
 # Messages of the last days about which not all engines have been asked, the newest first.

@@ -1,26 +1,34 @@
 """What the application is told of: each change once, and a first sync with one event."""
 
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
 import pytest
+from sqlalchemy import create_engine, text
 
 from tasks.errors import AuthenticationFailedError, FoldersFailedError, MailServerUnavailableError
 from tasks.mail.session import CommandRefusedError
 from tasks.mail.spam.verdict import Verdict
+from tasks.storage.accounts import leases
 from tasks.storage.accounts.logins import RECEIVING, SENDING, note_login, note_refusal
 from tasks.storage.accounts.rows import (
     Account,
     change_password,
     clear_error,
     find_account,
+    get_account,
     record_failure,
+    record_success,
     remove_account,
 )
 from tasks.storage.messages.folders import load_folders
 from tasks.storage.messages.spam import save_verdicts
 from tasks.storage.session import tenant_transaction
-from tests.conftest import TENANT, sync
+from tests.conftest import TENANT, USER, Database, sync
 from tests.support.mailbox import Mailbox, message
 from tests.support.stored import column, rows
 from tests.support.told import Witness, data_of, told
+from tests.support.worker import wait_until
 
 
 def types(after: str = "") -> list[str]:
@@ -98,6 +106,40 @@ def test_a_verdict_is_told_when_it_is_another_and_after_the_first_sync(account: 
     assert changes == [{"spam_score": 0.25}]
 
 
+def end_first_sync(account: Account) -> None:
+    with tenant_transaction(TENANT) as connection:
+        record_success(connection, account, whole_account=True)
+
+
+def test_the_end_of_a_first_sync_waits_for_a_verdict_that_is_not_told(
+    account: Account, mailbox: Mailbox, database: Database
+) -> None:
+    mailbox.append([message(1)])
+    sync(account)
+    [message_id] = column("SELECT id FROM email_message")
+    rows("UPDATE email_client SET last_sync_at = NULL RETURNING 1")
+    with create_engine(database.owner_url).connect() as owner, ThreadPoolExecutor(1) as thread:
+        with tenant_transaction(TENANT) as connection:
+            save_verdicts(connection, TENANT, [(str(message_id), Verdict(0.5, ()))])
+            ending = thread.submit(end_first_sync, account)
+            waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+            wait_until(lambda: owner.scalar(waiting) or ending.done(), "the sync does not come to its end")
+            assert not ending.done(), "whoever reads the rows at account.synced would never learn of the verdict"
+        ending.result()
+
+
+def test_a_run_that_begins_as_a_first_sync_ends_tells_of_what_it_changes(
+    account: Account, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_just_before(*arguments: Any) -> Account:
+        found = get_account(*arguments)
+        end_first_sync(account)
+        return found
+
+    monkeypatch.setattr(leases, "get_account", read_just_before)
+    assert leases.take_lease(TENANT, USER, account.id, "run", 60).has_synced
+
+
 def test_a_folder_that_is_numbered_anew_is_one_event(account: Account, mailbox: Mailbox) -> None:
     mailbox.create("Projects")
     mailbox.append([message(n, body="x" * n) for n in range(1, 6)], "Projects")
@@ -171,5 +213,15 @@ def test_a_folder_that_fails_at_each_sync_is_told_of_once(
     failing = find_account(TENANT, account.id)
     assert failing.last_error_code == FoldersFailedError.code
 
-    sync(failing)
-    assert types() == ["account.synced", "account.failing", "message.created", "account.resumed"]
+    # A sync that a person asks for ends a pause, and fails as well
+    end_first_sync(failing)
+    note_refusal(find_account(TENANT, account.id), RECEIVING, AuthenticationFailedError("no"))
+    rows("UPDATE email_client SET paused_at = now() RETURNING 1")
+    position = told()[-1].position
+    with tenant_transaction(TENANT) as connection:
+        record_success(connection, failing, whole_account=True, failed=FoldersFailedError("not today"))
+    assert data_of(after=position) == [{"error_code": FoldersFailedError.code}]
+
+    position = told()[-1].position
+    sync(find_account(TENANT, account.id))
+    assert types(position) == ["message.created", "account.resumed"]

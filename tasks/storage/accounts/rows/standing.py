@@ -87,7 +87,7 @@ def _tell(connection: Connection, account: Account, before: Standing, after: Sta
         connection.execute(_TELL_OF_FIRST_SYNC, {"tenant_id": account.tenant_id, "account_id": account.id})
     if after.paused_at and not before.paused_at:
         tell(connection, *key, EventType.ACCOUNT_PAUSED, {"side": "receiving", **error})
-    elif after.failing_since and not before.failing_since:
+    elif after.failing_since and not after.paused_at and (before.paused_at or not before.failing_since):
         tell(connection, *key, EventType.ACCOUNT_FAILING, error)
     elif (before.paused_at or before.failing_since) and not (after.paused_at or after.failing_since):
         tell(connection, *key, EventType.ACCOUNT_RESUMED, {"side": "receiving"})
