@@ -99,10 +99,11 @@ def _coming(tenant: str) -> "Iterator[Event]":
         # First listen, then look: so no event comes between the two.
         position = position_now(tenant)
         while True:
+            # Asked before reading: what is held back now may be given a moment after reading, without a notification.
+            patience = _HELD_BACK_SECONDS if number_held_back(tenant) else _SILENCE_SECONDS
             while some := events_after(tenant, position, _STEP):
                 yield from some
                 position = some[-1].position
-            patience = _HELD_BACK_SECONDS if number_held_back(tenant) else _SILENCE_SECONDS
             select.select([connection], [], [], patience)
             connection.poll()
             connection.notifies.clear()

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from manage import event, session
 from manage.cli import main
 from tasks.storage.accounts.rows import Account, find_account
+from tasks.storage.events import Event, events_after
 from tests.conftest import TENANT, Database, sync
 from tests.integration.events.test_reader import Session
 from tests.support.mailbox import Mailbox, message
@@ -88,4 +89,33 @@ def test_a_follower_is_woken_and_looks_again_for_what_is_held_back(
     assert next(coming).data == {"number": 2}
     assert patiences == [3600, event._HELD_BACK_SECONDS]
     assert next(coming).data == {"number": 3}
+    coming.close()
+
+
+def test_a_follower_does_not_sleep_on_an_event_that_was_held_back_only_while_it_read(
+    sessions: list[Session], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    older, newer = sessions
+    older.write(1)
+    newer.write(2)
+    patiences: list[float] = []
+
+    def wait(*arguments: Any) -> Any:
+        patiences.append(arguments[-1])
+        if len(patiences) == 1:
+            newer.commit()
+        return select.select(*arguments[:-1], min(arguments[-1], event._HELD_BACK_SECONDS))
+
+    def read(*arguments: Any) -> list[Event]:
+        found = events_after(*arguments)
+        if patiences:
+            # What held the event back is taken back, without a notification, right after it was looked for
+            older.connection.rollback()
+        return found
+
+    monkeypatch.setattr(event, "select", SimpleNamespace(select=wait))
+    monkeypatch.setattr("tasks.storage.events.events_after", read)
+    coming = event._coming(TENANT)
+    assert next(coming).data == {"number": 2}
+    assert patiences[:2] == [event._SILENCE_SECONDS, event._HELD_BACK_SECONDS]
     coming.close()
