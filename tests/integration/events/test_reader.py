@@ -3,12 +3,14 @@
 import json
 import select
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import psycopg2
 import psycopg2.errors
 import pytest
-from sqlalchemy import create_engine, text
+from sqlalchemy import Connection, create_engine, text
+from sqlalchemy.exc import OperationalError
 
 from native.postgres import libpq
 from tasks.errors import NotFoundError
@@ -27,6 +29,7 @@ from tasks.storage.session import tenant_transaction
 from tasks.storage.states import EventType
 from tests.conftest import TENANT, Database
 from tests.support.told import data_of, told
+from tests.support.worker import wait_until
 
 PATIENCE_SECONDS = 60
 INSERT = (
@@ -80,6 +83,18 @@ def numbers(after: str = "") -> list[int]:
 def given(after: str, limit: int = 10_000) -> list[int]:
     """What a reader is given now, whatever is held back."""
     return [event.data["number"] for event in events_after(TENANT, after, limit)]
+
+
+def make_older(owner: Connection, days: int, below: int) -> None:
+    """Let the events with lower numbers be so many days older."""
+    owner.execute(
+        text(
+            "UPDATE event SET created_at = created_at - make_interval(days => :days), "
+            "slot = ((slot - :days + :slots) % :slots)::smallint "
+            "WHERE tenant_id = :tenant AND (data->>'number')::int < :below"
+        ),
+        {"days": days, "slots": EVENT_SLOTS, "tenant": TENANT, "below": below},
+    )
 
 
 def test_transactions_that_commit_in_another_order_hide_nothing(session: Callable[..., Session]) -> None:
@@ -188,6 +203,8 @@ def test_a_tenant_reads_its_own_events_and_nobody_changes_them(
         f"SELECT count(*) FROM event_{0:02}",
         "DELETE FROM event_dropped",
         "INSERT INTO event_dropped VALUES ('tenant-1', 1, 1)",
+        "INSERT INTO event (tenant_id, email_client_id, type, data, created_at) "
+        "VALUES ('tenant-1', 'a', 'message.created', '{}', '2999-01-01')",
         "SELECT empty_old_event_slots(7)",
     )
     for statement in refused:
@@ -214,15 +231,7 @@ def test_old_events_go_and_a_reader_who_has_not_read_them_is_told(
     # Given that the first two were written ten days ago
     days = 10
     with create_engine(database.owner_url).begin() as owner:
-        aged = owner.execute(
-            text(
-                "UPDATE event SET created_at = created_at - make_interval(days => :days), "
-                "slot = ((slot - :days + :slots) % :slots)::smallint "
-                "WHERE tenant_id = :tenant AND (data->>'number')::int < 3"
-            ),
-            {"days": days, "slots": EVENT_SLOTS, "tenant": TENANT},
-        )
-        assert aged.rowcount == 2
+        make_older(owner, days, below=3)
     assert delete_old_events(days + 1) == 0
     assert numbers() == [1, 2, 3, 4]
 
@@ -234,6 +243,54 @@ def test_old_events_go_and_a_reader_who_has_not_read_them_is_told(
         told(after=positions[0])
     assert [event.data for event in events_after("tenant-2", positions[0], 9)] == [{"number": 9}], "it missed none"
     assert numbers(positions[3]) == []
+
+
+def test_a_reader_who_comes_while_events_are_dropped_is_told(
+    session: Callable[..., Session], database: Database
+) -> None:
+    writer = session()
+    for number in range(1, 4):
+        writer.write(number)
+        writer.commit()
+    first, second, _ = (event.position for event in told())
+    with create_engine(database.owner_url).connect() as owner, ThreadPoolExecutor(1) as thread:
+        with owner.begin():
+            make_older(owner, 10, below=3)
+        with owner.begin():
+            assert owner.scalar(text("SELECT empty_old_event_slots(7)")) == 2
+            reading = thread.submit(given, first)
+            waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+            wait_until(lambda: owner.scalar(waiting), "the reader does not come to the slot")
+        with pytest.raises(EventPositionError, match="are kept no more"):
+            reading.result(PATIENCE_SECONDS)
+    assert given(second) == [3]
+
+
+def test_the_cleanup_leaves_what_others_use(session: Callable[..., Session], database: Database) -> None:
+    writer, reader = session(), session()
+    writer.write(1)
+    writer.commit()
+    with create_engine(database.owner_url).connect() as owner:
+        # Events of today lie in one slot with older ones, because no cleanup ran before the day began
+        with owner.begin():
+            make_older(owner, EVENT_SLOTS, below=2)
+        writer.write(2)
+        writer.commit()
+        writer.write(3)
+        assert delete_old_events(7) == 0, "nobody waits for the writer"
+        writer.commit()
+
+        # A slot that somebody reads waits for the next run; one that was overdue a day ago is an error
+        with owner.begin():
+            make_older(owner, 7, below=3)
+            owner.execute(text("DELETE FROM event WHERE created_at < now() - interval '20 days'"))
+        reader.value("SELECT count(*) FROM events_after('', 10)")
+        assert delete_old_events(7) == 0
+        with pytest.raises(OperationalError, match="lock timeout"):
+            delete_old_events(5)
+        reader.commit()
+        assert delete_old_events(7) == 1
+    assert numbers() == [3]
 
 
 @pytest.mark.parametrize("odd", ["x", "1", "1-", "-1", "1-1-1", "9" * 19 + "-1", "1-" + "9" * 19, "1 - 1", "1-1\n"])

@@ -48,12 +48,14 @@ $$
 
 # Transactions commit in another order than they began in. A transaction older than every one that is still open
 # (xmin) can get no company with a lower number any more, so only the events of such transactions are given.
+# TRUNCATE takes rows from statements that began before it too. So the function is VOLATILE, which gives each of its
+# statements a snapshot of its own, and looks for what was dropped after it has read.
 EVENTS_AFTER = f"""
 CREATE FUNCTION events_after(after text, max_events integer)
 RETURNS TABLE (
   "position" text, id text, type text, email_client_id text, created_at timestamptz, data jsonb
 )
-LANGUAGE plpgsql STABLE {SEARCH_PATH} AS $$
+LANGUAGE plpgsql VOLATILE {SEARCH_PATH} AS $$
 DECLARE
   tenant text := current_setting('metabuilder.tenant_id', true);
   oldest_open bigint := pg_snapshot_xmin(pg_current_snapshot())::text::bigint;
@@ -77,15 +79,6 @@ BEGIN
         USING ERRCODE = 'object_not_in_prerequisite_state',
         HINT = 'Was the database restored? Read the rows themselves anew, then the events after an empty string.';
     END IF;
-    IF EXISTS (
-      SELECT FROM event_dropped AS dropped
-      WHERE dropped.tenant_id = tenant AND dropped.transaction_id < not_begun
-        AND (dropped.transaction_id, dropped.number) > (from_transaction, from_number)
-    ) THEN
-      RAISE EXCEPTION 'events_after: events after the position % are kept no more', after
-        USING ERRCODE = 'object_not_in_prerequisite_state',
-        HINT = 'Read the rows themselves anew, then the events after an empty string.';
-    END IF;
   END IF;
   RETURN QUERY
     SELECT event.transaction_id || '-' || event.number, event.id, event.type, event.email_client_id,
@@ -95,6 +88,15 @@ BEGIN
       AND (event.transaction_id, event.number) > (from_transaction, from_number)
     ORDER BY event.transaction_id, event.number
     LIMIT max_events;
+  IF after <> '' AND EXISTS (
+    SELECT FROM event_dropped AS dropped
+    WHERE dropped.tenant_id = tenant AND dropped.transaction_id < not_begun
+      AND (dropped.transaction_id, dropped.number) > (from_transaction, from_number)
+  ) THEN
+    RAISE EXCEPTION 'events_after: events after the position % are kept no more', after
+      USING ERRCODE = 'object_not_in_prerequisite_state',
+      HINT = 'Read the rows themselves anew, then the events after an empty string.';
+  END IF;
 END
 $$
 """
@@ -118,8 +120,10 @@ END
 $$
 """
 
-# Nobody writes into a slot whose day is over, so its lock waits for nothing but readers at work. The slot that is
-# tomorrow's, too, holds events of today minus SLOTS days until then.
+# Nobody writes into a slot whose day is over, so its lock waits for nothing but readers at work, a backup among them.
+# While it waits, others who read wait behind it, so it gives up soon, and the next run tries again; a slot that could
+# not be emptied for a day is an error. The slots of today and yesterday are left alone: if no cleanup ran for days,
+# they may hold events of SLOTS days before, and a lock would stop all who write.
 EMPTY_OLD_SLOTS = f"""
 RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp
@@ -129,26 +133,37 @@ DECLARE
   newest timestamptz;
   events bigint;
   removed bigint := 0;
+  today bigint := floor(extract(epoch FROM now()) / 86400);
 BEGIN
   PERFORM public.refuse_unless(retention_days BETWEEN 1 AND {SLOTS - 2}, 'empty_old_event_slots: retention_days');
-  PERFORM set_config('lock_timeout', '5s', true);
-  FOR slot IN SELECT format('event_%s', to_char(number, 'FM00')) FROM generate_series(0, {SLOTS - 1}) AS number LOOP
-    EXECUTE format('SELECT max(created_at) FROM (SELECT created_at FROM public.%I LIMIT 1) AS one', slot)
-      INTO newest;
-    CONTINUE WHEN newest IS NULL OR newest > now() - make_interval(days => retention_days);
-    EXECUTE format('LOCK TABLE public.%I IN SHARE MODE', slot);
-    EXECUTE format('SELECT max(created_at), count(*) FROM public.%I', slot) INTO newest, events;
-    CONTINUE WHEN newest > now() - make_interval(days => retention_days);
-    EXECUTE format(
-      'INSERT INTO public.event_dropped AS dropped (tenant_id, transaction_id, number) '
-      'SELECT DISTINCT ON (tenant_id) tenant_id, transaction_id, number FROM public.%I '
-      'ORDER BY tenant_id, transaction_id DESC, number DESC '
-      'ON CONFLICT (tenant_id) DO UPDATE '
-      'SET transaction_id = excluded.transaction_id, number = excluded.number '
-      'WHERE (dropped.transaction_id, dropped.number) < (excluded.transaction_id, excluded.number)', slot
-    );
-    EXECUTE format('TRUNCATE public.%I', slot);
-    removed := removed + events;
+  PERFORM set_config('lock_timeout', '1s', true);
+  FOR slot IN
+    SELECT format('event_%s', to_char(number, 'FM00')) FROM generate_series(0, {SLOTS - 1}) AS number
+    WHERE number NOT IN (today % {SLOTS}, (today - 1) % {SLOTS})
+  LOOP
+    newest := NULL;
+    BEGIN
+      EXECUTE format('SELECT max(created_at) FROM (SELECT created_at FROM public.%I LIMIT 1) AS one', slot)
+        INTO newest;
+      CONTINUE WHEN newest IS NULL OR newest > now() - make_interval(days => retention_days);
+      EXECUTE format('LOCK TABLE public.%I IN SHARE ROW EXCLUSIVE MODE', slot);
+      EXECUTE format('SELECT max(created_at), count(*) FROM public.%I', slot) INTO newest, events;
+      CONTINUE WHEN newest IS NULL OR newest > now() - make_interval(days => retention_days);
+      EXECUTE format(
+        'INSERT INTO public.event_dropped AS dropped (tenant_id, transaction_id, number) '
+        'SELECT DISTINCT ON (tenant_id) tenant_id, transaction_id, number FROM public.%I '
+        'ORDER BY tenant_id, transaction_id DESC, number DESC '
+        'ON CONFLICT (tenant_id) DO UPDATE '
+        'SET transaction_id = excluded.transaction_id, number = excluded.number '
+        'WHERE (dropped.transaction_id, dropped.number) < (excluded.transaction_id, excluded.number)', slot
+      );
+      EXECUTE format('TRUNCATE public.%I', slot);
+      removed := removed + events;
+    EXCEPTION WHEN lock_not_available THEN
+      IF newest < now() - make_interval(days => retention_days + 1) THEN
+        RAISE;
+      END IF;
+    END;
   END LOOP;
   RETURN removed;
 END
@@ -207,7 +222,9 @@ def upgrade() -> None:
     for table in ("event", "event_dropped"):
         isolate_tenants(table)
     # Events are written and read, never changed. Their partitions are granted to nobody.
-    op.execute("REVOKE UPDATE, DELETE ON event FROM metabuilder")
+    op.execute("REVOKE INSERT, UPDATE, DELETE ON event FROM metabuilder")
+    # Position, slot and time are PostgreSQL's to say: a time of next year would keep all events of that day till then.
+    op.execute("GRANT INSERT (tenant_id, email_client_id, type, data) ON event TO metabuilder")
     op.execute("REVOKE INSERT, UPDATE, DELETE ON event_dropped FROM metabuilder")
     op.execute(
         "CREATE TRIGGER written AFTER INSERT ON event REFERENCING NEW TABLE AS written "
