@@ -223,7 +223,7 @@ def upgrade() -> None:
         isolate_tenants(table)
     # Events are written and read, never changed. Their partitions are granted to nobody.
     op.execute("REVOKE INSERT, UPDATE, DELETE ON event FROM metabuilder")
-    # Position, slot and time are PostgreSQL's to say: a time of next year would keep all events of that day till then.
+    # Position, slot and time are PostgreSQL's to say: a time of next year would keep all events of its slot.
     op.execute("GRANT INSERT (tenant_id, email_client_id, type, data) ON event TO metabuilder")
     op.execute("REVOKE INSERT, UPDATE, DELETE ON event_dropped FROM metabuilder")
     op.execute(
