@@ -39,12 +39,15 @@ from tasks.storage.accounts.rows import Account, change_refresh_token, find_acco
 from tasks.storage.outbox import Outgoing
 from tasks.storage.session import tenant_transaction
 from tests.conftest import MAIL_PASSWORD, TENANT, Database, register, sync, unavailable
+from tests.support.application import Broker
 from tests.support.imap_faults import Answer, from_message
 from tests.support.imap_server import QRESYNC, ImapServer
 from tests.support.mailbox import Mailbox, message
 from tests.support.smtp_server import SmtpServer, drop, reply
 from tests.support.stored import column, rows, stored_uids
 from tests.support.token_server import TokenServer, trusted
+from tests.support.watcher import running_watcher
+from tests.support.worker import wait_until
 
 Environment = Callable[..., None]
 TOKENS = QRESYNC.replace("AUTH=PLAIN", "AUTH=PLAIN AUTH=XOAUTH2 AUTH=OAUTHBEARER")
@@ -521,3 +524,22 @@ def test_no_secret_is_in_the_database_or_in_the_log(
         assert secret not in stored
         assert secret not in caplog.text
         assert secret not in f"{failure.value!r} {failure.value.__cause__!r}"
+
+
+def test_a_watched_session_is_made_anew_before_its_token_ends(
+    server: ImapServer, account: Account, tokens: TokenServer, broker: Broker, tmp_path: Path
+) -> None:
+    server.capabilities = f"{TOKENS} IDLE"
+    sync(account)
+    rows("UPDATE email_client SET next_sync_at = now() + interval '1 day' RETURNING 1")
+    tokens.lifetime = 4
+    age(1)
+    with running_watcher(tmp_path) as watcher:
+        watcher.wait_until_watching("mail")
+        logins = server.logins
+        wait_until(lambda: server.logins >= logins + 2, "the session is not made anew")
+        # Nobody is told of this message: each session that is made anew finds what came meanwhile.
+        server.inbox.append(message(6))
+        wait_until(lambda: broker.taken("sync"), "a change is not found any more")
+        wait_until(lambda: server.open_now <= 1, "sessions are left open")
+        assert "is not watched until" not in watcher.log()

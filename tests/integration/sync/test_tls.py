@@ -1,6 +1,7 @@
 """TLS and STARTTLS to a real Dovecot, with certificates that are to be trusted and certificates that are not."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -11,9 +12,12 @@ from tasks.errors import CertificateInvalidError
 from tasks.storage.accounts.dispatch import claim_due_accounts
 from tasks.storage.accounts.rows import Account, find_account
 from tests.conftest import MAIL_PASSWORD, TENANT, Database, register, sync, unavailable
+from tests.support.application import Broker
 from tests.support.certificates import DAY, Authority
 from tests.support.mailbox import Mailbox, message
-from tests.support.stored import stored_uids
+from tests.support.stored import rows, stored_uids
+from tests.support.watcher import running_watcher
+from tests.support.worker import wait_until
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +122,31 @@ def test_no_certificate_is_looked_at_where_the_operator_says_so(
     sync(secure_account(kind, encryption))
 
     assert stored_uids()
+
+
+def test_a_connection_with_tls_is_watched(
+    secure_account: Callable[..., Account], servers: dict[str, Dovecot], broker: Broker, tmp_path: Path
+) -> None:
+    # Given a mailbox whose connections begin with TLS, and one with STARTTLS, both due in a day
+    accounts = {}
+    for encryption in ("tls", "starttls"):
+        account = accounts[encryption] = secure_account("valid", encryption)
+        rows(
+            "UPDATE email_client SET account_name = :name WHERE id = :id RETURNING 1", name=encryption, id=account.id
+        )
+        sync(account)
+    rows("UPDATE email_client SET next_sync_at = now() + interval '1 day' RETURNING 1")
+    before = logins(servers["valid"])
+
+    with running_watcher(tmp_path) as watcher:
+        watcher.wait_until_watching("starttls", "tls")
+        for account in accounts.values():
+            # When mail arrives, then a sync is queued, over the one connection that there is
+            Mailbox("127.0.0.1", servers["valid"].port, account.username, MAIL_PASSWORD).append([message(2)])
+            queued: list[list[object]] = []
+            wait_until(lambda found=queued: found.extend(broker.taken("sync")) or found, "no sync is queued")
+            assert [call[0] for call in queued] == [account.id]
+    assert logins(servers["valid"]) == before + 4  # two of them to append
 
 
 def logins(server: Dovecot) -> int:
