@@ -76,7 +76,9 @@ $$
 """
 
 # One watcher claims at a time, so that together they do not pass the limit of a mail server. Watchers get half of the
-# connections that a mail server may have (host_limits: by its name, or `*` for any other); syncs have the rest.
+# connections that a mail server may have (host_limits: by its name, or `*` for any other; 0 is no limit); syncs have
+# the rest. An account that fails is left to its schedule: thousands of a server that is down would be in the way of
+# all others.
 CLAIM = f"""
 RETURNS bigint
 {_SQL}
@@ -95,18 +97,19 @@ AS $$
   )
   UPDATE public.email_client AS account SET {_GIVEN_UP}
   FROM too_many WHERE account.tenant_id = too_many.tenant_id AND account.id = too_many.id;
-  WITH {_SHARE}, free AS (
+  WITH {_SHARE}, held AS (
+    SELECT hostname, count(*) AS connections FROM public.email_client
+    WHERE watched_by IS NOT NULL AND host_limits <> '{{}}'::jsonb
+    GROUP BY hostname
+  ), free AS (
     SELECT account.tenant_id, account.id, account.watch, account.last_sync_at,
-           coalesce(host_limits ->> account.hostname, host_limits ->> '*')::integer / 2 AS most,
+           nullif(coalesce(host_limits ->> account.hostname, host_limits ->> '*')::integer, 0) / 2 AS most,
            row_number() OVER (
              PARTITION BY account.hostname ORDER BY account.watch = 'on' DESC, account.last_sync_at
-           ) + (
-             SELECT count(*) FROM public.email_client AS other
-             WHERE other.hostname = account.hostname AND other.watched_by IS NOT NULL
-               AND host_limits <> '{{}}'::jsonb
-           ) AS place
-    FROM public.email_client AS account
+           ) + coalesce(held.connections, 0) AS place
+    FROM public.email_client AS account LEFT JOIN held ON held.hostname = account.hostname
     WHERE {CAN_BE_WATCHED} AND watched_by IS NULL AND coalesce(watch_retry_at, '-infinity') <= now()
+      AND failing_since IS NULL
       AND EXISTS (SELECT FROM public.mail_watcher WHERE id = watcher)
   ), chosen AS (
     SELECT free.tenant_id, free.id FROM free
