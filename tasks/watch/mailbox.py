@@ -5,7 +5,8 @@
     be told     IDLE begun anew before the server or a router on the way gives up the silent connection
     lost        polled as often as before; the next connection after a wait that doubles
 
-A login that works ends no wait: the waits begin from the shortest again only when a sync went well. An account whose
+A login that works ends no wait: the waits begin from the shortest again only when a sync went well, or after a
+connection that lasted (some servers end each one after minutes, and a quiet mailbox has few syncs). An account whose
 server cannot tell of changes is given up for a day, and polled.
 """
 
@@ -18,7 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from tasks.engine.watching import NoIdleError, Opened, open_watched
-from tasks.errors import EmailError, NotFoundError
+from tasks.errors import EmailError, NotFoundError, StorageUnavailableError
 from tasks.log_fields import logged_with
 from tasks.mail.authenticate import learn_login
 from tasks.mail.imap.watched import IdleRefusedError, WatchedMailbox
@@ -35,6 +36,10 @@ logger = logging.getLogger(__name__)
 
 _FIRST_WAIT_SECONDS, _MAX_WAIT_SECONDS = 2.0, 900.0
 _MAX_DOUBLINGS = 10
+# A connection that lasted for so long shows that the server works: no more logins come of that than of polling.
+_LASTING_SECONDS = 300.0
+# How soon is tried again to note the state of an account, while PostgreSQL is away.
+_NOTE_AGAIN_SECONDS = 5.0
 _GIVEN_UP_SECONDS = 24 * 3600
 # A session that was logged in with a token is renewed so long before the token expires: a time of its own for each.
 _TOKEN_AHEAD_SECONDS = (60, 280)
@@ -45,7 +50,7 @@ class Means:
     """What all accounts of a watcher share."""
 
     watcher: str
-    threads: Threads
+    notes: Threads
     logins: Threads
     pace: Pace
     syncs: Syncs
@@ -58,6 +63,9 @@ class WatchedAccount:
         self.watch, self._means = watch, means
         self._failures = 0
         self._noting: asyncio.Task[None] | None = None
+        # An account that is begun anew, with another login, is noted as watched over the connection before.
+        self._may_be_noted = True
+        self._connected_at = 0.0
         self._may_notify = True
         self.is_connected = False
         self.was_tried = False
@@ -75,6 +83,8 @@ class WatchedAccount:
                     await asyncio.sleep(self._wait())
         finally:
             self._means.syncs.forget(self.watch.key)
+            if self._noting is not None:
+                self._noting.cancel()
 
     async def _watch_until_lost(self) -> bool:
         """Hold one connection to its end. Returns whether there is to be another one."""
@@ -94,19 +104,23 @@ class WatchedAccount:
             return True
         finally:
             was_connected, self.is_connected, self.was_tried = self.is_connected, False, True
+        if was_connected and time.monotonic() - self._connected_at >= _LASTING_SECONDS:
+            self._failures = 0
         self._failures += 1
-        if was_connected and self._noting is not None:
-            await self._noting
+        if self._may_be_noted:
+            if self._noting is not None:
+                await self._noting
             await self._noted(note_lost)
+            self._may_be_noted = False
         return True
 
     async def _connected(self) -> None:
         """Returns when the session is to be made anew, before its token expires."""
         watch = self.watch
-        await self._means.pace.turn(watch.hostname)
-        opened = await self._means.logins.open(
-            lambda: open_watched(watch.tenant_id, watch.user_id, watch.account_id), _close
-        )
+        async with self._means.pace.turn(watch.hostname):
+            opened = await self._means.logins.open(
+                lambda: open_watched(watch.tenant_id, watch.user_id, watch.account_id), _close
+            )
         mailbox: WatchedMailbox | None = None
         try:
             mailbox = WatchedMailbox(
@@ -149,14 +163,20 @@ class WatchedAccount:
             await mailbox.idle(min(silence, max(until_look, 0.0)), begun)
 
     def _begun(self) -> None:
-        self.is_connected = True
+        self.is_connected = self._may_be_noted = True
+        self._connected_at = time.monotonic()
         self._noting = asyncio.create_task(self._noted(note_watched))
 
     async def _noted(self, note: Callable[..., None], *values: object) -> None:
-        try:
-            await self._means.threads.run(note, self._means.watcher, self.watch.key, *values)
-        except EmailError as error:
-            logger.warning("the state of the watched mailbox cannot be noted: %s", error)
+        """Note the state of the account, by which it is polled; while PostgreSQL is away, as soon as it is back."""
+        while True:
+            try:
+                await self._means.notes.run(note, self._means.watcher, self.watch.key, *values)
+            except StorageUnavailableError as error:
+                logger.warning("the state of the watched mailbox cannot be noted, which is tried again: %s", error)
+                await asyncio.sleep(_NOTE_AGAIN_SECONDS)
+            else:
+                return
 
     def _wait(self) -> float:
         """How long to wait before the next connection: none after a session that was to be made anew."""

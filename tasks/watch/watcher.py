@@ -32,7 +32,12 @@ ROUND_SECONDS = 3
 # How many accounts are claimed or given up in a round, and how many may wait for their logins at most.
 _CLAIMS_PER_ROUND = 200
 _MAX_WAITING = 500
-_LOGIN_THREADS, _STATEMENT_THREADS = 8, 2
+_LOGIN_THREADS = 8
+# How many logins may be at work at one mail server.
+_LOGINS_A_HOST = 3
+# Two for what keeps the lease and queues syncs; what is noted for thousands of accounts at once waits in a queue of
+# its own, so that the lease does not end meanwhile.
+_STATEMENT_THREADS, _NOTE_THREADS = 2, 1
 
 
 class Watcher:
@@ -40,10 +45,10 @@ class Watcher:
 
     def __init__(self) -> None:
         self.name = f"{socket.gethostname()[:100]}:{os.getpid()}:{uuid.uuid4()}"
-        self._threads, logins = Threads(_STATEMENT_THREADS), Threads(_LOGIN_THREADS)
+        self._threads = Threads(_STATEMENT_THREADS)
         self._syncs = Syncs(self.name, self._threads)
-        pace = Pace(get_settings().watch.host_logins_per_second)
-        self._means = Means(self.name, self._threads, logins, pace, self._syncs)
+        pace = Pace(get_settings().watch.host_logins_per_second, _LOGINS_A_HOST)
+        self._means = Means(self.name, Threads(_NOTE_THREADS), Threads(_LOGIN_THREADS), pace, self._syncs)
         self._accounts: dict[Key, WatchedAccount] = {}
         self._running: dict[Key, asyncio.Task[None]] = {}
 
@@ -118,8 +123,8 @@ class Watcher:
             await self._threads.run(end_watcher, self.name)
         except EmailError as error:
             logger.warning("the accounts are given up when the lease ends: %s", error)
-        self._threads.close()
-        self._means.logins.close()
+        for threads in (self._threads, self._means.notes, self._means.logins):
+            threads.close()
 
 
 def _renewed(name: str, claims: int) -> list[Watch]:
