@@ -210,7 +210,9 @@ SECTIONS: Mapping[str, tuple[Item, ...]] = {
             "alerts",
             "An alert reaches a person",
             "the way from a rule to a telephone has many parts that break in silence",
-            "amtool alert add alertname=Test severity=critical --alertmanager.url=http://admin:PASSWORD@127.0.0.1:9093",
+            "amtool alert add alertname=Test severity=critical --alertmanager.url=http://127.0.0.1:9093 "
+            "--http.config.file=<(echo 'basic_auth: {username: admin, "
+            "password_file: /etc/metabuilder/monitoring/password}')",
             notes.noted("alerts", "Send a test alert and see it arrive (docs/operations.md, Alerts)", notes.delivery),
         ),
         Item(
