@@ -10,8 +10,7 @@ from manage.output import duration
 from manage.place import COMMAND
 from manage.session import application, broker_alone
 from manage.trouble import redis_words
-from native.check import Check, not_asked, one_line
-from native.stores import names_revoked
+from native.check import Check, names_revoked, not_asked, one_line
 
 # Beat looks at its schedule every few seconds, and notes in Redis that it did.
 _BEAT_SILENCE_SECONDS = 30

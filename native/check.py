@@ -1,6 +1,6 @@
-"""The result of `health` for one component."""
+"""The result of `health` for one component, and what the native stack and a site say alike."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -27,6 +27,15 @@ class Check:
 def not_asked(component: str, why: str) -> Check:
     """The check of a component that cannot be asked because another one is down."""
     return Check(component, False, f"not asked: {why}", f"First mend this: {why}")
+
+
+def names_revoked(names: Sequence[str], command: str) -> Check:
+    """The check for names of tasks that are revoked, with a warning if there are any. `command` runs verbs here."""
+    if not names:
+        return Check("revoked", True, "no task is revoked by its name")
+    tasks = ", ".join(name.rpartition(".")[2] for name in names)
+    advice = f"When they may run again: {command} task:revoke --name NAME --lift"
+    return Check("revoked", True, f"workers drop every task {tasks}, which somebody revoked", advice, warns=True)
 
 
 def one_line(error: Exception) -> str:

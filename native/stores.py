@@ -6,11 +6,10 @@ Both are asked in the way in which workers use them. The environment must be in 
 
 import contextlib
 import os
-from collections.abc import Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from native.check import Check, one_line
+from native.check import Check, names_revoked, one_line
 from native.postgres import libpq
 from native.redis_trouble import explain, name
 
@@ -147,15 +146,6 @@ def names_run() -> Check:
     except RedisError as error:
         return Check("revoked", False, one_line(error), "Look at ./manage.sh health for redis first")
     return names_revoked(names, "./manage.sh")
-
-
-def names_revoked(names: Sequence[str], command: str) -> Check:
-    """The check for names of tasks that are revoked, with a warning if there are any. `command` runs verbs here."""
-    if not names:
-        return Check("revoked", True, "no task is revoked by its name")
-    tasks = ", ".join(name.rpartition(".")[2] for name in names)
-    advice = f"When they may run again: {command} task:revoke --name NAME --lift"
-    return Check("revoked", True, f"workers drop every task {tasks}, which somebody revoked", advice, warns=True)
 
 
 def migrations_are_at_head() -> Check:

@@ -70,6 +70,14 @@ def members(archive: Path) -> dict[str, tarfile.TarInfo]:
         return {member.name: member for member in tar}
 
 
+def copy_code(folder: Path) -> None:
+    """The code that a release holds, and nothing else of the repository."""
+    for source in code(ROOT):
+        copy = folder / source.relative_to(ROOT)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, copy)
+
+
 def test_a_release_is_a_virtual_environment_for_its_place_on_the_hosts(clone: Path) -> None:
     version, archives = build(OLD)
     found = members(archives[OLD])
@@ -84,10 +92,7 @@ def test_a_release_is_a_virtual_environment_for_its_place_on_the_hosts(clone: Pa
 
 
 def test_the_commands_of_a_host_need_nothing_that_a_release_does_not_hold(tmp_path: Path) -> None:
-    for source in code(ROOT):
-        copy = tmp_path / source.relative_to(ROOT)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, copy)
+    copy_code(tmp_path)
     script = "import sys; from click.testing import CliRunner; from manage.cli import main\n"
     script += (
         "for line in sys.stdin: done = CliRunner().invoke(main, line.split()); print([done.output, done.exception])"
@@ -107,6 +112,24 @@ def test_the_commands_of_a_host_need_nothing_that_a_release_does_not_hold(tmp_pa
         # What each ends with where neither PostgreSQL nor Redis is there.
         assert "error: " in said, (command, said)
         assert said.endswith("SystemExit(1)]"), (command, said)
+
+
+def test_each_module_of_a_release_needs_nothing_that_a_release_does_not_hold(tmp_path: Path) -> None:
+    """`health` on a host once imported a module that only the control machine has."""
+    copy_code(tmp_path)
+    modules = [path.relative_to(tmp_path).with_suffix("") for path in tmp_path.rglob("*.py")]
+    run_alone = ("__main__", "migrations")  # programs, and what Alembic loads within a migration
+    names = [".".join(module.parts) for module in modules if not set(run_alone) & set(module.parts)]
+    script = "import importlib, sys\nfor name in sys.stdin.read().split(): importlib.import_module(name)"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        input="\n".join(sorted(names)),
+        env={"PYTHONPATH": str(tmp_path), "PATH": os.environ["PATH"]},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_everybody_on_a_host_may_read_it_and_only_root_may_write(clone: Path) -> None:
