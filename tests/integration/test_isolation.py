@@ -1,5 +1,7 @@
 """Two tenants in one database: nothing written in SQL by the application's role crosses over."""
 
+import re
+
 import psycopg2
 import psycopg2.errors
 import pytest
@@ -16,6 +18,7 @@ from tests.support.mailbox import Mailbox, message
 
 # The others belong to no tenant (tests/migrations/test_migrations.py).
 TABLES = sorted(name for name, table in Base.metadata.tables.items() if "tenant_id" in table.columns)
+VIEWS = ["attachment_view", "folder_view", "message_view"]
 OTHER = "tenant-2"
 
 
@@ -68,7 +71,7 @@ def as_application(database: Database, tenant: str | None):
     return connection.cursor()
 
 
-@pytest.mark.parametrize("table", TABLES)
+@pytest.mark.parametrize("table", [*TABLES, *VIEWS])
 @pytest.mark.parametrize("tenant", [OTHER, "", None])
 def test_reads_of_another_tenant_or_none_see_no_rows(filled, database: Database, table: str, tenant) -> None:
     own = as_application(database, TENANT)
@@ -112,6 +115,34 @@ def test_intake_views_show_nothing(filled, database: Database) -> None:
     own = as_application(database, TENANT)
     with pytest.raises(psycopg2.errors.InsufficientPrivilege):
         own.execute("SELECT * FROM intake_email_message")
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_the_views_only_read(filled, database: Database, view: str) -> None:
+    for statement in (f"DELETE FROM {view}", f"UPDATE {view} SET id = 'x'", f"INSERT INTO {view} (id) VALUES ('x')"):
+        with pytest.raises(psycopg2.Error, match=r"permission denied|cannot"):
+            as_application(database, TENANT).execute(statement)
+
+
+def test_the_views_show_what_the_tables_have(filled, database: Database) -> None:
+    own = as_application(database, TENANT)
+    own.execute(
+        "SELECT attachment.content, blob.content, account_name, email_address, folder.user_id, message.user_id "
+        "FROM attachment_view AS attachment JOIN message_view AS message ON message.id = email_message_id "
+        "JOIN folder_view AS folder ON folder.id = folder_id JOIN blob ON blob.size = attachment.size"
+    )
+    [(content, stored, *of_account)] = own.fetchall()
+    assert bytes(content) == bytes(stored)
+    assert of_account == [filled.account_name, filled.email_address, USER, USER]
+
+
+def test_a_view_reads_no_table_of_which_no_column_is_wanted(filled, database: Database) -> None:
+    own = as_application(database, TENANT)
+    own.execute("EXPLAIN SELECT subject FROM message_view UNION ALL SELECT filename FROM attachment_view")
+    plan = " ".join(line for (line,) in own.fetchall())
+    read = set(re.findall(r" on (\w+) ", plan))
+    assert {"email_message", "email_attachment"} <= read
+    assert not {"email_client", "blob"} & read
 
 
 def test_a_message_cannot_point_into_another_tenants_folder(filled, database: Database) -> None:
