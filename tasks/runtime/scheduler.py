@@ -15,17 +15,19 @@ from typing import Any
 
 from celery import Celery
 from celery.beat import ScheduleEntry, Scheduler, SchedulingError
+from celery.signals import beat_init
 from celery.utils.log import get_logger
 from kombu.exceptions import OperationalError
 from kombu.utils.json import dumps
 from redis.exceptions import RedisError
 
-from tasks.runtime import systemd
+from tasks.runtime import notified, systemd
 from tasks.runtime.broker import transport
 from tasks.runtime.broker.clock import to_redis
 from tasks.runtime.broker.queues import wake_key
 from tasks.runtime.broker.scripts import STAMP, rename_unless
 from tasks.runtime.clocks import Watch
+from tasks.runtime.notified.listener import Listener
 
 logger = get_logger("celery.beat")
 
@@ -75,6 +77,7 @@ class SharedScheduler(Scheduler):  # type: ignore[misc]  # celery has no types
     max_interval = _MAX_SLEEP_SECONDS
     _is_heard: bool | None = None  # whether the broker answered at the last tick; None before the first
     _has_started = False
+    _listener: Listener | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._clocks = Watch()
@@ -84,6 +87,19 @@ class SharedScheduler(Scheduler):  # type: ignore[misc]  # celery has no types
     def connection(self) -> Any:
         """The broker, through the transport that notes the run and queues the message in one step."""
         return self.app.connection_for_write(transport=_FiringTransport)
+
+    def listen(self) -> None:
+        """Begin to do what PostgreSQL notifies beat of (tasks/runtime/notified)."""
+        if notified.HANDLERS:
+            self._listener = Listener(self.app, notified.HANDLERS)
+            self._listener.start()
+
+    def close(self) -> None:
+        """End with beat. May be called more than once."""
+        listener, self._listener = self._listener, None
+        if listener:
+            listener.stop()
+        super().close()
 
     def tick(self, **_: Any) -> float:
         """Fire all entries that are due. Returns the seconds to sleep until the next tick."""
@@ -164,6 +180,13 @@ class SharedScheduler(Scheduler):  # type: ignore[misc]  # celery has no types
             logger.exception("beat: could not queue %s", entry.name)
         if channel.has_fired:
             logger.info("Scheduler: Sent due task %s (%s)", entry.name, entry.task)
+
+
+def _begin_to_listen(sender: Any, **_: Any) -> None:
+    sender.scheduler.listen()
+
+
+beat_init.connect(_begin_to_listen)
 
 
 def _text(value: bytes) -> str:

@@ -12,6 +12,7 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
+import psycopg2
 from sqlalchemy import Connection, Engine, ExceptionContext, create_engine, event, text
 from sqlalchemy.exc import DBAPIError, DisconnectionError, InterfaceError, OperationalError
 
@@ -126,17 +127,34 @@ def unbound_transaction() -> Iterator[Connection]:
 
 
 @contextmanager
-def listening(channel: str) -> Iterator[Any]:
-    """A connection of psycopg2 that is notified on this channel (LISTEN), and closed at the end.
+def listening(*channels: str) -> Iterator[Any]:
+    """A connection of psycopg2 that is notified on these channels (LISTEN), and closed at the end.
 
     A pooler of transactions lets no notification through. Raises StorageUnavailableError.
     """
     with _translating_errors(), get_engine().connect() as connection:
         listener = connection.connection.driver_connection
         connection.detach()
-        connection.exec_driver_sql(f"LISTEN {channel}")
+        for channel in channels:
+            connection.exec_driver_sql(f"LISTEN {channel}")
         connection.commit()
         yield listener
+
+
+def wait_for_notifications(listener: Any, seconds: float, *others: Any) -> set[str]:
+    """The channels with notifications on a connection from `listening`, after these seconds at most, or as soon as
+    one of `others` can be read.
+
+    Raises StorageUnavailableError where the connection is lost.
+    """
+    select.select([listener, *others], [], [], seconds)
+    try:
+        listener.poll()
+    except psycopg2.Error as error:
+        raise StorageUnavailableError(str(error)) from error
+    channels = {notification.channel for notification in listener.notifies}
+    listener.notifies.clear()
+    return channels
 
 
 def database_now() -> datetime:
