@@ -5,9 +5,9 @@
     be told     IDLE begun anew before the server or a router on the way gives up the silent connection
     lost        polled as often as before; the next connection after a wait that doubles
 
-A login that works ends no wait: the waits begin from the shortest again only when a sync went well, or after a
-connection that lasted (some servers end each one after minutes, and a quiet mailbox has few syncs). An account whose
-server cannot tell of changes is given up for a day, and polled.
+Neither a login that works nor a connection that lasts shortens the waits: they begin from the shortest again only when
+a sync went well. An account that lost its connection is polled soon, so that a quiet mailbox has one, too. An account
+whose server cannot tell of changes is given up for a day, and polled.
 """
 
 import asyncio
@@ -36,8 +36,6 @@ logger = logging.getLogger(__name__)
 
 _FIRST_WAIT_SECONDS, _MAX_WAIT_SECONDS = 2.0, 900.0
 _MAX_DOUBLINGS = 10
-# A connection that lasted for so long shows that the server works: no more logins come of that than of polling.
-_LASTING_SECONDS = 300.0
 # How soon is tried again to note the state of an account, while PostgreSQL is away.
 _NOTE_AGAIN_SECONDS = 5.0
 _GIVEN_UP_SECONDS = 24 * 3600
@@ -65,7 +63,6 @@ class WatchedAccount:
         self._noting: asyncio.Task[None] | None = None
         # An account that is begun anew, with another login, is noted as watched over the connection before.
         self._may_be_noted = True
-        self._connected_at = 0.0
         self._may_notify = True
         self.is_connected = False
         self.was_tried = False
@@ -103,9 +100,7 @@ class WatchedAccount:
         else:
             return True
         finally:
-            was_connected, self.is_connected, self.was_tried = self.is_connected, False, True
-        if was_connected and time.monotonic() - self._connected_at >= _LASTING_SECONDS:
-            self._failures = 0
+            self.is_connected, self.was_tried = False, True
         self._failures += 1
         if self._may_be_noted:
             if self._noting is not None:
@@ -164,7 +159,6 @@ class WatchedAccount:
 
     def _begun(self) -> None:
         self.is_connected = self._may_be_noted = True
-        self._connected_at = time.monotonic()
         self._noting = asyncio.create_task(self._noted(note_watched))
 
     async def _noted(self, note: Callable[..., None], *values: object) -> None:

@@ -86,6 +86,10 @@ class Syncs:
                 logger.warning("syncs cannot be queued, which is tried again: %s", error)
                 pause = _MAX_LOOK_SECONDS
                 await asyncio.sleep(pause)
+            except Exception:
+                logger.exception("queueing syncs failed, and is tried again")
+                pause = _MAX_LOOK_SECONDS
+                await asyncio.sleep(pause)
             with suppress(TimeoutError):
                 async with asyncio.timeout(pause if self._changed else None):
                     await self._is_changed.wait()
@@ -121,7 +125,7 @@ def _queue(watcher: str, changed: Mapping[Key, str | None]) -> set[Key]:
     ]
     try:
         publish_many(sync_emails, calls, expires=claim_seconds)
-    except OperationalError:
+    except Exception:
         unclaim_accounts([sync.account for sync in claimed])
         raise
     return {Key(sync.account.tenant_id, sync.account.email_client_id) for sync in claimed}

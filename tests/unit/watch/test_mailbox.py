@@ -1,7 +1,9 @@
 """What an account's state in PostgreSQL says, and how long is waited, when connections end or PostgreSQL is away."""
 
 import asyncio
+import itertools
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any, NoReturn
 
 import pytest
@@ -85,18 +87,20 @@ def test_an_account_begun_anew_that_cannot_connect_is_noted_as_lost(noted: list[
     assert noted == ["lost"]
 
 
-@pytest.mark.parametrize(("lasting", "failures"), [(0.0, 1), (3600.0, 5)])
-def test_the_waits_begin_anew_after_a_connection_that_lasted(
-    noted: list[str], monkeypatch: pytest.MonkeyPatch, lasting: float, failures: int
+def test_the_waits_begin_anew_after_a_sync_that_went_well_and_after_no_connection(
+    noted: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mailbox, "_LASTING_SECONDS", lasting)
-    ended: list[int] = []
+    now = itertools.count(step=24 * 3600.0)  # each connection lasts for days
+    monkeypatch.setattr(mailbox, "time", SimpleNamespace(monotonic=lambda: next(now)))
+    failures: list[int] = []
 
     async def connected(account: WatchedAccount) -> None:
-        ended.append(account._failures)
+        failures.append(account._failures)
         account._begun()
+        if len(failures) == 4:
+            account.note_well()
         down()
 
-    run(connected, lambda _: len(ended) > 5)
-    assert ended[5] == failures
+    run(connected, lambda _: len(failures) > 5)
+    assert failures[:6] == [0, 1, 2, 3, 1, 2]
     assert noted
