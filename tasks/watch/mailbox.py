@@ -5,8 +5,8 @@
     be told     IDLE begun anew before the server or a router on the way gives up the silent connection
     lost        polled as often as before; the next connection after a wait that doubles
 
-Neither a login that works nor a connection that lasts shortens the waits: they begin from the shortest again only when
-a sync went well. An account that lost its connection is polled soon, so that a quiet mailbox has one, too. An account
+Neither a login that works nor a connection that lasts shortens the waits: they begin from the shortest again only
+when a sync went well. An account that lost its connection is polled soon, so a quiet mailbox has one, too. An account
 whose server cannot tell of changes is given up for a day, and polled.
 """
 

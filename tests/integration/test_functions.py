@@ -51,9 +51,11 @@ GRANTS = {
     "renew_watcher": {WORKER},
     "end_watcher": {WORKER},
     "claim_watches": {WORKER},
+    "give_up_over_limits": {WORKER},
     "list_watches": {WORKER},
     "claim_watched_syncs": {WORKER},
     "count_watches": {WORKER},
+    "count_watched_accounts": {WORKER},  # metrics
     "empty_old_event_slots": {WORKER},  # cleaning up
     "event_id": {APPLICATION},  # called by whoever writes an event, for its own tenant
     "events_after": {APPLICATION},  # reading events, as the policy of their table lets
@@ -117,8 +119,10 @@ USUAL: dict[str, dict[str, Any]] = {
     "renew_watcher": {"watcher": "host:1", "seconds": 15},
     "end_watcher": {"watcher": "host:1"},
     "claim_watches": {"watcher": "host:1", "max_accounts": 10_000, "max_claims": 200, "host_limits": '{"*": 10}'},
+    "give_up_over_limits": {"watcher": "host:1", "host_limits": '{"*": 10}'},
     "list_watches": {"watcher": "host:1"},
     "count_watches": {},
+    "count_watched_accounts": {},
     "claim_watched_syncs": {
         "watcher": "host:1",
         "tenant_ids": [TENANT],
@@ -138,6 +142,8 @@ NEW = {
         "renew_watcher",
         "end_watcher",
         "claim_watches",
+        "give_up_over_limits",
+        "count_watched_accounts",
         "list_watches",
         "claim_watched_syncs",
     ),
@@ -172,6 +178,7 @@ OUTSIDE: dict[str, dict[str, tuple[Any, ...]]] = {
     "renew_watcher": {"watcher": WATCHER, "seconds": (0, 3601)},
     "end_watcher": {"watcher": WATCHER},
     "claim_watches": {"watcher": WATCHER, "max_accounts": (0, 1_000_001), "max_claims": (-1, 10_001)},
+    "give_up_over_limits": {"watcher": WATCHER},
     "list_watches": {"watcher": WATCHER},
     "claim_watched_syncs": {
         "watcher": WATCHER,

@@ -18,6 +18,7 @@ from tasks.storage.session import tenant_transaction, unbound_transaction
 
 _RENEW = text("SELECT renew_watcher(:watcher, :seconds)")
 _CLAIM = text("SELECT claim_watches(:watcher, :max_accounts, :max_claims, CAST(:host_limits AS jsonb))")
+_GIVE_UP = text("SELECT give_up_over_limits(:watcher, CAST(:host_limits AS jsonb))")
 _LIST = text("SELECT tenant_id, user_id, id, hostname, login, is_well FROM list_watches(:watcher)")
 _END = text("SELECT end_watcher(:watcher)")
 _COUNT = text("SELECT watcher, accounts, connected FROM count_watches()")
@@ -73,10 +74,13 @@ def renew_watcher(watcher: str, seconds: int) -> None:
 
 def claim_watches(watcher: str, max_accounts: int, max_claims: int, host_limits: Mapping[str, int]) -> None:
     """Claim up to `max_claims` accounts that nobody watches, up to the watcher's share of all; or give up as many, if
-    it has more than its share. Watchers together get half of the connections in `host_limits`."""
-    values = {"watcher": watcher, "max_accounts": max_accounts, "max_claims": max_claims}
+    it has more than its share. Watchers together get half of the connections in `host_limits`: where they have more,
+    because a limit was lowered, each gives up its own beyond it."""
+    values = {"watcher": watcher, "host_limits": json.dumps(host_limits)}
     with unbound_transaction() as connection:
-        connection.execute(_CLAIM, {**values, "host_limits": json.dumps(host_limits)})
+        connection.execute(_GIVE_UP, values)
+    with unbound_transaction() as connection:
+        connection.execute(_CLAIM, {**values, "max_accounts": max_accounts, "max_claims": max_claims})
 
 
 def list_watches(watcher: str) -> list[Watch]:
