@@ -169,7 +169,7 @@ def _right(shown: Shown) -> Iterator[Text]:
         yield _row((f"{one.provider} {why}", f"{one.accounts:,}"), widths, _BAD)
     if not unwell:
         yield _row(("none" if shown.counts.value else "not known", ""), widths, _DIM)
-    yield _row(("SLOWEST TASKS, LAST MINUTE", "MEAN"), widths, _HEAD)
+    yield _row(("SLOWEST TASKS, LAST MINUTE", "MEAN s"), widths, _HEAD)
     slowest = shown.broker.value.slowest if shown.broker.value else ()
     for task in slowest[:3]:
         yield _row((f"{short(task.name)} ({task.runs:,})", f"{task.seconds:.2f}"), widths)

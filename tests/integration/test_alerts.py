@@ -25,8 +25,8 @@ def always(value: float) -> str:
 
 
 def lately(before: str, value: float, samples: int) -> str:
-    """A value that came so many samples ago; `before` is `_` where there was none."""
-    first = f"_x{SAMPLES - samples}" if before == "_" else f"{before}+0x{SAMPLES - samples}"
+    """A value that came so many samples before the last one; `before` is `_` where there was none."""
+    first = f"_x{SAMPLES - samples}" if before == "_" else f"{before}+0x{SAMPLES - samples - 1}"
     return f"{first} {value}+0x{samples}"
 
 
@@ -99,6 +99,14 @@ def all_gone(prefix: str) -> dict[str, str | None]:
     return {series: None for series in HEALTHY if series.startswith(prefix)}
 
 
+def rare_failures(number: int, label: str = "") -> dict[str, str | None]:
+    """So many failures of a task, ten minutes ago, and one success."""
+    return {
+        f'metabuilder_tasks_total{{task="rare",outcome="{outcome}",{label}}}': f"0+0x{SAMPLES - 11} {count}+0x10"
+        for outcome, count in {"failure": number, "success": 1}.items()
+    }
+
+
 def processes(busy: int, idle: int) -> dict[str, str | None]:
     of = 'metabuilder_worker_children{{worker="w@one",state="{}"}}'
     return {of.format("busy"): always(busy), of.format("idle"): always(idle)}
@@ -136,6 +144,10 @@ CASES: dict[str, Case] = {
         {'up{job="metabuilder",instance="two"}': always(0)}, ("MetabuilderTargetDown",)
     ),
     "an exporter restarts": Case({'up{job="metabuilder",instance="two"}': lately("1", 0, 3)}),
+    "the only exporter restarts": Case(
+        {of: f"{values.rpartition('x')[0]}x{SAMPLES - 2} stale"
+         for of, values in HEALTHY.items() if values and of.startswith("metabuilder_")}
+    ),
     "something else is down": Case({'up{job="printer",instance="two"}': always(0)}),
     "Redis is away": Case(
         {**all_gone("metabuilder_queue"), **all_gone("metabuilder_worker"), **all_gone("metabuilder_beat"),
@@ -150,25 +162,40 @@ CASES: dict[str, Case] = {
         ("MetabuilderPostgresqlAway",),
     ),
     "PostgreSQL was away for a scrape": Case({'metabuilder_source_up{source="postgresql"}': lately("1", 0, 0)}),
+    "Redis was away for a scrape": Case({'metabuilder_source_up{source="redis"}': lately("1", 0, 0)}),
     "a fifth of the syncs fails": Case(failed(SYNC, "failure", 15), ("MetabuilderTasksFail",)),
     "a fifth of the syncs is killed at the time limit": Case(
         failed(SYNC, "timed_out", 15), ("MetabuilderTasksFail",)
     ),
     "most syncs are tried again": Case(failed(SYNC, "retry", 300)),
-    "two of three runs of a rare task fail": Case(
-        {'metabuilder_tasks_total{task="rare",outcome="failure"}': f"0+0x{SAMPLES - 10} 2+0x10",
-         'metabuilder_tasks_total{task="rare",outcome="success"}': f"0+0x{SAMPLES - 10} 1+0x10"}
+    "a fifth of the syncs is lost with its process": Case(failed(SYNC, "lost", 15), ("MetabuilderTasksFail",)),
+    "less than a tenth of the syncs fails": Case(failed(SYNC, "failure", 6.4)),
+    "more than a tenth of the syncs fails": Case(failed(SYNC, "failure", 7.5), ("MetabuilderTasksFail",)),
+    "some syncs fail, and most wait for their turn": Case(
+        {**failed(SYNC, "failure", 15), **failed(SYNC, "deferred", 300)}
+    ),
+    "many syncs failed a quarter of an hour ago": Case(
+        {f'metabuilder_tasks_total{{task="{SYNC}",outcome="failure"}}': f"0+20x10 200+0x{SAMPLES - 11}"}
+    ),
+    "four runs of a rare task fail": Case(rare_failures(4)),
+    "five runs of a rare task fail": Case(rare_failures(5), ("MetabuilderTasksFail",)),
+    "three runs of a rare task fail, as two exporters tell": Case(
+        {**rare_failures(3, 'instance="one"'), **rare_failures(3, 'instance="two"')}
     ),
     "a dead letter": Case(
         {'metabuilder_dead_letters{task="a",retried="false"}': always(1)}, ("MetabuilderDeadLetters",)
     ),
     "dead letters that were queued again": Case({'metabuilder_dead_letters{task="a",retried="true"}': always(9)}),
+    "a dead letter that is queued again at once": Case(
+        {'metabuilder_dead_letters{task="a",retried="false"}': lately("0", 1, 2)}
+    ),
     "a message is put aside": Case({"metabuilder_messages_aside": always(1)}, ("MetabuilderMessagesAside",)),
     "a message is aside for a moment": Case({"metabuilder_messages_aside": lately("0", 1, 9)}),
     "a queue stands still": Case(waits("send", 121), ("MetabuilderQueueStandsStill",)),
     "a queue stands still, while another task of the worker runs": Case(
         waits("send", 121, {SYNC: 60}), ("MetabuilderQueueStandsStill",)
     ),
+    "a queue stands still for less than two minutes": Case(waits("send", 110)),
     "messages of one moment are worked off": Case(waits("send", 600, {SEND: 2})),
     "all processes are at work": Case({**waits("send", 600), **processes(4, 0)}),
     "no process at all": Case({**waits("send", 600), **processes(0, 0)}, ("MetabuilderQueueStandsStill",)),
@@ -197,10 +224,14 @@ CASES: dict[str, Case] = {
     "beat is gone": Case({"metabuilder_beat_silence_seconds": always(100)}, ("MetabuilderBeatSilent",)),
     "no beat ever ran": Case({"metabuilder_beat_silence_seconds": None}, ("MetabuilderBeatSilent",)),
     "beat starts anew": Case({"metabuilder_beat_silence_seconds": lately("3", 70, 1)}),
+    "beat is slow": Case({"metabuilder_beat_silence_seconds": always(50)}),
     "an entry is late": Case(
         {'metabuilder_beat_late_seconds{entry="sync-emails-every-5min"}': always(90)}, ("MetabuilderBeatLate",)
     ),
     "an entry is due": Case({'metabuilder_beat_late_seconds{entry="sync-emails-every-5min"}': always(20)}),
+    "an entry is late for an evaluation": Case(
+        {'metabuilder_beat_late_seconds{entry="sync-emails-every-5min"}': lately("0", 90, 0)}
+    ),
     "a provider's accounts began to fail": over_hours(
         {FAILING.format("failing"): lately("30", 60, 5)}, "MetabuilderAccountsFail"
     ),
@@ -211,6 +242,11 @@ CASES: dict[str, Case] = {
         {"metabuilder_accounts_estimate": always(100000), FAILING.format("failing"): lately("30", 60, 5)}
     ),
     "many accounts fail, as yesterday": over_hours({FAILING.format("failing"): always(300)}),
+    "many accounts are paused, as yesterday": over_hours({FAILING.format("paused"): always(300)}),
+    "a provider's accounts fail for an evaluation": over_hours({FAILING.format("failing"): lately("30", 60, 0)}),
+    "some accounts more fail, as two exporters tell": over_hours(
+        {FAILING.format("failing").replace("}", f',instance="{one}"}}'): lately("0", 8, 5) for one in ("one", "two")}
+    ),
     "many accounts failed before Prometheus was there": over_hours(
         {"metabuilder_accounts_estimate": lately("_", 1000, 5), FAILING.format("failing"): lately("_", 300, 5)}
     ),

@@ -14,6 +14,7 @@ from native.postgres import libpq
 from tasks.monitoring import report, totals
 from tasks.registry import QUEUES, SEND_EMAIL, SYNC_EMAILS
 from tasks.runtime.broker import cleanup
+from tasks.runtime.scheduler import LAST_RUNS, TICKED
 from tasks.storage import dead_letters
 from tasks.storage.accounts.rows import NewAccount, add_account
 from tests.conftest import TENANT, USER, Database, as_superuser
@@ -80,6 +81,9 @@ def fill_postgresql(database: Database) -> None:
 def fill_redis(client: Any) -> None:
     counted = totals.Totals()
     counted.add("ended", SYNC_EMAILS, "success", amount=3)
+    counted.add("redelivered", SYNC_EMAILS, amount=4)
+    counted.add("error", SYNC_EMAILS, "server_busy", amount=5)
+    counted.observe(40, "wait", SEND_EMAIL)
     for seconds in (0.02, 7, 7000):
         counted.observe(seconds, "run", SYNC_EMAILS, "success")
     counted.tell(client)
@@ -104,7 +108,11 @@ def fill_redis(client: Any) -> None:
     )
     client.zadd(report.WORKERS, {"gone@h": time.time() - 60})
     client.lpush("send\x06\x163", f'{{"due": {time.time() - 50:.6f}, "body": ""}}')
+    client.hset("unacked", "tag", "x")
     client.hset("metabuilder:aside", "tag", "x")
+    client.set(TICKED, time.time() - 70)
+    client.hset(LAST_RUNS, "cleanup-stale-tasks-hourly", time.time() - 3700)
+    client.hset(LAST_RUNS, "sync-emails-every-5min", time.time() - 10)
     cleanup.note_orphans(client, {"broker": 2})
 
 
@@ -151,6 +159,12 @@ def test_what_it_tells_and_to_whom(
         ("metabuilder_task_run_seconds_sum", SYNC_EMAILS, "success"): 7007.02,
         ("metabuilder_task_info", SEND_EMAIL, "send"): 1,
         ("metabuilder_tasks_total", SYNC_EMAILS, "success"): 3,
+        ("metabuilder_task_redeliveries_total", SYNC_EMAILS): 4,
+        ("metabuilder_task_errors_total", SYNC_EMAILS, "server_busy"): 5,
+        ("metabuilder_task_wait_seconds_count", SEND_EMAIL): 1,
+        ("metabuilder_task_wait_seconds_sum", SEND_EMAIL): 40,
+        ("metabuilder_messages_in_hand",): 1,
+        ("metabuilder_beat_late_seconds", "sync-emails-every-5min"): 0,
         ("metabuilder_sync_messages_total", "synced"): 4,
         ("metabuilder_sync_bytes_total",): 5000,
         ("metabuilder_server_errors_total", "imap", "google", "server_busy"): 6,
@@ -189,6 +203,8 @@ def test_what_it_tells_and_to_whom(
         ("metabuilder_queue_oldest_seconds", "send"): 50,
         ("metabuilder_worker_longest_task_seconds", "w@h"): 100,
         ("metabuilder_outbox_oldest_seconds", "unknown"): 3600,
+        ("metabuilder_beat_silence_seconds",): 70,
+        ("metabuilder_beat_late_seconds", "cleanup-stale-tasks-hourly"): 100,
     }.items():
         assert at_least <= found[of] < at_least + 60, of
 

@@ -153,7 +153,7 @@ def text_of(chromium: Chromium, address: str, awaited: str | re.Pattern[str]) ->
         return bool(re.search(awaited, shown))
 
     try:
-        wait_until(is_shown, f"{address.rpartition('@')[2]} does not show {awaited}", 10)
+        wait_until(is_shown, f"{address.rpartition('@')[2]} does not show {awaited}")
     except AssertionError as error:
         raise AssertionError(f"{error}: {shown[:2000]}") from None
     return shown
