@@ -147,7 +147,7 @@ def _mail_beside_syncs(stack: Stack, choice: Choice) -> Figures:
             sync_emails.delay(stack.add_account(user, name=f"{user}-{number}"), TENANT, USER)
         if choice.of_send:
             workers.enter_context(stack.started_worker(choice.of_send, queues="send"))
-        others = "sync,periodic,delete,spam,reread" if choice.of_send else ""
+        others = "sync,periodic,delete,spam,webhooks,reread" if choice.of_send else ""
         workers.enter_context(stack.started_worker(choice.processes, queues=others))
         _send(account, -1).get(timeout=_PATIENCE_SECONDS, interval=0.005)  # opens the connections
         waits = []

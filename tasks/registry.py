@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 # Each queue and its weight: the share of a worker's turns that the queue gets while other queues have messages too. A
 # queue of weight 0 is served only while all others are empty (tasks/runtime/broker/queues.py).
-QUEUES = {"sync": 10, "periodic": 10, "send": 8, "delete": 5, "spam": 3, "reread": 0}
+QUEUES = {"sync": 10, "periodic": 10, "send": 8, "delete": 5, "spam": 3, "webhooks": 8, "reread": 0}
 
 # The names of the tasks in task messages. They never change, as queues and databases of every site hold them.
 SYNC_EMAILS = "email_service.tasks.sync_emails"
@@ -22,10 +22,13 @@ CHECK_SPAM = "email_service.tasks.check_spam"
 ASK_SPAM_ENGINES = "email_service.tasks.ask_spam_engines"
 REREAD_MESSAGES = "email_service.tasks.reread_messages"
 QUEUE_REREADING = "email_service.tasks.queue_rereading"
+DELIVER_WEBHOOKS = "email_service.tasks.deliver_webhooks"
 CLEANUP_STALE_RESULTS = "email_service.tasks.cleanup_stale_results"
 
 # How often beat looks for accounts with messages to read again. A task that has not begun by the next time expires.
 REREADING_SECONDS = 300
+# How often beat looks for events to deliver, beside each time that events are written.
+WEBHOOKS_SECONDS = 10
 # How often beat looks for accounts that are due.
 DUE_ACCOUNTS_SECONDS = 300
 
@@ -64,5 +67,6 @@ TASKS = (
     TaskRow(ASK_SPAM_ENGINES, "spam", "spam"),
     TaskRow(REREAD_MESSAGES, "reread", "reread"),
     TaskRow(QUEUE_REREADING, "reread", "periodic", Schedule("queue-rereading-every-5min", REREADING_SECONDS)),
+    TaskRow(DELIVER_WEBHOOKS, "webhooks", "webhooks", Schedule("deliver-webhooks-every-10s", WEBHOOKS_SECONDS)),
     TaskRow(CLEANUP_STALE_RESULTS, "maintenance", "periodic", Schedule("cleanup-stale-tasks-hourly", 3600)),
 )

@@ -302,6 +302,13 @@ class EventSettings(_Group):
     retention_days: int = Field(7, validation_alias="EVENT_RETENTION_DAYS", ge=1, le=14)
 
 
+class WebhookSettings(_Group):
+    """Webhooks. A receiver has `timeout` seconds to answer; without TLS only where `allow_http` is true."""
+
+    timeout: int = Field(10, validation_alias="WEBHOOK_TIMEOUT", ge=1, le=60)
+    allow_http: bool = Field(False, validation_alias="WEBHOOK_ALLOW_HTTP")
+
+
 class SpamSettings(_Group):
     """The spam check."""
 
@@ -426,6 +433,7 @@ class Settings(BaseModel, frozen=True):
     mail: MailSettings
     delete: DeleteSettings
     events: EventSettings
+    webhooks: WebhookSettings
     spam: SpamSettings
     send: SendSettings
     credentials: CredentialSettings

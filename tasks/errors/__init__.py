@@ -13,4 +13,5 @@ from tasks.errors.logins import *
 from tasks.errors.mailboxes import *
 from tasks.errors.sending import *
 from tasks.errors.servers import *
+from tasks.errors.webhooks import *
 from tasks.errors.work import *

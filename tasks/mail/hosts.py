@@ -50,6 +50,8 @@ _NOT_PUBLIC: tuple[Network, ...] = tuple(
 _PUBLIC_IPV6 = IPv6Network("2000::/3")
 # Errors of getaddrinfo(3) that are about the name; its other errors are about the name server or this host.
 _NO_SUCH_NAME = (socket.EAI_NONAME, socket.EAI_NODATA, socket.EAI_ADDRFAMILY, socket.EAI_FAMILY, socket.EAI_SERVICE)
+# A name may have any number of addresses, each of which may use up the whole timeout.
+_MAX_ADDRESSES_TRIED = 4
 _NAT64 = IPv6Network("64:ff9b::/96")  # RFC 6052: the IPv4 address is in the last 32 bits
 
 
@@ -60,7 +62,7 @@ def connect(hostname: str, port: int, timeout: float, allowed: tuple[Network, ..
     where the name server does not answer, and OSError where no address takes the connection.
     """
     failure: OSError | None = None
-    for address in resolve(hostname, allowed):
+    for address in resolve(hostname, allowed)[:_MAX_ADDRESSES_TRIED]:
         try:
             return socket.create_connection((str(address), port), timeout)
         except OSError as error:

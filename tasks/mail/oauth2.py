@@ -4,7 +4,6 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple
 
 from tasks.errors import (
@@ -17,6 +16,7 @@ from tasks.errors import (
 )
 from tasks.mail.hosts import IpAddress, Network, resolve
 from tasks.mail.kinds import Encryption, MailProtocol
+from tasks.mail.retry_after import seconds_to_wait
 from tasks.secrecy.secrets import learn, said
 
 _HTTPS_PORT, _HIGHEST_PORT = 443, 65_535
@@ -25,7 +25,6 @@ _MAX_WORDS_LENGTH = 200
 # The lifetime of a token if the answer does not give one (RFC 6749 section 5.1 only recommends to give it).
 _DEFAULT_LIFETIME_SECONDS = 600
 _MAX_LIFETIME_SECONDS = 24 * 3600
-_MAX_WAIT_SECONDS = 3600
 
 # Errors after which only the mailbox's owner can help (RFC 6749 section 5.2, OpenID Connect, Microsoft).
 _NEEDS_A_PERSON = {"invalid_grant", "interaction_required", "consent_required", "login_required"}
@@ -106,7 +105,7 @@ def refresh(
     answer = _json(body)
     if status == 200 and isinstance(answer.get("access_token"), str):
         return _tokens(answer)
-    wait = _wait(headers.get("retry-after"), headers.get("date"))
+    wait = seconds_to_wait(headers.get("retry-after"), headers.get("date"))
     raise _refusal(f"{where} answers {status}", status, answer, wait)
 
 
@@ -179,21 +178,6 @@ def _refusal(what: str, status: int, answer: dict[str, Any], wait: float | None)
     if not code or passing or code in _PASSING or status == 429 or status >= 500:
         return TokenEndpointUnavailableError(detail, wait)
     return GrantRevokedError(detail) if code in _NEEDS_A_PERSON else TokenRequestRefusedError(detail)
-
-
-def _wait(retry_after: str | None, date: str | None) -> float | None:
-    """Seconds, from Retry-After as a number or as a date (RFC 9110 section 10.2.3) by the endpoint's own clock."""
-    if retry_after is None:
-        return None
-    try:
-        if retry_after.isdigit():
-            seconds = float(retry_after)
-        else:
-            now = parsedate_to_datetime(date).timestamp() if date else time.time()
-            seconds = parsedate_to_datetime(retry_after).timestamp() - now
-    except (ValueError, OverflowError):
-        return None
-    return min(max(seconds, 0.0), _MAX_WAIT_SECONDS)
 
 
 def _lifetime(seconds: object) -> int:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 PASSWORD = "password"  # noqa: S105  # a kind of secret
 OAUTH2 = "oauth2_refresh_token"
 TASK_ARGUMENTS = "task_arguments"  # the arguments of a dead letter
+WEBHOOK_SECRET = "webhook_secret"  # noqa: S105  # a kind of secret
 
 
 class Sealed(NamedTuple):

@@ -42,3 +42,11 @@ class EventType(StrEnum):
     ACCOUNT_PAUSED = "account.paused"
     ACCOUNT_RESUMED = "account.resumed"
     ACCOUNT_REMOVED = "account.removed"
+    WEBHOOK_DISABLED = "webhook.disabled"
+
+
+class DisabledReason(StrEnum):
+    """Why nothing is delivered to the endpoint of a webhook any more (tasks/engine/webhooks/verdict.py)."""
+
+    GONE = "gone"  # it answered 410
+    FAILING = "failing"  # it accepted nothing for days

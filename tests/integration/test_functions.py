@@ -57,6 +57,9 @@ GRANTS = {
     "count_watches": {WORKER},
     "count_watched_accounts": {WORKER},  # metrics
     "empty_old_event_slots": {WORKER},  # cleaning up
+    "claim_webhooks": {WORKER},  # the endpoints of all tenants are served by the same runs
+    "webhooks_held_back": {WORKER},
+    "count_webhooks": {WORKER},
     "event_id": {APPLICATION},  # called by whoever writes an event, for its own tenant
     "events_after": {APPLICATION},  # reading events, as the policy of their table lets
     "events_held_back": {APPLICATION},
@@ -131,6 +134,9 @@ USUAL: dict[str, dict[str, Any]] = {
         "queue_seconds": 270,
     },
     "empty_old_event_slots": {"retention_days": 7},
+    "claim_webhooks": {"run": "task:run", "max_webhooks": 32, "seconds": 70},
+    "webhooks_held_back": {},
+    "count_webhooks": {},
 }
 # Workers of the release before the workers' role do not call these.
 NEW = {
@@ -148,6 +154,7 @@ NEW = {
         "claim_watched_syncs",
     ),
     *("newest_failing_accounts", "newest_dead_letters", "empty_old_event_slots"),
+    *("claim_webhooks", "webhooks_held_back", "count_webhooks"),
 }
 HOSTILE: dict[str, tuple[Any, ...]] = {
     "integer": (None, -1, 2**31 - 1, -(2**31), 2**31, "infinity"),
@@ -187,6 +194,7 @@ OUTSIDE: dict[str, dict[str, tuple[Any, ...]]] = {
         "queue_seconds": WAIT,
     },
     "empty_old_event_slots": {"retention_days": (0, 15)},
+    "claim_webhooks": {"run": ("", "x" * 201), "max_webhooks": (0, 1001), "seconds": (0, 3601)},
 }
 # A server that takes any number of connections always has room.
 HARMLESS = [("host_has_room", "max_connections", 2**31 - 1)]

@@ -21,6 +21,7 @@ from tasks.storage.models.messages import (
 )
 from tasks.storage.models.outbox import OutboxMessage
 from tasks.storage.models.tasks import DeadLetter, Deletion
+from tasks.storage.models.webhooks import Webhook, WebhookBacklog
 
 __all__ = [
     "EVENT_SLOTS",
@@ -41,4 +42,6 @@ __all__ = [
     "OutboxMessage",
     "RawQuarantine",
     "Rereading",
+    "Webhook",
+    "WebhookBacklog",
 ]

@@ -21,6 +21,7 @@ from tasks.storage.models.base import NOW, TRUE, ZERO, Base, one_of
 SENT_COPIES = ("auto", "append", "none")
 ALL_MAIL = ("skip", "sync")
 WATCH = ("auto", "on", "off")
+CREDENTIAL_KINDS = ("password", "oauth2_refresh_token", "task_arguments", "webhook_secret")
 OAUTH2_PROVIDERS = ("google", "microsoft", "other")
 
 
@@ -41,7 +42,7 @@ class Credential(Base):
     __table_args__ = (
         PrimaryKeyConstraint("tenant_id", "id"),
         CheckConstraint("tenant_id <> ''", "tenant_id"),
-        CheckConstraint(one_of("kind", ("password", "oauth2_refresh_token", "task_arguments")), "kind"),
+        CheckConstraint(one_of("kind", CREDENTIAL_KINDS), "kind"),
     )
 
 

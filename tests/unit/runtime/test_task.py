@@ -60,7 +60,7 @@ def test_a_row_of_the_registry_describes_its_task(row: TaskRow) -> None:
 def test_the_names_of_tasks_do_not_change() -> None:
     # They are on the queues and in the databases of every site.
     assert {row.function for row in TASKS} == {
-        "ask_spam_engines", "check_spam", "cleanup_stale_results", "delete_emails", "empty_trash",
+        "ask_spam_engines", "check_spam", "cleanup_stale_results", "delete_emails", "deliver_webhooks", "empty_trash",
         "enforce_trash_retention", "periodic_sync", "queue_rereading", "queue_waiting_mail", "reread_messages",
         "send_email", "send_waiting", "sync_emails",
     }  # fmt: skip

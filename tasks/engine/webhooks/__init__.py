@@ -1,0 +1,1 @@
+"""Webhooks: events are delivered to the endpoints of tenants, as Standard Webhooks describes it (decision 0044)."""
