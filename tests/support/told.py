@@ -2,9 +2,10 @@
 
 from typing import Any
 
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
 from tasks.storage.events import Event, events_after, number_held_back
+from tasks.storage.models import EVENT_SLOTS
 from tasks.storage.session import tenant_transaction
 from tests.support.stored import TENANT
 from tests.support.worker import wait_until
@@ -27,6 +28,18 @@ def told(*types: str, after: str = "") -> list[Event]:
 def data_of(*types: str, after: str = "") -> list[dict[str, Any]]:
     """What the events of these types say."""
     return [event.data for event in told(*types, after=after)]
+
+
+def make_older(owner: Connection, days: int, below: int) -> None:
+    """Let the events with lower numbers be so many days older."""
+    owner.execute(
+        text(
+            "UPDATE event SET created_at = created_at - make_interval(days => :days), "
+            "slot = ((slot - :days + :slots) % :slots)::smallint "
+            "WHERE tenant_id = :tenant AND (data->>'number')::int < :below"
+        ),
+        {"days": days, "slots": EVENT_SLOTS, "tenant": TENANT, "below": below},
+    )
 
 
 class Witness:

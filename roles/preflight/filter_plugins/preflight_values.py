@@ -35,6 +35,7 @@ BOUNDS = {
     "application_delete_batch_size": (1, 1000),
     "application_trash_retention_days": (0, 36_500),
     "application_event_retention_days": (1, 14),
+    "application_webhook_timeout": (1, 60),
     "application_mail_login_patience_hours": (0, None),
     "application_smtp_retries": (0, None),
     "application_smtp_max_age": (0, 2_592_000),

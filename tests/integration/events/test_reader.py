@@ -9,7 +9,7 @@ from typing import Any
 import psycopg2
 import psycopg2.errors
 import pytest
-from sqlalchemy import Connection, create_engine, text
+from sqlalchemy import create_engine, text
 from sqlalchemy.exc import OperationalError
 
 from native.postgres import libpq
@@ -28,7 +28,7 @@ from tasks.storage.models import EVENT_SLOTS
 from tasks.storage.session import tenant_transaction
 from tasks.storage.states import EventType
 from tests.conftest import TENANT, Database
-from tests.support.told import data_of, told
+from tests.support.told import data_of, make_older, told
 from tests.support.worker import wait_until
 
 PATIENCE_SECONDS = 60
@@ -83,18 +83,6 @@ def numbers(after: str = "") -> list[int]:
 def given(after: str, limit: int = 10_000) -> list[int]:
     """What a reader is given now, whatever is held back."""
     return [event.data["number"] for event in events_after(TENANT, after, limit)]
-
-
-def make_older(owner: Connection, days: int, below: int) -> None:
-    """Let the events with lower numbers be so many days older."""
-    owner.execute(
-        text(
-            "UPDATE event SET created_at = created_at - make_interval(days => :days), "
-            "slot = ((slot - :days + :slots) % :slots)::smallint "
-            "WHERE tenant_id = :tenant AND (data->>'number')::int < :below"
-        ),
-        {"days": days, "slots": EVENT_SLOTS, "tenant": TENANT, "below": below},
-    )
 
 
 def test_transactions_that_commit_in_another_order_hide_nothing(session: Callable[..., Session]) -> None:
