@@ -9,6 +9,7 @@ import click
 from manage.advice import advice, explained, said_here
 from manage.examples import example
 from manage.output import ago, complain, confirm, print_json, say, table, tell_lines
+from manage.place import COMMAND
 from manage.session import application, connect
 from manage.trouble import redis_words
 
@@ -207,14 +208,17 @@ def _do_each(
 
     Raises the errors that would befall the other dead letters too, such as a broker that is away.
     """
-    from tasks.errors import NotFoundError, PermanentError
+    from tasks.errors import PermanentError
 
     ids = []
     try:
         for letter_id, found in chosen.items():
+            if found is None:
+                complain(
+                    f"dead letter {letter_id}: Not found. {COMMAND} dlq list shows their ids, which tasks do not have"
+                )
+                continue
             try:
-                if found is None:
-                    raise NotFoundError
                 ids.append(act(found))
             except PermanentError as error:
                 complain(f"dead letter {letter_id}: {explained(error)}")

@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from manage.output import say
+
 LINES = 50
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
@@ -32,6 +34,13 @@ def log_options(command: Callable[..., Any]) -> Callable[..., Any]:
     ):
         command = option(command)
     return command
+
+
+def say_no_line(account: str | None, task_id: str | None) -> None:
+    """Say that there is no line, and how an account and a task that were asked for are named."""
+    of_account = "; --account takes an account's id, as account list shows it" if account else ""
+    of_task = "; --task takes the whole id of a task" if task_id else ""
+    say(f"There is no such line{of_account}{of_task}")
 
 
 def _since(_context: click.Context, _parameter: click.Parameter, text: str | None) -> datetime | None:

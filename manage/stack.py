@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from manage.examples import example
-from manage.log_options import LINES, log_options
+from manage.log_options import LINES, log_options, say_no_line
 from manage.output import Coloured, confirm, duration, good_or_bad, print_json, say, size, table
 from manage.units import service_argument
 
@@ -187,7 +187,9 @@ def logs(
     if not any((folder / f"{known}.log").exists() for known in names):
         say("There are no logs yet: ./manage.sh up")
         return
-    show(folder, names, lines=lines, follow=follow, wanted=wanted)
+    is_any = show(folder, names, lines=lines, follow=follow, wanted=wanted)
+    if not (is_any or follow):
+        say_no_line(account, task_id)
 
 
 @example("health --json", fails="a part does not do its work; below the table stands what to do")

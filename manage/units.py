@@ -17,7 +17,7 @@ import click
 
 from manage import on_host, site
 from manage.examples import example
-from manage.log_options import LINES, log_options
+from manage.log_options import LINES, log_options, say_no_line
 from manage.output import Coloured, complain, duration, print_json, say, size, table, tell_lines
 from manage.session import json_option
 from manage.site import Answer
@@ -186,6 +186,8 @@ def logs(
     entries = [entry for one in answers for entry in _entries(one.out)]
     for entry in sorted(entries, key=lambda one: one.partition(" ")[0]):
         tell_lines(entry)
+    if not entries:
+        say_no_line(account, task_id)
     finish(answers)
 
 

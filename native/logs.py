@@ -59,21 +59,21 @@ def show(
     follow: bool,
     wanted: Wanted = Wanted(),
     out: TextIO = sys.stdout,
-) -> None:
-    """Print the last lines of each log (None: all that are wanted).
+) -> bool:
+    """Print the last lines of each log (None: all that are wanted). Returns whether there were any.
 
     With several logs, each line carries the program's name.
     """
     width = max(len(name) for name in names)
     tails = [_Tail(folder / f"{name}.log", f"{name:{width}} | " if len(names) > 1 else "", wanted) for name in names]
-    for tail in tails:
-        tail.print_end(lines, out)
+    found = [tail.print_end(lines, out) for tail in tails]
     with contextlib.suppress(KeyboardInterrupt):  # how following is ended
         while follow:
             printed = [tail.print_new(out) for tail in tails]
             if not any(printed):
                 out.flush()
                 time.sleep(_WAIT_SECONDS)
+    return any(found)
 
 
 def clear(folder: Path) -> int:
@@ -102,12 +102,12 @@ class _Tail:
         self._inode = 0
         self._position = 0
 
-    def print_end(self, lines: int | None, out: TextIO) -> None:
-        """Print the last `lines` lines."""
+    def print_end(self, lines: int | None, out: TextIO) -> bool:
+        """Print the last `lines` lines. Returns whether there were any."""
         if not self._path.exists():
-            return
+            return False
         found = self._chosen(self._last_lines() if self._wanted.is_everything else self._all_lines())
-        self._print(found if lines is None else deque(found, maxlen=lines), out)
+        return self._print(found if lines is None else deque(found, maxlen=lines), out)
 
     def print_new(self, out: TextIO) -> bool:
         """Print the complete lines that were added. Returns whether there were any."""
@@ -152,11 +152,14 @@ class _Tail:
             if self._is_in_wanted:
                 yield line
 
-    def _print(self, lines: Sequence[str] | Iterator[str] | deque[str], out: TextIO) -> None:
+    def _print(self, lines: Sequence[str] | Iterator[str] | deque[str], out: TextIO) -> bool:
+        count = 0
         for line in lines:
             # PostgreSQL begins the second line of a message with a tab.
             shown = visible(line.removesuffix("\r").expandtabs())
             out.write(f"{self._prefix}{shown}\n")
+            count += 1
+        return count > 0
 
 
 def _written_at(line: str) -> datetime | None:

@@ -58,7 +58,7 @@ def test_every_other_dead_letter_is_retried(client: redis_client.Redis, how: str
     said = {*retried.stderr.splitlines()}
     wanted = {ids()[name]: why for name, (_, why) in LETTERS.items() if why}
     if how == "by ids":
-        wanted["nobody's"] = "Not found."
+        wanted["nobody's"] = "Not found. ./manage.sh dlq list shows their ids"
     assert len(said) == len(wanted)
     for letter_id, why in wanted.items():
         assert any(line.startswith(f"error: dead letter {letter_id}: ") and why in line for line in said), said

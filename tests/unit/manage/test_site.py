@@ -209,6 +209,13 @@ def test_lines_of_several_journals_are_in_the_order_of_their_times(hosts: Hosts)
     assert (asked["fields"], asked["lines"]) == (["METABUILDER_ACCOUNT=a1"], None)
 
 
+def test_that_there_is_no_line_is_said_with_how_an_account_is_named(hosts: Hosts) -> None:
+    hosts.answers = dict.fromkeys(("r1", "w1", "w2"), (0, "", ""))
+    done = hosts.verb("logs", "--account", "Ada's mail")
+    assert (done.exit_code, done.stdout) == (0, "")
+    assert done.stderr == "There is no such line; --account takes an account's id, as account list shows it\n"
+
+
 def test_health_of_a_site_is_that_of_its_hosts_and_what_one_worker_says_of_the_whole(hosts: Hosts) -> None:
     unit = {**UNIT, "state": "active"}
     full = {"place": "/", "bytes_free": 0, "bytes_used": 1.0, "files_used": 0.1}

@@ -84,7 +84,8 @@ def in_utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def printed(folder: Path, wanted: Wanted, *names: str, lines: int | None = None) -> list[str]:
     out = io.StringIO()
-    show(folder, names, lines=lines, follow=False, wanted=wanted, out=out)
+    is_any = show(folder, names, lines=lines, follow=False, wanted=wanted, out=out)
+    assert is_any == (out.getvalue() != "")
     return out.getvalue().splitlines()
 
 
