@@ -259,14 +259,18 @@ def _describe(status: "Status", ports: dict[str, int]) -> dict[str, Any]:
 
 
 def _memory(pid: int) -> int:
-    """Resident memory of a process and its children."""
+    """Memory of a process and its children, what they share counted once (PSS, as `worker:info` has it)."""
     import psutil
 
     total = 0
     try:
         process = psutil.Process(pid)
         for member in (process, *process.children(recursive=True)):
-            total += member.memory_info().rss
+            try:
+                found = member.memory_full_info()
+            except psutil.AccessDenied:
+                found = member.memory_info()
+            total += getattr(found, "pss", found.rss)  # Linux alone tells it, of one's own processes
     except psutil.NoSuchProcess:
         pass
     return total

@@ -133,7 +133,7 @@ def test_each_queue_is_looked_at_and_nothing_is_left(
         began = time.monotonic()
         assert not look("sync", patience=1)["sync"].ok
         assert not look_at_worker(patience=1).ok
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 60
     assert list_letters() == []
     assert not any(client.llen(queue) for queue in QUEUES)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from native.postgres import wheel_binaries
 from native.state import ROOT
+from tasks.errors import codes
 from tasks.storage.accounts.rows import Account
 from tests.conftest import TENANT, Database
 from tests.support.page_commands import PAGE, commands
@@ -48,6 +49,14 @@ def test_units_exist() -> None:
     named = set(re.findall(r"(?:-u|status|start|reset-failed) (celery-[a-z]+)", text))
     assert named == {"celery-worker", "celery-beat"}
     assert named <= UNITS
+
+
+def test_codes_of_errors_exist() -> None:
+    rows = re.findall(r"^\| `metabuilder (?:dlq|account) list` \| (.+?) \|", PAGE.read_text(), re.MULTILINE)
+    intro = re.findall(r"^`metabuilder account list` shows (.+)", PAGE.read_text(), re.MULTILINE)
+    named = {code for words in (*rows, *intro) for code in re.findall(r"`([a-z_]+)`", words)}
+    assert named >= {"poisoned", "server_busy", "login_delayed"}
+    assert named - {*codes()} == set()
 
 
 def test_variables_exist() -> None:
