@@ -10,8 +10,9 @@ from manage.account_watch import CHOICES
 from manage.examples import example
 from manage.output import say, tell
 from manage.place import COMMAND
-from manage.session import USER, connect, not_empty, tenant_option
+from manage.session import connect, not_empty, tenant_option
 from manage.stdin import read_line
+from native import USER
 from tasks.mail.kinds import Encryption, MailProtocol
 
 if TYPE_CHECKING:

@@ -14,7 +14,6 @@ from native.errors import StackError
 if TYPE_CHECKING:
     from redis import Redis
 
-USER = "admin"
 _SILENCE_SECONDS = 5
 
 

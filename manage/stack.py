@@ -29,6 +29,7 @@ LOGS = (
     "demo-smtp",
     "adminer",
     "redis-commander",
+    "inbox",
     "supervisord",
     "all",
 )
@@ -220,7 +221,7 @@ def health(as_json: bool) -> None:
 
 def announce(stack: "Stack", started: "Started") -> None:
     """Print the addresses of the programs that started."""
-    from native import admin_uis
+    from native import admin_uis, inbox
 
     if not started.changed:
         say("The native stack is already up")
@@ -231,6 +232,9 @@ def announce(stack: "Stack", started: "Started") -> None:
         if name in stack.supervisor.status():
             say(f"{title}: http://127.0.0.1:{started.ports[name]}  (user {admin_uis.USER}, password:")
             say(f"         {admin_uis.PASSWORD} in {stack.state.secrets})")
+    if inbox.NAME in stack.supervisor.status():
+        say(f"Inbox    http://127.0.0.1:{started.ports[inbox.NAME]}  (any user; password: {inbox.PASSWORD} in")
+        say(f"         {stack.state.secrets})")
     say("Next     ./manage.sh ps | health | logs -f | account add")
 
 

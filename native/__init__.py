@@ -1,4 +1,5 @@
 """The stack on one machine without root."""
 
-# The tenant that the command line uses by default.
+# The tenant and the user that the command line uses by default.
 TENANT = "default"
+USER = "admin"

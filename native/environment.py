@@ -86,6 +86,7 @@ def make_secrets(state: State) -> dict[str, str]:
         "ADMIN_UIS_PASSWORD": secrets.token_urlsafe(18),
         "REDIS_READER_PASSWORD": secrets.token_urlsafe(24),
         "DEMO_PASSWORD": secrets.token_urlsafe(18),
+        "INBOX_PASSWORD": secrets.token_urlsafe(18),
     }
     if _KEYS not in known:
         from cryptography.fernet import Fernet
@@ -149,6 +150,8 @@ def effective(state: State, operator: Mapping[str, str], ports: Mapping[str, int
     # accounts must not lead to Redis, PostgreSQL or Flower.
     demo_servers = [f"{LOOPBACK}={ports[name]}" for name in demo.SERVERS] if demo.exists(state) else []
     networks = ",".join(filter(None, (*demo_servers, operator.get("MAIL_ALLOWED_NETWORKS"))))
+    if state.read().get("with_inbox"):
+        values["WATCH_ENABLED"] = "true"  # a page that changes as mail arrives wants to hear of it at once
     chosen = {"FLOWER_PORT": str(ports["flower"]), "PROMETHEUS_PORT": str(ports["exporter"])}
     return {**values, **operator, "MAIL_ALLOWED_NETWORKS": networks, **chosen}
 

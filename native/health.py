@@ -9,7 +9,7 @@ import os
 import urllib.error
 import urllib.request
 
-from native import admin_uis, stores
+from native import admin_uis, inbox, stores
 from native.check import Check, not_asked, one_line
 from native.environment import given
 from native.errors import StackError
@@ -38,7 +38,7 @@ def check_all(state: State) -> list[Check]:
     if "watcher" in Supervisor(state).status():
         is_migrated = all(check.ok for check in checks if check.component in ("postgres", "migrations"))
         checks.append(watcher_is_alive(state, may_ask=is_migrated))
-    pages = [name for name in admin_uis.NAMES if name in Supervisor(state).status()]
+    pages = [name for name in (*admin_uis.NAMES, inbox.NAME) if name in Supervisor(state).status()]
     checks += [page_answers(name, state.port(name) or 0) for name in pages]
     has_schema = all(check.ok for check in checks if check.component in ("postgres", "migrations"))
     return [
@@ -158,8 +158,8 @@ def watcher_is_alive(state: State, *, may_ask: bool = True) -> Check:
 
 
 def page_answers(name: str, port: int) -> Check:
-    """Check that Adminer or Redis Commander runs, and shows nothing without the password."""
-    path = admin_uis.PATHS[name]
+    """Check that Adminer, Redis Commander or the inbox runs, and shows nothing without the password."""
+    path = {**admin_uis.PATHS, inbox.NAME: inbox.PATH}[name]
     if (status := _status(port, path, None)) != 401:
         said = "does not answer" if status is None else f"answers {status} without a password, not 401"
         return Check(

@@ -27,6 +27,7 @@ PORTS = {
     "demo-smtp": 1025,
     "adminer": 8082,
     "redis-commander": 8083,
+    "inbox": 8084,
 }
 SERVERS = ("redis", "postgres", *demo.SERVERS)
 APPLICATION = ("worker", "beat", "flower", "exporter", "watcher")

@@ -19,7 +19,7 @@ from functools import partial
 
 import psutil
 
-from native import TENANT, admin_uis, demo, health, stores
+from native import TENANT, admin_uis, demo, health, inbox, stores
 from native.check import Check
 from native.environment import (
     DATABASE_VARIABLES,
@@ -43,7 +43,8 @@ from native.supervisor import Program, Status, Supervisor, noted_pid
 Say = Callable[[str], None]
 _SERVER_SECONDS = 30
 _APPLICATION_SECONDS = 90
-_ALL = (*APPLICATION, *admin_uis.NAMES, *SERVERS)
+_PAGES = {**admin_uis.TITLES, inbox.NAME: inbox.TITLE}
+_ALL = (*APPLICATION, *_PAGES, *SERVERS)
 # How servers that the operator has named are checked.
 _EXTERNAL = (
     (REDIS_VARIABLES, stores.redis_answers),
@@ -75,10 +76,11 @@ class Stack:
         # setting that is taken out of .env is gone after the next `up`.
         self._inherited = {name: value for name, value in os.environ.items() if name not in self._operator}
 
-    def up(self, *, with_admin: bool | None = None) -> Started:
+    def up(self, *, with_admin: bool | None = None, with_inbox: bool | None = None) -> Started:
         """Start the programs that are down, and wait until all work.
 
-        `with_admin` says whether the admin pages are to run; None leaves that as it was.
+        `with_admin` and `with_inbox` say whether the admin pages and the example application are to run; None leaves
+        that as it was.
 
         Raises what `check` raises, StackError or EmailError.
         """
@@ -89,9 +91,10 @@ class Stack:
             if not alive:
                 self._stop_orphans()
             ports = choose_ports(self.state, self._operator, self._names_running())
+            self._note_wanted(with_admin=with_admin, with_inbox=with_inbox)
             environment = effective(self.state, self._operator, ports)
             os.environ.update(environment)
-            pages = self._pages(with_admin, ports)
+            pages = self._pages(ports)
             wanted = [*programs(self.state, self._operator, ports), *pages]
             changed = self._configure(wanted, environment, ports)
             running = self._names_running()
@@ -121,7 +124,7 @@ class Stack:
             if not self.supervisor.is_alive():
                 return self._stop_orphans()
             self._say("Stopping the application (a task at work is allowed to finish)")
-            self.supervisor.stop((*APPLICATION, *admin_uis.NAMES))
+            self.supervisor.stop((*APPLICATION, *_PAGES))
             self.supervisor.stop(SERVERS)
             self.supervisor.shut_down()
         return True
@@ -292,18 +295,29 @@ class Stack:
         silence = health.beat_silence()
         return silence is not None and silence < time.monotonic() - began
 
-    def _pages(self, with_admin: bool | None, ports: Mapping[str, int]) -> list[Program]:
-        """The admin pages that are wanted and can be had. Says why another cannot."""
-        before = self.state.read()
-        is_wanted = bool(before.get("with_admin")) if with_admin is None else with_admin
-        write_json(self.state.stack, {**before, "with_admin": is_wanted})
-        if not is_wanted:
-            return []
-        lacking = admin_uis.lacking(self._operator, self.state)
+    def _note_wanted(self, **pages: bool | None) -> None:
+        """Note which pages are wanted; None leaves a note as it was."""
+        asked = {name: wanted for name, wanted in pages.items() if wanted is not None}
+        write_json(self.state.stack, {**self.state.read(), **asked})
+
+    def _pages(self, ports: Mapping[str, int]) -> list[Program]:
+        """The pages that are wanted and can be had. Says why another cannot."""
+        noted = self.state.read()
+        found: list[Program] = []
+        lacking: dict[str, str] = {}
+        changed: list[str] = []
+        if noted.get("with_admin"):
+            found += admin_uis.programs(self.state, ports)
+            lacking |= admin_uis.lacking(self._operator, self.state)
+            changed += admin_uis.write_environments(self.state, ports)
+        if noted.get("with_inbox"):
+            found.append(inbox.program(ports[inbox.NAME]))
+            lacking |= inbox.lacking(self._operator)
+            changed += inbox.write_environment(self.state, ports)
         for name, why in lacking.items():
-            self._say(f"{admin_uis.TITLES[name]} is not started: {why}")
-        self.supervisor.stop(admin_uis.write_environments(self.state, ports))  # which they read when they start
-        return [page for page in admin_uis.programs(self.state, ports) if page.name not in lacking]
+            self._say(f"{_PAGES[name]} is not started: {why}")
+        self.supervisor.stop(changed)  # they read their environments when they start
+        return [page for page in found if page.name not in lacking]
 
     def _names_running(self) -> set[str]:
         return {name for name, status in self.supervisor.status().items() if status.is_running}
@@ -314,7 +328,7 @@ class Stack:
         for page in pages:
             name, port = page.name, ports[page.name]
             self._await(name, partial(_page_answers, name, port), _APPLICATION_SECONDS)
-            self._say(f"{admin_uis.TITLES[name]} is ready on http://127.0.0.1:{port}")
+            self._say(f"{_PAGES[name]} is ready on http://127.0.0.1:{port}")
 
     def _await(
         self, name: str, is_ready: Callable[[], bool], seconds: float, advise: Callable[[str], str] | None = None
@@ -339,7 +353,7 @@ class Stack:
     def _stop_orphans(self) -> bool:
         """Stop programs that a killed supervisor left behind. Returns whether there were any."""
         found = [(name, pid) for name in _ALL if (pid := noted_pid(self.state, name)) is not None]
-        for group in ((*APPLICATION, *admin_uis.NAMES), SERVERS):
+        for group in ((*APPLICATION, *_PAGES), SERVERS):
             self._end({name: pid for name, pid in found if name in group})
         return bool(found)
 

@@ -10,8 +10,8 @@ demo/                    the demo mailbox and its server
 secrets.env              passwords and the encryption key, made once (0600)
 environment.json         what the worker, beat and Flower are started with (0600)
 programs.json            the commands of the programs
-adminer.json redis-commander.json    what these are started with (0600)
-stack.json               ports and versions, and whether the admin pages are wanted
+adminer.json redis-commander.json inbox.json    what these are started with (0600)
+stack.json               ports and versions, and whether the admin pages and the inbox are wanted
 """
 
 import contextlib

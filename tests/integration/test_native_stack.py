@@ -6,12 +6,14 @@ import json
 import os
 import shutil
 import signal
+import smtplib
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from email.message import EmailMessage
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -37,6 +39,18 @@ PATIENCE = 4
 PROGRAMS = {"redis", "postgres", "worker", "beat", "flower", "exporter"}
 # What a person does at Redis Commander's login, with a password as JSON.
 LOG_IN = "void ($('#signinUsername').val('admin'), $('#signinPassword').val(%s), $('#signinForm').submit())"
+# How long a page may take that waits for mail, on a machine with much else to do.
+LONG = 120
+FORM = "application/x-www-form-urlencoded"
+END_OF_THE_INBOX = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename = 'metabuilder'"
+# HTML as no sanitiser leaves it.
+HOSTILE = (
+    "<p>hostile</p><script>top.hacked = 1; top.document.title = 1; document.body.textContent = 1</script>"
+    "<img src=https://tracker.example/1.png onerror=top.hacked=1>"
+    "<iframe src=https://tracker.example/2></iframe><link rel=stylesheet href=https://tracker.example/3.css>"
+    "<form action=https://tracker.example/4><input autofocus onfocus=this.form.submit()></form>"
+    '<meta http-equiv=refresh content="0;url=https://tracker.example/5">'
+)
 Done = subprocess.CompletedProcess[str]
 
 
@@ -47,7 +61,7 @@ class Clone:
         self.root = root
         self.state = root / ".state"
         self.started: list[psutil.Process] = []
-        for name in ("manage", "native", "tasks", "roles/redis", "roles/admin_uis"):
+        for name in ("manage", "native", "tasks", "roles/redis", "roles/admin_uis", "examples"):
             shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(ROOT / "pyproject.toml", root)
         self._environment = {name: value for name, value in os.environ.items() if name not in variables()}
@@ -215,6 +229,45 @@ def status(server: str, login: str) -> int:
             "GET", "/", headers={"Authorization": f"Basic {base64.b64encode(login.encode()).decode()}"}
         )
         return connection.getresponse().status
+
+
+def answered(server: str, method: str, path: str, headers: dict[str, str], body: str | None = None) -> int:
+    """The status of the answer to one request."""
+    connection = http.client.HTTPConnection(server, timeout=60)
+    with closing(connection):
+        connection.request(method, path, body, headers)
+        return connection.getresponse().status
+
+
+def deliver(demo: Clone, subject: str) -> None:
+    """Deliver a mail with HTML and an attachment to the demo's SMTP server."""
+    mail = EmailMessage()
+    mail["From"] = mail["To"] = "demo@example.org"
+    mail["Subject"] = subject
+    mail.set_content("As text")
+    mail.add_alternative("<p>What the mail says</p>", subtype="html")
+    mail.add_attachment(b"<script>1</script>", maintype="text", subtype="html", filename='page".html')
+    with smtplib.SMTP("127.0.0.1", demo.ps()["demo-smtp"]["port"], timeout=60) as server:
+        server.login("demo", demo.secret("DEMO_PASSWORD"))
+        server.send_message(mail)
+
+
+def open_message(page: Chromium, subject: str) -> None:
+    """Click on the message with this subject."""
+    page.evaluate(f"[...document.links].find(link => link.innerText === {json.dumps(subject)}).click()")
+
+
+def framed(page: Chromium) -> str:
+    """The text in the frame of a page; empty while there is none."""
+    frames = page.call("Page.getFrameTree")["frameTree"].get("childFrames", [])
+    if not frames:
+        return ""
+    try:
+        world = page.call("Page.createIsolatedWorld", frameId=frames[0]["frame"]["id"])["executionContextId"]
+        read = {"expression": "document.body ? document.body.innerText : ''", "contextId": world}
+        return str(page.call("Runtime.evaluate", **read)["result"]["value"])
+    except StackError:
+        return ""  # the frame was replaced meanwhile
 
 
 def shown(page: Chromium) -> str:
@@ -634,6 +687,82 @@ class TestDemo:
         done = demo.manage("account", "list")
         assert done.returncode == 1
         assert "./manage.sh up" in done.stderr
+
+    def test_the_inbox_shows_mail_as_it_arrives_and_sends_an_answer(self, demo: Clone, tmp_path: Path) -> None:
+        said = demo.succeed("demo", "--with-inbox").stderr
+        assert "Inbox is ready" in said
+        assert "inbox" in {check["component"] for check in json.loads(demo.succeed("health", "--json").stdout)}
+        assert demo.state.joinpath("inbox.json").stat().st_mode & 0o077 == 0
+        port, password = demo.ps()["inbox"]["port"], demo.secret("INBOX_PASSWORD")
+        server = f"127.0.0.1:{port}"
+        assert [status(server, login) for login in ("x:", "x:wrong", f"x:{password}")] == [401, 401, 307]
+
+        with chromium_at(port, tmp_path / "chromium") as page:
+            page.call("Page.navigate", url=f"http://x:{quote(password)}@{server}/")
+            wait_for(lambda: "Hello from the demo" in shown(page), LONG)
+            page.evaluate("window.isTheSamePage = true")
+            deliver(demo, "The first")
+            wait_for(lambda: "The first" in shown(page), LONG)
+            # A page whose connections to PostgreSQL broke goes on where it was.
+            demo.succeed("psql", "--write", "-c", END_OF_THE_INBOX)
+            deliver(demo, "The second")
+            wait_for(lambda: "The second" in shown(page), LONG)
+            assert page.evaluate("window.isTheSamePage"), "the page was loaded again"
+            page.picture("inbox")
+
+            open_message(page, "The second")
+            wait_for(lambda: "What the mail says" in framed(page), LONG)
+            page.picture("inbox-message")
+            headers = page.evaluate(
+                "fetch(location.origin + document.querySelector('.attachment').pathname)"
+                ".then(answer => [...answer.headers.entries()])"
+            )
+            of_file = dict(headers)
+            assert of_file["content-disposition"] == "attachment; filename*=UTF-8''page%22.html"
+            assert of_file["content-type"] == "application/octet-stream"
+            assert (of_file["x-content-type-options"], of_file["content-security-policy"]) == ("nosniff", "sandbox")
+
+            page.evaluate("document.querySelector('[name=body]').value = 'Thank you'")
+            page.evaluate("document.querySelector('form').requestSubmit()")
+            wait_for(lambda: "Your mail was sent" in shown(page) or "is on its way" in shown(page), LONG)
+            page.evaluate("document.querySelector('nav a').click()")
+            wait_for(lambda: "Re: The second" in shown(page), LONG)
+
+            # The frame holds by itself, whatever the sanitiser has let through.
+            plant = f"UPDATE email_message SET html_body = $${HOSTILE}$$ WHERE subject = 'The second'"
+            demo.succeed("psql", "--write", "--tenant", "default", "-c", plant)
+            page.call("Network.enable")
+            page.events.clear()
+            open_message(page, "The second")
+            wait_for(lambda: "hostile" in framed(page), LONG)
+            page.settle(1)
+            asked = {
+                event["params"]["requestId"]
+                for event in page.events
+                if event["method"] == "Network.requestWillBeSent"
+                and "tracker.example" in event["params"]["request"]["url"]
+            }
+            blocked = {
+                event["params"]["requestId"]
+                for event in page.events
+                if event["method"] == "Network.loadingFailed" and event["params"].get("blockedReason") == "csp"
+            }
+            assert asked <= blocked
+            assert page.evaluate("[document.title, window.hacked]") == ["The second", None]
+            message = page.evaluate("location.pathname")
+
+        login = {"Authorization": f"Basic {base64.b64encode(f'x:{password}'.encode()).decode()}"}
+        of_others = {**login, "Origin": "http://elsewhere.example", "Content-Type": FORM}
+        body = "to=demo%40example.org&subject=forged&body=x&key=forged"
+        assert answered(server, "POST", f"{message}/answer", of_others, body) == 403
+        assert answered(server, "GET", message, login) == 200
+        demo.succeed("psql", "--write", "--tenant", "default", "-c", "UPDATE email_client SET user_id = 'another'")
+        assert answered(server, "GET", message, login) == 404
+        assert answered(server, "GET", f"{message}/html", login) == 404
+
+        demo.succeed("demo", "--without-inbox")
+        assert "inbox" not in demo.ps()
+        assert not answers(port)
 
     def test_purge_asks_and_deletes(self, demo: Clone) -> None:
         assert demo.manage("down", "--purge", input_text="n\n").returncode == 1
