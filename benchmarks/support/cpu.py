@@ -21,6 +21,10 @@ def _role(process: psutil.Process) -> str:
     command, parent = " ".join(process.cmdline()), process.parent()
     if "benchmarks.support.smtp_sink" in command:
         return "smtp server"
+    if "benchmarks.support.watched_server" in command:
+        return "mail server"
+    if "tasks.watch" in command:
+        return "watcher"
     if "celery" in command:
         return "worker's children" if parent and "celery" in " ".join(parent.cmdline()) else "worker"
     return str(process.name())

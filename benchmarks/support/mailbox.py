@@ -7,6 +7,7 @@ an attachment of 5 to 300 kB, and every message has some twenty header fields. D
 import base64
 import imaplib
 import random
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -48,6 +49,11 @@ def append(dovecot: Dovecot, user: str, count: int, first: int) -> None:
                 raise SystemExit("Dovecot hung up in the middle of an APPEND")
         if not line.startswith(b"many OK"):
             raise SystemExit(f"Dovecot refused an APPEND: {line!r}")
+
+
+def message_maker() -> Callable[[int], bytes]:
+    """Makes the message of a number, like those of `build`."""
+    return _Writer(_SEED).message
 
 
 class _Writer:

@@ -3,17 +3,18 @@
 import os
 import re
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
 import psutil
+import psycopg2
 from cryptography.fernet import Fernet
 
 from native.dovecot import Dovecot
-from native.postgres import OWNER, WORKER
+from native.postgres import OWNER, SUPERUSER, WORKER, libpq
 from native.process import Server
 from tests.support.servers import PostgresServer, RedisServer
 
@@ -24,8 +25,15 @@ _TASK_SECONDS = 3600
 _LOOK_SECONDS = 0.02
 
 
-class Worker(Server):
-    """A Celery worker with so many children and all queues or some, configured by this process's environment."""
+class Program(Server):
+    """A program of ours, configured by this process's environment."""
+
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+
+
+class Worker(Program):
+    """A Celery worker with so many children and all queues or some."""
 
     name = "worker"
 
@@ -44,9 +52,6 @@ class Worker(Server):
             *([f"--queues={self.queues}"] if self.queues else []),
         ]
         return [sys.executable, "-m", "celery", "-A", self.app, "worker", *options]
-
-    def environment(self) -> dict[str, str]:
-        return {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
 
     def is_ready(self) -> bool:
         from tasks.celery_app import celery_app
@@ -86,6 +91,28 @@ class Worker(Server):
         return list(psutil.Process(self.pid).children(recursive=True))
 
 
+class Watcher(Program):
+    """The watcher."""
+
+    name = "watcher"
+
+    def command(self) -> list[str]:
+        return [sys.executable, "-m", "tasks.watch"]
+
+    def is_ready(self) -> bool:
+        from tasks.storage.accounts.watches import living_watchers
+
+        return bool(living_watchers())
+
+    def memory_kb(self) -> float:
+        """What it holds for itself (USS), in kB of 1,000 bytes. The kernel's buffers of its sockets are left out."""
+        return float(psutil.Process(self.pid).memory_full_info().uss) / 1000
+
+    def cpu_seconds(self) -> float:
+        """CPU time so far."""
+        return float(sum(psutil.Process(self.pid).cpu_times()[:2]))
+
+
 class PeakMemory:
     """The most memory (VmHWM) that a process has held, and that those it started have, in MB of 1,000,000 bytes.
 
@@ -117,7 +144,8 @@ class Stack:
 
     def __init__(self, root: Path, dovecot: Dovecot, postgres: PostgresServer, redis: RedisServer) -> None:
         self.root, self.dovecot, self.postgres, self.redis = root, dovecot, postgres, redis
-        self._databases = self._workers = 0
+        self._databases = self._workers = self._watchers = 0
+        self._database = ""
 
     def maildir(self, user: str) -> Path:
         return self.root / "mail" / user
@@ -138,6 +166,15 @@ class Stack:
             yield worker
 
     @contextmanager
+    def started_watcher(self) -> Iterator[Watcher]:
+        """A watcher on the database at hand."""
+        self._watchers += 1
+        folder = self.root / f"watcher-{self._watchers}"
+        folder.mkdir()
+        with Watcher(folder) as watcher:
+            yield watcher
+
+    @contextmanager
     def database(self) -> Iterator[None]:
         """An empty database."""
         from tasks import settings
@@ -150,10 +187,19 @@ class Stack:
         os.environ["DATABASE_URL"] = self.postgres.url(WORKER, name)
         settings.get_settings.cache_clear()
         upgrade(self.postgres.url(OWNER, name))
+        self._database = name
         yield
         session.get_engine().dispose()
         session.get_engine.cache_clear()
         self.postgres.drop_database(name)
+
+    def as_superuser(self, statement: str, values: Mapping[str, object] | None = None) -> list[tuple[Any, ...]]:
+        """Run a statement in the database at hand, beyond the reach of row-level security; its rows."""
+        with closing(psycopg2.connect(libpq(self.postgres.url(SUPERUSER, self._database)))) as connection:
+            connection.autocommit = True
+            with connection.cursor() as cursor:
+                cursor.execute(statement, values)
+                return cursor.fetchall() if cursor.description else []
 
     @contextmanager
     def large_folders(self) -> Iterator[Dovecot]:
@@ -184,11 +230,12 @@ class Stack:
 
 
 @contextmanager
-def running(root: Path) -> Iterator[Stack]:
+def running(root: Path, postgres_settings: Mapping[str, str | int] | None = None) -> Iterator[Stack]:
     """Start the servers under `root`, stop them afterwards. PostgreSQL is the distribution's where there is one."""
     installed = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: float(path.parent.name))
     dovecot = Dovecot(root / "dovecot", root / "mail", PASSWORD)
-    postgres = PostgresServer(root / "postgres", bin_dir=installed[-1] if installed else None)
+    bin_dir = installed[-1] if installed else None
+    postgres = PostgresServer(root / "postgres", bin_dir=bin_dir, settings=postgres_settings)
     with dovecot, postgres, RedisServer(root / "redis") as redis:
         os.environ.update(
             REDIS_URL=redis.url,
