@@ -18,11 +18,12 @@ from tests.support.certificates import Authority
 HOST = "127.0.0.1"
 _PATIENCE_SECONDS = 120
 
-# Copies of the template, of which the mail server's user has the same name. They share its secret.
+# Copies of the first account, which nobody watches yet. Each has a user of its own at the mail server, and all have
+# the same password.
 _COPY_ACCOUNTS = """
 INSERT INTO email_client SELECT (jsonb_populate_record(NULL::email_client, to_jsonb(template) || jsonb_build_object(
   'id', 'account-' || n, 'account_name', 'account ' || n, 'email_address', 'user-' || n || '@example.net',
-  'username', 'user-' || n
+  'username', 'user-' || n, 'watched_by', NULL, 'watched_since', NULL
 ))).* FROM email_client AS template, generate_series(%(first)s, %(last)s) AS n WHERE template.username = 'user-0';
 INSERT INTO email_folder SELECT (jsonb_populate_record(NULL::email_folder, to_jsonb(template) || jsonb_build_object(
   'id', template.id || '-' || n, 'email_client_id', 'account-' || n
