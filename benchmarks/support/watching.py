@@ -21,14 +21,15 @@ _PATIENCE_SECONDS = 120
 # Copies of the first account, which nobody watches yet. Each has a user of its own at the mail server, and all have
 # the same password.
 _COPY_ACCOUNTS = """
-INSERT INTO email_client SELECT (jsonb_populate_record(NULL::email_client, to_jsonb(template) || jsonb_build_object(
-  'id', 'account-' || n, 'account_name', 'account ' || n, 'email_address', 'user-' || n || '@example.net',
-  'username', 'user-' || n, 'watched_by', NULL, 'watched_since', NULL
-))).* FROM email_client AS template, generate_series(%(first)s, %(last)s) AS n WHERE template.username = 'user-0';
-INSERT INTO email_folder SELECT (jsonb_populate_record(NULL::email_folder, to_jsonb(template) || jsonb_build_object(
-  'id', template.id || '-' || n, 'email_client_id', 'account-' || n
-))).* FROM email_folder AS template, generate_series(%(first)s, %(last)s) AS n
-WHERE template.email_client_id = (SELECT id FROM email_client WHERE username = 'user-0');
+INSERT INTO email_client SELECT copy.* FROM email_client AS first, generate_series(%(first)s, %(last)s) AS n,
+  jsonb_populate_record(NULL::email_client, to_jsonb(first) || jsonb_build_object(
+    'id', 'account-' || n, 'account_name', 'account ' || n, 'email_address', 'user-' || n || '@example.net',
+    'username', 'user-' || n, 'watched_by', NULL, 'watched_since', NULL
+  )) AS copy WHERE first.username = 'user-0';
+INSERT INTO email_folder SELECT copy.* FROM email_folder AS first, generate_series(%(first)s, %(last)s) AS n,
+  jsonb_populate_record(NULL::email_folder, to_jsonb(first) || jsonb_build_object(
+    'id', first.id || '-' || n, 'email_client_id', 'account-' || n
+  )) AS copy WHERE first.email_client_id = (SELECT id FROM email_client WHERE username = 'user-0');
 """
 _CONNECTED = "SELECT count(*) FROM email_client WHERE watched_since IS NOT NULL"
 # When PostgreSQL had committed each message, with its event: the same transaction.

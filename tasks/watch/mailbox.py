@@ -41,6 +41,9 @@ _NOTE_AGAIN_SECONDS = 5.0
 _GIVEN_UP_SECONDS = 24 * 3600
 # A session that was logged in with a token is renewed so long before the token expires: a time of its own for each.
 _TOKEN_AHEAD_SECONDS = (60, 280)
+# Tokens that expire within seconds do not cause a login every second: each of such sessions lasts twice as long as the
+# one before, up to this, although the server may end it earlier.
+_SHORT_SESSION_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,7 @@ class WatchedAccount:
         # An account that is begun anew, with another login, is noted as watched over the connection before.
         self._may_be_noted = True
         self._may_notify = True
+        self._short_sessions = 0
         self.is_connected = False
         self.was_tried = False
 
@@ -128,7 +132,7 @@ class WatchedAccount:
             )
             with secrets_kept(get_settings().secrets):
                 learn_login(opened.login, opened.endpoint)
-                renewal = asyncio.timeout(_seconds_with(opened.login))
+                renewal = asyncio.timeout(self._seconds_with(opened.login))
                 with suppress(TimeoutError):
                     async with renewal:
                         await self._told(mailbox)
@@ -172,6 +176,19 @@ class WatchedAccount:
             else:
                 return
 
+    def _seconds_with(self, login: Login) -> float | None:
+        """How long the session with this login may last; None for any time."""
+        if login.expires_at is None:
+            return None
+        left = login.expires_at - time.monotonic()
+        wanted = max(left - random.uniform(*_TOKEN_AHEAD_SECONDS), left / 2)
+        if wanted >= _SHORT_SESSION_SECONDS:
+            self._short_sessions = 0
+            return wanted
+        least = min(2.0 ** min(self._short_sessions, _MAX_DOUBLINGS), _SHORT_SESSION_SECONDS)
+        self._short_sessions += 1
+        return max(wanted, least)
+
     def _wait(self) -> float:
         """How long to wait before the next connection: none after a session that was to be made anew."""
         if not self._failures:
@@ -179,14 +196,6 @@ class WatchedAccount:
         doublings = min(self._failures - 1, _MAX_DOUBLINGS)
         longest: float = min(_FIRST_WAIT_SECONDS * 2**doublings, _MAX_WAIT_SECONDS)
         return longest * random.uniform(0.5, 1.0)
-
-
-def _seconds_with(login: Login) -> float | None:
-    """How long a session with this login may last; None for any time."""
-    if login.expires_at is None:
-        return None
-    left = login.expires_at - time.monotonic()
-    return max(left - random.uniform(*_TOKEN_AHEAD_SECONDS), left / 2, 1.0)
 
 
 def _close(opened: Opened) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import time
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, NoReturn
@@ -9,6 +10,7 @@ from typing import Any, NoReturn
 import pytest
 
 from tasks.errors import MailServerUnavailableError, StorageUnavailableError
+from tasks.mail.login import Login
 from tasks.storage.accounts.watches import Watch
 from tasks.watch import mailbox
 from tasks.watch.mailbox import Means, WatchedAccount
@@ -104,3 +106,17 @@ def test_the_waits_begin_anew_after_a_sync_that_went_well_and_after_no_connectio
     run(connected, lambda _: len(failures) > 5)
     assert failures[:6] == [0, 1, 2, 3, 1, 2]
     assert noted
+
+
+def test_tokens_that_expire_at_once_do_not_cause_a_login_every_second() -> None:
+    account = WatchedAccount(WATCH, None)  # type: ignore[arg-type]  # nothing is connected
+
+    def seconds(lifetime: float) -> float:
+        allowed = account._seconds_with(Login("ada", "token", "oauth2", time.monotonic() + lifetime))
+        assert allowed is not None
+        return allowed
+
+    assert [seconds(1) for _ in range(8)] == [1, 2, 4, 8, 16, 32, 60, 60]
+    # A session that may last as long as most do is renewed before its token expires, and ends the longer waits.
+    assert 3300 <= seconds(3600) <= 3540
+    assert seconds(1) == 1
