@@ -2,9 +2,14 @@
 
 python -m benchmarks.support.watched_server [--certificate FILE --key FILE]
 
-Prints its port. Each line of its input is a user and the number of a message: the server puts the message into that
-user's INBOX, tells whoever waits in IDLE, and prints the number with the time just before (seconds since 1970). The
-server ends with its input. The commands are those of the scripted server of the tests.
+Prints its port, and then a line for each line of its input:
+
+deliver USER NUMBER   puts that message into the user's INBOX and tells whoever waits in IDLE; prints the number with
+                      the time just before (seconds since 1970)
+drop                  ends all connections; prints the time just before
+logins                prints the times of all logins
+
+The server ends with its input. The commands of IMAP are those of the scripted server of the tests.
 """
 
 import os
@@ -15,7 +20,7 @@ import ssl
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import click
@@ -55,20 +60,20 @@ class _Mailbox:
 class _Session(Session):
     """A session that belongs to no mailbox before its login."""
 
-    def __init__(self, mailboxes: dict[str, _Mailbox]) -> None:
+    def __init__(self, site: "_Server") -> None:
         super().__init__(_Mailbox(""))  # type: ignore[arg-type]
-        self._mailboxes = mailboxes
+        self._site = site
 
     def _log_in(self, user: bytes, password: bytes) -> bytes:
-        name = user.decode()
-        self.server = self._mailboxes.setdefault(name, _Mailbox(name))  # type: ignore[assignment]
+        self.server = self._site.mailbox(user.decode())  # type: ignore[assignment]
+        self._site.logins.append(time.time())
         return super()._log_in(user, password)
 
 
 class _Connection:
     def __init__(self, server: "_Server", connected: socket.socket) -> None:
         self.socket, self._server = connected, server
-        self._session = _Session(server.mailboxes)
+        self._session = _Session(server)
         self._shakes_hands = isinstance(connected, ssl.SSLSocket)
         self._received, self._unsent, self._told = b"", b"", b""
         if not self._shakes_hands:
@@ -132,8 +137,15 @@ class _Connection:
 
 class _Server:
     def __init__(self, tls: ssl.SSLContext | None) -> None:
-        self.mailboxes: dict[str, _Mailbox] = {}
+        self._mailboxes: dict[str, _Mailbox] = {}
+        self._connections: set[_Connection] = set()
+        self.logins: list[float] = []
         self._tls, self._make = tls, message_maker()
+        self._orders: dict[str, Callable[..., Iterable[object]]] = {
+            "deliver": self._deliver,
+            "drop": self._drop,
+            "logins": lambda: self.logins,
+        }
         self._selector = selectors.DefaultSelector()
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=_BACKLOG)
         self._listener.setblocking(False)
@@ -149,21 +161,28 @@ class _Server:
                 if key.fileobj is self._listener:
                     self._accept()
                 elif isinstance(key.data, _Connection):
-                    key.data.work()
+                    if key.data in self._connections:  # which an order has not just dropped
+                        key.data.work()
                 else:
                     data = os.read(sys.stdin.fileno(), _READ_BYTES)
                     if not data:
                         return
                     *lines, orders = (orders + data).split(b"\n")
                     for line in lines:
-                        user, _, number = line.decode().partition(" ")
-                        self._deliver(user, int(number))
+                        order, *words = line.decode().split()
+                        print(*self._orders[order](*words), flush=True)
+
+    def mailbox(self, user: str) -> _Mailbox:
+        if user not in self._mailboxes:
+            self._mailboxes[user] = _Mailbox(user)
+        return self._mailboxes[user]
 
     def wait_for(self, connection: _Connection, events: int) -> None:
         if connection.socket.fileno() in self._selector.get_map():
             self._selector.modify(connection.socket, events, connection)
 
     def forget(self, connection: _Connection) -> None:
+        self._connections.discard(connection)
         self._selector.unregister(connection.socket)
         connection.socket.close()
 
@@ -176,17 +195,24 @@ class _Server:
                 if self._tls:
                     connected = self._tls.wrap_socket(connected, server_side=True, do_handshake_on_connect=False)
                 connection = _Connection(self, connected)
+                self._connections.add(connection)
                 self._selector.register(connected, selectors.EVENT_READ, connection)
         except BlockingIOError:
             return
 
-    def _deliver(self, user: str, number: int) -> None:
-        mailbox = self.mailboxes.setdefault(user, _Mailbox(user))
-        raw, now = self._make(number), time.time()
+    def _deliver(self, user: str, number: str) -> tuple[str, float]:
+        mailbox = self.mailbox(user)
+        raw, now = self._make(int(number)), time.time()
         mailbox.folders[b"INBOX"].append(raw)
         for connection in list(mailbox.idle):
             connection.tell()
-        print(number, now, flush=True)
+        return number, now
+
+    def _drop(self) -> list[float]:
+        now = time.time()
+        for connection in list(self._connections):
+            connection.close()
+        return [now]
 
 
 @click.command(help=__doc__)

@@ -20,7 +20,7 @@ _PATIENCE_SECONDS = 120
 
 # Copies of the first account, which nobody watches yet. Each has a user of its own at the mail server, and all have
 # the same password.
-_COPY_ACCOUNTS = """
+COPY_ACCOUNTS = """
 INSERT INTO email_client SELECT copy.* FROM email_client AS first, generate_series(%(first)s, %(last)s) AS n,
   jsonb_populate_record(NULL::email_client, to_jsonb(first) || jsonb_build_object(
     'id', 'account-' || n, 'account_name', 'account ' || n, 'email_address', 'user-' || n || '@example.net',
@@ -59,9 +59,20 @@ class ScriptedMailServer:
         self.port, self.has_since = int(self._answers.readline()), dict[int, float]()
 
     def deliver(self, user: str, number: int) -> None:
-        print(user, number, file=self._orders, flush=True)
-        answered, since = self._answers.readline().split()
-        self.has_since[int(answered)] = float(since)
+        _, since = self._order("deliver", user, str(number))
+        self.has_since[number] = float(since)
+
+    def drop(self) -> float:
+        """End all connections. The moment just before."""
+        return float(*self._order("drop"))
+
+    def logins(self) -> list[float]:
+        """The moments of all logins so far."""
+        return [float(moment) for moment in self._order("logins")]
+
+    def _order(self, *words: str) -> list[str]:
+        print(*words, file=self._orders, flush=True)
+        return self._answers.readline().split()
 
 
 @contextmanager
@@ -110,7 +121,7 @@ class Accounts:
 
     def make(self, number: int) -> None:
         """As many more as are missing to this number."""
-        self._run(_COPY_ACCOUNTS, {"first": self.number, "last": number - 1})
+        self._run(COPY_ACCOUNTS, {"first": self.number, "last": number - 1})
         self.number = number
         self._run("ANALYZE email_client, email_folder")
 

@@ -41,8 +41,8 @@ _NOTE_AGAIN_SECONDS = 5.0
 _GIVEN_UP_SECONDS = 24 * 3600
 # A session that was logged in with a token is renewed so long before the token expires: a time of its own for each.
 _TOKEN_AHEAD_SECONDS = (60, 280)
-# Tokens that expire within seconds do not cause a login every second: each of such sessions lasts twice as long as the
-# one before, up to this, although the server may end it earlier.
+# Tokens that expire within seconds do not cause a login every second: each of such sessions lasts twice as long as
+# the one before, up to this, although the server may end it earlier.
 _SHORT_SESSION_SECONDS = 60.0
 
 

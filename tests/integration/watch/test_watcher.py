@@ -1,7 +1,9 @@
-"""A watcher and mail servers that hang up, refuse, flood or say nothing; and two watchers that share accounts."""
+"""A watcher and mail servers that hang up, refuse, flood or say nothing; and watchers that share accounts."""
 
 import signal
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,11 +15,12 @@ from tests.support.imap_faults import hang
 from tests.support.imap_server import QRESYNC, ImapServer
 from tests.support.mailbox import Mailbox, message
 from tests.support.stored import rows
-from tests.support.watcher import running_watcher
-from tests.support.worker import wait_until
+from tests.support.watcher import WatcherProcess, running_watcher
+from tests.support.worker import peak_memory, wait_until
 
 # What a server needs for its mailbox to be watched.
 WATCHABLE = f"{QRESYNC} IDLE"
+_MUCH = 1024 * 1024
 
 
 @pytest.fixture
@@ -38,8 +41,10 @@ def watchable(server: ImapServer, name: str = "mail") -> Account:
     return account
 
 
-def folder_id(name: str) -> object:
-    return rows("SELECT id FROM email_folder WHERE name = :name", name=name)[0][0]
+def folder_id(name: str, account: Account | None = None) -> object:
+    """The id of a folder, of any account or of this one."""
+    found = "SELECT id FROM email_folder WHERE name = :name AND (email_client_id = :account OR :account IS NULL)"
+    return rows(found, name=name, account=account and account.id)[0][0]
 
 
 def queued(broker: Broker, account: Account, folder: object) -> None:
@@ -48,6 +53,32 @@ def queued(broker: Broker, account: Account, folder: object) -> None:
     wait_until(lambda: found.extend(broker.taken("sync")) or found, "no sync was queued")
     assert found == [[account.id, account.tenant_id, account.user_id, folder]]
     rows("UPDATE email_client SET sync_queued_at = NULL RETURNING 1")
+
+
+@contextmanager
+def flooding(server: ImapServer) -> Iterator[Callable[[], int]]:
+    """Has the server send lines over a connection without end. Gives how many bytes it has offered so far."""
+    [connection] = server.idle
+    stopped, offered = threading.Event(), 0
+    lines = b"* OK still here\r\n" * 4096
+
+    def flood() -> None:
+        nonlocal offered
+        while not stopped.is_set():
+            try:
+                offered += connection.send(lines)
+            except TimeoutError:
+                continue
+            except OSError:
+                return
+
+    thread = threading.Thread(target=flood)
+    thread.start()
+    try:
+        yield lambda: offered
+    finally:
+        stopped.set()
+        thread.join()
 
 
 def test_each_change_queues_one_sync_of_its_folder(server: ImapServer, broker: Broker, tmp_path: Path) -> None:
@@ -114,29 +145,82 @@ def test_a_mailbox_whose_server_refuses_idle_is_polled_and_says_so(
     assert broker.taken("sync") == []
 
 
-def test_a_watcher_that_is_killed_is_replaced_and_a_stopped_one_gives_up(server: ImapServer, tmp_path: Path) -> None:
-    names = [f"mail {number}" for number in range(4)]
-    for name in names:
-        watchable(server, name)
-    with running_watcher(tmp_path) as first:
-        first.wait_until_watching(*names)
-        with running_watcher(tmp_path, 2) as second:
-            # The second watcher gets its share, and no account is watched twice.
-            wait_until(lambda: len(first.watched()) == len(second.watched()) == 2, "the accounts are not shared")
-            assert sorted(first.watched() + second.watched()) == names
-            wait_until(lambda: server.open_now == 4, "an account has two connections, or none")
+def test_each_account_has_one_watcher_of_three_which_are_stopped_killed_and_started(
+    server: ImapServer, broker: Broker, tmp_path: Path
+) -> None:
+    accounts = [watchable(server, f"mail {number}") for number in range(6)]
 
-            first.kill()
-            second.wait_until_watching(*names)
-            wait_until(lambda: server.open_now == 4, "an account has two connections, or none")
+    def wait_until_shared(*watchers: WatcherProcess, names: int = 6) -> None:
+        """Each has its share, nobody else has any, and each account has one connection."""
+        share = names // len(watchers)
+        wait_until(
+            lambda: (
+                [len(watcher.watched()) for watcher in watchers] == [share] * len(watchers)
+                and server.open_now == names
+            ),
+            "the accounts are not shared",
+        )
 
-            # A paused account is let go, and taken up again when it is resumed.
-            rows("UPDATE email_client SET paused_at = now() WHERE account_name = 'mail 0' RETURNING 1")
-            second.wait_until_watching(*names[1:])
-            wait_until(lambda: server.open_now == 3, "the connection of a paused account is still open")
-            rows("UPDATE email_client SET paused_at = NULL RETURNING 1")
-            second.wait_until_watching(*names)
+    with (
+        running_watcher(tmp_path) as first,
+        running_watcher(tmp_path, 2) as second,
+        running_watcher(tmp_path, 3) as third,
+    ):
+        wait_until_shared(first, second, third)
 
-            second.signal(signal.SIGTERM)
-            wait_until(lambda: server.open_now == 0, "a watcher that stops leaves connections open")
-            assert rows("SELECT 1 FROM email_client WHERE watched_by IS NOT NULL") == []
+        # Stopped, it keeps its connections; the others have all accounts, and each change causes one sync.
+        first.signal(signal.SIGSTOP)
+        wait_until(lambda: len(second.watched()) == len(third.watched()) == 3, "the stopped one is not replaced")
+        server.inbox.append(message(3))
+        server.tell(b"* 2 EXISTS\r\n")
+        found: list[list[object]] = []
+        wait_until(lambda: found.extend(broker.taken("sync")) or len(found) >= 6, "a sync is missing")
+        assert sorted(str(account) for account, *_ in found) == sorted(account.id for account in accounts)
+        for account in accounts:
+            sync(account)
+
+        # When it goes on, it hears of the change too, which is another's now. It lets go, and gets its share anew.
+        rows("UPDATE email_client SET sync_queued_at = NULL RETURNING 1")
+        first.signal(signal.SIGCONT)
+        wait_until_shared(first, second, third)
+        assert broker.taken("sync") == []
+
+        third.kill()
+        wait_until_shared(first, second)
+        with running_watcher(tmp_path, 4) as fourth:
+            wait_until_shared(first, second, fourth)
+            fourth.stop()
+            wait_until_shared(first, second)
+
+        # A paused account is let go, and taken up again when it is resumed.
+        rows("UPDATE email_client SET paused_at = now() WHERE account_name IN ('mail 0', 'mail 1') RETURNING 1")
+        wait_until_shared(first, second, names=4)
+        rows("UPDATE email_client SET paused_at = NULL RETURNING 1")
+        wait_until_shared(first, second)
+
+        for watcher in (first, second):
+            watcher.stop()
+        wait_until(lambda: server.open_now == 0, "a watcher that stops leaves connections open")
+        assert rows("SELECT 1 FROM email_client WHERE watched_by IS NOT NULL") == []
+
+
+def test_a_server_that_floods_takes_no_memory_and_holds_up_no_other_account(
+    server: ImapServer, broker: Broker, environment: Callable[..., None], tmp_path: Path
+) -> None:
+    environment(MAIL_TIMEOUT="3")
+    watchable(server, "flooded")
+    with ImapServer(WATCHABLE) as other:
+        other.inbox.append(message(1))
+        quiet = watchable(other, "quiet")
+        with running_watcher(tmp_path) as watcher:
+            watcher.wait_until_watching("flooded", "quiet")
+            before, logins = peak_memory(watcher.pid), server.logins
+            with flooding(server) as sent:
+                wait_until(lambda: sent() > _MUCH, "the flood does not begin")
+                other.inbox.append(message(2))
+                other.tell(b"* 2 EXISTS\r\n")
+                queued(broker, quiet, folder_id("INBOX", quiet))
+                # The end of IDLE is not answered in time, among all the lines, so the watcher hangs up.
+                wait_until(lambda: server.logins > logins, "the watcher does not hang up")
+            assert peak_memory(watcher.pid) - before < 16 * _MUCH
+            watcher.wait_until_watching("flooded", "quiet")
