@@ -71,6 +71,11 @@ class WatchedAccount:
         self.is_connected = False
         self.was_tried = False
 
+    @property
+    def is_failing(self) -> bool:
+        """Whether connections ended since a sync last went well."""
+        return self._failures > 0
+
     def note_well(self) -> None:
         """Note that a sync of the account went well since its connection was made."""
         self._failures = 0

@@ -14,11 +14,21 @@ import os
 import socket
 import time
 import uuid
+from typing import NamedTuple
 
 from tasks.errors import EmailError, StorageUnavailableError
 from tasks.runtime.systemd import notify, notify_alive
 from tasks.settings import get_settings
-from tasks.storage.accounts.watches import Key, Watch, claim_watches, end_watcher, list_watches, renew_watcher
+from tasks.storage.accounts.watches import (
+    Key,
+    Watch,
+    claim_watches,
+    end_watcher,
+    list_watches,
+    renew_watcher,
+    sum_of_watches,
+    well_watches,
+)
 from tasks.watch.mailbox import Means, WatchedAccount
 from tasks.watch.pace import Pace
 from tasks.watch.syncs import Syncs
@@ -49,6 +59,8 @@ class Watcher:
         self._syncs = Syncs(self.name, self._threads)
         pace = Pace(get_settings().watch.host_logins_per_second, _LOGINS_A_HOST)
         self._means = Means(self.name, Threads(_NOTE_THREADS), Threads(_LOGIN_THREADS), pace, self._syncs)
+        self._wanted: dict[Key, Watch] = {}
+        self._sum = ""
         self._accounts: dict[Key, WatchedAccount] = {}
         self._running: dict[Key, asyncio.Task[None]] = {}
 
@@ -75,14 +87,17 @@ class Watcher:
 
     async def _round(self, is_ready: bool) -> bool:
         """One look at PostgreSQL. Returns whether the watcher works, or did."""
+        failing = [key for key, account in self._accounts.items() if account.is_failing]
         try:
-            watches = await self._threads.run(_renewed, self.name, self._room())
+            found = await self._threads.run(_renewed, self.name, self._room(), self._sum, failing)
         except StorageUnavailableError as error:
             logger.warning("PostgreSQL cannot be reached; the connections stay as they are: %s", error)
             return is_ready
-        await self._follow(watches)
+        if found.watches is not None:
+            self._wanted, self._sum = {watch.key: watch for watch in found.watches}, found.sum
+        await self._follow(found.well)
         connected = sum(account.is_connected for account in self._accounts.values())
-        notify(*(() if is_ready else ("READY=1",)), f"STATUS=Watches {connected} of {len(watches)} mailboxes")
+        notify(*(() if is_ready else ("READY=1",)), f"STATUS=Watches {connected} of {len(self._wanted)} mailboxes")
         return True
 
     def _room(self) -> int:
@@ -90,9 +105,9 @@ class Watcher:
         waiting = sum(not (account.is_connected or account.was_tried) for account in self._accounts.values())
         return max(0, min(_CLAIMS_PER_ROUND, _MAX_WAITING - waiting))
 
-    async def _follow(self, watches: list[Watch]) -> None:
-        """Watch these accounts and no others."""
-        wanted = {watch.key: watch for watch in watches}
+    async def _follow(self, well: set[Key]) -> None:
+        """Watch the wanted accounts and no others."""
+        wanted = self._wanted
         changed = [
             key
             for key, account in self._accounts.items()
@@ -105,7 +120,7 @@ class Watcher:
         for key, watch in wanted.items():
             if key not in self._accounts:
                 self._begin(watch)
-            elif watch.is_well:
+            elif key in well:
                 self._accounts[key].note_well()
 
     def _begin(self, watch: Watch) -> None:
@@ -127,9 +142,19 @@ class Watcher:
             threads.close()
 
 
-def _renewed(name: str, claims: int) -> list[Watch]:
+class _Found(NamedTuple):
+    """The accounts that the watcher has, None if they are those of the round before; and which of the failing ones
+    are well."""
+
+    sum: str
+    watches: list[Watch] | None
+    well: set[Key]
+
+
+def _renewed(name: str, claims: int, known_sum: str, failing: list[Key]) -> _Found:
     """Renew the lease, claim accounts or give some up, and read which accounts the watcher has."""
     settings = get_settings()
     renew_watcher(name, LEASE_SECONDS)
     claim_watches(name, settings.watch.max_accounts, claims, settings.mail.connections_by_host)
-    return list_watches(name)
+    new_sum = sum_of_watches(name)
+    return _Found(new_sum, None if new_sum == known_sum else list_watches(name), well_watches(name, failing))

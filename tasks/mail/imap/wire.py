@@ -17,7 +17,9 @@ from tasks.mail.connection import Endpoint
 _READ_BYTES = 16 * 1024
 # An answer with its literals. None that a watcher asks for is longer; the longest holds the name of a folder.
 _MAX_ANSWER_BYTES = 64 * 1024
-# A server that sends more than this without a pause is read more slowly, so that other connections have their turn.
+# So much is read at once, then other connections have their turn.
+_TURN_BYTES = 16 * 1024
+# A server that sends more than this without a pause is read more slowly.
 _FLOOD_BYTES, _FLOOD_PAUSE_SECONDS = 256 * 1024, 1.0
 _LITERAL = re.compile(rb"\{(\d{1,9})\+?\}\r?\n\Z")
 
@@ -46,12 +48,13 @@ class Wire:
 
         Raises MailServerUnavailableError if the connection ends, and ProtocolError for an answer that does not end.
         """
-        try:
-            async with asyncio.timeout(seconds):
-                while (end := self._end_of_answer()) is None:
-                    await self._receive()
-        except TimeoutError:
-            return None
+        if (end := self._end_of_answer()) is None:  # mostly it is there, and needs no timer
+            try:
+                async with asyncio.timeout(seconds):
+                    while (end := self._end_of_answer()) is None:
+                        await self._receive()
+            except TimeoutError:
+                return None
         answer, self._received = self._received[:end], self._received[end:]
         return answer.rstrip(b"\r\n")
 
@@ -115,9 +118,10 @@ class Wire:
                 raise self._ended("the server closed it")
             self._received += data
             self._without_pause += len(data)
-            is_flood = self._without_pause > _FLOOD_BYTES
-            # Even without a flood, the connections take turns.
-            await asyncio.sleep(_FLOOD_PAUSE_SECONDS if is_flood else 0)
+            if self._without_pause > _FLOOD_BYTES:
+                await asyncio.sleep(_FLOOD_PAUSE_SECONDS)
+            elif self._without_pause > _TURN_BYTES:
+                await asyncio.sleep(0)
 
     async def _until_readable(self) -> None:
         loop = asyncio.get_running_loop()

@@ -7,7 +7,7 @@ that, so a new watcher gets its share without a storm of logins (docs/decisions/
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, func, text, update
@@ -19,7 +19,22 @@ from tasks.storage.session import tenant_transaction, unbound_transaction
 _RENEW = text("SELECT renew_watcher(:watcher, :seconds)")
 _CLAIM = text("SELECT claim_watches(:watcher, :max_accounts, :max_claims, CAST(:host_limits AS jsonb))")
 _GIVE_UP = text("SELECT give_up_over_limits(:watcher, CAST(:host_limits AS jsonb))")
-_LIST = text("SELECT tenant_id, user_id, id, hostname, login, is_well FROM list_watches(:watcher)")
+_LIST = text("SELECT tenant_id, user_id, id, hostname, login FROM list_watches(:watcher)")
+# Whether they are the same as before: to read thousands of them every few seconds would be most of a watcher's work.
+_SUM = text(
+    """
+    SELECT count(*) || '/' || coalesce(sum(hashtextextended(concat_ws('/', tenant_id, user_id, id, login), 0)), 0)
+    FROM list_watches(:watcher)
+    """
+)
+_LIST_WELL = text(
+    """
+    SELECT tenant_id, id FROM list_watches(:watcher)
+    JOIN unnest(CAST(:tenant_ids AS text[]), CAST(:account_ids AS text[])) AS asked (tenant_id, id)
+      USING (tenant_id, id)
+    WHERE is_well
+    """
+)
 _END = text("SELECT end_watcher(:watcher)")
 _COUNT = text("SELECT watcher, accounts, connected FROM count_watches()")
 _RELEASE_DEAD = text("SELECT release_dead_watchers()")
@@ -40,17 +55,13 @@ class Key(NamedTuple):
 
 
 class Watch(NamedTuple):
-    """An account that a watcher has. `login` changes when the account's server or login does.
-
-    The account `is_well` if a sync went well since the watcher connected.
-    """
+    """An account that a watcher has. `login` changes when the account's server or login does."""
 
     tenant_id: str
     user_id: str
     account_id: str
     hostname: str
     login: str
-    is_well: bool
 
     @property
     def key(self) -> Key:
@@ -87,6 +98,23 @@ def list_watches(watcher: str) -> list[Watch]:
     """The accounts that the watcher has now."""
     with unbound_transaction() as connection:
         return [Watch._make(row) for row in connection.execute(_LIST, {"watcher": watcher})]
+
+
+def sum_of_watches(watcher: str) -> str:
+    """A sum over the accounts that the watcher has now, which is another when they are others, or their logins."""
+    with unbound_transaction() as connection:
+        return str(connection.execute(_SUM, {"watcher": watcher}).scalar_one())
+
+
+def well_watches(watcher: str, keys: Collection[Key]) -> set[Key]:
+    """Those of the watcher's accounts among `keys` of which a sync went well since the watcher connected."""
+    values = {
+        "watcher": watcher,
+        "tenant_ids": [key.tenant_id for key in keys],
+        "account_ids": [key.account_id for key in keys],
+    }
+    with unbound_transaction() as connection:
+        return {Key._make(row) for row in connection.execute(_LIST_WELL, values)} if keys else set()
 
 
 def end_watcher(watcher: str) -> None:

@@ -18,7 +18,7 @@ from tasks.watch.pace import Pace
 from tasks.watch.syncs import Syncs
 from tasks.watch.threads import Threads
 
-WATCH = Watch("tenant", "user", "account", "imap.example", "login", is_well=False)
+WATCH = Watch("tenant", "user", "account", "imap.example", "login")
 
 
 def down(*_: object) -> NoReturn:
