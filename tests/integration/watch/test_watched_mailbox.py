@@ -5,11 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from native.dovecot import Dovecot
 from tasks.storage.accounts.choices import choose_watch
 from tasks.storage.accounts.rows import Account
 from tests.conftest import Database, register, sync
 from tests.support.mailbox import Mailbox, message
-from tests.support.servers import RedisServer
+from tests.support.proxy import Network
+from tests.support.servers import PostgresServer, RedisServer
 from tests.support.stored import column, rows, stored_uids
 from tests.support.watcher import running_watcher
 from tests.support.worker import Worker, wait_until
@@ -55,3 +57,46 @@ def test_what_happens_in_a_watched_mailbox_is_stored_without_a_poll(
         watcher.wait_until_watching("mail")
         assert watcher.stop() == 0
     assert rows("SELECT watched_by, watched_since FROM email_client") == [(None, None)]
+
+
+def test_servers_that_restart_or_go_silent_cost_a_watched_mailbox_no_message(
+    watched: Account,
+    mailbox: Mailbox,
+    dovecot: Dovecot,
+    postgres: PostgresServer,
+    redis: RedisServer,
+    environment: Callable[..., None],
+    tmp_path: Path,
+) -> None:
+    environment(WATCH_IDLE_SECONDS="2", MAIL_TIMEOUT="3")
+    expected = [1]
+
+    def arrives() -> None:
+        expected.append(expected[-1] + 1)
+        mailbox.append([message(100 + len(expected))])
+        wait_until(lambda: stored_uids() == expected, "the new message is not stored", 60)
+
+    with (
+        Network((mailbox.host, mailbox.port)) as network,
+        running_watcher(tmp_path) as watcher,
+        Worker(tmp_path, queues="sync"),
+    ):
+        rows("UPDATE email_client SET port = :port RETURNING 1", port=network.port)
+        watcher.wait_until_watching("mail")
+        arrives()
+
+        dovecot.restart()
+        arrives()
+
+        # Half open: nothing comes over the connections that there are, and they do not end.
+        network.be_silent(forget=True)
+        network.mend()
+        arrives()
+
+        postgres.restart()
+        arrives()
+
+        redis.restart()
+        arrives()
+
+        watcher.wait_until_watching("mail")
