@@ -11,7 +11,7 @@ from manage.output import say, tell_lines
 
 # The Debian packages that a benchmark needs, and the packages of its
 # peers, which are left out of the figures if they are not installed.
-_NEEDED = dict.fromkeys(("sync", "send", "dispatch", "tuning"), ("dovecot-imapd",))
+_NEEDED = dict.fromkeys(("sync", "send", "dispatch", "freshness", "tuning"), ("dovecot-imapd",))
 _PEERS = {"sync": ("isync", "offlineimap3"), "spam": ("spamd",)}
 
 
