@@ -15,7 +15,7 @@ from dotenv.parser import parse_stream
 from native import demo
 from native.errors import StackError
 from native.ports import LOOPBACK
-from native.postgres import OWNER, WORKER, Passwords, Postgres
+from native.postgres import APPLICATION, OWNER, WORKER, Passwords, Postgres, libpq
 from native.redis import Redis
 from native.state import ROOT, State, read_json, write_private
 
@@ -154,6 +154,20 @@ def effective(state: State, operator: Mapping[str, str], ports: Mapping[str, int
         values["WATCH_ENABLED"] = "true"  # a page that changes as mail arrives wants to hear of it at once
     chosen = {"FLOWER_PORT": str(ports["flower"]), "PROMETHEUS_PORT": str(ports["exporter"])}
     return {**values, **operator, "MAIL_ALLOWED_NETWORKS": networks, **chosen}
+
+
+def write_client(state: State, operator: Mapping[str, str], ports: Mapping[str, int]) -> None:
+    """Write what an application connects with to the embedded servers, as variables that a shell can read.
+
+    It is the role of an application, which sees one tenant at a time, and no key.
+    """
+    generated = make_secrets(state)
+    values: dict[str, str] = {}
+    if not is_external(DATABASE_VARIABLES, operator):
+        values["DATABASE_URL"] = libpq(embedded_postgres(state, generated, ports["postgres"]).url(APPLICATION))
+    if not is_external(REDIS_VARIABLES, operator):
+        values["REDIS_URL"] = embedded_redis(state, generated, ports["redis"]).url
+    write_private(state.client, "".join(f"{name}='{value}'\n" for name, value in values.items()))
 
 
 def apply(state: State) -> dict[str, str]:

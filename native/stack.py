@@ -32,6 +32,7 @@ from native.environment import (
     given,
     is_external,
     make_secrets,
+    write_client,
 )
 from native.errors import StackError
 from native.ports import wait_until_answers
@@ -94,6 +95,7 @@ class Stack:
             self._note_wanted(with_admin=with_admin, with_inbox=with_inbox)
             environment = effective(self.state, self._operator, ports)
             os.environ.update(environment)
+            write_client(self.state, self._operator, ports)
             pages = self._pages(ports)
             wanted = [*programs(self.state, self._operator, ports), *pages]
             changed = self._configure(wanted, environment, ports)

@@ -8,6 +8,7 @@ adminer/                 sessions of Adminer
 redis-commander-*/       Redis Commander, as npm has put it together
 demo/                    the demo mailbox and its server
 secrets.env              passwords and the encryption key, made once (0600)
+client.env               what an application connects with (0600)
 environment.json         what the worker, beat and Flower are started with (0600)
 programs.json            the commands of the programs
 adminer.json redis-commander.json inbox.json    what these are started with (0600)
@@ -43,6 +44,7 @@ class State:
         self.flower = self.folder / "flower"
         self.demo = self.folder / "demo"
         self.secrets = self.folder / "secrets.env"
+        self.client = self.folder / "client.env"
         self.environment = self.folder / "environment.json"
         self.programs = self.folder / "programs.json"
         self.stack = self.folder / "stack.json"

@@ -157,3 +157,14 @@ def test_a_program_gets_any_password_and_only_its_own_secrets(state: State, monk
 
 def test_the_example_sets_nothing_as_it_is() -> None:
     assert given(ROOT / ".env.example", {}) == {}
+
+
+def test_an_application_gets_its_own_role_and_no_key(state: State) -> None:
+    environment.write_client(state, {}, PORTS)
+    client = environment.dotenv_values(state.client, interpolate=False)
+    assert state.client.stat().st_mode & 0o077 == 0
+    assert set(client) == {"DATABASE_URL", "REDIS_URL"}
+    assert str(client["DATABASE_URL"]).startswith("postgresql://metabuilder:")
+    # Servers of the operator's are the operator's to tell of.
+    environment.write_client(state, {"DATABASE_URL": "postgresql://w:secret@h/d", "REDIS_URL": "redis://h"}, PORTS)
+    assert state.client.read_text() == ""
