@@ -1,7 +1,8 @@
-"""How fast due accounts are queued, beside a plain loop of `.delay()` in the same run.
+"""How fast due accounts are queued, beside a plain loop of `.delay()` in the same run; and tasks queued in SQL.
 
 ./manage.sh bench dispatch                      100,000 and 1,000,000 accounts
 ./manage.sh bench dispatch --accounts 10000     one number
+./manage.sh bench dispatch --queued             tasks queued in SQL alone
 ./manage.sh bench dispatch --json               for machines
 """
 
@@ -19,6 +20,7 @@ import redis
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.queued_tasks import Queued, measure
 from benchmarks.support.stack import Worker
 from native.postgres import OWNER, WORKER, libpq
 from tests.support.servers import PostgresServer, RedisServer
@@ -62,21 +64,25 @@ class Result:
 
 @click.command(help=__doc__)
 @click.option("--accounts", type=click.IntRange(min=1), help="Only this number.")
+@click.option("--queued", "queued_alone", is_flag=True, help="Only tasks queued in SQL.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def main(accounts: int | None, as_json: bool) -> None:
+def main(accounts: int | None, queued_alone: bool, as_json: bool) -> None:
     root = Path(tempfile.mkdtemp(prefix="bench-dispatch-"))
     root.chmod(0o755)
     try:
-        results = _run(root, (accounts,) if accounts else _NUMBERS)
+        results, queued = _run(root, () if queued_alone else (accounts,) if accounts else _NUMBERS)
     finally:
         shutil.rmtree(root, ignore_errors=True)
     if as_json:
-        click.echo(json.dumps([asdict(result) for result in results], indent=2))
-    else:
+        found = {"due_accounts": [asdict(result) for result in results], "queued_in_sql": asdict(queued)}
+        click.echo(json.dumps(found, indent=2))
+        return
+    if results:
         _show(results)
+    _show_queued(queued)
 
 
-def _run(root: Path, numbers: tuple[int, ...]) -> list[Result]:
+def _run(root: Path, numbers: tuple[int, ...]) -> tuple[list[Result], Queued]:
     installed = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: float(path.parent.name))
     postgres = PostgresServer(root / "postgres", bin_dir=installed[-1] if installed else None)
     with postgres, RedisServer(root / "redis") as broker:
@@ -87,7 +93,9 @@ def _run(root: Path, numbers: tuple[int, ...]) -> list[Result]:
             CELERY_VISIBILITY_TIMEOUT=str(3 * _TASK_SECONDS),
         )
         loop = _delay_loop(broker)
-        return [_measure(root, postgres, broker, number, loop) for number in numbers]
+        results = [_measure(root, postgres, broker, number, loop) for number in numbers]
+        console.print("tasks queued in SQL …")
+        return results, measure(root, postgres, broker)
 
 
 def _delay_loop(broker: RedisServer) -> float:
@@ -173,6 +181,20 @@ def _show(results: list[Result]) -> None:
             f"{result.ratio:.1f}",
             f"{result.peak_rss_mb:.0f}",
         )
+    Console(width=100).print(table)
+
+
+def _show_queued(queued: Queued) -> None:
+    table = Table(title="Tasks queued in SQL, published by one beat; delay from the commit to the queue")
+    for heading in ("rows", "written/s", "published/s", "p50 ms", "p99 ms"):
+        table.add_column(heading, justify="right")
+    table.add_row(
+        f"{queued.rows:,}",
+        f"{queued.written_per_second:,.0f}",
+        f"{queued.published_per_second:,.0f}",
+        f"{queued.p50_ms:.1f}",
+        f"{queued.p99_ms:.1f}",
+    )
     Console(width=100).print(table)
 
 

@@ -104,7 +104,7 @@ def programs(state: State, operator: Mapping[str, str], ports: Mapping[str, int]
         *found,
         Program("worker", worker_command, stop_seconds=drain, withheld=(_OF_OWNER, _OF_FLOWER)),
         # These have no work to finish, and may hang while the broker is away.
-        Program("beat", beat_command, stop_seconds=8, withheld=(_OF_OWNER, _OF_FLOWER, *_OF_WORKERS)),
+        Program("beat", beat_command, stop_seconds=8, withheld=(_OF_OWNER, _OF_FLOWER, *_KEYS)),
         Program("flower", flower_command, stop_seconds=8, withheld=(_OF_OWNER, *_OF_WORKERS)),
         Program("exporter", exporter_command, stop_seconds=8, withheld=(_OF_OWNER, *_KEYS)),
         *((watcher,) if settings.watch.enabled else ()),

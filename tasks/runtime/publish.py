@@ -16,7 +16,7 @@ from uuid_utils import uuid4
 
 from tasks.runtime.broker import transport
 from tasks.runtime.broker.clock import not_before, to_redis
-from tasks.runtime.broker.scripts import put
+from tasks.runtime.broker.scripts import put, put_once
 from tasks.runtime.redaction import redact_arguments
 
 # How many messages are held in memory and written at once.
@@ -40,10 +40,18 @@ class _KeepingTransport(transport.Transport):
 
 
 def publish_many(
-    task: Task, calls: Sequence[Sequence[Any]], ids: Sequence[str] | None = None, **options: Any
+    task: Task,
+    calls: Sequence[Sequence[Any]],
+    ids: Sequence[str] | None = None,
+    *,
+    once_before: float | None = None,
+    **options: Any,
 ) -> Sequence[str]:
     """Queue `task` once for each tuple of positional arguments, with the options of `apply_async`. Returns the ids of
     the tasks, which are new where no ids are given.
+
+    With `once_before` an id that was queued like this already is left out, and nothing is queued after this moment,
+    in Unix seconds of Redis's clock (tasks/runtime/broker/scripts.py).
 
     Raises kombu.exceptions.OperationalError when the broker did not confirm the messages; some or all may be queued.
     """
@@ -60,7 +68,11 @@ def publish_many(
         with producer.channel.conn_or_acquire() as client:
             for first in range(0, len(calls), _MESSAGES_PER_WRITE):
                 part = slice(first, first + _MESSAGES_PER_WRITE)
-                put(client, key, queue, _copies(task, message, calls[part], ids[part]), not_before(message))
+                messages = _copies(task, message, calls[part], ids[part])
+                if once_before is None:
+                    put(client, key, queue, messages, not_before(message))
+                else:
+                    put_once(client, key, queue, ids[part], messages, once_before)
     return ids
 
 

@@ -35,9 +35,10 @@ _BEGIN = text(
 _PASSING_SQLSTATES = ("08", "53", "57", "58", "40")
 
 
-# Errors of a primary that became a standby or read-only, and of a server that ends its connections. All connections
-# of the pool lead to a server that cannot write any more; new connections lead to the new primary.
-_LOST_SQLSTATES = ("25006", "57P01", "57P02", "57P03")
+# Errors of a primary that became a standby or read-only, of a server that ends its connections, and of a session that
+# stood still in a transaction for too long. All connections of the pool may lead to a server that cannot write any
+# more; new connections lead to the new primary.
+_LOST_SQLSTATES = ("25006", "25P03", "57P01", "57P02", "57P03")
 
 # Data exceptions and exceeded limits: PostgreSQL will never take the same rows.
 _DATA_SQLSTATES = ("22", "54")

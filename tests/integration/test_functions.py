@@ -56,6 +56,15 @@ GRANTS = {
     "claim_watched_syncs": {WORKER},
     "count_watches": {WORKER},
     "count_watched_accounts": {WORKER},  # metrics
+    "claim_queued_tasks": {WORKER},  # beat publishes the rows of all tenants, and logs in as workers do
+    "delete_queued_tasks": {WORKER},
+    "set_aside_queued_task": {WORKER},
+    "retry_queued_tasks": {WORKER},
+    "list_queued_tasks": {WORKER},
+    "count_queued_tasks": {WORKER},
+    "queue_task": {APPLICATION},  # writes a row, as the policy of its table lets
+    "queueable_tasks": {APPLICATION},  # called by whoever queues a task; it says nothing but what is in the code
+    "queued_task_checked": NOBODY,
     "empty_old_event_slots": {WORKER},  # cleaning up
     "claim_webhooks": {WORKER},  # the endpoints of all tenants are served by the same runs
     "webhooks_held_back": {WORKER},
@@ -133,6 +142,12 @@ USUAL: dict[str, dict[str, Any]] = {
         "paths": ["INBOX"],
         "queue_seconds": 270,
     },
+    "claim_queued_tasks": {"max_tasks": 1000, "max_bytes": 4_194_304},
+    "delete_queued_tasks": {"tenant_ids": [TENANT], "task_ids": ["nobody's"]},
+    "set_aside_queued_task": {"of_tenant": TENANT, "of_task": "nobody's", "words": "why", "retry_seconds": 3600},
+    "retry_queued_tasks": {"tenant_ids": [TENANT], "task_ids": ["nobody's"]},
+    "list_queued_tasks": {"max_tasks": 100},
+    "count_queued_tasks": {},
     "empty_old_event_slots": {"retention_days": 7},
     "claim_webhooks": {"run": "task:run", "max_webhooks": 32, "seconds": 70},
     "webhooks_held_back": {},
@@ -155,6 +170,8 @@ NEW = {
     ),
     *("newest_failing_accounts", "newest_dead_letters", "empty_old_event_slots"),
     *("claim_webhooks", "webhooks_held_back", "count_webhooks"),
+    *("claim_queued_tasks", "delete_queued_tasks", "set_aside_queued_task", "retry_queued_tasks"),
+    *("list_queued_tasks", "count_queued_tasks"),
 }
 HOSTILE: dict[str, tuple[Any, ...]] = {
     "integer": (None, -1, 2**31 - 1, -(2**31), 2**31, "infinity"),
@@ -193,6 +210,16 @@ OUTSIDE: dict[str, dict[str, tuple[Any, ...]]] = {
         "paths": ([], ["one", "too many"]),
         "queue_seconds": WAIT,
     },
+    "claim_queued_tasks": {"max_tasks": ROWS, "max_bytes": (0,)},
+    "delete_queued_tasks": {"task_ids": ([], ["one", "too many"])},
+    "set_aside_queued_task": {
+        "of_tenant": ("",),
+        "of_task": ("",),
+        "words": ("x" * 1001,),
+        "retry_seconds": (0, 86_401),
+    },
+    "retry_queued_tasks": {"task_ids": ([], ["one", "too many"])},
+    "list_queued_tasks": {"max_tasks": ROWS},
     "empty_old_event_slots": {"retention_days": (0, 15)},
     "claim_webhooks": {"run": ("", "x" * 201), "max_webhooks": (0, 1001), "seconds": (0, 3601)},
 }

@@ -46,9 +46,23 @@ def _sent(beat: Host, entry: str, since: float) -> int:
     return str(said).count(f"Sent due task {entry} ")
 
 
-def test_it_holds_neither_database_nor_keys(beat: Host) -> None:
+def test_it_publishes_what_the_application_queued_in_sql(site: Site) -> None:
+    queue = (
+        "import json\nfrom tasks.storage.queued_tasks import list_queued_tasks\n"
+        "from tasks.storage.session import tenant_transaction\n"
+        "import time\n"
+        "with tenant_transaction('queued-in-sql') as connection:\n"
+        "    arguments = json.dumps({'email_id': 'nobody', 'user_id': 'nobody'})\n"
+        "    connection.exec_driver_sql('SELECT queue_task(%s, %s)', ('check_spam', arguments))\n"
+        "while list_queued_tasks(10): time.sleep(0.1)\n"
+        "print('true')"
+    )
+    assert run_code(site.first("celery_workers"), queue) is True
+
+
+def test_it_has_a_login_at_the_database_and_no_keys(beat: Host) -> None:
     environment = beat.check_output(f"tr '\\0' '\\n' </proc/{main_pid(beat, UNIT)}/environ")
-    assert "DATABASE_URL" not in environment
+    assert "DATABASE_URL" in environment
     assert "CREDENTIAL_ENCRYPTION_KEY" not in environment
 
 

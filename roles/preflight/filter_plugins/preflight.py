@@ -31,7 +31,7 @@ SECRETS = {
     "redis_password": ("redis", "celery_workers", "celery_beat", "flower", "exporter"),
     "redis_admin_password": ("redis",),
     "postgresql_application_password": ("postgresql", "admin_uis"),
-    "postgresql_worker_password": ("postgresql", "celery_workers", "exporter"),
+    "postgresql_worker_password": ("postgresql", "celery_workers", "celery_beat", "exporter"),
     "postgresql_owner_password": ("postgresql", "celery_workers"),
     "application_credential_encryption_key": ("celery_workers",),
     "flower_password": ("flower", "exporter"),
@@ -42,8 +42,10 @@ SECRETS = {
 # Needed only where the group `monitoring` has a host.
 SECRETS_OF_MONITORING = ("redis_monitoring_password",)
 SUPPORTED = {"Debian": ("12", "13")}
-# Connections of one process that runs tasks (tasks/storage/session.py), and those kept for people and migrations.
+# Connections of one process that runs tasks (tasks/storage/session.py), of a beat, which listens over one and has the
+# same pool, and those kept for people and migrations.
 CONNECTIONS_PER_PROCESS = 2
+CONNECTIONS_PER_BEAT = 3
 SPARE_CONNECTIONS = 10
 # The memory that the operating system itself needs, in MB.
 SYSTEM_MEMORY_MB = 256
@@ -422,12 +424,14 @@ def connections(hosts):
         return
     limit = int(server["postgresql_max_connections"])
     processes = sum(host.processes() for host in hosts)
-    needed = processes * CONNECTIONS_PER_PROCESS + SPARE_CONNECTIONS
+    beats = sum(host.is_in("celery_beat") for host in hosts)
+    needed = processes * CONNECTIONS_PER_PROCESS + beats * CONNECTIONS_PER_BEAT + SPARE_CONNECTIONS
     if needed > limit:
         yield (
             f"{server.name}: postgresql_max_connections {limit} is below {needed}: {processes} processes "
-            f"(celery_worker_concurrency, celery_worker_pools) × {CONNECTIONS_PER_PROCESS}, and {SPARE_CONNECTIONS} "
-            "to spare: raise postgresql_max_connections, or run fewer processes"
+            f"(celery_worker_concurrency, celery_worker_pools) × {CONNECTIONS_PER_PROCESS}, "
+            f"{CONNECTIONS_PER_BEAT} for each beat, and {SPARE_CONNECTIONS} to spare: raise "
+            "postgresql_max_connections, or run fewer processes"
         )
 
 

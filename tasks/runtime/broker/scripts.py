@@ -1,7 +1,7 @@
 """Scripts that the broker's Redis runs, so that putting a message on a queue and taking one are one step each."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from tasks.runtime.broker.queues import wake_key
@@ -28,6 +28,32 @@ for i = 2, #ARGV do
   if tonumber(tokens) and tokens < redis.call('LLEN', KEYS[1]) then
     redis.call('LPUSH', KEYS[2], '')
   end
+end
+"""
+
+# As _PUT, for messages each of which has a mark that is set with it: a message whose mark is there is left out. KEYS:
+# the queue, its tokens, the marks. ARGV: the moment after which nothing is put, how long the marks are kept, the
+# messages. The message comes before its mark: where Redis is full, the first of them is refused, and nothing is done.
+_PUT_ONCE = f"""{STAMP}
+if time[1] + time[2] / 1000000 > tonumber(ARGV[1]) then
+  return redis.error_reply('LATE these messages come after their time')
+end
+for i = 3, #ARGV do
+  if redis.call('EXISTS', KEYS[i]) == 0 then
+    redis.call('LPUSH', KEYS[1], stamped(ARGV[i], 0))
+    redis.call('SET', KEYS[i], '', 'EX', ARGV[2])
+    local tokens = redis.pcall('LLEN', KEYS[2])
+    if tonumber(tokens) and tokens < redis.call('LLEN', KEYS[1]) then
+      redis.call('LPUSH', KEYS[2], '')
+    end
+  end
+end
+"""
+
+# KEYS: marks. ARGV: for how many seconds they are still kept.
+_FORGET_MARKS = """
+for i = 1, #KEYS do
+  redis.call('EXPIRE', KEYS[i], ARGV[1])
 end
 """
 
@@ -136,6 +162,12 @@ end
 return now
 """
 
+_MARK = "metabuilder:queued_task:{}"
+# As long as rows in PostgreSQL may come again whose messages were put: nobody knows for how long PostgreSQL is away.
+_MARK_SECONDS = 7 * 24 * 3600
+# Once the rows are gone: longer than a beat that stood still may put its messages.
+_FORGOTTEN_SECONDS = 60
+
 # Bytes. No task message of ours is larger: most name mail by its id, and SMTP_MAX_MESSAGE_BYTES bounds the others.
 MAX_MESSAGE_BYTES = 128 * 1024 * 1024
 # Bytes of an entry in the table of delivered messages: a message and the name of its queue.
@@ -156,9 +188,31 @@ def put(client: Any, key: str, queue: str, messages: Iterable[str], not_before: 
 
     Raises ValueError where a message is larger than a worker takes.
     """
+    messages = _checked(messages)
+    client.eval(_PUT, 2, key, wake_key(queue), not_before, *messages)
+
+
+def put_once(client: Any, key: str, queue: str, ids: Sequence[str], messages: Iterable[str], before: float) -> None:
+    """As `put`, but a message whose id was put already is left out; nothing is put after the moment `before`, in Unix
+    seconds of Redis's clock.
+
+    Raises redis.exceptions.ResponseError after that moment, and ValueError as `put`.
+    """
+    messages = _checked(messages)
+    marks = [_MARK.format(one) for one in ids]
+    client.eval(_PUT_ONCE, 2 + len(marks), key, wake_key(queue), *marks, before, _MARK_SECONDS, *messages)
+
+
+def forget_marks(client: Any, ids: Sequence[str]) -> None:
+    """Forget, in a while, that these ids were put: nobody will put them again."""
+    if ids:
+        client.eval(_FORGET_MARKS, len(ids), *(_MARK.format(one) for one in ids), _FORGOTTEN_SECONDS)
+
+
+def _checked(messages: Iterable[str]) -> list[str]:
     messages = list(messages)
     if (size := max(map(len, messages), default=0)) > MAX_MESSAGE_BYTES:
         raise ValueError(
             f"the arguments are too large: a message of {size:,} bytes, and {MAX_MESSAGE_BYTES:,} is the most"
         )
-    client.eval(_PUT, 2, key, wake_key(queue), not_before, *messages)
+    return messages

@@ -55,6 +55,12 @@ class OwnedTask(Task):  # type: ignore[misc]  # celery has no types
         """The given arguments by their names. Raises TypeError where they do not fit."""
         return self._signature.bind_partial(*args, **kwargs).arguments
 
+    def positional(self, kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
+        """These named arguments by position, with the defaults of others. Raises TypeError where they do not fit."""
+        given = self._signature.bind(**kwargs)
+        given.apply_defaults()
+        return given.args
+
     def key(self, args: Sequence[Any], kwargs: Mapping[str, Any], task_id: str) -> str:
         """The key of the work that the task with this id does (tasks/runtime/redeliveries.py)."""
         # By name and with defaults, so that a sync from the command line has the same key as a sync by schedule.

@@ -20,7 +20,7 @@ from tasks.storage.models.messages import (
     Rereading,
 )
 from tasks.storage.models.outbox import OutboxMessage
-from tasks.storage.models.tasks import DeadLetter, Deletion
+from tasks.storage.models.tasks import DeadLetter, Deletion, QueuedTask
 from tasks.storage.models.webhooks import Webhook, WebhookBacklog
 
 __all__ = [
@@ -40,6 +40,7 @@ __all__ = [
     "MailWatcher",
     "OAuth2Grant",
     "OutboxMessage",
+    "QueuedTask",
     "RawQuarantine",
     "Rereading",
     "Webhook",

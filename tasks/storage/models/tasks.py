@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import CheckConstraint, ForeignKeyConstraint, Index, PrimaryKeyConstraint, UniqueConstraint
+from sqlalchemy import CheckConstraint, ForeignKeyConstraint, Index, PrimaryKeyConstraint, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from tasks.storage.models.base import NOW, Base
@@ -60,4 +60,27 @@ class Deletion(Base):
         CheckConstraint("tenant_id <> ''", "tenant_id"),
         Index("deletion_created_idx", "tenant_id", "created_at"),
         Index("deletion_task_key_idx", "tenant_id", "task_key"),
+    )
+
+
+class QueuedTask(Base):
+    """A task that the application queued in its own transaction, until beat has published it.
+
+    The application writes `tenant_id`, `name` and `arguments`, which a trigger checks. `error` says why beat could
+    not publish the row, which is tried again at `next_try_at`.
+    """
+
+    __tablename__ = "queued_task"
+    tenant_id: Mapped[str]
+    id: Mapped[str] = mapped_column(server_default=text("(gen_random_uuid())::text"))
+    name: Mapped[str]
+    arguments: Mapped[dict[str, Any]]
+    size: Mapped[int]
+    queued_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
+    next_try_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
+    error: Mapped[str | None]
+    __table_args__ = (
+        PrimaryKeyConstraint("tenant_id", "id"),
+        CheckConstraint("tenant_id <> ''", "tenant_id"),
+        Index("queued_task_next_try_idx", "next_try_at"),
     )

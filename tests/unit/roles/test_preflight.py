@@ -194,7 +194,13 @@ def test_no_list_of_ansible_is_copied_with_all_variables_of_its_host() -> None:
         ),
         pytest.param(
             {"postgresql_max_connections": 20},
-            ["postgresql_max_connections 20", "26", "8 processes", "raise postgresql_max_connections"],
+            [
+                "postgresql_max_connections 20",
+                "29",
+                "3 for each beat",
+                "8 processes",
+                "raise postgresql_max_connections",
+            ],
             id="connections",
         ),
         pytest.param({"redis_password": ""}, ["redis_password", "not set", "secrets init"], id="missing secret"),
