@@ -43,6 +43,7 @@ from manage import (
     task_lists,
     top,
     units,
+    webhook,
     worker,
 )
 from manage.advice import explained, said_here
@@ -190,6 +191,7 @@ _EVERYWHERE = (
     send.send,
     outbox.outbox,
     event.event,
+    webhook.webhook,
     dlq.dlq,
     queue.status,
     queue.list_,

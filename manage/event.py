@@ -3,6 +3,7 @@
 import json
 import select
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import click
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from tasks.storage.events import Event
 
 _STEP = 1000
-_TYPES = click.Choice([kind.value for kind in EventType])
+TYPES = click.Choice([kind.value for kind in EventType])
 # How long a follower waits for a notification at most, and how soon it looks again for events that are held back: the
 # transaction for which they wait may end without a notification.
 _SILENCE_SECONDS = 30.0
@@ -35,7 +36,7 @@ def event() -> None:
 @event.command(name="list")
 @click.option("--follow", is_flag=True, help="Show only new events, as they come, until Ctrl-C.")
 @click.option("--account", help="Only of the account of this name.")
-@click.option("--type", "types", type=_TYPES, multiple=True, help="Only of this type; may be given several times.")
+@click.option("--type", "types", type=TYPES, multiple=True, help="Only of this type; may be given several times.")
 @click.option("--limit", type=click.IntRange(1, 10_000), default=100, show_default=True, help="At most so many.")
 @json_option
 @tenant_option
@@ -80,6 +81,32 @@ def show(event_id: str, as_json: bool, tenant: str) -> None:
     fields = {"type": found.type, "account": found.email_client_id, "time": _time(found), "position": found.position}
     shown = {**fields, **{name: _value(value) for name, value in found.data.items()}}
     table(("field", "value"), shown.items())
+
+
+@example("event replay --since 2026-11-28T06:00")
+@event.command()
+@click.option(
+    "--since",
+    required=True,
+    type=click.DateTime(("%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S")),
+    help="A time in UTC; events are kept for EVENT_RETENTION_DAYS.",
+)
+@click.option("--endpoint", help="Only to the webhook of this id.")
+@json_option
+@tenant_option
+def replay(since: datetime, endpoint: str | None, as_json: bool, tenant: str) -> None:
+    """Deliver events to webhooks again, under the ids that they had: those since a time, each account's in order."""
+    connect()
+    from tasks.storage.webhooks.endpoints import find_webhook
+    from tasks.storage.webhooks.endpoints import replay as deliver_again
+
+    if endpoint is not None:
+        find_webhook(tenant, endpoint)
+    found = deliver_again(tenant, since.replace(tzinfo=UTC), endpoint)
+    if as_json:
+        print_json(found)
+    else:
+        say(f"{len(found)} webhooks get the events since {since:%Y-%m-%d %H:%M:%S} UTC again")
 
 
 def _tell(one: "Event", names: dict[str, str], *, as_json: bool) -> None:

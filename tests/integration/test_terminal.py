@@ -64,6 +64,11 @@ SAYS_NOTHING_OF_OTHERS = {
     "top": "only on a terminal of its own (tests/integration/test_top.py)",
     "release redis-commander": "of the code in this clone",
     "preflight": "only of a site (tests/unit/manage/test_preflight.py)",
+    **dict.fromkeys(
+        (*("webhook add", "webhook list", "webhook show"), *("webhook test", "webhook rotate", "webhook remove")),
+        "URLs of printable ASCII, and our own words of what became of them",
+    ),
+    "event replay": "counts",
     "outbox sent": "counts",
     "outbox resend": "counts",
     "dlq drop": "counts",

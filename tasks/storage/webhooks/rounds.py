@@ -24,6 +24,7 @@ _EVENTS_A_ROUND, _ACCOUNTS_A_ROUND = 200, 50
 _EVENTS_OF_AN_ACCOUNT = 50
 
 _CLAIM = text("SELECT tenant_id, webhook_id FROM claim_webhooks(:run, :limit, :seconds)")
+_COUNT = text("SELECT working, failing, disabled FROM count_webhooks()")
 _HELD_BACK = text("SELECT webhooks_held_back()")
 _READ = text(
     """
@@ -106,6 +107,19 @@ class Claim(NamedTuple):
     run: str
 
 
+class Count(NamedTuple):
+    """How many endpoints of all tenants accept what they get, do not, and are disabled."""
+
+    working: int
+    failing: int
+    disabled: int
+
+    @property
+    def enabled(self) -> int:
+        """Those that get events."""
+        return self.working + self.failing
+
+
 class Lane(NamedTuple):
     """Events of an account, which are delivered in this order.
 
@@ -162,6 +176,12 @@ def claim_webhooks(run: str, limit: int, seconds: int) -> list[Claim]:
     with unbound_transaction() as connection:
         rows = connection.execute(_CLAIM, {"run": run, "limit": limit, "seconds": seconds})
         return [Claim(row[0], row[1], run) for row in rows]
+
+
+def count_webhooks() -> Count:
+    """Count the endpoints of all tenants."""
+    with unbound_transaction() as connection:
+        return Count._make(connection.execute(_COUNT).one())
 
 
 def is_held_back() -> bool:
