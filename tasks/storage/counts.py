@@ -7,6 +7,7 @@ from typing import NamedTuple
 from sqlalchemy import Connection, text
 
 from tasks.storage.session import unbound_transaction
+from tasks.storage.webhooks.rounds import WebhookCount, read_webhook_count
 
 # PostgreSQL gives up on a count that takes longer: a busy server matters more than a metric.
 _PATIENCE = text("SET LOCAL statement_timeout = '3s'")
@@ -66,6 +67,7 @@ class Counts(NamedTuple):
     late: list[Late]
     outbox: list[Outbox]
     dead_letters: list[DeadLetters]
+    webhooks: WebhookCount
     connections: int
     connections_max: int
 
@@ -81,6 +83,7 @@ def count() -> Counts:
             accounts=[Accounts._make(row) for row in connection.execute(text("SELECT * FROM count_accounts()"))],
             late=[Late._make(row) for row in connection.execute(text("SELECT * FROM count_late_accounts()"))],
             outbox=[Outbox._make(row) for row in connection.execute(text("SELECT * FROM count_outbox()"))],
+            webhooks=read_webhook_count(connection),
             dead_letters=[
                 DeadLetters._make(row) for row in connection.execute(text("SELECT * FROM count_dead_letters()"))
             ],

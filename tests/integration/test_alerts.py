@@ -192,6 +192,10 @@ CASES: dict[str, Case] = {
     "a dead letter that is queued again at once": Case(
         {'metabuilder_dead_letters{task="a",retried="false"}': lately("0", 1, 2)}
     ),
+    "an endpoint of a webhook is disabled": Case(
+        {'metabuilder_webhooks{state="disabled"}': always(1)}, ("MetabuilderWebhookDisabled",)
+    ),
+    "endpoints of webhooks fail": Case({'metabuilder_webhooks{state="failing"}': always(3)}),
     "a message is put aside": Case({"metabuilder_messages_aside": always(1)}, ("MetabuilderMessagesAside",)),
     "a message is aside for a moment": Case({"metabuilder_messages_aside": lately("0", 1, 9)}),
     "a queue stands still": Case(waits("send", 121), ("MetabuilderQueueStandsStill",)),

@@ -17,6 +17,7 @@ from tasks.runtime.broker import cleanup
 from tasks.runtime.scheduler import LAST_RUNS, TICKED
 from tasks.storage import dead_letters
 from tasks.storage.accounts.rows import NewAccount, add_account
+from tasks.storage.webhooks.endpoints import add_webhook
 from tests.conftest import TENANT, USER, Database, as_superuser
 from tests.integration.faults.conftest import broker
 from tests.support.application import application
@@ -74,6 +75,9 @@ def fill_postgresql(database: Database) -> None:
                     " now() - make_interval(secs => %s))",
                     [TENANT, state, account, state, state, age],
                 )
+    _, (disabled, _) = [add_webhook(TENANT, "https://app.example.org/") for _ in range(2)]
+    with psycopg2.connect(libpq(database.owner_url)) as connection, connection.cursor() as cursor:
+        cursor.execute("UPDATE webhook SET is_enabled = false WHERE id = %s", [disabled])
     for key, task in {"1": SEND_EMAIL, "2": SEND_EMAIL, "3": "an.old.task", "4": "another"}.items():
         dead_letters.bury(TENANT, dead_letters.Failure(key, task, key, USER, {}, "c", "e", "", 1), [], {})
 
@@ -90,7 +94,15 @@ def fill_redis(client: Any) -> None:
     totals.add(
         client, {("sync", "synced"): 4, ("sync", "bytes"): 5000, ("server", "imap", "google", "server_busy"): 6}
     )
-    totals.add(client, {("outbox", "failed"): 7, ("removed", "results_deleted"): 8, ("server", "x", "y", "z"): 9})
+    totals.add(
+        client,
+        {
+            ("outbox", "failed"): 7,
+            ("webhook_events", "failed"): 2,
+            ("removed", "results_deleted"): 8,
+            ("server", "x", "y", "z"): 9,
+        },
+    )
     work = report.Work(id="id", name=SYNC_EMAILS, positional="()", named="{}", seconds=100)
     children = (report.Child(pid=2, pss=300, work=work), report.Child(pid=3, pss=None, work=None))
     options: dict[str, Any] = {
@@ -171,6 +183,10 @@ def test_what_it_tells_and_to_whom(
         ("metabuilder_server_errors_total", "other", "other", "other"): 9,
         ("metabuilder_outbox_changes_total", "failed"): 7,
         ("metabuilder_removed_total", "results_deleted"): 8,
+        ("metabuilder_webhook_events_total", "failed"): 2,
+        ("metabuilder_webhooks", "working"): 1,
+        ("metabuilder_webhooks", "failing"): 0,
+        ("metabuilder_webhooks", "disabled"): 1,
         ("metabuilder_queue_messages", "send"): 1,
         ("metabuilder_queue_messages", "sync"): 0,
         ("metabuilder_queue_oldest_seconds", "sync"): 0,

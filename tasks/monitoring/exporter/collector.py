@@ -103,6 +103,7 @@ def _add_totals(found: Found, reading: TotalsReading) -> None:
         "metabuilder_task_errors_total": reading.errors,
         "metabuilder_server_errors_total": reading.servers,
         "metabuilder_outbox_changes_total": reading.outbox,
+        "metabuilder_webhook_events_total": reading.webhook_events,
         "metabuilder_removed_total": reading.removed,
     }.items():
         _add(found[name], counted)
@@ -201,6 +202,8 @@ def _read_postgresql() -> Found:
         is_in = outbox.get(state, counts.Outbox(state, 0, 0))
         found["metabuilder_outbox_messages"].add_metric([state], is_in.messages)
         found["metabuilder_outbox_oldest_seconds"].add_metric([state], max(is_in.oldest_seconds, 0))
+    for standing, endpoints in counted.webhooks._asdict().items():
+        found["metabuilder_webhooks"].add_metric([standing], endpoints)
     letters: Counter[tuple[str, ...]] = Counter()
     for kind in counted.dead_letters:
         letters[kind.task_name if kind.task_name in _TASKS else OTHER, str(kind.is_retried).lower()] += kind.letters

@@ -104,6 +104,16 @@ METRICS: Mapping[str, Spec] = {
     "metabuilder_outbox_changes_total": Spec(
         Kind.COUNTER, ("state",), "Messages of the outbox that came into this state; `failed` is for good"
     ),
+    "metabuilder_webhooks": Spec(
+        Kind.GAUGE,
+        ("state",),
+        "Endpoints of webhooks: `working`, `failing`, or `disabled` (they get nothing any more)",
+    ),
+    "metabuilder_webhook_events_total": Spec(
+        Kind.COUNTER,
+        ("outcome",),
+        "Events that endpoints `accepted`, did not accept and get again (`failed`), or get no more (`given_up`)",
+    ),
     "metabuilder_sync_messages_total": Spec(
         Kind.COUNTER,
         ("change",),

@@ -32,6 +32,7 @@ _PARTS: Mapping[str, tuple[frozenset[str], ...]] = {
     "sync": (frozenset({"synced", "updated", "deleted", "quarantined", "bytes"}),),
     "server": (frozenset({*MailProtocol, "smtp"}), PROVIDERS, _CODES),
     "outbox": (frozenset(OutboxState),),
+    "webhook_events": (frozenset({"accepted", "failed", "given_up"}),),
     "removed": (
         frozenset(
             {
@@ -63,6 +64,7 @@ class TotalsReading:
     sync: Mapping[tuple[str, ...], int]  # messages by what was done to them, and bytes
     servers: Mapping[tuple[str, ...], int]  # errors by protocol, provider and code
     outbox: Mapping[tuple[str, ...], int]  # messages that came into a state, by state
+    webhook_events: Mapping[tuple[str, ...], int]  # by what became of them
     removed: Mapping[tuple[str, ...], int]  # what the cleanup removed, by kind
 
 
@@ -84,6 +86,7 @@ def totals(client: Any) -> TotalsReading:
         sync=found["sync"],
         servers=found["server"],
         outbox=found["outbox"],
+        webhook_events=found["webhook_events"],
         removed=found["removed"],
     )
 

@@ -107,7 +107,7 @@ class Claim(NamedTuple):
     run: str
 
 
-class Count(NamedTuple):
+class WebhookCount(NamedTuple):
     """How many endpoints of all tenants accept what they get, do not, and are disabled."""
 
     working: int
@@ -178,10 +178,15 @@ def claim_webhooks(run: str, limit: int, seconds: int) -> list[Claim]:
         return [Claim(row[0], row[1], run) for row in rows]
 
 
-def count_webhooks() -> Count:
+def count_webhooks() -> WebhookCount:
     """Count the endpoints of all tenants."""
     with unbound_transaction() as connection:
-        return Count._make(connection.execute(_COUNT).one())
+        return read_webhook_count(connection)
+
+
+def read_webhook_count(connection: Connection) -> WebhookCount:
+    """As `count_webhooks`, in the caller's transaction."""
+    return WebhookCount._make(connection.execute(_COUNT).one())
 
 
 def is_held_back() -> bool:

@@ -12,13 +12,21 @@ from tasks.monitoring.readings.beat import Beat
 from tasks.monitoring.readings.workers import WorkerReading
 from tasks.monitoring.report import Report
 from tasks.storage.counts import Counts, DeadLetters, Late, Outbox
+from tasks.storage.webhooks.rounds import WebhookCount
 
 REPORT = Report(
     node="w", host="h", pid=1, release="", seconds=1, concurrency=1, consumes=True, is_stopping=False, reserved=0,
     restarts=0, pss=None, children=(),
 )  # fmt: skip
 COUNTS = Counts(
-    10, [], [Late(0, 9), Late(300, 8), Late(900, 0)], [Outbox("queued", 3, 1)], [DeadLetters("t", True, 4)], 5, 100
+    10,
+    [],
+    [Late(0, 9), Late(300, 8), Late(900, 0)],
+    [Outbox("queued", 3, 1)],
+    [DeadLetters("t", True, 4)],
+    WebhookCount(1, 0, 0),
+    connections=5,
+    connections_max=100,
 )
 BROKER = Broker((), (WorkerReading("w", 1, REPORT),), Beat(1, ()), 0, 0)
 DATABASE = Database(COUNTS, [], [])
