@@ -32,6 +32,9 @@ _ACCOUNTS = text(
     """
     SELECT account_name FROM email_client
     WHERE tenant_id = :tenant_id AND (credential_id = ANY (:ids) OR smtp_credential_id = ANY (:ids))
+    UNION ALL
+    SELECT 'webhook ' || url FROM webhook
+    WHERE tenant_id = :tenant_id AND (credential_id = ANY (:ids) OR old_credential_id = ANY (:ids))
     ORDER BY account_name
     """
 )
@@ -50,7 +53,7 @@ class KeyUse(NamedTuple):
 
 
 class Lost(NamedTuple):
-    """Secrets of a tenant that no key opens, and the accounts that log in with them."""
+    """Secrets of a tenant that no key opens, and the accounts that log in, and webhooks that sign, with them."""
 
     tenant_id: str
     credential_ids: list[str]

@@ -154,6 +154,8 @@ class _CheckedConnection(HTTPConnection):
             raise (TimeoutError() if is_over.is_set() else error) from None
         finally:
             timer.cancel()
+        if is_over.is_set():  # what was cut short can look like a whole answer
+            raise TimeoutError
 
 
 def _end(connected: socket.socket, is_over: threading.Event) -> None:

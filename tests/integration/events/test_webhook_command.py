@@ -1,7 +1,7 @@
 """The verbs of webhooks, and what beat does as soon as an event is written."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 from click.testing import CliRunner, Result
@@ -23,13 +23,6 @@ from tests.support.receiver import ACCEPTED, Receiver
 from tests.support.worker import wait_until
 
 Verb = Callable[..., Result]
-
-
-@pytest.fixture
-def receiver(database: Database, environment: Callable[..., None]) -> Iterator[Receiver]:
-    environment(WEBHOOK_ALLOW_HTTP="true")
-    with Receiver() as receiver:
-        yield receiver
 
 
 @pytest.fixture

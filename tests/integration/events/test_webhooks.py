@@ -5,12 +5,13 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.fernet import Fernet
 from sqlalchemy import create_engine, text
 
 from tasks.engine.webhooks.delivery import Tally, deliver
@@ -18,6 +19,7 @@ from tasks.errors import NotFoundError
 from tasks.registry import DELIVER_WEBHOOKS
 from tasks.storage.credentials import key_ids
 from tasks.storage.events import delete_old_events, tell
+from tasks.storage.rotation import find_lost
 from tasks.storage.session import database_now, tenant_transaction
 from tasks.storage.states import EventType
 from tasks.storage.webhooks.endpoints import (
@@ -38,13 +40,6 @@ from tests.support.told import make_older, told
 from tests.support.worker import wait_until
 
 REFUSED, DOWN = (500, {}), (503, {})
-
-
-@pytest.fixture
-def receiver(database: Database, environment: Callable[..., None]) -> Iterator[Receiver]:
-    environment(WEBHOOK_ALLOW_HTTP="true")
-    with Receiver() as receiver:
-        yield receiver
 
 
 def add(receiver: Receiver, path: str = "/hook", **chosen: Any) -> str:
@@ -155,6 +150,23 @@ def test_both_secrets_are_good_while_one_is_rotated(receiver: Receiver) -> None:
         find_webhook(TENANT, webhook_id)
 
 
+def test_without_the_key_of_its_secret_an_endpoint_gets_its_events_later(
+    receiver: Receiver, environment: Callable[..., None]
+) -> None:
+    key = os.environ["CREDENTIAL_ENCRYPTION_KEY"]
+    add(receiver)
+    environment(CREDENTIAL_ENCRYPTION_KEY=Fernet.generate_key().decode(), WEBHOOK_ALLOW_HTTP="true")
+    add(receiver, "/readable")
+    write("ada", 1)
+    assert run() == Tally(accepted=1)
+    (lost,) = find_lost()
+    assert lost.accounts == [f"webhook {receiver.url()}"]
+    environment(CREDENTIAL_ENCRYPTION_KEY=key)
+    later(minutes=5)
+    assert run() == Tally(accepted=1)
+    assert [one.path for one in receiver.accepted] == ["/readable", "/hook"]
+
+
 def test_a_refused_event_holds_up_its_account_alone_and_is_left_out_after_ten_tries(receiver: Receiver) -> None:
     webhook_id = add(receiver)
     receiver.answer = refusing("ada")
@@ -170,7 +182,7 @@ def test_a_refused_event_holds_up_its_account_alone_and_is_left_out_after_ten_tr
 
     # Accepted at a later try, with all that waited behind it, in order
     receiver.answer = lambda _: ACCEPTED
-    later(minutes=1)
+    later(hours=1)
     write("ada", 4)
     run()
     assert receiver.numbers("ada") == [1, 2, 3, 4]
@@ -284,7 +296,7 @@ def test_a_slow_receiver_delays_no_other(receiver: Receiver) -> None:
 
     def answer(one: Received) -> Answer:
         if one.path == "/slow":
-            assert released.wait(60)
+            assert released.wait(180)
         elif one.what == 3:
             quick_is_done.set()
         return ACCEPTED
@@ -297,7 +309,7 @@ def test_a_slow_receiver_delays_no_other(receiver: Receiver) -> None:
     try:
         wait_until(lambda: "/slow" in {one.path for one in receiver.received}, "the slow one was not told")
         write("ada", 2, 3)
-        assert quick_is_done.wait(60)
+        assert quick_is_done.wait(90)
         assert [one.what for one in receiver.received if one.path == "/slow"] == [1]
     finally:
         released.set()
@@ -325,7 +337,6 @@ def test_nothing_is_lost_or_told_under_two_ids_when_the_deliverer_is_killed(rece
 
         receiver.answer = answer
         assert deliverer.wait(180) == -signal.SIGKILL
-        assert run() == Tally(), "the killed run still has its claim"
         later(minutes=5)
     receiver.answer = lambda _: ACCEPTED
     assert run().accepted > 0
