@@ -18,8 +18,6 @@ TITLE = "Inbox"
 # A page that is shown to nobody without the password.
 PATH = "/"
 PASSWORD = "INBOX_PASSWORD"  # noqa: S105 - the name of the variable
-# What the programs of the stack know and the application does not.
-_WITHHELD = ("DATABASE_OWNER_URL", "FLOWER_BASIC_AUTH", "CREDENTIAL_ENCRYPTION_KEY")
 
 
 def lacking(operator: Mapping[str, str]) -> dict[str, str]:
@@ -30,10 +28,10 @@ def lacking(operator: Mapping[str, str]) -> dict[str, str]:
 
 
 def program(port: int) -> Program:
-    """The program. Its own environment is in the file that `write_environment` makes."""
+    """The program. Its environment is in the file that `write_environment` makes."""
     server = (sys.executable, "-m", "uvicorn", "app:app", "--app-dir", str(ROOT / "examples" / "inbox"))
     options = ("--host", LOOPBACK, "--port", str(port), "--no-access-log", "--timeout-graceful-shutdown", "2")
-    return Program(NAME, (*server, *options), stop_seconds=8, withheld=_WITHHELD, own_environment=_file_name())
+    return Program(NAME, (*server, *options), stop_seconds=8, needs_environment=False, own_environment=_file_name())
 
 
 def write_environment(state: State, ports: Mapping[str, int]) -> list[str]:

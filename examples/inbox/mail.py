@@ -2,14 +2,13 @@
 
 import base64
 import html
+import json
 import re
 from typing import Any
 from urllib.parse import unquote
 
-from database import TENANT, USER, rows
+from database import rows
 from sqlalchemy import Connection
-
-from tasks.celery_app import send_email
 
 _FOLDERS = """
     SELECT id, name, type, unread_count, total_count, email_address FROM folder_view
@@ -39,6 +38,9 @@ _PICTURES = """
     SELECT content_id, mime_type, content FROM attachment_view
     WHERE email_message_id = :message AND is_inline AND size < 5000000
       AND mime_type IN ('image/png', 'image/gif', 'image/jpeg', 'image/webp')
+"""
+_SEND = """
+    SELECT queue_task('send_email', CAST(:arguments AS jsonb) || jsonb_build_object('user_id', CAST(:user AS text)))
 """
 # A picture of the mail itself, where an attribute or a style names it.
 _CID = re.compile(r"cid:([^\"'\s)]+)")
@@ -81,11 +83,12 @@ def html_page(connection: Connection, message_id: str) -> str | None:
 def answer(connection: Connection, message_id: str, to: str, subject: str, body: str, key: str) -> bool:
     """Send an answer from the account that has the message. False where the user has no such message.
 
+    The task is queued when the transaction commits, with whatever else it changes, and not at all if it does not.
     `key` names the answer: two calls with the same key send one mail.
     """
     answered = message(connection, message_id)
     if answered is None:
         return False
-    account = answered["email_client_id"]
-    send_email.delay(account, TENANT, USER, to, subject=subject, body_text=body, idempotency_key=key)
+    of_mail = {"to": to, "subject": subject, "body_text": body, "idempotency_key": key}
+    rows(connection, _SEND, arguments=json.dumps({"email_client_id": answered["email_client_id"], **of_mail}))
     return True

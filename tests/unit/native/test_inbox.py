@@ -29,12 +29,12 @@ def test_the_command_holds_no_secret_and_a_changed_environment_is_told(state: St
     assert not [secret for secret in secrets if secret in command]
 
 
-def test_it_gets_the_role_of_the_application_and_no_key(state: State) -> None:
+def test_it_gets_the_role_of_the_application_and_nothing_of_the_stack(state: State) -> None:
     inbox.write_environment(state, PORTS)
     environment = json.loads((state.folder / "inbox.json").read_text())
     assert environment["DATABASE_URL"].startswith("postgresql+psycopg2://metabuilder:")
-    withheld = inbox.program(PORTS[inbox.NAME]).withheld
-    assert {"DATABASE_OWNER_URL", "CREDENTIAL_ENCRYPTION_KEY", "FLOWER_BASIC_AUTH"} <= set(withheld)
+    assert set(environment) == {"DATABASE_URL", "INBOX_TENANT", "INBOX_USER", "INBOX_PASSWORD"}
+    assert not inbox.program(PORTS[inbox.NAME]).needs_environment
 
 
 def test_a_database_of_others_is_not_shown() -> None:
