@@ -21,10 +21,11 @@ import mail
 from changes import Changes, stream
 from database import rows, transaction
 from fastapi import Depends, FastAPI, Form, Header, HTTPException, Request
-from fastapi.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
+from fastapi.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response, StreamingResponse
 from fastapi.security import HTTPBasic, HTTPBasicCredentials
 from fastapi.staticfiles import StaticFiles
 from fastapi.templating import Jinja2Templates
+from sqlalchemy.exc import DataError
 
 PASSWORD = os.environ["INBOX_PASSWORD"]
 HERE = Path(__file__).parent
@@ -66,6 +67,12 @@ templates = Jinja2Templates(HERE / "templates")
 templates.env.filters["names"] = lambda people: ", ".join(one["name"] or one["address"] for one in people)
 templates.env.filters["addresses"] = lambda people: ", ".join(one["address"] for one in people)
 private = [Depends(logged_in)]
+
+
+@app.exception_handler(DataError)
+def refused(_request: Request, error: DataError) -> Response:
+    """Say what PostgreSQL does not take, such as an argument of a task; the first line repeats no value."""
+    return PlainTextResponse(str(error.orig).partition("\n")[0], 400, headers=_SAFE)
 
 
 def page(request: Request, name: str, **values: object) -> HTMLResponse:
