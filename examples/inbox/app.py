@@ -17,15 +17,16 @@ from pathlib import Path
 from typing import Annotated
 from urllib.parse import quote, urlsplit
 
-import mail
-from changes import Changes, stream
-from database import rows, transaction
 from fastapi import Depends, FastAPI, Form, Header, HTTPException, Request
 from fastapi.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response, StreamingResponse
 from fastapi.security import HTTPBasic, HTTPBasicCredentials
 from fastapi.staticfiles import StaticFiles
 from fastapi.templating import Jinja2Templates
 from sqlalchemy.exc import DataError
+
+import mail
+from changes import Changes, stream
+from database import rows, transaction
 
 PASSWORD = os.environ["INBOX_PASSWORD"]
 HERE = Path(__file__).parent

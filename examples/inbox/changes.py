@@ -11,8 +11,9 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import psycopg2
-from database import engine, rows, transaction
 from sqlalchemy.exc import DBAPIError
+
+from database import engine, rows, transaction
 
 # What PostgreSQL raises for a position after which events were dropped.
 _DROPPED = "55000"

@@ -7,8 +7,9 @@ import re
 from typing import Any
 from urllib.parse import unquote
 
-from database import rows
 from sqlalchemy import Connection
+
+from database import rows
 
 _FOLDERS = """
     SELECT id, name, type, unread_count, total_count, email_address FROM folder_view
