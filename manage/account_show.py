@@ -55,7 +55,8 @@ def state(found: "Account") -> Cell:
     """What is wrong with an account, or that it is well."""
     troubles = [] if found.is_enabled else ["switched off"]
     if found.last_error is not None:
-        troubles.append(f"{'receiving is paused: ' if found.paused_at else ''}{said_here(found.last_error)}")
+        paused = "receiving is paused: " if found.paused_at else ""
+        troubles.append(f"{paused}{found.last_error_code}: {said_here(found.last_error)}")
     if found.smtp_last_error is not None:
         troubles.append(f"sending{' is paused' if found.smtp_paused_at else ''}: {found.smtp_last_error}")
     if troubles:
@@ -103,6 +104,15 @@ def _health(found: "Account") -> Iterator[Fact]:
     yield Fact("paused_at", "receiving paused", ago(found.paused_at, found.read_at), found.paused_at)
     yield Fact("smtp_paused_at", "sending paused", ago(found.smtp_paused_at, found.read_at), found.smtp_paused_at)
     yield Fact("last_sync_at", "last sync", ago(found.last_sync_at, found.read_at), found.last_sync_at)
+    yield Fact("next_sync_at", "next sync", _next_sync(found), found.next_sync_at)
+    yield Fact("sync_interval", "synced every", duration(found.sync_interval), found.sync_interval)
+
+
+def _next_sync(found: "Account") -> str:
+    if found.paused_at or not (found.is_enabled and found.is_sync_enabled):
+        return "none by schedule"
+    seconds = (found.next_sync_at - found.read_at).total_seconds()
+    return f"in {duration(seconds)}" if seconds > 0 else "due"
 
 
 def _logins(found: "Account") -> Iterator[Fact]:

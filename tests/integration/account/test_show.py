@@ -1,12 +1,13 @@
 """`account show`: the account and how complete each of its folders is."""
 
 import json
+import re
 from collections.abc import Iterator
 
 import pytest
 from click.testing import CliRunner, Result
 
-from manage import account_show, cli
+from manage import account, account_show, cli
 from tasks.errors import AuthenticationFailedError, LoginRefusedError
 from tasks.storage.accounts.rows import change_password, change_smtp_password, find_account
 from tests.conftest import TENANT, Database, register, sync
@@ -16,7 +17,8 @@ from tests.support.mailbox import message
 
 @pytest.fixture
 def server(database: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[ImapServer]:
-    monkeypatch.setattr(account_show, "connect", lambda: None)
+    for module in (account, account_show):
+        monkeypatch.setattr(module, "connect", lambda: None)
     with ImapServer() as server:
         server.inbox.append(*(message(n) for n in range(1, 4)))
         server.add_folder("Projects [old]").append(message(9))
@@ -49,6 +51,8 @@ def test_servers_state_and_folders(server: ImapServer) -> None:
     for expected in (account.id, f"ada at 127.0.0.1:{server.port} (imap, none)", "ada-sends at smtp.example.org:465"):
         assert expected in result.stdout
     rows = [line.split() for line in result.stdout.splitlines()]
+    assert ["synced", "every", "00:05:00"] in rows
+    assert ["next", "sync", "due"] in rows
     assert ["INBOX", "3", "3", "0", "0"] in rows
     assert ["Projects", "[old]", "1", "1", "0", "0"] in rows
 
@@ -91,9 +95,13 @@ def test_the_next_login_is_shown_unless_the_account_is_paused(server: ImapServer
     with pytest.raises(LoginRefusedError):
         sync(account)
     assert "next login to receive" in show().stdout
+    assert re.search(r"^next sync +in ", show().stdout, re.MULTILINE)
+    listed = CliRunner().invoke(cli.main, ["account", "list", "--tenant", TENANT]).stdout
+    assert f"{LoginRefusedError.code}: " in "".join(listed.split("\n"))
     change_password(find_account(TENANT, "mail"), "mistyped")
     with pytest.raises(AuthenticationFailedError):
         sync(account)
     result = show()
     assert "receiving is paused" in result.stdout
     assert "next login" not in result.stdout
+    assert re.search(r"^next sync +none by schedule$", result.stdout, re.MULTILINE)

@@ -51,6 +51,7 @@ class Account(NamedTuple):
     is_sync_enabled: bool
     sync_interval: int
     last_sync_at: datetime | None
+    next_sync_at: datetime
     paused_at: datetime | None
     last_error_code: str | None
     last_error: str | None
