@@ -171,6 +171,9 @@ CASES: dict[str, Case] = {
         failed(SYNC, "timed_out", 15), ("MetabuilderTasksFail",)
     ),
     "most syncs are tried again": Case(failed(SYNC, "retry", 300)),
+    "a burst of syncs has just failed": Case(
+        {f'metabuilder_tasks_total{{task="{SYNC}",outcome="failure"}}': f"0+0x{SAMPLES - 1} 500"}
+    ),
     "a fifth of the syncs is lost with its process": Case(failed(SYNC, "lost", 15), ("MetabuilderTasksFail",)),
     "less than a tenth of the syncs fails": Case(failed(SYNC, "failure", 6.4)),
     "more than a tenth of the syncs fails": Case(failed(SYNC, "failure", 7.5), ("MetabuilderTasksFail",)),
@@ -222,6 +225,11 @@ CASES: dict[str, Case] = {
     ),
     "a worker was stopped": Case({'metabuilder_worker_up{worker="w@two"}': f"1+0x{SAMPLES - 10} stale"}),
     "every worker was stopped": Case(all_gone("metabuilder_worker"), ("MetabuilderNoWorker",)),
+    "every worker restarts": Case(
+        {of: f"{values.rpartition('x')[0]}x{SAMPLES - 1} stale"
+         for of, values in HEALTHY.items() if values and of.startswith("metabuilder_worker")}
+    ),
+    "messages are too old for a moment": Case({QUEUE.format("sync"): lately("20", 1200, 0)}),
     "a worker does not consume": Case(
         {'metabuilder_worker_consumes{worker="w@one"}': always(0)}, ("MetabuilderWorkerDoesNotConsume",)
     ),
@@ -270,6 +278,9 @@ CASES: dict[str, Case] = {
     "a full file system that is read-only": Case(filesystem("/cd", "ext4", avail_bytes=0, readonly=1)),
     "a clock is ahead": Case({'node_time_seconds{instance="one"}': f"7+60x{SAMPLES}"}, ("MetabuilderClockOff",)),
     "a clock is behind": Case({'node_time_seconds{instance="one"}': f"-7+60x{SAMPLES}"}, ("MetabuilderClockOff",)),
+    "a clock is off for a moment": Case(
+        {'node_time_seconds{instance="one"}': f"1+60x{SAMPLES - 1} {60 * SAMPLES + 8}"}
+    ),
     "connections of PostgreSQL run out": Case(connections("postgresql", 85, 100), ("MetabuilderConnections",)),
     "connections of Redis run out": Case(connections("broker", 900, 1000), ("MetabuilderConnections",)),
     "a server that takes many has as many": Case(connections("postgresql", 85, 200)),
