@@ -84,7 +84,7 @@ def show(letter_id: str, as_json: bool) -> None:
     """Show a dead letter: the task and its arguments, without anybody's mail, and where the task failed."""
     connect()
     from tasks.errors import NotFoundError, Remedy
-    from tasks.runtime.dead_letters import is_aside, show_aside
+    from tasks.runtime.dead_letters import is_aside, is_not_published, show_aside
     from tasks.storage.dead_letters import get_letter
 
     known, _ = _find_what_can_be_had(None, None, None)
@@ -93,6 +93,8 @@ def show(letter_id: str, as_json: bool) -> None:
         raise NotFoundError(f"dead letter {letter_id}")
     if is_aside(found):
         shown = {**show_aside(found.id), "traceback": ""}
+    elif is_not_published(found):
+        shown = {**found._asdict(), "traceback": ""}
     else:
         letter = get_letter(found.tenant_id, found.id)
         shown = {name: value for name, value in letter._asdict().items() if name not in ("credential_id", "task_key")}
@@ -115,10 +117,18 @@ def retry(
 ) -> None:
     """Queue tasks again as they were. A task that succeeds is removed from the dead letters."""
     connect(broker=True)
-    from tasks.runtime.dead_letters import is_aside, retry_aside, retry_letter
+    from tasks.runtime.dead_letters import (
+        is_aside,
+        is_not_published,
+        retry_aside,
+        retry_letter,
+        retry_not_published,
+    )
     from tasks.storage.dead_letters import get_letter
 
     def retry_one(found: "Summary") -> str:
+        if is_not_published(found):
+            return retry_not_published(found)
         return retry_aside(found.id) if is_aside(found) else retry_letter(get_letter(found.tenant_id, found.id))
 
     chosen = _choose(letter_ids, is_all=is_all, tenant=tenant, task=task, code=code)
@@ -142,12 +152,20 @@ def drop(
 ) -> None:
     """Delete dead letters with their arguments. The work of their tasks is not done."""
     connect(broker=True)
-    from tasks.runtime.dead_letters import drop_aside, forget_letter, is_aside
+    from tasks.runtime.dead_letters import (
+        drop_aside,
+        drop_not_published,
+        forget_letter,
+        is_aside,
+        is_not_published,
+    )
     from tasks.storage.dead_letters import get_letter
 
     def drop_one(found: "Summary") -> str:
         if is_aside(found):
             drop_aside(found.id)
+        elif is_not_published(found):
+            drop_not_published(found)
         else:
             forget_letter(get_letter(found.tenant_id, found.id))
         return found.id
@@ -160,14 +178,14 @@ def drop(
 
 
 def _find(tenant: str | None, task: str | None, code: str | None, *, with_messages: bool = True) -> list["Summary"]:
-    """The dead letters in PostgreSQL, and the messages that were put aside, which are in Redis."""
+    """The dead letters and what was not published, in PostgreSQL, and the messages put aside, which are in Redis."""
     application()  # which tasks.runtime.dead_letters asks and queues through
-    from tasks.runtime.dead_letters import list_aside
+    from tasks.runtime.dead_letters import list_aside, list_not_published
     from tasks.storage.dead_letters import list_letters
 
     return [
         letter
-        for letter in (*(list_aside() if with_messages else ()), *list_letters())
+        for letter in (*(list_aside() if with_messages else ()), *list_not_published(), *list_letters())
         if tenant in (None, letter.tenant_id)
         and task in (None, letter.task_name, letter.task_name.rpartition(".")[2])
         and code in (None, letter.error_code)

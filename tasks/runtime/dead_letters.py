@@ -1,4 +1,5 @@
-"""Dead letters for the command line: tasks that failed for good, and messages that no worker could run."""
+"""Dead letters for the command line: tasks that failed for good, messages that no worker could run, and tasks queued
+in SQL that beat could not publish."""
 
 import time
 from datetime import UTC, datetime
@@ -14,10 +15,13 @@ from tasks.runtime.broker.envelope import open_body, read_body
 from tasks.runtime.broker.transport import broker_client
 from tasks.runtime.redaction import redact_arguments
 from tasks.runtime.task import EmailTask
+from tasks.storage import queued_tasks
 from tasks.storage.dead_letters import NOBODY, Letter, Summary, drop_letter, mark_retried, open_arguments
 
 # The codes of messages that were put aside; no failed task has them.
 _ASIDE = (MessageUnreadableError.code, TaskUnknownError.code)
+# The code of tasks queued in SQL that beat could not publish, and how many of them are listed.
+_NOT_PUBLISHED, _MAX_NOT_PUBLISHED = "not_published", 1000
 
 
 def retry_letter(letter: Letter) -> str:
@@ -52,6 +56,32 @@ def forget_letter(letter: Letter) -> None:
 def is_aside(letter: Summary) -> bool:
     """Whether the dead letter stands for a message that was put aside, and not for a task that failed."""
     return letter.error_code in _ASIDE
+
+
+def is_not_published(letter: Summary) -> bool:
+    """Whether the dead letter stands for a task queued in SQL that beat could not publish."""
+    return letter.error_code == _NOT_PUBLISHED
+
+
+def list_not_published() -> list[Summary]:
+    """The tasks queued in SQL that beat could not publish, in the form of dead letters, the oldest first."""
+    return [
+        Summary(row.tenant_id, row.id, row.name, _NOT_PUBLISHED, row.error, 1, row.queued_at, row.queued_at, None)
+        for row in queued_tasks.list_queued_tasks(_MAX_NOT_PUBLISHED)
+        if row.error
+    ]
+
+
+def retry_not_published(letter: Summary) -> str:
+    """Have beat publish the task now, if it can. Returns the task's id. Raises NotFoundError."""
+    if not queued_tasks.retry(letter.tenant_id, letter.id):
+        raise NotFoundError(f"dead letter {letter.id}")
+    return letter.id
+
+
+def drop_not_published(letter: Summary) -> None:
+    """Delete the task."""
+    queued_tasks.drop(letter.tenant_id, letter.id)
 
 
 def list_aside() -> list[Summary]:

@@ -1,6 +1,6 @@
 """Counts over all tenants, for metrics. Each is answered from an index of the few rows that it is about."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -57,6 +57,15 @@ class DeadLetters(NamedTuple):
     letters: int
 
 
+class QueuedTasks(NamedTuple):
+    """How many tasks queued in SQL beat has not published yet, or could not (aside), and for how many seconds the
+    oldest has been waiting."""
+
+    is_aside: bool
+    tasks: int
+    oldest_seconds: float
+
+
 class Counts(NamedTuple):
     """What is counted. `accounts_estimate` is PostgreSQL's estimate of how many accounts there are. `connections` are
     those of all programs to all databases of the server, which takes `connections_max`.
@@ -70,6 +79,7 @@ class Counts(NamedTuple):
     webhooks: WebhookCount
     connections: int
     connections_max: int
+    queued_tasks: Sequence[QueuedTasks] = ()
 
 
 def count() -> Counts:
@@ -86,6 +96,9 @@ def count() -> Counts:
             webhooks=read_webhook_count(connection),
             dead_letters=[
                 DeadLetters._make(row) for row in connection.execute(text("SELECT * FROM count_dead_letters()"))
+            ],
+            queued_tasks=[
+                QueuedTasks._make(row) for row in connection.execute(text("SELECT * FROM count_queued_tasks()"))
             ],
         )
 

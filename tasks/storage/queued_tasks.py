@@ -56,7 +56,8 @@ class Claim:
     def delete(self, tasks: Sequence[QueuedTask]) -> None:
         """Delete these rows: their tasks are published."""
         if tasks:
-            self._connection.execute(_DELETE, _ids(tasks))
+            ids = {"tenant_ids": [task.tenant_id for task in tasks], "task_ids": [task.id for task in tasks]}
+            self._connection.execute(_DELETE, ids)
 
     def set_aside(self, task: QueuedTask, error: str) -> None:
         """Keep this row with the error, for an operator to see and for a later try."""
@@ -89,19 +90,13 @@ def list_queued_tasks(max_tasks: int) -> list[ListedTask]:
         return [ListedTask._make(row) for row in connection.execute(_LIST, {"max_tasks": max_tasks})]
 
 
-def retry(tasks: Sequence[ListedTask]) -> int:
-    """Have beat try rows again that it could not publish. Returns how many there were."""
+def retry(tenant_id: str, task_id: str) -> bool:
+    """Have beat try a row again that it could not publish. Returns whether there is one."""
     with unbound_transaction() as connection:
-        number: int = connection.execute(_RETRY, _ids(tasks)).scalar_one()
-    return number
+        return bool(connection.execute(_RETRY, {"tenant_ids": [tenant_id], "task_ids": [task_id]}).scalar_one())
 
 
-def drop(tasks: Sequence[ListedTask]) -> int:
-    """Delete rows, so that their tasks never run. Returns how many there were."""
+def drop(tenant_id: str, task_id: str) -> bool:
+    """Delete a row, so that its task never runs. Returns whether there was one."""
     with unbound_transaction() as connection:
-        number: int = connection.execute(_DELETE, _ids(tasks)).scalar_one()
-    return number
-
-
-def _ids(tasks: Sequence[QueuedTask] | Sequence[ListedTask]) -> dict[str, list[str]]:
-    return {"tenant_ids": [task.tenant_id for task in tasks], "task_ids": [task.id for task in tasks]}
+        return bool(connection.execute(_DELETE, {"tenant_ids": [tenant_id], "task_ids": [task_id]}).scalar_one())

@@ -191,6 +191,10 @@ CASES: dict[str, Case] = {
     "a dead letter": Case(
         {'metabuilder_dead_letters{task="a",retried="false"}': always(1)}, ("MetabuilderDeadLetters",)
     ),
+    "a task queued in SQL is not published": Case(
+        {'metabuilder_queued_tasks_oldest_seconds{aside="false"}': always(61)}, ("MetabuilderQueuedTasksWait",)
+    ),
+    "tasks queued in SQL come and go": Case({'metabuilder_queued_tasks_oldest_seconds{aside="false"}': always(2)}),
     "dead letters that were queued again": Case({'metabuilder_dead_letters{task="a",retried="true"}': always(9)}),
     "a dead letter that is queued again at once": Case(
         {'metabuilder_dead_letters{task="a",retried="false"}': lately("0", 1, 2)}

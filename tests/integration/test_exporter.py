@@ -78,6 +78,8 @@ def fill_postgresql(database: Database) -> None:
     _, (disabled, _) = [add_webhook(TENANT, "https://app.example.org/") for _ in range(2)]
     with psycopg2.connect(libpq(database.owner_url)) as connection, connection.cursor() as cursor:
         cursor.execute("UPDATE webhook SET is_enabled = false WHERE id = %s", [disabled])
+        cursor.execute("SELECT set_config('metabuilder.tenant_id', %s, true)", [TENANT])
+        cursor.execute("SELECT queue_task('check_spam', jsonb_build_object('email_id', '1', 'user_id', %s))", [USER])
     for key, task in {"1": SEND_EMAIL, "2": SEND_EMAIL, "3": "an.old.task", "4": "another"}.items():
         dead_letters.bury(TENANT, dead_letters.Failure(key, task, key, USER, {}, "c", "e", "", 1), [], {})
 
@@ -210,6 +212,9 @@ def test_what_it_tells_and_to_whom(
         ("metabuilder_outbox_messages", "sending"): 0,
         ("metabuilder_dead_letters", SEND_EMAIL, "false"): 2,
         ("metabuilder_dead_letters", "other", "false"): 2,
+        ("metabuilder_queued_tasks", "false"): 1,
+        ("metabuilder_queued_tasks", "true"): 0,
+        ("metabuilder_queued_tasks_oldest_seconds", "true"): 0,
     }
     assert {of: found.get(of) for of in of_the_rest} == of_the_rest
     assert ("metabuilder_outbox_messages", "sent") not in found

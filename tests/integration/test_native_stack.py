@@ -300,7 +300,7 @@ def test_each_program_knows_the_secrets_that_it_needs_and_no_others(up: Clone) -
         "redis": set(),
         "postgres": set(),
         "worker": {"REDIS_URL", "DATABASE_URL", "CREDENTIAL_ENCRYPTION_KEY"},
-        "beat": {"REDIS_URL"},
+        "beat": {"REDIS_URL", "DATABASE_URL"},
         "flower": {"REDIS_URL", "FLOWER_BASIC_AUTH"},
         "exporter": {"REDIS_URL", "DATABASE_URL", "FLOWER_BASIC_AUTH"},
     }

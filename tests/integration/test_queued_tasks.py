@@ -20,10 +20,11 @@ from redis.exceptions import ResponseError
 
 from native.postgres import libpq
 from tasks.celery_app import celery_app
-from tasks.errors import StorageUnavailableError
+from tasks.errors import NotFoundError, StorageUnavailableError
 from tasks.registry import QUEUES, TASKS
 from tasks.runtime.broker.clock import redis_now
 from tasks.runtime.broker.scripts import put_once
+from tasks.runtime.dead_letters import is_not_published, list_not_published, retry_not_published
 from tasks.runtime.notified import queued_tasks as publisher
 from tasks.runtime.notified.queued_tasks import publish_queued
 from tasks.storage.accounts.rows import NewAccount, add_account
@@ -228,6 +229,17 @@ def test_a_row_that_cannot_be_published_is_kept_and_keeps_no_other_from_it(
     assert published(client) == [queued]
     (left,) = list_queued_tasks(10)
     assert (left.id, left.user_id, left.error) == (unknown, USER, "this release does not know the task")
+    (letter,) = list_not_published()
+    assert (letter.tenant_id, letter.id, letter.task_name) == (TENANT, unknown, "empty_trash")
+    assert is_not_published(letter)
+
+    # When an operator has it tried again, with the release that knows it
+    monkeypatch.undo()
+    assert retry_not_published(letter) == unknown
+    assert publish_queued(broker.app)
+    assert unknown in published(client)
+    with pytest.raises(NotFoundError):
+        retry_not_published(letter)
 
 
 DIES = """

@@ -208,4 +208,9 @@ def _read_postgresql() -> Found:
     for kind in counted.dead_letters:
         letters[kind.task_name if kind.task_name in _TASKS else OTHER, str(kind.is_retried).lower()] += kind.letters
     _add(found["metabuilder_dead_letters"], letters)
+    queued = {row.is_aside: row for row in counted.queued_tasks}
+    for is_aside in (False, True):
+        waits, label = queued.get(is_aside, counts.QueuedTasks(is_aside, 0, 0)), [str(is_aside).lower()]
+        found["metabuilder_queued_tasks"].add_metric(label, waits.tasks)
+        found["metabuilder_queued_tasks_oldest_seconds"].add_metric(label, max(waits.oldest_seconds, 0))
     return found

@@ -150,6 +150,12 @@ METRICS: Mapping[str, Spec] = {
     "metabuilder_dead_letters": Spec(
         Kind.GAUGE, ("task", "retried"), "Tasks that failed for good, and whether they were queued again since"
     ),
+    "metabuilder_queued_tasks": Spec(
+        Kind.GAUGE, ("aside",), "Tasks queued in SQL that beat has not published yet, or could not (`aside`)"
+    ),
+    "metabuilder_queued_tasks_oldest_seconds": Spec(
+        Kind.GAUGE, ("aside",), "For how long the oldest of these has been waiting, 0 where there is none"
+    ),
 }
 
 
