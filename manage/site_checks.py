@@ -16,6 +16,8 @@ from native.check import Check, names_revoked, not_asked, one_line
 _BEAT_SILENCE_SECONDS = 30
 # A message that has been due for longer is late.
 _OLD_SECONDS = 300
+# A task queued in SQL is published within milliseconds.
+_LATE_SECONDS = 60
 
 
 def check_site() -> list[Check]:
@@ -161,6 +163,10 @@ def _by_postgresql() -> Iterator[Check]:
     if queued and queued.oldest_seconds > bound:
         detail = f"{queued.messages:,} messages wait, the oldest for {duration(queued.oldest_seconds)}"
         yield Check("outbox", True, detail, f"{COMMAND} outbox list --all-tenants shows their errors", warns=True)
+    if late := [row for row in found.queued_tasks if row.is_aside or row.oldest_seconds > _LATE_SECONDS]:
+        oldest = duration(max(row.oldest_seconds for row in late))
+        detail = f"{sum(row.tasks for row in late):,} tasks are not published, the oldest for {oldest}"
+        yield Check("queued in SQL", True, detail, f"Look at beat first, then at {COMMAND} dlq list", warns=True)
 
 
 def _counted(component: str, count: int, what: str, advice: str) -> Check:

@@ -53,6 +53,9 @@ def plant(database: Database, client: redis_client.Redis) -> None:
                 " now() - make_interval(secs => %s))",
                 [TENANT, state, account, state, state, age],
             )
+        cursor.execute("SELECT set_config('metabuilder.tenant_id', %s, true)", [TENANT])
+        cursor.execute("SELECT queue_task('check_spam', jsonb_build_object('email_id', '1', 'user_id', %s))", [USER])
+        cursor.execute("UPDATE queued_task SET queued_at = queued_at - interval '2 hours'")
     bury(TENANT, Failure("key", "a task", "id", USER, {}, "code", "words", "", 1), (TENANT, USER), {})
     client.zadd(WORKERS, {"worker@gone": time.time() - 60})
 
@@ -76,6 +79,7 @@ def test_what_does_not_work_is_found(
             "dead letters": "look: 1 not retried",
             "outbox in doubt": "look: 1 nobody knows whether they were sent",
             "outbox": "look: 1 messages wait, the oldest for 11 d 13:47",
+            "queued in SQL": "look: 1 tasks are not published, the oldest for 02:00",
         }
         worker.kill()
     assert "down: no worker took a canary from sync" in found()["consuming"]
