@@ -47,6 +47,11 @@ _OTHER_NAMES = {
     "UNKNOWN_TASK_HOURS": "celery_worker_unknown_task_hours",
     "DEAD_LETTER_RETENTION_DAYS": "celery_worker_dead_letter_retention_days",
     "CELERY_WORKER_ETA_TASK_LIMIT": "celery_worker_eta_task_limit",
+    "WATCH_ENABLED": "mail_watcher_enabled",
+    "WATCH_MAX_ACCOUNTS": "mail_watcher_max_accounts",
+    "WATCH_IDLE_SECONDS": "mail_watcher_idle_seconds",
+    "WATCH_FOLDERS_SECONDS": "mail_watcher_folders_seconds",
+    "WATCH_HOST_LOGINS_PER_SECOND": "mail_watcher_host_logins_per_second",
 }
 # The addresses of Redis and PostgreSQL, which follow from the groups of the inventory.
 _BY_GROUPS = re.compile(r"REDIS_|DATABASE_|CELERY_BROKER_URL|CELERY_RESULT_BACKEND|FLOWER_")

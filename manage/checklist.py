@@ -297,6 +297,7 @@ VARIABLES = (
     "flower_address",
     "flower_watchdog_seconds",
     "group_names",
+    "mail_watcher_watchdog_seconds",
     "monitoring_mail_to",
     "monitoring_server",
     "monitoring_webhook_url",

@@ -15,9 +15,13 @@ _WATCHDOGS = {
     "celery_beat": "celery_beat_watchdog_seconds",
     "flower": "flower_watchdog_seconds",
     "exporter": "exporter_watchdog_seconds",
+    "mail_watchers": "mail_watcher_watchdog_seconds",
 }
-_APPLICATION = ("celery_workers", "celery_beat", "flower", "exporter")
-_CLIENTS = {"redis": (*_APPLICATION, "admin_uis"), "postgresql": ("celery_workers", "exporter", "admin_uis")}
+_APPLICATION = ("celery_workers", "celery_beat", "flower", "exporter", "mail_watchers")
+_CLIENTS = {
+    "redis": (*_APPLICATION, "admin_uis"),
+    "postgresql": ("celery_workers", "exporter", "admin_uis", "mail_watchers"),
+}
 # What says too much in logs, with the groups whose hosts read it.
 _LOGGING = {
     **dict.fromkeys(("application_debug", "application_log_level", "application_log_addresses"), _APPLICATION),

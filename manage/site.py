@@ -19,7 +19,17 @@ from native.errors import StackError
 
 WORKERS = "celery_workers"
 # The groups on whose hosts something of ours runs.
-GROUPS = ("redis", "postgresql", WORKERS, "celery_beat", "flower", "exporter", "admin_uis", "log_collection")
+GROUPS = (
+    "redis",
+    "postgresql",
+    WORKERS,
+    "celery_beat",
+    "flower",
+    "exporter",
+    "admin_uis",
+    "log_collection",
+    "mail_watchers",
+)
 _KEY = "metabuilder.site"
 # Of a command that could not be run: the host is away, or lets nobody become root.
 NOT_RUN = 1

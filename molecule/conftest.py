@@ -22,8 +22,8 @@ _GROUPS = {
     "collector": "log_collection",
 }
 _UNITS = (
-    "-u 'redis-server@*' -u 'postgresql*' -u 'celery-*' -u 'metabuilder-*' -u 'prometheus*' -u 'systemd-journal-*' "
-    "-u nftables"
+    "-u 'redis-server@*' -u 'postgresql*' -u 'celery-*' -u mail-watcher -u 'metabuilder-*' -u 'prometheus*' "
+    "-u 'systemd-journal-*' -u nftables"
 )
 
 _site: Site

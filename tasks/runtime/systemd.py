@@ -7,8 +7,8 @@ Beat has started when it has looked at its schedule once, whether the broker ans
 
 A unit with `WatchdogSec=` is restarted if nothing says within that time that it is alive. So what does the work of a
 process says so itself, and no thread beside it: a worker's event loop (tasks/monitoring/watchdog.py), each tick of
-beat, the event loop of Flower, the exporter's loop that takes requests. An outage of the broker is no reason to
-restart, so each failed try to reach the broker counts as alive too.
+beat, the event loops of Flower and of the watcher of mailboxes, the exporter's loop that takes requests. An outage of
+the broker is no reason to restart, so each failed try to reach the broker counts as alive too.
 
 Without systemd, NOTIFY_SOCKET is not set and nothing is sent.
 """

@@ -18,9 +18,10 @@ def main() -> None:
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs every request for a token
     log.set_up(logging.getLogger())
     celery_app.set_current()
-    # Each watched account is an open file.
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    # Each watched account is an open file. systemd sets the limit, and lets the process change none.
+    limit, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit != most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     asyncio.run(_watch())
 
 

@@ -66,13 +66,12 @@ class Watcher:
 
     async def run(self, stopped: asyncio.Event) -> None:
         """Watch until told to stop, then give up all accounts."""
-        queueing = asyncio.create_task(self._syncs.run())
+        queueing, alive = asyncio.create_task(self._syncs.run()), asyncio.create_task(_say_alive())
         is_ready = False
         try:
             while not stopped.is_set():
                 began = time.monotonic()
                 is_ready = await self._round(is_ready)
-                notify_alive()
                 if queueing.done():
                     queueing.result()  # raises: without it, nothing is queued
                 try:
@@ -84,6 +83,7 @@ class Watcher:
             notify("STOPPING=1")
             await self._end([queueing, *self._running.values()])
             await self._give_up_all()
+            alive.cancel()
 
     async def _round(self, is_ready: bool) -> bool:
         """One look at PostgreSQL. Returns whether the watcher works, or did."""
@@ -140,6 +140,13 @@ class Watcher:
             logger.warning("the accounts are given up when the lease ends: %s", error)
         for threads in (self._threads, self._means.notes, self._means.logins):
             threads.close()
+
+
+async def _say_alive() -> None:
+    """Tell systemd that the event loop runs. It runs, too, while PostgreSQL keeps a round waiting."""
+    while True:
+        notify_alive()
+        await asyncio.sleep(ROUND_SECONDS)
 
 
 class _Found(NamedTuple):

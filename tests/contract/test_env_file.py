@@ -15,9 +15,6 @@ from tests.unit.roles.plugins import load
 NOT_ON_HOSTS = {
     *("REDIS_URL", "CELERY_BROKER_URL", "CELERY_RESULT_BACKEND", "REDIS_BROKER_DB", "REDIS_RESULT_DB"),
     *("REDIS_RESULT_USERNAME", "REDIS_RESULT_PASSWORD", "REDIS_RESULT_USE_SSL", "REDIS_SSL_CERT_REQS"),
-    # The hosts run no watcher.
-    *("WATCH_ENABLED", "WATCH_MAX_ACCOUNTS", "WATCH_IDLE_SECONDS", "WATCH_FOLDERS_SECONDS", "WATCH_POLL_SECONDS"),
-    "WATCH_HOST_LOGINS_PER_SECOND",
     *("DATABASE_OWNER_URL", "FLOWER_PORT", "FLOWER_BASIC_AUTH", "PROMETHEUS_ADDRESS", "PROMETHEUS_PORT"),
 }
 preflight_values = load("preflight/filter_plugins/preflight_values.py")
@@ -25,10 +22,11 @@ ROLES = Path(__file__).parents[2] / "roles"
 
 
 def environment() -> dict[str, str]:
-    """Variable of the environment to what the roles `application` and `celery_worker` take it from."""
-    roles = ("application", "celery_worker")
+    """Variable of the environment to what the roles of the application, the workers and the watcher take it from."""
+    roles = ("application", "celery_worker", "mail_watcher")
     files = {role: yaml.safe_load((ROLES / role / "vars" / "main.yml").read_text()) for role in roles}
-    return {**files["application"]["_application_variables"], **files["celery_worker"]["_celery_worker_variables"]}
+    of_mailboxes = files["application"]["_application_mailbox_variables"]
+    return of_mailboxes | {name: value for role in roles for name, value in files[role][f"_{role}_variables"].items()}
 
 
 def defaults() -> dict[str, Any]:

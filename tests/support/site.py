@@ -231,7 +231,8 @@ def deliver(site: Site, users: list[str], count: int, *, first: int = 1, size: i
 
 
 def register(site: Site, users: list[str], **options: Any) -> None:
-    """Make the mailbox of each user an account of its name, which is synced when the test says so, and not by beat.
+    """Make the mailbox of each user an account of its name, which is synced when the test says so, and not by beat or
+    for a watcher.
 
     `options` are further fields of a NewAccount.
     """
@@ -246,6 +247,8 @@ def register(site: Site, users: list[str], **options: Any) -> None:
     )
     run_code(site.first("celery_workers"), code)
     seldom = "sync_interval = 86400, next_sync_at = now() + interval '1 day'"
+    if site.variable(site.group("celery_workers")[0], "mail_watcher_enabled"):
+        seldom += ", watch = 'off'"
     sql(site, f"UPDATE email_client SET {seldom} WHERE username IN ({', '.join(map(repr, users))})")
 
 

@@ -8,7 +8,7 @@ MOST = 2.0
 # Patterns alone, as systemctl makes up properties for a unit that is named and not there.
 OURS = (
     "'metabuilder-exporter*' 'metabuilder-adminer*' 'metabuilder-redis-commander*' 'prometheus*.service' "
-    "'metabuilder-log-collector*'"
+    "'metabuilder-log-collector*' 'mail-watcher*'"
 )
 
 

@@ -21,6 +21,7 @@ ROLES = (
     "celery_worker",
     "exporter",
     "flower",
+    "mail_watcher",
     "monitoring",
     "postgresql",
     "redis",
@@ -28,12 +29,12 @@ ROLES = (
 )
 SECRETS = {
     # The groups whose hosts need it.
-    "redis_password": ("redis", "celery_workers", "celery_beat", "flower", "exporter"),
+    "redis_password": ("redis", "celery_workers", "celery_beat", "flower", "exporter", "mail_watchers"),
     "redis_admin_password": ("redis",),
     "postgresql_application_password": ("postgresql", "admin_uis"),
-    "postgresql_worker_password": ("postgresql", "celery_workers", "celery_beat", "exporter"),
+    "postgresql_worker_password": ("postgresql", "celery_workers", "celery_beat", "exporter", "mail_watchers"),
     "postgresql_owner_password": ("postgresql", "celery_workers"),
-    "application_credential_encryption_key": ("celery_workers",),
+    "application_credential_encryption_key": ("celery_workers", "mail_watchers"),
     "flower_password": ("flower", "exporter"),
     "admin_uis_password": ("admin_uis",),
     "redis_admin_uis_password": ("admin_uis",),
@@ -46,6 +47,8 @@ SUPPORTED = {"Debian": ("12", "13")}
 # same pool, and those kept for people and migrations.
 CONNECTIONS_PER_PROCESS = 2
 CONNECTIONS_PER_BEAT = 3
+# Of a watcher: one for each of its threads (tasks/watch/watcher.py).
+CONNECTIONS_PER_WATCHER = 11
 SPARE_CONNECTIONS = 10
 # The memory that the operating system itself needs, in MB.
 SYSTEM_MEMORY_MB = 256
@@ -111,6 +114,12 @@ class Host:
         shared = self["celery_worker_concurrency"]
         pools = [pool.get("concurrency", shared) for pool in self["celery_worker_pools"] or []]
         return sum(map(int, [shared, *pools]))
+
+    def has_watcher(self):
+        """Whether a watcher is to run on the host."""
+        return bool(self["mail_watcher_enabled"]) and self.is_in(
+            "mail_watchers" if "mail_watchers" in self.groups else "celery_workers"
+        )
 
 
 def operating_system(host):
@@ -198,6 +207,7 @@ def memory(host):
         f"celery_worker_concurrency {host.processes()} × celery_worker_child_memory_mb": host.processes() * child,
         "redis_instances' maxmemory": sum(redis_memory(host)) if host.is_in("redis") else 0,
         "postgresql_shared_buffers_mb": _shared_buffers(host) if host.is_in("postgresql") else 0,
+        "mail_watcher_memory_max": _watcher_memory(host) if host.has_watcher() else 0,
     }
     needed = sum(parts.values()) + SYSTEM_MEMORY_MB
     if needed > there:
@@ -211,6 +221,11 @@ def memory(host):
 
 def _shared_buffers(host):
     return int(host.given("postgresql_shared_buffers_mb") or int(host.facts.get("memtotal_mb") or 0) // 10)
+
+
+def _watcher_memory(host):
+    # Nothing for a share of the host's memory, or for no limit.
+    return round(_megabytes(f"{host['mail_watcher_memory_max']}b") or 0)
 
 
 def redis_memory(host):
@@ -424,13 +439,15 @@ def connections(hosts):
         return
     limit = int(server["postgresql_max_connections"])
     processes = sum(host.processes() for host in hosts)
-    beats = sum(host.is_in("celery_beat") for host in hosts)
-    needed = processes * CONNECTIONS_PER_PROCESS + beats * CONNECTIONS_PER_BEAT + SPARE_CONNECTIONS
+    beats, watchers = sum(host.is_in("celery_beat") for host in hosts), sum(host.has_watcher() for host in hosts)
+    needed = processes * CONNECTIONS_PER_PROCESS + beats * CONNECTIONS_PER_BEAT
+    needed += watchers * CONNECTIONS_PER_WATCHER + SPARE_CONNECTIONS
     if needed > limit:
         yield (
             f"{server.name}: postgresql_max_connections {limit} is below {needed}: {processes} processes "
             f"(celery_worker_concurrency, celery_worker_pools) × {CONNECTIONS_PER_PROCESS}, "
-            f"{CONNECTIONS_PER_BEAT} for each beat, and {SPARE_CONNECTIONS} to spare: raise "
+            f"{CONNECTIONS_PER_BEAT} for each beat, {CONNECTIONS_PER_WATCHER} for each watcher "
+            f"(mail_watcher_enabled: {watchers}), and {SPARE_CONNECTIONS} to spare: raise "
             "postgresql_max_connections, or run fewer processes"
         )
 

@@ -36,6 +36,7 @@ BOUNDS = {
     "application_trash_retention_days": (0, 36_500),
     "application_event_retention_days": (1, 14),
     "application_webhook_timeout": (1, 60),
+    "application_watch_poll_seconds": (1, 30 * 86400),
     "application_mail_login_patience_hours": (0, None),
     "application_smtp_retries": (0, None),
     "application_smtp_max_age": (0, 2_592_000),
@@ -57,6 +58,12 @@ BOUNDS = {
     "flower_restart_seconds": (0, None),
     "flower_state_save_interval": (0, None),
     "flower_watchdog_seconds": (0, None),
+    "mail_watcher_folders_seconds": (1, 86_400),
+    "mail_watcher_host_logins_per_second": (1, 1000),
+    "mail_watcher_idle_seconds": (1, 1740),
+    "mail_watcher_max_accounts": (1, 1_000_000),
+    "mail_watcher_restart_seconds": (0, None),
+    "mail_watcher_watchdog_seconds": (0, None),
     "postgresql_effective_io_concurrency": (0, None),
     "postgresql_log_min_duration_ms": (-1, None),
     "postgresql_random_page_cost": (0, None),
@@ -172,8 +179,9 @@ def settings():
 def made():
     """The environment variables that the roles write, each with the roles' variables that its value is made from."""
     texts = {}
-    for role in ("application", "celery_worker"):
-        texts |= yaml.safe_load((ROLES / role / "vars" / "main.yml").read_text())[f"_{role}_variables"]
+    for role in ("application", "celery_worker", "mail_watcher"):
+        found = yaml.safe_load((ROLES / role / "vars" / "main.yml").read_text())
+        texts |= found[f"_{role}_variables"] | found.get("_application_mailbox_variables", {})
     return {name: sorted(options().keys() & re.findall(r"\w+", text)) for name, text in texts.items()}
 
 

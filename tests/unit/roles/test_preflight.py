@@ -36,6 +36,7 @@ DEFAULTS = {
         "redis_maxmemory": "512mb",
         "redis_maxmemory_policy": "noeviction",
     },
+    "_preflight_defaults_mail_watcher": {"mail_watcher_enabled": False, "mail_watcher_memory_max": "1536M"},
     "_preflight_defaults_postgresql": {"postgresql_max_connections": 200},
     "_preflight_defaults_tls": {"tls_ca_file": "", "tls_ca_passphrase": "", "tls_renew_before_days": 30},
 }
@@ -202,6 +203,16 @@ def test_no_list_of_ansible_is_copied_with_all_variables_of_its_host() -> None:
                 "raise postgresql_max_connections",
             ],
             id="connections",
+        ),
+        pytest.param(
+            {"postgresql_max_connections": 39, "mail_watcher_enabled": True},
+            ["postgresql_max_connections 39", "40", "11 for each watcher (mail_watcher_enabled: 1)"],
+            id="connections of a watcher",
+        ),
+        pytest.param(
+            {"mail_watcher_enabled": True, "mail_watcher_memory_max": "7G"},
+            ["memory: the host has", "mail_watcher_memory_max 7168 MB"],
+            id="memory of a watcher",
         ),
         pytest.param({"redis_password": ""}, ["redis_password", "not set", "secrets init"], id="missing secret"),
         pytest.param({"redis_password": "a\nb"}, ["redis_password", "line break"], id="line break"),
