@@ -15,7 +15,7 @@ from tasks.runtime.task import EmailTask
 from tasks.settings import get_settings
 from tasks.storage.accounts.dispatch import DueAccount, claim_due_accounts, unclaim_accounts
 from tasks.storage.accounts.watches import release_dead_watchers
-from tasks.sync import sync_emails
+from tasks.sync import POLL, sync_emails
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ class _Round:
         try:
             # A sync that waited longer than its claim expires,
             # because the account may have been claimed again by then.
-            ids = publish_many(sync_emails, calls, expires=self.claim_seconds)
+            ids = publish_many(sync_emails, calls, expires=self.claim_seconds, headers={POLL: True})
         except OperationalError as error:
             logger.warning("could not queue %s syncs: %s", len(taken), error)
             self.failed += len(taken)

@@ -15,6 +15,7 @@ from typing import Any
 
 from celery import shared_task
 
+from tasks.counting import count
 from tasks.engine.run import Progress, Tally
 from tasks.engine.sync.account import SyncRequest, sync_account
 from tasks.errors import (
@@ -31,6 +32,7 @@ from tasks.settings import get_settings
 from tasks.spam import queue_engines
 from tasks.storage.accounts.leases import OwnLeaseHeldError
 from tasks.storage.accounts.rows import get_account, record_failure
+from tasks.storage.accounts.watches import was_watched
 from tasks.storage.session import database_now, tenant_transaction
 
 logger = logging.getLogger(__name__)
@@ -42,6 +44,10 @@ _LEASE_LOOK_SECONDS = 5
 _HOST_LOOK_SECONDS = 15
 _REPORT_SECONDS = 0.5
 _HEADER = "metabuilder_sync"
+# A header of the syncs that the schedule queues. If one finds mail in a mailbox that was watched for so many seconds
+# before it began, the watcher missed something.
+POLL = "metabuilder_poll"
+_WATCHED_BEFORE_SECONDS = 60
 
 
 class SyncTask(EmailTask):
@@ -113,9 +119,17 @@ def sync_emails(
         del fresh.options["chord"]  # `replace` refuses a given chord and sets the request's own
         self.replace(fresh)
     if so_far.stored:
+        _count_missed(self.request, tenant_id, email_client_id, so_far.seconds)
         queue_engines(email_client_id, tenant_id, user_id)
     is_partial = so_far.tally.failed_folders or so_far.tally.incomplete
     return so_far.result("partial" if is_partial else "success")
+
+
+def _count_missed(request: Any, tenant_id: str, email_client_id: str, seconds: float) -> None:
+    """Count that a sync of so many `seconds` found mail, if it was a poll and the mailbox was watched before it: the
+    watcher had not been told, or not yet."""
+    if request.get(POLL) and was_watched(tenant_id, email_client_id, seconds + _WATCHED_BEFORE_SECONDS):
+        count("watch", "missed")
 
 
 class _SoFar:
@@ -148,7 +162,7 @@ class _SoFar:
     def _header(self) -> dict[str, Any]:
         return {
             "started": self.started,
-            "seconds": self._elapsed(),
+            "seconds": self.seconds,
             "full_since": self.full_since,
             "tally": self.tally.to_json(),
             "looks": self.looks,
@@ -163,7 +177,7 @@ class _SoFar:
             "messages_updated": tally.total("updated"),
             "messages_deleted": tally.total("deleted") + tally.deleted_with_folders,
             "messages_quarantined": tally.total("quarantined"),
-            "sync_duration_seconds": round(self._elapsed(), 3),
+            "sync_duration_seconds": round(self.seconds, 3),
             "connect_seconds": round(tally.connect_seconds, 3),
             "timestamp": int(time.time() * 1000),
             "folders": {name: asdict(folder) for name, folder in tally.folders.items()},
@@ -172,7 +186,9 @@ class _SoFar:
             "incomplete_folders": {folder.name: folder.why for folder in tally.incomplete},
         }
 
-    def _elapsed(self) -> float:
+    @property
+    def seconds(self) -> float:
+        """How long the sync has taken until now, over all its runs."""
         return self._seconds + time.monotonic() - self._begun
 
 

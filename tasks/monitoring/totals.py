@@ -22,6 +22,12 @@ The processes of the pool add what runs of tasks count themselves (tasks/monitor
     server|<protocol>|<provider>|<code> errors of mail servers
     outbox|<state>                      messages of the outbox that came into this state
     removed|<kind>                      what the hourly cleanup removed
+
+    watch|missed                        polls that found mail in a watched mailbox
+
+Watchers of mailboxes add the rest (tasks/watch/):
+
+    watch|login, login_failed, lost     logins that worked or did not, and connections that ended by themselves
 """
 
 from bisect import bisect_left

@@ -41,6 +41,13 @@ class Late(NamedTuple):
     accounts: int
 
 
+class Watched(NamedTuple):
+    """How many accounts are in this state of being watched: `connected`, `connecting`, `waiting` or `refused`."""
+
+    state: str
+    accounts: int
+
+
 class Outbox(NamedTuple):
     """How many messages of the outbox are in this state, and how many seconds ago the oldest was asked for."""
 
@@ -74,6 +81,8 @@ class Counts(NamedTuple):
     accounts_estimate: int
     accounts: list[Accounts]
     late: list[Late]
+    watchers: int
+    watched: list[Watched]
     outbox: list[Outbox]
     dead_letters: list[DeadLetters]
     webhooks: WebhookCount
@@ -92,6 +101,10 @@ def count() -> Counts:
             accounts_estimate=connection.execute(text("SELECT estimate_accounts()")).scalar_one(),
             accounts=[Accounts._make(row) for row in connection.execute(text("SELECT * FROM count_accounts()"))],
             late=[Late._make(row) for row in connection.execute(text("SELECT * FROM count_late_accounts()"))],
+            watchers=connection.execute(text("SELECT count(*) FROM count_watches()")).scalar_one(),
+            watched=[
+                Watched._make(row) for row in connection.execute(text("SELECT * FROM count_watched_accounts()"))
+            ],
             outbox=[Outbox._make(row) for row in connection.execute(text("SELECT * FROM count_outbox()"))],
             webhooks=read_webhook_count(connection),
             dead_letters=[

@@ -25,6 +25,7 @@ from tasks.mail.authenticate import learn_login
 from tasks.mail.imap.watched import IdleRefusedError, WatchedMailbox
 from tasks.mail.login import Login
 from tasks.mail.providers import idle_seconds_of
+from tasks.monitoring.totals import Totals
 from tasks.secrecy.secrets import secrets_kept
 from tasks.settings import get_settings
 from tasks.storage.accounts.watches import Watch, give_up, note_lost, note_watched
@@ -55,6 +56,7 @@ class Means:
     logins: Threads
     pace: Pace
     syncs: Syncs
+    totals: Totals
 
 
 class WatchedAccount:
@@ -68,6 +70,7 @@ class WatchedAccount:
         self._may_be_noted = True
         self._may_notify = True
         self._short_sessions = 0
+        self._is_logged_in = False
         self.is_connected = False
         self.was_tried = False
 
@@ -110,6 +113,7 @@ class WatchedAccount:
             return True
         finally:
             self.is_connected, self.was_tried = False, True
+        self._means.totals.add("watch", "lost" if self._is_logged_in else "login_failed")
         self._failures += 1
         if self._may_be_noted:
             if self._noting is not None:
@@ -120,11 +124,13 @@ class WatchedAccount:
 
     async def _connected(self) -> None:
         """Returns when the session is to be made anew, before its token expires."""
-        watch = self.watch
+        watch, self._is_logged_in = self.watch, False
         async with self._means.pace.turn(watch.hostname):
             opened = await self._means.logins.open(
                 lambda: open_watched(watch.tenant_id, watch.user_id, watch.account_id), _close
             )
+        self._is_logged_in = True
+        self._means.totals.add("watch", "login")
         mailbox: WatchedMailbox | None = None
         try:
             mailbox = WatchedMailbox(

@@ -16,7 +16,10 @@ import time
 import uuid
 from typing import NamedTuple
 
+from tasks.celery_app import celery_app
 from tasks.errors import EmailError, StorageUnavailableError
+from tasks.monitoring.totals import Totals
+from tasks.runtime.broker.transport import broker_client
 from tasks.runtime.systemd import notify, notify_alive
 from tasks.settings import get_settings
 from tasks.storage.accounts.watches import (
@@ -48,6 +51,8 @@ _LOGINS_A_HOST = 3
 # Two for what keeps the lease and queues syncs; what is noted for thousands of accounts at once waits in a queue of
 # its own, so that the lease does not end meanwhile.
 _STATEMENT_THREADS, _NOTE_THREADS = 2, 1
+# How often the counts for the metrics are told.
+_COUNTS_SECONDS = 5
 
 
 class Watcher:
@@ -58,7 +63,9 @@ class Watcher:
         self._threads = Threads(_STATEMENT_THREADS)
         self._syncs = Syncs(self.name, self._threads)
         pace = Pace(get_settings().watch.host_logins_per_second, _LOGINS_A_HOST)
-        self._means = Means(self.name, Threads(_NOTE_THREADS), Threads(_LOGIN_THREADS), pace, self._syncs)
+        self._totals, self._counting = Totals(), Threads(1)
+        notes, logins = Threads(_NOTE_THREADS), Threads(_LOGIN_THREADS)
+        self._means = Means(self.name, notes, logins, pace, self._syncs, self._totals)
         self._wanted: dict[Key, Watch] = {}
         self._sum = ""
         self._accounts: dict[Key, WatchedAccount] = {}
@@ -67,6 +74,7 @@ class Watcher:
     async def run(self, stopped: asyncio.Event) -> None:
         """Watch until told to stop, then give up all accounts."""
         queueing, alive = asyncio.create_task(self._syncs.run()), asyncio.create_task(_say_alive())
+        counting = asyncio.create_task(self._tell_counts())
         is_ready = False
         try:
             while not stopped.is_set():
@@ -81,9 +89,18 @@ class Watcher:
                     pass
         finally:
             notify("STOPPING=1")
-            await self._end([queueing, *self._running.values()])
+            await self._end([queueing, counting, *self._running.values()])
             await self._give_up_all()
             alive.cancel()
+
+    async def _tell_counts(self) -> None:
+        """Add what is counted to the counts of the site, which the exporter tells. While Redis is away they wait."""
+        while True:
+            await asyncio.sleep(_COUNTS_SECONDS)
+            try:
+                await self._counting.run(_tell, self._totals)
+            except Exception as error:  # of any kind: it is only for the metrics
+                logger.info("what was counted for the metrics cannot be told, and waits: %s", error)
 
     async def _round(self, is_ready: bool) -> bool:
         """One look at PostgreSQL. Returns whether the watcher works, or did."""
@@ -138,8 +155,13 @@ class Watcher:
             await self._threads.run(end_watcher, self.name)
         except EmailError as error:
             logger.warning("the accounts are given up when the lease ends: %s", error)
-        for threads in (self._threads, self._means.notes, self._means.logins):
+        for threads in (self._threads, self._counting, self._means.notes, self._means.logins):
             threads.close()
+
+
+def _tell(totals: Totals) -> None:
+    with broker_client(celery_app) as client:
+        totals.tell(client)
 
 
 async def _say_alive() -> None:

@@ -58,6 +58,9 @@ HEALTHY = {
     'metabuilder_worker_consumes{worker="w@one"}': always(1),
     'metabuilder_worker_children{worker="w@one",state="busy"}': always(2),
     'metabuilder_worker_children{worker="w@one",state="idle"}': always(2),
+    "metabuilder_watchers": always(2),
+    'metabuilder_watch_accounts{state="connected"}': always(95),
+    'metabuilder_watch_accounts{state="connecting"}': always(5),
     "metabuilder_beat_silence_seconds": always(3),
     'metabuilder_beat_late_seconds{entry="sync-emails-every-5min"}': always(0),
     "metabuilder_accounts_estimate": always(1000),
@@ -229,6 +232,13 @@ CASES: dict[str, Case] = {
     ),
     "a worker was stopped": Case({'metabuilder_worker_up{worker="w@two"}': f"1+0x{SAMPLES - 10} stale"}),
     "every worker was stopped": Case(all_gone("metabuilder_worker"), ("MetabuilderNoWorker",)),
+    "a watcher is gone": Case({"metabuilder_watchers": lately("2", 1, 8)}, ("MetabuilderWatcherGone",)),
+    "a watcher starts anew": Case({"metabuilder_watchers": lately("2", 1, 2)}),
+    "no watcher was ever wanted": Case({"metabuilder_watchers": always(0), **all_gone("metabuilder_watch_accounts")}),
+    "a third of the mailboxes has no connection": Case(
+        {'metabuilder_watch_accounts{state="connecting"}': always(50)}, ("MetabuilderWatchersLoseMailboxes",)
+    ),
+    "all mailboxes connect anew": Case({'metabuilder_watch_accounts{state="connecting"}': lately("5", 900, 9)}),
     "every worker restarts": Case(
         {of: f"{values.rpartition('x')[0]}x{SAMPLES - 1} stale"
          for of, values in HEALTHY.items() if values and of.startswith("metabuilder_worker")}

@@ -42,6 +42,9 @@ ACCOUNTS = {
     ("gmail.com.example.org", "smtp_paused_at = now()"): ("sending_paused", "other", ""),
     ("late.example.org", "next_sync_at = now() - interval '10 minutes'"): None,
     ("off.example.org", "is_sync_enabled = false, failing_since = now()"): None,
+    ("watched.example.org", "watched_by = 'w', watched_since = now()"): None,
+    ("connecting.example.org", "watched_by = 'w'"): None,
+    ("no-idle.example.org", "watch_retry_at = now() + interval '1 day'"): None,
 }
 
 
@@ -78,6 +81,9 @@ def fill_postgresql(database: Database) -> None:
     _, (disabled, _) = [add_webhook(TENANT, "https://app.example.org/") for _ in range(2)]
     with psycopg2.connect(libpq(database.owner_url)) as connection, connection.cursor() as cursor:
         cursor.execute("UPDATE webhook SET is_enabled = false WHERE id = %s", [disabled])
+        # No watcher but this one, which is alive, has any: the sending_paused one and the late one wait.
+        cursor.execute("INSERT INTO mail_watcher VALUES ('w', now() + interval '1 day')")
+        cursor.execute("UPDATE email_client SET watch = 'off' WHERE hostname = 'late.example.org'")
         cursor.execute("SELECT set_config('metabuilder.tenant_id', %s, true)", [TENANT])
         cursor.execute("SELECT queue_task('check_spam', jsonb_build_object('email_id', '1', 'user_id', %s))", [USER])
     for key, task in {"1": SEND_EMAIL, "2": SEND_EMAIL, "3": "an.old.task", "4": "another"}.items():
@@ -94,7 +100,13 @@ def fill_redis(client: Any) -> None:
         counted.observe(seconds, "run", SYNC_EMAILS, "success")
     counted.tell(client)
     totals.add(
-        client, {("sync", "synced"): 4, ("sync", "bytes"): 5000, ("server", "imap", "google", "server_busy"): 6}
+        client,
+        {
+            ("sync", "synced"): 4,
+            ("watch", "missed"): 2,
+            ("sync", "bytes"): 5000,
+            ("server", "imap", "google", "server_busy"): 6,
+        },
     )
     totals.add(
         client,
@@ -181,6 +193,12 @@ def test_what_it_tells_and_to_whom(
         ("metabuilder_beat_late_seconds", "sync-emails-every-5min"): 0,
         ("metabuilder_sync_messages_total", "synced"): 4,
         ("metabuilder_sync_bytes_total",): 5000,
+        ("metabuilder_watch_total", "missed"): 2,
+        ("metabuilder_watchers",): 1,
+        ("metabuilder_watch_accounts", "connected"): 1,
+        ("metabuilder_watch_accounts", "connecting"): 1,
+        ("metabuilder_watch_accounts", "waiting"): 1,
+        ("metabuilder_watch_accounts", "refused"): 1,
         ("metabuilder_server_errors_total", "imap", "google", "server_busy"): 6,
         ("metabuilder_server_errors_total", "other", "other", "other"): 9,
         ("metabuilder_outbox_changes_total", "failed"): 7,

@@ -105,6 +105,7 @@ def _add_totals(found: Found, reading: TotalsReading) -> None:
         "metabuilder_outbox_changes_total": reading.outbox,
         "metabuilder_webhook_events_total": reading.webhook_events,
         "metabuilder_removed_total": reading.removed,
+        "metabuilder_watch_total": reading.watch,
     }.items():
         _add(found[name], counted)
     for (change,), amount in reading.sync.items():
@@ -197,6 +198,8 @@ def _read_postgresql() -> Found:
     _add(found["metabuilder_accounts"], accounts)
     for late in counted.late:
         found["metabuilder_accounts_late"].add_metric([f"{late.seconds:.0f}"], late.accounts)
+    found["metabuilder_watchers"].add_metric([], counted.watchers)
+    _add(found["metabuilder_watch_accounts"], {(row.state,): row.accounts for row in counted.watched})
     outbox = {row.state: row for row in counted.outbox}
     for state in _OPEN:
         is_in = outbox.get(state, counts.Outbox(state, 0, 0))

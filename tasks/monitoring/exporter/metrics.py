@@ -95,6 +95,19 @@ METRICS: Mapping[str, Spec] = {
     "metabuilder_accounts_late": Spec(
         Kind.GAUGE, ("over_seconds",), "Accounts whose sync has been due for more than so many seconds"
     ),
+    "metabuilder_watchers": Spec(Kind.GAUGE, (), "Watchers of mailboxes that are alive"),
+    "metabuilder_watch_accounts": Spec(
+        Kind.GAUGE,
+        ("state",),
+        "Mailboxes that a watcher has (`connected`, `connecting`), that none took (`waiting`: over a limit), and"
+        " whose server cannot tell of changes (`refused`); the last two while there is a watcher",
+    ),
+    "metabuilder_watch_total": Spec(
+        Kind.COUNTER,
+        ("event",),
+        "Of watchers: logins that worked (`login`) or did not (`login_failed`), connections that ended by themselves"
+        " (`lost`); and polls that found mail in a watched mailbox (`missed`)",
+    ),
     "metabuilder_outbox_messages": Spec(
         Kind.GAUGE, ("state",), "Messages of the outbox that are neither sent nor failed for good"
     ),

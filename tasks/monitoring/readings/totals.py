@@ -33,6 +33,7 @@ _PARTS: Mapping[str, tuple[frozenset[str], ...]] = {
     "server": (frozenset({*MailProtocol, "smtp"}), PROVIDERS, _CODES),
     "outbox": (frozenset(OutboxState),),
     "webhook_events": (frozenset({"accepted", "failed", "given_up"}),),
+    "watch": (frozenset({"login", "login_failed", "lost", "missed"}),),
     "removed": (
         frozenset(
             {
@@ -65,6 +66,7 @@ class TotalsReading:
     servers: Mapping[tuple[str, ...], int]  # errors by protocol, provider and code
     outbox: Mapping[tuple[str, ...], int]  # messages that came into a state, by state
     webhook_events: Mapping[tuple[str, ...], int]  # by what became of them
+    watch: Mapping[tuple[str, ...], int]  # logins and ends of watchers' connections, and mail that they missed
     removed: Mapping[tuple[str, ...], int]  # what the cleanup removed, by kind
 
 
@@ -87,6 +89,7 @@ def totals(client: Any) -> TotalsReading:
         servers=found["server"],
         outbox=found["outbox"],
         webhook_events=found["webhook_events"],
+        watch=found["watch"],
         removed=found["removed"],
     )
 

@@ -10,7 +10,7 @@ import json
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, func, text, update
+from sqlalchemy import ColumnElement, func, select, text, update
 
 from tasks.storage.accounts.dispatch import DueAccount
 from tasks.storage.models import EmailClient
@@ -121,6 +121,14 @@ def end_watcher(watcher: str) -> None:
     """Give up all accounts of the watcher, which stops."""
     with unbound_transaction() as connection:
         connection.execute(_END, {"watcher": watcher})
+
+
+def was_watched(tenant_id: str, account_id: str, seconds: float) -> bool:
+    """Whether a watcher has had a connection for the account for `seconds`."""
+    with tenant_transaction(tenant_id) as connection:
+        since = EmailClient.watched_since < func.clock_timestamp() - func.make_interval(0, 0, 0, 0, 0, 0, seconds)
+        where = (EmailClient.tenant_id == tenant_id, EmailClient.id == account_id, since)
+        return connection.execute(select(EmailClient.id).where(*where)).first() is not None
 
 
 def living_watchers() -> dict[str, int]:

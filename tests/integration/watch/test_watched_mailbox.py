@@ -6,9 +6,14 @@ from pathlib import Path
 import pytest
 
 from native.dovecot import Dovecot
+from tasks.monitoring.readings.totals import totals
+from tasks.registry import PERIODIC_SYNC
+from tasks.runtime.broker.transport import broker_client
 from tasks.storage.accounts.choices import choose_watch
 from tasks.storage.accounts.rows import Account
+from tasks.storage.accounts.watches import renew_watcher
 from tests.conftest import Database, register, sync
+from tests.support.application import application
 from tests.support.mailbox import Mailbox, message
 from tests.support.proxy import Network
 from tests.support.servers import PostgresServer, RedisServer
@@ -55,8 +60,18 @@ def test_what_happens_in_a_watched_mailbox_is_stored_without_a_poll(
         assert is_soon
         choose_watch(watched, "auto")
         watcher.wait_until_watching("mail")
-        assert watcher.stop() == 0
-    assert rows("SELECT watched_by, watched_since FROM email_client") == [(None, None)]
+        with application() as app, broker_client(app) as client:
+            wait_until(lambda: totals(client).watch == {("login",): 2}, "its logins are not counted")
+            assert watcher.stop() == 0
+            assert rows("SELECT watched_by, watched_since FROM email_client") == [(None, None)]
+
+            # A poll that finds mail in a mailbox that is watched counts as missed by its watcher
+            renew_watcher("another", 3600)
+            watch = "watched_by = 'another', watched_since = now() - interval '1 hour', next_sync_at = now()"
+            rows(f"UPDATE email_client SET {watch}, sync_queued_at = NULL RETURNING 1")
+            mailbox.append([message(5)])
+            app.tasks[PERIODIC_SYNC].apply(throw=True)
+            wait_until(lambda: totals(client).watch.get(("missed",)) == 1, "it is not counted")
 
 
 def test_servers_that_restart_or_go_silent_cost_a_watched_mailbox_no_message(

@@ -11,6 +11,7 @@ import pytest
 
 from tasks.errors import MailServerUnavailableError, StorageUnavailableError
 from tasks.mail.login import Login
+from tasks.monitoring.totals import Totals
 from tasks.storage.accounts.watches import Watch
 from tasks.watch import mailbox
 from tasks.watch.mailbox import Means, WatchedAccount
@@ -52,7 +53,7 @@ def run(connected: Callable[[WatchedAccount], Any], until: Callable[[WatchedAcco
 
     async def main() -> None:
         notes, logins = Threads(1), Threads(1)
-        account = Account(WATCH, Means("watcher", notes, logins, Pace(1000, 1), Syncs("watcher", notes)))
+        account = Account(WATCH, Means("watcher", notes, logins, Pace(1000, 1), Syncs("watcher", notes), Totals()))
         running = asyncio.create_task(account.run())
         try:
             async with asyncio.timeout(60):

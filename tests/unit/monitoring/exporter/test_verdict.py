@@ -22,6 +22,8 @@ COUNTS = Counts(
     10,
     [],
     [Late(0, 9), Late(300, 8), Late(900, 0)],
+    0,
+    [],
     [Outbox("queued", 3, 1)],
     [DeadLetters("t", True, 4)],
     WebhookCount(1, 0, 0),
