@@ -6,7 +6,7 @@ import time
 
 from testinfra.host import Host
 
-from tests.support.site import Site, reaches
+from tests.support.site import Site, main_pid, reaches, wait_active
 from tests.support.worker import wait_until
 
 PORT = 19532
@@ -66,6 +66,23 @@ def test_it_takes_nothing_from_others(site: Site, collector: Host) -> None:
     own = f"-cert {tls}/log_sender.crt -key {tls}/log_sender.key"
     wait_until(lambda: "202" in sent(own), "a host of the site is refused")
     wait_until(lambda: collected(collector, f"MESSAGE={word}"), "what a host of the site sends is not taken")
+
+
+def test_one_that_hangs_is_restarted(collector: Host) -> None:
+    drop_in = f"/run/systemd/system/{COLLECTOR}.service.d"
+    quick = "printf '[Service]\\nWatchdogSec=10\\n'"
+    collector.check_output(f"mkdir -p {drop_in} && {quick} >{drop_in}/quick.conf && systemctl daemon-reload")
+    try:
+        collector.check_output(f"systemctl restart {COLLECTOR}")
+        now, pid = collector.check_output("date +%s"), main_pid(collector, COLLECTOR)
+        collector.check_output(f"kill -STOP {pid}")
+        wait_active(collector, COLLECTOR, not_pid=pid)
+        said = collector.check_output(f"journalctl --no-pager -o cat --since=@{now} -u {COLLECTOR}")
+        assert f"{COLLECTOR}.service: Watchdog timeout" in said
+        # It is asked again and again, which is no line of its own
+        assert "stunnel" not in said.partition("Watchdog timeout")[0], said
+    finally:
+        collector.check_output(f"rm -r {drop_in} && systemctl daemon-reload && systemctl restart {COLLECTOR}")
 
 
 def test_what_is_old_is_removed(collector: Host) -> None:
