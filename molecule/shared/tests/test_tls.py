@@ -1,7 +1,10 @@
 """Certificates of Redis and PostgreSQL: whose they are, and what a play does about those that end."""
 
 import json
-import re
+import os
+import shlex
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -10,9 +13,20 @@ from cryptography import x509
 from cryptography.x509.oid import NameOID
 
 from tests.support.certificates import Authority
-from tests.support.site import RemoteMailbox, Site
+from tests.support.site import ROOT, RemoteMailbox, Site
+from tests.support.worker import wait_until
 
 SERVICES = {"redis": ("redis", 6379), "postgresql": ("postgres", 5432)}
+CALLED, STATUS = "/run/called.json", "/run/status"
+STAND_IN = f"""#!/usr/bin/python3
+import json, os, sys
+variables = {{name: value for name, value in os.environ.items() if name.startswith("ANSIBLE_")}}
+with open("{CALLED}.part", "w") as file:
+    json.dump({{"arguments": sys.argv[1:], "folder": os.getcwd(), "environment": variables}}, file)
+os.rename("{CALLED}.part", "{CALLED}")
+with open("{STATUS}") as file:
+    sys.exit(int(file.read()))
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -57,6 +71,38 @@ def test_a_certificate_near_its_end_is_renewed_and_used(site: Site, mailbox: Rem
     assert [task for task in again.changed_tasks if task.startswith(tuple(f"{role} : " for role in show))] == []
 
 
+def run_unit(site: Site, name: str) -> None:
+    """Start the unit of the timer on a host, which has systemd, and have this machine, with Ansible, do its work.
+
+    In the place of ansible-playbook the host gets a stand-in, which tells how it was called and ends as told.
+    """
+    host, unit = site.host(name), "metabuilder-certificates-inventory.service"
+    program = Path(sys.executable).parent / "ansible-playbook"
+    host.check_output(
+        f"mkdir -p {program.parent} {ROOT} && rm -f {CALLED} {STATUS} && mkfifo {STATUS} && "
+        f"printf %s {shlex.quote(STAND_IN)} >{program} && chmod +x {program} && systemctl start --no-block {unit}"
+    )
+    try:
+        wait_until(lambda: host.file(CALLED).exists, "the unit does not start what it names", 60)
+        called = json.loads(host.file(CALLED).content_string)
+        done = subprocess.run(
+            [program, *called["arguments"]],
+            cwd=called["folder"],
+            env={**os.environ, **called["environment"], "ANSIBLE_NOCOLOR": "1"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        host.check_output(f"echo {done.returncode} >{STATUS}")
+        assert done.returncode == 0, done.stdout[-3000:]
+        wait_until(lambda: "ing" not in host.run(f"systemctl is-active {unit}").stdout, "the unit does not end", 60)
+        assert host.check_output(f"systemctl show -P Result {unit}") == "success"
+    finally:
+        host.check_output(f"systemctl stop {unit}; rm -f {program} {CALLED} {STATUS}")
+
+
 def test_a_timer_renews_them_until_it_is_taken_away(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -75,8 +121,15 @@ def test_a_timer_renews_them_until_it_is_taken_away(
         listed = host.check_output(timers)
         assert ("metabuilder-certificates-inventory.timer" in listed) == (wanted == "present")
         if wanted == "present":
-            unit = host.check_output("systemctl cat metabuilder-certificates-inventory.service")
-            assert re.search(r"^ExecStart=/\S+/ansible-playbook .*playbooks/certificates.yml$", unit, re.MULTILINE)
+            # Given a certificate that ends soon
+            soon = ("--extra-vars", "tls_renew_before_days=399 tls_certificate_days=20", "--limit", name)
+            play = site.play("playbooks/certificates.yml", *soon)
+            assert play.status == 0, play.output[-3000:]
+            before = shown(site, "redis").serial_number
+            run_unit(site, name)
+            said = host.check_output("journalctl -t metabuilder-certificates -o cat --no-pager")
+            assert "The certificate of redis is new" in said.partition("valid for 20 days")[2]
+            assert shown(site, "redis").serial_number != before
 
 
 def test_certificates_that_the_operator_brings_are_used_until_they_are_no_more(
