@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
+from native.check import duration as duration
 from tasks.secrecy.visible import visible, visible_json
 
 if TYPE_CHECKING:
@@ -144,14 +145,6 @@ def size(count: int) -> str:
             break
         value /= 1000
     return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-
-
-def duration(seconds: float) -> str:
-    """Seconds for people: 2 d 03:04:05."""
-    whole = int(seconds)
-    days, rest = divmod(whole, 86_400)
-    clock = f"{rest // 3600:02}:{rest // 60 % 60:02}:{rest % 60:02}"
-    return f"{days} d {clock}" if days else clock
 
 
 def ago(moment: datetime | None, now: datetime) -> str:

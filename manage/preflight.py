@@ -1,6 +1,7 @@
 """`preflight`: the production checklist of a site, each item judged."""
 
 import json
+import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -49,7 +50,7 @@ def preflight(as_json: bool, **_: Any) -> None:
     known = _known(place)
     verdicts = {item.name: _judged(item.name, known) for section in SECTIONS.values() for item in section}
     if as_json:
-        _print(verdicts)
+        _print(verdicts, place.inventories)
     else:
         _show(verdicts)
     sys.exit(any(verdict.word == "not ok" for verdict in verdicts.values()))
@@ -168,15 +169,24 @@ def _judged(name: str, known: "Known") -> "Verdict":
     return next(item for item in items() if item.name == name).judge(known)
 
 
-def _print(verdicts: "Mapping[str, Verdict]") -> None:
+def _print(verdicts: "Mapping[str, Verdict]", inventories: Sequence[str]) -> None:
     from manage.checklist import items
 
     rows = (
         {"item": item.name, "what": item.what, "verdict": verdicts[item.name].word.value}
-        | {"detail": verdicts[item.name].detail, "advice": verdicts[item.name].advice, "command": item.command}
+        | {"detail": verdicts[item.name].detail, "advice": verdicts[item.name].advice}
+        | {"command": _with_inventories(item.command, inventories)}
         for item in items()
     )
     print_json(list(rows))
+
+
+def _with_inventories(command: str, inventories: Sequence[str]) -> str:
+    """A command of the checklist with the inventories of this site; files of the inventory are those of the first."""
+    name, quoted = "inventories/NAME", [shlex.quote(given) for given in inventories]
+    command = command.replace(f"-i {name}", " ".join(f"-i {given}" for given in quoted))
+    first = Path(inventories[0])
+    return command.replace(name, shlex.quote(str(first if first.is_dir() else first.parent)))
 
 
 def _show(verdicts: "Mapping[str, Verdict]") -> None:

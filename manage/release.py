@@ -27,7 +27,15 @@ from manage.output import print_json, say
 HOME = "/opt/metabuilder"
 # The files of a release. The command line is one of them, for `metabuilder` on a host. From native/ a host gets only
 # the modules that the command line needs there, without servers and demo mailbox.
-_CODE = ("tasks", "manage", "native/__init__.py", "native/check.py", "native/errors.py", "native/redis_trouble.py")
+_CODE = (
+    "tasks",
+    "manage",
+    "native/__init__.py",
+    "native/backlog.py",
+    "native/check.py",
+    "native/errors.py",
+    "native/redis_trouble.py",
+)
 # Files besides the code on which the content of a release depends.
 _INPUTS = ("requirements.txt", "manage/release.py")
 _ARCHIVES_KEPT = 8

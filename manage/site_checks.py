@@ -10,12 +10,11 @@ from manage.output import duration
 from manage.place import COMMAND
 from manage.session import application, broker_alone
 from manage.trouble import redis_words
+from native.backlog import messages_are_young, nothing_waits_for_a_person
 from native.check import Check, names_revoked, not_asked, one_line
 
 # Beat looks at its schedule every few seconds, and notes in Redis that it did.
 _BEAT_SILENCE_SECONDS = 30
-# A message that has been due for longer is late.
-_OLD_SECONDS = 300
 # A task queued in SQL is published within milliseconds.
 _LATE_SECONDS = 60
 
@@ -66,7 +65,7 @@ def _by_redis() -> Iterator[Check]:
         names = [one.name for one in revocations(client) if one.name]
     yield Check("redis", True, "answers")
     yield from _workers(found)
-    yield _queues(waiting)
+    yield messages_are_young(waiting, COMMAND, "celery_worker_concurrency")
     yield _beat(ticked)
     yield names_revoked(names, COMMAND)
 
@@ -102,20 +101,6 @@ def _workers(found: Any) -> Iterator[Check]:
         yield Check("releases at work", True, detail, "Finish the deployment: playbooks/deploy.yml", warns=True)
 
 
-def _queues(waiting: Any) -> Check:
-    old = [queue for queue in waiting if (queue.oldest_seconds or 0) > _OLD_SECONDS]
-    depth = sum(queue.depth for queue in waiting)
-    oldest = max((queue.oldest_seconds or 0 for queue in waiting), default=0)
-    figures = {"depth": depth, "oldest_seconds": oldest}
-    if not old:
-        return Check("queues", True, f"{depth:,} messages, the oldest due for {duration(oldest)}", figures=figures)
-    detail = "; ".join(f"{one.name}: {one.depth:,}, the oldest due for {duration(one.oldest_seconds)}" for one in old)
-    advice = (
-        f"See what takes long: {COMMAND} tasks active, {COMMAND} stats. More workers, or celery_worker_concurrency"
-    )
-    return Check("queues", True, detail, advice, warns=True, figures=figures)
-
-
 def _beat(ticked: float | None) -> Check:
     if ticked is not None and ticked <= _BEAT_SILENCE_SECONDS:
         return Check("beat", True, f"looked at its schedule {ticked:.0f} s ago")
@@ -139,26 +124,13 @@ def _consuming() -> Iterator[Check]:
 
 def _by_postgresql() -> Iterator[Check]:
     from tasks.settings import get_settings
-    from tasks.storage.counts import OVERDUE_SECONDS, count
+    from tasks.storage.counts import count
     from tasks.storage.states import OutboxState
 
     found = count()
     yield Check("postgresql", True, "answers")
-    overdue = sum(late.accounts for late in found.late if late.seconds == OVERDUE_SECONDS)
-    yield _counted(
-        "accounts",
-        overdue,
-        f"overdue: their sync has been due for more than {duration(OVERDUE_SECONDS)}",
-        f"Look at consuming and beat first, then at {COMMAND} account list --tenant TENANT",
-    )
-    letters = sum(kind.letters for kind in found.dead_letters if not kind.is_retried)
-    yield _counted("dead letters", letters, "not retried", f"{COMMAND} dlq list, then dlq retry or dlq drop")
+    yield from nothing_waits_for_a_person(found, COMMAND)
     outbox = {row.state: row for row in found.outbox}
-    unknown = outbox.get(OutboxState.UNKNOWN)
-    advice = f"{COMMAND} outbox list --tenant TENANT, then outbox sent or outbox resend"
-    yield _counted(
-        "outbox in doubt", unknown.messages if unknown else 0, "nobody knows whether they were sent", advice
-    )
     bound, queued = get_settings().send.delay_warning, outbox.get(OutboxState.QUEUED)
     if queued and queued.oldest_seconds > bound:
         detail = f"{queued.messages:,} messages wait, the oldest for {duration(queued.oldest_seconds)}"
@@ -167,9 +139,3 @@ def _by_postgresql() -> Iterator[Check]:
         oldest = duration(max(row.oldest_seconds for row in late))
         detail = f"{sum(row.tasks for row in late):,} tasks are not published, the oldest for {oldest}"
         yield Check("queued in SQL", True, detail, f"Look at beat first, then at {COMMAND} dlq list", warns=True)
-
-
-def _counted(component: str, count: int, what: str, advice: str) -> Check:
-    if not count:
-        return Check(component, True, "none", figures={"count": 0})
-    return Check(component, True, f"{count:,} {what}", advice, warns=True, figures={"count": count})

@@ -38,6 +38,14 @@ def names_revoked(names: Sequence[str], command: str) -> Check:
     return Check("revoked", True, f"workers drop every task {tasks}, which somebody revoked", advice, warns=True)
 
 
+def duration(seconds: float) -> str:
+    """Seconds for people: 2 d 03:04:05."""
+    whole = int(seconds)
+    days, rest = divmod(whole, 86_400)
+    clock = f"{rest // 3600:02}:{rest // 60 % 60:02}:{rest % 60:02}"
+    return f"{days} d {clock}" if days else clock
+
+
 def one_line(error: Exception) -> str:
     """The first line of an error's text."""
     return str(error).strip().partition("\n")[0].rstrip(".")

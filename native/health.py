@@ -31,6 +31,7 @@ def check_all(state: State) -> list[Check]:
     checks.append(not_asked("clocks", f"{' and '.join(missing)} is down") if missing else stores.clocks_agree())
     checks.append(stores.migrations_are_at_head() if checks[1].ok else not_asked("migrations", "PostgreSQL is down"))
     checks.append(worker_consumes() if checks[0].ok else not_asked("worker", "Redis is down"))
+    checks.append(stores.queues_move() if checks[0].ok else not_asked("queues", "Redis is down"))
     checks.append(stores.names_run() if checks[0].ok else not_asked("revoked", "Redis is down"))
     checks.append(beat_is_alive(state, may_ask=checks[0].ok))
     checks.append(flower_answers(state.port("flower") or 0))
@@ -41,10 +42,10 @@ def check_all(state: State) -> list[Check]:
     pages = [name for name in (*admin_uis.NAMES, inbox.NAME) if name in Supervisor(state).status()]
     checks += [page_answers(name, state.port(name) or 0) for name in pages]
     has_schema = all(check.ok for check in checks if check.component in ("postgres", "migrations"))
-    return [
-        *checks,
-        stores.mail_goes_out() if has_schema else not_asked("mail", "PostgreSQL is down or not migrated"),
-    ]
+    if not has_schema:
+        why = "PostgreSQL is down or not migrated"
+        return [*checks, not_asked("accounts", why), not_asked("mail", why)]
+    return [*checks, *stores.people_are_needed(), stores.mail_goes_out()]
 
 
 def configuration_is_valid() -> Check:

@@ -9,6 +9,7 @@ import os
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from native.backlog import messages_are_young, nothing_waits_for_a_person
 from native.check import Check, names_revoked, one_line
 from native.postgres import libpq
 from native.redis_trouble import explain, name
@@ -146,6 +147,33 @@ def names_run() -> Check:
     except RedisError as error:
         return Check("revoked", False, one_line(error), "Look at ./manage.sh health for redis first")
     return names_revoked(names, "./manage.sh")
+
+
+def queues_move() -> Check:
+    """Check for how long messages have been due."""
+    from redis import RedisError
+
+    from tasks.monitoring.readings.queues import queues
+    from tasks.settings import get_settings
+
+    try:
+        with _client(get_settings().redis.broker_url) as client:
+            return messages_are_young(queues(client), "./manage.sh", "CELERYD_CONCURRENCY")
+    except RedisError as error:
+        return Check("queues", False, one_line(error), "Look at ./manage.sh health for redis first")
+
+
+def people_are_needed() -> list[Check]:
+    """Count the accounts that are overdue, the dead letters, and the mail that may have been sent."""
+    from sqlalchemy.exc import DBAPIError
+
+    from tasks.errors import EmailError
+    from tasks.storage.counts import count
+
+    try:
+        return list(nothing_waits_for_a_person(count(), "./manage.sh"))
+    except (EmailError, DBAPIError) as error:
+        return [Check("accounts", False, one_line(error), "Look at ./manage.sh health for postgres first")]
 
 
 def migrations_are_at_head() -> Check:

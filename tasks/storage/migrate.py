@@ -49,8 +49,14 @@ class ReleaseTooOldError(PermanentError):
 def upgrade(owner_url: str, revision: str = "head") -> None:
     """Run the migrations that are missing, in one transaction under a lock, so that two calls at once run them once.
 
-    Raises StorageUnavailableError, and ConfigurationError where a role is missing.
+    Raises StorageUnavailableError, ConfigurationError where a role is missing, and ReleaseTooOldError.
     """
+    current, _ = current_and_head(owner_url)
+    if not _is_known(current):
+        raise ReleaseTooOldError(
+            f"that is at revision {current}, which a newer release made: run that one or a newer one. On a site, "
+            "playbooks/rollback.yml goes back without touching the database"
+        )
     with _connection(owner_url) as connection:
         if not connection.scalar(_WORKERS_ROLE):
             raise ConfigurationError(
@@ -125,11 +131,6 @@ def main() -> None:
 
 def _migrate(owner_url: str) -> str:
     before, _ = current_and_head(owner_url)
-    if not _is_known(before):
-        raise ReleaseTooOldError(
-            f"that is at revision {before}, which a newer release made: deploy that one or a newer one "
-            "(playbooks/rollback.yml goes back without touching the database)"
-        )
     upgrade(owner_url)
     after, _ = current_and_head(owner_url)
     return f"migrated from {before} to {after}" if before != after else f"already at {after}"

@@ -10,6 +10,7 @@ import pytest
 import redis as redis_client
 
 from manage import session, site_checks
+from native import stores
 from native.postgres import libpq
 from tasks.monitoring.report import WORKERS
 from tasks.runtime.scheduler import TICKED
@@ -81,8 +82,19 @@ def test_what_does_not_work_is_found(
             "outbox": "look: 1 messages wait, the oldest for 11 d 13:47",
             "queued in SQL": "look: 1 tasks are not published, the oldest for 02:00",
         }
+        # And the native stack says the same of what has piled up
+        native = [check for check in [*stores.people_are_needed(), stores.queues_move()] if check.warns]
+        assert [f"look: {one.detail}" for one in native] == [
+            seen[name].partition(".")[0] for name in ("accounts", "dead letters", "outbox in doubt")
+        ]
+        assert all("./manage.sh" in one.advice and "metabuilder" not in one.advice for one in native)
         worker.kill()
     assert "down: no worker took a canary from sync" in found()["consuming"]
+    client.lpush("delete", '{"due": 1.000000, "body": ""}')
+    queues = stores.queues_move()
+    assert queues.warns
+    assert found()["queues"].startswith(f"look: {queues.detail}. ")
+    assert "./manage.sh tasks active" in queues.advice
     environment(DATABASE_URL="postgresql://nobody@127.0.0.1:1/nowhere", REDIS_URL="redis://127.0.0.1:1/0")
     with application():
         seen = found()

@@ -9,7 +9,7 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Engine, ForeignKeyConstraint, PrimaryKeyConstraint, UniqueConstraint, create_engine, text
 
 from tasks.storage.messages.deletions import note_messages, noted_messages
-from tasks.storage.migrate import current_and_head, downgrade, upgrade
+from tasks.storage.migrate import ReleaseTooOldError, current_and_head, downgrade, upgrade
 from tasks.storage.models import Base
 from tests.conftest import Database
 
@@ -34,6 +34,24 @@ def test_migrated_schema_equals_the_models(owner: Engine) -> None:
             opts={"compare_server_default": True, "include_name": lambda name, *_: name not in apart},
         )
         assert compare_metadata(context, Base.metadata) == []
+
+
+def test_a_release_that_is_older_than_the_schema_is_refused(owner: Engine, database: Database) -> None:
+    with owner.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(ReleaseTooOldError, match="at revision 9999, which a newer release made: run that one"):
+        upgrade(database.owner_url)
+    done = subprocess.run(
+        [sys.executable, "-m", "tasks.storage.migrate"],
+        input=database.owner_url,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(
+        "error: This release is older than the schema of the database. (that is at revision 9999"
+    )
 
 
 def test_every_table_forces_row_level_security(owner: Engine) -> None:

@@ -395,6 +395,16 @@ def test_before_anything_runs_the_inventory_alone_is_judged(stub: Stub) -> None:
     assert found["sla"] == ("ok", "99.0% of send_email within 60 s")
 
 
+def test_commands_name_the_inventories_of_the_site(stub: Stub, tmp_path: Path) -> None:
+    done = stub.verb("-i", "a host,", "--json")
+    commands = {row["item"]: row["command"] for row in json.loads(done.stdout)}
+    given = f"-i {stub.inventory} -i 'a host,'"
+    assert commands["hosts"] == f"./manage.sh {given} ps"
+    assert commands["vault"] == f"head -n 1 {tmp_path}/group_vars/all/secrets.yml"
+    assert commands["load_test"] == f"./manage.sh {given} queue:status --rate 60 --json > {tmp_path}/load-test.json"
+    assert "inventories/NAME" not in done.stdout
+
+
 def test_an_item_may_be_left_out_with_a_reason_and_all_that_is_left_decides_the_exit_code(stub: Stub) -> None:
     stub.values["preflight_not_applicable"] = {item.name: f"not {item.name}" for item in items()}
     done = stub.verb()
