@@ -12,6 +12,7 @@ import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from ansible.module_utils.parsing.convert_bool import boolean
 from cryptography import x509
 
 FOLDER = Path(__file__).parents[2]
@@ -117,7 +118,8 @@ class Host:
 
     def has_watcher(self):
         """Whether a watcher is to run on the host."""
-        return bool(self["mail_watcher_enabled"]) and self.is_in(
+        # -e mail_watcher_enabled=false gives the word `false`.
+        return boolean(self["mail_watcher_enabled"], strict=False) and self.is_in(
             "mail_watchers" if "mail_watchers" in self.groups else "celery_workers"
         )
 

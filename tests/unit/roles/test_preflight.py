@@ -227,6 +227,11 @@ def test_a_finding_names_the_variable_the_value_and_the_remedy(variables: dict[s
         assert words in found
 
 
+def test_a_watcher_that_is_not_wanted_needs_nothing() -> None:
+    """Ansible has the word `false` of -e mail_watcher_enabled=false."""
+    assert findings(host(mail_watcher_enabled="false", mail_watcher_memory_max="7G")) == []
+
+
 @pytest.mark.parametrize(
     ("variables", "said"),
     [
