@@ -22,6 +22,7 @@ PORTS = (1, 65535)
 # zero. A variable that becomes a setting of the application has the limits of tasks/settings.py.
 BOUNDS = {
     "admin_uis_restart_seconds": (0, None),
+    "admin_uis_watchdog_seconds": (0, None),
     "application_releases_kept": (0, None),
     "application_sync_batch_size": (1, 10_000),
     "application_sync_batch_bytes": (64 * 1024, None),

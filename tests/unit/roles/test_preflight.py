@@ -297,6 +297,7 @@ def test_a_value_that_a_role_could_not_use_is_one_finding(variables: dict[str, A
     "variables",
     [
         {"celery_worker_concurrency": "2", "celery_worker_cpu_quota": "150%", "application_trash_retention_days": 0},
+        {"admin_uis_watchdog_seconds": 0, "celery_beat_watchdog_seconds": 0, "mail_watcher_watchdog_seconds": 0},
         {"celery_worker_memory_max": "2G", "celery_beat_memory_max": "infinity", "flower_memory_max": "12.5%"},
         {"firewall_allow": [{"port": 443}, {"port": 9100, "from": "10.1.2.3"}], "celery_worker_queues": ["send"]},
         {"celery_worker_pools": [pool(), pool(name="big_1", memory_max="1G", cpu_quota="50%", tasks_max=90)]},
