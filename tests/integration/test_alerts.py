@@ -233,6 +233,8 @@ CASES: dict[str, Case] = {
     "a worker was stopped": Case({'metabuilder_worker_up{worker="w@two"}': f"1+0x{SAMPLES - 10} stale"}),
     "every worker was stopped": Case(all_gone("metabuilder_worker"), ("MetabuilderNoWorker",)),
     "a watcher is gone": Case({"metabuilder_watchers": lately("2", 1, 8)}, ("MetabuilderWatcherGone",)),
+    # The lease of the one that died ends ten seconds after the next one has begun.
+    "a watcher was killed and started again": Case({"metabuilder_watchers": f"2+0x{SAMPLES - 8} 3 2+0x6"}),
     "a watcher starts anew": Case({"metabuilder_watchers": lately("2", 1, 2)}),
     "no watcher was ever wanted": Case({"metabuilder_watchers": always(0), **all_gone("metabuilder_watch_accounts")}),
     "a third of the mailboxes has no connection": Case(
