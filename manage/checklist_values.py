@@ -20,7 +20,7 @@ _WATCHDOGS = {
 _APPLICATION = ("celery_workers", "celery_beat", "flower", "exporter", "mail_watchers")
 _CLIENTS = {
     "redis": (*_APPLICATION, "admin_uis"),
-    "postgresql": ("celery_workers", "exporter", "admin_uis", "mail_watchers"),
+    "postgresql": ("celery_workers", "celery_beat", "exporter", "admin_uis", "mail_watchers"),
 }
 # What says too much in logs, with the groups whose hosts read it.
 _LOGGING = {
@@ -63,7 +63,9 @@ def tls(known: Known) -> Verdict:
 
 def mail_certificates(known: Known) -> Verdict:
     """A mail server has to prove who it is."""
-    off = [host for host, value in known.each("application_ssl_verify", "celery_workers") if not value]
+    off = [
+        host for host, value in known.each("application_ssl_verify", "celery_workers", "mail_watchers") if not value
+    ]
     if off:
         return wrong(f"application_ssl_verify is off for {listed(off)}", "Leave application_ssl_verify out")
     return well("application_ssl_verify is on")

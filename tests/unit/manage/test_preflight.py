@@ -240,6 +240,20 @@ def test_what_no_program_sees_is_noted_with_its_day(tmp_path: Path, name: str, d
     assert (verdicts(site)[name][0] == Word.OK) == is_ok
 
 
+@pytest.mark.parametrize(
+    ("item", "group", "variable"),
+    [
+        ("tls", "celery_beat", "site_postgresql_tls"),
+        ("tls", "mail_watchers", "site_postgresql_tls"),
+        ("mail_certificates", "mail_watchers", "application_ssl_verify"),
+    ],
+)
+def test_hosts_without_a_worker_that_speak_to_others_are_judged(item: str, group: str, variable: str) -> None:
+    """Beat logs in to PostgreSQL, and watchers to mail servers, too."""
+    site = {"one": values("redis", "postgresql", "celery_workers"), "two": values(group, **{variable: False})}
+    assert f"{variable} is off for two" in verdicts(Known("x", [], TODAY, site))[item][1]
+
+
 def test_a_site_of_one_host(tmp_path: Path) -> None:
     one = values("redis", "postgresql", "celery_workers", site_redis_tls=False, site_postgresql_tls=False)
     found = verdicts(Known("x", [], TODAY, {"one": one}))
