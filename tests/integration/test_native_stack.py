@@ -411,7 +411,7 @@ def test_health_says_in_bounded_time_that_redis_is_silent(up: Clone) -> None:
     assert health.returncode == 1
     bad = {check["component"]: check["detail"] for check in json.loads(health.stdout) if not check["ok"]}
     assert "does not answer" in bad.pop("redis")
-    assert bad == dict.fromkeys(("clocks", "worker", "revoked", "beat"), "not asked: Redis is down")
+    assert bad == dict.fromkeys(("clocks", "worker", "queues", "revoked", "beat"), "not asked: Redis is down")
 
 
 def test_health_warns_of_a_clock_that_is_off(up: Clone, tmp_path: Path) -> None:
