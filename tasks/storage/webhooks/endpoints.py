@@ -8,8 +8,13 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, text
 
-from tasks.errors import NotFoundError
-from tasks.storage.credentials import WEBHOOK_SECRET, add_credential, read_credential, remove_credential
+from tasks.errors import CredentialUnreadableError, NotFoundError
+from tasks.storage.credentials import (
+    WEBHOOK_SECRET,
+    add_credential,
+    read_credential_of_kind,
+    remove_credential,
+)
 from tasks.storage.ids import new_id
 from tasks.storage.session import tenant_transaction
 
@@ -148,11 +153,16 @@ def find_webhook(tenant_id: str, webhook_id: str) -> Endpoint:
 def read_secrets(connection: Connection, tenant_id: str, webhook_id: str) -> tuple[str, ...]:
     """The secrets that requests are signed with now: the present one, and the one before while it is still good.
 
-    Raises NotFoundError, and CredentialUnreadableError where no key opens one.
+    Raises NotFoundError, and CredentialUnreadableError where no key opens one, or where it is not the secret of a
+    webhook: the application can write any of the tenant's credentials into the row, and whoever gets a signature made
+    with a mail password can guess it.
     """
     current, old, is_old_good = _credentials(connection, tenant_id, webhook_id)
     ids = (current, old) if old and is_old_good else (current,)
-    return tuple(read_credential(connection, tenant_id, credential_id) for credential_id in ids)
+    found = [read_credential_of_kind(connection, tenant_id, credential_id) for credential_id in ids]
+    if any(kind != WEBHOOK_SECRET for kind, _ in found):
+        raise CredentialUnreadableError("it is not the secret of a webhook")
+    return tuple(secret for _, secret in found)
 
 
 def secrets_of(tenant_id: str, webhook_id: str) -> tuple[str, ...]:

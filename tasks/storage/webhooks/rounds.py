@@ -13,6 +13,7 @@ import psycopg2.errors
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
+from tasks.errors import NotFoundError
 from tasks.storage.events import INSERT_EVENTS, Event
 from tasks.storage.session import tenant_transaction, unbound_transaction
 from tasks.storage.states import DisabledReason, EventType
@@ -205,7 +206,10 @@ def read_round(claim: Claim) -> Round | None:
         if row is None:
             return None
         url, types, account_ids, position, attempts, failing_since = row
-        secrets = read_secrets(connection, claim.tenant_id, claim.webhook_id)
+        try:
+            secrets = read_secrets(connection, claim.tenant_id, claim.webhook_id)
+        except NotFoundError:  # it was removed this moment
+            return None
         backlog = _backlog(connection, claim)
         events = _events_after(connection, position)
         behind = {name for (name,) in connection.execute(_BEHIND, _key(claim))}

@@ -17,7 +17,7 @@ from sqlalchemy import create_engine, text
 from tasks.engine.webhooks.delivery import Tally, deliver
 from tasks.errors import NotFoundError
 from tasks.registry import DELIVER_WEBHOOKS
-from tasks.storage.credentials import key_ids
+from tasks.storage.credentials import add_credential, key_ids
 from tasks.storage.events import delete_old_events, tell
 from tasks.storage.rotation import find_lost
 from tasks.storage.session import database_now, tenant_transaction
@@ -32,6 +32,7 @@ from tasks.storage.webhooks.endpoints import (
     replay,
     rotate_secret,
 )
+from tasks.storage.webhooks.rounds import Round, claim_webhooks, read_round
 from tests.conftest import TENANT, Database
 from tests.support.application import Broker
 from tests.support.receiver import ACCEPTED, Answer, Received, Receiver
@@ -165,6 +166,33 @@ def test_without_the_key_of_its_secret_an_endpoint_gets_its_events_later(
     later(minutes=5)
     assert run() == Tally(accepted=1)
     assert [one.path for one in receiver.accepted] == ["/readable", "/hook"]
+
+
+def test_nothing_is_signed_with_a_mail_password(receiver: Receiver) -> None:
+    webhook_id = add(receiver)
+    with tenant_transaction(TENANT) as connection:
+        password = add_credential(connection, TENANT, "cGFzc3dvcmQ=")
+        pointed = text("UPDATE webhook SET credential_id = :password WHERE id = :id")
+        connection.execute(pointed, {"password": password, "id": webhook_id})
+    write("ada", 1)
+    assert run() == Tally()
+    assert receiver.received == []
+
+
+def test_an_endpoint_that_is_removed_while_its_round_is_read_has_none(receiver: Receiver) -> None:
+    webhook_id = add(receiver)
+    write("ada", 1)
+    told()
+    (claim,) = claim_webhooks("test:run", 1, 60)
+    read: list[Round | None] = []
+    reading = threading.Thread(target=lambda: read.append(read_round(claim)))
+    blocked = text("SELECT EXISTS (SELECT FROM pg_locks WHERE pg_backend_pid() = ANY(pg_blocking_pids(pid)))")
+    with tenant_transaction(TENANT) as connection:
+        connection.execute(text("DELETE FROM webhook WHERE id = :id"), {"id": webhook_id})
+        reading.start()
+        wait_until(lambda: connection.execute(blocked).scalar_one(), "the round was read past the removal")
+    reading.join()
+    assert read == [None]
 
 
 def test_a_refused_event_holds_up_its_account_alone_and_is_left_out_after_ten_tries(receiver: Receiver) -> None:
