@@ -27,8 +27,9 @@ logger = logging.getLogger(__name__)
 # How soon is looked again whether the sync at work has ended: at first, and at most; and after an error of the broker
 # or PostgreSQL.
 _LOOK_SECONDS, _MAX_LOOK_SECONDS = 0.25, 2.0
-# So many syncs of an account may follow each other at once; further ones have this distance.
-_BURST, _DISTANCE_SECONDS = 10, 5.0
+# So many syncs of an account may follow each other at once; further ones have this distance. A person who is sent
+# twenty mails one after another waits for none of them.
+_BURST, _DISTANCE_SECONDS = 30, 5.0
 _MAX_AT_ONCE = 1000
 # As for the syncs that periodic_sync queues: one that waited longer expires, because another may be queued by then.
 _CLAIM_SHARE = 0.9
@@ -95,11 +96,11 @@ class Syncs:
                     await self._is_changed.wait()
 
     async def _queue_due(self) -> bool:
-        """Queue what can be queued now. Returns whether that was anything."""
+        """Queue what can be queued now. Returns False if all accounts that are due have a sync already."""
         now = time.monotonic()
         due = [key for key in self._changed if self._recent.get(key, _NONE).number_at(now) < _BURST][:_MAX_AT_ONCE]
         if not due:
-            return False
+            return True
         taken = {key: self._changed.pop(key) for key in due}
         queued: set[Key] = set()
         try:

@@ -57,3 +57,27 @@ def test_an_error_that_nobody_expected_ends_neither_the_queueing_nor_the_change(
     assert unclaimed == [[CLAIMED.account]]
     assert published == [[(KEY.account_id, KEY.tenant_id, "user", None)]]
     assert "nobody expected this" in caplog.text
+
+
+def test_twenty_mails_one_after_another_wait_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(syncs, "claim_watched_syncs", lambda *_: [CLAIMED])
+    monkeypatch.setattr(syncs, "publish_many", lambda *_, **__: None)
+    monkeypatch.setattr(syncs, "_DISTANCE_SECONDS", 3600.0)
+
+    async def main() -> None:
+        threads = Threads(1)
+        waiting = Syncs("watcher", threads)
+        waiting.begin(KEY)
+        running = asyncio.create_task(waiting.run())
+        try:
+            async with asyncio.timeout(60):
+                for number in range(1, 21):
+                    waiting.note(KEY, "INBOX")
+                    while waiting.queued < number:
+                        await asyncio.sleep(0.005)
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+            threads.close()
+
+    asyncio.run(main())
