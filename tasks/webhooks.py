@@ -8,6 +8,7 @@ from tasks.counting import count
 from tasks.engine.webhooks.delivery import deliver
 from tasks.registry import DELIVER_WEBHOOKS, WEBHOOKS_SECONDS
 from tasks.runtime.task import EmailTask
+from tasks.runtime.turn import Turn
 from tasks.settings import get_settings
 from tasks.storage.accounts.leases import owner_of
 
@@ -19,14 +20,17 @@ _MAX_SECONDS = 30.0
 def deliver_webhooks(self: Any) -> dict[str, Any]:
     """Deliver what waits for the endpoints of all tenants. Queued by beat.
 
-    Any number of these tasks may run at once: each endpoint is served by one of them. A task that was killed leaves
-    its endpoints to others once its claims have ended, after about a minute.
+    Any number of these tasks may run at once: each endpoint is served by one of them, and one at a time takes
+    endpoints; others end at once. A task that was killed leaves its endpoints to others once its claims have ended,
+    after about a minute.
 
     Returns `status` (success; handed_on: a fresh task goes on) and how many events were accepted (events_accepted),
     not accepted and are tried again (events_failed) or were left out for good after ten tries (events_given_up), and
     how many endpoints were disabled (webhooks_disabled).
     """
-    done = deliver(owner_of(self.request.id or "local"), min(_MAX_SECONDS, get_settings().worker.budget_seconds))
+    run = owner_of(self.request.id or "local")
+    turn = Turn(self.app, "webhooks", run)
+    done = deliver(run, min(_MAX_SECONDS, get_settings().worker.budget_seconds), turn)
     for outcome in ("accepted", "failed", "given_up"):
         count("webhook_events", outcome, amount=getattr(done, outcome))
     if done.is_cut_short:

@@ -1,7 +1,8 @@
 """Delivers what waits for the endpoints of all tenants: claims endpoints, and posts to many of them at once.
 
 Threads post; everything with the database is done by the run's own thread. So a slow or dead receiver holds up its
-own thread, and neither other endpoints nor the process's few connections to PostgreSQL.
+own thread, and neither other endpoints nor the process's few connections to PostgreSQL. One run at a time claims;
+others leave what is due to it, so that slow receivers do not take all processes of a worker.
 """
 
 import logging
@@ -9,7 +10,7 @@ import threading
 import time
 from collections import deque
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from tasks.engine.webhooks.receiver import Failure, Receiver, check_url
 from tasks.engine.webhooks.request import request_for
@@ -62,19 +63,29 @@ class _Delivered(NamedTuple):
     outcomes: tuple[LaneOutcome, ...]
 
 
-def deliver(run: str, seconds: float) -> Tally:
+class Turn(Protocol):
+    """The turn to claim endpoints, which one run has at a time. A run that does not keep it loses it soon."""
+
+    def keep(self) -> bool:
+        """Take the turn, or keep it. Returns whether this run has it now."""
+
+    def give_up(self) -> None:
+        """Let others have it, if this run has it."""
+
+
+def deliver(run: str, seconds: float, turn: Turn) -> Tally:
     """Deliver what waits, for about so many seconds. `run` is the unique name of this run.
 
-    Raises StorageUnavailableError.
+    Returns at once where another run has the turn. Raises StorageUnavailableError.
     """
-    return _Run(run, time.monotonic() + seconds).go()
+    return _Run(run, time.monotonic() + seconds, turn).go()
 
 
 class _Run:
     """One run: the rounds that are being posted, and what has come of others."""
 
-    def __init__(self, name: str, deadline: float) -> None:
-        self._name, self._deadline = name, deadline
+    def __init__(self, name: str, deadline: float, turn: Turn) -> None:
+        self._name, self._deadline, self._turn = name, deadline, turn
         self._claim_seconds = _ROUND_SECONDS + get_settings().webhooks.timeout + _MARGIN_SECONDS
         self._at_work: set[Future[_Delivered]] = set()
         self._tally = Tally()
@@ -82,17 +93,27 @@ class _Run:
     def go(self) -> Tally:
         held_back_until = time.monotonic() + _HELD_BACK_SECONDS
         with ThreadPoolExecutor(_ENDPOINTS_AT_ONCE, thread_name_prefix="webhook") as threads:
-            while time.monotonic() < self._deadline:
+            while time.monotonic() < self._deadline and self._may_claim():
                 claimed = self._claim(threads)
                 self._store(_LOOK_AGAIN_SECONDS)
                 if claimed or self._at_work:
                     continue
-                if time.monotonic() >= held_back_until or not is_held_back():
+                if time.monotonic() < held_back_until and is_held_back():
+                    time.sleep(_LOOK_FOR_HELD_BACK_SECONDS)
+                    continue
+                # A run that began meanwhile left what is due to this one, which may have looked before.
+                self._turn.give_up()
+                if not self._claim(threads):
                     return self._tally
-                time.sleep(_LOOK_FOR_HELD_BACK_SECONDS)
+            is_cut_short = time.monotonic() >= self._deadline
+            self._turn.give_up()
             while self._at_work:
                 self._store(None)
-        return self._tally._replace(is_cut_short=True)
+        return self._tally._replace(is_cut_short=is_cut_short)
+
+    def _may_claim(self) -> bool:
+        """Whether this run has the turn. One with its hands full lets the turn go to others in a while."""
+        return len(self._at_work) == _ENDPOINTS_AT_ONCE or self._turn.keep()
 
     def _claim(self, threads: ThreadPoolExecutor) -> bool:
         free = _ENDPOINTS_AT_ONCE - len(self._at_work)

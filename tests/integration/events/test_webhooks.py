@@ -17,6 +17,7 @@ from sqlalchemy import create_engine, text
 from tasks.engine.webhooks.delivery import Tally, deliver
 from tasks.errors import NotFoundError
 from tasks.registry import DELIVER_WEBHOOKS
+from tasks.runtime.turn import Turn
 from tasks.storage.credentials import add_credential, key_ids
 from tasks.storage.events import delete_old_events, tell
 from tasks.storage.rotation import find_lost
@@ -55,10 +56,20 @@ def write(account: str, *numbers: int, kind: EventType = EventType.MESSAGE_CREAT
             tell(connection, tenant, account, kind, {"number": number})
 
 
+class OwnTurn:
+    """The turn of a run beside which there is no other."""
+
+    def keep(self) -> bool:
+        return True
+
+    def give_up(self) -> None:
+        pass
+
+
 def run() -> Tally:
     """Deliver all that is due, once nothing is held back by a transaction of another test."""
     told()
-    return deliver("test:run", 60)
+    return deliver("test:run", 60, OwnTurn())
 
 
 def later(**interval: float) -> None:
@@ -332,7 +343,7 @@ def test_a_slow_receiver_delays_no_other(receiver: Receiver) -> None:
     receiver.answer = answer
     write("ada", 1)
     told()
-    delivering = threading.Thread(target=deliver, args=("test:run", 60))
+    delivering = threading.Thread(target=deliver, args=("test:run", 60, OwnTurn()))
     delivering.start()
     try:
         wait_until(lambda: "/slow" in {one.path for one in receiver.received}, "the slow one was not told")
@@ -345,6 +356,39 @@ def test_a_slow_receiver_delays_no_other(receiver: Receiver) -> None:
     assert [one.what for one in receiver.accepted if one.path == "/quick"] == [1, 2, 3]
 
 
+def test_slow_receivers_take_one_process_not_all(receiver: Receiver, broker: Broker) -> None:
+    """A run that begins beside another ends at once, and the other delivers what is due to it."""
+    add(receiver, "/slow")
+    add(receiver, "/quick")
+    released = threading.Event()
+
+    def answer(one: Received) -> Answer:
+        assert one.path != "/slow" or released.wait(180)
+        return ACCEPTED
+
+    receiver.answer = answer
+    write("ada", 1)
+    told()
+    turns = [Turn(broker.app, "webhooks", f"run:{number}") for number in range(3)]
+    first = threading.Thread(target=deliver, args=("run:0", 60, turns[0]))
+    first.start()
+    try:
+        wait_until(lambda: len(receiver.accepted) == 1, "the quick one was not told")
+        for number, turn in enumerate(turns[1:], 1):
+            write("ada", number + 1)
+            assert deliver(f"run:{number}", 60, turn) == Tally()
+        wait_until(lambda: len(receiver.accepted) == 3, "the first run did not tell what the others left")
+        assert first.is_alive()
+    finally:
+        released.set()
+        first.join()
+    assert [one.what for one in receiver.accepted if one.path == "/quick"] == [1, 2, 3]
+    # The first run gave its turn up
+    write("ada", 4)
+    told()
+    assert deliver("run:2", 60, turns[2]).accepted == 2
+
+
 @pytest.mark.parametrize("instant", ["before it answers", "after it answered"])
 def test_nothing_is_lost_or_told_under_two_ids_when_the_deliverer_is_killed(receiver: Receiver, instant: str) -> None:
     add(receiver)
@@ -352,7 +396,9 @@ def test_nothing_is_lost_or_told_under_two_ids_when_the_deliverer_is_killed(rece
         write("ada", number)
         write("bob", number)
     told()
-    source = "from tasks.engine.webhooks.delivery import deliver; deliver('test:killed', 60)"
+    source = "from tasks.engine.webhooks.delivery import deliver\n"
+    source += "class OwnTurn: keep, give_up = lambda self: True, lambda self: None\n"
+    source += "deliver('test:killed', 60, OwnTurn())"
     for at in (1, 4, 7):
         deliverer = subprocess.Popen([sys.executable, "-c", source], cwd=Path(__file__).parents[3])
         begun = len(receiver.received)
