@@ -22,7 +22,7 @@ def deliver_webhooks(self: Any) -> dict[str, Any]:
 
     Any number of these tasks may run at once: each endpoint is served by one of them, and one at a time takes
     endpoints; others end at once. A task that was killed leaves its endpoints to others once its claims have ended,
-    after about a minute.
+    after about two minutes.
 
     Returns `status` (success; handed_on: a fresh task goes on) and how many events were accepted (events_accepted),
     not accepted and are tried again (events_failed) or were left out for good after ten tries (events_given_up), and

@@ -35,8 +35,9 @@ logger = logging.getLogger(__name__)
 _ENDPOINTS_AT_ONCE, _CONNECTIONS_EACH = 32, 4
 # After these seconds of a round no other request is begun.
 _ROUND_SECONDS = 20
-# A claim lasts for a round, the last request of it, its look-up of the name, and the storing of its result.
-_MARGIN_SECONDS = 40
+# A claim lasts for a round, the last request of it, its look-up of the name, and the storing of its result. The
+# time-out holds for each address of the receiver that is tried (four at most), for TLS, and for the answer.
+_TIMEOUTS, _MARGIN_SECONDS = 6, 40
 # How often a run looks for other endpoints while some are slow, or for events that are held back.
 _LOOK_AGAIN_SECONDS, _LOOK_FOR_HELD_BACK_SECONDS = 0.25, 0.05
 # For so long a run waits for transactions that hold events back. Most end within a moment; the sweep finds the rest.
@@ -86,7 +87,7 @@ class _Run:
 
     def __init__(self, name: str, deadline: float, turn: Turn) -> None:
         self._name, self._deadline, self._turn = name, deadline, turn
-        self._claim_seconds = _ROUND_SECONDS + get_settings().webhooks.timeout + _MARGIN_SECONDS
+        self._claim_seconds = _ROUND_SECONDS + _TIMEOUTS * get_settings().webhooks.timeout + _MARGIN_SECONDS
         self._at_work: set[Future[_Delivered]] = set()
         self._tally = Tally()
 
