@@ -22,6 +22,7 @@ from tests.support.chromium import Chromium
 from tests.support.shown.mutations import mutated
 from tests.support.shown.server import APPLICATION, Application
 from tests.support.shown.vectors import VECTORS, Vector
+from tests.support.worker import wait_until
 
 WIDTH, HEIGHT, COLUMNS = 160, 120, 24
 BOX = (30, 25, 130, 95)
@@ -60,6 +61,9 @@ class Browser:
         for domain in ("Page", "Network"):
             chromium.call(f"{domain}.enable")
         chromium.call("Page.navigate", url="http://app.example/watch")
+        # On a busy machine the page may be silent for longer while it is loaded.
+        wait_until(lambda: chromium.evaluate("document.readyState") == "complete", "the page is not loaded")
+        wait_until(lambda: chromium.evaluate("typeof inspect") == "function", "the page is not the one asked for")
         chromium.settle(QUIET_SECONDS)
 
     def inspect(self, mails: list[Mail]) -> dict[int, set[str]]:
