@@ -21,7 +21,7 @@ from tasks.storage.dead_letters import NOBODY, Letter, Summary, drop_letter, mar
 # The codes of messages that were put aside; no failed task has them.
 _ASIDE = (MessageUnreadableError.code, TaskUnknownError.code)
 # The code of tasks queued in SQL that beat could not publish, and how many of them are listed.
-_NOT_PUBLISHED, _MAX_NOT_PUBLISHED = "not_published", 1000
+NOT_PUBLISHED, _MAX_NOT_PUBLISHED = "not_published", 1000
 
 
 def retry_letter(letter: Letter) -> str:
@@ -60,13 +60,13 @@ def is_aside(letter: Summary) -> bool:
 
 def is_not_published(letter: Summary) -> bool:
     """Whether the dead letter stands for a task queued in SQL that beat could not publish."""
-    return letter.error_code == _NOT_PUBLISHED
+    return letter.error_code == NOT_PUBLISHED
 
 
 def list_not_published() -> list[Summary]:
     """The tasks queued in SQL that beat could not publish, in the form of dead letters, the oldest first."""
     return [
-        Summary(row.tenant_id, row.id, row.name, _NOT_PUBLISHED, row.error, 1, row.queued_at, row.queued_at, None)
+        Summary(row.tenant_id, row.id, row.name, NOT_PUBLISHED, row.error, 1, row.queued_at, row.queued_at, None)
         for row in queued_tasks.list_queued_tasks(_MAX_NOT_PUBLISHED)
         if row.error
     ]

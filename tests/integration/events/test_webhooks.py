@@ -174,7 +174,7 @@ def test_without_the_key_of_its_secret_an_endpoint_gets_its_events_later(
     (lost,) = find_lost()
     assert lost.accounts == [f"webhook {receiver.url()}"]
     environment(CREDENTIAL_ENCRYPTION_KEY=key)
-    later(minutes=5)
+    later(minutes=10)
     assert run() == Tally(accepted=1)
     assert [one.path for one in receiver.accepted] == ["/readable", "/hook"]
 
@@ -411,7 +411,7 @@ def test_nothing_is_lost_or_told_under_two_ids_when_the_deliverer_is_killed(rece
 
         receiver.answer = answer
         assert deliverer.wait(180) == -signal.SIGKILL
-        later(minutes=5)
+        later(minutes=10)
     receiver.answer = lambda _: ACCEPTED
     assert run().accepted > 0
     events = told("message.created")
