@@ -61,11 +61,11 @@ class _Session(Session):
     """A session that belongs to no mailbox before its login."""
 
     def __init__(self, site: "_Server") -> None:
-        super().__init__(_Mailbox(""))  # type: ignore[arg-type]
+        super().__init__(_Mailbox(""))  # type: ignore[arg-type]  # it answers what a session asks of a server
         self._site = site
 
     def _log_in(self, user: bytes, password: bytes) -> bytes:
-        self.server = self._site.mailbox(user.decode())  # type: ignore[assignment]
+        self.server = self._site.mailbox(user.decode())  # type: ignore[assignment]  # as above
         self._site.logins.append(time.time())
         return super()._log_in(user, password)
 
@@ -81,13 +81,13 @@ class _Connection:
 
     @property
     def mailbox(self) -> _Mailbox:
-        return self._session.server  # type: ignore[return-value]
+        return self._session.server  # type: ignore[return-value]  # the mailbox set at login
 
     def work(self) -> None:
         """Read and answer what is there, and send what could not be sent before."""
         try:
             if self._shakes_hands:
-                self.socket.do_handshake()  # type: ignore[attr-defined]
+                self.socket.do_handshake()  # type: ignore[attr-defined]  # it is an SSLSocket here
                 self._shakes_hands = False
                 self.send(b"* OK ready\r\n")
             self.send(b"")

@@ -83,7 +83,7 @@ def scripted_server(authority: Authority | None) -> Iterator[ScriptedMailServer]
         files = authority.issue("server", HOST)
         command += ["--certificate", str(files.certificate), "--key", str(files.key)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen(command, text=True, **pipes) as process:  # type: ignore[call-overload]
+    with subprocess.Popen(command, text=True, **pipes) as process:  # type: ignore[call-overload]  # a dict
         try:
             yield ScriptedMailServer(process)
         finally:
