@@ -2,22 +2,26 @@
 
 Variables of the real environment win over `.env`, and `.env` wins over the values that the native stack makes itself.
 A server that is named in either (REDIS_URL, DATABASE_URL …) is used instead of an embedded server.
+
+Every verb of the native stack loads this module: PostgreSQL's client and the demo's servers are loaded where needed.
 """
 
 import os
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dotenv import dotenv_values
 from dotenv.parser import parse_stream
 
-from native import demo
 from native.errors import StackError
 from native.ports import LOOPBACK
-from native.postgres import APPLICATION, OWNER, WORKER, Passwords, Postgres, libpq
 from native.redis import Redis
 from native.state import ROOT, State, read_json, write_private
+
+if TYPE_CHECKING:
+    from native.postgres import Postgres
 
 # If any of these variables names a server, no server is embedded.
 REDIS_VARIABLES = ("REDIS_URL", "REDIS_HOST", "CELERY_BROKER_URL")
@@ -116,8 +120,10 @@ def _write_secrets(state: State, values: Mapping[str, str]) -> None:
     write_private(state.secrets, "".join(f"{name}='{value}'\n" for name, value in sorted(values.items())))
 
 
-def embedded_postgres(state: State, generated: Mapping[str, str], port: int) -> Postgres:
+def embedded_postgres(state: State, generated: Mapping[str, str], port: int) -> "Postgres":
     """The embedded PostgreSQL of a state folder."""
+    from native.postgres import Passwords, Postgres
+
     passwords = Passwords(
         superuser=generated["POSTGRES_PASSWORD"],
         owner=generated["METABUILDER_OWNER_PASSWORD"],
@@ -134,6 +140,9 @@ def embedded_redis(state: State, generated: Mapping[str, str], port: int) -> Red
 
 def effective(state: State, operator: Mapping[str, str], ports: Mapping[str, int]) -> dict[str, str]:
     """The whole environment of the application's programs. Raises StackError when something needed is missing."""
+    from native import demo
+    from native.postgres import OWNER, WORKER
+
     generated = make_secrets(state)
     values = {name: generated[name] for name in (_KEYS, "FLOWER_BASIC_AUTH")}
     if not is_external(REDIS_VARIABLES, operator):
@@ -161,6 +170,8 @@ def write_client(state: State, operator: Mapping[str, str], ports: Mapping[str, 
 
     It is the role of an application, which sees one tenant at a time, and no key.
     """
+    from native.postgres import APPLICATION, libpq
+
     generated = make_secrets(state)
     values: dict[str, str] = {}
     if not is_external(DATABASE_VARIABLES, operator):

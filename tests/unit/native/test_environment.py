@@ -1,6 +1,8 @@
 """Which variable wins, and which servers are embedded."""
 
 import os
+import subprocess
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -168,3 +170,11 @@ def test_an_application_gets_its_own_role_and_no_key(state: State) -> None:
     # Servers of the operator's are the operator's to tell of.
     environment.write_client(state, {"DATABASE_URL": "postgresql://w:secret@h/d", "REDIS_URL": "redis://h"}, PORTS)
     assert state.client.read_text() == ""
+
+
+def test_what_each_verb_loads_loads_nothing_slow() -> None:
+    program = "import sys; import native.environment; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    modules = set(loaded.stdout.split())
+    assert "native.redis" in modules
+    assert modules & {"imaplib", "psutil", "psycopg2", "sqlalchemy"} == set()
