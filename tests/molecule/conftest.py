@@ -1,4 +1,4 @@
-"""Starts the scenarios with the session: they run two at a time beside the other tests, and all mostly wait.
+"""Starts the scenarios with the session: they run one after another beside the other tests, and both mostly wait.
 
 In a run of several processes (`pytest -n`) the controlling process runs them, as its workers come and go; the tests,
 which are in a worker, wait for the file that each scenario leaves.
@@ -13,7 +13,6 @@ import sys
 import tempfile
 import threading
 import time
-from collections import deque
 from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -26,9 +25,8 @@ from tests.support.tried_twice import TITLE
 
 _HERE = Path(__file__).parent
 _ROOT = _HERE.parents[1]
-# A scenario takes ten to thirty minutes; a machine that needs this long has a problem of its own.
+# A scenario takes five to fifteen minutes; a machine that needs this long has a problem of its own.
 _SECONDS = 3600
-_AT_ONCE = 2
 _LAST_CHARACTERS = 20_000
 _FAILURES = re.compile(r"^=+ (?:ERRORS|FAILURES) =+$", re.MULTILINE)
 _FAILED = re.compile(r"^(?:ERROR|FAILED) \S.*", re.MULTILINE)
@@ -62,31 +60,25 @@ class Outcomes:
 
 
 class Scenarios:
-    """Runs `molecule test` for each scenario in the background, two at a time."""
+    """Runs `molecule test` for one scenario after another in the background."""
 
     def __init__(self, names: Iterable[str], outcomes: Outcomes) -> None:
         self._lock = threading.Lock()
-        self._running: set[subprocess.Popen[bytes]] = set()
+        self._process: subprocess.Popen[bytes] | None = None
         self._stopped = False
-        self._waiting = deque(names)
-        self._runners = [
-            threading.Thread(target=self._test_all, args=(outcomes,), name=f"molecule-{number}")
-            for number in range(_AT_ONCE)
-        ]
-        for runner in self._runners:
-            runner.start()
+        self._runner = threading.Thread(target=self._test_all, args=(list(names), outcomes), name="molecule")
+        self._runner.start()
 
     def stop(self) -> None:
         """End what still runs, as when the session is interrupted, and remove what it made."""
         with self._lock:
             self._stopped = True
-            for process in self._running:
-                kill_tree(process)
-        for runner in self._runners:
-            runner.join()
+            if self._process:
+                kill_tree(self._process)
+        self._runner.join()
 
-    def _test_all(self, outcomes: Outcomes) -> None:
-        while name := self._next():
+    def _test_all(self, names: list[str], outcomes: Outcomes) -> None:
+        for name in names:
             try:
                 outcome = self._test(name)
             except Exception as error:  # a test waits for the outcome, whatever it is
@@ -95,24 +87,17 @@ class Scenarios:
                 return
             outcomes.leave(name, outcome)
 
-    def _next(self) -> str | None:
-        with self._lock:
-            return self._waiting.popleft() if self._waiting else None
-
     def _test(self, name: str) -> Outcome | None:
         with tempfile.TemporaryFile() as output:
             with self._lock:
                 if self._stopped:
                     return None
-                process = _start("test", name, output)
-                self._running.add(process)
+                self._process = _start("test", name, output)
             try:
-                status = process.wait(_SECONDS)
+                status = self._process.wait(_SECONDS)
             except subprocess.TimeoutExpired:
-                kill_tree(process)
-                status = process.wait()
-            with self._lock:
-                self._running.remove(process)
+                kill_tree(self._process)
+                status = self._process.wait()
             if status < 0:
                 _start("destroy", name, output).wait()
             output.seek(0)
