@@ -80,6 +80,8 @@ def writing() -> dict[str, dict[str, bool]]:
             if "migrations" in path.parts:
                 continue
             source = path.read_text()
+            if not _WRITES.search(source):
+                continue
             for name, piece in pieces(ast.parse(source)):
                 text = ast.get_source_segment(source, piece) or ""
                 if _WRITES.search(text):
