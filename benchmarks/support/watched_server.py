@@ -7,7 +7,7 @@ Prints its port, and then a line for each line of its input:
 deliver USER NUMBER   puts that message into the user's INBOX and tells whoever waits in IDLE; prints the number with
                       the time just before (seconds since 1970)
 drop                  ends all connections; prints the time just before
-logins                prints the times of all logins
+logins SINCE          prints the times of all logins since then
 
 The server ends with its input. The commands of IMAP are those of the scripted server of the tests.
 """
@@ -144,7 +144,7 @@ class _Server:
         self._orders: dict[str, Callable[..., Iterable[object]]] = {
             "deliver": self._deliver,
             "drop": self._drop,
-            "logins": lambda: self.logins,
+            "logins": lambda since: [moment for moment in self.logins if moment >= float(since)],
         }
         self._selector = selectors.DefaultSelector()
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=_BACKLOG)

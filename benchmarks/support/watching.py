@@ -66,9 +66,9 @@ class ScriptedMailServer:
         """End all connections. The moment just before."""
         return float(*self._order("drop"))
 
-    def logins(self) -> list[float]:
-        """The moments of all logins so far."""
-        return [float(moment) for moment in self._order("logins")]
+    def logins(self, since: float) -> list[float]:
+        """The moments of all logins since then."""
+        return [float(moment) for moment in self._order("logins", str(since))]
 
     def _order(self, *words: str) -> list[str]:
         print(*words, file=self._orders, flush=True)

@@ -21,6 +21,7 @@ from tasks.settings import get_settings
 
 # Two connections a process: for the transaction at work, and for a lease that another thread renews meanwhile.
 POOL_SIZE = 2
+_kept = POOL_SIZE
 CONNECT_TIMEOUT_SECONDS = 10
 
 _BEGIN = text(
@@ -53,12 +54,22 @@ _NOTICE_A_HOST_THAT_VANISHED = {
 }
 
 
+def keep_connections(number: int) -> None:
+    """Keep so many connections open in this process, whose threads need so many at once, instead of POOL_SIZE.
+
+    Each one beyond would be made for one transaction and closed after it. A program calls this at its start, before
+    it uses PostgreSQL.
+    """
+    global _kept
+    _kept = number
+
+
 @lru_cache(maxsize=1)
 def get_engine() -> Engine:
     """The pool of connections of this process."""
     engine = create_engine(
         get_settings().database.url.get_secret_value(),
-        pool_size=POOL_SIZE,
+        pool_size=_kept,
         hide_parameters=True,  # parameters are people's mail, and errors go into logs and results
         connect_args={
             "connect_timeout": CONNECT_TIMEOUT_SECONDS,

@@ -8,7 +8,8 @@ import signal
 from tasks.celery_app import celery_app
 from tasks.runtime import log
 from tasks.settings import get_settings
-from tasks.watch.watcher import Watcher
+from tasks.storage.session import keep_connections
+from tasks.watch.watcher import CONNECTIONS, Watcher
 
 
 def main() -> None:
@@ -18,6 +19,7 @@ def main() -> None:
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs every request for a token
     log.set_up(logging.getLogger())
     celery_app.set_current()
+    keep_connections(CONNECTIONS)
     # Each watched account is an open file. systemd sets the limit, and lets the process change none.
     limit, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     if limit != most:

@@ -51,6 +51,8 @@ _LOGINS_A_HOST = 3
 # Two for what keeps the lease and queues syncs; what is noted for thousands of accounts at once waits in a queue of
 # its own, so that the lease does not end meanwhile.
 _STATEMENT_THREADS, _NOTE_THREADS = 2, 1
+# Each thread may have a transaction at work.
+CONNECTIONS = _STATEMENT_THREADS + _NOTE_THREADS + _LOGIN_THREADS
 # How often the counts for the metrics are told.
 _COUNTS_SECONDS = 5
 
