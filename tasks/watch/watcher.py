@@ -72,6 +72,8 @@ class Watcher:
         self._sum = ""
         self._accounts: dict[Key, WatchedAccount] = {}
         self._running: dict[Key, asyncio.Task[None]] = {}
+        # Whether watching an account ended since the accounts were last compared with the wanted ones.
+        self._has_ended = False
 
     async def run(self, stopped: asyncio.Event) -> None:
         """Watch until told to stop, then give up all accounts."""
@@ -114,7 +116,11 @@ class Watcher:
             return is_ready
         if found.watches is not None:
             self._wanted, self._sum = {watch.key: watch for watch in found.watches}, found.sum
-        await self._follow(found.well)
+        if found.watches is not None or self._has_ended:
+            await self._follow()
+        for key in found.well:
+            if account := self._accounts.get(key):
+                account.note_well()
         connected = sum(account.is_connected for account in self._accounts.values())
         notify(*(() if is_ready else ("READY=1",)), f"STATUS=Watches {connected} of {len(self._wanted)} mailboxes")
         return True
@@ -124,9 +130,9 @@ class Watcher:
         waiting = sum(not (account.is_connected or account.was_tried) for account in self._accounts.values())
         return max(0, min(_CLAIMS_PER_ROUND, _MAX_WAITING - waiting))
 
-    async def _follow(self, well: set[Key]) -> None:
+    async def _follow(self) -> None:
         """Watch the wanted accounts and no others."""
-        wanted = self._wanted
+        wanted, self._has_ended = self._wanted, False
         changed = [
             key
             for key, account in self._accounts.items()
@@ -139,12 +145,14 @@ class Watcher:
         for key, watch in wanted.items():
             if key not in self._accounts:
                 self._begin(watch)
-            elif key in well:
-                self._accounts[key].note_well()
 
     def _begin(self, watch: Watch) -> None:
         account = self._accounts[watch.key] = WatchedAccount(watch, self._means)
-        self._running[watch.key] = asyncio.create_task(account.run())
+        running = self._running[watch.key] = asyncio.create_task(account.run())
+        running.add_done_callback(self._note_end)
+
+    def _note_end(self, _: "asyncio.Task[None]") -> None:
+        self._has_ended = True
 
     @staticmethod
     async def _end(running: list[asyncio.Task[None]]) -> None:
