@@ -56,8 +56,9 @@ console = Console(stderr=True)
 class Result:
     """So many watched mailboxes. Seconds are the median and what 99 of 100 messages do not exceed.
 
-    `cpu_ms` are CPU milliseconds a message, by program. What an account takes of memory is the watcher's own; None
-    where it was not measured. `load` is the machine's load average at the end.
+    `cpu_ms` are CPU milliseconds a message, and `warm_cpu_seconds` what warming up took, both by program. What an
+    account takes of memory is the watcher's own; None where it was not measured. `load` is the machine's load
+    average at the end.
     """
 
     accounts: int
@@ -71,7 +72,7 @@ class Result:
     polling_p99: float
     cpu_ms: dict[str, float]
     warm_seconds: float
-    warm_cpu_seconds: float
+    warm_cpu_seconds: dict[str, float]
     kb_per_account_tls: float | None
     kb_per_account_plain: float | None
     idle_cpu_percent: float | None
@@ -142,7 +143,7 @@ def _measure(stack: Stack, authority: Authority, number: int, messages: int, idl
         polling_p99=_POLL_SECONDS * 0.99,
         cpu_ms=cpu_ms,
         warm_seconds=round(watched.warm_seconds, 1),
-        warm_cpu_seconds=round(watched.warm_cpu_seconds, 1),
+        warm_cpu_seconds=watched.warm_cpu_seconds,
         kb_per_account_tls=None if is_dovecot else watched.kb_per_account,
         kb_per_account_plain=plain,
         idle_cpu_percent=idle,
@@ -156,7 +157,7 @@ class _Watched:
     server: MailServer
     accounts: Accounts
     warm_seconds: float
-    warm_cpu_seconds: float
+    warm_cpu_seconds: dict[str, float]
     kb_per_account: float
 
 
@@ -173,14 +174,14 @@ def _watched(stack: Stack, authority: Authority | None, number: int, is_dovecot:
         accounts.make(min(_FIRST, number - 1))
         watcher = running_now.enter_context(stack.started_watcher())
         accounts.wait_until_watched()
-        memory, cpu, few = watcher.memory_kb(), watcher.cpu_seconds(), accounts.number
+        memory, used, few = watcher.memory_kb(), cpu_seconds(), accounts.number
         accounts.make(number)
         seconds = accounts.wait_until_watched()
         yield _Watched(
             server,
             accounts,
             seconds,
-            watcher.cpu_seconds() - cpu,
+            {program: round(spent, 1) for program, spent in (cpu_seconds() - used).most_common()},
             round((watcher.memory_kb() - memory) / (number - few), 1),
         )
 
@@ -224,8 +225,9 @@ def _show(results: list[Result]) -> None:
         )
     Console(width=max(Console().width, 140)).print(table)
     for result in results:
-        programs = ", ".join(f"{name} {value}" for name, value in result.cpu_ms.items())
-        Console().print(f"{result.accounts:,} mailboxes, CPU ms a message: {programs}")
+        for what, used in (("s of the warm-up", result.warm_cpu_seconds), ("ms a message", result.cpu_ms)):
+            programs = ", ".join(f"{name} {value}" for name, value in used.items())
+            Console().print(f"{result.accounts:,} mailboxes, CPU {what}: {programs}")
 
 
 def _or_dash(value: float | None, digits: int) -> str:
