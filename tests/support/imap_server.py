@@ -43,6 +43,7 @@ class ImapServer(ScriptedServer):
         self.message_limit: int | None = None  # a command works on so many messages, the newest (RFC 9738)
         self.tells_limit = "tagged"  # or untagged, or not at all: silent
         self.idle: set[socket.socket] = set()  # connections that wait to be told of something
+        self._untold: dict[socket.socket, bytes] = {}  # connections between two IDLEs, and what they are told later
         self.open_now = self.most_open = 0
         self.logins = 0
         self.bodies: Counter[int] = Counter()
@@ -69,9 +70,14 @@ class ImapServer(ScriptedServer):
         folder.expunge(*uids)
 
     def tell(self, data: bytes, *, hang_up: bool = False) -> None:
-        """Send something to each connection in IDLE, and end it if wanted."""
+        """Send something to each connection in IDLE, and end it if wanted.
+
+        A connection between two IDLEs is told when it begins the next one, and ended at once.
+        """
         with self._lock:
-            for connection in self.idle:
+            if not hang_up:
+                self._untold = {connection: untold + data for connection, untold in self._untold.items()}
+            for connection in [*self.idle, *self._untold] if hang_up else self.idle:
                 connection.settimeout(20)
                 connection.sendall(data)
                 connection.settimeout(0.05)
@@ -100,6 +106,7 @@ class ImapServer(ScriptedServer):
             connection.close()
             with self._lock:
                 self.idle.discard(connection)
+                self._untold.pop(connection, None)
                 self.open_now -= 1
 
     def _answer(self, connection: socket.socket, session: Session, line: bytes) -> bool:
@@ -112,7 +119,12 @@ class ImapServer(ScriptedServer):
                 declined.action(answer)
                 return self.send(connection, answer)
             data, is_last = session.run(tag, command)
-            (self.idle.add if session.is_idle else self.idle.discard)(connection)
+            if session.is_idle:
+                self.idle.add(connection)
+                data += self._untold.pop(connection, b"")
+            elif connection in self.idle:
+                self.idle.remove(connection)
+                self._untold[connection] = b""
             answer = Answer(session.tag, data, "drop" if is_last else "go on")
             self.misbehave(answer, command, session.asked_for)
         return self.send(connection, answer)

@@ -1,14 +1,19 @@
 """A watcher and mail servers that hang up, refuse, flood or say nothing; and watchers that share accounts."""
 
 import signal
+import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
+import psycopg2
 import pytest
 
+from native.postgres import SUPERUSER, libpq
 from tasks.storage.accounts.rows import Account
+from tasks.watch.watcher import LEASE_SECONDS, ROUND_SECONDS
 from tests.conftest import Database, register, sync
 from tests.support.application import Broker
 from tests.support.imap_faults import hang
@@ -55,10 +60,45 @@ def queued(broker: Broker, account: Account, folder: object) -> None:
     rows("UPDATE email_client SET sync_queued_at = NULL RETURNING 1")
 
 
+def assert_taken_over_in_two_rounds(database: Database, dead: WatcherProcess, *others: WatcherProcess) -> None:
+    """Wait until others have the accounts of a watcher that was killed. They have to have them before each of them
+    begins a third round after its lease ended: within 30 s, unless the machine is so slow that rounds take longer."""
+    assert LEASE_SECONDS + 3 * ROUND_SECONDS <= 30
+    accounts_of_others = "SELECT count(*) FROM email_client WHERE split_part(watched_by, ':', 2) = ANY(%s)"
+    superuser = libpq(database.server.url(SUPERUSER, database.name))
+    with closing(psycopg2.connect(superuser)) as connection, connection.cursor() as cursor:
+        connection.autocommit = True
+
+        def leases() -> dict[int, float]:
+            """Until when each watcher is alive, by its process, in Unix seconds."""
+            cursor.execute("SELECT split_part(id, ':', 2), extract(epoch FROM alive_until) FROM mail_watcher")
+            return {int(pid): float(until) for pid, until in cursor.fetchall()}
+
+        def are_taken_over() -> bool:
+            cursor.execute(accounts_of_others, [[str(watcher.pid) for watcher in others]])
+            return cursor.fetchone() == (6,)
+
+        end = leases().get(dead.pid, time.time())
+        begun: dict[int, set[float]] = {watcher.pid: set() for watcher in others}
+
+        def is_over() -> bool:
+            for pid, until in leases().items():
+                if pid in begun and until - LEASE_SECONDS > end:
+                    begun[pid].add(until)
+            if are_taken_over():
+                return True
+            assert min(map(len, begun.values())) < 3, "the accounts are not taken over in two rounds"
+            return False
+
+        wait_until(is_over, "the accounts are not taken over")
+
+
 @contextmanager
 def flooding(server: ImapServer) -> Iterator[Callable[[], int]]:
     """Has the server send lines over a connection without end. Gives how many bytes it has offered so far."""
-    [connection] = server.idle
+    found: list[socket.socket] = []
+    wait_until(lambda: found.extend(server.idle) or found, "no connection is in IDLE")
+    [connection] = found
     stopped, offered = threading.Event(), 0
     lines = b"* OK still here\r\n" * 4096
 
@@ -146,7 +186,7 @@ def test_a_mailbox_whose_server_refuses_idle_is_polled_and_says_so(
 
 
 def test_each_account_has_one_watcher_of_three_which_are_stopped_killed_and_started(
-    server: ImapServer, broker: Broker, tmp_path: Path
+    server: ImapServer, database: Database, broker: Broker, tmp_path: Path
 ) -> None:
     accounts = [watchable(server, f"mail {number}") for number in range(6)]
 
@@ -186,6 +226,7 @@ def test_each_account_has_one_watcher_of_three_which_are_stopped_killed_and_star
         assert broker.taken("sync") == []
 
         third.kill()
+        assert_taken_over_in_two_rounds(database, third, first, second)
         wait_until_shared(first, second)
         with running_watcher(tmp_path, 4) as fourth:
             wait_until_shared(first, second, fourth)
