@@ -15,8 +15,6 @@ from native.check import Check, names_revoked, not_asked, one_line
 
 # Beat looks at its schedule every few seconds, and notes in Redis that it did.
 _BEAT_SILENCE_SECONDS = 30
-# A task queued in SQL is published within milliseconds.
-_LATE_SECONDS = 60
 
 
 def check_site() -> list[Check]:
@@ -135,7 +133,3 @@ def _by_postgresql() -> Iterator[Check]:
     if queued and queued.oldest_seconds > bound:
         detail = f"{queued.messages:,} messages wait, the oldest for {duration(queued.oldest_seconds)}"
         yield Check("outbox", True, detail, f"{COMMAND} outbox list --all-tenants shows their errors", warns=True)
-    if late := [row for row in found.queued_tasks if row.is_aside or row.oldest_seconds > _LATE_SECONDS]:
-        oldest = duration(max(row.oldest_seconds for row in late))
-        detail = f"{sum(row.tasks for row in late):,} tasks are not published, the oldest for {oldest}"
-        yield Check("queued in SQL", True, detail, f"Look at beat first, then at {COMMAND} dlq list", warns=True)

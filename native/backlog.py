@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 # A message that has been due for longer is late.
 _OLD_SECONDS = 300
+# A task queued in SQL is published within milliseconds.
+_LATE_SECONDS = 60
 
 
 def messages_are_young(waiting: "Sequence[QueueReading]", command: str, concurrency: str) -> Check:
@@ -36,7 +38,7 @@ def messages_are_young(waiting: "Sequence[QueueReading]", command: str, concurre
 
 
 def nothing_waits_for_a_person(found: "Counts", command: str) -> Iterator[Check]:
-    """The checks of overdue accounts, dead letters, and mail of which nobody knows whether it was sent."""
+    """The checks of overdue accounts, dead letters, mail that may have been sent, and unpublished tasks."""
     from tasks.storage.counts import OVERDUE_SECONDS
     from tasks.storage.states import OutboxState
 
@@ -52,6 +54,14 @@ def nothing_waits_for_a_person(found: "Counts", command: str) -> Iterator[Check]
     unknown = sum(row.messages for row in found.outbox if row.state == OutboxState.UNKNOWN)
     advice = f"{command} outbox list --tenant TENANT, then outbox sent or outbox resend"
     yield _counted("outbox in doubt", unknown, "nobody knows whether they were sent", advice)
+    late = [row for row in found.queued_tasks if row.is_aside or row.oldest_seconds > _LATE_SECONDS]
+    oldest = duration(max((row.oldest_seconds for row in late), default=0))
+    yield _counted(
+        "queued in SQL",
+        sum(row.tasks for row in late),
+        f"not published, the oldest for {oldest}",
+        f"Look at beat first, then at {command} dlq list",
+    )
 
 
 def _counted(component: str, count: int, what: str, advice: str) -> Check:

@@ -80,12 +80,12 @@ def test_what_does_not_work_is_found(
             "dead letters": "look: 1 not retried",
             "outbox in doubt": "look: 1 nobody knows whether they were sent",
             "outbox": "look: 1 messages wait, the oldest for 11 d 13:47",
-            "queued in SQL": "look: 1 tasks are not published, the oldest for 02:00",
+            "queued in SQL": "look: 1 not published, the oldest for 02:00",
         }
         # And the native stack says the same of what has piled up
         native = [check for check in [*stores.people_are_needed(), stores.queues_move()] if check.warns]
         assert [f"look: {one.detail}" for one in native] == [
-            seen[name].partition(".")[0] for name in ("accounts", "dead letters", "outbox in doubt")
+            seen[name].partition(".")[0] for name in ("accounts", "dead letters", "outbox in doubt", "queued in SQL")
         ]
         assert all("./manage.sh" in one.advice and "metabuilder" not in one.advice for one in native)
         worker.kill()
