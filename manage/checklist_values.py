@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from manage.secrets import ENCRYPTION_KEY, PASSWORDS
+from manage.site import GROUPS
 from manage.verdict import Known, Verdict, listed, not_applicable, well, wrong
 
 _LOOPBACK = re.compile(r"127\..*|::1|localhost")
@@ -19,8 +20,8 @@ _WATCHDOGS = {
 }
 _APPLICATION = ("celery_workers", "celery_beat", "flower", "exporter", "mail_watchers")
 _CLIENTS = {
-    "redis": (*_APPLICATION, "admin_uis"),
-    "postgresql": ("celery_workers", "celery_beat", "exporter", "admin_uis", "mail_watchers"),
+    "redis": (*_APPLICATION, "admin_uis", "applications"),
+    "postgresql": ("celery_workers", "celery_beat", "exporter", "admin_uis", "mail_watchers", "applications"),
 }
 # What says too much in logs, with the groups whose hosts read it.
 _LOGGING = {
@@ -73,10 +74,10 @@ def mail_certificates(known: Known) -> Verdict:
 
 def firewall(known: Known) -> Verdict:
     """Every host drops what is not meant for it."""
-    off = [host for host, value in known.each("firewall_enabled") if not value]
+    off = [host for host, value in known.each("firewall_enabled", *GROUPS) if not value]
     if off:
         return wrong(f"firewall_enabled is off for {listed(off)}", "Switch it on, or say what guards these hosts")
-    accepting = [host for host, value in known.each("firewall_policy") if value == "accept"]
+    accepting = [host for host, value in known.each("firewall_policy", *GROUPS) if value == "accept"]
     if accepting:
         detail = f"firewall_policy lets in what goes to other ports, on {listed(accepting)}"
         return wrong(detail, "Set firewall_policy to drop, or say what else guards these hosts")

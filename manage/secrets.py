@@ -23,6 +23,7 @@ PASSWORDS = (
     "flower_password",
     "admin_uis_password",
     "redis_admin_uis_password",
+    "redis_application_password",
     "tls_ca_passphrase",
 )
 ENCRYPTION_KEY = "application_credential_encryption_key"

@@ -20,6 +20,7 @@ ROLES = (
     "admin_uis",
     "application",
     "celery_worker",
+    "client",
     "exporter",
     "flower",
     "mail_watcher",
@@ -32,7 +33,7 @@ SECRETS = {
     # The groups whose hosts need it.
     "redis_password": ("redis", "celery_workers", "celery_beat", "flower", "exporter", "mail_watchers"),
     "redis_admin_password": ("redis",),
-    "postgresql_application_password": ("postgresql", "admin_uis"),
+    "postgresql_application_password": ("postgresql", "admin_uis", "applications"),
     "postgresql_worker_password": ("postgresql", "celery_workers", "celery_beat", "exporter", "mail_watchers"),
     "postgresql_owner_password": ("postgresql", "celery_workers"),
     "application_credential_encryption_key": ("celery_workers", "mail_watchers"),
@@ -40,9 +41,10 @@ SECRETS = {
     "admin_uis_password": ("admin_uis",),
     "redis_admin_uis_password": ("admin_uis",),
     "redis_monitoring_password": ("redis",),
+    "redis_application_password": ("redis", "applications"),
 }
-# Needed only where the group `monitoring` has a host.
-SECRETS_OF_MONITORING = ("redis_monitoring_password",)
+# Secrets that are needed only where this group has a host.
+NEEDED_WITH = {"redis_monitoring_password": "monitoring", "redis_application_password": "applications"}
 SUPPORTED = {"Debian": ("12", "13")}
 # Connections of one process that runs tasks (tasks/storage/session.py), of a beat, which listens over one and has the
 # same pool, and those kept for people and migrations.
@@ -396,7 +398,8 @@ def secrets(host, samples):
     """All secrets are set, none is a sample, and the encryption keys can be read."""
     for name, groups in SECRETS.items():
         value = str(host[name] or "")
-        if not host.is_in(*groups) or (name in SECRETS_OF_MONITORING and not host.groups.get("monitoring")):
+        is_wanted = name not in NEEDED_WITH or host.groups.get(NEEDED_WITH[name])
+        if not is_wanted or not host.is_in(*groups):
             continue
         if not value:
             yield f"{name} is not set: ./manage.sh secrets init adds missing secrets"

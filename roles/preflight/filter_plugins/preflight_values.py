@@ -125,7 +125,7 @@ FORMS = {
     ),
     **dict.fromkeys(
         (
-            *("admin_uis_user", "flower_user", "redis_admin_uis_user"),
+            *("admin_uis_user", "flower_user", "redis_admin_uis_user", "redis_application_user", "client_group"),
             *("postgresql_owner_role", "postgresql_worker_role", "postgresql_application_role"),
         ),
         (re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*").fullmatch, "is not a name: use letters, digits, ., - and _"),

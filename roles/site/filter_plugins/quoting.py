@@ -9,6 +9,11 @@ def url_quote(value):
     return quote(str(value), safe="")
 
 
+def url_host(value):
+    """A name or an address as the host of a URL: an IPv6 address gets brackets."""
+    return f"[{value}]" if ":" in str(value) else str(value)
+
+
 def environment_quote(value):
     """`value` for systemd's EnvironmentFile= (systemd.exec(5)): in double quotes, where \\ " ` and $ are escaped."""
     text = _one_line(value)
@@ -49,6 +54,7 @@ class FilterModule:
         """The filters by name."""
         return {
             "url_quote": url_quote,
+            "url_host": url_host,
             "environment_quote": environment_quote,
             "redis_quote": redis_quote,
             "redis_password_hash": redis_password_hash,

@@ -31,7 +31,7 @@ from kombu.transport import redis
 from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import dumps, loads
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import OutOfMemoryError, ResponseError
+from redis.exceptions import NoPermissionError, OutOfMemoryError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from tasks.engine import shutdown
@@ -193,11 +193,17 @@ class Channel(redis.Channel):  # type: ignore[misc]
         return [routing_key] if is_ours(routing_key) else super()._lookup(exchange, routing_key, default)
 
     def _size(self, queue: str) -> int:
-        """How many messages wait in the queue. A key that is no list counts as empty; taking from it renames it."""
+        """How many messages wait in the queue. A key that is no list counts as empty; taking from it renames it.
+
+        Raises redis.exceptions.NoPermissionError where the user of Redis may not know.
+        """
         with self.conn_or_acquire() as client, client.pipeline(transaction=False) as pipe:
             for priority in self.priority_steps:
                 pipe.llen(self._q_for_pri(queue, priority))
-            return sum(size for size in pipe.execute(raise_on_error=False) if isinstance(size, int))
+            sizes = pipe.execute(raise_on_error=False)
+        if refusal := next((size for size in sizes if isinstance(size, NoPermissionError)), None):
+            raise refusal
+        return sum(size for size in sizes if isinstance(size, int))
 
     def get_table(self, exchange: str) -> list[tuple[str, ...]]:
         """The bindings of the queues for answers, without entries that are no bindings."""

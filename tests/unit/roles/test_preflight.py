@@ -506,3 +506,12 @@ def test_prometheus_needs_an_exporter_on_its_own_host() -> None:
         "group monitoring: elsewhere is not in the group exporter, and Prometheus scrapes the exporter of its own "
         "host: put elsewhere into the group exporter too"
     ]
+
+
+def test_the_hosts_of_an_application_need_its_passwords() -> None:
+    groups = GROUPS | {"applications": ["app1"]}
+    assert [finding.split(" is not set")[0] for finding in findings(host(), groups=groups)] == [
+        "redis_application_password"
+    ]
+    assert findings(host(redis_application_password="of-an-application"), groups=groups) == []
+    assert findings(host(), groups=GROUPS | {"applications": []}) == []
