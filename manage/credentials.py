@@ -1,5 +1,6 @@
 """`credentials`: the keys that stored passwords and tokens are encrypted with."""
 
+import os
 from typing import TYPE_CHECKING
 
 import click
@@ -8,6 +9,7 @@ from manage.examples import example
 from manage.output import print_json, say, table, tell
 from manage.place import COMMAND, IS_HOST
 from manage.session import connect
+from manage.stdin import read_line
 
 if TYPE_CHECKING:
     from native.stack import Stack
@@ -24,6 +26,20 @@ def credentials() -> None:
 def new_key() -> None:
     """Print a new key, for CREDENTIAL_ENCRYPTION_KEY."""
     tell(_new_key())
+
+
+@example("credentials public-key")
+@credentials.command(name="public-key")
+@click.option("--key-stdin", is_flag=True, help="Read CREDENTIAL_ENCRYPTION_KEY from standard input.")
+def public_key(key_stdin: bool) -> None:
+    """Print what encrypts for the first key and opens nothing, for CREDENTIAL_PUBLIC_KEY of an application."""
+    if key_stdin:
+        os.environ["CREDENTIAL_ENCRYPTION_KEY"] = read_line()
+    else:
+        connect(database=False)
+    from tasks.storage.credentials import public_key_in_use
+
+    tell(public_key_in_use())
 
 
 @example("credentials keys --json")

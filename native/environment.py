@@ -168,12 +168,13 @@ def effective(state: State, operator: Mapping[str, str], ports: Mapping[str, int
 def write_client(state: State, operator: Mapping[str, str], ports: Mapping[str, int]) -> None:
     """Write what an application connects with to the embedded servers, as variables that a shell can read.
 
-    It is the role of an application, which sees one tenant at a time, and no key.
+    It is the role of an application, which sees one tenant at a time, and of the key what encrypts and opens nothing.
     """
     from native.postgres import APPLICATION, libpq
+    from tasks.storage.credentials import public_key
 
     generated = make_secrets(state)
-    values: dict[str, str] = {}
+    values = {"CREDENTIAL_PUBLIC_KEY": public_key({**generated, **operator}[_KEYS].partition(",")[0].strip())}
     if not is_external(DATABASE_VARIABLES, operator):
         values["DATABASE_URL"] = libpq(embedded_postgres(state, generated, ports["postgres"]).url(APPLICATION))
     if not is_external(REDIS_VARIABLES, operator):

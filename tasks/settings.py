@@ -378,6 +378,11 @@ class CredentialSettings(_Group):
     encryption_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
         (), validation_alias="CREDENTIAL_ENCRYPTION_KEY"
     )
+    # What encrypts where there are no keys, and opens nothing: the name of a key, and the public key that belongs to
+    # it (`storage.credentials`).
+    public_key: str | None = Field(
+        None, validation_alias="CREDENTIAL_PUBLIC_KEY", pattern=r"^[0-9a-f]{8}:[A-Za-z0-9_-]{43}=$"
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -3,8 +3,12 @@
 The first key of CREDENTIAL_ENCRYPTION_KEY encrypts, every key decrypts, so that
 keys can be rotated (`storage.rotation`). The encrypted text includes the tenant
 and the id of its row, so a ciphertext that was copied to another row is refused.
+
+Where there is no key, as on the application's own hosts, CREDENTIAL_PUBLIC_KEY encrypts: HPKE (RFC 9180) for an
+X25519 key that is derived from the first key. Whoever has the keys opens both; the public key opens nothing.
 """
 
+import base64
 import hashlib
 import json
 from typing import TYPE_CHECKING, NamedTuple
@@ -18,11 +22,17 @@ from tasks.storage.models import Credential
 
 if TYPE_CHECKING:
     from cryptography.fernet import MultiFernet
+    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+    from cryptography.hazmat.primitives.hpke import Suite
 
 PASSWORD = "password"  # noqa: S105  # a kind of secret
 OAUTH2 = "oauth2_refresh_token"
 TASK_ARGUMENTS = "task_arguments"  # the arguments of a dead letter
 WEBHOOK_SECRET = "webhook_secret"  # noqa: S105  # a kind of secret
+
+# How a ciphertext begins that was made with the public key; one of Fernet begins with gAAAA.
+_BY_PUBLIC_KEY = b"hpke:"
+_PURPOSE = b"metabuilder: secrets of accounts"
 
 
 class Sealed(NamedTuple):
@@ -84,8 +94,11 @@ def remove_credential(connection: Connection, tenant_id: str, credential_id: str
 
 
 def seal(tenant_id: str, credential_id: str, secret: str) -> Sealed:
-    """Encrypt with the first key. Raises ConfigurationError without a key."""
+    """Encrypt with the first key, or without any with the public key. Raises ConfigurationError without both."""
     opened = json.dumps({"tenant_id": tenant_id, "id": credential_id, "secret": secret}).encode()
+    settings = get_settings().credentials
+    if settings.public_key and not settings.encryption_keys:
+        return _sealed_by_public_key(opened, settings.public_key)
     return Sealed(_fernet().encrypt(opened), key_ids()[0])
 
 
@@ -94,7 +107,7 @@ def unseal(tenant_id: str, credential_id: str, sealed: Sealed) -> str:
     from cryptography.fernet import InvalidToken
 
     try:
-        opened = json.loads(_fernet().decrypt(bytes(sealed.ciphertext)))
+        opened = json.loads(_opened(bytes(sealed.ciphertext)))
     except InvalidToken:
         raise CredentialUnreadableError(f"it needs key {sealed.key_id}; known: {', '.join(key_ids())}") from None
     if (opened["tenant_id"], opened["id"]) != (tenant_id, credential_id):
@@ -106,13 +119,73 @@ def unseal(tenant_id: str, credential_id: str, sealed: Sealed) -> str:
 def key_ids() -> list[str]:
     """A name for each key, first that of the encrypting key: the
     beginning of its SHA-256, which does not reveal the key."""
-    return [hashlib.sha256(key.encode()).hexdigest()[:8] for key in _keys()]
+    return [_name(key) for key in _keys()]
+
+
+def _name(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()[:8]
+
+
+def public_key_in_use() -> str:
+    """The public key that belongs to the first key. Raises ConfigurationError without a key."""
+    return public_key(_keys()[0])
+
+
+def public_key(key: str) -> str:
+    """What encrypts for a key of CREDENTIAL_ENCRYPTION_KEY and opens nothing, as CREDENTIAL_PUBLIC_KEY has it.
+
+    That is the name of the key, and the public half of an X25519 key in URL-safe base64.
+    """
+    raw = _private_key(key).public_key().public_bytes_raw()
+    return f"{_name(key)}:{base64.urlsafe_b64encode(raw).decode()}"
+
+
+def _sealed_by_public_key(opened: bytes, public: str) -> Sealed:
+    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
+
+    key_id, _, text = public.partition(":")
+    key = X25519PublicKey.from_public_bytes(base64.urlsafe_b64decode(text))
+    return Sealed(_BY_PUBLIC_KEY + _suite().encrypt(opened, key, _PURPOSE), key_id)
+
+
+def _opened(ciphertext: bytes) -> bytes:
+    """Raises cryptography.fernet.InvalidToken where no key fits."""
+    from cryptography.exceptions import InvalidTag
+    from cryptography.fernet import InvalidToken
+
+    if not ciphertext.startswith(_BY_PUBLIC_KEY):
+        return _fernet().decrypt(ciphertext)
+    for key in _keys():
+        try:
+            return _suite().decrypt(ciphertext.removeprefix(_BY_PUBLIC_KEY), _private_key(key), _PURPOSE)
+        except (InvalidTag, ValueError):
+            continue
+    raise InvalidToken
+
+
+def _private_key(key: str) -> "X25519PrivateKey":
+    """The X25519 key that belongs to a key of CREDENTIAL_ENCRYPTION_KEY."""
+    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+    from cryptography.hazmat.primitives.hashes import SHA256
+    from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+    derived = HKDF(SHA256(), length=32, salt=None, info=_PURPOSE).derive(base64.urlsafe_b64decode(key))
+    return X25519PrivateKey.from_private_bytes(derived)
+
+
+def _suite() -> "Suite":
+    from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
+
+    return Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.CHACHA20_POLY1305)
 
 
 def _keys() -> list[str]:
     keys = get_settings().credentials.encryption_keys
     if not keys:
-        raise ConfigurationError("CREDENTIAL_ENCRYPTION_KEY: not set, so no mail password can be stored or read")
+        raise ConfigurationError(
+            "CREDENTIAL_ENCRYPTION_KEY: not set, so no mail password can be read, and stored only with a "
+            "CREDENTIAL_PUBLIC_KEY"
+        )
     return [key.get_secret_value() for key in keys]
 
 

@@ -15,6 +15,7 @@ from tests.unit.roles.plugins import load
 NOT_ON_HOSTS = {
     *("REDIS_URL", "CELERY_BROKER_URL", "CELERY_RESULT_BACKEND", "REDIS_BROKER_DB", "REDIS_RESULT_DB"),
     *("REDIS_RESULT_USERNAME", "REDIS_RESULT_PASSWORD", "REDIS_RESULT_USE_SSL", "REDIS_SSL_CERT_REQS"),
+    "CREDENTIAL_PUBLIC_KEY",  # only in client.env (roles/client)
     *("DATABASE_OWNER_URL", "FLOWER_PORT", "FLOWER_BASIC_AUTH", "PROMETHEUS_ADDRESS", "PROMETHEUS_PORT"),
 }
 preflight_values = load("preflight/filter_plugins/preflight_values.py")

@@ -51,7 +51,9 @@ SAYS_NOTHING_OF_OTHERS = {
     **dict.fromkeys(("demo", "up", "down", "restart", "ps", "health"), "of servers that it starts itself"),
     **dict.fromkeys(("setup", "test", "bench", "lock", "release build", "docs"), "of the code in this clone"),
     **dict.fromkeys(("secrets init", "secrets renew"), "of the inventory"),
-    **dict.fromkeys(("version", "help", "completion", "credentials new-key"), "of this program"),
+    **dict.fromkeys(
+        ("version", "help", "completion", "credentials new-key", "credentials public-key"), "of this program"
+    ),
     **dict.fromkeys(("beat:status", "beat:restart"), "of the schedule, whose times are numbers"),
     **dict.fromkeys(("queue:flush", "queue:status", "task:purge", "stats"), "counts"),
     **dict.fromkeys(("clean:logs", "clean:redis", "clean:db", "clean:all"), "counts"),

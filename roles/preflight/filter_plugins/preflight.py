@@ -36,7 +36,7 @@ SECRETS = {
     "postgresql_application_password": ("postgresql", "admin_uis", "applications"),
     "postgresql_worker_password": ("postgresql", "celery_workers", "celery_beat", "exporter", "mail_watchers"),
     "postgresql_owner_password": ("postgresql", "celery_workers"),
-    "application_credential_encryption_key": ("celery_workers", "mail_watchers"),
+    "application_credential_encryption_key": ("celery_workers", "mail_watchers", "applications"),
     "flower_password": ("flower", "exporter"),
     "admin_uis_password": ("admin_uis",),
     "redis_admin_uis_password": ("admin_uis",),

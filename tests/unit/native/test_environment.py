@@ -165,11 +165,11 @@ def test_an_application_gets_its_own_role_and_no_key(state: State) -> None:
     environment.write_client(state, {}, PORTS)
     client = environment.dotenv_values(state.client, interpolate=False)
     assert state.client.stat().st_mode & 0o077 == 0
-    assert set(client) == {"DATABASE_URL", "REDIS_URL"}
+    assert set(client) == {"CREDENTIAL_PUBLIC_KEY", "DATABASE_URL", "REDIS_URL"}
     assert str(client["DATABASE_URL"]).startswith("postgresql://metabuilder:")
     # Servers of the operator's are the operator's to tell of.
     environment.write_client(state, {"DATABASE_URL": "postgresql://w:secret@h/d", "REDIS_URL": "redis://h"}, PORTS)
-    assert state.client.read_text() == ""
+    assert set(environment.dotenv_values(state.client)) == {"CREDENTIAL_PUBLIC_KEY"}
 
 
 def test_what_each_verb_loads_loads_nothing_slow() -> None:

@@ -4,11 +4,12 @@ import pytest
 import yaml
 from jinja2 import Environment, StrictUndefined
 
-from tasks.settings import DatabaseSettings, RedisSettings
+from tasks.settings import CredentialSettings, DatabaseSettings, RedisSettings
 from tests.unit.roles.plugins import ROLES, load
 
 # Of what env files, URLs and configuration files give a meaning to.
 PASSWORD = "of-the-application @:/#%$\"'?&"
+PUBLIC_KEY = "0123abcd:c2FtcGxlIGtleSwga25vd24gdG8gZXZlcnlib2R5ISE="
 SITE = {
     "site_postgresql_host": "db1.example.org",
     "site_postgresql_port": 5432,
@@ -21,6 +22,7 @@ SITE = {
     "site_tls_ca_path": "/etc/metabuilder/tls/ca.crt",
     "postgresql_application_password": PASSWORD,
     "redis_application_password": PASSWORD,
+    "__client_public_key": {"stdout": PUBLIC_KEY},
 }
 WITHOUT_TLS = {"site_postgresql_tls": False, "site_redis_tls": False}
 WITH_RESULTS = {"site_redis_result_port": "6380"}  # a text where it comes from a template
@@ -54,6 +56,7 @@ def test_the_settings_read_what_the_application_gets(
         monkeypatch.setenv(name, value)
 
     redis, database = RedisSettings(), DatabaseSettings()
+    assert CredentialSettings().public_key == PUBLIC_KEY
 
     login = "metabuilder_application:of-the-application%20%40%3A%2F%23%25%24%22%27%3F%26"
     server = f"redis{'' if tls else 's'}://{login}@[2001:db8::5]"
