@@ -140,8 +140,9 @@ def test_a_roll_out_notices_every_task_that_did_not_reach_its_host() -> None:
 
 
 def test_the_migration_is_finished_when_there_is_nothing_left_to_take_back() -> None:
-    *_, last_but_one, last = yaml.safe_load((ROOT / "playbooks" / "deploy.yml").read_text())
+    *_, last_but_one, last, of_the_application = yaml.safe_load((ROOT / "playbooks" / "deploy.yml").read_text())
     assert last["ansible.builtin.import_playbook"] == "finish.yml"
+    assert of_the_application["tasks"][0]["ansible.builtin.include_role"]["name"] == "client"
     assert steps([last_but_one])[-1] == ("application", "report")
     (report,) = tasks_of(ROOT / "roles/application/tasks/report.yml")
     assert report["any_errors_fatal"]
