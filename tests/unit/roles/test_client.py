@@ -4,7 +4,7 @@ import pytest
 import yaml
 from jinja2 import Environment, StrictUndefined
 
-from tasks.settings import CredentialSettings, DatabaseSettings, RedisSettings
+from tasks.settings import CredentialSettings, DatabaseSettings, MailSettings, RedisSettings
 from tests.unit.roles.plugins import ROLES, load
 
 # Of what env files, URLs and configuration files give a meaning to.
@@ -23,6 +23,8 @@ SITE = {
     "postgresql_application_password": PASSWORD,
     "redis_application_password": PASSWORD,
     "__client_public_key": {"stdout": PUBLIC_KEY},
+    "application_mail_allowed_networks": ["10.0.0.0/8", "fd00::/8"],
+    "application_webhook_allow_http": False,
 }
 WITHOUT_TLS = {"site_postgresql_tls": False, "site_redis_tls": False}
 WITH_RESULTS = {"site_redis_result_port": "6380"}  # a text where it comes from a template
@@ -33,6 +35,7 @@ def environment() -> Environment:
     made = Environment(undefined=StrictUndefined, trim_blocks=True)
     for file in ("quoting", "addresses"):
         made.filters |= load(f"site/filter_plugins/{file}.py").FilterModule().filters()
+    made.filters["bool"] = bool
     made.filters["map"] = lambda values, *_: list(values)  # of no values
     made.filters["difference"] = lambda values, others: [value for value in values if value not in others]
     return made
@@ -54,6 +57,7 @@ def test_the_settings_read_what_the_application_gets(
     variables = client_variables(**tls, **results)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
+    assert [str(allowed.network) for allowed in MailSettings().allowed_networks] == ["10.0.0.0/8", "fd00::/8"]
 
     redis, database = RedisSettings(), DatabaseSettings()
     assert CredentialSettings().public_key == PUBLIC_KEY
