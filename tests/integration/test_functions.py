@@ -74,6 +74,7 @@ GRANTS = {
     "events_held_back": {APPLICATION},
     "event_position_now": {APPLICATION},
     "event_written": NOBODY,
+    "secret_goes_where_it_was_meant_to": NOBODY,
     "refuse_unless": NOBODY,
     "deletion_key": NOBODY,
     "intake_blob": NOBODY,

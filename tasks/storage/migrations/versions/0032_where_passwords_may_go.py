@@ -62,6 +62,7 @@ def upgrade() -> None:
     op.execute("REVOKE SELECT, UPDATE ON credential FROM metabuilder")
     op.execute(f"GRANT SELECT ({READ}), UPDATE ({WRITTEN}) ON credential TO metabuilder")
     op.execute(CHECK)
+    op.execute("REVOKE ALL ON FUNCTION secret_goes_where_it_was_meant_to FROM PUBLIC")
     for table, side, columns in PLACES:
         changed = " OR ".join(f"OLD.{column} IS DISTINCT FROM NEW.{column}" for column in columns)
         for name, event, when in (
