@@ -108,12 +108,14 @@ def unseal(tenant_id: str, credential_id: str, sealed: Sealed) -> str:
 
     try:
         opened = json.loads(_opened(bytes(sealed.ciphertext)))
+        row, secret = (opened["tenant_id"], opened["id"]), opened["secret"]
     except InvalidToken:
         raise CredentialUnreadableError(f"it needs key {sealed.key_id}; known: {', '.join(key_ids())}") from None
-    if (opened["tenant_id"], opened["id"]) != (tenant_id, credential_id):
+    except (ValueError, LookupError, TypeError, RecursionError):  # whoever has the public key can encrypt anything
+        raise CredentialUnreadableError("it holds no secret") from None
+    if row != (tenant_id, credential_id):
         raise CredentialUnreadableError("it belongs to another row")
-    secret: str = opened["secret"]
-    return secret
+    return str(secret)
 
 
 def key_ids() -> list[str]:
