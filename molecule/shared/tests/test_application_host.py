@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from tests.support.site import PYTHON, TENANT, USER, RemoteMailbox, Site, ask_redis, reaches, sql
+from tests.support.site import PYTHON, TENANT, USER, RemoteMailbox, Site, sql
 
 ENVIRONMENT, GROUP = "/etc/metabuilder/client.env", "metabuilder-client"
+COMMAND_LINE = "/usr/local/bin/metabuilder"
 # The secrets that are to be on such a host.
 OWN = ("redis_application_password", "postgresql_application_password")
 RECEIVER_PORT = 9443
@@ -27,11 +28,20 @@ class Application:
         self.mailbox = RemoteMailbox(site, f"application-{time.time_ns() % 10**9}")
         inventory.write_text(f"applications: {{hosts: {{{self.name}: }}, vars: {{client_release: true}}}}\n")
 
-    def play(self, playbook: str, *options: str) -> int:
-        """Run a playbook for the site with this host; how many tasks changed something."""
-        play = self.site.play(playbook, f"--inventory={self.inventory}", *options)
+    def join(self) -> None:
+        """Have site.yml do what a new host of the group concerns."""
+        self._play("tls,firewall,redis,postgresql,client", f"--inventory={self.inventory}")
+
+    def leave(self) -> None:
+        """Take the host out of the inventory, and its files away, as a person would."""
+        self._play("firewall,postgresql")
+        self.host.check_output(f"rm -rf /etc/metabuilder /opt/metabuilder {COMMAND_LINE} && groupdel {GROUP}")
+
+    def _play(self, tags: str, *options: str) -> None:
+        servers = [self.site.group("redis")[0], self.site.group("postgresql")[0]]
+        hosts = ",".join([*servers, self.name] if options else servers)
+        play = self.site.play("site.yml", "--limit", hosts, "--tags", tags, *options)
         assert play.status == 0, play.output[-4000:]
-        return play.changed
 
     def run(self, command: str, user: str = "nobody") -> Any:
         """Run a command of a shell as a member of the group, with client.env."""
@@ -52,16 +62,13 @@ def application(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     if len(site.names) == 1:
         pytest.skip("all is on one host: the application has none of its own")
     made = Application(site, tmp_path_factory.mktemp("more") / "more.yml")
-    servers = [site.group("redis")[0], site.group("postgresql")[0]]
-    made.play("site.yml", "--limit", ",".join([made.name, *servers]))
+    made.join()
     yield made
     if made.host.file(ENVIRONMENT).exists:  # the last test did not get so far
-        made.play("playbooks/decommission.yml", "--limit", made.name, "--extra-vars", "confirm=yes")
-        site.play("site.yml")
+        made.leave()
 
 
 def test_it_gets_what_it_connects_with_and_nothing_else(site: Site, application: Application) -> None:
-    assert application.play("playbooks/client.yml") == 0
     file = application.host.file(ENVIRONMENT)
     assert (file.user, file.group, file.mode) == ("root", GROUP, 0o640)
     others = [
@@ -75,7 +82,7 @@ def test_it_gets_what_it_connects_with_and_nothing_else(site: Site, application:
     assert [name for name in others if name in held.split()] == []
     assert site.variable(application.name, "application_credential_encryption_key") not in file.content_string
     units = "celery-* mail-watcher* metabuilder-* prometheus-*"
-    assert application.host.check_output(f"systemctl list-unit-files --no-legend {units}") == ""
+    assert application.host.run(f"systemctl list-unit-files --no-legend {units}").stdout == ""
     assert application.host.run("id celery").rc != 0
     assert application.host.run("nft list table inet metabuilder").rc != 0
 
@@ -149,10 +156,19 @@ def test_it_is_refused_all_else(site: Site, application: Application) -> None:
     assert len(refused) == len(statements) + 2 * len(commands)
     assert {what: words for what, words in refused.items() if "permission" not in words} == {}
     # The firewalls open two services for it, and neither exporters nor workers
-    servers = [(site.group("redis")[0], 6379), (site.group("redis")[0], 6380), (site.group("postgresql")[0], 5432)]
-    assert [place for place in servers if not reaches(application.host, site.address(place[0]), place[1])] == []
+    opened = [(site.group("redis")[0], 6379), (site.group("redis")[0], 6380), (site.group("postgresql")[0], 5432)]
     closed = [(site.group("redis")[0], 9121), (site.group("postgresql")[0], 9187), (site.group("exporter")[0], 9100)]
-    assert [place for place in closed if reaches(application.host, site.address(place[0]), place[1])] == []
+    assert reached(application, opened + closed) == sorted(opened)
+
+
+def reached(application: Application, places: list[tuple[str, int]]) -> list[tuple[str, int]]:
+    """The hosts and ports that accept a connection from the application's host within three seconds."""
+    attempts = [
+        f"(timeout 3 bash -c '</dev/tcp/{application.site.address(host)}/{port}' && echo {host} {port}) &"
+        for host, port in places
+    ]
+    said = application.host.run(f"{' '.join(attempts)} wait").stdout
+    return sorted((host, int(port)) for host, port in map(str.split, said.splitlines()))
 
 
 # A receiver of webhooks, and a session that listens as the application does. Prints when each step was seen, in
@@ -245,16 +261,9 @@ def test_a_webhook_on_it_hears_of_mail_as_it_arrives(application: Application) -
 def test_a_host_that_leaves_is_shut_out(site: Site, application: Application) -> None:
     servers = [(site.group("redis")[0], 6379), (site.group("postgresql")[0], 5432)]
 
-    application.play("playbooks/decommission.yml", "--limit", application.name, "--extra-vars", "confirm=yes")
-    play = site.play("site.yml")  # as after a person took it out of the inventory
+    application.leave()
 
-    assert play.status == 0, play.output[-4000:]
-    left = "ls /etc/metabuilder /opt/metabuilder /usr/local/bin/metabuilder; getent group metabuilder-client"
-    assert application.host.run(left).stdout == ""
-    assert [place for place in servers if reaches(application.host, site.address(place[0]), place[1])] == []
-    password = site.variable(application.name, "redis_application_password")
-    said = ask_redis(site, site.first("redis"), "metabuilder_application", "ping", password=password)
-    assert "WRONGPASS" in said
+    assert reached(application, servers) == []
     rules = sql(
         site, "SELECT count(*) FROM pg_hba_file_rules WHERE user_name = '{metabuilder}' AND type LIKE 'host%'"
     )
