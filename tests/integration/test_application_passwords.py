@@ -119,6 +119,10 @@ REFUSED = (
     "UPDATE credential SET kind = 'password'",
     "INSERT INTO credential (tenant_id, id, kind, ciphertext) SELECT tenant_id, 'x', kind, ciphertext"
     " FROM credential",
+    "INSERT INTO credential (tenant_id, id, kind, ciphertext, created_at)"
+    " VALUES ('{tenant}', 'x', 'password', '', now())",
+    "INSERT INTO credential (tenant_id, id, kind, ciphertext, stored_in) VALUES ('{tenant}', 'x', 'password', '', 1)",
+    "UPDATE credential SET stored_in = 1",
     "UPDATE email_client SET hostname = 'evil.example' WHERE id = '{id}'",
     "UPDATE email_client SET port = 143, encryption = 'none' WHERE id = '{id}'",
     "UPDATE email_client SET smtp_hostname = 'evil.example' WHERE id = '{id}'",
@@ -152,6 +156,23 @@ def test_a_stored_password_goes_to_no_other_server(database: Database, environme
     # Workers, and `metabuilder account` on their hosts, may name another server.
     with tenant_transaction(TENANT) as connection:
         connection.exec_driver_sql("UPDATE email_client SET hostname = 'imap2.example.org' WHERE id = %s", (mail.id,))
+
+
+def test_transactions_that_began_in_the_same_microsecond_are_told_apart(
+    database: Database, environment: Environment
+) -> None:
+    add_account(TENANT, USER, new("mail"))
+    mail = find_account(TENANT, "mail")
+    connection = psycopg2.connect(libpq(database.app_url))
+    try:
+        cursor = connection.cursor()
+        cursor.execute("SELECT set_config('metabuilder.tenant_id', %s, true), now()", (TENANT,))
+        with tenant_transaction(TENANT) as worker:
+            worker.exec_driver_sql("UPDATE credential SET created_at = %s", (cursor.fetchone()[1],))
+        with pytest.raises(psycopg2.errors.InsufficientPrivilege, match="goes only to the server"):
+            cursor.execute("UPDATE email_client SET hostname = 'evil.example' WHERE id = %s", (mail.id,))
+    finally:
+        connection.close()
 
 
 def attempt(database: Database, statement: str, mail: Account) -> str | None:

@@ -4,6 +4,7 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import (
+    BigInteger,
     CheckConstraint,
     Double,
     ForeignKeyConstraint,
@@ -28,7 +29,8 @@ OAUTH2_PROVIDERS = ("google", "microsoft", "other")
 class Credential(Base):
     """A secret, encrypted with the application's keys and bound to its tenant and id.
 
-    `key_id` names the key. The secret of an OAuth2 grant is a JSON object (`storage.accounts.grants`).
+    `key_id` names the key, `stored_in` the transaction that stored the row (NULL: before there was the column). The
+    secret of an OAuth2 grant is a JSON object (`storage.accounts.grants`).
     """
 
     __tablename__ = "credential"
@@ -39,6 +41,9 @@ class Credential(Base):
     key_id: Mapped[str] = mapped_column(server_default=text("''"))
     created_at: Mapped[datetime] = mapped_column(server_default=NOW)
     updated_at: Mapped[datetime] = mapped_column(server_default=NOW)
+    stored_in: Mapped[int | None] = mapped_column(
+        BigInteger, server_default=text("((pg_current_xact_id())::text)::bigint")
+    )
     __table_args__ = (
         PrimaryKeyConstraint("tenant_id", "id"),
         CheckConstraint("tenant_id <> ''", "tenant_id"),

@@ -5,6 +5,7 @@ token endpoint of theirs, to which workers would send the stored password. So th
 transaction that stores the secret which goes there. Workers, and operators on workers' hosts, may do as before.
 """
 
+import sqlalchemy as sa
 from alembic import op
 
 revision = "0032"
@@ -12,8 +13,9 @@ down_revision = "0031"
 branch_labels = None
 depends_on = None
 
-# What the application's role may do with stored secrets: all but reading them, and moving their dates.
-READ = "tenant_id, id, kind, key_id, created_at, updated_at"
+# What the application's role may do with stored secrets: all but reading them, and saying when they were stored.
+READ = "tenant_id, id, kind, key_id, created_at, updated_at, stored_in"
+ADDED = "tenant_id, id, kind, ciphertext, key_id"
 WRITTEN = "ciphertext, key_id, updated_at"
 
 # The columns that say where a secret goes: of a table, for one side of an account.
@@ -22,9 +24,10 @@ PLACES = (
     ("email_client", "smtp", ("smtp_hostname", "smtp_port", "smtp_encryption", "smtp_credential_id")),
     ("oauth2_grant", "mailbox", ("token_endpoint", "credential_id")),
 )
-# A secret's created_at is the beginning of the transaction that stored it. An SMTP server without a secret of its own
-# gets that of the mailbox.
-CHECK = """
+# `stored_in` is the transaction that stored a secret. Its time is compared too, as a cluster that was filled from a
+# dump counts transactions anew. An SMTP server without a secret of its own gets that of the mailbox.
+THIS_TRANSACTION = "((pg_current_xact_id())::text)::bigint"
+CHECK = f"""
 CREATE FUNCTION secret_goes_where_it_was_meant_to() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, public, pg_temp
 AS $$
@@ -45,7 +48,8 @@ BEGIN
   END IF;
   IF NOT EXISTS (
     SELECT FROM public.credential
-    WHERE tenant_id = NEW.tenant_id AND id = secret AND created_at = transaction_timestamp()
+    WHERE tenant_id = NEW.tenant_id AND id = secret
+      AND stored_in = {THIS_TRANSACTION} AND created_at = transaction_timestamp()
   ) THEN
     RAISE EXCEPTION 'a stored password or token goes only to the server that was named with it'
       USING ERRCODE = 'insufficient_privilege',
@@ -58,9 +62,12 @@ $$
 
 
 def upgrade() -> None:
-    op.execute("GRANT SELECT, UPDATE ON credential TO metabuilder_worker")
-    op.execute("REVOKE SELECT, UPDATE ON credential FROM metabuilder")
-    op.execute(f"GRANT SELECT ({READ}), UPDATE ({WRITTEN}) ON credential TO metabuilder")
+    # NULL for the secrets that there are: no transaction stores them any more.
+    op.add_column("credential", sa.Column("stored_in", sa.BigInteger()))
+    op.alter_column("credential", "stored_in", server_default=sa.text(THIS_TRANSACTION))
+    op.execute("GRANT SELECT, INSERT, UPDATE ON credential TO metabuilder_worker")
+    op.execute("REVOKE SELECT, INSERT, UPDATE ON credential FROM metabuilder")
+    op.execute(f"GRANT SELECT ({READ}), INSERT ({ADDED}), UPDATE ({WRITTEN}) ON credential TO metabuilder")
     op.execute(CHECK)
     op.execute("REVOKE ALL ON FUNCTION secret_goes_where_it_was_meant_to FROM PUBLIC")
     for table, side, columns in PLACES:
@@ -77,6 +84,7 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.execute("DROP FUNCTION secret_goes_where_it_was_meant_to CASCADE")  # with the triggers
-    op.execute(f"REVOKE SELECT ({READ}), UPDATE ({WRITTEN}) ON credential FROM metabuilder")
-    op.execute("GRANT SELECT, UPDATE ON credential TO metabuilder")
-    op.execute("REVOKE SELECT, UPDATE ON credential FROM metabuilder_worker")
+    op.execute(f"REVOKE SELECT ({READ}), INSERT ({ADDED}), UPDATE ({WRITTEN}) ON credential FROM metabuilder")
+    op.execute("GRANT SELECT, INSERT, UPDATE ON credential TO metabuilder")
+    op.execute("REVOKE SELECT, INSERT, UPDATE ON credential FROM metabuilder_worker")
+    op.drop_column("credential", "stored_in")
