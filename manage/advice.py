@@ -53,8 +53,8 @@ _OTHER_NAMES = {
     "WATCH_FOLDERS_SECONDS": "mail_watcher_folders_seconds",
     "WATCH_HOST_LOGINS_PER_SECOND": "mail_watcher_host_logins_per_second",
 }
-# The addresses of Redis and PostgreSQL, which follow from the groups of the inventory.
-_BY_GROUPS = re.compile(r"REDIS_|DATABASE_|CELERY_BROKER_URL|CELERY_RESULT_BACKEND|FLOWER_")
+# The addresses of Redis and PostgreSQL follow from the groups of the inventory, the public key from the key.
+_DERIVED = re.compile(r"REDIS_|DATABASE_|CELERY_BROKER_URL|CELERY_RESULT_BACKEND|FLOWER_|CREDENTIAL_PUBLIC_KEY")
 
 
 def explained(error: BaseException, account: str | None = None) -> str:
@@ -101,7 +101,7 @@ def name_in_inventory(variable: str) -> str | None:
         return None
     if variable in _OTHER_NAMES:
         return _OTHER_NAMES[variable]
-    return None if _BY_GROUPS.match(variable) else f"application_{variable.lower()}"
+    return None if _DERIVED.match(variable) else f"application_{variable.lower()}"
 
 
 def _with_name_in_inventory(found: re.Match[str]) -> str:

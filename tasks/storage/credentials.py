@@ -60,8 +60,9 @@ def read_credential(connection: Connection, tenant_id: str, credential_id: str) 
 def read_credential_of_kind(connection: Connection, tenant_id: str, credential_id: str) -> tuple[str, str]:
     """The kind of a credential and its secret.
 
-    Raises NotFoundError, or CredentialUnreadableError where no key opens it.
+    Raises NotFoundError, CredentialUnreadableError where no key opens it, or ConfigurationError where there is none.
     """
+    _keys()  # asked first: the login of a host that has no key may not read the row
     row = connection.execute(
         select(Credential.kind, Credential.ciphertext, Credential.key_id).where(
             Credential.tenant_id == tenant_id, Credential.id == credential_id
@@ -182,7 +183,10 @@ def _suite() -> "Suite":
 
 
 def _keys() -> list[str]:
-    keys = get_settings().credentials.encryption_keys
+    settings = get_settings().credentials
+    keys = settings.encryption_keys
+    if not keys and settings.public_key:
+        raise ConfigurationError("this host stores secrets and reads none: do this on a host of celery_workers")
     if not keys:
         raise ConfigurationError(
             "CREDENTIAL_ENCRYPTION_KEY: not set, so no mail password can be read, and stored only with a "

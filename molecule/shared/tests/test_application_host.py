@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.site import PYTHON, TENANT, USER, RemoteMailbox, Site, sql
+from tests.support.site import PYTHON, TENANT, USER, RemoteMailbox, Site, ask_redis, sql
 
 ENVIRONMENT, GROUP = "/etc/metabuilder/client.env", "metabuilder-client"
 COMMAND_LINE = "/usr/local/bin/metabuilder"
@@ -30,17 +30,25 @@ class Application:
 
     def join(self) -> None:
         """Have site.yml do what a new host of the group concerns."""
-        self._play("tls,firewall,redis,postgresql,client", f"--inventory={self.inventory}")
+        hosts = ",".join([*self._servers, self.name])
+        self._play("site.yml", "--limit", hosts, "--tags", "tls,firewall,redis,postgresql,client", *self._with_it)
 
     def leave(self) -> None:
-        """Take the host out of the inventory, and its files away, as a person would."""
-        self._play("firewall,postgresql")
-        self.host.check_output(f"rm -rf /etc/metabuilder /opt/metabuilder {COMMAND_LINE} && groupdel {GROUP}")
+        """Take off what it got, take it out of the inventory, and have site.yml do what that concerns."""
+        self._play("playbooks/decommission.yml", "--limit", self.name, "--extra-vars", "confirm=yes", *self._with_it)
+        self._play("site.yml", "--limit", ",".join(self._servers), "--tags", "firewall,postgresql")
+        self._play("playbooks/old-passwords.yml")
 
-    def _play(self, tags: str, *options: str) -> None:
-        servers = [self.site.group("redis")[0], self.site.group("postgresql")[0]]
-        hosts = ",".join([*servers, self.name] if options else servers)
-        play = self.site.play("site.yml", "--limit", hosts, "--tags", tags, *options)
+    @property
+    def _servers(self) -> list[str]:
+        return [self.site.group("redis")[0], self.site.group("postgresql")[0]]
+
+    @property
+    def _with_it(self) -> tuple[str]:
+        return (f"--inventory={self.inventory}",)
+
+    def _play(self, playbook: str, *options: str) -> None:
+        play = self.site.play(playbook, *options)
         assert play.status == 0, play.output[-4000:]
 
     def run(self, command: str, user: str = "nobody") -> Any:
@@ -62,24 +70,23 @@ def application(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     if len(site.names) == 1:
         pytest.skip("all is on one host: the application has none of its own")
     made = Application(site, tmp_path_factory.mktemp("more") / "more.yml")
-    made.join()
-    yield made
-    if made.host.file(ENVIRONMENT).exists:  # the last test did not get so far
-        made.leave()
+    try:
+        made.join()
+        yield made
+    finally:
+        if made.host.file(ENVIRONMENT).exists:  # the last test did not get so far
+            made.leave()
 
 
 def test_it_gets_what_it_connects_with_and_nothing_else(site: Site, application: Application) -> None:
     file = application.host.file(ENVIRONMENT)
     assert (file.user, file.group, file.mode) == ("root", GROUP, 0o640)
-    others = [
-        name
-        for name in site.beginnings
-        if name not in {site.variable(application.name, own).partition("@")[0] for own in OWN}
-    ]
+    own = {site.variable(application.name, own).partition("@")[0] for own in OWN}
     held = application.host.check_output(
         "grep -raohE 'planted[-A-Za-z]+' /etc/metabuilder /opt/metabuilder/current/bin | sort -u"
     )
-    assert [name for name in others if name in held.split()] == []
+    assert own <= set(site.beginnings)
+    assert set(site.beginnings) & set(held.split()) == own
     assert site.variable(application.name, "application_credential_encryption_key") not in file.content_string
     units = "celery-* mail-watcher* metabuilder-* prometheus-*"
     assert application.host.run(f"systemctl list-unit-files --no-legend {units}").stdout == ""
@@ -263,7 +270,12 @@ def test_a_host_that_leaves_is_shut_out(site: Site, application: Application) ->
 
     application.leave()
 
+    left = f"ls -d /etc/metabuilder /opt/metabuilder {COMMAND_LINE}; getent group {GROUP}"
+    assert application.host.run(left).stdout == ""
     assert reached(application, servers) == []
+    password = site.variable(application.name, "redis_application_password")
+    said = ask_redis(site, site.first("redis"), "metabuilder_application", "ping", password=password)
+    assert "WRONGPASS" in said
     rules = sql(
         site, "SELECT count(*) FROM pg_hba_file_rules WHERE user_name = '{metabuilder}' AND type LIKE 'host%'"
     )
