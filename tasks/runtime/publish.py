@@ -1,8 +1,9 @@
 """Queues one task many times.
 
-`.delay()` builds each message anew and waits for the broker each time. Here Celery and kombu build one message and
-declare its queue; all other messages are copies with other arguments and ids, and many go to the broker at once. The
-broker gets the same messages as from `.delay()`; only Celery's signals for publishing are not sent for each message.
+`.delay()` builds each message anew and waits for the broker each time. Here Celery and kombu build one message, for a
+transport that connects to nothing; all other messages are copies with other arguments and ids, and many go to the
+broker at once. The broker gets the same messages as from `.delay()`; only Celery's signals for publishing are not
+sent for each message.
 """
 
 import json
@@ -23,16 +24,28 @@ from tasks.runtime.redaction import redact_arguments
 _MESSAGES_PER_WRITE = 500
 
 
+class _Nobody:
+    """The client of a channel that connects to nothing."""
+
+    def ping(self) -> bool:
+        """Kombu asks each new channel's client."""
+        return True
+
+
 class _KeepingChannel(transport.Channel):
     """A channel that does not queue a message, but keeps the message, its queue and the key of the queue's list."""
 
     kept: tuple[str, str, dict[str, Any]]
 
+    def _create_client(self, asynchronous: bool = False) -> _Nobody:  # noqa: ARG002  # as kombu calls it
+        return _Nobody()
+
+    def _size(self, queue: str) -> int:  # noqa: ARG002  # as kombu calls it
+        return 0
+
     def _put(self, queue: str, message: dict[str, Any], **_: Any) -> None:
         key = self._q_for_pri(queue, self._get_message_priority(message, reverse=False))
-        with self.conn_or_acquire() as client:
-            to_redis(client, message)
-        self.kept = key, queue, json.loads(dumps(message))
+        self.kept = key, queue, message
 
 
 class _KeepingTransport(transport.Transport):
@@ -64,8 +77,10 @@ def publish_many(
         task.app.amqp.Producer(connection) as producer,
     ):
         task.apply_async(tuple(calls[0]), producer=producer, retry=False, **options)
-        key, queue, message = producer.channel.kept
-        with producer.channel.conn_or_acquire() as client:
+        key, queue, built = producer.channel.kept
+        with transport.broker_client(task.app) as client:
+            to_redis(client, built)
+            message = json.loads(dumps(built))
             for first in range(0, len(calls), _MESSAGES_PER_WRITE):
                 part = slice(first, first + _MESSAGES_PER_WRITE)
                 messages = _copies(task, message, calls[part], ids[part])

@@ -7,7 +7,10 @@ from typing import Any
 
 import pytest
 import redis as redis_client
+from redis.exceptions import ResponseError
 
+from tasks.runtime.broker import transport
+from tasks.runtime.broker.transport import broker_client
 from tasks.runtime.publish import publish_many
 from tests.support.application import application
 from tests.support.servers import RedisServer
@@ -72,3 +75,26 @@ def test_nothing_is_queued_for_nobody(broker: redis_client.Redis, task: Any) -> 
 def test_a_task_of_nobody_is_refused(broker: redis_client.Redis, task: Any) -> None:
     with pytest.raises(ValueError, match="needs a tenant_id"):
         publish_many(task, [("account", "", "user")])
+
+
+def test_the_connection_to_redis_is_kept_until_there_is_an_error(
+    broker: redis_client.Redis, task: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transport, "_IDLE_SECONDS", 3600)  # however slow the machine is
+
+    def connections() -> int:
+        """How many were made to Redis so far."""
+        return int(broker.info("stats")["total_connections_received"])
+
+    publish_many(task, CALLS)
+    before = connections()
+    publish_many(task, CALLS)
+    assert connections() == before
+
+    # A Redis that became a replica keeps its connections, and refuses each write over them.
+    with pytest.raises(ResponseError), broker_client(task.app) as client:
+        client.execute_command("NONESUCH")
+    publish_many(task, CALLS)
+    assert connections() > before
+    [key] = broker.keys("sync*")
+    assert broker.llen(key) == 3 * len(CALLS)
