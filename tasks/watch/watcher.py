@@ -117,7 +117,7 @@ class Watcher:
         if found.watches is not None:
             self._wanted, self._sum = {watch.key: watch for watch in found.watches}, found.sum
         if found.watches is not None or self._has_ended:
-            await self._follow()
+            await self._follow(found.kept)
         for key in found.well:
             if account := self._accounts.get(key):
                 account.note_well()
@@ -130,13 +130,16 @@ class Watcher:
         waiting = sum(not (account.is_connected or account.was_tried) for account in self._accounts.values())
         return max(0, min(_CLAIMS_PER_ROUND, _MAX_WAITING - waiting))
 
-    async def _follow(self) -> None:
-        """Watch the wanted accounts and no others."""
+    async def _follow(self, kept: set[Key] | None) -> None:
+        """Watch the wanted accounts and no others. Those that are not among the `kept` ones are begun anew."""
         wanted, self._has_ended = self._wanted, False
         changed = [
             key
             for key, account in self._accounts.items()
-            if key not in wanted or wanted[key].login != account.watch.login or self._running[key].done()
+            if key not in wanted
+            or (kept is not None and key not in kept)
+            or wanted[key].login != account.watch.login
+            or self._running[key].done()
         ]
         ended = [self._running.pop(key) for key in changed]
         for key in changed:
@@ -182,18 +185,25 @@ async def _say_alive() -> None:
 
 
 class _Found(NamedTuple):
-    """The accounts that the watcher has, None if they are those of the round before; and which of the failing ones
-    are well."""
+    """The accounts that the watcher has, None if they are those of the round before; those of the round before that
+    it has had ever since, None if all; and which of the failing ones are well."""
 
     sum: str
     watches: list[Watch] | None
+    kept: set[Key] | None
     well: set[Key]
 
 
 def _renewed(name: str, claims: int, known_sum: str, failing: list[Key]) -> _Found:
-    """Renew the lease, claim accounts or give some up, and read which accounts the watcher has."""
+    """Renew the lease, claim accounts or give some up, and read which accounts the watcher has.
+
+    They are read before the claim, too: an account that was lost, and is claimed again at once, is not noted as
+    watched.
+    """
     settings = get_settings()
     renew_watcher(name, LEASE_SECONDS)
+    kept = None if sum_of_watches(name) == known_sum else {watch.key for watch in list_watches(name)}
     claim_watches(name, settings.watch.max_accounts, claims, settings.mail.connections_by_host)
     new_sum = sum_of_watches(name)
-    return _Found(new_sum, None if new_sum == known_sum else list_watches(name), well_watches(name, failing))
+    is_known = new_sum == known_sum and kept is None
+    return _Found(new_sum, None if is_known else list_watches(name), kept, well_watches(name, failing))
