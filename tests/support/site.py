@@ -26,6 +26,8 @@ SHARED = ROOT / "molecule" / "shared" / "inventory"
 PYTHON = "/opt/metabuilder/current/bin/python"
 ENVIRONMENTS = ("/etc/metabuilder/celery.env", "/etc/metabuilder/celery-worker.env")
 TENANT, USER = "tenant-1", "user-1"
+# Molecule asks for colours on a terminal, and the recap of a play is read here.
+_PLAIN = {"ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0"}
 _PLAY_SECONDS = 1800  # of which a quiet machine needs a tenth at most
 
 
@@ -173,7 +175,7 @@ def _without(host: str, group: Any) -> Any:
 
 
 def _in(root: Path) -> dict[str, Any]:
-    environment = {**os.environ, "ANSIBLE_CONFIG": str(root / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
+    environment = {**os.environ, **_PLAIN, "ANSIBLE_CONFIG": str(root / "ansible.cfg")}
     return {"cwd": root, "env": environment, "text": True, "stdin": subprocess.DEVNULL}
 
 
