@@ -1,4 +1,6 @@
-"""Starts the scenarios with the session: they run one after another beside the other tests, and both mostly wait.
+"""Starts the scenarios with the session: they run beside the other tests, and both mostly wait.
+
+One runs at a time while other tests need the processors, and two as soon as a test does nothing but wait for one.
 
 In a run of several processes (`pytest -n`) the controlling process runs them, as its workers come and go; the tests,
 which are in a worker, wait for the file that each scenario leaves.
@@ -13,6 +15,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import deque
 from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -25,7 +28,7 @@ from tests.support.tried_twice import TITLE
 
 _HERE = Path(__file__).parent
 _ROOT = _HERE.parents[1]
-# A scenario takes five to fifteen minutes; a machine that needs this long has a problem of its own.
+# A scenario takes ten to thirty minutes; a machine that needs this long has a problem of its own.
 _SECONDS = 3600
 _LAST_CHARACTERS = 20_000
 _FAILURES = re.compile(r"^=+ (?:ERRORS|FAILURES) =+$", re.MULTILINE)
@@ -42,14 +45,21 @@ class Outcome(NamedTuple):
 
 
 class Outcomes:
-    """The folder in which each scenario that has ended leaves its outcome."""
+    """The folder in which each scenario that has ended leaves its outcome, and the first test that waits a note."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._note = folder / "awaited"
+
+    @property
+    def are_awaited(self) -> bool:
+        """Whether a test has waited for an outcome."""
+        return self._note.exists()
 
     def wait_for(self, name: str) -> Outcome:
         path = self.folder / f"{name}.json"
         while not path.exists():
+            self._note.touch()
             time.sleep(0.5)
         return Outcome(*json.loads(path.read_text()))
 
@@ -60,44 +70,61 @@ class Outcomes:
 
 
 class Scenarios:
-    """Runs `molecule test` for one scenario after another in the background."""
+    """Runs `molecule test` for the scenarios in the background: one at a time, and two once a test waits for one."""
 
     def __init__(self, names: Iterable[str], outcomes: Outcomes) -> None:
         self._lock = threading.Lock()
-        self._process: subprocess.Popen[bytes] | None = None
-        self._stopped = False
-        self._runner = threading.Thread(target=self._test_all, args=(list(names), outcomes), name="molecule")
-        self._runner.start()
+        self._processes: set[subprocess.Popen[bytes]] = set()
+        self._stopped = threading.Event()
+        self._left = deque(names)
+        self._outcomes = outcomes
+        self._runners = [threading.Thread(target=runner) for runner in (self._test_all, self._test_when_awaited)]
+        for runner in self._runners:
+            runner.start()
 
     def stop(self) -> None:
         """End what still runs, as when the session is interrupted, and remove what it made."""
         with self._lock:
-            self._stopped = True
-            if self._process:
-                kill_tree(self._process)
-        self._runner.join()
+            self._stopped.set()
+            for process in self._processes:
+                kill_tree(process)
+        for runner in self._runners:
+            runner.join()
 
-    def _test_all(self, names: list[str], outcomes: Outcomes) -> None:
-        for name in names:
+    def _test_when_awaited(self) -> None:
+        while self._left and not self._outcomes.are_awaited:
+            if self._stopped.wait(0.5):
+                return
+        self._test_all()
+
+    def _test_all(self) -> None:
+        while name := self._next():
             try:
                 outcome = self._test(name)
             except Exception as error:  # a test waits for the outcome, whatever it is
                 outcome = Outcome(-1, f"the scenario could not be run: {error!r}", [])
             if outcome is None:
                 return
-            outcomes.leave(name, outcome)
+            self._outcomes.leave(name, outcome)
+
+    def _next(self) -> str | None:
+        with self._lock:
+            return self._left.popleft() if self._left else None
 
     def _test(self, name: str) -> Outcome | None:
         with tempfile.TemporaryFile() as output:
             with self._lock:
-                if self._stopped:
+                if self._stopped.is_set():
                     return None
-                self._process = _start("test", name, output)
+                process = _start("test", name, output)
+                self._processes.add(process)
             try:
-                status = self._process.wait(_SECONDS)
+                status = process.wait(_SECONDS)
             except subprocess.TimeoutExpired:
-                kill_tree(self._process)
-                status = self._process.wait()
+                kill_tree(process)
+                status = process.wait()
+            with self._lock:
+                self._processes.remove(process)
             if status < 0:
                 _start("destroy", name, output).wait()
             output.seek(0)
