@@ -22,6 +22,7 @@ _VARIABLES = {
     "sslrootcert": "PGSSLROOTCERT",
     "sslcert": "PGSSLCERT",
     "sslkey": "PGSSLKEY",
+    "target_session_attrs": "PGTARGETSESSIONATTRS",
     "connect_timeout": "PGCONNECT_TIMEOUT",
 }
 # psql itself waits for minutes for a server behind a closed firewall, and for ever for one that hangs.
@@ -60,6 +61,9 @@ def _environment(tenant: str | None, *, write: bool) -> dict[str, str]:
     options = [parts.get("options", "")]
     if not write:
         options.append("-c default_transaction_read_only=on")
+        if "target_session_attrs" in parts:
+            # A session that is to be read-only would be refused as one that is not "read-write".
+            environment["PGTARGETSESSIONATTRS"] = "primary"
     if tenant is not None:
         escaped = tenant.replace("\\", "\\\\").replace(" ", "\\ ")
         options.append(f"-c metabuilder.tenant_id={escaped}")

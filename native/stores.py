@@ -83,6 +83,7 @@ def postgres_answers() -> Check:
     import psycopg2
 
     from tasks.settings import load
+    from tasks.storage.session import brief
 
     try:
         connection = psycopg2.connect(
@@ -96,7 +97,7 @@ def postgres_answers() -> Check:
             cursor.execute(_WITH_LITTLE_MEMORY, [f"{_SILENCE_SECONDS}s"])
             cursor.execute(_HAS_DISK)
     except psycopg2.Error as error:
-        return Check("postgres", False, one_line(error), _start_or_look("postgres", "DATABASE_URL"))
+        return Check("postgres", False, brief(str(error)).rstrip("."), _start_or_look("postgres", "DATABASE_URL"))
     if is_read_only:
         advice = (
             "Set DATABASE_URL to the primary. If that is the primary, set default_transaction_read_only to off there"

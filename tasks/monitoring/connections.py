@@ -10,21 +10,20 @@ from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from sqlalchemy import make_url
-
+from tasks.secrecy.urls import postgresql_servers
 from tasks.settings import Settings
 
 _ESTABLISHED = "01"
 _TABLES = ("/proc/self/net/tcp", "/proc/self/net/tcp6")
-_REDIS_PORT, _POSTGRESQL_PORT = 6379, 5432
+_REDIS_PORT = 6379
 
 
 def ports(settings: Settings) -> Mapping[int, str]:
     """The ports of the servers, and whose they are: `redis` (broker and results) or `postgresql`."""
     urls = [urlsplit(place.url) for place in (settings.redis.broker, settings.redis.results)]
-    database = make_url(settings.database.url.get_secret_value())
+    databases = postgresql_servers(settings.database.url.get_secret_value())
     return {
-        database.port or _POSTGRESQL_PORT: "postgresql",
+        **{server.port: "postgresql" for server in databases},
         **{url.port or _REDIS_PORT: "redis" for url in urls},
     }
 

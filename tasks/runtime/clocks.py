@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 from celery.utils.log import get_logger
 from kombu.utils.url import parse_url
 from redis.exceptions import ResponseError
-from sqlalchemy import make_url
 
 from tasks.runtime.broker.clock import ahead_of_redis, redis_now
+from tasks.secrecy.urls import postgresql_servers
 from tasks.settings import get_settings
 
 logger = get_logger(__name__)
@@ -105,6 +105,6 @@ def _named(here: float, database: float | None) -> dict[str, float]:
     redis_host = parse_url(get_settings().redis.broker_url)["hostname"]
     clocks = {f"this host ({socket.gethostname()})": here}
     if database is not None:
-        database_host = make_url(get_settings().database.url.get_secret_value()).host
-        clocks[f"PostgreSQL ({database_host})"] = database
+        servers = postgresql_servers(get_settings().database.url.get_secret_value())
+        clocks[f"PostgreSQL ({' or '.join(server.host for server in servers)})"] = database
     return {**clocks, f"Redis ({redis_host})": 0.0}

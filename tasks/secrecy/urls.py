@@ -6,24 +6,41 @@ URL fail with a piece of the password in the error, or connect to another host; 
 """
 
 import re
+from collections.abc import Iterator, Sequence
 from ipaddress import IPv6Address
-from urllib.parse import parse_qsl, quote, unquote, urlsplit
+from typing import NamedTuple
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 _SECRET_NAME = re.compile(r"pass|pwd|secret|token|key", re.IGNORECASE)
 # Only a machine makes words of this length in a path, so they may be secret.
 _LONG_WORD = 16
 
 _HOST = r"(?P<host>\[[0-9a-fA-F:.]+(?:%\w+)?\]|[\w.-]*)(?::(?P<port>[0-9]{1,5}))?"
+_ANY_HOST = re.sub(r"\?P<\w+>", "?:", _HOST)
 _MAX_PORT = 65_535
 # URLs that redis-py and kombu read right. They split with urlsplit: the last @ before a / ? or # ends the login.
 _REDIS = re.compile(rf"rediss?://(?:[^/?#\[\]]*@)?{_HOST}(?:/[^@#?]*)?(?:\?[^@#]*)?")
-# URLs that SQLAlchemy reads right: the first @ ends the login, and a password may have a /.
-_POSTGRESQL = re.compile(rf"postgres(?:ql)?(?:\+psycopg2)?://(?:[^@:/]*(?::[^@]*)?@)?{_HOST}(?:/[^@?]*)?(?:\?[^@]*)?")
+# URLs that SQLAlchemy reads right: the first @ ends the login, and a password may have a /. libpq also reads several
+# servers there, which SQLAlchemy does not.
+_POSTGRESQL = re.compile(
+    rf"postgres(?:ql)?(?:\+psycopg2)?://(?P<login>[^@:/]*(?::[^@]*)?@)?(?P<servers>{_ANY_HOST}(?:,{_ANY_HOST})*)"
+    r"(?P<database>/[^@?]*)?(?:\?(?P<query>[^@]*))?"
+)
+_POSTGRESQL_PORT = 5432
+# With several servers, a session is wanted on the one that takes writes.
+_PRIMARY = ("read-write", "primary")
 
 _WRITE_AS_CODES = (
     "cannot be read as it is meant: in the user name and the password, write each sign that is neither a letter nor "
     "a digit as % and its code, such as %40 for @"
 )
+
+
+class PostgresqlServer(NamedTuple):
+    """A server of PostgreSQL: its name, its address (IPv6 without brackets) or the folder of its socket; its port."""
+
+    host: str
+    port: int
 
 
 def checked_redis_url(url: str) -> str:
@@ -41,14 +58,70 @@ def checked_postgresql_url(url: str) -> str:
     """The URL with the name of the driver (postgresql+psycopg2://),
     which SQLAlchemy would otherwise choose by its version.
 
+    Several servers, one of which is the primary, may be written as libpq and as SQLAlchemy write them. They are
+    returned in the one form that both read: ?host=one,two,three&port=5432,5432,5432&target_session_attrs=read-write
+
     Raises ValueError, which repeats no part of the URL, if SQLAlchemy would misread the URL.
     """
     if not re.match(r"postgres(ql)?(\+psycopg2)?://", url):
         raise ValueError("must begin with postgresql:// or postgresql+psycopg2://")
     if not (found := _POSTGRESQL.fullmatch(url)):
         raise ValueError(_WRITE_AS_CODES)
+    servers = list(_servers(found))
+    if len(servers) == 1:
+        return f"postgresql+psycopg2://{url.partition('://')[2]}"
+    place = f"{found['login'] or ''}{found['database'] or '/'}"
+    return f"postgresql+psycopg2://{place}?{_query(servers, found['query'] or '')}"
+
+
+def postgresql_servers(url: str) -> tuple[PostgresqlServer, ...]:
+    """The servers that a URL names, in their order; without a name, the host is empty (libpq takes a socket of its
+    own then). Raises ValueError for what `checked_postgresql_url` refuses."""
+    if not (found := _POSTGRESQL.fullmatch(url)):
+        raise ValueError(_WRITE_AS_CODES)
+    return tuple(_servers(found))
+
+
+def _servers(found: re.Match[str]) -> Iterator[PostgresqlServer]:
+    """The servers of a URL, each checked. Those in the query win over those before the database."""
+    query = parse_qsl(found["query"] or "")
+    named = [value for name, value in query if name == "host"]
+    ports = [port for name, value in query if name == "port" for port in value.split(",")]
+    if not named:
+        named = found["servers"].split(",")
+    elif len(named) == 1:
+        named = named[0].split(",")
+    if len(ports) not in (0, 1, len(named)):
+        raise ValueError("must name one port for each host, or one port for all")
+    for number, server in enumerate(named):
+        yield _server(server, ports[number] if len(ports) > 1 else (ports or [""])[0], is_alone=len(named) == 1)
+
+
+def _server(words: str, port: str, *, is_alone: bool) -> PostgresqlServer:
+    """The server that these words name, with the port that is named apart from it, if any."""
+    if words.startswith("/") and is_alone:
+        return PostgresqlServer(words, int(port) if port.isascii() and port.isdigit() else _POSTGRESQL_PORT)
+    bare = f"[{words}]" if words.count(":") > 1 and not words.startswith("[") else words
+    both = f"{bare}:{port}" if port else bare
+    if not (found := re.fullmatch(_HOST, both)) or not (found["host"] or is_alone):
+        raise ValueError("must name each host by its name or address, with at most one port")
     _check_server(found)
-    return f"postgresql+psycopg2://{url.partition('://')[2]}"
+    return PostgresqlServer(found["host"].strip("[]"), int(found["port"] or _POSTGRESQL_PORT))
+
+
+def _query(servers: Sequence[PostgresqlServer], query: str) -> str:
+    """The query of a URL with these servers, and with all else that is in `query`."""
+    wanted = dict(parse_qsl(query)).get("target_session_attrs", _PRIMARY[0])
+    if wanted not in _PRIMARY:
+        raise ValueError(f"with several hosts, target_session_attrs must be {' or '.join(_PRIMARY)}")
+    hosts, ports = (",".join(map(str, column)) for column in zip(*servers, strict=True))
+    ours = urlencode({"host": hosts, "port": ports, "target_session_attrs": wanted}, safe=",:")
+    others = [
+        part
+        for part in query.split("&")
+        if part.partition("=")[0] not in ("", "host", "port", "target_session_attrs")
+    ]
+    return "&".join([ours, *others])
 
 
 def checked_host(host: str) -> str:

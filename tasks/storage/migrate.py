@@ -13,11 +13,12 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, create_engine, text
+from sqlalchemy import Connection, text
 from sqlalchemy.exc import OperationalError
 
 from tasks.errors import EmailError, PermanentError, StorageUnavailableError
 from tasks.settings import ConfigurationError
+from tasks.storage.session import brief, owner_engine
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 
@@ -67,7 +68,7 @@ def upgrade(owner_url: str, revision: str = "head") -> None:
     try:
         command.upgrade(_config(owner_url), revision)
     except OperationalError as error:
-        raise StorageUnavailableError(_first_line(error)) from error
+        raise StorageUnavailableError(brief(str(error.orig))) from error
 
 
 def finish(owner_url: str) -> list[str]:
@@ -97,18 +98,14 @@ def current_and_head(owner_url: str) -> tuple[str | None, str | None]:
 
 @contextmanager
 def _connection(owner_url: str) -> Iterator[Connection]:
-    engine = create_engine(owner_url)
+    engine = owner_engine(owner_url)
     try:
         with engine.connect() as connection:
             yield connection
     except OperationalError as error:
-        raise StorageUnavailableError(_first_line(error)) from error
+        raise StorageUnavailableError(brief(str(error.orig))) from error
     finally:
         engine.dispose()
-
-
-def _first_line(error: OperationalError) -> str:
-    return str(error.orig).strip().partition("\n")[0]
 
 
 def _config(owner_url: str) -> Config:

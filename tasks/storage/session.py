@@ -17,6 +17,7 @@ from sqlalchemy import Connection, Engine, ExceptionContext, create_engine, even
 from sqlalchemy.exc import DBAPIError, DisconnectionError, InterfaceError, OperationalError
 
 from tasks.errors import StorageUnavailableError
+from tasks.secrecy.urls import checked_postgresql_url, postgresql_servers
 from tasks.settings import get_settings
 
 # Two connections a process: for the transaction at work, and for a lease that another thread renews meanwhile.
@@ -41,16 +42,28 @@ _PASSING_SQLSTATES = ("08", "53", "57", "58", "40")
 # more; new connections lead to the new primary.
 _LOST_SQLSTATES = ("25006", "25P03", "57P01", "57P02", "57P03")
 
+# How libpq begins a line about one of the servers that it tried.
+_ABOUT_A_SERVER = ("connection to server", "could not translate host name")
+
 # Data exceptions and exceeded limits: PostgreSQL will never take the same rows.
 _DATA_SQLSTATES = ("22", "54")
 
 
 # A host that vanished is noticed within a minute, before the hard time limit kills the process that waits for it.
-_NOTICE_A_HOST_THAT_VANISHED = {
+_OF_ONE_SERVER = {
+    "connect_timeout": CONNECT_TIMEOUT_SECONDS,
     "keepalives_idle": 30,
     "keepalives_interval": 10,
     "keepalives_count": 3,
     "tcp_user_timeout": 60_000,  # ms that sent data may stay unacknowledged
+}
+# Where another server takes over, a host that vanished is noticed within ten seconds.
+_OF_SEVERAL_SERVERS = {
+    "connect_timeout": 3,  # of each server
+    "keepalives_idle": 4,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
 }
 
 
@@ -67,26 +80,67 @@ def keep_connections(number: int) -> None:
 @lru_cache(maxsize=1)
 def get_engine() -> Engine:
     """The pool of connections of this process."""
+    url = get_settings().database.url.get_secret_value()
+    has_several = has_several_servers(url)
     engine = create_engine(
-        get_settings().database.url.get_secret_value(),
+        url,
         pool_size=_kept,
         hide_parameters=True,  # parameters are people's mail, and errors go into logs and results
         connect_args={
-            "connect_timeout": CONNECT_TIMEOUT_SECONDS,
             "application_name": "metabuilder",
-            **_NOTICE_A_HOST_THAT_VANISHED,
+            **(_OF_SEVERAL_SERVERS if has_several else _OF_ONE_SERVER),
         },
     )
+    if has_several:
+        _LastPrimary().remember(engine)
     event.listen(engine, "checkout", _refuse_closed)
     event.listen(engine, "handle_error", _leave_out_values)
     return engine
 
 
+def owner_engine(owner_url: str) -> Engine:
+    """Connections of the role that owns the tables, for migrations; the caller disposes of them."""
+    url = checked_postgresql_url(owner_url)
+    return create_engine(url, connect_args=_OF_SEVERAL_SERVERS if has_several_servers(url) else {})
+
+
+def has_several_servers(url: str) -> bool:
+    """Whether the URL names several servers, one of which takes over when the primary is gone."""
+    return len(postgresql_servers(url)) > 1
+
+
+class _LastPrimary:
+    """Asks the server first that was the primary the last time. One before it that is gone would cost each new
+    connection its time-out."""
+
+    def __init__(self) -> None:
+        self._server = ("", "")
+
+    def remember(self, engine: Engine) -> None:
+        """Do so for all connections of the engine."""
+        event.listen(engine, "do_connect", self._put_first)
+        event.listen(engine, "connect", self._note)
+
+    def _put_first(self, _dialect: Any, _record: Any, _arguments: Any, options: dict[str, Any]) -> None:
+        servers = list(zip(options["host"].split(","), options["port"].split(","), strict=True))
+        servers.sort(key=lambda server: server != self._server)
+        options["host"], options["port"] = (",".join(column) for column in zip(*servers, strict=True))
+
+    def _note(self, connection: Any, _record: Any) -> None:
+        self._server = (connection.info.host, str(connection.info.port))
+
+
 def without_values(error: BaseException) -> None:
-    """Keep only the first line of an error's text: the lines
-    DETAIL and CONTEXT quote rows, which are people's mail."""
+    """Keep only what `brief` keeps of an error's text."""
     if error.args and isinstance(error.args[0], str):
-        error.args = (error.args[0].strip().partition("\n")[0], *error.args[1:])
+        error.args = (brief(error.args[0]), *error.args[1:])
+
+
+def brief(words: str) -> str:
+    """The first line of an error, and those that say why each of several servers cannot be had. The lines DETAIL and
+    CONTEXT quote rows, which are people's mail."""
+    first, *others = words.strip().splitlines() or [""]
+    return "; ".join([first, *(line for line in others if line.startswith(_ABOUT_A_SERVER))])
 
 
 def _leave_out_values(context: ExceptionContext) -> None:

@@ -1,19 +1,18 @@
 """A PostgreSQL that became read-only, or a standby: a lost connection, and the next try finds the new primary."""
 
 import secrets
-import subprocess
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 
 import pytest
 
-from native.postgres import WORKER, libpq, wheel_binaries
+from native.postgres import WORKER
 from tasks.errors import StorageUnavailableError
 from tasks.storage import copy, wire
 from tasks.storage.ids import new_id
 from tasks.storage.migrate import upgrade
 from tasks.storage.session import get_engine, tenant_transaction
 from tests.conftest import TENANT, Database, as_superuser
+from tests.support.failover import standby_of
 from tests.support.proxy import Proxy
 from tests.support.servers import PostgresServer
 from tests.support.stored import rows
@@ -64,14 +63,7 @@ def primary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer
 @pytest.fixture(scope="module")
 def standby(primary: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
     """A streaming standby of the primary."""
-    root = tmp_path_factory.mktemp("standby")
-    source = libpq(primary.superuser_url)
-    backup = [str(wheel_binaries() / "pg_basebackup"), "-D", str(root / "data"), "-d", source, "-R", "-X", "stream"]
-    subprocess.run([*backup, "-c", "fast"], check=True, capture_output=True)
-    server = PostgresServer(root)
-    server.postgres = replace(server.postgres, passwords=primary.postgres.passwords)
-    server._provisioned = True
-    server.start()
+    server = standby_of(primary, tmp_path_factory.mktemp("standby"))
     yield server
     server.stop()
 

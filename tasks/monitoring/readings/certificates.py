@@ -14,10 +14,11 @@ from urllib.parse import urlsplit
 from cryptography import x509
 from sqlalchemy import make_url
 
+from tasks.secrecy.urls import postgresql_servers
 from tasks.settings import Settings
 
 _PATIENCE_SECONDS = 2
-_REDIS_PORT, _POSTGRESQL_PORT = 6379, 5432
+_REDIS_PORT = 6379
 # PostgreSQL's SSLRequest: the length of the message, and a number that stands for it (protocol flow, SSL session).
 _SSL_REQUEST = struct.pack("!ii", 8, 80877103)
 # Certificates of this host that workers and servers do not show to each other: of exporters, of the Prometheus that
@@ -36,15 +37,16 @@ class _Server(NamedTuple):
 
 def seconds_left(settings: Settings) -> dict[str, float]:
     """For how many seconds each certificate is still valid, negative where it has ended: of the `broker`, of the
-    `results` if they are elsewhere, of `postgresql`, of the `authority`, and those that this host has in files: of
-    `exporters`, `monitoring`, `log_collector` and `log_sender`.
+    `results` if they are elsewhere, of `postgresql` (of several servers, the first to end), of the `authority`, and
+    those that this host has in files: of `exporters`, `monitoring`, `log_collector` and `log_sender`.
 
     What is not encrypted, or cannot be looked at now, is left out.
     """
-    ends = {}
+    ends: dict[str, datetime] = {}
     for server in _servers(settings):
         with suppress(OSError, ValueError):
-            ends[server.name] = _end_of_server(server)
+            end = _end_of_server(server)
+            ends[server.name] = min(end, ends.get(server.name, end))
     files = {name: _OWN / f"{name}.crt" for name in _OF_THIS_HOST}
     if settings.redis.ssl_ca_certs:
         files["authority"] = Path(settings.redis.ssl_ca_certs)
@@ -63,10 +65,10 @@ def _servers(settings: Settings) -> Iterator[_Server]:
         if url.scheme == "rediss" and address not in seen:
             seen.add(address)
             yield _Server(name, *address)
-    url_of_database = make_url(settings.database.url.get_secret_value())
-    if url_of_database.query.get("sslmode") in _ENCRYPTED and url_of_database.host:
-        port = url_of_database.port or _POSTGRESQL_PORT
-        yield _Server("postgresql", url_of_database.host, port, begins_with_tls=False)
+    url_of_database = settings.database.url.get_secret_value()
+    if make_url(url_of_database).query.get("sslmode") in _ENCRYPTED:
+        for host, port in postgresql_servers(url_of_database):
+            yield _Server("postgresql", host, port, begins_with_tls=False)
 
 
 def _end_of_server(server: _Server) -> datetime:

@@ -2,7 +2,6 @@
 or twice if the silence lasts longer than the visibility timeout."""
 
 import socket
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,10 +15,11 @@ from native.ports import LOOPBACK
 from tasks.errors import BrokerUnavailableError
 from tasks.registry import SYNC_EMAILS
 from tasks.storage.dead_letters import list_letters
-from tests.conftest import TENANT, USER, unavailable
+from tests.conftest import TENANT, USER
 from tests.integration.faults.conftest import APP, publish
 from tests.support.application import application
 from tests.support.fault_app import begun, done, hold
+from tests.support.packets import packets_dropped
 from tests.support.proxy import Network
 from tests.support.servers import RedisServer
 from tests.support.worker import Worker, wait_until
@@ -44,22 +44,8 @@ def forgotten(network: Network) -> Iterator[None]:
 @contextmanager
 def dropped(network: Network) -> Iterator[None]:
     """Each packet is."""
-    table = f"metabuilder_test_{network.port}"
-    rules = f"""table inet {table} {{
-        chain input {{
-            type filter hook input priority 0
-            iif lo tcp dport {network.port} drop
-            iif lo tcp sport {network.port} drop
-        }}
-    }}"""
-    try:
-        subprocess.run(["nft", "-f", "-"], input=rules, text=True, check=True, capture_output=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        unavailable(f"packets cannot be dropped here: {error}")
-    try:
+    with packets_dropped(network.port):
         yield
-    finally:
-        subprocess.run(["nft", "delete", "table", "inet", table], check=True)
 
 
 def publish_through_it() -> None:

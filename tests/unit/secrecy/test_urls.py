@@ -3,14 +3,16 @@
 import itertools
 from collections.abc import Callable
 from contextlib import suppress
-from urllib.parse import quote
+from urllib.parse import parse_qsl, quote
 
 import pytest
 from kombu.utils.url import parse_url
+from psycopg2.extensions import parse_dsn
 from redis.connection import parse_url as redis_parse_url
 from sqlalchemy import make_url
 
-from tasks.secrecy.urls import checked_postgresql_url, checked_redis_url, secrets_of_url
+from native.postgres import libpq
+from tasks.secrecy.urls import checked_postgresql_url, checked_redis_url, postgresql_servers, secrets_of_url
 from tasks.settings import ConfigurationError, load
 
 SIGNS = "@:/?#[]%&=+$!'\"\\ ;,~^|"
@@ -67,11 +69,80 @@ def test_usual_urls_of_redis_are_taken(url: str) -> None:
     [
         "postgresql+psycopg2://worker@127.0.0.1:5432/mail", "postgresql+psycopg2://worker:p%2Fw@[::1]/mail",
         "postgresql+psycopg2://worker@/mail?host=/run/postgresql", "postgresql+psycopg2:///mail",
-        "postgresql+psycopg2://w:pw@/mail?host=one:5432&host=two:5432&target_session_attrs=read-write",
+        "postgresql+psycopg2://w:pw@/mail?host=one&port=5433", "postgresql+psycopg2://w:pw@/mail?host=one:5433",
+        "postgresql+psycopg2://w:pw@/mail?host=one,two&port=5432,5433&target_session_attrs=primary&sslmode=require",
     ],
 )  # fmt: skip
 def test_usual_urls_of_postgresql_are_taken(url: str) -> None:
     assert checked_postgresql_url(url) == url
+
+
+THREE = "/mail?host=one,two,three&port=1,5432,3&target_session_attrs=read-write"
+
+
+@pytest.mark.parametrize(
+    ("url", "servers"),
+    [
+        ("postgresql+psycopg2://w:p%2Fw@/mail?host=one:1&host=two&host=three:3", THREE),
+        ("postgresql://w:p%2Fw@one:1,two,three:3/mail", THREE),
+        ("postgresql://w:p%2Fw@ignored/mail?host=one,two,three&port=1,5432,3&target_session_attrs=read-write", THREE),
+        (
+            "postgres://w:p%2Fw@/mail?sslmode=verify-full&host=one:5&host=two:6&target_session_attrs=primary"
+            "&sslrootcert=%2Fetc%2Fa%20b",
+            "/mail?host=one,two&port=5,6&target_session_attrs=primary&sslmode=verify-full&sslrootcert=%2Fetc%2Fa%20b",
+        ),
+        (
+            "postgresql://w:p%2Fw@[2001:db8::1]:5,[2001:db8::2]:6/mail",
+            "/mail?host=2001:db8::1,2001:db8::2&port=5,6&target_session_attrs=read-write",
+        ),
+        (
+            "postgresql://w:p%2Fw@/mail?host=[::1]:5&host=[::2]",
+            "/mail?host=::1,::2&port=5,5432&target_session_attrs=read-write",
+        ),
+        ("postgresql://w:p%2Fw@one,two?port=7", "/?host=one,two&port=7,7&target_session_attrs=read-write"),
+    ],
+)  # fmt: skip
+def test_several_servers_of_postgresql_are_written_as_libpq_and_sqlalchemy_read_them(url: str, servers: str) -> None:
+    checked = checked_postgresql_url(url)
+    assert checked == f"postgresql+psycopg2://w:p%2Fw@{servers}"
+    assert checked_postgresql_url(checked) == checked
+    read = make_url(checked)
+    _, options = read.get_dialect()().create_connect_args(read)
+    of_libpq = parse_dsn(libpq(checked))
+    for found in (options, of_libpq):
+        assert (found["user"], found["password"]) == ("w", "p/w")
+        both = zip(found["host"].split(","), map(int, found["port"].split(",")), strict=True)
+        assert tuple(both) == postgresql_servers(url)
+        assert found["target_session_attrs"] == dict(parse_qsl(servers))["target_session_attrs"]
+        assert found.get("dbname") == (read.database or None)
+        assert found.get("sslrootcert") == dict(parse_qsl(servers)).get("sslrootcert")
+    assert secrets_of_url(url) == secrets_of_url(checked) == ("p/w",)
+
+
+@pytest.mark.parametrize(
+    "servers",
+    [
+        "one:1,two:99999/mail", "one,,two/mail", "/mail?host=one&host=a..b", "/mail?host=one,two&port=1,2,3",
+        "/mail?host=one:1&host=two:2&port=5", "/mail?host=one:x&host=two", "/mail?host=/run/postgresql&host=one",
+        "/mail?host=one,two&target_session_attrs=any", "/mail?host=one,two&target_session_attrs=standby",
+        "/mail?host=one,two&port=1,x", "/mail?host=one:1:2&host=two", "[::1::2],one/mail",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("variable", ["DATABASE_URL", "DATABASE_OWNER_URL"])
+def test_several_servers_that_cannot_be_meant_are_refused(
+    variable: str, servers: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, f"postgresql+psycopg2://w:secret@{servers}")
+    with pytest.raises(ConfigurationError, match=variable) as refusal:
+        load()
+    assert "secret" not in str(refusal.value)
+
+
+def test_the_servers_of_a_url_are_known_by_name_and_port() -> None:
+    assert postgresql_servers("postgresql://w@db/mail") == (("db", 5432),)
+    assert postgresql_servers("postgresql://w@[::1]:6/mail") == (("::1", 6),)
+    assert postgresql_servers("postgresql:///mail") == (("", 5432),)
+    assert postgresql_servers("postgresql://w@/mail?host=/run/postgresql&port=6") == (("/run/postgresql", 6),)
 
 
 @pytest.mark.parametrize("scheme", ["postgresql", "postgres"])

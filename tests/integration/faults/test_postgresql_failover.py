@@ -1,0 +1,174 @@
+"""A site with several servers of PostgreSQL, one of which takes over: each program finds the primary by itself."""
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from manage import psql
+from native import stores
+from native.ports import free_port
+from native.postgres import OWNER, WORKER
+from tasks.errors import StorageUnavailableError
+from tasks.storage import migrate, session
+from tasks.storage.ids import new_id
+from tasks.storage.session import get_engine, listening, tenant_transaction, wait_for_notifications
+from tests.conftest import TENANT
+from tests.support.failover import Pair, ask, running_pair
+from tests.support.packets import packets_dropped
+from tests.support.worker import wait_until
+
+# Ten times what the operating system and libpq need at most to notice that a host has vanished.
+VANISHED_SECONDS = 10 * (session._OF_SEVERAL_SERVERS["tcp_user_timeout"] / 1000)
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    """Each test leaves both servers running, one of them the primary and the other one its standby."""
+    with running_pair(tmp_path_factory.mktemp("pair")) as pair:
+        yield pair
+
+
+def write() -> str:
+    """A row, by a transaction that may find a lost connection in the pool. Returns its id."""
+    id_ = new_id()
+    with tenant_transaction(TENANT) as connection:
+        connection.exec_driver_sql(
+            "INSERT INTO credential (tenant_id, id, kind, ciphertext) VALUES (%s, %s, 'password', '')", (TENANT, id_)
+        )
+    return id_
+
+
+def wait_until_lost(listener: Any) -> None:
+    """Wait as beat does, until that raises StorageUnavailableError."""
+    wait_until(lambda: wait_for_notifications(listener, VANISHED_SECONDS) is None, "the connection is not lost")
+
+
+def server_port() -> int:
+    """The port of the server that a new connection leads to."""
+    with tenant_transaction(TENANT) as connection:
+        return int(connection.execute(text("SELECT inet_server_port()")).scalar_one())
+
+
+def test_every_program_finds_the_primary_before_and_after_a_failover(
+    pair: Pair, environment: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a host that is gone, and the standby, named before the primary
+    gone = free_port()
+    environment(DATABASE_URL=pair.url(gone), DATABASE_OWNER_URL=pair.url(gone, role=OWNER))
+    monkeypatch.setenv("DATABASE_OWNER_URL", pair.url(gone, role=OWNER))
+    stored = [write()]
+    for _ in range(2):
+        # Then all that ask PostgreSQL are at the primary
+        assert server_port() == pair.primary.port
+        assert stores.postgres_answers().ok, stores.postgres_answers()
+        assert stores.migrations_are_at_head().ok
+        assert "migrated" not in migrate._migrate(pair.url(gone, role=OWNER))
+        shown = psql._environment(TENANT, write=False)
+        assert shown["PGHOST"].split(",") == ["127.0.0.1"] * 3
+        assert shown["PGPORT"] == f"{gone},{pair.standby.port},{pair.primary.port}" or len(stored) > 1
+        assert shown["PGTARGETSESSIONATTRS"] == "primary"
+        assert psql._environment(TENANT, write=True)["PGTARGETSESSIONATTRS"] == "read-write"
+
+        # When the primary dies, then whoever waits for notifications learns of it
+        with listening("somebody") as listener:
+            pair.fail_over(follow=False)
+            with pytest.raises(StorageUnavailableError):
+                wait_until_lost(listener)
+        # And at most the first try fails of those whose sessions were open
+        with suppress(StorageUnavailableError):
+            stored.append(write())
+        stored.append(write())
+        # And the old primary, which takes connections as a standby, is not taken for one
+        pair.follow()
+        get_engine().dispose()
+        stored.append(write())
+    count = "SELECT count(*) FROM credential WHERE id = ANY('{" + ",".join(stored) + "}')"
+    assert ask(pair.primary, count) == len(stored)
+
+
+def test_what_is_wrong_with_each_server_is_said(pair: Pair, environment: Callable[..., None]) -> None:
+    environment(DATABASE_URL=pair.url())
+    pair.primary.stop()
+    try:
+        with pytest.raises(StorageUnavailableError) as refusal:
+            write()
+        said = {"a task": str(refusal.value), "health": stores.postgres_answers().detail}
+    finally:
+        pair.primary.start()
+    for words in ("session is read-only", "Connection refused", str(pair.standby.port), str(pair.primary.port)):
+        assert {who: words in told for who, told in said.items()} == {"a task": True, "health": True}, words
+
+
+def test_a_host_that_vanishes_is_left_within_seconds(pair: Pair, environment: Callable[..., None]) -> None:
+    environment(DATABASE_URL=pair.url())
+    write()
+    waits, failed = threading.Event(), threading.Event()
+
+    def wait_for_an_answer() -> None:
+        try:
+            with tenant_transaction(TENANT) as connection:
+                waits.set()
+                connection.execute(text("SELECT pg_sleep(3600)"))
+        except StorageUnavailableError:
+            failed.set()
+
+    thread = threading.Thread(target=wait_for_an_answer, daemon=True)
+    vanished = pair.primary
+    with listening("somebody") as listener:
+        thread.start()
+        wait_until(waits.is_set, "the query has not begun")
+        try:
+            with packets_dropped(vanished.port):
+                pair.promote()
+                # One who waits for an answer, one who sends, one who connects anew, and one who listens
+                wait_until(failed.is_set, "who waits for an answer waits still", VANISHED_SECONDS)
+                with suppress(StorageUnavailableError):
+                    write()
+                write()
+                assert server_port() == pair.primary.port
+                with pytest.raises(StorageUnavailableError):
+                    wait_until_lost(listener)
+        finally:
+            vanished.kill()
+            pair.follow()
+    thread.join()
+
+
+def test_the_server_that_was_the_primary_is_asked_first(pair: Pair, environment: Callable[..., None]) -> None:
+    environment(DATABASE_URL=pair.url())
+    write()
+    with packets_dropped(pair.standby.port):
+        # Each connection that went to the standby first would wait for its time-out.
+        begun = time.monotonic()
+        for _ in range(20):
+            get_engine().dispose()
+            write()
+        assert time.monotonic() - begun < 20 * session._OF_SEVERAL_SERVERS["connect_timeout"]
+
+
+def patience() -> tuple[int, int]:
+    """The seconds after which a connection from the pool is given up: who waits for an answer, and who sends."""
+    with get_engine().connect() as connection:
+        duplicate = os.dup(connection.connection.driver_connection.fileno())  # type: ignore[union-attr]
+    with socket.socket(fileno=duplicate) as found:
+        idle, interval, count, sent = (
+            found.getsockopt(socket.IPPROTO_TCP, option)
+            for option in (
+                socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT, socket.TCP_USER_TIMEOUT
+            )
+        )  # fmt: skip
+    return idle + interval * count, sent // 1000
+
+
+def test_one_server_is_waited_for_longer_than_each_of_several(pair: Pair, environment: Callable[..., None]) -> None:
+    environment(DATABASE_URL=pair.url())
+    assert patience() == (10, 10)
+    environment(DATABASE_URL=pair.primary.url(WORKER))
+    assert patience() == (60, 60)
