@@ -245,10 +245,13 @@ SECTIONS: Mapping[str, tuple[Item, ...]] = {
         Item(
             "backup",
             "PostgreSQL is backed up, and a backup has been restored",
-            "this product makes no backups yet, and stored mail exists nowhere else once a server has deleted it",
-            "ssh POSTGRESQL runuser -u postgres -- pg_dump --format=custom metabuilder > metabuilder.dump",
+            "a lost disk is lost mail, as stored mail exists nowhere else once a server has deleted it",
+            f"{_SITE} backup list",
             notes.noted(
-                "backup", "Make backups by a tool of your own, and restore one on another host", notes.backup
+                "backup",
+                "Put a host into the group backup (docs/backup.md), or make backups by a tool of your own, and "
+                "restore one on another host",
+                notes.backup,
             ),
         ),
         Item(
@@ -284,6 +287,7 @@ VARIABLES = (
     "application_log_addresses",
     "application_log_level",
     "application_ssl_verify",
+    "backup_enabled",
     "celery_beat_watchdog_seconds",
     "celery_worker_memory_max",
     "celery_worker_pools",

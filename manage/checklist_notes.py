@@ -162,6 +162,9 @@ def promise(known: Known) -> Verdict:
 def backup(known: Known) -> Verdict:
     """The newest file of the backup is young enough. A backup that makes no files here is left to the note."""
     pattern = known.one("preflight_backup_files")
+    if not pattern and not known.one("backup_enabled"):
+        advice = "Leave it out, or have a tool of your own make backups, and name its files: preflight_backup_files"
+        return wrong("backup_enabled is off: a lost disk is lost mail", advice)
     if not pattern:
         return well("no program looks at the newest one (preflight_backup_files)")
     if not_running := known.not_running():

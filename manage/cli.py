@@ -13,6 +13,7 @@ import click
 
 from manage import (
     account,
+    backup,
     beat,
     bench,
     checks,
@@ -34,7 +35,6 @@ from manage import (
     redis_cli,
     release,
     reread,
-    restore,
     secrets,
     send,
     stack,
@@ -183,7 +183,7 @@ _ITS_OWN_WAY = {
     stack.worker_reload: units.worker_reload,
     stack.worker_drain: units.worker_drain,
 }
-_ON_THE_CONTROL_MACHINE = (preflight.preflight,)
+_ON_THE_CONTROL_MACHINE = (preflight.preflight, backup.backup)
 _EVERYWHERE = (
     account.account,
     credentials.credentials,
@@ -210,7 +210,6 @@ _EVERYWHERE = (
     top.top,
     clean.redis,
     clean.database,
-    restore.settle,
     beat.status,
     redis_cli.redis_cli,
     psql.psql,

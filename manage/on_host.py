@@ -29,6 +29,7 @@ SERVICES = {
     "adminer": ("metabuilder-adminer.service",),
     "redis-commander": ("metabuilder-redis-commander.service",),
     "log-collector": ("metabuilder-log-collector.service",),
+    "backup": ("metabuilder-backup-server.service",),
     "redis": ("redis-server@*.service",),
     "postgres": ("postgresql@*.service",),
 }
@@ -37,7 +38,15 @@ OURS = ("worker", "beat", "flower", "exporter", "watcher")
 HOME = "/opt/metabuilder"
 _CERTIFICATES = Path("/etc/metabuilder/tls")
 # Where the parts write; those on one file system are one disk.
-_PLACES = ("/", "/var/log/journal", "/var/lib/redis", "/var/lib/postgresql", "/var/lib/metabuilder", HOME)
+_PLACES = (
+    "/",
+    "/var/log/journal",
+    "/var/lib/redis",
+    "/var/lib/postgresql",
+    "/var/lib/pgbackrest",
+    "/var/lib/metabuilder",
+    HOME,
+)
 _PROPERTIES = (
     "Id,ActiveState,SubState,MainPID,MemoryCurrent,NRestarts,ActiveEnterTimestampMonotonic,Restart,UnitFileState"
 )

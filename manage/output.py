@@ -19,6 +19,7 @@ from tasks.secrecy.visible import visible, visible_json
 
 if TYPE_CHECKING:
     from rich.progress import Progress
+    from rich.status import Status
     from rich.text import Text
 
 
@@ -76,6 +77,14 @@ def progress(*, quiet: bool) -> "Progress":
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
     console = Console(stderr=True)
     return Progress(*columns, TextColumn("messages"), TimeElapsedColumn(), console=console, disable=quiet)
+
+
+def waiting(what: str, *, quiet: bool) -> "Status":
+    """Says what is waited for, and that the program goes on."""
+    from rich.console import Console
+    from rich.text import Text
+
+    return Console(stderr=True, quiet=quiet).status(Text(visible(what)))
 
 
 def track(values: Sequence[T], what: str, *, quiet: bool) -> Iterable[T]:

@@ -25,11 +25,12 @@ PASSWORDS = (
     "redis_admin_uis_password",
     "redis_application_password",
     "tls_ca_passphrase",
+    "backup_passphrase",
 )
 ENCRYPTION_KEY = "application_credential_encryption_key"
 # Secrets that `renew` may replace: a new value is in use everywhere after one run of site.yml. That does not hold for
-# the key that encrypts stored passwords, and for the passphrase with which the authority's key is encrypted.
-_RENEWABLE = tuple(name for name in PASSWORDS if name != "tls_ca_passphrase")
+# the key that encrypts stored passwords, and for the passphrases of the authority's key and of the backups.
+_RENEWABLE = tuple(name for name in PASSWORDS if name not in ("tls_ca_passphrase", "backup_passphrase"))
 _HEADER = "---\n# Made by ./manage.sh secrets init. Edit with ansible-vault edit; see with ansible-vault view.\n"
 
 

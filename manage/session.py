@@ -14,8 +14,6 @@ from native.errors import StackError
 if TYPE_CHECKING:
     from redis import Redis
 
-    from tasks.settings import RedisPlace
-
 _SILENCE_SECONDS = 5
 
 
@@ -68,7 +66,7 @@ def broker_alone() -> Iterator["Redis"]:
     connect(database=False)
     from tasks.settings import get_settings
 
-    with _client(get_settings().redis.broker) as client:
+    with _redis_at(get_settings().redis.broker_url) as client:
         yield client
 
 
@@ -78,14 +76,17 @@ def results_alone() -> Iterator["Redis"]:
     connect(database=False)
     from tasks.settings import get_settings
 
-    with _client(get_settings().redis.results) as client:
+    with _redis_at(get_settings().redis.result_backend) as client:
         yield client
 
 
-def _client(place: "RedisPlace") -> "Redis":
-    from tasks.runtime.broker.master import client_of
+def _redis_at(url: str) -> "Redis":
+    from redis import Redis
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
 
-    return client_of(place, socket_timeout=_SILENCE_SECONDS, socket_connect_timeout=_SILENCE_SECONDS)
+    options = {"socket_timeout": _SILENCE_SECONDS, "socket_connect_timeout": _SILENCE_SECONDS}
+    return Redis.from_url(url, retry=Retry(NoBackoff(), 0), **options)
 
 
 def application() -> Any:

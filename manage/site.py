@@ -28,6 +28,7 @@ GROUPS = (
     "exporter",
     "admin_uis",
     "log_collection",
+    "backup",
     "mail_watchers",
 )
 _KEY = "metabuilder.site"

@@ -43,7 +43,6 @@ class EventType(StrEnum):
     ACCOUNT_RESUMED = "account.resumed"
     ACCOUNT_REMOVED = "account.removed"
     WEBHOOK_DISABLED = "webhook.disabled"
-    DATABASE_RESTORED = "database.restored"
 
 
 class DisabledReason(StrEnum):

@@ -41,7 +41,7 @@ def test_every_verb_is_listed_where_it_exists() -> None:
 
 
 def test_every_verb_of_a_group_is_listed() -> None:
-    explained = {"account", "credentials", "dlq", "event", "outbox", "secrets", "tasks"}
+    explained = {"account", "backup", "credentials", "dlq", "event", "outbox", "secrets", "tasks"}
     for name in explained:
         group = cli.main.commands[name]
         assert isinstance(group, click.Group)

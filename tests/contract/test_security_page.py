@@ -44,9 +44,12 @@ def test_the_page_is_linked() -> None:
 
 def test_every_secret_of_a_site_has_a_row() -> None:
     table = PAGE.partition("## Secrets")[2].partition("\n## ")[0]
-    renewed = {f"secrets renew … {name}" for name in PASSWORDS if name != "tls_ca_passphrase"}
+    renewed = {
+        f"secrets renew … {name}" for name in PASSWORDS if name not in ("tls_ca_passphrase", "backup_passphrase")
+    }
     assert {command for command in renewed if command not in table} == set()
     assert "under a passphrase" in table
+    assert "backup_passphrase" in table
     assert ENCRYPTION_KEY in (ROOT / "docs" / "operations.md").read_text()
 
 

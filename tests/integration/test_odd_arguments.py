@@ -49,12 +49,11 @@ NEEDED: Mapping[str, tuple[str, ...]] = {
     "task:run": ("check_spam",),
     **dict.fromkeys(("queue:list", "queue:flush"), ("spam",)),
     "completion": ("bash",),
-    "preflight": ("--inventory={folder}",),
+    **dict.fromkeys(("preflight", "backup list", "backup now", "backup verify"), ("--inventory={folder}",)),
     "redis-cli": ("PING",),
     "release build": ("--for=3.11.2/x86_64",),
     "secrets init": ("--inventory={folder}",),
     "secrets renew": ("--inventory={folder}", "redis_password"),
-    "restore:settle": ("--yes", "--moment=2026-01-01"),
     "send": ("mail", "--to=a@example.org", "--text=x"),
     "sync": ("mail",),
 }

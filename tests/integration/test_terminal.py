@@ -67,11 +67,13 @@ SAYS_NOTHING_OF_OTHERS = {
     "release redis-commander": "of the code in this clone",
     "preflight": "only of a site (tests/unit/manage/test_preflight.py)",
     **dict.fromkeys(
+        ("backup list", "backup now", "backup verify"), "only of a site (tests/unit/manage/test_backup.py)"
+    ),
+    **dict.fromkeys(
         (*("webhook add", "webhook list", "webhook show"), *("webhook test", "webhook rotate", "webhook remove")),
         "URLs of printable ASCII, and our own words of what became of them",
     ),
     "event replay": "counts",
-    "restore:settle": "counts",
     "outbox sent": "counts",
     "outbox resend": "counts",
     "dlq drop": "counts",

@@ -19,6 +19,7 @@ FOLDER = Path(__file__).parents[2]
 ROLES = (
     "admin_uis",
     "application",
+    "backup",
     "celery_worker",
     "client",
     "exporter",
@@ -42,6 +43,7 @@ SECRETS = {
     "redis_admin_uis_password": ("admin_uis",),
     "redis_monitoring_password": ("redis",),
     "redis_application_password": ("redis", "applications"),
+    "backup_passphrase": ("backup",),
 }
 # Secrets that are needed only where this group has a host.
 NEEDED_WITH = {"redis_monitoring_password": "monitoring", "redis_application_password": "applications"}
@@ -158,6 +160,7 @@ def _port_variable(unit):
     of_units = {
         "celery-flower.service": "flower_port",
         "metabuilder-exporter.service": "exporter_port",
+        "metabuilder-backup-server.service": "site_backup_port",
         "metabuilder-adminer.service": "admin_uis_adminer_port",
         "metabuilder-redis-commander.service": "admin_uis_redis_commander_port",
         "prometheus.service": "monitoring_port",
@@ -359,7 +362,7 @@ def _encrypted_services(host):
 
 def _signs(host):
     """Whether the site's own authority signs certificates for this host."""
-    is_watched = host.groups.get("monitoring") or host.groups.get("log_collection")
+    is_watched = any(host.groups.get(group) for group in ("monitoring", "log_collection", "backup"))
     return bool(is_watched or (_encrypted_services(host) and not host["tls_ca_file"]))
 
 
@@ -458,16 +461,37 @@ def connections(hosts):
 
 
 def groups_of(groups):
-    """Redis and PostgreSQL have one host each, and Prometheus has an exporter on its own host."""
+    """Redis and PostgreSQL have one host each, backups another, and Prometheus has an exporter on its own host."""
     for name in ("redis", "postgresql", "log_collection"):
         if len(groups.get(name, ())) > 1:
             said = f"group {name} has {len(groups[name])} hosts, but nothing replicates their data"
             yield f"{said}: keep one host in the group"
+    if len(there := groups.get("backup", ())) > 1:
+        yield f"group backup has {len(there)} hosts, but backups go to one: keep one host in the group"
+    for name in sorted({*groups.get("backup", ())} & {*groups.get("postgresql", ())}):
+        yield (
+            f"group backup: {name} is in the group postgresql too, and its backups would be lost with it: put "
+            "another host into the group backup"
+        )
     for name in sorted({*groups.get("monitoring", ())} - {*groups.get("exporter", ())}):
         yield (
             f"group monitoring: {name} is not in the group exporter, and Prometheus scrapes the exporter of its own "
             f"host: put {name} into the group exporter too"
         )
+
+
+def releases(hosts):
+    """Backups are on a host with PostgreSQL's release of Debian: pgBackRest speaks to its own version alone."""
+    servers = [host for host in hosts if host.is_in("postgresql")]
+    for keeper in [host for host in hosts if host.is_in("backup")]:
+        own = keeper.facts.get("distribution_major_version")
+        for server in servers:
+            if (other := server.facts.get("distribution_major_version")) != own:
+                yield (
+                    f"{keeper.name}: ansible_facts.distribution is Debian {own}, but {server.name} in the group "
+                    f"postgresql has Debian {other}, and pgBackRest speaks to its own version alone: put a host with "
+                    f"Debian {other} into the group backup"
+                )
 
 
 def values(hosts):
@@ -509,7 +533,7 @@ CHECKS = (
 def preflight_findings(hostvars, groups, mistakes, samples, clock_seconds):
     """All findings, each beginning with the host that it is about; `mistakes` are those of `preflight_mistakes`."""
     hosts = [Host(name, hostvars[name], groups, mistakes[name]) for name in mistakes]
-    found = [*groups_of(groups), *values(hosts), *clocks(hosts, float(clock_seconds))]
+    found = [*groups_of(groups), *releases(hosts), *values(hosts), *clocks(hosts, float(clock_seconds))]
     found += as_far_as_typed(connections(hosts))
     for host in hosts:
         for check in CHECKS:

@@ -43,6 +43,7 @@ BOUNDS = {
     "application_smtp_max_age": (0, 2_592_000),
     "application_smtp_delay_warning": (0, 2_592_000),
     "application_smtp_max_message_bytes": (64 * 1024, None),
+    "backup_delay_seconds": (0, None),
     "celery_beat_restart_seconds": (0, None),
     "celery_beat_watchdog_seconds": (0, None),
     "celery_worker_dead_letter_retention_days": (1, 3650),

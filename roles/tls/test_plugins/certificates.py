@@ -13,6 +13,7 @@ from cryptography.x509.oid import ExtensionOID
 def shows_current_certificate(slurped, authority, names, days, keys):
     """Whether `authority` (PEM) signed what was slurped, if anything, for just `names` and for `days` to come.
 
+    The service's own `names` are among them, if it has any.
     `keys` has the SHA-256 of each service's public key (its SubjectPublicKeyInfo), `aa:bb:...`, where it is known.
     """
     try:
@@ -24,7 +25,7 @@ def shows_current_certificate(slurped, authority, names, days, keys):
         return False
     if _fingerprint(certificate) != keys.get(slurped["item"]["name"], _fingerprint(certificate)):
         return False
-    return _names(certificate) == {str(name).lower() for name in names}
+    return _names(certificate) == {str(name).lower() for name in [*names, *slurped["item"].get("names", ())]}
 
 
 def _fingerprint(certificate):

@@ -118,7 +118,9 @@ def test_a_renewed_password_is_another_and_the_rest_stays(inventory: Path) -> No
     assert after.keys() == before.keys()
 
 
-@pytest.mark.parametrize("name", ["application_credential_encryption_key", "tls_ca_passphrase", "unknown"])
+@pytest.mark.parametrize(
+    "name", ["application_credential_encryption_key", "tls_ca_passphrase", "backup_passphrase", "unknown"]
+)
 def test_what_a_new_value_would_make_unreadable_is_not_renewed(inventory: Path, name: str) -> None:
     run(inventory)
     before = written(inventory)

@@ -27,8 +27,11 @@ def fingerprint(files: TlsFiles) -> str:
     return hashlib.sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).digest().hex(":")
 
 
-def is_current(files: TlsFiles, authority: Authority, keys: dict[str, str], names: list[str] = NAMES) -> Any:
-    slurped = {"content": base64.b64encode(files.certificate.read_bytes()), "item": {"name": "redis"}}
+def is_current(
+    files: TlsFiles, authority: Authority, keys: dict[str, str], names: list[str] = NAMES, own: tuple[str, ...] = ()
+) -> Any:
+    service = {"name": "redis", **({"names": list(own)} if own else {})}
+    slurped = {"content": base64.b64encode(files.certificate.read_bytes()), "item": service}
     trusted = authority.certificate.read_text()
     return load("tls/test_plugins/certificates.py").shows_current_certificate(slurped, trusted, names, 1, keys)
 
@@ -45,6 +48,8 @@ def test_one_of_another_key_name_or_authority_or_too_old_is_renewed(authority: A
     (tmp_path / "second").mkdir()
     assert not is_current(files, authority, {"redis": fingerprint(other)})
     assert not is_current(files, authority, {}, ["DNS:elsewhere.example"])
+    assert not is_current(files, authority, {}, own=("DNS:another.example",))
+    assert is_current(files, authority, {}, [], own=("DNS:db.example",))
     assert not is_current(files, Authority(tmp_path / "second"), {})
     assert not is_current(authority.issue("old", "db.example", timedelta(hours=1)), authority, {})
     assert not load("tls/test_plugins/certificates.py").shows_current_certificate(

@@ -38,6 +38,7 @@ DEFAULTS = {
     },
     "_preflight_defaults_mail_watcher": {"mail_watcher_enabled": False, "mail_watcher_memory_max": "1536M"},
     "_preflight_defaults_postgresql": {"postgresql_max_connections": 200},
+    "_preflight_defaults_backup": {"backup_passphrase": ""},
     "_preflight_defaults_tls": {"tls_ca_file": "", "tls_ca_passphrase": "", "tls_renew_before_days": 30},
 }
 SECRETS = {
@@ -414,6 +415,27 @@ def test_two_servers_in_a_group_that_has_one_are_found() -> None:
     (found,) = findings(host(), groups={**GROUPS, "redis": ["one", "two"]})
 
     assert "group redis has 2 hosts" in found
+
+
+def test_backups_go_to_one_host_with_the_release_of_postgresqls() -> None:
+    keeper = host(backup_passphrase="of-the-backups", tls_ca_passphrase="of-the-authority")
+    server = host(tls_ca_passphrase="of-the-authority")
+    groups = {**GROUPS, "backup": ["two"]}
+    assert findings(server, keeper, groups=groups) == []
+    (found,) = findings(server, keeper | {"backup_passphrase": ""}, groups=groups)
+    assert found.startswith("backup_passphrase is not set")
+    newer = host(
+        facts={"distribution_major_version": "13"}, tls_ca_passphrase="of-the-authority", backup_passphrase="x"
+    )
+    (found,) = findings(server, newer, groups=groups)
+    assert "two: ansible_facts.distribution is Debian 13, but one" in found
+    together = findings(keeper, keeper, groups={**GROUPS, "backup": ["one", "two"]})
+    assert [
+        words
+        for words in ("group backup has 2 hosts", "one is in the group postgresql too")
+        if words not in "\n".join(together)
+    ] == []
+    assert len(together) == 2
 
 
 def test_all_findings_come_at_once() -> None:
