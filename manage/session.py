@@ -14,6 +14,8 @@ from native.errors import StackError
 if TYPE_CHECKING:
     from redis import Redis
 
+    from tasks.settings import RedisPlace
+
 _SILENCE_SECONDS = 5
 
 
@@ -66,7 +68,7 @@ def broker_alone() -> Iterator["Redis"]:
     connect(database=False)
     from tasks.settings import get_settings
 
-    with _redis_at(get_settings().redis.broker_url) as client:
+    with _client(get_settings().redis.broker) as client:
         yield client
 
 
@@ -76,17 +78,14 @@ def results_alone() -> Iterator["Redis"]:
     connect(database=False)
     from tasks.settings import get_settings
 
-    with _redis_at(get_settings().redis.result_backend) as client:
+    with _client(get_settings().redis.results) as client:
         yield client
 
 
-def _redis_at(url: str) -> "Redis":
-    from redis import Redis
-    from redis.backoff import NoBackoff
-    from redis.retry import Retry
+def _client(place: "RedisPlace") -> "Redis":
+    from tasks.runtime.broker.master import client_of
 
-    options = {"socket_timeout": _SILENCE_SECONDS, "socket_connect_timeout": _SILENCE_SECONDS}
-    return Redis.from_url(url, retry=Retry(NoBackoff(), 0), **options)
+    return client_of(place, socket_timeout=_SILENCE_SECONDS, socket_connect_timeout=_SILENCE_SECONDS)
 
 
 def application() -> Any:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from native.postgres import Postgres
 
 # If any of these variables names a server, no server is embedded.
-REDIS_VARIABLES = ("REDIS_URL", "REDIS_HOST", "CELERY_BROKER_URL")
+REDIS_VARIABLES = ("REDIS_URL", "REDIS_HOST", "REDIS_SENTINELS", "CELERY_BROKER_URL")
 # These name a result store beside the broker, which may be the embedded Redis all the same.
 RESULTS_VARIABLES = ("CELERY_RESULT_BACKEND", "REDIS_RESULT_HOST")
 DATABASE_VARIABLES = ("DATABASE_URL",)

@@ -105,10 +105,12 @@ def sentence(error: BaseException, place: "RedisPlace") -> str:
 
 
 def name(place: "RedisPlace") -> str:
-    """What Redis is there for, with its host and port, and without the password."""
+    """What Redis is there for, with its host and port, or the name of its master, and without the password."""
     parts = urlsplit(place.url)
-    address = f"{parts.hostname or socket.gethostname()}:{parts.port or 6379}"
-    return f"The result store (Redis at {address})" if place.is_results else f"Redis at {address}"
+    redis = f"Redis at {parts.hostname or socket.gethostname()}:{parts.port or 6379}"
+    if place.sentinels:
+        redis = f"Redis (master {place.sentinels.master_name} of the Sentinels)"
+    return f"The result store ({redis})" if place.is_results else redis
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

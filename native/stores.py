@@ -45,7 +45,7 @@ def _takes_writes(place: "RedisPlace") -> Check:
     import redis
 
     try:
-        with _client(place.url) as client:
+        with _client(place) as client:
             client.set(_WRITTEN, "1", ex=1)
             version = client.info("server").get("redis_version", "")
     except (redis.RedisError, ValueError) as error:
@@ -57,14 +57,11 @@ def _takes_writes(place: "RedisPlace") -> Check:
     return Check("redis", True, f"takes what is written (version {version})")
 
 
-def _client(url: str) -> "Redis":
+def _client(place: "RedisPlace") -> "Redis":
     """A client with short timeouts."""
-    from redis import Redis
-    from redis.backoff import NoBackoff
-    from redis.retry import Retry
+    from tasks.runtime.broker.master import client_of
 
-    options = {"socket_timeout": _SILENCE_SECONDS, "socket_connect_timeout": _SILENCE_SECONDS}
-    return Redis.from_url(url, retry=Retry(NoBackoff(), 0), **options)
+    return client_of(place, socket_timeout=_SILENCE_SECONDS, socket_connect_timeout=_SILENCE_SECONDS)
 
 
 _IS_A_WORKERS_ROLE = """
@@ -124,7 +121,7 @@ def clocks_agree() -> Check:
     from tasks.storage.session import database_now
 
     try:
-        with _client(get_settings().redis.broker_url) as client:
+        with _client(get_settings().redis.broker) as client:
             clocks = measure(client, database_now)
     except (RedisError, StorageUnavailableError) as error:
         return Check("clocks", False, one_line(error), "Look at redis and postgres first")
@@ -143,7 +140,7 @@ def names_run() -> Check:
     from tasks.settings import get_settings
 
     try:
-        with _client(get_settings().redis.broker_url) as client:
+        with _client(get_settings().redis.broker) as client:
             names = [one.name for one in revocations(client) if one.name]
     except RedisError as error:
         return Check("revoked", False, one_line(error), "Look at ./manage.sh health for redis first")
@@ -158,7 +155,7 @@ def queues_move() -> Check:
     from tasks.settings import get_settings
 
     try:
-        with _client(get_settings().redis.broker_url) as client:
+        with _client(get_settings().redis.broker) as client:
             return messages_are_young(queues(client), "./manage.sh", "CELERYD_CONCURRENCY")
     except RedisError as error:
         return Check("queues", False, one_line(error), "Look at ./manage.sh health for redis first")

@@ -18,7 +18,7 @@ from kombu.transport import TRANSPORT_ALIASES
 from kombu.utils.url import parse_url
 
 from tasks.engine import shutdown
-from tasks.monitoring import flower_door, flower_events, reporter, run_counts, watchdog
+from tasks.monitoring import flower_broker, flower_door, flower_events, reporter, run_counts, watchdog
 from tasks.registry import QUEUES, TASKS, TaskRow
 from tasks.runtime import log, systemd
 from tasks.runtime.broker import outage
@@ -26,7 +26,7 @@ from tasks.runtime.control import get_active_tasks, get_queue_stats, get_task_st
 from tasks.runtime.results import ResultStore
 from tasks.runtime.task import EmailTask
 from tasks.runtime.task.retried import CELERY_DEFAULT_RETRY_DELAY, CELERY_RETRY_BACKOFF_BASE
-from tasks.settings import Settings, get_settings
+from tasks.settings import Sentinels, Settings, get_settings
 
 _tasks = {row.function: getattr(import_module(f"tasks.{row.module}"), row.function) for row in TASKS}
 
@@ -109,8 +109,9 @@ def _configuration(settings: Settings) -> dict[str, Any]:
         "broker_use_ssl": parse_url(broker_url).get("ssl"),
         "broker_transport": _TRANSPORTS[urlsplit(broker_url).scheme],
         "broker_connection_retry_on_startup": True,
-        "broker_transport_options": _transport_options(worker.visibility_timeout),
+        "broker_transport_options": _transport_options(worker.visibility_timeout, settings.redis.broker.sentinels),
         "result_backend": settings.redis.result_backend,
+        "result_backend_transport_options": {"sentinels": settings.redis.results.sentinels},
         "redis_socket_connect_timeout": _CONNECT_SECONDS,
         "redis_socket_timeout": _RESULT_SECONDS,
         "redis_socket_keepalive": True,
@@ -159,8 +160,9 @@ def _entry(row: TaskRow) -> tuple[str, dict[str, Any]]:
     return entry, {"task": row.name, "schedule": timedelta(seconds=seconds), "options": {"expires": seconds}}
 
 
-def _transport_options(visibility_timeout: int) -> dict[str, Any]:
+def _transport_options(visibility_timeout: int, sentinels: Sentinels | None) -> dict[str, Any]:
     return {
+        "sentinels": sentinels,
         "visibility_timeout": visibility_timeout,
         "unacked_restore_interval": _RESTORE_SECONDS,
         "unacked_restore_throttle": 1,
@@ -189,6 +191,7 @@ worker_shutting_down.connect(shutdown.request)
 systemd.connect()
 flower_door.connect()
 flower_events.connect()
+flower_broker.connect()
 log.connect()
 outage.connect()
 reporter.connect()

@@ -62,7 +62,7 @@ class SendTask(EmailTask):
         if outbox_id := given.get("outbox_id"):
             give_up(given["tenant_id"], outbox_id, error)
         else:
-            key = _key(given.get("idempotency_key"), self.request.id)
+            key = outbox_key(given.get("idempotency_key"), self.request.id)
             give_up_key(given["tenant_id"], given["email_client_id"], key, error)
 
 
@@ -100,7 +100,7 @@ def send_email(
         email_client_id, tenant_id, user_id, to, cc, bcc, subject, body_text, body_html, attachment_ids
     )
     task_id = self.request.id or owner_of("local")
-    key = _key(idempotency_key, task_id)
+    key = outbox_key(idempotency_key, task_id)
     return _sent(self, lambda: send(request, key, owner_of(task_id), self.followers()))
 
 
@@ -151,7 +151,8 @@ def _is_followed(one: Due) -> bool:
     return bool((one.task or {}).keys() - _IDS)
 
 
-def _key(idempotency_key: str | None, task_id: str | None) -> str:
+def outbox_key(idempotency_key: str | None, task_id: str | None) -> str:
+    """The key under which the outbox has the message of a task."""
     return f"key:{idempotency_key}" if idempotency_key else f"task:{task_id}"
 
 

@@ -7,19 +7,29 @@ All groups are in this one file, where each variable is found with its default a
 """
 
 import base64
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property, lru_cache, partial
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from itertools import chain
 from typing import Annotated, Any, Literal, NamedTuple, Self
 from urllib.parse import urlencode, urlsplit
 
-from pydantic import AfterValidator, BaseModel, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from tasks.errors import PermanentError
 from tasks.secrecy.forms import Known
 from tasks.secrecy.urls import (
+    address,
     checked_host,
     checked_postgresql_url,
     checked_redis_url,
@@ -37,6 +47,7 @@ _BUDGET_SHARE = 0.6
 _HOST_CONNECTIONS = r"^([a-z0-9.:*-]+=\d+(,[a-z0-9.:*-]+=\d+)*)?$"
 
 _FERNET_KEY_BYTES = 32
+_SENTINEL_PORT = 26379
 
 TaskSeconds = Annotated[int, Field(gt=0)]
 Port = Annotated[int, Field(gt=0, le=65535)]
@@ -56,9 +67,15 @@ def _without_brackets(host: str) -> str:
     return host.strip("[]")
 
 
+def _sentinel_address(text: str) -> tuple[str, int]:
+    return address(text, _SENTINEL_PORT)
+
+
 Host = Annotated[str, AfterValidator(checked_host)]
 # What a program listens on. An IPv6 address has brackets only in URLs.
 Address = Annotated[Host, AfterValidator(_without_brackets)]
+MasterName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")]
+SentinelAddress = Annotated[tuple[str, int], BeforeValidator(_sentinel_address)]
 RedisUrl = Annotated[SecretStr, AfterValidator(partial(_checked, checked_redis_url))]
 DatabaseUrl = Annotated[SecretStr, AfterValidator(partial(_checked, checked_postgresql_url))]
 
@@ -67,18 +84,35 @@ class _Group(BaseSettings):
     model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True, populate_by_name=True)
 
 
+class Sentinels(NamedTuple):
+    """The Sentinels that say where the master of a Redis is: their hosts and ports, the name that they know it by,
+    their password, and how TLS verifies them; no TLS where `tls` is empty."""
+
+    addresses: tuple[tuple[str, int], ...]
+    master_name: str
+    password: SecretStr | None
+    tls: Mapping[str, str]
+
+
 class RedisPlace(NamedTuple):
     """The URL of a Redis, which holds the password, the variables that its address and its password come from, and
-    whether Redis is the result store there instead of the broker."""
+    whether Redis is the result store there instead of the broker.
+
+    With Sentinels, clients connect to the address that the Sentinels name; the URL has the master's name as its host.
+    """
 
     url: str
     variable: str
     password_variable: str
     is_results: bool = False
+    sentinels: Sentinels | None = None
 
 
 class RedisSettings(_Group):
-    """The broker and the result store. A whole URL wins over its parts."""
+    """The broker and the result store. A whole URL wins over its parts.
+
+    With `sentinels` both are wherever the Sentinels say that their masters are.
+    """
 
     host: Host = Field("127.0.0.1", validation_alias="REDIS_HOST")
     port: Port = Field(6379, validation_alias="REDIS_PORT")
@@ -95,8 +129,31 @@ class RedisSettings(_Group):
     result_username: str | None = Field(None, validation_alias="REDIS_RESULT_USERNAME")
     result_password: SecretStr | None = Field(None, validation_alias="REDIS_RESULT_PASSWORD")
     result_use_ssl: bool | None = Field(None, validation_alias="REDIS_RESULT_USE_SSL")
+    sentinels: Annotated[tuple[SentinelAddress, ...], NoDecode] = Field((), validation_alias="REDIS_SENTINELS")
+    sentinel_password: SecretStr | None = Field(None, validation_alias="REDIS_SENTINEL_PASSWORD")
+    master_name: MasterName = Field("broker", validation_alias="REDIS_MASTER_NAME")
+    result_master_name: MasterName | None = Field(None, validation_alias="REDIS_RESULT_MASTER_NAME")
     explicit_broker_url: RedisUrl | None = Field(None, validation_alias="CELERY_BROKER_URL")
     explicit_result_backend: RedisUrl | None = Field(None, validation_alias="CELERY_RESULT_BACKEND")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _split(cls, values: dict[str, Any]) -> dict[str, Any]:
+        return _split_at_commas(values, "REDIS_SENTINELS")
+
+    @model_validator(mode="after")
+    def _one_way_to_find_redis(self) -> Self:
+        urls = {
+            "REDIS_URL": self.url,
+            "CELERY_BROKER_URL": self.explicit_broker_url,
+            "CELERY_RESULT_BACKEND": self.explicit_result_backend,
+        }
+        if self.sentinels and (given := [name for name, url in urls.items() if url]):
+            raise ValueError(
+                f"REDIS_SENTINELS is set, and so is {' and '.join(given)}: remove one of them. With Sentinels, Redis "
+                "is found by the name of its master, REDIS_MASTER_NAME"
+            )
+        return self
 
     @property
     def broker_url(self) -> str:
@@ -115,9 +172,11 @@ class RedisSettings(_Group):
             return self._place(self.explicit_broker_url.get_secret_value(), "CELERY_BROKER_URL")
         if self.url:
             return self._place(with_database(self.url.get_secret_value(), self.broker_db), "REDIS_URL")
-        password = _text(self.password)
-        url = redis_url(self.host, self.port, self.username, password, self.broker_db, tls=self.use_ssl)
-        return self._place(url, "REDIS_HOST", "REDIS_PASSWORD")
+        password, sentinels = _text(self.password), self._sentinels(self.master_name)
+        host = sentinels.master_name if sentinels else self.host
+        url = redis_url(host, self.port, self.username, password, self.broker_db, tls=self.use_ssl)
+        variable = "REDIS_SENTINELS" if sentinels else "REDIS_HOST"
+        return self._place(url, variable, "REDIS_PASSWORD")._replace(sentinels=sentinels)
 
     @property
     def results(self) -> RedisPlace:
@@ -130,16 +189,25 @@ class RedisSettings(_Group):
             return self._place(self.explicit_result_backend.get_secret_value(), "CELERY_RESULT_BACKEND")
         if self.url and self.result_host is None:
             return self._place(with_database(self.url.get_secret_value(), self.result_db), "REDIS_URL")
+        sentinels = self._sentinels(self.result_master_name or self.master_name)
         url = redis_url(
-            self.result_host or self.host,
+            sentinels.master_name if sentinels else self.result_host or self.host,
             self.result_port or self.port,
             self.result_username or self.username,
             _text(self.result_password or self.password),
             self.result_db,
             tls=self.use_ssl if self.result_use_ssl is None else self.result_use_ssl,
         )
-        variable = "REDIS_RESULT_HOST" if self.result_host else "REDIS_HOST"
-        return self._place(url, variable, "REDIS_RESULT_PASSWORD" if self.result_password else "REDIS_PASSWORD")
+        named = "REDIS_RESULT_HOST" if self.result_host else "REDIS_HOST"
+        password_variable = "REDIS_RESULT_PASSWORD" if self.result_password else "REDIS_PASSWORD"
+        variable = "REDIS_SENTINELS" if sentinels else named
+        return self._place(url, variable, password_variable)._replace(sentinels=sentinels)
+
+    def _sentinels(self, master_name: str) -> Sentinels | None:
+        if not self.sentinels:
+            return None
+        tls = self._tls_options if self.use_ssl else {}
+        return Sentinels(self.sentinels, master_name, self.sentinel_password, tls)
 
     def _place(self, url: str, variable: str, password_variable: str | None = None) -> RedisPlace:
         return RedisPlace(self._with_tls_options(url), variable, password_variable or variable)
@@ -148,9 +216,12 @@ class RedisSettings(_Group):
         # The TLS options are part of the URL, so that every client that uses the URL verifies the server.
         if not url.startswith("rediss://") or "ssl_cert_reqs=" in url:
             return url
+        return f"{url}{'&' if '?' in url else '?'}{urlencode(self._tls_options)}"
+
+    @property
+    def _tls_options(self) -> dict[str, str]:
         options = {"ssl_cert_reqs": self.ssl_cert_reqs, "ssl_ca_certs": self.ssl_ca_certs}
-        given = urlencode({name: value for name, value in options.items() if value})
-        return f"{url}{'&' if '?' in url else '?'}{given}"
+        return {name: value for name, value in options.items() if value}
 
 
 class DatabaseSettings(_Group):

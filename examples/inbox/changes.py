@@ -17,6 +17,8 @@ from database import engine, rows, transaction
 
 # What PostgreSQL raises for a position after which events were dropped.
 _DROPPED = "55000"
+# The event after which the rows are to be read anew.
+_RESTORED = "database.restored"
 _LIMIT = 100
 _EVENTS = """
     SELECT position, type, data, email_client_id IN (
@@ -84,6 +86,8 @@ async def stream(changes: Changes, position: str) -> AsyncIterator[str]:
             return  # the browser comes back by itself, after some seconds
         for event in events:
             position = event["position"]
+            if event["type"] == _RESTORED:
+                yield "event: stale\ndata:\n\n"
             if event["is_the_users"]:
                 yield f"id: {position}\ndata: {json.dumps({'type': event['type'], **event['data']})}\n\n"
         if len(events) == _LIMIT:

@@ -43,6 +43,13 @@ class DeliveryUnknownError(PermanentError):
     remedy = Remedy.DECIDE_DELIVERY
 
 
+class MaybeSentError(PermanentError):
+    """The database was restored: the message may have been sent after the moment that it was restored to."""
+
+    code = "maybe_sent"
+    remedy = Remedy.DECIDE_DELIVERY
+
+
 class NotUnknownError(PermanentError):
     """There is nothing for a person to decide about this message."""
 

@@ -17,16 +17,14 @@ from typing import Any, NamedTuple
 
 from celery.signals import worker_ready, worker_shutdown
 from celery.utils.log import get_logger
-from redis import Redis
-from redis.backoff import NoBackoff
 from redis.exceptions import ResponseError
-from redis.retry import Retry
 
 from tasks.engine import shutdown
 from tasks.errors import EmailError, InternalError
 from tasks.monitoring import connections, report, totals
 from tasks.monitoring.readings import rates
 from tasks.monitoring.report import INTERVAL_SECONDS, Child, Connections, Report, Work
+from tasks.runtime.broker.master import client_of
 from tasks.runtime.outcomes import Outcome
 from tasks.runtime.signals import task_begun, task_ended
 from tasks.settings import get_settings
@@ -111,8 +109,7 @@ class Reporter(threading.Thread):
     def run(self) -> None:
         """Report until the worker has stopped."""
         options = {"socket_timeout": _ANSWER_SECONDS, "socket_connect_timeout": _ANSWER_SECONDS}
-        url = get_settings().redis.broker_url
-        with Redis.from_url(url, retry=Retry(NoBackoff(), 0), **options) as client:
+        with client_of(get_settings().redis.broker, **options) as client:
             while True:
                 is_last = self._has_to_end.wait(0 if self._reports == 0 else INTERVAL_SECONDS)
                 self._tell(client, is_last=is_last)

@@ -7,7 +7,7 @@ from typing import Any
 
 from celery import current_app
 
-from tasks.errors import MessageUnreadableError, NotFoundError, TaskUnknownError
+from tasks.errors import MaybeSentError, MessageUnreadableError, NotFoundError, TaskUnknownError
 from tasks.runtime import redeliveries
 from tasks.runtime.admission import admit_raw
 from tasks.runtime.broker import aside
@@ -19,7 +19,7 @@ from tasks.storage import queued_tasks
 from tasks.storage.dead_letters import NOBODY, Letter, Summary, drop_letter, mark_retried, open_arguments
 
 # The codes of messages that were put aside; no failed task has them.
-_ASIDE = (MessageUnreadableError.code, TaskUnknownError.code)
+_ASIDE = (MessageUnreadableError.code, TaskUnknownError.code, MaybeSentError.code)
 # The code of tasks queued in SQL that beat could not publish, and how many of them are listed.
 NOT_PUBLISHED, _MAX_NOT_PUBLISHED = "not_published", 1000
 

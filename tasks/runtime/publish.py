@@ -9,6 +9,7 @@ sent for each message.
 import json
 from base64 import b64decode, b64encode
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from celery import Task
@@ -17,6 +18,7 @@ from uuid_utils import uuid4
 
 from tasks.runtime.broker import transport
 from tasks.runtime.broker.clock import not_before, to_redis
+from tasks.runtime.broker.failover import through_failover
 from tasks.runtime.broker.scripts import put, put_once
 from tasks.runtime.redaction import redact_arguments
 
@@ -85,9 +87,10 @@ def publish_many(
                 part = slice(first, first + _MESSAGES_PER_WRITE)
                 messages = _copies(task, message, calls[part], ids[part])
                 if once_before is None:
-                    put(client, key, queue, messages, not_before(message))
+                    write = partial(put, client, key, queue, list(messages), not_before(message))
                 else:
-                    put_once(client, key, queue, ids[part], messages, once_before)
+                    write = partial(put_once, client, key, queue, ids[part], list(messages), once_before)
+                through_failover(write)
     return ids
 
 

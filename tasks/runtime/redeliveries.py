@@ -69,6 +69,11 @@ def begin(app: Celery, key: str, task_id: str, *, is_redelivered: bool) -> Histo
     return History(max(likely, default=0), bool(dead))
 
 
+def is_known(client: Any, key: str) -> bool:
+    """Whether work of this key was redelivered, or became a dead letter, and has not succeeded since."""
+    return bool(client.exists(_REDELIVERIES.format(key), _DEAD.format(key)))
+
+
 def note_survival(app: Celery, key: str, task_id: str) -> None:
     """Reset the count of the id: the task failed, but it did not kill its worker."""
     _tell(app, lambda pipe: pipe.hdel(_REDELIVERIES.format(key), task_id))

@@ -31,6 +31,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from tasks.errors import ResultsUnavailableError
+from tasks.runtime.broker.master import connection_options
 from tasks.runtime.owners import note as note_owner
 
 _logger = get_logger(__name__)
@@ -68,6 +69,8 @@ class ResultStore(SyncBackendMixin, RedisBackend):  # type: ignore[misc]  # cele
         self.connparams["socket_keepalive_options"] = self.app.conf.broker_transport_options[
             "socket_keepalive_options"
         ]
+        sentinels = self._transport_options.get("sentinels")
+        self.connparams.update(connection_options(self.url, sentinels))
 
     def on_task_call(self, producer: Any, task_id: str) -> None:
         """Do nothing: Celery would subscribe to the result before it publishes the task, and fail if it could not."""
@@ -186,9 +189,14 @@ class ResultStore(SyncBackendMixin, RedisBackend):  # type: ignore[misc]  # cele
 
     def _on_a_fresh_connection(self, note: Callable[[], Any]) -> Any:
         """Call `note`, and call it again on a fresh connection where the pooled connections are broken."""
+        # A master that is silent may have been replaced by now; a Redis that is alone is as silent the next time.
+        broken = (
+            redis_errors.ConnectionError,
+            *([redis_errors.TimeoutError] if "sentinels" in self.connparams else ()),
+        )
         try:
             return note()
-        except redis_errors.ConnectionError:
+        except broken:
             self.client.connection_pool.disconnect(inuse_connections=False)
             return note()
 

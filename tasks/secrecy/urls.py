@@ -136,6 +136,18 @@ def checked_host(host: str) -> str:
     return in_url
 
 
+def address(text: str, default_port: int) -> tuple[str, int]:
+    """The host, without brackets, and the port of `host`, `host:port` or `[IPv6 address]:port`.
+
+    Raises ValueError for what is neither.
+    """
+    found = re.fullmatch(_HOST, text)
+    if not found or not found["host"]:
+        raise ValueError("each must be a host, or a host and a port like redis1.example.org:26379")
+    _check_server(found)
+    return found["host"].strip("[]"), int(found["port"] or default_port)
+
+
 def _check_server(found: re.Match[str]) -> None:
     """Raise ValueError for a host or a port at which clients fail before they try to connect."""
     host, port = found["host"], found["port"]

@@ -43,6 +43,7 @@ class EventType(StrEnum):
     ACCOUNT_RESUMED = "account.resumed"
     ACCOUNT_REMOVED = "account.removed"
     WEBHOOK_DISABLED = "webhook.disabled"
+    DATABASE_RESTORED = "database.restored"
 
 
 class DisabledReason(StrEnum):

@@ -54,7 +54,7 @@ def plain() -> dict[str, str]:
     """Those that are taken from one variable as it is, or joined from a list, or where a pool has none of its own."""
     pattern = r"\{\{ (?:item\.\w+ \| default\((?=\w+\)))?(\w+)(?: \| join\(','\)|\))? }}"
     found = {name: re.fullmatch(pattern, value) for name, value in environment().items()}
-    return {name: match[1] for name, match in found.items() if match and not match[1].startswith("site_")}
+    return {name: match[1] for name, match in found.items() if match and not match[1].startswith(("site_", "_site_"))}
 
 
 def test_the_hosts_get_no_variable_that_nobody_reads() -> None:

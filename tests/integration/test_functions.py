@@ -73,6 +73,10 @@ GRANTS = {
     "events_after": {APPLICATION},  # reading events, as the policy of their table lets
     "events_held_back": {APPLICATION},
     "event_position_now": {APPLICATION},
+    "event_offset": {APPLICATION},  # called by whoever writes or reads an event
+    "event_transaction": {APPLICATION},
+    "settle_restore": {WORKER},  # the operator's command line, after a restore of the database
+    "finish_restore": {WORKER},
     "event_written": NOBODY,
     "secret_goes_where_it_was_meant_to": NOBODY,
     "refuse_unless": NOBODY,
@@ -153,6 +157,8 @@ USUAL: dict[str, dict[str, Any]] = {
     "claim_webhooks": {"run": "task:run", "max_webhooks": 32, "seconds": 70},
     "webhooks_held_back": {},
     "count_webhooks": {},
+    "settle_restore": {"restore_name": "timeline-2", "moment": "2026-11-28 14:03:07+00"},
+    "finish_restore": {"restore_name": "timeline-2"},
 }
 # Workers of the release before the workers' role do not call these.
 NEW = {
@@ -173,6 +179,7 @@ NEW = {
     *("claim_webhooks", "webhooks_held_back", "count_webhooks"),
     *("claim_queued_tasks", "delete_queued_tasks", "set_aside_queued_task", "retry_queued_tasks"),
     *("list_queued_tasks", "count_queued_tasks"),
+    *("settle_restore", "finish_restore"),
 }
 HOSTILE: dict[str, tuple[Any, ...]] = {
     "integer": (None, -1, 2**31 - 1, -(2**31), 2**31, "infinity"),
@@ -223,6 +230,8 @@ OUTSIDE: dict[str, dict[str, tuple[Any, ...]]] = {
     "list_queued_tasks": {"max_tasks": ROWS},
     "empty_old_event_slots": {"retention_days": (0, 15)},
     "claim_webhooks": {"run": ("", "x" * 201), "max_webhooks": (0, 1001), "seconds": (0, 3601)},
+    "settle_restore": {"restore_name": ("", "x" * 65, "a b"), "moment": ("1999-12-31", "2200-01-01")},
+    "finish_restore": {"restore_name": ("",)},
 }
 # A server that takes any number of connections always has room.
 HARMLESS = [("host_has_room", "max_connections", 2**31 - 1)]

@@ -54,6 +54,7 @@ NEEDED: Mapping[str, tuple[str, ...]] = {
     "release build": ("--for=3.11.2/x86_64",),
     "secrets init": ("--inventory={folder}",),
     "secrets renew": ("--inventory={folder}", "redis_password"),
+    "restore:settle": ("--yes", "--moment=2026-01-01"),
     "send": ("mail", "--to=a@example.org", "--text=x"),
     "sync": ("mail",),
 }

@@ -74,6 +74,7 @@ SAYS_NOTHING_OF_OTHERS = {
         "URLs of printable ASCII, and our own words of what became of them",
     ),
     "event replay": "counts",
+    "restore:settle": "counts",
     "outbox sent": "counts",
     "outbox resend": "counts",
     "dlq drop": "counts",

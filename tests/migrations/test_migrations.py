@@ -16,6 +16,8 @@ from tests.conftest import Database
 TABLES = sorted(Base.metadata.tables)
 # Tables that belong to no tenant, which only functions read and write that run as the owner.
 OF_NO_TENANT = ["mail_watcher"]
+# Tables that belong to no tenant, and that everybody may read and nobody else write.
+OF_ALL_TENANTS = ["database_restore"]
 
 
 @pytest.fixture
@@ -72,7 +74,19 @@ def test_the_application_has_no_right_to_what_belongs_to_no_tenant(owner: Engine
             assert not connection.scalar(text(granted + "grantee <> 'metabuilder_owner'"), {"table": table})
 
 
-@pytest.mark.parametrize("table", [table for table in TABLES if table not in OF_NO_TENANT])
+def test_nobody_but_the_owner_writes_what_belongs_to_all_tenants(owner: Engine) -> None:
+    with owner.connect() as connection:
+        granted = connection.execute(
+            text(
+                "SELECT table_name, grantee, privilege_type FROM information_schema.role_table_grants "
+                "WHERE table_name = ANY(:tables) AND grantee <> 'metabuilder_owner'"
+            ),
+            {"tables": OF_ALL_TENANTS},
+        ).all()
+    assert [tuple(row) for row in granted] == [(table, "metabuilder", "SELECT") for table in OF_ALL_TENANTS]
+
+
+@pytest.mark.parametrize("table", [table for table in TABLES if table not in (*OF_NO_TENANT, *OF_ALL_TENANTS)])
 def test_every_key_begins_with_the_tenant(table: str) -> None:
     for constraint in Base.metadata.tables[table].constraints:
         if isinstance(constraint, PrimaryKeyConstraint | UniqueConstraint | ForeignKeyConstraint):

@@ -51,17 +51,23 @@ _SCHEMA = """
 class Database:
     """A database of a test's own. Raises the errors of psycopg2."""
 
-    def __init__(self, server: PostgresServer, name: str) -> None:
+    def __init__(self, server: PostgresServer, name: str, template: str = DATABASE) -> None:
         self.server, self.name = server, name
         self.worker_url = server.url(WORKER, name)
         self.app_url = server.url(APPLICATION, name)
         self.owner_url = server.url(OWNER, name)
         with server.postgres.superuser() as cursor:
-            cursor.execute(f"CREATE DATABASE {name} OWNER {OWNER} TEMPLATE {DATABASE}")
+            cursor.execute(f"CREATE DATABASE {name} OWNER {OWNER} TEMPLATE {template}")
             cursor.execute(f"GRANT CONNECT, TEMPORARY ON DATABASE {name} TO {APPLICATION}")
         with self._superuser() as cursor:
             self._made, self._bytes = _value(cursor, _SCHEMA), _value(cursor, _SIZE)
             self._delete_all = _value(cursor, _DELETE_ALL)
+
+    def copy(self, name: str) -> "Database":
+        """Another database as this one is now. Ends all connections to this one."""
+        with self._superuser() as cursor:
+            cursor.execute(_DISCONNECT_ALL)
+        return Database(self.server, name, self.name)
 
     def empty(self) -> bool:
         """End all its connections and delete all rows.

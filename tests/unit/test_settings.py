@@ -219,3 +219,56 @@ def test_messages_go_nowhere_else(monkeypatch: pytest.MonkeyPatch, url: str | No
     with pytest.raises(ConfigurationError, match="SPAM_API_URL") as error:
         load()
     assert url in (None, "x") or url not in str(error.value)
+
+
+def test_sentinels_stand_in_the_place_of_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REDIS_SENTINELS", "redis1.example.org, redis2.example.org:26380,[2001:db8::5]:1")
+    monkeypatch.setenv("REDIS_SENTINEL_PASSWORD", "of-the-sentinels")
+    monkeypatch.setenv("REDIS_RESULT_MASTER_NAME", "results")
+    monkeypatch.setenv("REDIS_PASSWORD", AWKWARD)
+    monkeypatch.setenv("REDIS_USE_SSL", "true")
+    monkeypatch.setenv("REDIS_HOST", "not-used")
+    settings = load()
+    broker, results = settings.redis.broker, settings.redis.results
+    assert broker.sentinels
+    assert results.sentinels
+    assert broker.sentinels.addresses == (
+        ("redis1.example.org", 26379),
+        ("redis2.example.org", 26380),
+        ("2001:db8::5", 1),
+    )
+    assert (broker.sentinels.master_name, results.sentinels.master_name) == ("broker", "results")
+    assert broker.sentinels.tls == {"ssl_cert_reqs": "required"}
+    assert broker.url.endswith("@broker:6379/0?ssl_cert_reqs=required")
+    assert results.url.endswith("@results:6379/1?ssl_cert_reqs=required")
+    assert broker.variable == results.variable == "REDIS_SENTINELS"
+
+    # Nowhere in what the application shows of its configuration, which workers answer to whoever asks.
+    assert "of-the-sentinels" in settings.secrets.secrets
+    assert "of-the-sentinels" not in repr(create_celery_app(load).conf.table())
+    monkeypatch.delenv("REDIS_RESULT_MASTER_NAME")
+    assert load().redis.results.sentinels == load().redis.broker.sentinels
+
+
+def test_without_sentinels_redis_is_where_the_address_says() -> None:
+    redis = load().redis
+    assert redis.broker.sentinels is None
+    assert redis.results.sentinels is None
+
+
+@pytest.mark.parametrize("sentinels", ["h:0", "h:99999", "redis://h:1", "h:1:2", "a b", ":1", "[::1"])
+def test_a_sentinel_has_a_host_and_perhaps_a_port(monkeypatch: pytest.MonkeyPatch, sentinels: str) -> None:
+    monkeypatch.setenv("REDIS_SENTINELS", f"redis1:1,{sentinels}")
+    with pytest.raises(ConfigurationError, match="REDIS_SENTINELS"):
+        load()
+
+
+@pytest.mark.parametrize("variable", ["REDIS_URL", "CELERY_BROKER_URL", "CELERY_RESULT_BACKEND"])
+def test_redis_is_found_in_one_way(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    monkeypatch.setenv("REDIS_SENTINELS", "redis1:1")
+    monkeypatch.setenv(variable, "redis://:sample-secret@h:1/0")
+    with pytest.raises(
+        ConfigurationError, match=f"REDIS_SENTINELS is set, and so is {variable}: remove one"
+    ) as raised:
+        load()
+    assert "sample-secret" not in str(raised.value)

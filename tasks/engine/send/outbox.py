@@ -18,6 +18,9 @@
               message that is found there is accepted, any other waits for a person (manage/outbox.py). While the
               mailbox cannot be reached, the search waits like a queued message.
 
+    A row that no run holds and that has `data_at` is in doubt, too: the database was restored, and the message may
+    have been sent in the time that was lost (decision 0050). It becomes unknown before anything else is done with it.
+
     (new) -> sending -> accepted -> sent      sending -> queued -> sending      sending -> failed -> sending
                      -> unknown -> accepted                             a person: unknown -> sent, unknown -> queued
 
@@ -38,11 +41,12 @@ from tasks.engine.send.delivery import after_acceptance, attempt
 from tasks.engine.send.draft import SendRequest, make_message
 from tasks.engine.send.notes import LOOK_AGAIN_SECONDS, SENT, error_columns, no_copy
 from tasks.engine.send.pauses import raise_that_it_waits
-from tasks.engine.send.recipient_states import after_answer
+from tasks.engine.send.recipient_states import after_answer, may_have_been_sent
 from tasks.errors import (
     DeliveryUnderWayError,
     EmailError,
     IdempotencyConflictError,
+    MaybeSentError,
     NotFoundError,
     NotUnknownError,
 )
@@ -203,13 +207,17 @@ def _claim(connection: Connection, found: Outgoing, owner: str, task: Mapping[st
         if left > 0:
             raise DeliveryUnderWayError(left)
         claim |= {"state": OutboxState.UNKNOWN, "attempts": 0}
+    elif found.state in (OutboxState.QUEUED, OutboxState.FAILED) and found.data_seconds is not None:
+        in_doubt = may_have_been_sent(found.recipients)
+        claim |= {"state": OutboxState.UNKNOWN, "attempts": 0, "recipients": in_doubt, "asked_at": NOW}
+        claim |= error_columns(MaybeSentError())
     elif found.state in (OutboxState.SENDING, OutboxState.ACCEPTED):
         left = get_settings().worker.task_time_limit - found.claimed_seconds
         if left > 0 and found.owner and not _is_same_task(found.owner, owner):
             raise DeliveryUnderWayError(min(left, LOOK_AGAIN_SECONDS))
     if found.state in (OutboxState.SENDING, OutboxState.QUEUED):
         claim |= {"state": OutboxState.SENDING, "attempts": found.attempts + 1} if "state" not in claim else {}
-    elif found.state == OutboxState.FAILED:
+    elif found.state == OutboxState.FAILED and "state" not in claim:
         again = [Recipient(recipient.address) for recipient in found.recipients]
         claim |= {"state": OutboxState.SENDING, "attempts": 1, "recipients": again, "asked_at": NOW}
     claimed = change_outgoing(connection, found, claim)

@@ -38,6 +38,14 @@ def after_answer(recipients: Sequence[Recipient], reply: Reply) -> list[Recipien
     ]
 
 
+def may_have_been_sent(recipients: Sequence[Recipient]) -> list[Recipient]:
+    """The recipients of a message that may have been sent to those who are not known to have it."""
+    return [
+        recipient if recipient.state == RecipientState.ACCEPTED else recipient._replace(state=RecipientState.OFFERED)
+        for recipient in recipients
+    ]
+
+
 def _after_rcpt(reply: Reply, *, is_begun: bool) -> RecipientState:
     # Recipients beyond the server's limit get a transaction of their own (RFC 5321 section 4.5.3.1.10). If no
     # recipient was taken before, the number cannot be the reason.

@@ -12,8 +12,10 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from cryptography import x509
+from redis.exceptions import RedisError
 from sqlalchemy import make_url
 
+from tasks.runtime.broker.master import find_master
 from tasks.secrecy.urls import postgresql_servers
 from tasks.settings import Settings
 
@@ -64,6 +66,9 @@ def _servers(settings: Settings) -> Iterator[_Server]:
         address = url.hostname or "", url.port or _REDIS_PORT
         if url.scheme == "rediss" and address not in seen:
             seen.add(address)
+            if place.sentinels:
+                with suppress(RedisError):  # there is no master now, so nothing is found out
+                    address, _ = find_master(place.sentinels)
             yield _Server(name, *address)
     url_of_database = settings.database.url.get_secret_value()
     if make_url(url_of_database).query.get("sslmode") in _ENCRYPTED:

@@ -1,4 +1,5 @@
-"""Task messages that no worker can run, kept aside: in the broker's Redis beside the queues, where they stop nothing.
+"""Task messages kept aside, in the broker's Redis beside the queues, where they stop nothing: those that no worker
+can run, and those whose mail may have been sent before a restore of the database (tasks/restored.py).
 
     metabuilder:aside           a hash: the id of each, and the message as it was taken, [message, exchange, queue]
     metabuilder:aside:notes     a hash: the id of each, and why it is here (Note)
@@ -14,14 +15,15 @@ an id stays as Redis gives it, and only people see it quoted (RFC 3986, section 
 
 import time
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from celery.utils.functional import chunks
 from kombu.utils.json import dumps, loads
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from uuid_utils import uuid4
 
-from tasks.errors import EmailError, TaskUnknownError
+from tasks.errors import EmailError, MaybeSentError, TaskUnknownError
 from tasks.runtime.broker.clock import redis_now
 from tasks.runtime.broker.queues import wake_key
 
@@ -47,6 +49,15 @@ redis.call('HSET', KEYS[4], ARGV[1], ARGV[2])
 if ARGV[3] == '1' then redis.call('ZADD', KEYS[5], redis.call('TIME')[1], ARGV[1]) end
 """
 
+# As _PUT, for a message that still waits. KEYS: its list of a queue, then the first two keys above. ARGV: the message
+# as it lies there, the id that it gets, the queue as JSON, the note. Returns whether it lay there.
+_PUT_WAITING = """
+if redis.call('LREM', KEYS[1], -1, ARGV[1]) == 0 then return 0 end
+redis.call('HSET', KEYS[2], ARGV[2], '[' .. ARGV[1] .. ', "", ' .. ARGV[3] .. ']')
+redis.call('HSET', KEYS[3], ARGV[2], ARGV[4])
+return 1
+"""
+
 # KEYS: the three keys above, then the queue and its tokens
 # (tasks/runtime/broker/transport.py). ARGV: the id, the message.
 _GIVE_BACK = """
@@ -68,6 +79,7 @@ end
 """
 
 Tag = bytes | str
+Code = Literal["message_unreadable", "task_unknown", "maybe_sent"]
 
 
 def _in_range(at: float) -> float:
@@ -79,7 +91,7 @@ class Note(BaseModel):
 
     model_config = ConfigDict(strict=True, frozen=True)
 
-    code: Literal["message_unreadable", "task_unknown"]
+    code: Code
     error: str
     task_name: str | None
     task_id: str | None
@@ -92,18 +104,32 @@ def put(client: Any, tables: tuple[str, str], tag: Tag, error: EmailError, messa
 
     `tables` are kombu's table of delivered messages and its index. `message` may be anything that could be decoded.
     """
+    note = _noted(client, error, message, size)
+    client.eval(_PUT, 5, *tables, *KEYS, tag, note.model_dump_json(), int(note.code == "task_unknown"))
+    return note
+
+
+def put_waiting(client: Any, queue: str, key: str, found: bytes, error: EmailError) -> bool:
+    """Put a message aside that waits in this list of a queue. False where it does not lie there any more."""
+    note = _noted(client, error, loads(_text(found)), len(found))
+    keys = (key, *list(KEYS)[:2])
+    arguments = (found, str(uuid4()), dumps(queue), note.model_dump_json())
+    return bool(client.eval(_PUT_WAITING, len(keys), *keys, *arguments))
+
+
+def _noted(client: Any, error: EmailError, message: object, size: int) -> Note:
     headers = part(message, "headers")
-    is_unknown = isinstance(error, TaskUnknownError)
-    note = Note(
-        code="task_unknown" if is_unknown else "message_unreadable",
+    code: Code = "message_unreadable"
+    if isinstance(error, TaskUnknownError | MaybeSentError):
+        code = cast(Code, error.code)
+    return Note(
+        code=code,
         error=str(error),
         task_name=word(headers.get("task")),
         task_id=word(headers.get("id")),
         size=size,
         at=redis_now(client),
     )
-    client.eval(_PUT, 5, *tables, *KEYS, tag, note.model_dump_json(), int(is_unknown))
-    return note
 
 
 def notes(client: Any) -> Iterator[tuple[Tag, Note]]:

@@ -44,7 +44,7 @@ return messages
 """
 
 # kombu's table of delivered messages and its index.
-_TAKEN = ("unacked", "unacked_index")
+TAKEN = ("unacked", "unacked_index")
 # KEYS: these two. ARGV: how many messages, the most bytes of each, the most bytes altogether. Returns the time, then
 # of each message when it was taken, its size, and its entry where that is not too much.
 _LOOK_AT_TAKEN = """
@@ -117,7 +117,7 @@ class InHand(NamedTuple):
 def in_hand(client: Any, limit: int) -> Iterator[InHand]:
     """The messages that workers have in hand, those that were taken first at the beginning."""
     arguments = limit, _MAX_BYTES, _MAX_BYTES_AT_ONCE
-    now, *found = client.eval(_LOOK_AT_TAKEN, 2, *_TAKEN, *arguments)
+    now, *found = client.eval(_LOOK_AT_TAKEN, 2, *TAKEN, *arguments)
     for taken_at, size, entry in found:
         message, queue = _split(entry)
         taken = Waiting(size, message)

@@ -3,16 +3,18 @@ before the task is queued, and arguments are shown redacted."""
 
 import inspect
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from celery import Task
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
+from uuid_utils import uuid4
 
 from tasks.errors import BrokerUnavailableError
 from tasks.runtime import redeliveries
 from tasks.runtime.arguments import check_arguments
+from tasks.runtime.broker.failover import through_failover
 from tasks.runtime.redaction import redact_arguments
 from tasks.secrecy.secrets import secrets_kept
 from tasks.settings import get_settings
@@ -31,14 +33,19 @@ class OwnedTask(Task):  # type: ignore[misc]  # celery has no types
         """Queue the task.
 
         Raises ValueError and TypeError (tasks/runtime/arguments.py) before anything is queued, and
-        BrokerUnavailableError.
+        BrokerUnavailableError. While a Redis with Sentinels fails over, queueing is tried again for a while, unless
+        `retry` is False.
         """
         self.check_arguments(args or (), kwargs or {})
         shown_args, shown_kwargs = redact_arguments(self.run, args or (), kwargs or {})
         options = {"argsrepr": repr(shown_args), "kwargsrepr": repr(shown_kwargs), **options}
         with secrets_kept(get_settings().secrets):
             try:
-                return super().apply_async(args, kwargs, **options)
+                if "producer" in options or options.get("retry") is False or not get_settings().redis.sentinels:
+                    return super().apply_async(args, kwargs, **options)
+                # Each try publishes the same task, and is one try: Celery's own would multiply the time.
+                options = {"task_id": str(uuid4()), **options, "retry": False}
+                return through_failover(partial(super().apply_async, args, kwargs, **options))
             except (OperationalError, RedisError, OSError) as error:
                 raise BrokerUnavailableError(str(error)) from error
 

@@ -20,6 +20,7 @@ from tasks.storage.models.messages import (
     Rereading,
 )
 from tasks.storage.models.outbox import OutboxMessage
+from tasks.storage.models.restores import DatabaseRestore
 from tasks.storage.models.tasks import DeadLetter, Deletion, QueuedTask
 from tasks.storage.models.webhooks import Webhook, WebhookBacklog
 
@@ -29,6 +30,7 @@ __all__ = [
     "Base",
     "Blob",
     "Credential",
+    "DatabaseRestore",
     "DeadLetter",
     "Deletion",
     "EmailAttachment",

@@ -18,6 +18,9 @@ SITE = {
     "site_redis_port": 6379,
     "site_redis_result_host": "2001:db8::5",
     "site_redis_result_port": 6379,
+    "site_redis_sentinels": "",
+    "_site_redis_master_name": "",
+    "_site_redis_result_master_name": "",
     "site_redis_tls": True,
     "site_tls_ca_path": "/etc/metabuilder/tls/ca.crt",
     "postgresql_application_password": PASSWORD,
@@ -73,6 +76,32 @@ def test_the_settings_read_what_the_application_gets(
     assert database.url.get_secret_value() == (
         f"postgresql+psycopg2://{role}@db1.example.org:5432/metabuilder{verified}"
     )
+
+
+@pytest.mark.parametrize("tls", [{}, WITHOUT_TLS])
+def test_an_application_finds_a_redis_with_sentinels_by_the_names_of_its_masters(
+    tls: dict[str, bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = {
+        "site_redis_sentinels": "redis1.example.org:26379,redis2.example.org:26380",
+        "redis_sentinel_password": PASSWORD,
+        "_site_redis_master_name": "broker",
+        "_site_redis_result_master_name": "results",
+    }
+    for name, value in client_variables(**given, **tls).items():
+        monkeypatch.setenv(name, value)
+
+    redis = RedisSettings()
+    for place, name in ((redis.broker, "broker"), (redis.results, "results")):
+        assert place.sentinels
+        assert place.sentinels.addresses == (("redis1.example.org", 26379), ("redis2.example.org", 26380))
+        assert place.sentinels.master_name == name
+        assert place.sentinels.password
+        assert place.sentinels.password.get_secret_value() == PASSWORD
+        assert place.url.startswith("redis://" if tls else "rediss://metabuilder_application:")
+        assert bool(place.sentinels.tls) == (not tls)
+    assert redis.password
+    assert redis.password.get_secret_value() == PASSWORD
 
 
 def test_postgresql_lets_an_application_host_in_as_the_application_alone() -> None:

@@ -1,0 +1,277 @@
+"""A Redis whose master changes: clients ask its Sentinels, and go on at the new master."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import flower.utils.broker
+import pytest
+import redis
+from celery.exceptions import TimeoutError as NoResultError
+from kombu.exceptions import OperationalError
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from native.process import Server
+from tasks.errors import BrokerUnavailableError
+from tasks.monitoring import flower_broker
+from tasks.monitoring.report import WORKERS
+from tasks.runtime.broker import failover
+from tasks.runtime.broker.master import MasterLostError, client_of, find_master
+from tasks.runtime.publish import publish_many
+from tasks.runtime.scheduler import TICKED
+from tasks.settings import load
+from tests.conftest import TENANT, USER, Database
+from tests.integration.faults.conftest import APP, SHORT_WAITS, publish
+from tests.support import fault_app
+from tests.support.application import application
+from tests.support.programs import Program, start
+from tests.support.sentinels import Member, RedisSite
+from tests.support.worker import Worker, wait_until
+
+
+@pytest.fixture
+def site(tmp_path: Path, environment: Callable[..., None]) -> Iterator[RedisSite]:
+    with RedisSite(tmp_path / "site") as site:
+        environment(**site.variables, **SHORT_WAITS)
+        yield site
+
+
+@pytest.fixture
+def marks(site: RedisSite, database: Database, tmp_path: Path) -> Iterator[Path]:
+    """Where tasks leave their marks."""
+    folder = tmp_path / "marks"
+    folder.mkdir()
+    with application(fault_app):
+        yield folder
+
+
+def start_beat(log: Path) -> Program:
+    arguments = ("-A", "tests.support.beat_app:app", "beat", "--pidfile=", "-l", "INFO")
+    return start("celery", arguments, log)
+
+
+@contextmanager
+def ended(program: Program) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        program.kill()
+        program.wait()
+
+
+@contextmanager
+def planned(site: RedisSite) -> Iterator[None]:
+    site.fail_over()
+    yield
+
+
+@contextmanager
+def freeze(site: RedisSite) -> Iterator[None]:
+    old = site.master
+    with frozen(old):
+        yield
+
+
+@contextmanager
+def kill(site: RedisSite) -> Iterator[None]:
+    site.master.kill()
+    yield
+
+
+@contextmanager
+def frozen(*servers: Server) -> Iterator[None]:
+    """These servers keep their connections and answer nothing."""
+    pids = [server.pid for server in servers]
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+
+
+def test_a_sentinel_that_does_not_answer_is_passed_over(site: RedisSite) -> None:
+    broker = load().redis.broker
+    sentinels = broker.sentinels
+    assert sentinels
+    first, second, third = site.sentinels
+    with site.master.client() as client:
+        client.lpush("sync", "a", "b")
+    flower_broker.follow(flower.utils.broker)
+    lengths = flower.utils.broker.Broker(broker.url).queues(["sync"])
+    assert asyncio.run(lengths) == [{"name": "sync", "messages": 2}]
+
+    with frozen(first):
+        address, by = find_master(sentinels)
+        assert (address[1], by[1]) == (site.members[0].port, second.port)
+    second.kill()
+    with frozen(first):
+        assert find_master(sentinels)[1][1] == third.port
+        third.kill()
+        with pytest.raises(RedisConnectionError, match="no Sentinel knows where the master broker is"):
+            find_master(sentinels)
+    with pytest.raises(RedisConnectionError, match=r"No such master"):
+        find_master(sentinels._replace(master_name="another"))
+
+
+def test_a_client_goes_on_at_the_new_master_and_verifies_it_by_name(
+    tmp_path: Path, environment: Callable[..., None]
+) -> None:
+    with RedisSite(tmp_path / "site", tls=True) as site:
+        environment(**site.variables)
+        place = load().redis.broker
+        with client_of(place, socket_timeout=5) as client:
+            first = site.master
+            client.set("kept", "yes")
+            site.wait_until_replicated()
+            site.fail_over()
+
+            # The connection was closed by the server that was demoted; the next one leads to the new master.
+            wait_until(lambda: succeeds(client), "the new master is not found")
+            assert client.get("kept") == b"yes"
+            assert client.info("replication")["role"] == "master"
+            assert client.info("server")["tcp_port"] != first.port
+
+        # A name that the certificate is not for is refused, at the Sentinels and at Redis.
+        by_address = tuple(("127.0.0.1", port) for _, port in place.sentinels.addresses)
+        with pytest.raises(RedisConnectionError, match="certificate verify failed"):
+            find_master(place.sentinels._replace(addresses=by_address))
+        for sentinel in site.sentinels:
+            with sentinel.client() as asked:
+                asked.execute_command("SENTINEL", "CONFIG", "SET", "announce-hostnames", "no")
+        with client_of(place) as client, pytest.raises(RedisConnectionError, match="certificate verify failed"):
+            client.ping()
+
+
+def succeeds(client: redis.Redis) -> bool:
+    try:
+        return bool(client.set("metabuilder:test", 1))
+    except redis.ConnectionError:
+        return False
+
+
+def test_a_demoted_master_that_takes_connections_is_left(tmp_path: Path, environment: Callable[..., None]) -> None:
+    """The Sentinels still name it, as one does that is cut off from the others."""
+    with RedisSite(tmp_path / "site", down_after_seconds=3600) as site:
+        environment(**site.variables)
+        demoted, other = site.master, site.replicas[0]
+        with client_of(load().redis.broker, socket_timeout=5) as client, demoted.client() as direct:
+            client.set("a", 1)
+            direct.execute_command("REPLICAOF", "127.0.0.1", str(other.port))
+
+            # What it refuses ends the connection, and a new one is not used, not even to read.
+            with pytest.raises(MasterLostError, match="read only replica"):
+                client.set("a", 2)
+            with pytest.raises(MasterLostError, match=f"{demoted.port} is no master but a "):
+                client.get("a")
+
+            direct.execute_command("REPLICAOF", "NO", "ONE")
+            wait_until(lambda: succeeds(client), "the master is not found")
+
+
+def test_a_worker_and_beat_go_on_at_the_new_master_whatever_became_of_the_old_one(
+    site: RedisSite, marks: Path, tmp_path: Path, environment: Callable[..., None]
+) -> None:
+    """Switched as planned, then frozen with its connections open, then killed."""
+    environment(BEAT_TEST_SECONDS="1")
+    beat_log = tmp_path / "beat.log"
+    with Worker(tmp_path, 2, app=APP) as worker, ended(start_beat(beat_log)):
+        numbers = iter(range(1000))
+        for fault in (planned, freeze, kill):
+            held, begun = fault_app.hold(marks), fault_app.begun(marks)
+            before = [next(numbers) for _ in range(5)]
+            publish(marks, before)
+            wait_until(lambda begun=begun: fault_app.begun(marks) >= begun + 2, "nothing is at work")
+            site.wait_until_replicated()
+            with fault(site):
+                # While tasks are at work, others wait in the queue, and others are being published.
+                after = [next(numbers) for _ in range(5)]
+                publish(marks, after)
+                held.unlink()
+                wanted = {*before, *after}
+                wait_until(lambda wanted=wanted: wanted <= {*fault_app.done(marks)}, f"not all is done: {fault}", 60)
+                # The states of tasks that ended meanwhile may be lost, and for 15 s those of a process that lost one.
+                wait_until(lambda: returns(marks, next(numbers)), "no result is stored", 60)
+                with site.master.client() as client:
+                    wait_until(lambda client=client: client.exists(WORKERS), "the worker does not report")
+                    ticked = client.get(TICKED)
+                    wait_until(
+                        lambda client=client, ticked=ticked: client.get(TICKED) not in (None, ticked),
+                        "beat does not keep the schedule",
+                    )
+                    wait_until(
+                        lambda client=client: client.hlen("unacked") == 0, "a delivery is not acknowledged", 60
+                    )
+                wait_until(lambda: fault_app.app.control.ping(timeout=1), "the worker does not obey")
+                assert not worker.has_ended()
+
+
+def refused(member: Member) -> int:
+    """How many writes it has refused because too few replicas take part."""
+    with member.client() as client:
+        return int(client.info("errorstats").get("errorstat_NOREPLICAS", {}).get("count", 0))
+
+
+def returns(marks: Path, number: int) -> bool:
+    try:
+        return bool(fault_app.count.delay(TENANT, USER, str(marks), number).get(timeout=10) == number)
+    except NoResultError:
+        return False
+
+
+def test_a_call_that_queues_a_task_goes_through_a_planned_switch(
+    site: RedisSite, marks: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Writes are paused first, and refused while the replicas change sides."""
+    monkeypatch.setattr(failover, "PATIENCE_SECONDS", 300)
+    master, call = site.master, (TENANT, USER, str(marks))
+    with master.client() as client, ThreadPoolExecutor(2) as callers:
+        client.execute_command("CLIENT", "PAUSE", "2000", "WRITE")
+        fault_app.count.delay(*call, 1)
+        assert client.llen("sync") == 1
+
+        with frozen(*site.replicas):
+            wait_until(lambda: not takes_writes(master), "it still takes writes")
+            before = refused(master)
+            calls = [
+                callers.submit(fault_app.count.delay, *call, 2),
+                callers.submit(publish_many, fault_app.count, [(*call, 3), (*call, 4)]),
+            ]
+            wait_until(lambda: refused(master) >= before + 4, "they are not tried again")
+        for one in calls:
+            one.result(300)
+        assert client.llen("sync") == 4
+
+
+def test_a_call_that_queues_a_task_says_that_there_is_no_master(
+    site: RedisSite, marks: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(failover, "PATIENCE_SECONDS", 2)
+    call = (TENANT, USER, str(marks), 1)
+    fault_app.count.delay(*call)
+    for member in site.members:
+        member.kill()
+    with pytest.raises(BrokerUnavailableError, match="may be queued or not"):
+        fault_app.count.delay(*call)
+    with pytest.raises(OperationalError):
+        publish_many(fault_app.count, [call])
+    wait_until(lambda: "no Sentinel knows" in why(call), "a master that is down is connected to")
+
+
+def why(call: tuple[object, ...]) -> str:
+    with pytest.raises(BrokerUnavailableError) as raised:
+        fault_app.count.apply_async(call, retry=False)
+    return str(raised.value)
+
+
+def takes_writes(member: Member) -> bool:
+    try:
+        with member.client() as client:
+            return bool(client.set("metabuilder:test", 1))
+    except redis.ResponseError:
+        return False
