@@ -24,6 +24,8 @@ PASSWORDS = (
     "admin_uis_password",
     "redis_admin_uis_password",
     "redis_application_password",
+    "redis_sentinel_password",
+    "redis_replication_password",
     "tls_ca_passphrase",
     "backup_passphrase",
 )
