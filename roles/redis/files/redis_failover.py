@@ -5,7 +5,7 @@
     metabuilder-redis-failover switchover INSTANCE [HOST]  make HOST (any replica) the master, and lose no write
     metabuilder-redis-failover step-down INSTANCE          the same, if this host has the master
     metabuilder-redis-failover role INSTANCE               of this host's instance: master or slave
-    metabuilder-redis-failover settle INSTANCE             wait until this host's instance is master or a whole replica
+    metabuilder-redis-failover settle INSTANCE             wait until this host's instance has all data
     metabuilder-redis-failover start-redis INSTANCE        by redis-server@.service before each start
     metabuilder-redis-failover start-sentinel              by redis-sentinel.service before each start
 
@@ -43,6 +43,16 @@ _NOTICE_SECONDS = 30
 _SYNC_SECONDS = 120
 _PREFERRED, _USUAL = "1", "100"
 _KNOWN = re.compile(r"sentinel (?:config-epoch|leader-epoch|known-replica|known-slave|known-sentinel) (\S+) (\S+)")
+
+
+def say(words):
+    """To the person or the journal."""
+    sys.stdout.write(f"{words}\n")
+
+
+def complain(words):
+    """Why it was not done."""
+    sys.stderr.write(f"{words}\n")
 
 
 class RedisError(Exception):
@@ -177,7 +187,7 @@ def wait_until(condition, seconds):
 
 
 def present_master(site, name, last):
-    """The master that the newest of the Sentinels knows; `last`, what this host knew, or the role's first if none answers."""
+    """The master by the Sentinel that knows of the last failover; if none answers, `last`, or the role's first."""
     deadline = time.monotonic() + _START_SECONDS
     while True:
         views = site.views(name)
@@ -205,13 +215,15 @@ def start_redis(site, name):
     if master != site.own:
         text += f"replicaof {master} {site.ports[name]}\n"
     replace(path, text)
-    print(f"{name}: starts as {'the master' if master == site.own else f'a replica of {master}'}")
+    say(f"{name}: starts as {'the master' if master == site.own else f'a replica of {master}'}")
 
 
 def start_sentinel(site):
-    """Make the file with which Sentinel is started: the role's, and what the Sentinel of this host knew when it stopped."""
+    """Make the file with which Sentinel is started: the role's, and what it knew when it stopped."""
     before = SENTINEL_FILE.read_text().splitlines() if SENTINEL_FILE.exists() else []
-    monitored = {line.split()[2]: line.split()[3].strip('"') for line in before if line.startswith("sentinel monitor ")}
+    monitored = {
+        line.split()[2]: line.split()[3].strip('"') for line in before if line.startswith("sentinel monitor ")
+    }
     lines = SENTINEL_TEMPLATE.read_text().splitlines()
     for name, port in site.ports.items():
         # A Sentinel that knows nothing yet asks the others, and does not wait for them: they may be as new.
@@ -252,7 +264,7 @@ def switchover(site, name, wanted=None):
     """Make another host the master of an instance, without losing a write; the host's address."""
     old = site.master(name)
     if wanted == old:
-        print(f"{name}: {site.host(old)} is the master already")
+        say(f"{name}: {site.host(old)} is the master already")
         return old
     with site.redis(old, name) as master:
         new = chosen(site, name, master, wanted)
@@ -262,19 +274,23 @@ def switchover(site, name, wanted=None):
         finally:
             with suppress(RedisError), site.redis(new, name) as server:
                 server.ask("CONFIG", "SET", "replica-priority", _USUAL)
-    print(f"{name}: {site.host(new)} is the master, {site.host(old)} was")
+    say(f"{name}: {site.host(new)} is the master, {site.host(old)} was")
     return new
 
 
 def chosen(site, name, master, wanted):
     """The replica that is to be the master: the one that is wanted, or the one that has most."""
     fields = master.info("replication")
-    replicas = [dict(part.split("=", 1) for part in fields[key].split(",")) for key in fields if re.match(r"slave\d", key)]
+    replicas = [
+        dict(part.split("=", 1) for part in fields[key].split(",")) for key in fields if re.match(r"slave\d", key)
+    ]
     whole = {each["ip"]: int(each["offset"]) for each in replicas if each["state"] == "online"}
     if not whole:
         raise RedisError(f"{name} has no replica that has all data, so its master stays as it is")
     if wanted is not None and wanted not in whole:
-        raise RedisError(f"{name}: {site.host(wanted)} is no replica that has all data: {', '.join(map(site.host, whole))}")
+        raise RedisError(
+            f"{name}: {site.host(wanted)} is no replica that has all data: {', '.join(map(site.host, whole))}"
+        )
     return wanted or max(whole, key=whole.__getitem__)
 
 
@@ -290,7 +306,9 @@ def prefer(site, name, new):
         return any(each["ip"] == new and each["slave-priority"] == _PREFERRED for each in replicas)
 
     if not wait_until(knows, _NOTICE_SECONDS):
-        raise RedisError(f"{name}: the Sentinel of {site.host(leader)} does not see {site.host(new)}: nothing was changed")
+        raise RedisError(
+            f"{name}: the Sentinel of {site.host(leader)} does not see {site.host(new)}: nothing was changed"
+        )
     return leader
 
 
@@ -303,7 +321,9 @@ def hand_over(site, name, master, new, leader):
     try:
         written = int(master.info("replication")["master_repl_offset"])
         with site.redis(new, name) as replica:
-            if not wait_until(lambda: int(replica.info("replication")["slave_repl_offset"]) >= written, _CATCH_UP_SECONDS):
+            if not wait_until(
+                lambda: int(replica.info("replication")["slave_repl_offset"]) >= written, _CATCH_UP_SECONDS
+            ):
                 raise RedisError(f"{name}: {site.host(new)} does not catch up: the master stays as it is")
         with site.sentinel(leader) as sentinel:
             sentinel.ask("SENTINEL", "FAILOVER", name)
@@ -331,7 +351,9 @@ def hand_over(site, name, master, new, leader):
         return {address for _, address in site.views(name).values()} == {new}
 
     if not wait_until(all_know, _NOTICE_SECONDS):
-        raise RedisError(f"{name}: {site.host(new)} is the master, but not all Sentinels say so yet: look at `status`")
+        raise RedisError(
+            f"{name}: {site.host(new)} is the master, but not all Sentinels say so yet: look at `status`"
+        )
 
 
 def step_down(site, name):
@@ -343,7 +365,7 @@ def step_down(site, name):
 def role(site, name):
     """Print whether this host's instance is the master."""
     with site.redis(site.own, name) as server:
-        print(server.info("replication")["role"])
+        say(server.info("replication")["role"])
 
 
 def settle(site, name):
@@ -382,7 +404,8 @@ def status(site):
             "master": master and site.host(master),
             "redis": {host: seen(site, address, name) for host, address in site.hosts.items()},
             "sentinels": {
-                host: site.host(views[address][1]) if address in views else None for host, address in site.hosts.items()
+                host: site.host(views[address][1]) if address in views else None
+                for host, address in site.hosts.items()
             },
         }
         found[name]["faults"] = list(faults(site, found[name]))
@@ -397,9 +420,18 @@ def seen(site, address, name):
     except RedisError as error:
         return {"role": "away", "why": str(error)}
     if fields["role"] == "master":
-        return {"role": "master", "replicas": int(fields["connected_slaves"]), "offset": int(fields["master_repl_offset"])}
+        return {
+            "role": "master",
+            "replicas": int(fields["connected_slaves"]),
+            "offset": int(fields["master_repl_offset"]),
+        }
     link = fields["master_link_status"]
-    return {"role": "replica", "link": link, "offset": int(fields["slave_repl_offset"]), "of": site.host(fields["master_host"])}
+    return {
+        "role": "replica",
+        "link": link,
+        "offset": int(fields["slave_repl_offset"]),
+        "of": site.host(fields["master_host"]),
+    }
 
 
 def faults(site, found):
@@ -425,13 +457,14 @@ def faults(site, found):
 
 def show(found):
     """Print a status for a person."""
+    shown = {"master": "{replicas} replicas", "replica": "of {of}, link {link}", "away": "{why}"}
     for name, each in found.items():
-        print(f"{name}: master {each['master'] or 'unknown'}")
+        say(f"{name}: master {each['master'] or 'unknown'}")
         for host, its in each["redis"].items():
-            details = {"master": "{replicas} replicas", "replica": "of {of}, link {link}", "away": "{why}"}[its["role"]]
-            print(f"  {host}: {its['role']}, {details.format(**its)}; its Sentinel says {each['sentinels'][host] or 'nothing'}")
+            told = each["sentinels"][host] or "nothing"
+            say(f"  {host}: {its['role']}, {shown[its['role']].format(**its)}; its Sentinel says {told}")
         for fault in each["faults"]:
-            print(f"  NOT WELL: {fault}")
+            say(f"  NOT WELL: {fault}")
 
 
 def main(verb="", *words):
@@ -440,7 +473,7 @@ def main(verb="", *words):
     try:
         site = Site(json.loads(SETTINGS.read_text()))
     except OSError as error:
-        print(f"{SETTINGS}: {error.strerror}: a site with one Redis has no failover, and this needs root", file=sys.stderr)
+        complain(f"{SETTINGS}: {error.strerror}: a site with one Redis has no failover, and this needs root")
         return 1
     verbs = {
         "switchover": switchover,
@@ -452,7 +485,7 @@ def main(verb="", *words):
     try:
         if verb == "status":
             found = status(site)
-            print(json.dumps(found)) if "--json" in words else show(found)
+            show(found) if "--json" not in words else say(json.dumps(found))
             return int(any(each["faults"] for each in found.values()))
         if verb == "start-sentinel":
             start_sentinel(site)
@@ -461,10 +494,10 @@ def main(verb="", *words):
                 raise RedisError(f"no host {words[1]} in the group redis: {', '.join(site.hosts)}")
             verbs[verb](site, words[0], *(site.hosts[host] for host in words[1:]))
         else:
-            print(f"{usage}; instances: {', '.join(site.ports)}", file=sys.stderr)
+            complain(f"{usage}; instances: {', '.join(site.ports)}")
             return 2
     except RedisError as error:
-        print(error, file=sys.stderr)
+        complain(error)
         return 1
     return 0
 
