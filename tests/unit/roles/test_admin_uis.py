@@ -8,7 +8,12 @@ from jinja2 import Environment, StrictUndefined
 from tests.unit.roles.plugins import ROLES
 
 READ, WRITE = "~* +@read", "~* +@read +@write"
-SITE = {"groups": {"admin_uis": ["tools1"]}, "_site_is_monitored": False, "_site_client_hosts": []}
+SITE = {
+    "_site_redis_is_replicated": False,
+    "groups": {"admin_uis": ["tools1"]},
+    "_site_is_monitored": False,
+    "_site_client_hosts": [],
+}
 
 
 def rendered(role: str, name: str, *path: str, **variables: object) -> str:
