@@ -20,6 +20,7 @@ PASSWORDS = (
     "postgresql_application_password",
     "postgresql_worker_password",
     "postgresql_owner_password",
+    "postgresql_replication_password",
     "flower_password",
     "admin_uis_password",
     "redis_admin_uis_password",

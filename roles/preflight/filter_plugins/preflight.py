@@ -37,6 +37,7 @@ SECRETS = {
     "postgresql_application_password": ("postgresql", "admin_uis", "applications"),
     "postgresql_worker_password": ("postgresql", "celery_workers", "celery_beat", "exporter", "mail_watchers"),
     "postgresql_owner_password": ("postgresql", "celery_workers"),
+    "postgresql_replication_password": ("postgresql",),
     "application_credential_encryption_key": ("celery_workers", "mail_watchers", "applications"),
     "flower_password": ("flower", "exporter"),
     "admin_uis_password": ("admin_uis",),
@@ -47,6 +48,8 @@ SECRETS = {
 }
 # Secrets that are needed only where this group has a host.
 NEEDED_WITH = {"redis_monitoring_password": "monitoring", "redis_application_password": "applications"}
+# Secrets that are needed only where this group has several hosts.
+NEEDED_BY_SEVERAL = {"postgresql_replication_password": "postgresql"}
 SUPPORTED = {"Debian": ("12", "13")}
 # Connections of one process that runs tasks (tasks/storage/session.py), of a beat, which listens over one and has the
 # same pool, and those kept for people and migrations.
@@ -143,6 +146,8 @@ def ports(host):
         if unit.startswith("postgresql") and any(as_far_as_typed(postgresql_version(host))):
             continue  # the version is wrong, so the port says nothing
         taken_by = host.report.get("listeners", {}).get(port, unit)
+        if _is_to_be_one_of_several(unit, taken_by, host):
+            continue
         if unit.startswith("postgresql") and (other := _CLUSTER.fullmatch(taken_by)) and taken_by != unit:
             yield (
                 f"port {port} is taken by another cluster of PostgreSQL, {taken_by}: if that cluster holds the "
@@ -152,6 +157,12 @@ def ports(host):
         elif taken_by != unit:
             remedy = f"stop {taken_by}, or choose another port ({_port_variable(unit)})"
             yield f"port {port} is taken by {taken_by}: {remedy}"
+
+
+def _is_to_be_one_of_several(unit, taken_by, host):
+    """Whether the server that stood alone has the port, which the role stops before Patroni runs it."""
+    version = host.given("postgresql_version") or host.values.get("postgresql_brought")
+    return (unit, taken_by) == ("patroni.service", f"postgresql@{version}-main.service")
 
 
 def _port_variable(unit):
@@ -402,6 +413,9 @@ def secrets(host, samples):
     for name, groups in SECRETS.items():
         value = str(host[name] or "")
         is_wanted = name not in NEEDED_WITH or host.groups.get(NEEDED_WITH[name])
+        is_wanted = is_wanted and (
+            name not in NEEDED_BY_SEVERAL or len(host.groups.get(NEEDED_BY_SEVERAL[name], ())) > 1
+        )
         if not is_wanted or not host.is_in(*groups):
             continue
         if not value:
@@ -461,8 +475,9 @@ def connections(hosts):
 
 
 def groups_of(groups):
-    """Redis and PostgreSQL have one host each, backups another, and Prometheus has an exporter on its own host."""
-    for name in ("redis", "postgresql", "log_collection"):
+    """Groups have as many hosts as they can use, backups another, and Prometheus has an exporter on its own host."""
+    yield from _majority("postgresql", groups)
+    for name in ("redis", "log_collection"):
         if len(groups.get(name, ())) > 1:
             said = f"group {name} has {len(groups[name])} hosts, but nothing replicates their data"
             yield f"{said}: keep one host in the group"
@@ -492,6 +507,39 @@ def releases(hosts):
                     f"postgresql has Debian {other}, and pgBackRest speaks to its own version alone: put a host with "
                     f"Debian {other} into the group backup"
                 )
+
+
+def _majority(name, groups):
+    count = len(groups.get(name, ()))
+    if count > 1 and count % 2 == 0:
+        yield (
+            f"group {name} has {count} hosts: where half of them cannot reach the other half, neither half is the "
+            "majority, and nothing is written any more. With two, the loss of any one would do that: put one host or "
+            "three into the group"
+        )
+
+
+def copies(hosts):
+    """The hosts that keep copies of one database have one version of PostgreSQL, and speak TLS."""
+    servers = [host for host in hosts if host.is_in("postgresql")]
+    if len(servers) < 2:
+        return
+    versions = {}
+    for server in servers:
+        version = str(server.given("postgresql_version") or server.values.get("postgresql_brought"))
+        versions.setdefault(version, []).append(server.name)
+    if len(versions) > 1:
+        said = "; ".join(f"{version} on {', '.join(names)}" for version, names in sorted(versions.items()))
+        yield (
+            f"group postgresql has several versions of PostgreSQL, which cannot copy from each other ({said}): use "
+            "the same release of Debian for all hosts of the group, or the same postgresql_version"
+        )
+    for server in servers:
+        if not boolean(server.values.get("site_postgresql_tls"), strict=False):
+            yield (
+                f"{server.name}: site_postgresql_tls is off, but the hosts of the group postgresql send each other "
+                "people's mail: leave the variable out"
+            )
 
 
 def values(hosts):
@@ -535,6 +583,7 @@ def preflight_findings(hostvars, groups, mistakes, samples, clock_seconds):
     hosts = [Host(name, hostvars[name], groups, mistakes[name]) for name in mistakes]
     found = [*groups_of(groups), *releases(hosts), *values(hosts), *clocks(hosts, float(clock_seconds))]
     found += as_far_as_typed(connections(hosts))
+    found += as_far_as_typed(copies(hosts))
     for host in hosts:
         for check in CHECKS:
             found += [f"{host.name}: {finding}" for finding in as_far_as_typed(check(host))]

@@ -66,6 +66,7 @@ BOUNDS = {
     "mail_watcher_max_accounts": (1, 1_000_000),
     "mail_watcher_restart_seconds": (0, None),
     "mail_watcher_watchdog_seconds": (0, None),
+    "postgresql_copy_timeout": (5, None),
     "postgresql_effective_io_concurrency": (0, None),
     "postgresql_log_min_duration_ms": (-1, None),
     "postgresql_random_page_cost": (0, None),

@@ -1,8 +1,11 @@
 """What the application's own hosts connect with, and who lets them in."""
 
+import itertools
+
 import pytest
 import yaml
 from jinja2 import Environment, StrictUndefined
+from psycopg2.extensions import parse_dsn
 
 from tasks.settings import CredentialSettings, DatabaseSettings, MailSettings, RedisSettings
 from tests.unit.roles.plugins import ROLES, load
@@ -14,6 +17,9 @@ SITE = {
     "site_postgresql_host": "db1.example.org",
     "site_postgresql_port": 5432,
     "site_postgresql_tls": True,
+    "_site_postgresql_is_replicated": False,
+    "_site_postgresql_servers": ["db1", "db2", "db3"],
+    "_site_postgresql_addresses": ["192.0.2.1", "db2.example.org", "2001:db8::3"],
     "site_redis_host": "2001:db8::5",
     "site_redis_port": 6379,
     "site_redis_result_host": "2001:db8::5",
@@ -39,7 +45,9 @@ def environment() -> Environment:
     for file in ("quoting", "addresses"):
         made.filters |= load(f"site/filter_plugins/{file}.py").FilterModule().filters()
     made.filters["bool"] = bool
-    made.filters["map"] = lambda values, *_: list(values)  # of no values
+    made.filters["product"] = lambda values, others: list(itertools.product(values, others))
+    # Of no values, or of pairs.
+    made.filters["map"] = lambda values, *name: [value[0] for value in values] if name == ("first",) else list(values)
     made.filters["difference"] = lambda values, others: [value for value in values if value not in others]
     return made
 
@@ -47,9 +55,24 @@ def environment() -> Environment:
 def client_variables(**changed: object) -> dict[str, str]:
     """The variables of client.env, as the role computes them."""
     made, given = yaml.safe_load((ROLES / "client/vars/main.yml").read_text()), {**SITE, **changed}
-    for name in ("_client_redis", "_client_redis_options"):
+    made |= {
+        "_site_postgresql_several": yaml.safe_load((ROLES / "site/vars/main.yml").read_text())[
+            "_site_postgresql_several"
+        ]
+    }
+    for name in ("_client_redis", "_client_redis_options", "_client_single_server", "_site_postgresql_several"):
         given[name] = environment().from_string(made[name]).render(given)
     return {name: environment().from_string(text).render(given) for name, text in made["_client_variables"].items()}
+
+
+def test_an_application_finds_the_server_that_takes_writes_among_several(monkeypatch: pytest.MonkeyPatch) -> None:
+    url = client_variables(_site_postgresql_is_replicated=True)["DATABASE_URL"]
+    read_by_libpq = parse_dsn(url)
+    assert read_by_libpq["host"] == "192.0.2.1,db2.example.org,2001:db8::3"
+    assert (read_by_libpq["port"], read_by_libpq["target_session_attrs"]) == ("5432,5432,5432", "read-write")
+    assert (read_by_libpq["sslmode"], read_by_libpq["password"]) == ("verify-full", PASSWORD)
+    monkeypatch.setenv("DATABASE_URL", url)
+    assert parse_dsn(DatabaseSettings().url.get_secret_value().replace("+psycopg2", "")) == read_by_libpq
 
 
 @pytest.mark.parametrize("tls", [{}, WITHOUT_TLS])
@@ -115,6 +138,7 @@ def test_postgresql_lets_an_application_host_in_as_the_application_alone() -> No
             postgresql_database="metabuilder",
             _site_is_monitored=False,
             site_postgresql_tls=True,
+            _site_postgresql_is_replicated=False,
             _site_database_addresses=["192.0.2.1"],
             _site_client_addresses=["192.0.2.1", "192.0.2.9", "2001:db8::9"],
             postgresql_hba_entries=[],

@@ -47,6 +47,7 @@ SECRETS = {
     "postgresql_application_password": "of-the-application",
     "postgresql_worker_password": "of-the-workers",
     "postgresql_owner_password": "of-the-owner",
+    "postgresql_replication_password": "of-the-copies",
     "application_credential_encryption_key": KEY,
 }
 
@@ -436,6 +437,49 @@ def test_backups_go_to_one_host_with_the_release_of_postgresqls() -> None:
         if words not in "\n".join(together)
     ] == []
     assert len(together) == 2
+
+
+COPY = {
+    "values": {"ports": {"5432": "patroni.service"}, "site_postgresql_tls": True},
+    "tls_ca_passphrase": "of-the-key",
+}
+SEVERAL = {**GROUPS, "postgresql": ["one", "two", "three"]}
+
+
+def test_three_servers_of_postgresql_are_fine_also_where_one_stood_alone() -> None:
+    alone = host(**COPY, report={"listeners": {"5432": "postgresql@15-main.service"}})
+    assert findings(alone, host(**COPY), groups=SEVERAL) == []
+
+
+@pytest.mark.parametrize(
+    ("changed", "groups", "said"),
+    [
+        pytest.param({}, {**GROUPS, "postgresql": ["one", "two"]}, ["2 hosts", "majority", "three"], id="two"),
+        pytest.param({}, {**GROUPS, "postgresql": [*"1234"]}, ["4 hosts", "majority"], id="four"),
+        pytest.param(
+            {"postgresql_version": 17, "report": {"has_cluster": True}},
+            SEVERAL,
+            ["17 on one", "15 on two"],
+            id="versions",
+        ),
+        pytest.param(
+            {"values": {**COPY["values"], "site_postgresql_tls": False}}, SEVERAL, ["site_postgresql_tls"], id="TLS"
+        ),
+        pytest.param({"report": {"listeners": {"5432": "postgresql@14-main.service"}}}, SEVERAL, ["5432"], id="port"),
+        pytest.param(
+            {"postgresql_replication_password": ""}, SEVERAL, ["postgresql_replication_password"], id="secret"
+        ),
+    ],
+)
+def test_what_keeps_several_servers_of_postgresql_from_being_one(
+    changed: dict[str, Any], groups: dict[str, Any], said: list[str]
+) -> None:
+    (found,) = findings(host(**{**COPY, **changed}), host(**COPY), groups=groups)
+    assert [words for words in said if words not in found] == []
+
+
+def test_one_server_needs_no_password_of_copies() -> None:
+    assert findings(host(postgresql_replication_password=""), host(postgresql_replication_password="")) == []
 
 
 def test_all_findings_come_at_once() -> None:
