@@ -2,9 +2,11 @@
 
 import logging
 import math
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
+from tasks.engine import shutdown
 from tasks.engine.run import CutShortError, Progress, Run, Tally, report_to_nobody
 from tasks.errors import (
     EmailError,
@@ -17,10 +19,13 @@ from tasks.errors import (
 )
 from tasks.log_fields import logged_with
 from tasks.settings import get_settings
-from tasks.storage.accounts.leases import owner_of, release_lease, take_lease
+from tasks.storage.accounts.leases import LeaseInDoubtError, owner_of, release_lease, take_lease
 from tasks.storage.accounts.rows import record_failure
 
 logger = logging.getLogger(__name__)
+
+# How often a run tries to give its lease back to a database that is away.
+_TRY_AGAIN_SECONDS = 1
 
 
 @contextmanager
@@ -52,7 +57,11 @@ def leased_run(
     """
     settings = get_settings().sync
     owner = owner_of(task_id, in_background=in_background)
-    account = take_lease(tenant_id, user_id, account_id, owner, settings.lease_seconds, is_urgent=is_urgent)
+    try:
+        account = take_lease(tenant_id, user_id, account_id, owner, settings.lease_seconds, is_urgent=is_urgent)
+    except LeaseInDoubtError:
+        _give_back(tenant_id, account_id, owner, settings.lease_seconds)
+        raise
     tally = tally or Tally()
     run = Run(
         account,
@@ -89,8 +98,26 @@ def _leased(run: Run) -> Iterator[None]:
             record_failure(run.account, InternalError(type(error).__name__))
         raise
     finally:
-        with _if_storage_lets_us():
-            release_lease(run.account, run.lease_owner)
+        _give_back(run.account.tenant_id, run.account.id, run.lease_owner, run.settings.lease_seconds)
+
+
+def _give_back(tenant_id: str, account_id: str, owner: str, seconds: float) -> None:
+    """Give a lease back that expires in so many seconds.
+
+    If the database is away, wait for it that long: the retry of this very task would wait for the lease otherwise. In
+    a failover that is most of the time until the account is at work again.
+    """
+    expires = time.monotonic() + seconds
+    with suppress(SoftTimeLimitError), _if_storage_lets_us():
+        while True:
+            try:
+                release_lease(tenant_id, account_id, owner)
+            except StorageUnavailableError:
+                if time.monotonic() + _TRY_AGAIN_SECONDS > expires or shutdown.is_requested():
+                    raise
+                time.sleep(_TRY_AGAIN_SECONDS)
+            else:
+                return
 
 
 @contextmanager

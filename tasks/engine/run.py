@@ -12,11 +12,12 @@ from sqlalchemy import Connection
 
 from tasks.counting import count
 from tasks.engine import shutdown
+from tasks.errors import StorageUnavailableError
 from tasks.settings import SyncSettings
 from tasks.storage.accounts.leases import renew_lease
 from tasks.storage.accounts.rows import Account
 from tasks.storage.messages.completeness import Incomplete
-from tasks.storage.session import tenant_transaction
+from tasks.storage.session import connections_lost, tenant_transaction
 
 # How often a run in the background looks whether another run wants the account.
 _BACKGROUND_RENEWAL_SECONDS = 2
@@ -135,6 +136,7 @@ class Run:
     _is_wanted: bool = False
     _has_compared: bool = False
     _lease_renewed: float = field(default_factory=time.monotonic)
+    _lost_before: int = field(default_factory=connections_lost)
     _done_before: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -142,8 +144,14 @@ class Run:
 
     @contextmanager
     def transaction(self, *, durable: bool = False) -> Iterator[Connection]:
-        """A transaction that commits only while this run has the lease. Raises LeaseLostError."""
+        """A transaction that commits only while this run has the lease. Raises LeaseLostError.
+
+        Raises StorageUnavailableError once a connection was lost: what this run committed last may be missing, and
+        nothing that builds on it may be committed. The next run begins at what is stored.
+        """
         with tenant_transaction(self.account.tenant_id, durable=durable) as connection:
+            if connections_lost() != self._lost_before:
+                raise StorageUnavailableError("the connection was lost; what was stored last may be missing")
             yield connection
             # The lease is confirmed last, so that the account's row is locked for a short time only.
             self.confirm_lease(connection)

@@ -23,6 +23,7 @@ from tasks.settings import get_settings
 # Two connections a process: for the transaction at work, and for a lease that another thread renews meanwhile.
 POOL_SIZE = 2
 _kept = POOL_SIZE
+_lost = 0
 CONNECT_TIMEOUT_SECONDS = 10
 
 _BEGIN = text(
@@ -94,6 +95,7 @@ def get_engine() -> Engine:
     if has_several:
         _LastPrimary().remember(engine)
     event.listen(engine, "checkout", _refuse_closed)
+    event.listen(engine, "invalidate", _count_lost)
     event.listen(engine, "handle_error", _leave_out_values)
     return engine
 
@@ -143,6 +145,20 @@ def brief(words: str) -> str:
     return "; ".join([first, *(line for line in others if line.startswith(_ABOUT_A_SERVER))])
 
 
+def connections_lost() -> int:
+    """How often this process has found that PostgreSQL ended a connection, or does not take writes any more.
+
+    If the number is another one, PostgreSQL may have crashed in between, or another server may have taken over. Then
+    the last transactions that were not durable may be missing, although no error was raised since.
+    """
+    return _lost
+
+
+def _count_lost(*_: Any) -> None:
+    global _lost
+    _lost += 1
+
+
 def _leave_out_values(context: ExceptionContext) -> None:
     for error in (context.original_exception, context.sqlalchemy_exception):
         if error is not None:
@@ -174,9 +190,9 @@ os.register_at_fork(after_in_child=_forget_inherited_connections)
 def tenant_transaction(tenant_id: str, *, durable: bool = True) -> Iterator[Connection]:
     """One transaction that sees and writes the rows of one tenant only.
 
-    With `durable=False` the commit does not wait for the disk: after a crash of PostgreSQL the last such
-    transactions may be missing, whole and from the end, which a checkpoint committed along with its data allows.
-    The next durable commit makes all earlier ones durable too.
+    With `durable=False` the commit does not wait for the disk: after a crash of PostgreSQL, or a failover, the last
+    such transactions may be missing, whole and from the end, which a checkpoint committed along with its data allows.
+    The next durable commit makes all earlier ones durable too, if `connections_lost` is what it was before them.
 
     Raises StorageUnavailableError for errors that pass by themselves.
     """
@@ -236,6 +252,7 @@ def _translating_errors() -> Iterator[None]:
         yield
     except DBAPIError as error:
         if _sqlstate(error) in _LOST_SQLSTATES:
+            _count_lost()
             get_engine().dispose()
         if _is_passing(error):
             raise StorageUnavailableError(str(error.orig)) from error

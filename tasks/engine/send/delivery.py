@@ -81,7 +81,14 @@ def _transmit(account: Account, outgoing: Outgoing, raw: bytes) -> Sequence[Reci
 def _complete(smtp: SmtpConnection, outgoing: Outgoing, recipients: Sequence[Recipient], raw: bytes) -> Reply:
     """Send the content, note that the end of the data follows, send the end, and return the server's answer."""
     smtp.send_content(raw)
-    _note_data(outgoing, recipients)
+    try:
+        _note_data(outgoing, recipients)
+    except StorageUnavailableError:
+        # The commit may have been done, and would say that the server may have the message. It has not: without the
+        # end of the data it discards the message, and the next try begins again.
+        smtp.abandon()
+        note(outgoing, {"data_at": None, "recipients": outgoing.recipients})
+        raise
     smtp.require_open()
     try:
         return smtp.end_data()

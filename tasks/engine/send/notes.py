@@ -22,8 +22,8 @@ logger = logging.getLogger(__name__)
 
 # How soon to look again at a message that another run is sending.
 LOOK_AGAIN_SECONDS = 5
-# How long to wait for a database that restarts, because the server's answer cannot be had again.
-_NOTE_SECONDS = 20
+# How long to wait for a database that restarts or fails over, because the server's answer cannot be had again.
+_NOTE_SECONDS = 60
 SENT: Mapping[str, Any] = {"state": OutboxState.SENT, "raw": None}
 
 

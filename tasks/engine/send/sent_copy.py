@@ -127,4 +127,4 @@ def _store(account: Account, outgoing: Outgoing, raw: bytes, path: str, appended
                 )
             renew_lease(connection, account, run, _LEASE_SECONDS)
     finally:
-        release_lease(account, run)
+        release_lease(account.tenant_id, account.id, run)

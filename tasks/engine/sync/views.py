@@ -49,5 +49,5 @@ def skip_views(account: Account) -> int:
             dropped = remove_folders(connection, account, [folder.id for folder in doubled])
             renew_lease(connection, account, run, _LEASE_SECONDS)
     finally:
-        release_lease(account, run)
+        release_lease(account.tenant_id, account.id, run)
     return dropped

@@ -16,6 +16,8 @@ CELERY_DEFAULT_RETRY_DELAY = 5
 CELERY_RETRY_BACKOFF_BASE = 2
 # How often a task waits for a database that is away, or until the next login is due. At 600 s apart this lasts days.
 _MAX_WAITS = 1000
+# The first waits for a database, some minutes of them, are as short as a failover: most databases are back by then.
+_SHORT_WAITS, _SHORT_WAIT_SECONDS = 20, 15
 _WAITS_HEADER = "metabuilder_waits"
 _FOLLOWERS = ("task_id", "root_id", "parent_id", "group_id", "group_index", "chord", "chain", "link", "link_error")
 
@@ -49,13 +51,21 @@ class RetriedTask(OwnedTask):
             if waits >= _MAX_WAITS:
                 raise exc
             self.request.retries -= 1
-            options["countdown"] = self.retry_delay(waits, exc)
+            options["countdown"] = self._wait_seconds(waits, exc)
             options["headers"] = {**options.get("headers", {}), _WAITS_HEADER: waits + 1}
         try:
             return super().retry(*args, exc=exc, **options)
         except Reject as unpublished:
             # Without `requeue` Celery would drop the message.
             raise Reject(unpublished.reason, requeue=True) from unpublished
+
+    def _wait_seconds(self, waits: int, why: TransientError) -> float:
+        """Seconds until the next look, after so many waits."""
+        if not isinstance(why, StorageUnavailableError):
+            return self.retry_delay(waits, why)
+        if waits < _SHORT_WAITS:
+            return min(self.retry_delay(waits), _SHORT_WAIT_SECONDS * random.uniform(_MIN_JITTER, 1))
+        return self.retry_delay(waits - _SHORT_WAITS)
 
     def on_replace(self, sig: Any) -> Any:
         """As Celery's, but where a full broker refuses the new message, this task's message is given back: the task

@@ -13,7 +13,7 @@ import uuid
 
 from sqlalchemy import Connection, text
 
-from tasks.errors import EmailError, HostBusyError, LeaseHeldError, LeaseLostError
+from tasks.errors import EmailError, HostBusyError, LeaseHeldError, LeaseLostError, StorageUnavailableError
 from tasks.settings import get_settings
 from tasks.storage.accounts.rows import Account, get_account, require_mailbox
 from tasks.storage.session import tenant_transaction
@@ -84,6 +84,10 @@ class SyncComesFirstError(LeaseHeldError):
         self.seconds_left = 0
 
 
+class LeaseInDoubtError(StorageUnavailableError):
+    """PostgreSQL was lost while it committed that this run has the lease: the run may have it."""
+
+
 def owner_of(task_id: str, *, in_background: bool = False) -> str:
     """The unique name of one run of a task."""
     return f"{_BACKGROUND if in_background else ''}{task_id}:{uuid.uuid4()}"
@@ -100,34 +104,56 @@ def take_lease(
     Raises NotFoundError, AccountSwitchedOffError, AccountPausedError and LoginDelayedError; LeaseHeldError while
     another run has the lease or is the next to get it (OwnLeaseHeldError: a run of the same task has it;
     SyncComesFirstError: this run is in the background and a sync comes first); HostBusyError while the mail server
-    has all the connections it may have.
+    has all the connections it may have; StorageUnavailableError (LeaseInDoubtError: the lease may be taken).
     """
-    with tenant_transaction(tenant_id) as connection:
-        account = get_account(connection, tenant_id, user_id, account_id)
-        require_mailbox(account)
-        key = {"tenant_id": tenant_id, "id": account_id}
-        seconds_left, holder, wanted_seconds, sync_waits = connection.execute(_HOLDER, key).one()
-        held: LeaseHeldError | None = None
-        if seconds_left > 0:
-            is_own = str(holder).rpartition(":")[0] == owner.rpartition(":")[0]
-            held = OwnLeaseHeldError(seconds_left) if is_own else LeaseHeldError(seconds_left)
-            if is_urgent:
-                connection.execute(_WANT, {**key, "seconds": _WANTED_SECONDS})
-            elif str(holder).startswith(_BACKGROUND) and not owner.startswith(_BACKGROUND):
-                connection.execute(_QUEUE, key)
-        elif wanted_seconds > 0 and not is_urgent:
-            held = LeaseHeldError(wanted_seconds)
-        elif sync_waits and owner.startswith(_BACKGROUND):
-            held = SyncComesFirstError()
-        else:
-            limit = get_settings().mail.connections_to(account.hostname)
-            if limit and not connection.scalar(_HOST_HAS_ROOM, {"hostname": account.hostname, "limit": limit}):
-                raise HostBusyError(account.hostname)
-            last_sync_at = connection.scalar(_TAKE, {**key, "owner": owner, "seconds": seconds})
-            account = account._replace(last_sync_at=last_sync_at)
+    is_written = False
+    try:
+        with tenant_transaction(tenant_id) as connection:
+            account, held = _take(connection, tenant_id, user_id, account_id, owner, seconds, is_urgent=is_urgent)
+            is_written = held is None
+    except StorageUnavailableError as error:
+        if is_written:
+            raise LeaseInDoubtError(error.detail) from error
+        raise
     if held:
         raise held
     return account
+
+
+def _take(
+    connection: Connection,
+    tenant_id: str,
+    user_id: str,
+    account_id: str,
+    owner: str,
+    seconds: int,
+    *,
+    is_urgent: bool,
+) -> tuple[Account, LeaseHeldError | None]:
+    """The account, and why this run does not have the lease. What was written for that is to be committed, too."""
+    account = get_account(connection, tenant_id, user_id, account_id)
+    require_mailbox(account)
+    key = {"tenant_id": tenant_id, "id": account_id}
+    seconds_left, holder, wanted_seconds, sync_waits = connection.execute(_HOLDER, key).one()
+    held: LeaseHeldError | None = None
+    if seconds_left > 0:
+        is_own = str(holder).rpartition(":")[0] == owner.rpartition(":")[0]
+        held = OwnLeaseHeldError(seconds_left) if is_own else LeaseHeldError(seconds_left)
+        if is_urgent:
+            connection.execute(_WANT, {**key, "seconds": _WANTED_SECONDS})
+        elif str(holder).startswith(_BACKGROUND) and not owner.startswith(_BACKGROUND):
+            connection.execute(_QUEUE, key)
+    elif wanted_seconds > 0 and not is_urgent:
+        held = LeaseHeldError(wanted_seconds)
+    elif sync_waits and owner.startswith(_BACKGROUND):
+        held = SyncComesFirstError()
+    else:
+        limit = get_settings().mail.connections_to(account.hostname)
+        if limit and not connection.scalar(_HOST_HAS_ROOM, {"hostname": account.hostname, "limit": limit}):
+            raise HostBusyError(account.hostname)
+        last_sync_at = connection.scalar(_TAKE, {**key, "owner": owner, "seconds": seconds})
+        account = account._replace(last_sync_at=last_sync_at)
+    return account, held
 
 
 def renew_lease(connection: Connection, account: Account, owner: str, seconds: int) -> bool:
@@ -137,17 +163,14 @@ def renew_lease(connection: Connection, account: Account, owner: str, seconds: i
     Raises LeaseLostError if another run took the lease.
     """
     values = {"seconds": seconds, "in_background": owner.startswith(_BACKGROUND)}
-    is_wanted = connection.scalar(_RENEW, {**_key(account, owner), **values})
+    key = {"tenant_id": account.tenant_id, "id": account.id, "owner": owner}
+    is_wanted = connection.scalar(_RENEW, {**key, **values})
     if is_wanted is None:
         raise LeaseLostError(account.account_name)
     return bool(is_wanted)
 
 
-def release_lease(account: Account, owner: str) -> None:
+def release_lease(tenant_id: str, account_id: str, owner: str) -> None:
     """Give the lease back, if this run still has it."""
-    with tenant_transaction(account.tenant_id) as connection:
-        connection.execute(_RELEASE, _key(account, owner))
-
-
-def _key(account: Account, owner: str) -> dict[str, str]:
-    return {"tenant_id": account.tenant_id, "id": account.id, "owner": owner}
+    with tenant_transaction(tenant_id) as connection:
+        connection.execute(_RELEASE, {"tenant_id": tenant_id, "id": account_id, "owner": owner})

@@ -329,7 +329,7 @@ def test_while_a_sync_is_at_work_nothing_is_touched(account: Account, mailbox: M
     with pytest.raises(LeaseHeldError):
         delete(ids_of(1))
     assert mailbox.uids() == [1, 2, 3, 4, 5, 6, 7, 8]
-    release_lease(account, "sync:1")
+    release_lease(TENANT, account.id, "sync:1")
     assert delete(ids_of(1)) == 0
 
 

@@ -15,15 +15,23 @@ from manage import psql
 from native import stores
 from native.ports import free_port
 from native.postgres import OWNER, WORKER
-from tasks.errors import StorageUnavailableError
+from tasks.engine.lease import leased_run
+from tasks.errors import StorageUnavailableError, TransientError
 from tasks.storage import migrate, session
 from tasks.storage.ids import new_id
 from tasks.storage.session import get_engine, listening, tenant_transaction, wait_for_notifications
-from tests.conftest import TENANT
+from tasks.storage.states import OutboxState
+from tests.conftest import TENANT, USER, register
+from tests.integration.send.conftest import Send, pools, send_once, sending_account
 from tests.support.failover import Pair, ask, running_pair
+from tests.support.mailbox import Mailbox
 from tests.support.packets import packets_dropped
+from tests.support.smtp_server import SmtpServer
 from tests.support.worker import wait_until
 
+__all__ = ["pools", "send_once"]
+
+NOWHERE = Mailbox("127.0.0.1", 9, "ada", "x")
 # Ten times what the operating system and libpq need at most to notice that a host has vanished.
 VANISHED_SECONDS = 10 * (session._OF_SEVERAL_SERVERS["tcp_user_timeout"] / 1000)
 
@@ -151,6 +159,53 @@ def test_the_server_that_was_the_primary_is_asked_first(pair: Pair, environment:
             get_engine().dispose()
             write()
         assert time.monotonic() - begun < 20 * session._OF_SEVERAL_SERVERS["connect_timeout"]
+
+
+def test_what_a_run_commits_after_a_failover_builds_on_nothing_that_may_be_missing(
+    pair: Pair, environment: Callable[..., None]
+) -> None:
+    environment(DATABASE_URL=pair.url())
+    account = register(NOWHERE)
+
+    def run_through_a_failover() -> None:
+        with leased_run(TENANT, USER, account.id, "task", time.monotonic() + 600) as run:
+            with run.transaction() as connection:
+                connection.execute(text("UPDATE email_client SET last_error = 'as far as this'"))
+            pair.fail_over()
+            write()  # by a new connection, and without an error
+            with run.transaction(durable=True):
+                pass
+
+    with pytest.raises(StorageUnavailableError, match="may be missing"):
+        run_through_a_failover()
+    # Its next run need not wait until the lease expires, which would be a minute
+    with leased_run(TENANT, USER, account.id, "task", time.monotonic() + 600) as run, run.transaction(durable=True):
+        pass
+
+
+@pytest.mark.parametrize("point", ["data", "accepted"])
+def test_mail_that_was_on_its_way_in_a_failover_is_sent_once(
+    pair: Pair, environment: Callable[..., None], send_once: Send, point: str
+) -> None:
+    environment(DATABASE_URL=pair.url())
+    standby = threading.Thread(target=lambda: (time.sleep(2), pair.promote(), pair.follow()))
+
+    def die() -> None:
+        pair.primary.kill()
+        standby.start()
+
+    def is_sent() -> bool:
+        try:
+            return send_once(account, "mail").state == OutboxState.SENT
+        except TransientError:
+            return False
+
+    with SmtpServer() as smtp:
+        account = sending_account(NOWHERE, smtp, name=point)
+        smtp.on(point, die)
+        wait_until(is_sent, "it is not sent", VANISHED_SECONDS)
+        assert smtp.taken() == ["mail"]
+    standby.join()
 
 
 def patience() -> tuple[int, int]:

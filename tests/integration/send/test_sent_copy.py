@@ -146,7 +146,7 @@ def test_while_a_sync_is_under_way_the_row_is_left_to_it(account: Account, mailb
     take_lease(TENANT, USER, account.id, "other:1", 60)
     send_once(account)
     assert stored_uids("Sent") == []
-    release_lease(account, "other:1")
+    release_lease(TENANT, account.id, "other:1")
     sync(account)
 
     assert stored_uids("Sent") == [1]

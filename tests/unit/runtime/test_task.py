@@ -13,7 +13,7 @@ import pytest
 
 import tasks.celery_app as public
 from tasks.celery_app import celery_app, create_celery_app, delete_emails, send_email, sync_emails
-from tasks.errors import LoginRefusedError, TokenEndpointUnavailableError
+from tasks.errors import LoginRefusedError, StorageUnavailableError, TokenEndpointUnavailableError
 from tasks.registry import QUEUES, TASKS, TaskRow
 from tasks.runtime.task import EmailTask
 
@@ -95,6 +95,15 @@ def test_retries_wait_longer_and_longer_up_to_a_cap() -> None:
         assert longest / 2 <= min(delays)
         assert max(delays) <= longest
         assert len(set(delays)) > 1
+
+
+def test_a_database_that_is_away_is_waited_for_in_short_steps_for_minutes_and_then_in_long_ones() -> None:
+    away = StorageUnavailableError("away")
+    short = [sync_emails._wait_seconds(waits, away) for waits in range(20)]
+    assert max(short) <= 15
+    assert 120 <= sum(short) <= 300
+    assert sync_emails._wait_seconds(20, away) <= 10
+    assert sync_emails._wait_seconds(30, away) >= 300
 
 
 def test_who_says_when_to_come_back_is_not_asked_before_it() -> None:
