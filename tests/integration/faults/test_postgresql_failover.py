@@ -1,33 +1,43 @@
 """A site with several servers of PostgreSQL, one of which takes over: each program finds the primary by itself."""
 
+import json
 import os
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
+from pathlib import Path
 from typing import Any
 
+import psycopg2
 import pytest
 from sqlalchemy import text
 
 from manage import psql
 from native import stores
 from native.ports import free_port
-from native.postgres import OWNER, WORKER
+from native.postgres import APPLICATION, OWNER, WORKER, libpq
 from tasks.engine.lease import leased_run
 from tasks.errors import StorageUnavailableError, TransientError
 from tasks.storage import migrate, session
+from tasks.storage.accounts.rows import Account
+from tasks.storage.dead_letters import list_letters
 from tasks.storage.ids import new_id
 from tasks.storage.session import get_engine, listening, tenant_transaction, wait_for_notifications
 from tasks.storage.states import OutboxState
-from tests.conftest import TENANT, USER, register
+from tests.conftest import TENANT, USER, register, sync
 from tests.integration.send.conftest import Send, pools, send_once, sending_account
+from tests.support.exporter import running_exporter
 from tests.support.failover import Pair, ask, running_pair
-from tests.support.mailbox import Mailbox
+from tests.support.mailbox import Mailbox, message
 from tests.support.packets import packets_dropped
+from tests.support.programs import start
+from tests.support.servers import RedisServer
 from tests.support.smtp_server import SmtpServer
-from tests.support.worker import wait_until
+from tests.support.stored import rows
+from tests.support.watcher import running_watcher
+from tests.support.worker import Worker, wait_until
 
 __all__ = ["pools", "send_once"]
 
@@ -227,3 +237,57 @@ def test_one_server_is_waited_for_longer_than_each_of_several(pair: Pair, enviro
     assert patience() == (10, 10)
     environment(DATABASE_URL=pair.primary.url(WORKER))
     assert patience() == (60, 60)
+
+
+def test_programs_go_on_by_themselves(
+    pair: Pair, redis: RedisServer, mailbox: Mailbox, environment: Callable[..., None], tmp_path: Path
+) -> None:
+    # Given a site at work: worker, beat, watcher and exporter
+    environment(DATABASE_URL=pair.url(), REDIS_URL=redis.url, WATCH_ENABLED="true", SYNC_LEASE_SECONDS="60")
+    account = register(mailbox, name="watched")
+    sync(account)
+    log = tmp_path / "beat.log"
+    beat = start("celery", ("-A", "tasks.celery_app:celery_app", "beat", "--pidfile=", "-l", "INFO"), log)
+    try:
+        with Worker(tmp_path), running_watcher(tmp_path) as watcher, running_exporter(environment) as exporter:
+            wait_until(lambda: "watched" in watcher.watched(), "the mailbox is not watched")
+            mailbox.append([message(1)])
+            wait_until(lambda: stored(account) == 1, "mail is not stored before")
+
+            # When the primary dies with more to do, and the other one takes over after a while
+            pair.primary.kill()
+            mailbox.append([message(2)])
+            wait_until(lambda: exporter.get("/readyz")[0] == 503, "the exporter says that PostgreSQL is there")
+            pair.promote()
+            pair.follow()
+
+            # Then all of it is done, tasks queued in SQL too
+            wait_until(lambda: stored(account) == 2, "what came during the failover is not stored", 60)
+            wait_until(lambda: exporter.get("/readyz")[0] == 200, "the exporter does not find PostgreSQL", 60)
+            wait_until(lambda: "watched" in watcher.watched(), "the mailbox is not watched any more", 60)
+            mailbox.append([message(3)])
+            queue_sync_in_sql(pair, account)
+            wait_until(lambda: stored(account) == 3, "what came after the failover is not stored", 60)
+            wait_until(
+                lambda: ask(pair.primary, "SELECT count(*) FROM queued_task") == 0, "beat publishes nothing", 60
+            )
+        assert list_letters() == []
+    finally:
+        beat.kill()
+        beat.wait()
+        print(log.read_text())
+
+
+def stored(account: Account) -> int:
+    """How many messages of the account are stored."""
+    [(number,)] = rows("SELECT count(*) FROM email_message WHERE email_client_id = :id", id=account.id)
+    return int(str(number))
+
+
+def queue_sync_in_sql(pair: Pair, account: Account) -> None:
+    """Queue a sync in a transaction of the application."""
+    arguments = json.dumps({"email_client_id": account.id, "user_id": USER})
+    connection = psycopg2.connect(libpq(pair.primary.url(APPLICATION)))
+    with closing(connection), connection, connection.cursor() as cursor:
+        cursor.execute("SELECT set_config('metabuilder.tenant_id', %s, true)", (TENANT,))
+        cursor.execute("SELECT queue_task('sync_emails', %s)", (arguments,))
