@@ -55,15 +55,21 @@ def until_done(run: Callable[[], object]) -> None:
     raise AssertionError("it is never done")
 
 
-def test_mail_is_sent_once(doubt: CommitsInDoubt, send_once: Send) -> None:
+def test_mail_is_sent_once_and_its_copy_filed_once(doubt: CommitsInDoubt, mailbox: Mailbox, send_once: Send) -> None:
+    mailbox.create("Sent")
     with SmtpServer() as smtp:
-        account = sending_account(Mailbox("127.0.0.1", 9, "ada", "x"), smtp)
+        account = sending_account(mailbox, smtp, sent_copies="auto")
+        sync(account)
         times = each_commit(doubt, lambda n: lambda: send_once(account, f"mail {n}", to=[f"{n}@example.net"]))
         found = rows("SELECT recipients->0->>'address', state FROM outbox_message")
         assert sorted(found) == sorted((f"{number}@example.net", "sent") for number in range(times))
         assert sorted(smtp.taken()) == sorted(f"mail {number}" for number in range(times))
     outcomes = [event.data["outbox_id"] for event in told("message.sent")]
     assert len(outcomes) == len(set(outcomes)) == times
+    until_done(lambda: sync(account))
+    assert len(mailbox.uids("Sent")) == times
+    assert rows("SELECT count(*), count(DISTINCT subject) FROM email_message") == [(times, times)]
+    assert_counts_agree()
 
 
 def test_messages_are_stored_once(doubt: CommitsInDoubt, mailbox: Mailbox) -> None:
