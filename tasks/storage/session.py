@@ -14,7 +14,7 @@ from typing import Any
 
 import psycopg2
 from sqlalchemy import Connection, Engine, ExceptionContext, create_engine, event, text
-from sqlalchemy.exc import DBAPIError, DisconnectionError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, InvalidatePoolError, OperationalError
 
 from tasks.errors import StorageUnavailableError
 from tasks.secrecy.urls import checked_postgresql_url, postgresql_servers
@@ -23,6 +23,7 @@ from tasks.settings import get_settings
 # Two connections a process: for the transaction at work, and for a lease that another thread renews meanwhile.
 POOL_SIZE = 2
 _kept = POOL_SIZE
+# How many connections were found lost.
 _lost = 0
 CONNECT_TIMEOUT_SECONDS = 10
 
@@ -167,14 +168,15 @@ def _leave_out_values(context: ExceptionContext) -> None:
 
 def _refuse_closed(connection: Any, record: Any, _proxy: Any) -> None:
     # If PostgreSQL restarted while the connection was idle, the socket shows it, which saves each transaction a round
-    # trip to test the connection. A new connection is let through, because its own error says more.
+    # trip to test the connection. A new connection is let through, because its own error says more. The others of the
+    # pool are as old and lead to the same server, so they are replaced, too.
     if record.info.setdefault("is_new", True):
         record.info["is_new"] = False
         return
     poll = select.poll()
     poll.register(connection.fileno(), select.POLLRDHUP)
     if poll.poll(0):
-        raise DisconnectionError
+        raise InvalidatePoolError
 
 
 def _forget_inherited_connections() -> None:

@@ -181,6 +181,8 @@ def test_what_a_run_commits_after_a_failover_builds_on_nothing_that_may_be_missi
         with leased_run(TENANT, USER, account.id, "task", time.monotonic() + 600) as run:
             with run.transaction() as connection:
                 connection.execute(text("UPDATE email_client SET last_error = 'as far as this'"))
+            with tenant_transaction(TENANT), tenant_transaction(TENANT):
+                pass  # two connections are open, and both will be lost
             pair.fail_over()
             write()  # by a new connection, and without an error
             with run.transaction(durable=True):
@@ -188,8 +190,12 @@ def test_what_a_run_commits_after_a_failover_builds_on_nothing_that_may_be_missi
 
     with pytest.raises(StorageUnavailableError, match="may be missing"):
         run_through_a_failover()
-    # Its next run need not wait until the lease expires, which would be a minute
-    with leased_run(TENANT, USER, account.id, "task", time.monotonic() + 600) as run, run.transaction(durable=True):
+    # Its next run need not wait for a minute until the lease expires, and finds no further connection that is lost
+    with (
+        leased_run(TENANT, USER, account.id, "task", time.monotonic() + 600) as run,
+        tenant_transaction(TENANT),
+        run.transaction(durable=True),
+    ):
         pass
 
 
