@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import redis as redis_client
 import yaml
+from jinja2 import Template
 
 from native.state import ROOT
 from tasks.errors import BrokerUnavailableError
@@ -17,7 +18,9 @@ from tests.support.debians_redis import DebiansRedis
 from tests.support.servers import RedisServer
 
 DEFAULTS = yaml.safe_load((ROOT / "roles/redis/defaults/main.yml").read_text())
-USER, RULES = DEFAULTS["redis_application_user"], DEFAULTS["redis_application_rules"]
+USER = DEFAULTS["redis_application_user"]
+# With what is allowed besides where Redis has Sentinels.
+RULES = Template(DEFAULTS["redis_application_rules"]).render(site_redis_sentinels="redis1:26379")
 PASSWORD = "of-the-application"
 RESULT = "celery-task-meta-of-somebody"
 # What a stolen application host would try: to read what others queued or were told, and to harm.

@@ -31,6 +31,10 @@ class MasterLostError(RedisConnectionError):
     """The server is no master any more, or must not act as one; the command had no effect."""
 
 
+class NotReplicatedError(RedisConnectionError):
+    """The master has what was written, but no replica has said that it has it too: it would be lost with it."""
+
+
 def client_of(place: RedisPlace, **options: Any) -> Redis:
     """A client that tries each command once. `options` are those of redis.Redis."""
     following = connection_options(place.url, place.sentinels)

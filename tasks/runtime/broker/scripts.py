@@ -4,6 +4,9 @@ import logging
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from redis.exceptions import NoPermissionError
+
+from tasks.runtime.broker.master import NotReplicatedError
 from tasks.runtime.broker.queues import wake_key
 
 _logger = logging.getLogger(__name__)
@@ -34,6 +37,7 @@ end
 # As _PUT, for messages each of which has a mark that is set with it: a message whose mark is there is left out. KEYS:
 # the queue, its tokens, the marks. ARGV: the moment after which nothing is put, how long the marks are kept, the
 # messages. The message comes before its mark: where Redis is full, the first of them is refused, and nothing is done.
+# A mark that is there is kept for longer: WAIT waits for what its own connection wrote, so something must be written.
 _PUT_ONCE = f"""{STAMP}
 if time[1] + time[2] / 1000000 > tonumber(ARGV[1]) then
   return redis.error_reply('LATE these messages come after their time')
@@ -46,6 +50,8 @@ for i = 3, #ARGV do
     if tonumber(tokens) and tokens < redis.call('LLEN', KEYS[1]) then
       redis.call('LPUSH', KEYS[2], '')
     end
+  else
+    redis.call('EXPIRE', KEYS[i], ARGV[2])
   end
 end
 """
@@ -168,6 +174,9 @@ _MARK_SECONDS = 7 * 24 * 3600
 # Once the rows are gone: longer than a beat that stood still may put its messages.
 _FORGOTTEN_SECONDS = 60
 
+# How long a replica is waited for to have what was put; it must be less than an answer is waited for.
+_REPLICA_MILLISECONDS = 3000
+
 # Bytes. No task message of ours is larger: most name mail by its id, and SMTP_MAX_MESSAGE_BYTES bounds the others.
 MAX_MESSAGE_BYTES = 128 * 1024 * 1024
 # Bytes of an entry in the table of delivered messages: a message and the name of its queue.
@@ -186,10 +195,12 @@ def put(client: Any, key: str, queue: str, messages: Iterable[str], not_before: 
 
     They are due from now on, or from `not_before` on, in Unix seconds of Redis's clock.
 
-    Raises ValueError where a message is larger than a worker takes.
+    Where Redis has Sentinels, a replica has them when this returns: what the master alone has is lost with it.
+
+    Raises ValueError where a message is larger than a worker takes, and NotReplicatedError.
     """
     messages = _checked(messages)
-    client.eval(_PUT, 2, key, wake_key(queue), not_before, *messages)
+    _eval_replicated(client, _PUT, 2, key, wake_key(queue), not_before, *messages)
 
 
 def put_once(client: Any, key: str, queue: str, ids: Sequence[str], messages: Iterable[str], before: float) -> None:
@@ -200,13 +211,34 @@ def put_once(client: Any, key: str, queue: str, ids: Sequence[str], messages: It
     """
     messages = _checked(messages)
     marks = [_MARK.format(one) for one in ids]
-    client.eval(_PUT_ONCE, 2 + len(marks), key, wake_key(queue), *marks, before, _MARK_SECONDS, *messages)
+    _eval_replicated(
+        client, _PUT_ONCE, 2 + len(marks), key, wake_key(queue), *marks, before, _MARK_SECONDS, *messages
+    )
 
 
 def forget_marks(client: Any, ids: Sequence[str]) -> None:
     """Forget, in a while, that these ids were put: nobody will put them again."""
     if ids:
         client.eval(_FORGET_MARKS, len(ids), *(_MARK.format(one) for one in ids), _FORGOTTEN_SECONDS)
+
+
+def _eval_replicated(client: Any, script: str, number_of_keys: int, *values: Any) -> None:
+    """Run a script that writes; with Sentinels, return once a replica has what it wrote."""
+    if "sentinels" not in client.connection_pool.connection_kwargs:
+        client.eval(script, number_of_keys, *values)
+        return
+    with client.pipeline(transaction=False) as pipe:
+        pipe.eval(script, number_of_keys, *values)
+        pipe.wait(1, _REPLICA_MILLISECONDS)
+        done, copies = pipe.execute(raise_on_error=False)
+    if isinstance(done, Exception):
+        raise done
+    if isinstance(copies, NoPermissionError):
+        return  # the user of an application whose rules are older than this
+    if isinstance(copies, Exception):
+        raise copies
+    if not copies:
+        raise NotReplicatedError(f"no replica of Redis has what was queued after {_REPLICA_MILLISECONDS} ms")
 
 
 def _checked(messages: Iterable[str]) -> list[str]:

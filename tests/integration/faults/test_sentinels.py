@@ -1,6 +1,7 @@
 """A Redis whose master changes: clients ask its Sentinels, and go on at the new master."""
 
 import asyncio
+import json
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -9,21 +10,25 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import flower.utils.broker
+import psycopg2
 import pytest
 import redis
 from celery.exceptions import TimeoutError as NoResultError
 from kombu.exceptions import OperationalError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from native.postgres import libpq
 from native.process import Server
 from tasks.errors import BrokerUnavailableError
 from tasks.monitoring import flower_broker
 from tasks.monitoring.report import WORKERS
-from tasks.runtime.broker import failover
+from tasks.runtime.broker import failover, scripts
 from tasks.runtime.broker.master import MasterLostError, client_of, find_master
+from tasks.runtime.notified.queued_tasks import publish_queued
 from tasks.runtime.publish import publish_many
 from tasks.runtime.scheduler import TICKED
 from tasks.settings import load
+from tasks.storage.queued_tasks import list_queued_tasks
 from tests.conftest import TENANT, USER, Database
 from tests.integration.faults.conftest import APP, SHORT_WAITS, publish
 from tests.support import fault_app
@@ -275,3 +280,45 @@ def takes_writes(member: Member) -> bool:
             return bool(client.set("metabuilder:test", 1))
     except redis.ResponseError:
         return False
+
+
+def test_what_is_queued_outlives_the_master(
+    site: RedisSite, marks: Path, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A row of a task queued in SQL goes, and a call returns, once a replica has the message too."""
+    monkeypatch.setattr(failover, "PATIENCE_SECONDS", 0)
+    monkeypatch.setattr(scripts, "_REPLICA_MILLISECONDS", 200)
+    call = (TENANT, USER, str(marks), 1)
+    queued = queue_in_sql(database)
+    master = site.master
+    with master.client() as client:
+        client.config_set("min-replicas-to-write", 0)  # else it might refuse, which is another case
+        with frozen(*site.replicas):
+            with pytest.raises(OperationalError, match="no replica of Redis has"):
+                publish_queued(fault_app.app)
+            with pytest.raises(BrokerUnavailableError, match="no replica of Redis has"):
+                fault_app.count.apply_async(call, retry=False)
+            # Its mark is there, and no second message; the row waits for the replica all the same.
+            with pytest.raises(OperationalError, match="no replica of Redis has"):
+                publish_queued(fault_app.app)
+            assert [row.id for row in list_queued_tasks(10)] == [queued]
+            assert client.llen("spam") == 1
+            master.kill()
+    site.wait_for_another_master(master)
+
+    monkeypatch.setattr(failover, "PATIENCE_SECONDS", 300)
+    monkeypatch.setattr(scripts, "_REPLICA_MILLISECONDS", 3000)
+    publish_queued(fault_app.app)
+    fault_app.count.delay(*call)
+    assert list_queued_tasks(10) == []
+    with site.master.client() as client:
+        assert client.llen("spam") == 1
+        assert client.llen("sync") >= 1  # the first may have been on its way to a replica
+
+
+def queue_in_sql(database: Database) -> str:
+    """Queue a task as the application does; the id of its row."""
+    with psycopg2.connect(libpq(database.app_url)) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT set_config('metabuilder.tenant_id', %s, true)", (TENANT,))
+        cursor.execute("SELECT queue_task('check_spam', %s)", (json.dumps({"email_id": "m", "user_id": USER}),))
+        return str(cursor.fetchone()[0])
