@@ -16,9 +16,9 @@ from tests.support.servers import RedisServer
 from tests.support.worker import wait_until
 
 MASTER = "broker"
-_DOWN_AFTER_SECONDS = 1
-# What a replica that is cut off may be behind, in seconds, before the master takes no more writes.
-_MAX_LAG_SECONDS = 2
+# After so long a silent master is replaced. A busy machine lets a server wait for a second.
+_DOWN_AFTER_SECONDS = 3
+NEVER_SECONDS = 24 * 3600
 
 
 class _Tls:
@@ -83,7 +83,6 @@ class Member(_Node):
         yield from (f'requirepass "{self.password}"', f'masterauth "{self.password}"', "repl-diskless-sync-delay 0")
         yield from (
             "min-replicas-to-write 1",
-            f"min-replicas-max-lag {_MAX_LAG_SECONDS}",
             f"replica-announce-ip {host}",
         )
         yield from self.tls.lines(self.port) if self.tls else ()

@@ -34,7 +34,7 @@ from tests.integration.faults.conftest import APP, SHORT_WAITS, publish
 from tests.support import fault_app
 from tests.support.application import application
 from tests.support.programs import Program, start
-from tests.support.sentinels import Member, RedisSite
+from tests.support.sentinels import NEVER_SECONDS, Member, RedisSite
 from tests.support.worker import Worker, wait_until
 
 
@@ -46,7 +46,15 @@ def site(tmp_path: Path, environment: Callable[..., None]) -> Iterator[RedisSite
 
 
 @pytest.fixture
-def marks(site: RedisSite, database: Database, tmp_path: Path) -> Iterator[Path]:
+def settled_site(tmp_path: Path, environment: Callable[..., None]) -> Iterator[RedisSite]:
+    """One whose Sentinels replace no master by themselves."""
+    with RedisSite(tmp_path / "site", down_after_seconds=NEVER_SECONDS) as site:
+        environment(**site.variables, **SHORT_WAITS)
+        yield site
+
+
+@pytest.fixture
+def marks(database: Database, tmp_path: Path) -> Iterator[Path]:
     """Where tasks leave their marks."""
     folder = tmp_path / "marks"
     folder.mkdir()
@@ -100,7 +108,8 @@ def frozen(*servers: Server) -> Iterator[None]:
             os.kill(pid, signal.SIGCONT)
 
 
-def test_a_sentinel_that_does_not_answer_is_passed_over(site: RedisSite) -> None:
+def test_a_sentinel_that_does_not_answer_is_passed_over(settled_site: RedisSite) -> None:
+    site = settled_site
     broker = load().redis.broker
     sentinels = broker.sentinels
     assert sentinels
@@ -127,7 +136,7 @@ def test_a_sentinel_that_does_not_answer_is_passed_over(site: RedisSite) -> None
 def test_a_client_goes_on_at_the_new_master_and_verifies_it_by_name(
     tmp_path: Path, environment: Callable[..., None]
 ) -> None:
-    with RedisSite(tmp_path / "site", tls=True) as site:
+    with RedisSite(tmp_path / "site", tls=True, down_after_seconds=NEVER_SECONDS) as site:
         environment(**site.variables)
         place = load().redis.broker
         with client_of(place, socket_timeout=5) as client:
@@ -160,29 +169,34 @@ def succeeds(client: redis.Redis) -> bool:
         return False
 
 
-def test_a_demoted_master_that_takes_connections_is_left(tmp_path: Path, environment: Callable[..., None]) -> None:
+def test_a_demoted_master_that_takes_connections_is_left(settled_site: RedisSite) -> None:
     """The Sentinels still name it, as one does that is cut off from the others."""
-    with RedisSite(tmp_path / "site", down_after_seconds=3600) as site:
-        environment(**site.variables)
-        demoted, other = site.master, site.replicas[0]
-        with client_of(load().redis.broker, socket_timeout=5) as client, demoted.client() as direct:
-            client.set("a", 1)
-            direct.execute_command("REPLICAOF", "127.0.0.1", str(other.port))
+    demoted, other = settled_site.master, settled_site.replicas[0]
+    with client_of(load().redis.broker, socket_timeout=5) as client, demoted.client() as direct:
+        client.set("a", 1)
+        direct.execute_command("REPLICAOF", "127.0.0.1", str(other.port))
 
-            # What it refuses ends the connection, and a new one is not used, not even to read.
-            with pytest.raises(MasterLostError, match="read only replica"):
-                client.set("a", 2)
-            with pytest.raises(MasterLostError, match=f"{demoted.port} is no master but a "):
-                client.get("a")
+        # What it refuses ends the connection, and a new one is not used, not even to read.
+        with pytest.raises(MasterLostError, match="read only replica"):
+            client.set("a", 2)
+        with pytest.raises(MasterLostError, match=f"{demoted.port} is no master but a "):
+            client.get("a")
 
-            direct.execute_command("REPLICAOF", "NO", "ONE")
-            wait_until(lambda: succeeds(client), "the master is not found")
+        direct.execute_command("REPLICAOF", "NO", "ONE")
+        wait_until(lambda: succeeds(client), "the master is not found")
 
 
 def test_a_worker_and_beat_go_on_at_the_new_master_whatever_became_of_the_old_one(
-    site: RedisSite, marks: Path, tmp_path: Path, environment: Callable[..., None]
+    site: RedisSite,
+    marks: Path,
+    tmp_path: Path,
+    environment: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Switched as planned, then frozen with its connections open, then killed."""
+    monkeypatch.setattr(failover, "PATIENCE_SECONDS", 300)
+    # Tasks are at work while the master changes; a lost acknowledgement is made good after the last of these times.
+    environment(TASK_TIMEOUT="60", CELERY_TASK_SOFT_TIME_LIMIT="55", CELERY_VISIBILITY_TIMEOUT="62")
     environment(BEAT_TEST_SECONDS="1")
     beat_log = tmp_path / "beat.log"
     with Worker(tmp_path, 2, app=APP) as worker, ended(start_beat(beat_log)):
@@ -210,7 +224,7 @@ def test_a_worker_and_beat_go_on_at_the_new_master_whatever_became_of_the_old_on
                         "beat does not keep the schedule",
                     )
                     wait_until(
-                        lambda client=client: client.hlen("unacked") == 0, "a delivery is not acknowledged", 60
+                        lambda client=client: client.hlen("unacked") == 0, "a delivery is not acknowledged", 120
                     )
                 wait_until(lambda: fault_app.app.control.ping(timeout=1), "the worker does not obey")
                 assert not worker.has_ended()
@@ -230,17 +244,19 @@ def returns(marks: Path, number: int) -> bool:
 
 
 def test_a_call_that_queues_a_task_goes_through_a_planned_switch(
-    site: RedisSite, marks: Path, monkeypatch: pytest.MonkeyPatch
+    settled_site: RedisSite, marks: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Writes are paused first, and refused while the replicas change sides."""
+    site = settled_site
     monkeypatch.setattr(failover, "PATIENCE_SECONDS", 300)
     master, call = site.master, (TENANT, USER, str(marks))
     with master.client() as client, ThreadPoolExecutor(2) as callers:
         client.execute_command("CLIENT", "PAUSE", "2000", "WRITE")
         fault_app.count.delay(*call, 1)
-        assert client.llen("sync") == 1
+        assert client.llen("sync") >= 1
 
         with frozen(*site.replicas):
+            client.config_set("min-replicas-max-lag", 1)
             wait_until(lambda: not takes_writes(master), "it still takes writes")
             before = refused(master)
             calls = [
@@ -248,9 +264,10 @@ def test_a_call_that_queues_a_task_goes_through_a_planned_switch(
                 callers.submit(publish_many, fault_app.count, [(*call, 3), (*call, 4)]),
             ]
             wait_until(lambda: refused(master) >= before + 4, "they are not tried again")
+            client.config_set("min-replicas-max-lag", 10)
         for one in calls:
             one.result(300)
-        assert client.llen("sync") == 4
+        assert client.llen("sync") >= 4
 
 
 def test_a_call_that_queues_a_task_says_that_there_is_no_master(
