@@ -37,7 +37,7 @@ class DeliveryFailedError(PermanentError):
 
 
 class DeliveryUnknownError(PermanentError):
-    """The connection broke before the server's answer: the message was sent or was not, and a person decides."""
+    """Nobody knows whether the message was sent, as the server's answer is missing, and a person decides."""
 
     code = "delivery_unknown"
     remedy = Remedy.DECIDE_DELIVERY
