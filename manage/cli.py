@@ -33,6 +33,7 @@ from manage import (
     psql,
     queue,
     redis_cli,
+    redis_site,
     release,
     reread,
     restore,
@@ -184,7 +185,7 @@ _ITS_OWN_WAY = {
     stack.worker_reload: units.worker_reload,
     stack.worker_drain: units.worker_drain,
 }
-_ON_THE_CONTROL_MACHINE = (preflight.preflight, backup.backup)
+_ON_THE_CONTROL_MACHINE = (preflight.preflight, backup.backup, redis_site.status, redis_site.switchover)
 _EVERYWHERE = (
     account.account,
     credentials.credentials,

@@ -30,7 +30,7 @@ SERVICES = {
     "redis-commander": ("metabuilder-redis-commander.service",),
     "log-collector": ("metabuilder-log-collector.service",),
     "backup": ("metabuilder-backup-server.service",),
-    "redis": ("redis-server@*.service",),
+    "redis": ("redis-server@*.service", "redis-sentinel.service"),
     "postgres": ("postgresql@*.service",),
 }
 # The others are the servers that these need.

@@ -50,6 +50,7 @@ NEEDED: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("queue:list", "queue:flush"), ("spam",)),
     "completion": ("bash",),
     **dict.fromkeys(("preflight", "backup list", "backup now", "backup verify"), ("--inventory={folder}",)),
+    **dict.fromkeys(("redis:status", "redis:switchover"), ("--inventory={folder}",)),
     "redis-cli": ("PING",),
     "release build": ("--for=3.11.2/x86_64",),
     "secrets init": ("--inventory={folder}",),

@@ -66,6 +66,7 @@ SAYS_NOTHING_OF_OTHERS = {
     "top": "only on a terminal of its own (tests/integration/test_top.py)",
     "release redis-commander": "of the code in this clone",
     "preflight": "only of a site (tests/unit/manage/test_preflight.py)",
+    **dict.fromkeys(("redis:status", "redis:switchover"), "only of a site (tests/unit/manage/test_redis_site.py)"),
     **dict.fromkeys(
         ("backup list", "backup now", "backup verify"), "only of a site (tests/unit/manage/test_backup.py)"
     ),

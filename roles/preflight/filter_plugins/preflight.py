@@ -44,12 +44,20 @@ SECRETS = {
     "redis_admin_uis_password": ("admin_uis",),
     "redis_monitoring_password": ("redis",),
     "redis_application_password": ("redis", "applications"),
+    "redis_replication_password": ("redis",),
+    "redis_sentinel_password": (
+        *("redis", "celery_workers", "celery_beat", "flower", "exporter", "mail_watchers", "applications"),
+    ),
     "backup_passphrase": ("backup",),
 }
 # Secrets that are needed only where this group has a host.
 NEEDED_WITH = {"redis_monitoring_password": "monitoring", "redis_application_password": "applications"}
 # Secrets that are needed only where this group has several hosts.
-NEEDED_BY_SEVERAL = {"postgresql_replication_password": "postgresql"}
+NEEDED_BY_SEVERAL = {
+    "postgresql_replication_password": "postgresql",
+    "redis_replication_password": "redis",
+    "redis_sentinel_password": "redis",
+}
 SUPPORTED = {"Debian": ("12", "13")}
 # Connections of one process that runs tasks (tasks/storage/session.py), of a beat, which listens over one and has the
 # same pool, and those kept for people and migrations.
@@ -166,9 +174,10 @@ def _is_to_be_one_of_several(unit, taken_by, host):
 
 
 def _port_variable(unit):
-    if unit.startswith("redis"):
+    if unit.startswith("redis-server"):
         return "redis_instances"
     of_units = {
+        "redis-sentinel.service": "site_redis_sentinel_port",
         "celery-flower.service": "flower_port",
         "metabuilder-exporter.service": "exporter_port",
         "metabuilder-backup-server.service": "site_backup_port",
@@ -476,8 +485,9 @@ def connections(hosts):
 
 def groups_of(groups):
     """Groups have as many hosts as they can use, backups another, and Prometheus has an exporter on its own host."""
-    yield from _majority("postgresql", groups)
-    for name in ("redis", "log_collection"):
+    for name in ("postgresql", "redis"):
+        yield from _majority(name, groups)
+    for name in ("log_collection",):
         if len(groups.get(name, ())) > 1:
             said = f"group {name} has {len(groups[name])} hosts, but nothing replicates their data"
             yield f"{said}: keep one host in the group"
@@ -542,6 +552,32 @@ def copies(hosts):
             )
 
 
+def replicas(hosts):
+    """Hosts of Redis that replicate each other have the same instances, and one version of Redis."""
+    servers = [host for host in hosts if host.is_in("redis")]
+    if not servers or len(servers[0].groups["redis"]) < 2:
+        return
+    instances = {
+        host.name: sorted((each["name"], int(each["port"])) for each in host["redis_instances"] or [])
+        for host in servers
+    }
+    if len({str(each) for each in instances.values()}) > 1:
+        said = "; ".join(
+            f"{name}: {', '.join(f'{n} {port}' for n, port in each)}" for name, each in instances.items()
+        )
+        yield (
+            f"redis_instances differ among the hosts of the group redis ({said}), and each instance has a replica on "
+            "each host: set redis_instances for the whole group"
+        )
+    releases = {host.name: host.facts.get("distribution_major_version") for host in servers}
+    if len({*releases.values()}) > 1:
+        said = ", ".join(f"{name}: Debian {release}" for name, release in releases.items())
+        yield (
+            f"the hosts of the group redis have different releases of Debian ({said}), and an older Redis cannot "
+            "read what a newer one sends to its replicas: use one release"
+        )
+
+
 def values(hosts):
     """The findings on single values (preflight_values.py), each once for all hosts that have the same finding."""
     having = {}
@@ -584,6 +620,7 @@ def preflight_findings(hostvars, groups, mistakes, samples, clock_seconds):
     found = [*groups_of(groups), *releases(hosts), *values(hosts), *clocks(hosts, float(clock_seconds))]
     found += as_far_as_typed(connections(hosts))
     found += as_far_as_typed(copies(hosts))
+    found += as_far_as_typed(replicas(hosts))
     for host in hosts:
         for check in CHECKS:
             found += [f"{host.name}: {finding}" for finding in as_far_as_typed(check(host))]

@@ -413,9 +413,27 @@ def test_a_sample_is_refused_without_being_shown() -> None:
 
 
 def test_two_servers_in_a_group_that_has_one_are_found() -> None:
-    (found,) = findings(host(), groups={**GROUPS, "redis": ["one", "two"]})
+    found = findings(host(), groups={**GROUPS, "log_collection": ["one", "two"]})
 
+    assert "group log_collection has 2 hosts" in found[0]
+
+
+def test_several_hosts_of_redis_are_alike_and_an_odd_number() -> None:
+    # Given a run that leaves out the third host
+    groups = {**GROUPS, "redis": ["one", "two", "three"]}
+    known = {"redis_replication_password": "among-them", "redis_sentinel_password": "of-the-sentinels"}
+    one = host(**known)
+    assert findings(one, one, groups=groups) == []
+    (found,) = findings(one, one, groups={**groups, "redis": ["one", "two"]})
     assert "group redis has 2 hosts" in found
+    # Both passwords are needed as soon as there are several
+    assert [finding.split(" is not set")[0] for finding in findings(host(), host(), groups=groups)] == [*known]
+    other_port = host(redis_instances=[{"name": "broker", "port": 6390}], **known)
+    (found,) = findings(one, other_port, groups=groups)
+    assert "redis_instances differ" in found
+    assert "two: broker 6390" in found
+    (found,) = findings(one, host(facts={"distribution_major_version": "13"}, **known), groups=groups)
+    assert "different releases of Debian (one: Debian 12, two: Debian 13)" in found
 
 
 def test_backups_go_to_one_host_with_the_release_of_postgresqls() -> None:
