@@ -81,6 +81,19 @@ HEALTHY = {
 }  # fmt: skip
 
 
+# What a Sentinel of three hosts tells.
+MASTER_STATUS, OK_REPLICAS, OK_SENTINELS = (
+    f'redis_sentinel_master_{name}{{instance="one:26379",master_name="broker"}}'
+    for name in ("status", "ok_slaves", "ok_sentinels")
+)
+SENTINELS: dict[str, str | None] = {
+    MASTER_STATUS: always(1),
+    OK_REPLICAS: always(2),
+    OK_SENTINELS: always(3),
+    'redis_sentinel_master_sentinels{instance="one:26379",master_name="broker"}': always(3),
+}
+
+
 class Case(NamedTuple):
     """What is different from a healthy site, and the alerts that fire. A series that is None is not there."""
 
@@ -332,6 +345,22 @@ CASES: dict[str, Case] = {
     ),
     "Redis was full an hour ago": Case(
         {'redis_errors_total{instance="one",err="OOM"}': f"0+1x{SAMPLES - 10} {SAMPLES - 10}+0x10"}
+    ),
+    **{
+        f"{what} of Redis": Case({**SENTINELS, **changed}, alerts)
+        for what, changed, alerts in (
+            ("all three hosts", {}, ()),
+            ("no master", {MASTER_STATUS: always(0)}, ("MetabuilderRedisNoMaster",)),
+            ("one replica", {OK_REPLICAS: always(1)}, ("MetabuilderRedisReplicaMissing",)),
+            ("one Sentinel away", {OK_SENTINELS: always(2)}, ()),
+            ("one Sentinel left", {OK_SENTINELS: always(1)}, ("MetabuilderRedisNoFailover",)),
+        )
+    },
+    "Redis was made a replica": Case(
+        {'redis_errors_total{instance="one",err="READONLY"}': f"0x{SAMPLES - 2} 9x2"}
+    ),
+    "Redis stays a replica": Case(
+        {'redis_errors_total{instance="one",err="READONLY"}': grows(1)}, ("MetabuilderRedisRefusesWrites",)
     ),
     "Redis refuses nonsense": Case({'redis_errors_total{instance="one",err="WRONGTYPE"}': grows(9)}),
 }  # fmt: skip
