@@ -18,7 +18,7 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, InvalidatePoolError, Oper
 
 from tasks.errors import StorageUnavailableError
 from tasks.secrecy.urls import checked_postgresql_url, postgresql_servers
-from tasks.settings import get_settings
+from tasks.settings import ConfigurationError, get_settings
 
 # Two connections a process: for the transaction at work, and for a lease that another thread renews meanwhile.
 POOL_SIZE = 2
@@ -102,8 +102,14 @@ def get_engine() -> Engine:
 
 
 def owner_engine(owner_url: str) -> Engine:
-    """Connections of the role that owns the tables, for migrations; the caller disposes of them."""
-    url = checked_postgresql_url(owner_url)
+    """Connections of the role that owns the tables, for migrations; the caller disposes of them.
+
+    Raises ConfigurationError for a URL that cannot be read as it is meant.
+    """
+    try:
+        url = checked_postgresql_url(owner_url)
+    except ValueError as error:
+        raise ConfigurationError(f"the URL of the role that owns the tables {error}") from None
     return create_engine(url, connect_args=_OF_SEVERAL_SERVERS if has_several_servers(url) else {})
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from native.postgres import WORKER
 from tasks.errors import StorageUnavailableError
+from tasks.settings import ConfigurationError
 from tasks.storage import copy, wire
 from tasks.storage.ids import new_id
 from tasks.storage.migrate import upgrade
@@ -105,3 +106,11 @@ def test_a_session_that_an_operator_ends_is_a_lost_one(database: Database) -> No
         end_own_session(database)
     insert()
     assert rows("SELECT count(*) FROM credential") == [(2,)]
+
+
+def test_a_url_that_migrations_cannot_read_is_said_and_not_shown() -> None:
+    with pytest.raises(
+        ConfigurationError, match="the URL of the role that owns the tables must name each host"
+    ) as said:
+        upgrade("postgresql://owner:secret@one,,two/mail")
+    assert "secret" not in str(said.value)
