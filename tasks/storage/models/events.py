@@ -22,7 +22,9 @@ class Event(Base):
 
     __tablename__ = "event"
     tenant_id: Mapped[str]
-    transaction_id: Mapped[int] = mapped_column(BigInteger, server_default=text("event_transaction()"))
+    transaction_id: Mapped[int] = mapped_column(
+        BigInteger, server_default=text("(((pg_current_xact_id())::text)::bigint + event_offset())")
+    )
     number: Mapped[int] = mapped_column(
         BigInteger, autoincrement=False, server_default=text("nextval('event_number_seq')")
     )

@@ -30,20 +30,10 @@ TRANSACTIONS_A_SECOND = 100_000_000
 OFFSET = "public.event_offset()"
 THIS_TRANSACTION = "((pg_current_xact_id())::text)::bigint"
 
-EVENT_OFFSET = f"""
-CREATE FUNCTION event_offset() RETURNS bigint LANGUAGE plpgsql STABLE {SEARCH_PATH} AS $$
-BEGIN
-  RETURN coalesce((SELECT max(added) FROM database_restore), 0);
-END
-$$
-"""
-EVENT_TRANSACTION = f"""
-CREATE FUNCTION event_transaction() RETURNS bigint LANGUAGE plpgsql STABLE {SEARCH_PATH} AS $$
-BEGIN
-  RETURN pg_current_xact_id()::text::bigint + event_offset();
-END
-$$
-"""
+# A constant, which a restore replaces: it becomes a part of each statement that calls it, and costs nothing.
+EVENT_OFFSET = (
+    "FUNCTION public.event_offset() RETURNS bigint LANGUAGE sql IMMUTABLE PARALLEL SAFE AS 'SELECT %s::bigint'"
+)
 
 LOST = """
     IF EXISTS (
@@ -230,8 +220,9 @@ BEGIN
     (SELECT max(transaction_id) FROM public.webhook), (SELECT max(began_at) FROM public.database_restore), 0
   ) INTO ended;
   began := greatest(floor(extract(epoch FROM clock_timestamp()))::bigint * {TRANSACTIONS_A_SECOND}, ended + 1);
-  INSERT INTO public.database_restore (name, restored_to, ended_at, began_at, added)
-  VALUES (restore_name, moment, ended, began, began - {THIS_TRANSACTION});
+  EXECUTE format($offset$CREATE OR REPLACE {EVENT_OFFSET}$offset$, began - {THIS_TRANSACTION});
+  INSERT INTO public.database_restore (name, restored_to, ended_at, began_at)
+  VALUES (restore_name, moment, ended, began);
   INSERT INTO public.event (tenant_id, email_client_id, type, data)
   SELECT tenant_id, '', 'database.restored', jsonb_build_object('restored_to', moment)
   FROM (
@@ -315,7 +306,6 @@ def upgrade() -> None:
         sa.Column("finished_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("ended_at", sa.BigInteger(), nullable=False),
         sa.Column("began_at", sa.BigInteger(), nullable=False),
-        sa.Column("added", sa.BigInteger(), nullable=False),
         sa.Column(
             "found",
             postgresql.JSONB(astext_type=sa.Text()),
@@ -329,12 +319,10 @@ def upgrade() -> None:
     op.execute("CREATE POLICY reader ON database_restore FOR SELECT TO metabuilder USING (true)")
     op.execute("CREATE POLICY owner ON database_restore TO CURRENT_USER USING (true) WITH CHECK (true)")
     op.execute("GRANT SELECT ON database_restore TO metabuilder")
-    for function in (EVENT_OFFSET, EVENT_TRANSACTION):
-        op.execute(function)
-    for name in ("event_offset", "event_transaction"):
-        op.execute(f"REVOKE ALL ON FUNCTION {name} FROM PUBLIC")
-        op.execute(f"GRANT EXECUTE ON FUNCTION {name} TO metabuilder")
-    op.alter_column("event", "transaction_id", server_default=sa.text("event_transaction()"))
+    op.execute(f"CREATE {EVENT_OFFSET % 0}")
+    op.execute("REVOKE ALL ON FUNCTION event_offset FROM PUBLIC")
+    op.execute("GRANT EXECUTE ON FUNCTION event_offset TO metabuilder")
+    op.alter_column("event", "transaction_id", server_default=sa.text(f"({THIS_TRANSACTION} + event_offset())"))
     _replace_types((*TYPES, "database.restored"))
     op.execute(events_after(f" + {OFFSET}", LOST))
     for changed in CHANGED:
@@ -352,8 +340,7 @@ def downgrade() -> None:
     op.execute("DELETE FROM event WHERE type = 'database.restored'")
     _replace_types(TYPES)
     op.alter_column("event", "transaction_id", server_default=sa.text(THIS_TRANSACTION))
-    for name in ("event_transaction", "event_offset"):
-        op.execute(f"DROP FUNCTION {name}")
+    op.execute("DROP FUNCTION event_offset")
     op.drop_table("database_restore")
 
 
