@@ -43,6 +43,11 @@ _ANSWERS = {
     ("READONLY", "You can't write against a read only"): Trouble(
         "is a replica and takes no writes", "Set {variable} to the primary, or make this Redis the primary"
     ),
+    ("no Sentinel knows", "is no master but a"): Trouble(
+        "has no master now",
+        "The Sentinels choose another within half a minute if most of them and one more server run: start those that "
+        "are away, or check {variable}",
+    ),
     ("LOADING", "Redis is loading", "Valkey is loading"): Trouble(
         "is loading its data from disk after a start",
         "Wait until all data is loaded; the log of Redis says how far it is",
@@ -55,6 +60,10 @@ _ANSWERS = {
     ("NOREPLICAS",): Trouble("has too few replicas, so it takes nothing", "Look at its replicas"),
     ("NOAUTH", "WRONGPASS", "NOPERM"): _REFUSES,
 }
+
+
+# What a server says that was the master, and is not at the moment.
+_OF_A_MASTER = tuple(_ANSWERS[words] for words in _ANSWERS if {"READONLY", "NOREPLICAS"} & {*words})
 
 
 def of_redis(error: BaseException) -> BaseException | None:
@@ -77,6 +86,10 @@ def about_results(error: BaseException) -> bool:
 def explain(error: BaseException, place: "RedisPlace") -> Trouble:
     """The trouble that this Redis is in, by an error that `of_redis` found."""
     trouble = _trouble(error)
+    if place.sentinels and trouble in _OF_A_MASTER:
+        trouble = trouble._replace(
+            advice="Wait for the Sentinels, which choose a master: this passes within half a minute"
+        )
     advice = (place.is_results and trouble.results_advice) or trouble.advice
     return trouble._replace(advice=advice.format(**place._asdict()))
 

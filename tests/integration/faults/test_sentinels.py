@@ -4,9 +4,12 @@ import asyncio
 import json
 import os
 import signal
+import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from itertools import count
 from pathlib import Path
 
 import flower.utils.broker
@@ -22,6 +25,7 @@ from native.process import Server
 from tasks.errors import BrokerUnavailableError
 from tasks.monitoring import flower_broker
 from tasks.monitoring.report import WORKERS
+from tasks.registry import SEND_EMAIL
 from tasks.runtime.broker import failover, scripts
 from tasks.runtime.broker.master import MasterLostError, client_of, find_master
 from tasks.runtime.notified.queued_tasks import publish_queued
@@ -31,10 +35,13 @@ from tasks.settings import load
 from tasks.storage.queued_tasks import list_queued_tasks
 from tests.conftest import TENANT, USER, Database
 from tests.integration.faults.conftest import APP, SHORT_WAITS, publish
+from tests.integration.send.conftest import sending_account
 from tests.support import fault_app
 from tests.support.application import application
+from tests.support.mailbox import Mailbox
 from tests.support.programs import Program, start
 from tests.support.sentinels import NEVER_SECONDS, Member, RedisSite
+from tests.support.smtp_server import SmtpServer
 from tests.support.worker import Worker, wait_until
 
 
@@ -306,7 +313,7 @@ def test_what_is_queued_outlives_the_master(
     monkeypatch.setattr(failover, "PATIENCE_SECONDS", 0)
     monkeypatch.setattr(scripts, "_REPLICA_MILLISECONDS", 200)
     call = (TENANT, USER, str(marks), 1)
-    queued = queue_in_sql(database)
+    queued = queue_in_sql(database, "check_spam", {"email_id": "m", "user_id": USER})
     master = site.master
     with master.client() as client:
         client.config_set("min-replicas-to-write", 0)  # else it might refuse, which is another case
@@ -333,9 +340,58 @@ def test_what_is_queued_outlives_the_master(
         assert client.llen("sync") >= 1  # the first may have been on its way to a replica
 
 
-def queue_in_sql(database: Database) -> str:
+def queue_in_sql(database: Database, name: str, arguments: dict[str, object]) -> str:
     """Queue a task as the application does; the id of its row."""
     with psycopg2.connect(libpq(database.app_url)) as connection, connection.cursor() as cursor:
         cursor.execute("SELECT set_config('metabuilder.tenant_id', %s, true)", (TENANT,))
-        cursor.execute("SELECT queue_task('check_spam', %s)", (json.dumps({"email_id": "m", "user_id": USER}),))
+        cursor.execute("SELECT queue_task(%s, %s)", (name, json.dumps(arguments)))
         return str(cursor.fetchone()[0])
+
+
+def test_each_mail_is_sent_once_although_the_master_is_killed(
+    site: RedisSite,
+    database: Database,
+    tmp_path: Path,
+    environment: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of those whose call returned, by `.delay()` or `queue_task`, before, while and after the master changed."""
+    monkeypatch.setattr(failover, "PATIENCE_SECONDS", 300)
+    environment(
+        SMTP_TIMEOUT="10", TASK_TIMEOUT="60", CELERY_TASK_SOFT_TIME_LIMIT="55", CELERY_VISIBILITY_TIMEOUT="62"
+    )
+    beat = ("-A", "tasks.celery_app", "beat", "--pidfile=", "-l", "INFO")
+    with SmtpServer() as smtp, application() as app, ExitStack() as running:
+        account = sending_account(Mailbox("127.0.0.1", 9, "ada", "x"), smtp)
+        running.enter_context(Worker(tmp_path, 2))
+        running.enter_context(ended(start("celery", beat, tmp_path / "beat.log")))
+        is_over, queued = threading.Event(), list[str]()
+
+        def queue(way: str) -> None:
+            send_email = app.tasks[SEND_EMAIL]
+            for number in count():
+                subject = f"{way} {number}"
+                arguments = {"email_client_id": account.id, "user_id": USER, "to": ["b@x.net"], "subject": subject}
+                if way == "in SQL":
+                    queue_in_sql(database, "send_email", arguments)
+                else:
+                    send_email.delay(tenant_id=TENANT, **arguments)
+                queued.append(subject)
+                if is_over.wait(0.1):
+                    return
+
+        with ThreadPoolExecutor(2) as callers:
+            calls = [callers.submit(queue, way) for way in ("in SQL", "by call")]
+            try:
+                wait_until(lambda: len(smtp.taken()) > 20, "no mail is sent")
+                old = site.master
+                old.kill()
+                site.wait_for_another_master(old)
+                before = len(queued)
+                wait_until(lambda: len(queued) > before + 20, "nothing is queued after that", 60)
+            finally:
+                is_over.set()
+            for call in calls:
+                call.result(120)
+        wait_until(lambda: {*queued} <= {*smtp.taken()}, "not every mail is sent", 120)
+        assert {*Counter(smtp.taken()).values()} == {1}
