@@ -88,6 +88,17 @@ class Program:
             f"sentinel down-after-milliseconds {NAME} 60000\n"
         )
 
+    def add_password(self, password: str) -> None:
+        """As the role writes the files of users while a password changes: the old one stays valid beside it."""
+        old, new = (f"#{hashlib.sha256(each.encode()).hexdigest()}" for each in (SECRET, password))
+        for path in (self.root / "users.acl", self.root / "sentinel.acl"):
+            path.write_text(path.read_text().replace(old, f"{old} {new}"))
+
+    def use_password(self, password: str) -> None:
+        """Have the program log in with it."""
+        file = self.root / "replication.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"password": password}))
+
     def run(self, *words: str) -> int:
         """The exit status of the program on this host."""
         return int(self.module.main(*words))
@@ -224,6 +235,14 @@ def test_a_planned_change_loses_no_write_and_no_start_undoes_it(
     # A host that is not the master has nothing to give away
     assert programs["one"].run("step-down", NAME) == 0
     assert programs["one"].status(capsys)["master"] == "three"
+
+    # A password that is added to the files is known to all that run, before anything uses it
+    for host in HOSTS:
+        programs[host].add_password("another one")
+        assert programs[host].run("load-users") == 0
+    for host in HOSTS:
+        programs[host].use_password("another one")
+    assert programs["two"].status(capsys)["faults"] == []
 
     # Without a majority nothing is changed, and it is said why
     for host in ("two", "three"):

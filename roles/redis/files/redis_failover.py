@@ -6,6 +6,7 @@
     metabuilder-redis-failover step-down INSTANCE          the same, if this host has the master
     metabuilder-redis-failover role INSTANCE               of this host's instance: master or slave
     metabuilder-redis-failover settle INSTANCE             wait until this host's instance has all data
+    metabuilder-redis-failover load-users                  have what runs on this host read who may log in
     metabuilder-redis-failover start-redis INSTANCE        by redis-server@.service before each start
     metabuilder-redis-failover start-sentinel              by redis-sentinel.service before each start
 
@@ -391,6 +392,17 @@ def settle(site, name):
     )
 
 
+def load_users(site):
+    """Have the instances and the Sentinel of this host read the files of their users again, as far as they run."""
+    for port in (*site.ports.values(), site.settings["sentinel_port"]):
+        try:
+            socket.create_connection((site.own, port), timeout=_ANSWER_SECONDS).close()
+        except OSError:
+            continue
+        with Connection(site.settings, site.own, port) as server:
+            server.ask("ACL", "LOAD")
+
+
 # What is seen
 
 
@@ -487,8 +499,8 @@ def main(verb="", *words):
             found = status(site)
             show(found) if "--json" not in words else say(json.dumps(found))
             return int(any(each["faults"] for each in found.values()))
-        if verb == "start-sentinel":
-            start_sentinel(site)
+        if verb in ("start-sentinel", "load-users"):
+            {"start-sentinel": start_sentinel, "load-users": load_users}[verb](site)
         elif verb in verbs and words and words[0] in site.ports:
             if len(words) > 1 and words[1] not in site.hosts:
                 raise RedisError(f"no host {words[1]} in the group redis: {', '.join(site.hosts)}")
