@@ -1,14 +1,16 @@
 """`outbox`: messages on their way out, and messages that wait for a person's decision."""
 
 import heapq
+import sys
 import uuid
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from manage.advice import advice_for_code, said_here
+from manage.advice import advice_for_code, explained, said_here
 from manage.examples import example
-from manage.output import confirm, duration, good_or_bad, print_json, say, size, table
+from manage.output import complain, confirm, duration, good_or_bad, print_json, say, size, table
 from manage.place import COMMAND
 from manage.session import connect, tenant_option
 from tasks.storage.states import OutboxState, RecipientState
@@ -165,25 +167,86 @@ def retry(
         say(f"{len(ids)} messages {'would be' if dry_run else 'are'} tried again")
 
 
-@example("outbox sent 019ac8b1-5a7e-7cc3-8b1d-4c7f9d1e2a60")
-@outbox.command()
-@click.argument("outbox_id", metavar="ID")
-@tenant_option
-def sent(outbox_id: str, tenant: str) -> None:
-    """Decide that a message in the state unknown was sent; nothing is sent again."""
-    _decide(tenant, outbox_id, was_sent=True)
+def _decision(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The argument and the options that choose what a person decides about."""
+    for option in (
+        tenant_option,
+        _all_tenants_option,
+        click.option("--account", help="With --all: only of the account of this name."),
+        click.option("--all", "is_all", is_flag=True, help="All messages that wait for a person."),
+        click.argument("outbox_id", metavar="[ID]", required=False),
+    ):
+        command = option(command)
+    return command
 
 
-@example("outbox resend 019ac8b1-5a7e-7cc3-8b1d-4c7f9d1e2a60")
+@example("outbox sent 019ac8b1-5a7e-7cc3-8b1d-4c7f9d1e2a60", "outbox sent --all --account mail --tenant default")
 @outbox.command()
-@click.argument("outbox_id", metavar="ID")
+@_decision
+def sent(outbox_id: str | None, is_all: bool, account: str | None, all_tenants: bool, tenant: str) -> None:
+    """Decide that a message in the state unknown was sent, or with --all many messages; nothing is sent again."""
+    chosen = _undecided(outbox_id, tenant, account, is_all=is_all, all_tenants=all_tenants)
+    _decide_each(chosen, was_sent=True)
+
+
+@example("outbox resend 019ac8b1-5a7e-7cc3-8b1d-4c7f9d1e2a60", "outbox resend --all --account mail --tenant default")
+@outbox.command()
 @click.option("--yes", is_flag=True, help="Do not ask.")
-@tenant_option
-def resend(outbox_id: str, yes: bool, tenant: str) -> None:
-    """Decide that a message in the state unknown was not sent, and send it now."""
-    if not yes:
-        confirm("If the message was sent after all, its recipients get it twice. Send the message?")
-    _decide(tenant, outbox_id, was_sent=False)
+@_decision
+def resend(
+    yes: bool, outbox_id: str | None, is_all: bool, account: str | None, all_tenants: bool, tenant: str
+) -> None:
+    """Decide that a message in the state unknown was not sent, and send it now; with --all many messages."""
+    chosen = _undecided(outbox_id, tenant, account, is_all=is_all, all_tenants=all_tenants)
+    if chosen and not yes:
+        confirm(
+            "If the message was sent after all, its recipients get it twice. Send the message?"
+            if len(chosen) == 1
+            else f"Those that were sent after all, their recipients get twice. Send {len(chosen)} messages?"
+        )
+    _decide_each(chosen, was_sent=False)
+
+
+def _undecided(
+    outbox_id: str | None, tenant: str, account: str | None, *, is_all: bool, all_tenants: bool
+) -> list[tuple[str, str]]:
+    """The tenant and the id of each message that a person decides about."""
+    if (outbox_id is None) != is_all:
+        raise click.UsageError("name a message by its id, or choose with --all and the other options")
+    if (all_tenants or account) and not is_all:
+        raise click.UsageError("--all-tenants and --account go with --all")
+    if all_tenants and account:
+        raise click.UsageError("--account names an account of one tenant, and does not go with --all-tenants")
+    connect()
+    from tasks.storage.accounts.rows import find_account
+    from tasks.storage.waiting import undecided
+
+    if outbox_id is not None:
+        return [(tenant, outbox_id)]
+    account_id = find_account(tenant, account).id if account else None
+    return [(each, one) for each in _tenants(tenant, all_tenants=all_tenants) for one in undecided(each, account_id)]
+
+
+def _decide_each(chosen: list[tuple[str, str]], *, was_sent: bool) -> None:
+    """Store the decision about each message, and act on it. One that fails keeps no other from its turn."""
+    from tasks.engine.send.outbox import decide
+    from tasks.errors import EmailError
+
+    failed = 0
+    for tenant, outbox_id in chosen:
+        try:
+            _, account = _find(tenant, outbox_id)
+            decide(account, outbox_id, was_sent=was_sent)
+            _resume(account, outbox_id)
+        except EmailError as error:
+            if len(chosen) == 1:
+                raise
+            complain(f"message {outbox_id}: {explained(error)}")
+            failed += 1
+    if len(chosen) != 1:
+        say(f"{len(chosen) - failed} of {len(chosen)} messages are dealt with")
+    if failed:
+        sys.exit(1)
 
 
 def _tenants(tenant: str, *, all_tenants: bool) -> list[str]:
@@ -198,15 +261,6 @@ def _next_try(state: str, seconds_left: float | None) -> str:
     if seconds_left is None or state not in WAITING_STATES:
         return ""
     return duration(seconds_left) if seconds_left > 0 else "now"
-
-
-def _decide(tenant: str, outbox_id: str, *, was_sent: bool) -> None:
-    connect()
-    from tasks.engine.send.outbox import decide
-
-    _, account = _find(tenant, outbox_id)
-    decide(account, outbox_id, was_sent=was_sent)
-    _resume(account, outbox_id)
 
 
 def _resume(account: "Account", outbox_id: str) -> None:

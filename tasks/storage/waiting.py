@@ -53,6 +53,14 @@ _UNCLAIM = text("UPDATE outbox_message SET dispatched_at = NULL WHERE tenant_id 
 _RELEASE_MAIL = text("SELECT release_waiting_mail(:tenant_id, :account_id)")
 _RELEASE_COPIES = text("SELECT release_waiting_copies(:tenant_id, :account_id)")
 _COUNT = text("SELECT messages, late, oldest_seconds FROM count_waiting_mail(:late_seconds)")
+_UNDECIDED = text(
+    """
+    SELECT id FROM outbox_message
+    WHERE tenant_id = :tenant_id AND state = 'unknown' AND next_try_at IS NULL
+      AND (CAST(:account_id AS text) IS NULL OR email_client_id = :account_id)
+    ORDER BY created_at
+    """
+)
 _COUNT_UNSENT = text(
     """
     SELECT count(*) FROM outbox_message
@@ -136,6 +144,12 @@ def count_unsent(account: Account) -> int:
     with tenant_transaction(account.tenant_id) as connection:
         values = {"tenant_id": account.tenant_id, "account_id": account.id}
         return int(connection.execute(_COUNT_UNSENT, values).scalar_one())
+
+
+def undecided(tenant_id: str, account_id: str | None) -> list[str]:
+    """The tenant's messages, of one account or of all, that wait for a person to say whether they were sent."""
+    with tenant_transaction(tenant_id) as connection:
+        return list(connection.scalars(_UNDECIDED, {"tenant_id": tenant_id, "account_id": account_id}))
 
 
 def ask_again(tenant_id: str, states: Sequence[str], account_id: str | None, *, only_looks: bool) -> list[str]:

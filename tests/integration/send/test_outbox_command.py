@@ -1,6 +1,7 @@
 """What a person can do about messages that wait: `./manage.sh outbox`, and `account test`."""
 
 import json
+from collections.abc import Callable
 
 import pytest
 from click.testing import CliRunner, Result
@@ -21,6 +22,7 @@ from tasks.storage.accounts.rows import Account
 from tests.conftest import TENANT
 from tests.integration.send.conftest import Send, let_it_be_due, row
 from tests.support.smtp_server import SmtpServer, drop, reply
+from tests.support.stored import rows
 
 
 @pytest.fixture(autouse=True)
@@ -64,6 +66,32 @@ def test_unknown_and_said_not_to_be_sent(sender: Account, smtp: SmtpServer, send
     assert len(smtp.messages) == 1
     with pytest.raises(NotUnknownError, match="it is sent"):
         run("resend", outbox_id, "--yes")
+
+
+def test_many_are_decided_at_once_and_one_that_fails_stops_no_other(
+    sender: Account, smtp: SmtpServer, send_once: Send, environment: Callable[..., None]
+) -> None:
+    for number in range(3):
+        smtp.on("dot", drop)
+        with pytest.raises(DeliveryInterruptedError):
+            send_once(sender, f"task-{number}")
+    environment(SMTP_RETRIES="0")
+    by_hand = "UPDATE outbox_message SET next_try_at = NULL WHERE key <> 'task:task-2' RETURNING 1"
+    assert len(rows(by_hand)) == 2  # the third is still being looked for
+    smtp.on("rcpt", reply("550 not you"))
+
+    assert run("resend", "--all", input="n\n").exit_code == 1
+    assert smtp.messages == []
+    done = run("resend", "--all", "--account", sender.account_name, "--yes")
+
+    assert done.exit_code == 1
+    assert "1 of 2 messages are dealt with" in done.output
+    states = "SELECT substr(key, 6), state FROM outbox_message ORDER BY key"
+    assert rows(states) == [("task-0", "failed"), ("task-1", "sent"), ("task-2", "unknown")]
+    assert smtp.taken() == ["task-1"]
+    assert "0 of 0 messages" in run("sent", "--all").output
+    for wrong in ((), ("--all", "id"), ("id", "--account", "mail"), ("--all", "--all-tenants", "--account", "mail")):
+        assert run("sent", *wrong).exit_code == 2
 
 
 def test_retry_does_not_send_what_is_unknown(sender: Account, smtp: SmtpServer, send_once: Send) -> None:
