@@ -1,6 +1,7 @@
 """`metabuilder-redis-failover` of the role `redis`: three instances with Sentinels, each with an address of its own.
 
-The users have the rights that the role gives them, so a command that one of them lacks shows here.
+The users have the rights that the role gives them, so a command that one of them lacks shows here, and so does a rule
+that Debian's Redis does not know.
 """
 
 import hashlib
@@ -20,7 +21,7 @@ from redis.retry import Retry
 
 from native.ports import free_port
 from native.process import Server
-from native.redis import server_binary
+from tests.support.debians_redis import DebiansRedis
 from tests.support.worker import wait_until
 from tests.unit.roles.plugins import ROLES, load
 
@@ -125,7 +126,7 @@ class Instance(Server):
 
     def command(self) -> list[str]:
         made = self.program.module.SENTINEL_FILE if self.is_sentinel else self.root / "data" / NAME / "redis.conf"
-        return [str(server_binary()), str(made), *(("--sentinel",) if self.is_sentinel else ())]
+        return [DebiansRedis(self.root).command()[0], str(made), *(("--sentinel",) if self.is_sentinel else ())]
 
     def client(self) -> redis.Redis:
         """What any client of the site is."""
