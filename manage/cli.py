@@ -20,6 +20,7 @@ from manage import (
     clean,
     completion,
     credentials,
+    db,
     demo,
     dev,
     dlq,
@@ -185,7 +186,15 @@ _ITS_OWN_WAY = {
     stack.worker_reload: units.worker_reload,
     stack.worker_drain: units.worker_drain,
 }
-_ON_THE_CONTROL_MACHINE = (preflight.preflight, backup.backup, redis_site.status, redis_site.switchover)
+_ON_THE_CONTROL_MACHINE = (
+    preflight.preflight,
+    backup.backup,
+    redis_site.status,
+    redis_site.switchover,
+    db.status,
+    db.switchover,
+    db.rebuild,
+)
 _EVERYWHERE = (
     account.account,
     credentials.credentials,

@@ -67,6 +67,7 @@ SAYS_NOTHING_OF_OTHERS = {
     "release redis-commander": "of the code in this clone",
     "preflight": "only of a site (tests/unit/manage/test_preflight.py)",
     **dict.fromkeys(("redis:status", "redis:switchover"), "only of a site (tests/unit/manage/test_redis_site.py)"),
+    **dict.fromkeys(("db:status", "db:switchover", "db:rebuild"), "only of a site (tests/unit/manage/test_db.py)"),
     **dict.fromkeys(
         ("backup list", "backup now", "backup verify"), "only of a site (tests/unit/manage/test_backup.py)"
     ),
