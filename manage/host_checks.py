@@ -63,7 +63,7 @@ def _units(units: list[dict[str, Any]], logs: str) -> Iterator[Check]:
 
 def _service(unit: str) -> str:
     name = unit.partition("@")[0].removeprefix("celery-").removeprefix("metabuilder-").removesuffix("-server")
-    return {"postgresql": "postgres", "redis-sentinel": "redis"}.get(name, name)
+    return {"postgresql": "postgres", "redis-sentinel": "redis", "backup-ledger": "backup"}.get(name, name)
 
 
 def _disk(disk: Mapping[str, Any]) -> Check:

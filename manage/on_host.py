@@ -29,7 +29,7 @@ SERVICES = {
     "adminer": ("metabuilder-adminer.service",),
     "redis-commander": ("metabuilder-redis-commander.service",),
     "log-collector": ("metabuilder-log-collector.service",),
-    "backup": ("metabuilder-backup-server.service",),
+    "backup": ("metabuilder-backup-server.service", "metabuilder-backup-ledger.service"),
     "redis": ("redis-server@*.service", "redis-sentinel.service"),
     "postgres": ("postgresql@*.service",),
 }

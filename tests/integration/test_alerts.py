@@ -78,6 +78,12 @@ HEALTHY = {
     'node_time_seconds{instance="one"}': f"1+60x{SAMPLES}",
     'redis_memory_used_bytes{instance="one"}': always(500),
     'redis_memory_max_bytes{instance="one"}': always(1000),
+    'metabuilder_backup_ok{instance="b"}': always(1),
+    'metabuilder_backup_timestamp_seconds{instance="b"}': always(0),
+    'metabuilder_backup_first_timestamp_seconds{instance="b"}': always(0),
+    'metabuilder_restore_drill_ok{instance="b"}': always(1),
+    'metabuilder_restore_drill_timestamp_seconds{instance="b"}': always(0),
+    'pg_stat_archiver_last_archive_age{instance="d"}': always(50),
 }  # fmt: skip
 
 
@@ -301,6 +307,28 @@ CASES: dict[str, Case] = {
     ),
     "memory is full of files that can be read again": Case({'node_memory_MemFree_bytes{instance="one"}': always(9)}),
     "a disk is nearly full": Case(filesystem("/data", "xfs", avail_bytes=90), ("MetabuilderDiskFull",)),
+    "a backup failed": Case({'metabuilder_backup_ok{instance="b"}': always(0)}, ("MetabuilderBackupFails",)),
+    "a backup is old": Case(
+        {'metabuilder_backup_timestamp_seconds{instance="b"}': always(-31 * 3600)}, ("MetabuilderBackupFails",)
+    ),
+    "nothing is archived": Case(
+        {'pg_stat_archiver_last_archive_age{instance="d"}': always(700)}, ("MetabuilderArchivingStopped",)
+    ),
+    "a backup could not be restored": Case(
+        {'metabuilder_restore_drill_ok{instance="b"}': always(0)}, ("MetabuilderRestoreDrillFails",)
+    ),
+    "no backup was restored for long": Case(
+        {'metabuilder_restore_drill_timestamp_seconds{instance="b"}': always(-11 * 86400)},
+        ("MetabuilderRestoreDrillOld",),
+    ),
+    "no backup was ever restored": Case(
+        {
+            'metabuilder_backup_first_timestamp_seconds{instance="b"}': always(-11 * 86400),
+            'metabuilder_restore_drill_ok{instance="b"}': None,
+            'metabuilder_restore_drill_timestamp_seconds{instance="b"}': None,
+        },
+        ("MetabuilderRestoreDrillOld",),
+    ),
     "a disk has no inodes left": Case(filesystem("/data", "ext4", files_free=9), ("MetabuilderDiskFull",)),
     "a file system without inodes": Case(filesystem("/data", "btrfs", files_free=0, files=0)),
     "an image that is full by nature": Case(filesystem("/snap", "squashfs", avail_bytes=0)),
