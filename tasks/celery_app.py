@@ -26,7 +26,7 @@ from tasks.runtime.control import get_active_tasks, get_queue_stats, get_task_st
 from tasks.runtime.results import ResultStore
 from tasks.runtime.task import EmailTask
 from tasks.runtime.task.retried import CELERY_DEFAULT_RETRY_DELAY, CELERY_RETRY_BACKOFF_BASE
-from tasks.settings import Sentinels, Settings, get_settings
+from tasks.settings import RedisPlace, Settings, get_settings
 
 _tasks = {row.function: getattr(import_module(f"tasks.{row.module}"), row.function) for row in TASKS}
 
@@ -109,9 +109,12 @@ def _configuration(settings: Settings) -> dict[str, Any]:
         "broker_use_ssl": parse_url(broker_url).get("ssl"),
         "broker_transport": _TRANSPORTS[urlsplit(broker_url).scheme],
         "broker_connection_retry_on_startup": True,
-        "broker_transport_options": _transport_options(worker.visibility_timeout, settings.redis.broker.sentinels),
+        "broker_transport_options": {
+            "master_name": _master_name(settings.redis.broker),
+            **_transport_options(worker.visibility_timeout),
+        },
         "result_backend": settings.redis.result_backend,
-        "result_backend_transport_options": {"sentinels": settings.redis.results.sentinels},
+        "result_backend_transport_options": {"master_name": _master_name(settings.redis.results)},
         "redis_socket_connect_timeout": _CONNECT_SECONDS,
         "redis_socket_timeout": _RESULT_SECONDS,
         "redis_socket_keepalive": True,
@@ -160,9 +163,12 @@ def _entry(row: TaskRow) -> tuple[str, dict[str, Any]]:
     return entry, {"task": row.name, "schedule": timedelta(seconds=seconds), "options": {"expires": seconds}}
 
 
-def _transport_options(visibility_timeout: int, sentinels: Sentinels | None) -> dict[str, Any]:
+def _master_name(place: RedisPlace) -> str | None:
+    return place.sentinels.master_name if place.sentinels else None
+
+
+def _transport_options(visibility_timeout: int) -> dict[str, Any]:
     return {
-        "sentinels": sentinels,
         "visibility_timeout": visibility_timeout,
         "unacked_restore_interval": _RESTORE_SECONDS,
         "unacked_restore_throttle": 1,

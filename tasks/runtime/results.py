@@ -33,6 +33,7 @@ from redis.retry import Retry
 from tasks.errors import ResultsUnavailableError
 from tasks.runtime.broker.master import connection_options
 from tasks.runtime.owners import note as note_owner
+from tasks.settings import get_settings
 
 _logger = get_logger(__name__)
 
@@ -69,7 +70,8 @@ class ResultStore(SyncBackendMixin, RedisBackend):  # type: ignore[misc]  # cele
         self.connparams["socket_keepalive_options"] = self.app.conf.broker_transport_options[
             "socket_keepalive_options"
         ]
-        sentinels = self._transport_options.get("sentinels")
+        has_sentinels = self._transport_options.get("master_name")
+        sentinels = get_settings().redis.results.sentinels if has_sentinels else None
         self.connparams.update(connection_options(self.url, sentinels))
 
     def on_task_call(self, producer: Any, task_id: str) -> None:

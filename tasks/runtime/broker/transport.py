@@ -42,7 +42,7 @@ from tasks.runtime.broker.fanout import Sieve
 from tasks.runtime.broker.master import MasterConnection, TlsMasterConnection
 from tasks.runtime.broker.queues import is_ours, wake_key
 from tasks.runtime.broker.scripts import MAX_MESSAGE_BYTES, TAKE, put, rename_unless
-from tasks.settings import Sentinels
+from tasks.settings import get_settings
 
 _logger = get_logger(__name__)
 
@@ -86,9 +86,10 @@ class Channel(redis.Channel):  # type: ignore[misc]
     on_answer: Callable[[], None] | None = None  # called once, after Redis's first answer about messages
     unanswered: aside.Tag | None = None  # of the message that Redis may have given in an answer that was not read
     _in_poll: Any = None  # the connection on which an answer is awaited
-    # Where the Sentinels are, as of tasks.settings.RedisPlace; None where Redis is at the address of the URL.
-    sentinels: Sentinels | None = None
-    from_transport_options = (*redis.Channel.from_transport_options, "sentinels")
+    # By which the Sentinels of the settings know the broker; None where Redis is at the address of the URL. Workers
+    # answer these options to whoever asks, so the Sentinels themselves, with their password, are not among them.
+    master_name: str | None = None
+    from_transport_options = (*redis.Channel.from_transport_options, "master_name")
     _pending: Literal["take", "wait", "kombu's"] = "take"  # the command to send next, or waiting for its answer
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -100,10 +101,10 @@ class Channel(redis.Channel):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
 
     def _connparams(self, asynchronous: bool = False) -> dict[str, Any]:
-        if self.sentinels is None:
+        if self.master_name is None:
             return super()._connparams(asynchronous)  # type: ignore[no-any-return]
         self.connection_class, self.connection_class_ssl = MasterConnection, TlsMasterConnection
-        return {**super()._connparams(asynchronous), "sentinels": self.sentinels}
+        return {**super()._connparams(asynchronous), "sentinels": get_settings().redis.broker.sentinels}
 
     def basic_consume(self, queue: str, no_ack: bool, callback: Any, consumer_tag: str, **kwargs: Any) -> Any:
         """Take messages from this queue from now on."""

@@ -234,6 +234,8 @@ def test_a_worker_and_beat_go_on_at_the_new_master_whatever_became_of_the_old_on
                         lambda client=client: client.hlen("unacked") == 0, "a delivery is not acknowledged", 120
                     )
                 wait_until(lambda: fault_app.app.control.ping(timeout=1), "the worker does not obey")
+                for answers in (told("stats"), told("conf")):
+                    assert site.sentinels[0].password not in answers
                 assert not worker.has_ended()
 
 
@@ -241,6 +243,19 @@ def refused(member: Member) -> int:
     """How many writes it has refused because too few replicas take part."""
     with member.client() as client:
         return int(client.info("errorstats").get("errorstat_NOREPLICAS", {}).get("count", 0))
+
+
+def told(command: str) -> str:
+    """What a worker answers to this command."""
+    found: list[str] = []
+
+    def asks() -> bool:
+        inspect = fault_app.app.control.inspect(timeout=1)
+        found.extend(str(answer) for answer in (getattr(inspect, command)() or {}).values())
+        return any("master_name" in answer for answer in found)
+
+    wait_until(asks, f"no worker tells {command}")
+    return str(found)
 
 
 def returns(marks: Path, number: int) -> bool:
