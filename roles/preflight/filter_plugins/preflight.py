@@ -156,6 +156,13 @@ def ports(host):
         taken_by = host.report.get("listeners", {}).get(port, unit)
         if _is_to_be_one_of_several(unit, taken_by, host):
             continue
+        if unit.startswith("postgresql") and taken_by == "patroni.service":
+            yield (
+                f"port {port} is taken by {taken_by}: this host was one of several of the group postgresql, and is "
+                "now the only one: put the others back, then go "
+                "from three hosts to one as docs/high-availability.md says"
+            )
+            continue
         if unit.startswith("postgresql") and (other := _CLUSTER.fullmatch(taken_by)) and taken_by != unit:
             yield (
                 f"port {port} is taken by another cluster of PostgreSQL, {taken_by}: if that cluster holds the "

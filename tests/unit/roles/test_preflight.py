@@ -496,6 +496,11 @@ def test_what_keeps_several_servers_of_postgresql_from_being_one(
     assert [words for words in said if words not in found] == []
 
 
+def test_a_server_that_was_one_of_several_is_not_simply_alone() -> None:
+    (found,) = findings(host(report={"listeners": {"5432": "patroni.service"}}))
+    assert "from three hosts to one as docs/high-availability.md says" in found
+
+
 def test_one_server_needs_no_password_of_copies() -> None:
     assert findings(host(postgresql_replication_password=""), host(postgresql_replication_password="")) == []
 
