@@ -9,7 +9,7 @@ from tests.support.hosts.machine import missing
 
 
 # The longest first: the last ones are waited for.
-@pytest.mark.parametrize("scenario", ["default", "cluster", "upgrade"])
+@pytest.mark.parametrize("scenario", ["default", "cluster", "ha", "upgrade"])
 def test_scenario(scenario: str, request: pytest.FixtureRequest) -> None:
     if wanting := missing():
         unavailable("; ".join(wanting))

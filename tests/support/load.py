@@ -9,13 +9,14 @@ from typing import Any
 
 from tests.support.ledger import KINDS, Ledger, OutsideMailServer, own_address
 from tests.support.runs import End, ends
-from tests.support.site import TENANT, USER, Site, deliver, register, sql, start_code
+from tests.support.site import TENANT, USER, Site, deliver, register, run_code, sql, start_code
 
 _MAILBOXES, _MESSAGES = 10, 100
 # With so many tasks queued and so many mails sent, others wait, and some are at work.
 _ENOUGH_QUEUED, _ENOUGH_SENT = 80, 10
 _PAUSE = 0.2  # of a load that a site has no trouble with
 _SECONDS = 300
+_LEASE_SECONDS = 60
 
 
 class Load:
@@ -27,6 +28,7 @@ class Load:
 
     def __init__(self, site: Site, ledger: Ledger, mail: OutsideMailServer) -> None:
         self.site, self.ledger, self.mail = site, ledger, mail
+        self.caller = site.first("celery_workers")  # the host of the application
         self.address = own_address(site.address(site.group("celery_workers")[0]))
         self._stamp = f"load{time.time_ns() % 10**9}"
         self._began = 0.0  # when the load got under way
@@ -89,7 +91,7 @@ class Load:
         """Have an application on a worker's host make these calls, one after the other; without names as `start`, or
         as the options of `Ledger.application` say."""
         code = self.ledger.application(self.address, (TENANT, USER), self._boxes, self._stamp, names, **options)
-        start_code(self.site.first("celery_workers"), code)
+        start_code(self.caller, code)
 
     def not_done(self, names: Iterable[str]) -> dict[str, str]:
         """Those of the calls that are neither done nor left to a person, after a while, and what the outbox has."""
@@ -103,6 +105,25 @@ class Load:
 
         eventually(are_done)
         return {name: self._row(name) for name in left}
+
+    def let_pass_what_waits_for_dead_workers(self, at: float) -> int:
+        """End the visibility timeout of the tasks that were in hand at this time (how many), the leases of runs, and
+        the wait for answers of mail servers."""
+        in_hand = run_code(
+            self.caller,
+            "from tasks.celery_app import celery_app\nfrom tasks.runtime.broker.transport import broker_client\n"
+            "with broker_client(celery_app) as client:\n"
+            f"    tags = client.zrangebyscore('unacked_index', 0, {at})\n"
+            "    for tag in tags: client.zincrby('unacked_index', -3600, tag)\n"
+            "    print(len(tags))\n",
+        )
+        sql(
+            self.site,
+            "UPDATE outbox_message SET data_at = data_at - interval '1 h', claimed_at = claimed_at - interval '1 h' "
+            f"WHERE state = 'sending' AND claimed_at < to_timestamp({at}); "
+            f"UPDATE email_client SET lease_until = now() WHERE lease_until < to_timestamp({at + _LEASE_SECONDS})",
+        )
+        return int(in_hand)
 
     def _row(self, name: str) -> str:
         columns = "state, attempts, claimed_at, data_at, next_try_at, now(), last_error_code, last_error"

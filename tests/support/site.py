@@ -28,6 +28,7 @@ ENVIRONMENTS = ("/etc/metabuilder/celery.env", "/etc/metabuilder/celery-worker.e
 TENANT, USER = "tenant-1", "user-1"
 # Molecule asks for colours on a terminal, and the recap of a play is read here.
 _PLAIN = {"ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0"}
+_FAILOVER_SECONDS = 300  # ten times what it takes
 _PLAY_SECONDS = 1800  # of which a quiet machine needs a tenth at most
 
 
@@ -306,11 +307,27 @@ _FOUND = "account = find_account(who[0], name)\n"
 
 
 def sql(site: Site, query: str, *, database: str = "metabuilder") -> str:
-    """What PostgreSQL's administrator is answered, on its own host."""
-    server = site.first("postgresql")
+    """What PostgreSQL's administrator is answered, on its own host; of several hosts, on that of the primary."""
+    server = _primary_of(site)
     done = server.run(f"cd / && runuser -u postgres -- psql -X -At -d {database} -c {shlex.quote(query)}")
     assert done.rc == 0, done.stderr
     return str(done.stdout)
+
+
+def _primary_of(site: Site) -> Host:
+    """The host whose PostgreSQL takes writes; during a failover, waits for it."""
+    names = site.group("postgresql")
+    if len(names) == 1:
+        return site.host(names[0])
+    deadline = time.monotonic() + _FAILOVER_SECONDS
+    ask = "cd / && runuser -u postgres -- psql -X -At -c 'SELECT pg_is_in_recovery()'"
+    while time.monotonic() < deadline:
+        for name in names:
+            with contextlib.suppress(RuntimeError):  # ssh is refused: the host is off
+                if site.host(name).run(ask).stdout.strip() == "f":
+                    return site.host(name)
+        time.sleep(0.5)
+    raise AssertionError(f"none of {names} is PostgreSQL's primary")
 
 
 def ask_redis(site: Site, host: Host, user: str, command: str, port: int = 6379, *, password: str = "") -> str:

@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.load import Load, eventually
 from tests.support.power import PowerSwitch
-from tests.support.site import Site, run_code, sql
+from tests.support.site import Site
 
 _UNITS = {
     "redis": "redis-server@broker",
@@ -22,7 +22,6 @@ _UNITS = {
     "flower": "celery-flower",
     "exporter": "metabuilder-exporter",
 }
-_LEASE_SECONDS = 60
 # The last host is dead this much later than it was told, at the latest, and no host is back.
 _DYING_SECONDS = 2
 # Redis forces its file to the disk once a second, and may be late by another one (docs/operations.md).
@@ -39,7 +38,7 @@ def test_nothing_is_lost_and_nobody_is_needed(site: Site, load: Load, cut: int) 
     queued, sent = dict(load.ledger.queued), len(load.mails())
     seconds = _seconds_until_active(site, at)
     # What was queued is done, but for the last calls, which Redis may have lost
-    in_hand = _let_pass_what_waits_for_dead_workers(site, at + _DYING_SECONDS)
+    in_hand = load.let_pass_what_waits_for_dead_workers(at + _DYING_SECONDS)
     lost = load.not_done(queued)
     assert all(queued[name] > at - _MAY_BE_LOST_SECONDS for name in lost), lost
     # And a call that the application makes again, as it cannot know, sends no second mail
@@ -80,23 +79,3 @@ def _active_since(site: Site, name: str, unit: str) -> float:
     except RuntimeError:  # ssh is refused
         return 0
     return float(done.stdout.strip().lstrip("@")) if done.rc == 0 else 0
-
-
-def _let_pass_what_waits_for_dead_workers(site: Site, at: float) -> int:
-    """End the visibility timeout of the tasks that were in hand at the cut (how many), the leases of runs, and the
-    wait for answers of mail servers."""
-    in_hand = run_code(
-        site.first("celery_workers"),
-        "from tasks.celery_app import celery_app\nfrom tasks.runtime.broker.transport import broker_client\n"
-        "with broker_client(celery_app) as client:\n"
-        f"    tags = client.zrangebyscore('unacked_index', 0, {at})\n"
-        "    for tag in tags: client.zincrby('unacked_index', -3600, tag)\n"
-        "    print(len(tags))\n",
-    )
-    sql(
-        site,
-        "UPDATE outbox_message SET data_at = data_at - interval '1 h', claimed_at = claimed_at - interval '1 h' "
-        f"WHERE state = 'sending' AND claimed_at < to_timestamp({at}); "
-        f"UPDATE email_client SET lease_until = now() WHERE lease_until < to_timestamp({at + _LEASE_SECONDS})",
-    )
-    return int(in_hand)
