@@ -17,6 +17,20 @@ NOT_RUN = {
     "systemctl status mail-watcher": "hosts have the unit only if asked for",
     "openssl x509 -noout -subject -enddate -in /etc/metabuilder/tls/NAME.crt": "one host has no certificates",
     "journalctl --user -u 'metabuilder-certificates-*'": "of the control machine",
+    **dict.fromkeys(
+        ["journalctl -u redis-sentinel", "systemctl status redis-sentinel 'redis-server@*'"],
+        "Redis on one host has no Sentinel",
+    ),
+    **dict.fromkeys(
+        [
+            "df -h /var/lib/metabuilder-backup",
+            "df -h /var/lib/pgbackrest",
+            "systemctl start metabuilder-backup-drill",
+            "systemctl start metabuilder-backup-server",
+            "systemctl status metabuilder-backup-server",
+        ],
+        "of the host of the backups",
+    ),
 }
 UNIT = re.compile(r"(?:-u|systemctl (?:status|start|show(?: -p \w+)+)) (\S+)")
 
