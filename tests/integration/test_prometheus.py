@@ -41,6 +41,14 @@ MONITORING = ROOT / "monitoring"
 ROWS = yaml.safe_load((MONITORING / "dashboard.yml").read_text())["rows"]
 # These servers do not encrypt (tests/integration/test_certificates.py).
 OF_TLS, CERTIFICATES = "metabuilder_certificate_seconds", "For how long certificates are valid"
+# No host has their backups, and Redis has no Sentinel: the names are those that tests/unit/roles/test_backup_watch.py
+# writes, and those of Debian's exporter.
+OF_OTHER_SITES = {
+    *("metabuilder_backup_ok", "metabuilder_backup_timestamp_seconds", "metabuilder_backup_first_timestamp_seconds"),
+    *("metabuilder_restore_drill_ok", "metabuilder_restore_drill_timestamp_seconds"),
+    *("redis_sentinel_master_status", "redis_sentinel_master_sentinels"),
+    *("redis_sentinel_master_ok_sentinels", "redis_sentinel_master_ok_slaves"),
+}
 METRIC = re.compile(r"\b(?:metabuilder|node|pg|redis)_\w+")
 ALERT, SUMMARY = (
     "MetabuilderQueueStandsStill",
@@ -199,7 +207,7 @@ def test_what_prometheus_shows_and_tells(site: Site, server: RedisServer, databa
     work(server, counted)
     wait_for_scrapes(prometheus)
     named = METRIC.findall((MONITORING / "alerts.yml").read_text() + (MONITORING / "dashboard.yml").read_text())
-    assert {*named} - {*prometheus.ask("label/__name__/values")} == {OF_TLS}
+    assert {*named} - {*prometheus.ask("label/__name__/values")} == {OF_TLS, *OF_OTHER_SITES}
 
     # An alert is delivered by e-mail and to the webhook
     def told(status: str) -> list[dict[str, Any]]:
